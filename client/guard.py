@@ -1,0 +1,76 @@
+"""Stands between every request and the data: admits or refuses, charges, repeats itself.
+
+The order is fixed: a kept answer goes out again; else the request is checked, the ledger is
+charged, and only then anything is computed; the answer is on disk before it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from safetensors.torch import load, save
+from torch import Tensor
+
+from client.ledger import Entry, Ledger
+from client.site import Site
+from shared.errors import Refusal, Refused
+from shared.privacy.release import Release, ReleaseKind
+from shared.wire import TrainRequest
+
+__all__ = ["Guard"]
+
+
+class Guard:
+    """The partner's policy, as it meets each request.
+
+    Args:
+        site: whose policy.
+        ledger: where its budget is kept.
+        catalogue: fingerprint of the catalogue that the site holds.
+    """
+
+    def __init__(self, site: Site, ledger: Ledger, catalogue: str) -> None:
+        self._site, self._ledger, self._catalogue = site, ledger, catalogue
+
+    def train(
+        self, request: TrainRequest, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The answer to a request for training: kept, or computed once and paid for.
+
+        Args:
+            request: what the coordinator asks.
+            compute: trains and returns the noised change; called at most once, after the charge.
+
+        Raises:
+            Refused: the request is outside the policy, or would overspend.
+            LedgerError: the ledger cannot be read or written; nothing was computed.
+        """
+        kept = self._ledger.answer(request.run, request.round)
+        if kept is None:
+            release = self._admit(request)
+            policy = self._site.policy
+            self._ledger.charge(
+                Entry(run=request.run, round=request.round, release=release),
+                max_epsilon=policy.max_epsilon,
+                delta=policy.delta,
+            )
+            change = {name: value.contiguous() for name, value in compute().items()}
+            kept = self._ledger.keep_answer(request.run, request.round, save(change))
+        return load(kept)
+
+    def _admit(self, request: TrainRequest) -> Release:
+        if request.catalogue != self._catalogue:
+            raise Refused(
+                Refusal.CATALOGUE,
+                f"the request is for catalogue {request.catalogue[:12]}, this site holds "
+                f"{self._catalogue[:12]}: ask the coordinator for the current one",
+            )
+        if not all(np.isfinite(value).all() for value in request.weights.values()):
+            raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
+        return Release(
+            kind=ReleaseKind.TRAIN,
+            noise_multiplier=request.noise_multiplier,
+            sample_rate=request.sample_rate,
+            steps=request.local_steps,
+        )

@@ -1,0 +1,200 @@
+"""A partner's own file, site.toml: who it is, where its data lies, what it allows.
+
+Nothing that a coordinator sends can change what stands here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from shared.catalogue import Catalogue
+from shared.config import Value, parse_sections
+from shared.errors import ConfigError, SiteError
+from shared.histories import Columns, Histories, read_histories
+from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
+
+__all__ = ["LabSeed", "Policy", "Site", "locate"]
+
+FILE = "site.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the partner allows, whatever a coordinator asks.
+
+    Attributes:
+        max_epsilon: ε that its users may spend in all, > 0; `inf` allows training without
+            privacy, for public data.
+        delta: the δ that goes with it, in (0, 1) and below 1 / population.
+    """
+
+    max_epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSeed:
+    """Marks a simulated site: its noise repeats itself, so it protects nobody.
+
+    Attributes:
+        seed: the run's seed, or -1 for noise from the operating system.
+        stream: tells this site's stream from the others', >= 0.
+    """
+
+    seed: int = -1
+    stream: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """All of site.toml; paths are relative to the file.
+
+    Attributes:
+        organisation: the name the partner goes by.
+        user_base: whose budget is spent: the same name for ever, whatever the data file.
+        population: declared users, public, >= 1.
+        data: interactions, CSV or Parquet.
+        catalogue: folder of the public item list.
+        policy: the partner's limits.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        ledger: the privacy ledger's file.
+        user: column of the user's id.
+        item: column of the item's id.
+        time: column of the time; "" takes `timestamp` or `position`.
+        lab: for simulated sites alone.
+        folder: where site.toml lies; not a key of the file.
+    """
+
+    organisation: str
+    user_base: str
+    population: int
+    data: str
+    catalogue: str
+    policy: Policy
+    device: str = "auto"
+    ledger: str = "ledger.sqlite"
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = ""
+    lab: LabSeed = field(default_factory=LabSeed)
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "population": (self.population >= 1, "declare how many users you have"),
+            "policy.max_epsilon": (self.policy.max_epsilon > 0, "choose a number above 0"),
+            "policy.delta": (
+                0 < self.policy.delta < 1 / max(self.population, 1),
+                f"choose a number above 0 and below 1 / population = {1 / self.population:.3g}"
+                if self.population >= 1
+                else "choose a number above 0",
+            ),
+        }
+        values = {"population": self.population, "policy.max_epsilon": self.policy.max_epsilon}
+        values["policy.delta"] = self.policy.delta
+        for key, (holds, remedy) in checks.items():
+            if not holds:
+                raise SiteError(f"{self.folder}/{FILE}: {key} = {values[key]}: {remedy}.")
+
+    @classmethod
+    def load(cls, path: Path) -> Site:
+        """Reads a site.toml, or the one in a folder.
+
+        Raises:
+            SiteError: it is missing, is not TOML, or a key is unknown, missing or out of range.
+        """
+        file = path / FILE if path.is_dir() else path
+        try:
+            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SiteError(f"{file}: not readable ({error.strerror}). Check the path.") from error
+        except ValueError as error:
+            raise SiteError(f"{file}: not valid TOML ({error}). Mend that line.") from error
+        try:
+            return parse_sections(cls, _flat(tables) | {"folder": str(file.parent.resolve())})
+        except ConfigError as error:
+            raise SiteError(f"{file}: {error}") from error
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the lab made this site: only then may its noise be seeded."""
+        return self.lab.seed >= 0
+
+    @property
+    def ledger_file(self) -> Path:
+        """Where the privacy ledger lies."""
+        return Path(self.folder, self.ledger)
+
+    def load_histories(self, catalogue: Catalogue, max_length: int) -> Histories:
+        """The site's private histories, each cut to its last `max_length` events."""
+        columns = Columns(user=self.user, item=self.item, time=self.time or None)
+        return read_histories(
+            Path(self.folder, self.data), catalogue, columns, max_length=max_length
+        )
+
+    def random(self, round_number: int) -> RandomSource:
+        """Where this site's noise comes from in one round."""
+        if self.simulated:
+            return SeededRandom(self.lab.seed, self.lab.stream, round_number)
+        return SystemRandom()
+
+    def torch_device(self) -> torch.device:
+        """The device to train on; "auto" takes a GPU where there is one.
+
+        Raises:
+            SiteError: the device is not one that torch knows, or is not there.
+        """
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise SiteError(f"device = '{name}': choose auto, cpu, cuda or cuda:N.") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SiteError(f"device = '{name}', but no CUDA device is visible: choose 'auto'.")
+        return device
+
+
+def locate(node_config: Mapping[str, Value], run_config: Mapping[str, Value]) -> Path:
+    """Which site a node serves.
+
+    A partner's node says so itself (`--node-config 'site="..."'`). A simulated node only has a
+    number; it takes the folder of that rank below the run's `paths.sites`. The run config is the
+    coordinator's, so it counts for simulated nodes alone.
+
+    Raises:
+        SiteError: neither is given, or there is no folder of that rank.
+    """
+    if "site" in node_config:
+        return Path(str(node_config["site"]))
+    rank, sites = node_config.get("partition-id"), str(run_config.get("paths.sites", ""))
+    if rank is None or not sites:
+        raise SiteError(
+            "this node does not know its site: start it with --node-config 'site=\"PATH\"'; "
+            "for a simulation, set paths.sites in the run config."
+        )
+    folders = sorted(file.parent for file in Path(sites).expanduser().glob(f"*/{FILE}"))
+    if int(rank) >= len(folders):
+        raise SiteError(
+            f"{sites} holds {len(folders)} sites, but a simulated node has number {rank}: "
+            "simulate as many nodes as there are sites."
+        )
+    return folders[int(rank)]
+
+
+def _flat(tables: Mapping[str, object], prefix: str = "") -> dict[str, Value]:
+    flat: dict[str, Value] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float | bool | str):
+            flat[prefix + key] = value
+        else:
+            raise ConfigError(f"'{prefix}{key}' = {value!r}: a plain value is wanted.")
+    return flat

@@ -1,0 +1,214 @@
+"""The Flower ServerApp: builds the parts, starts the strategy, saves after every round."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from server.checkpoint import Checkpoint, Progress
+from server.replies import refusal_reason
+from server.strategy import FederatedStrategy, Partner, to_arrays, to_weights
+from shared.catalogue import Catalogue
+from shared.config import RunConfig
+from shared.errors import CheckpointError, ConfigError, QuorumError, WireError
+from shared.models.attention import AttentionRecommender, build, trainable
+from shared.privacy.accounting import noise_multiplier_for
+from shared.wire import DESCRIBE, DescribeReply, DescribeRequest, Weights
+
+__all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
+
+MODEL = "model"
+"""Folder, below `paths.out`, of the finished model."""
+Observer = Callable[[Checkpoint], None]
+"""Called with the state before the first round and after each one."""
+
+
+def make_app(config: RunConfig | None = None, observer: Observer | None = None) -> ServerApp:
+    """A ServerApp.
+
+    Args:
+        config: the run; None reads Flower's run config.
+        observer: for the lab, which runs the server in its own process.
+    """
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        run = config or RunConfig.from_flat(context.run_config)
+        coordinate(grid, run, observer or (lambda _: None))
+
+    return made
+
+
+app = make_app()
+
+
+def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
+    """Runs the federation, or what is left of it, to its end.
+
+    Raises:
+        ConfigError: a path is missing, or δ is not below 1 / population at some partner.
+        CheckpointError: there is a run already, or another one than is to be resumed.
+        QuorumError: too few organisations are there or answer a round; what is finished is saved.
+    """
+    out, catalogue = _out(config), _catalogue(config)
+    checkpoint = _first_checkpoint(config, catalogue, out)
+    partners = _meet(grid, config, catalogue.fingerprint)
+    _check_delta(config, partners)
+    training, done = config.training, checkpoint.progress.round
+    strategy = FederatedStrategy(
+        config,
+        partners,
+        run=checkpoint.progress.run,
+        catalogue=catalogue.fingerprint,
+        noise_multiplier=_noise_multiplier(config),
+        rounds_done=done,
+    )
+    strategy.restore(checkpoint.state, list(checkpoint.weights))
+    started = time.monotonic() - checkpoint.progress.seconds
+
+    def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
+        nonlocal checkpoint
+        if rounds:
+            checkpoint = Checkpoint(
+                progress=replace(
+                    checkpoint.progress,
+                    round=done + rounds,
+                    seconds=time.monotonic() - started,
+                    bytes_up=strategy.traffic.up,
+                    bytes_down=strategy.traffic.down,
+                ),
+                weights=to_weights(arrays),
+                state=strategy.state,
+            )
+        checkpoint.save(out)
+        observer(checkpoint)
+        return None
+
+    strategy.start(
+        grid,
+        to_arrays(checkpoint.weights),
+        num_rounds=training.rounds - done,
+        timeout=config.server.deadline_seconds,
+        evaluate_fn=after_round,
+    )
+    model_with(checkpoint.weights, config, catalogue).save_pretrained(out / MODEL)
+
+
+def model_with(weights: Weights, config: RunConfig, catalogue: Catalogue) -> AttentionRecommender:
+    """The run's recommender with the given trainable weights, in evaluation mode."""
+    model = build(config.model, catalogue)
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.copy_(torch.tensor(weights[name]))
+    model.train(mode=False)
+    return model
+
+
+def _out(config: RunConfig) -> Path:
+    if not config.paths.out:
+        raise ConfigError("paths.out is not set: name a folder for the checkpoint and the model.")
+    return Path(config.paths.out).expanduser()
+
+
+def _catalogue(config: RunConfig) -> Catalogue:
+    if not config.paths.catalogue:
+        raise ConfigError("paths.catalogue is not set: name the catalogue's folder.")
+    return Catalogue.load(Path(config.paths.catalogue).expanduser())
+
+
+def _first_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Checkpoint:
+    if config.paths.resume:
+        checkpoint = Checkpoint.load(out)
+        checkpoint.check(config=config.fingerprint, catalogue=catalogue.fingerprint)
+        return checkpoint
+    if Checkpoint.exists(out):
+        raise CheckpointError(
+            f"{out} holds a run already: resume it (--resume), or name another folder."
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = build(config.model, catalogue)
+    progress = Progress(
+        run=secrets.token_hex(8),
+        round=0,
+        config=config.fingerprint,
+        catalogue=catalogue.fingerprint,
+    )
+    weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
+    return Checkpoint(progress=progress, weights=weights, state={})
+
+
+def _noise_multiplier(config: RunConfig) -> float:
+    if config.privacy.epsilon is None:
+        return 0.0
+    return noise_multiplier_for(
+        config.privacy.epsilon,
+        config.privacy.delta,
+        sample_rate=config.training.sample_rate,
+        steps=config.training.steps,
+    )
+
+
+def _check_delta(config: RunConfig, partners: list[Partner]) -> None:
+    for partner in partners:
+        if config.privacy.private and config.privacy.delta >= 1 / partner.population:
+            raise ConfigError(
+                f"privacy.delta = {config.privacy.delta:g} is not below 1 / {partner.population}, "
+                f"the population of {partner.organisation}: at such a δ a mechanism may publish "
+                f"a user outright. Choose one below {1 / partner.population:.2g}."
+            )
+
+
+def _meet(grid: Grid, config: RunConfig, catalogue: str) -> list[Partner]:
+    """Waits for the organisations and asks each for its public constants."""
+    wanted, deadline = config.server.organisations, config.server.deadline_seconds
+    end = time.monotonic() + deadline
+    while len(nodes := list(grid.get_node_ids())) < wanted:
+        if time.monotonic() > end:
+            raise QuorumError(
+                f"{len(nodes)} organisations are connected after {deadline:g} s, {wanted} are "
+                "wanted: start their nodes, or lower server.organisations."
+            )
+        time.sleep(0.2)
+    content = DescribeRequest().to_content()
+    requests = [Message(content, node, DESCRIBE) for node in nodes]
+    partners: dict[str, Partner] = {}
+    problems: list[str] = []
+    for reply in grid.send_and_receive(requests, timeout=deadline):
+        try:
+            partner = _partner(reply, catalogue)
+        except WireError as error:
+            problems.append(str(error))
+            continue
+        if partner.organisation in partners:
+            raise ConfigError(
+                f"two nodes call themselves '{partner.organisation}': give each its own name."
+            )
+        partners[partner.organisation] = partner
+    if len(partners) < wanted:
+        raise QuorumError(
+            f"{len(partners)} of {wanted} organisations can take part "
+            f"({'; '.join(problems) or 'the others did not answer'})."
+        )
+    return list(partners.values())
+
+
+def _partner(reply: Message, catalogue: str) -> Partner:
+    if reply.has_error():
+        raise WireError(refusal_reason(reply))
+    described = DescribeReply.from_content(reply.content)
+    if described.catalogue != catalogue:
+        raise WireError(f"{described.organisation} holds another version of the catalogue")
+    return Partner(
+        node_id=reply.metadata.src_node_id,
+        organisation=described.organisation,
+        population=described.population,
+    )

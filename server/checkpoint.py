@@ -1,0 +1,136 @@
+"""Weights, round and server optimiser, saved together and atomically.
+
+One safetensors file holds all of it, so no crash can leave a round of one with the weights of
+another. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from shared.errors import CheckpointError
+from shared.wire import Weights
+
+__all__ = ["Checkpoint", "Progress"]
+
+_FILE = "checkpoint.safetensors"
+_WEIGHT, _STATE = "weight/", "state/"
+State = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        run: its name, drawn once; partners know a repeated request by it.
+        round: last finished round; 0 before the first.
+        config: fingerprint of the run's parameters.
+        catalogue: fingerprint of the catalogue.
+        seconds: spent in rounds so far, over all starts.
+        bytes_up: arrays received in the last round.
+        bytes_down: arrays sent in the last round.
+    """
+
+    run: str
+    round: int
+    config: str
+    catalogue: str
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """All that a run needs to go on after `progress.round`.
+
+    Attributes:
+        progress: how far it has come.
+        weights: global trainable weights.
+        state: the server optimiser's arrays by name; empty for an optimiser without state.
+    """
+
+    progress: Progress
+    weights: Weights
+    state: State
+
+    def save(self, folder: Path) -> None:
+        """Replaces the folder's checkpoint; a crash leaves the old one or the new one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary, file = folder / f"{_FILE}.new", folder / _FILE
+        arrays = {_WEIGHT + name: value for name, value in self.weights.items()}
+        arrays |= {_STATE + name: value for name, value in self.state.items()}
+        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        metadata = {"progress": json.dumps(dataclasses.asdict(self.progress))}
+        save_file(arrays, temporary, metadata=metadata)
+        _sync(temporary)
+        temporary.replace(file)
+        _sync(folder)
+
+    @classmethod
+    def exists(cls, folder: Path) -> bool:
+        """Whether the folder holds one."""
+        return (folder / _FILE).exists()
+
+    @classmethod
+    def load(cls, folder: Path) -> Checkpoint:
+        """Reads the folder's checkpoint.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        file = folder / _FILE
+        if not file.is_file():
+            raise CheckpointError(f"{folder} holds no checkpoint: start the run without --resume.")
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                progress = Progress(**json.loads(opened.metadata()["progress"]))
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file} is damaged ({error}): put a copy of it back, or start anew elsewhere."
+            ) from error
+        return cls(progress=progress, weights=_part(arrays, _WEIGHT), state=_part(arrays, _STATE))
+
+    def check(self, *, config: str, catalogue: str) -> None:
+        """Refuses to go on with other parameters or another catalogue.
+
+        Raises:
+            CheckpointError: a fingerprint differs.
+        """
+        for what, found, given in (
+            ("configuration", self.progress.config, config),
+            ("catalogue", self.progress.catalogue, catalogue),
+        ):
+            if found != given:
+                raise CheckpointError(
+                    f"the checkpoint belongs to another {what} ({found[:12]}, now {given[:12]}): "
+                    f"resume with the same {what}, or start a new run in another folder."
+                )
+
+
+def _part(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,403 @@
+"""A run's parameters, read from the flat `section.key` form that Flower's run config has.
+
+Frozen, keyword-only, validated when built; an unknown key is refused. What decides privacy
+(`privacy.epsilon`, `privacy.delta`) has no default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from shared.errors import ConfigError
+
+__all__ = [
+    "ItemRepresentation",
+    "ModelConfig",
+    "Optimiser",
+    "PathsConfig",
+    "PrivacyConfig",
+    "RunConfig",
+    "ServerConfig",
+    "StrategyName",
+    "TrainingConfig",
+    "Value",
+    "Weighting",
+    "flatten",
+    "parse_sections",
+]
+
+Value = int | float | bool | str
+"""What a Flower run config can hold."""
+
+
+class ItemRepresentation(StrEnum):
+    """What stands for an item at the model's input and output."""
+
+    IDS = "ids"
+    FEATURES = "features"
+    BOTH = "both"
+
+    @property
+    def learns_ids(self) -> bool:
+        """Whether every item has a learned vector."""
+        return self is not ItemRepresentation.FEATURES
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the catalogue's public features are read."""
+        return self is not ItemRepresentation.IDS
+
+
+class Optimiser(StrEnum):
+    """The local update rule; anything after the noise is post-processing."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+class StrategyName(StrEnum):
+    """Which of Flower's strategies turns the round's mean change into the next weights."""
+
+    FEDAVG = "fedavg"
+    FEDAVGM = "fedavgm"
+    FEDADAM = "fedadam"
+
+
+class Weighting(StrEnum):
+    """How organisations count in the mean."""
+
+    EQUAL = "equal"
+    POPULATION = "population"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The recommender's shape.
+
+    Attributes:
+        items: "ids" (learned), "features" (public, frozen) or "both".
+        tied: whether learned ids serve as input and as output; not with privacy.
+        item_bias: whether each item has a learned offset, its popularity.
+        feature_size: directions of the public features, >= 1.
+        hidden_size: width, a multiple of `heads`.
+        layers: attention blocks, >= 1.
+        heads: attention heads, >= 1.
+        max_length: last events of a history that are read, >= 1.
+        dropout: in [0, 1).
+    """
+
+    items: ItemRepresentation = ItemRepresentation.FEATURES
+    tied: bool = False
+    item_bias: bool = True
+    feature_size: int = 64
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int = 2
+    max_length: int = 50
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        _at_least_one(
+            "model",
+            feature_size=self.feature_size,
+            hidden_size=self.hidden_size,
+            layers=self.layers,
+            heads=self.heads,
+            max_length=self.max_length,
+        )
+        _require(
+            self.hidden_size % self.heads == 0,
+            f"model.hidden_size = {self.hidden_size} is not a multiple of model.heads = "
+            f"{self.heads}: choose a multiple.",
+        )
+        _require(
+            0 <= self.dropout < 1, f"model.dropout = {self.dropout}: choose a number in [0, 1)."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """What every site is asked to do in a round.
+
+    Attributes:
+        rounds: how many rounds, >= 1.
+        local_steps: steps a site takes in a round, >= 1.
+        sample_rate: chance of each user to be in a step, in (0, 1].
+        clip_norm: bound on one user's gradient norm, > 0.
+        optimiser: "sgd" or "adam", fresh in each round.
+        learning_rate: > 0.
+        weight_decay: >= 0, outside the loss.
+    """
+
+    rounds: int = 60
+    local_steps: int = 1
+    sample_rate: float = 0.1
+    clip_norm: float = 1.0
+    optimiser: Optimiser = Optimiser.SGD
+    learning_rate: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least_one("training", rounds=self.rounds, local_steps=self.local_steps)
+        _positive("training", clip_norm=self.clip_norm, learning_rate=self.learning_rate)
+        _require(
+            0 < self.sample_rate <= 1,
+            f"training.sample_rate = {self.sample_rate}: choose a number in (0, 1].",
+        )
+        _require(
+            0 <= self.weight_decay < float("inf"),
+            f"training.weight_decay = {self.weight_decay}: choose a number >= 0.",
+        )
+
+    @property
+    def steps(self) -> int:
+        """Noised steps of a site in the whole run."""
+        return self.rounds * self.local_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyConfig:
+    """The claim: each organisation's run is (ε, δ)-private for each of its users.
+
+    Attributes:
+        epsilon: > 0, or None for a run without privacy.
+        delta: in (0, 1), and below 1 / population at every site.
+    """
+
+    epsilon: float | None
+    delta: float
+
+    def __post_init__(self) -> None:
+        _require(
+            self.epsilon is None or 0 < self.epsilon < float("inf"),
+            f"privacy.epsilon = {self.epsilon}: choose a positive number (1 is strict, 8 is "
+            "loose), or 'none' to train without privacy.",
+        )
+        _require(
+            0 < self.delta < 1,
+            f"privacy.delta = {self.delta}: choose a number above 0 and below 1 / the smallest "
+            "organisation's users.",
+        )
+
+    @property
+    def private(self) -> bool:
+        """Whether noise is added at all."""
+        return self.epsilon is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How replies become the next weights, and when a round counts.
+
+    Attributes:
+        strategy: "fedavg", "fedavgm" or "fedadam".
+        learning_rate: of the server's optimiser, > 0; without effect for "fedavg".
+        momentum: of "fedavgm", or the first decay rate of "fedadam", in [0, 1).
+        tau: of "fedadam": added to the root of the second moment, > 0 (arXiv:2003.00295).
+        weighting: "equal", or by declared "population".
+        organisations: how many must be connected before the first round, >= 1.
+        quorum: share of the connected organisations whose valid replies make a round, in (0, 1].
+        deadline_seconds: how long a round waits for replies, > 0.
+        max_update_norm: a reply whose change is longer than this is refused, > 0.
+    """
+
+    strategy: StrategyName = StrategyName.FEDADAM
+    learning_rate: float = 0.003
+    momentum: float = 0.9
+    tau: float = 0.001
+    weighting: Weighting = Weighting.EQUAL
+    organisations: int = 1
+    quorum: float = 0.5
+    deadline_seconds: float = 600.0
+    max_update_norm: float = 1e4
+
+    def __post_init__(self) -> None:
+        _at_least_one("server", organisations=self.organisations)
+        _positive(
+            "server",
+            learning_rate=self.learning_rate,
+            tau=self.tau,
+            deadline_seconds=self.deadline_seconds,
+            max_update_norm=self.max_update_norm,
+        )
+        _require(0 <= self.momentum < 1, f"server.momentum = {self.momentum}: choose from [0, 1).")
+        _require(0 < self.quorum <= 1, f"server.quorum = {self.quorum}: choose from (0, 1].")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathsConfig:
+    """Where things lie on the machine that reads them.
+
+    Attributes:
+        catalogue: the coordinator's catalogue folder.
+        out: where the coordinator keeps checkpoint and model.
+        resume: whether to go on from the checkpoint in `out`.
+        sites: simulated nodes alone: the folder that holds one folder a site.
+    """
+
+    catalogue: str = ""
+    out: str = ""
+    resume: bool = False
+    sites: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """All of a run.
+
+    Attributes:
+        privacy: the claim.
+        model: the recommender's shape.
+        training: what a site does in a round.
+        server: how replies become weights.
+        paths: where things lie; not part of the run's identity.
+        seed: of the initial weights, >= 0. Noise is never seeded from here.
+    """
+
+    privacy: PrivacyConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"seed = {self.seed}: choose a whole number >= 0.")
+        _require(
+            not (self.privacy.private and self.model.tied and self.model.items.learns_ids),
+            "model.tied = true cannot be trained with privacy: per-user gradients by hooks would "
+            "miss half of a tied table's gradient. Set model.tied = false.",
+        )
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Value]) -> RunConfig:
+        """Reads `section.key` entries.
+
+        Raises:
+            ConfigError: an unknown key, a value of the wrong type or out of range, or no
+                `privacy.epsilon` or `privacy.delta`.
+        """
+        return parse_sections(cls, flat)
+
+    def to_flat(self) -> dict[str, Value]:
+        """The inverse of `from_flat`."""
+        return flatten(self)
+
+    @property
+    def identity(self) -> dict[str, Value]:
+        """What may not change between a run and its continuation."""
+        free = ("paths.", "server.deadline_seconds", "server.quorum")
+        return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity, in hex."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+
+T = TypeVar("T")
+
+
+def parse_sections(cls: type[T], flat: Mapping[str, Value]) -> T:
+    """Builds the dataclass `cls`, whose fields may be dataclasses, from `section.key` entries.
+
+    Raises:
+        ConfigError: an unknown key, a missing one without default, or a value that does not fit.
+    """
+    known = _keys(cls)
+    for key in flat:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}."
+            raise ConfigError(f"unknown configuration key '{key}' = {flat[key]!r}: {hint}")
+    return _build(cls, flat, "")
+
+
+def flatten(config: object) -> dict[str, Value]:
+    """`section.key` entries of a dataclass made of values and dataclasses."""
+    flat: dict[str, Value] = {}
+    for item in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= {f"{item.name}.{key}": inner for key, inner in flatten(value).items()}
+        else:
+            flat[item.name] = "none" if value is None else _plain(value)
+    return flat
+
+
+def _plain(value: Value) -> Value:
+    return str(value) if isinstance(value, StrEnum) else value
+
+
+def _keys(cls: type) -> list[str]:
+    keys: list[str] = []
+    for name, kind in typing.get_type_hints(cls).items():
+        section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        inner = [f"{name}.{key}" for key in _keys(kind)] if section else []
+        keys += inner or [name]
+    return keys
+
+
+def _build(cls: type[T], flat: Mapping[str, Value], prefix: str) -> T:
+    arguments: dict[str, object] = {}
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(typing.cast(Any, cls)):
+        key, kind = prefix + item.name, hints[item.name]
+        if dataclasses.is_dataclass(kind):
+            arguments[item.name] = _build(typing.cast(type, kind), flat, key + ".")
+        elif key in flat:
+            arguments[item.name] = _convert(key, flat[key], kind)
+        elif item.default is dataclasses.MISSING:
+            raise ConfigError(f"'{key}' is not set, and it has no default: state it.")
+    return cls(**arguments)
+
+
+def _convert(key: str, value: Value, kind: Any) -> Value | None:  # noqa: ANN401 a type form
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value == "none" and type(None) in options:
+        return None
+    for option in options:
+        if option is type(None):
+            continue
+        if isinstance(option, type) and issubclass(option, StrEnum):
+            if value in list(option):
+                return option(value)
+        elif option is float and type(value) in (int, float):
+            return float(value)
+        elif type(value) is option:
+            return value
+    wanted = " or ".join(_describe(option) for option in options)
+    raise ConfigError(f"{key} = {value!r} does not fit: it takes {wanted}.")
+
+
+def _describe(option: Any) -> str:  # noqa: ANN401 a type form
+    if option is type(None):
+        return "'none'"
+    if issubclass(option, StrEnum):
+        return " or ".join(f"'{name}'" for name in option)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names[option]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _at_least_one(section: str, **values: int) -> None:
+    for name, value in values.items():
+        _require(value >= 1, f"{section}.{name} = {value}: choose a whole number >= 1.")
+
+
+def _positive(section: str, **values: float) -> None:
+    for name, value in values.items():
+        _require(0 < value < float("inf"), f"{section}.{name} = {value}: choose a number above 0.")

@@ -1,0 +1,161 @@
+"""Everything that can go wrong, in one tree.
+
+SottoError
+├── ConfigError          a run's parameters do not make sense
+├── DataError            a file of interactions or items is not what it should be
+├── AccountingError      no noise can meet the target, or no ε follows from the releases
+├── SiteError            a partner's site.toml is missing, unreadable or inconsistent
+├── LedgerError          the privacy ledger cannot be read or written: nothing may be trained
+├── Refused              the partner's guard declined a request; carries a public code
+│   └── BudgetExceeded   the request would overspend the partner's ε
+├── WireError            a message does not have the form that `shared.wire` states
+├── ReplyError           a partner's reply was refused before any arithmetic saw it
+├── QuorumError          too few organisations answered a round
+├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
+└── FetchError           a download failed or does not match its checksum
+
+Each message says what is wrong, the value, and the remedy. Commands print it and exit 2;
+anything outside this tree is a fault of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+__all__ = [
+    "AccountingError",
+    "BudgetExceeded",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FetchError",
+    "LedgerError",
+    "QuorumError",
+    "Refusal",
+    "Refused",
+    "ReplyError",
+    "SiteError",
+    "SottoError",
+    "WireError",
+]
+
+
+class SottoError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(SottoError):
+    """A run's parameters do not make sense."""
+
+
+class DataError(SottoError):
+    """A file of interactions or items is not what it should be.
+
+    Args:
+        problem: what is wrong, as a clause without a full stop.
+        file: the file or folder it was found in.
+        remedy: what to do, as a sentence.
+        row: 1-based data row (the header is not counted), if one row is at fault.
+        field: the column, if one column is at fault.
+        value: the offending value, if there is one.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: Path | str,
+        remedy: str,
+        row: int | None = None,
+        field: str | None = None,
+        value: object = None,
+    ) -> None:
+        self.problem, self.file, self.remedy = problem, str(file), remedy
+        self.row, self.field, self.value = row, field, value
+        where = [self.file]
+        if row is not None:
+            where.append(f"row {row}")
+        if field is not None:
+            where.append(f"field '{field}'")
+        if value is not None:
+            where.append(f"value {value!r}")
+        super().__init__(f"{', '.join(where)}: {problem}. {remedy}")
+
+
+class AccountingError(SottoError):
+    """No noise can meet the target, or no ε follows from the releases."""
+
+
+class SiteError(SottoError):
+    """A partner's site.toml is missing, unreadable or inconsistent."""
+
+
+class LedgerError(SottoError):
+    """The privacy ledger cannot be read or written: nothing may be trained."""
+
+
+class Refusal(StrEnum):
+    """Why a partner declined: all that the coordinator learns of it."""
+
+    BUDGET = "budget"
+    POLICY = "policy"
+    CATALOGUE = "catalogue"
+    CLOSED = "closed"
+    MALFORMED = "malformed"
+    FAILED = "failed"
+
+    @property
+    def sentence(self) -> str:
+        """A fixed sentence that depends on nothing private."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Refusal.BUDGET: "the request would exceed this organisation's privacy budget",
+    Refusal.POLICY: "the request is outside this organisation's policy",
+    Refusal.CATALOGUE: "this organisation holds another version of the catalogue",
+    Refusal.CLOSED: "this round was answered before and its answer is no longer kept",
+    Refusal.MALFORMED: "the request could not be understood",
+    Refusal.FAILED: "the organisation could not complete the request",
+}
+
+
+class Refused(SottoError):
+    """The partner's guard declined a request.
+
+    Args:
+        code: what the coordinator is told.
+        detail: what the partner's own log is told; never leaves the organisation.
+    """
+
+    def __init__(self, code: Refusal, detail: str) -> None:
+        self.code, self.detail = code, detail
+        super().__init__(f"{code.sentence}: {detail}")
+
+
+class BudgetExceeded(Refused):
+    """The request would overspend the partner's ε; the ledger is unchanged."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Refusal.BUDGET, detail)
+
+
+class WireError(SottoError):
+    """A message does not have the form that `shared.wire` states."""
+
+
+class ReplyError(SottoError):
+    """A partner's reply was refused before any arithmetic saw it."""
+
+
+class QuorumError(SottoError):
+    """Too few organisations answered a round."""
+
+
+class CheckpointError(SottoError):
+    """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class FetchError(SottoError):
+    """A download failed or does not match its checksum."""

@@ -1,0 +1,311 @@
+"""The recommender: causal self-attention over one user's history, scored over every item.
+
+The SASRec family (Kang & McAuley 2018, arXiv:1808.09781) with two later findings: pre-norm
+blocks, and a softmax over the whole catalogue instead of sampled negatives (Klenitskiy &
+Vasilev 2023, arXiv:2309.07602).
+
+Letters: B users, T positions, D hidden size, F feature size, V items, H heads.
+
+Histories are padded on the RIGHT with 0. A causal mask then hides the padding from every real
+position by itself, so no padding mask is needed, no softmax row is ever empty, and an event's
+position does not depend on how long the batch is.
+
+An item is represented by a learned vector (`ids`), by frozen public features from the catalogue
+through two learned projections (`features`), or by their sum (`both`). The projections in and out
+are separate modules, each used once and with a batch axis, because per-user gradients by hooks
+miss a weight that is used functionally. Only `tied` learned ids are used functionally.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from shared.catalogue import Catalogue
+from shared.config import ItemRepresentation, ModelConfig
+from shared.errors import ConfigError
+
+__all__ = [
+    "AttentionConfig",
+    "AttentionRecommender",
+    "build",
+    "loss_per_user",
+    "next_item_pairs",
+    "trainable",
+]
+
+
+class AttentionConfig(PreTrainedConfig):
+    """Shape of an `AttentionRecommender`; saved beside its weights.
+
+    Attributes:
+        items: catalogue size V; >= 1.
+        item_representation: "ids", "features" or "both".
+        tied: whether learned ids serve both as input and as output vectors.
+        item_bias: whether each item has a learned offset, its popularity.
+        feature_size: public features per item F; 0 when none are used.
+        hidden_size: width D, a multiple of `heads`.
+        layers: attention blocks.
+        heads: attention heads H.
+        max_length: longest history read, T.
+        dropout: probability in [0, 1).
+    """
+
+    model_type = "sotto-attention"
+
+    items: int = 1
+    item_representation: str = "ids"
+    tied: bool = True
+    item_bias: bool = True
+    feature_size: int = 0
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int = 2
+    max_length: int = 50
+    dropout: float = 0.2
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention from four plain linear maps (exact under per-user hooks)."""
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads, self.dropout = config.heads, config.dropout
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+        q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, D/H)
+        out: Tensor = x.unflatten(2, (self.heads, -1))
+        return out.transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each added to its input."""
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.attention_norm, self.feed_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(config)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, width),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out
+
+
+class PublicFeatures(nn.Module):
+    """The catalogue's frozen features, one row an item; row 0 is padding.
+
+    A module of its own: Opacus refuses a module that holds both buffers and trainable weights.
+    """
+
+    table: Tensor
+
+    def __init__(self, items: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(items + 1, size))  # (V + 1, F)
+
+    def forward(self, ids: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
+        return self.table[ids]
+
+
+class ItemBias(nn.Module):
+    """One learned offset an item, as a linear map of a constant.
+
+    A bare parameter would have no batch axis, and per-user gradients by hooks would not see it.
+    """
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self.offset = nn.Linear(1, items, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:  # (..., D) -> (..., V)
+        out: Tensor = self.offset(torch.ones_like(states[..., :1]))
+        return out
+
+
+class AttentionRecommender(PreTrainedModel):
+    """Next-item scores for every position of every history.
+
+    Args:
+        config: its shape.
+        features: public item features [V, F], needed unless items are represented by ids alone
+            or the weights are about to be loaded.
+    """
+
+    config_class = AttentionConfig
+    config: AttentionConfig
+    base_model_prefix = "sotto"
+
+    def __init__(self, config: AttentionConfig, features: Tensor | None = None) -> None:
+        super().__init__(config)
+        items, width = config.items, config.hidden_size
+        kind = ItemRepresentation(config.item_representation)
+        self.position = nn.Embedding(config.max_length, width)
+        if kind.learns_ids:
+            self.item = nn.Embedding(items + 1, width, padding_idx=0)
+            if not config.tied:
+                self.item_out = nn.Linear(width, items, bias=False)
+        if kind.uses_features:
+            self.features = PublicFeatures(items, config.feature_size)
+            self.feature_in = nn.Linear(config.feature_size, width, bias=False)
+            self.feature_out = nn.Linear(width, config.feature_size, bias=False)
+        if config.item_bias:
+            self.item_bias = ItemBias(items)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.post_init()  # type: ignore[no-untyped-call]
+        if features is not None and kind.uses_features:
+            self.features.table[1:] = features
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal(0, 0.02) weights and zero biases (arXiv:2309.07602 uses the same scale)."""
+        if isinstance(module, ItemBias):
+            nn.init.zeros_(module.offset.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
+
+    def forward(self, histories: Tensor) -> Tensor:
+        """Scores of every item after every event.
+
+        Args:
+            histories: item ids in 1..V, right-padded with 0, int64 [B, T], T <= max_length.
+
+        Returns:
+            Logits [B, T, V]; column j belongs to item j + 1.
+        """
+        return self.score(self.states(histories))
+
+    def states(self, histories: Tensor) -> Tensor:
+        """What the model knows after each event: [B, T] -> [B, T, D]."""
+        x = self._embed(histories)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x)
+        return out
+
+    def score(self, states: Tensor) -> Tensor:
+        """Logits over the catalogue: [..., D] -> [..., V]."""
+        kind = ItemRepresentation(self.config.item_representation)
+        parts = []
+        if kind.learns_ids:
+            tied = self.config.tied
+            parts.append(F.linear(states, self.item.weight[1:]) if tied else self.item_out(states))
+        if kind.uses_features:
+            parts.append(self.feature_out(states) @ self.features.table[1:].T)
+        if self.config.item_bias:
+            parts.append(self.item_bias(states))
+        return sum(parts[1:], start=parts[0])
+
+    def next_item_scores(self, histories: Tensor) -> Tensor:
+        """Scores for what follows each history's last event: [B, T] -> [B, V].
+
+        An empty history is scored from the state at position 0.
+        """
+        window = histories[:, -self.config.max_length :]
+        last = (window != 0).sum(1).sub(1).clamp(min=0)  # (B,)
+        states = self.states(window)[torch.arange(len(window), device=window.device), last]
+        return self.score(states)
+
+    def _embed(self, histories: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
+        users, length = histories.shape
+        # A batch axis on the positions: per-user gradients cannot tell whose row a bare (T,) is.
+        positions = torch.arange(length, device=histories.device).repeat(users, 1)
+        x: Tensor = self.position(positions)
+        kind = ItemRepresentation(self.config.item_representation)
+        if kind.learns_ids:
+            x = x + self.item(histories)
+        if kind.uses_features:
+            x = x + self.feature_in(self.features(histories))
+        out: Tensor = self.dropout(x)
+        return out
+
+
+def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
+    """A recommender of the wanted shape over a catalogue, with weights from torch's seed.
+
+    Raises:
+        ConfigError: the model reads features that the catalogue does not have.
+    """
+    features = catalogue.features if model.items.uses_features else None
+    found = 0 if features is None else features.shape[1]
+    if model.items.uses_features and found != model.feature_size:
+        raise ConfigError(
+            f"model.feature_size = {model.feature_size}, but the catalogue has {found} features "
+            "an item: make the catalogue anew, or set model.feature_size to match."
+        )
+    config = AttentionConfig(
+        items=len(catalogue),
+        item_representation=str(model.items),
+        tied=model.tied,
+        item_bias=model.item_bias,
+        feature_size=found,
+        hidden_size=model.hidden_size,
+        layers=model.layers,
+        heads=model.heads,
+        max_length=model.max_length,
+        dropout=model.dropout,
+    )
+    return AttentionRecommender(config, features)
+
+
+def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:
+    """The weights that training changes and messages carry, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def next_item_pairs(sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and targets for next-item training.
+
+    Args:
+        sequences: right-padded histories, int64 [B, T + 1].
+
+    Returns:
+        Inputs [B, T] and targets [B, T]; target 0 means that there is none.
+
+    >>> next_item_pairs(torch.tensor([[5, 3, 8, 0]]))
+    (tensor([[5, 3, 8]]), tensor([[3, 8, 0]]))
+    """
+    return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
+
+
+def loss_per_user(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy, averaged within each user: no user's loss depends on another's length.
+
+    Args:
+        logits: [B, T, V].
+        targets: item ids, 0 where there is none, int64 [B, T].
+
+    Returns:
+        [B]; 0 for a user without any target.
+
+    >>> loss_per_user(torch.zeros(2, 3, 4), torch.tensor([[1, 2, 0], [0, 0, 0]]))
+    tensor([1.3863, 0.0000])
+    """
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten() - 1, reduction="none", ignore_index=-1
+    ).view_as(targets)  # (B, T)
+    return losses.sum(1) / (targets != 0).sum(1).clamp(min=1)

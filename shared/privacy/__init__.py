@@ -1,0 +1,1 @@
+"""Releases, their cost, and the randomness they rest on: pure, no files."""

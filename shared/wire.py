@@ -1,0 +1,272 @@
+"""Every message between coordinator and partner, typed both ways.
+
+The only file that names a record key. A request or reply is a frozen dataclass with
+`to_content` and `from_content`; whatever does not have the stated form is a `WireError`, raised
+before anything is computed from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from numpy.typing import NDArray
+
+from shared.config import ModelConfig, Optimiser, flatten, parse_sections
+from shared.errors import ConfigError, Refusal, WireError
+
+__all__ = [
+    "DESCRIBE",
+    "TRAIN",
+    "DescribeReply",
+    "DescribeRequest",
+    "TrainReply",
+    "TrainRequest",
+    "Weights",
+    "refusal_in",
+    "refusal_reply",
+    "traffic",
+]
+
+TRAIN = MessageType.TRAIN
+DESCRIBE_ACTION = "describe"
+DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
+PROTOCOL = 1
+"""Raised whenever a message changes its form."""
+
+Weights = dict[str, NDArray[np.float32]]
+"""Trainable weights, or their change, by parameter name."""
+
+_ARRAYS, _FIELDS = "weights", "fields"
+_REFUSAL_BASE = 1000
+"""Error codes from here on are ours; Flower's own are below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeRequest:
+    """Asks a partner for its public constants."""
+
+    protocol: int = PROTOCOL
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack({"protocol": self.protocol})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> DescribeRequest:
+        """From a Flower record; raises WireError."""
+        return cls(protocol=_protocol(_fields(content, {"protocol": int})))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescribeReply:
+    """A partner's public constants; none depends on its data.
+
+    Attributes:
+        organisation: the name it goes by.
+        population: declared users, >= 1.
+        catalogue: fingerprint of the catalogue it holds.
+    """
+
+    organisation: str
+    population: int
+    catalogue: str
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack(
+            {
+                "organisation": self.organisation,
+                "population": self.population,
+                "catalogue": self.catalogue,
+            }
+        )
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> DescribeReply:
+        """From a Flower record; raises WireError."""
+        fields = _fields(content, {"organisation": str, "population": int, "catalogue": str})
+        if fields["population"] < 1:
+            raise WireError(f"population = {fields['population']}: a partner has users.")
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """One round, as the coordinator wishes it; the partner's guard decides.
+
+    Attributes:
+        run: name of the run; with `round` it tells a repeated request from a new one.
+        round: 1-based.
+        catalogue: fingerprint that the partner's catalogue must have.
+        model: shape of the recommender.
+        weights: global trainable weights.
+        noise_multiplier: noise over clip norm; 0 asks for a run without privacy.
+        sample_rate: in (0, 1].
+        clip_norm: > 0.
+        local_steps: >= 1.
+        optimiser: local update rule.
+        learning_rate: > 0.
+        weight_decay: >= 0.
+    """
+
+    run: str
+    round: int
+    catalogue: str
+    model: ModelConfig
+    weights: Weights
+    noise_multiplier: float
+    sample_rate: float
+    clip_norm: float
+    local_steps: int
+    optimiser: Optimiser
+    learning_rate: float
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        # NaN fails every comparison: each range is stated as what must hold.
+        infinity = float("inf")
+        ranges = {
+            "round": self.round >= 1,
+            "noise_multiplier": 0 <= self.noise_multiplier < infinity,
+            "sample_rate": 0 < self.sample_rate <= 1,
+            "clip_norm": 0 < self.clip_norm < infinity,
+            "local_steps": self.local_steps >= 1,
+            "learning_rate": 0 < self.learning_rate < infinity,
+            "weight_decay": 0 <= self.weight_decay < infinity,
+        }
+        for name, holds in ranges.items():
+            if not holds:
+                raise WireError(f"{name} = {getattr(self, name)} is out of its range.")
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        fields: dict[str, Any] = {"protocol": PROTOCOL, "optimiser": str(self.optimiser)}
+        fields |= {name: getattr(self, name) for name in _TRAIN_FIELDS if name not in fields}
+        fields |= {f"model.{key}": value for key, value in flatten(self.model).items()}
+        return _pack(fields, self.weights)
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> TrainRequest:
+        """From a Flower record; raises WireError."""
+        model_kinds = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
+        fields = _fields(content, _TRAIN_FIELDS | model_kinds)
+        _protocol(fields)
+        model = {key.removeprefix("model."): fields.pop(key) for key in model_kinds}
+        try:
+            fields["optimiser"] = Optimiser(fields["optimiser"])
+            return cls(
+                model=parse_sections(ModelConfig, model), weights=_weights(content), **fields
+            )
+        except (ValueError, ConfigError) as error:
+            raise WireError(str(error)) from error
+
+
+_TRAIN_FIELDS: dict[str, type] = {
+    "protocol": int,
+    "run": str,
+    "round": int,
+    "catalogue": str,
+    "noise_multiplier": float,
+    "sample_rate": float,
+    "clip_norm": float,
+    "local_steps": int,
+    "optimiser": str,
+    "learning_rate": float,
+    "weight_decay": float,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReply:
+    """The noised change of the trainable weights, and nothing else.
+
+    No example count, no loss, no norm: each would depend on the data without noise.
+    """
+
+    change: Weights
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack(None, self.change)
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> TrainReply:
+        """From a Flower record; raises WireError, also for any field beside the change."""
+        if list(content) != [_ARRAYS]:
+            raise WireError(f"a reply holds '{_ARRAYS}' alone, not {sorted(content)}.")
+        return cls(change=_weights(content))
+
+
+def refusal_reply(code: Refusal, request: Message) -> Message:
+    """The answer to a request that was declined: a code and its fixed sentence."""
+    number = _REFUSAL_BASE + list(Refusal).index(code)
+    return Message(Error(number, f"{code}: {code.sentence}"), reply_to=request)
+
+
+def refusal_in(reply: Message) -> Refusal | None:
+    """Which refusal a reply carries; None if it has content, or an error that is not ours."""
+    if not reply.has_error():
+        return None
+    number = reply.error.code - _REFUSAL_BASE
+    return list(Refusal)[number] if 0 <= number < len(Refusal) else None
+
+
+def traffic(message: Message) -> int:
+    """Bytes of arrays in a message."""
+    if message.has_error():
+        return 0
+    records = message.content.array_records.values()
+    return sum(len(array.data) for record in records for array in record.values())
+
+
+def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> RecordDict:
+    content = RecordDict()
+    if weights is not None:
+        content[_ARRAYS] = ArrayRecord({name: Array(value) for name, value in weights.items()})
+    if fields is not None:
+        content[_FIELDS] = ConfigRecord(dict(fields))
+    return content
+
+
+def _fields(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:
+    record = content.config_records.get(_FIELDS)
+    if record is None:
+        raise WireError(f"the message has no '{_FIELDS}'.")
+    if set(record) != set(kinds):
+        odd = sorted(set(record) ^ set(kinds))
+        raise WireError(f"the message's fields differ from the protocol's in {odd}.")
+    for name, kind in kinds.items():
+        if type(record[name]) is not kind:
+            found = type(record[name]).__name__
+            raise WireError(f"field '{name}' is {found}, not {kind.__name__}.")
+    return dict(record)
+
+
+def _protocol(fields: dict[str, Any]) -> int:
+    version = int(fields.pop("protocol"))
+    if version != PROTOCOL:
+        raise WireError(
+            f"the message follows protocol {version}, this side {PROTOCOL}: "
+            "both sides must run the same release."
+        )
+    return version
+
+
+def _weights(content: RecordDict) -> Weights:
+    record = content.array_records.get(_ARRAYS)
+    if record is None:
+        raise WireError(f"the message has no '{_ARRAYS}'.")
+    weights: Weights = {}
+    for name, array in record.items():
+        try:
+            value = array.numpy()
+        except Exception as error:  # the bytes are the other side's: anything may be in them
+            raise WireError(f"array '{name}' cannot be read.") from error
+        if value.dtype != np.float32:
+            raise WireError(f"array '{name}' is {value.dtype}, not float32.")
+        weights[name] = value
+    return weights

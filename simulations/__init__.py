@@ -1,0 +1,1 @@
+"""The lab: imports all, is imported by none."""
