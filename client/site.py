@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from shared.catalogue import Catalogue
-from shared.config import Value, parse_sections
+from shared.config import Value, flat_tables, parse_sections
 from shared.errors import ConfigError, SiteError
 from shared.histories import Columns, Histories, read_histories
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
@@ -116,7 +116,7 @@ class Site:
         except ValueError as error:
             raise SiteError(f"{file}: not valid TOML ({error}). Mend that line.") from error
         try:
-            return parse_sections(cls, _flat(tables) | {"folder": str(file.parent.resolve())})
+            return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent.resolve())})
         except ConfigError as error:
             raise SiteError(f"{file}: {error}") from error
 
@@ -187,14 +187,3 @@ def locate(node_config: Mapping[str, Value], run_config: Mapping[str, Value]) ->
         )
     return folders[int(rank)]
 
-
-def _flat(tables: Mapping[str, object], prefix: str = "") -> dict[str, Value]:
-    flat: dict[str, Value] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float | bool | str):
-            flat[prefix + key] = value
-        else:
-            raise ConfigError(f"'{prefix}{key}' = {value!r}: a plain value is wanted.")
-    return flat

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from transformers.utils.logging import disable_progress_bar
 
 from server.checkpoint import Checkpoint, Progress
 from server.replies import refusal_reason
@@ -99,6 +100,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
         timeout=config.server.deadline_seconds,
         evaluate_fn=after_round,
     )
+    disable_progress_bar()
     model_with(checkpoint.weights, config, catalogue).save_pretrained(out / MODEL)
 
 

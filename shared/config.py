@@ -31,6 +31,7 @@ __all__ = [
     "TrainingConfig",
     "Value",
     "Weighting",
+    "flat_tables",
     "flatten",
     "parse_sections",
 ]
@@ -320,6 +321,26 @@ def parse_sections(cls: type[T], flat: Mapping[str, Value]) -> T:
             hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}."
             raise ConfigError(f"unknown configuration key '{key}' = {flat[key]!r}: {hint}")
     return _build(cls, flat, "")
+
+
+def flat_tables(tables: Mapping[str, object], prefix: str = "") -> dict[str, Value]:
+    """`section.key` entries of nested tables, as a TOML file has them.
+
+    Raises:
+        ConfigError: a value is neither a table nor a plain value.
+
+    >>> flat_tables({"seed": 1, "model": {"heads": 2}})
+    {'seed': 1, 'model.heads': 2}
+    """
+    flat: dict[str, Value] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= flat_tables(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float | bool | str):
+            flat[prefix + key] = value
+        else:
+            raise ConfigError(f"'{prefix}{key}' = {value!r}: a plain value is wanted.")
+    return flat
 
 
 def flatten(config: object) -> dict[str, Value]:

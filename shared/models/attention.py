@@ -126,8 +126,16 @@ class PublicFeatures(nn.Module):
         return self.table[ids]
 
 
+POPULARITY_SCALE = 32.0
+"""Constant that an item's offset is multiplied by.
+
+A user's gradient is clipped as a whole. That of the projections is as large as a state times a
+feature vector, about 64 here; an unscaled offset's is below 1, and would drown in their noise.
+"""
+
+
 class ItemBias(nn.Module):
-    """One learned offset an item, as a linear map of a constant.
+    """One learned offset an item, its popularity, as a linear map of a constant.
 
     A bare parameter would have no batch axis, and per-user gradients by hooks would not see it.
     """
@@ -137,7 +145,7 @@ class ItemBias(nn.Module):
         self.offset = nn.Linear(1, items, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:  # (..., D) -> (..., V)
-        out: Tensor = self.offset(torch.ones_like(states[..., :1]))
+        out: Tensor = self.offset(torch.full_like(states[..., :1], POPULARITY_SCALE))
         return out
 
 
@@ -173,20 +181,37 @@ class AttentionRecommender(PreTrainedModel):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.post_init()  # type: ignore[no-untyped-call]
+        self._start_linear()
         if features is not None and kind.uses_features:
             self.features.table[1:] = features
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal(0, 0.02) weights and zero biases (arXiv:2309.07602 uses the same scale)."""
-        if isinstance(module, ItemBias):
-            nn.init.zeros_(module.offset.weight)
-        elif isinstance(module, nn.Linear | nn.Embedding):
+        """Normal(0, 0.02) weights and zero biases, as in arXiv:2309.07602."""
+        if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
+
+    def _start_linear(self) -> None:
+        """Starts as a linear model of what the user chose so far; training adds the rest.
+
+        Attention hands on the mean of the past (values and outputs are the identity, queries and
+        keys near zero), public features come in by an orthonormal map, and every item scores the
+        same. The first private steps then have one thing to learn, a bilinear form of past and
+        next features, and their noise meets nothing that matters yet.
+        """
+        for module in self.modules():
+            if isinstance(module, Attention):
+                nn.init.eye_(module.value.weight)
+                nn.init.eye_(module.out.weight)
+            if isinstance(module, ItemBias):
+                nn.init.zeros_(module.offset.weight)
+        if hasattr(self, "feature_in"):
+            nn.init.orthogonal_(self.feature_in.weight)
+            nn.init.zeros_(self.feature_out.weight)
 
     def forward(self, histories: Tensor) -> Tensor:
         """Scores of every item after every event.

@@ -12,6 +12,7 @@ from collections import Counter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 from torch import Tensor
@@ -33,24 +34,36 @@ def text_features(catalogue: Catalogue, size: int) -> Tensor:
             are then zero.
 
     Returns:
-        float32 [V, F]; each row has mean square 1 (or is zero, for an item without any token).
+        float32 [V, F]; columns have mean 0, are uncorrelated, and have variance 1 (or 0), the
+        strongest direction first.
     """
     counts = _tfidf(catalogue)
     rank = min(size, min(counts.shape) - 1)
     if rank < 1:
         return torch.zeros(len(catalogue), size)
-    # A fixed start vector and a fixed sign: the same catalogue gives the same features.
+    # A fixed start vector and fixed signs: the same catalogue gives the same features.
     left, strength, right = svds(counts, k=rank, v0=np.ones(min(counts.shape)))
-    order = np.argsort(-strength)
-    signs = np.sign(right[np.arange(rank), np.abs(right).argmax(1)])[order]
+    signs = np.sign(right[np.arange(rank), np.abs(right).argmax(1)])
     # Singular values are damped to their square root: unweighted, rare words would be as loud
     # as genres; in full, genres would be all there is.
-    vectors = left[:, order] * np.sqrt(strength[order]) * signs
+    vectors = left * np.sqrt(np.maximum(strength, 0)) * signs
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
     features = np.zeros((len(catalogue), size), dtype=np.float32)
-    features[:, :rank] = unit * np.sqrt(size)
+    features[:, :rank] = _whitened(unit)
     return torch.from_numpy(features)
+
+
+def _whitened(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred and turned so that directions are uncorrelated, each with variance 1 or 0.
+
+    Noise on a weight then costs the same in every direction, and none tells what all items share.
+    """
+    centred = vectors - vectors.mean(0)
+    left, strength, right = np.linalg.svd(centred, full_matrices=False)
+    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
+    informative = strength > 1e-6 * max(strength.max(), 1e-12)
+    return np.asarray(left * signs * informative * np.sqrt(len(vectors)))
 
 
 def _tokens(title: str, genres: tuple[str, ...], year: int | None) -> Counter[str]:

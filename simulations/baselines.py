@@ -1,0 +1,105 @@
+"""What the federated model is measured against, each ranked for the same users.
+
+Most popular and first-order Markov counts know every organisation's data exactly; the private
+popularity pays the run's ε once at each organisation. They see the training events, as the
+trained models do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from shared.config import PrivacyConfig
+from shared.histories import Histories, LeaveOneOut
+from shared.metrics import Ranking, Scorer, rank_users
+from shared.models.attention import AttentionRecommender
+from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
+from shared.privacy.accounting import noise_multiplier_for
+from shared.privacy.noise import SeededRandom
+
+__all__ = ["Cases", "markov", "popularity", "private_popularity", "recommender", "validation_loss"]
+
+LOSS_USERS = 128
+"""Users whose validation loss is shown while training; a sample, for speed."""
+
+
+class Cases:
+    """The test cases of a split, and which organisation each belongs to.
+
+    Args:
+        split: leave-one-out over all users.
+        parts: user rows of each organisation, as `partition` gives them.
+        items: catalogue size V.
+        window: events that a scorer sees, T.
+    """
+
+    def __init__(
+        self, split: LeaveOneOut, parts: Sequence[NDArray[np.int64]], *, items: int, window: int
+    ) -> None:
+        self.split, self.items, self.window = split, items, window
+        case = {user: number for number, user in enumerate(split.test_inputs.users)}
+        self.parts = [
+            np.array([case[u] for u in split.train.select(rows).users if u in case], np.int64)
+            for rows in parts
+        ]
+
+    def rank(self, scorer: Scorer, rows: NDArray[np.int64] | None = None) -> Ranking:
+        """Ranks every test user's item, or those of some case rows, over the full catalogue."""
+        inputs, targets = self.split.test_inputs, self.split.test_targets
+        if rows is not None:
+            inputs, targets = inputs.select(rows), targets[rows]
+        return rank_users(scorer, inputs, targets, items=self.items, window=self.window)
+
+
+def popularity(train: Histories, items: int) -> Scorer:
+    """The most popular items, counted exactly."""
+    return Popularity(item_counts(train, items))
+
+
+def private_popularity(
+    sites: Sequence[Histories], items: int, privacy: PrivacyConfig, seed: int
+) -> Scorer:
+    """The most popular items, one noised count from each organisation under the run's (ε, δ).
+
+    Every user weighs the same: the clip norm 1 is below what any user adds.
+    """
+    if privacy.epsilon is None:
+        raise ValueError("a private baseline needs an epsilon")
+    noise = noise_multiplier_for(privacy.epsilon, privacy.delta, sample_rate=1.0, steps=1)
+    total = torch.zeros(items, dtype=torch.float64)
+    for stream, histories in enumerate(sites):
+        random = SeededRandom(seed, stream, 0)  # round 0: training rounds count from 1
+        total += noised_item_counts(
+            histories, items, clip_norm=1.0, noise_multiplier=noise, normal=random.normal
+        )
+    return Popularity(total)
+
+
+def markov(train: Histories, items: int) -> Scorer:
+    """First-order transition counts."""
+    return Markov.from_histories(train, items)
+
+
+def recommender(model: AttentionRecommender) -> Scorer:
+    """The trained model, on whatever device it is."""
+
+    def score(histories: Tensor, /) -> Tensor:
+        return model.next_item_scores(histories.to(model.device))
+
+    return score
+
+
+@torch.no_grad()
+def validation_loss(scorer: Scorer, split: LeaveOneOut, window: int) -> float:
+    """Mean cross-entropy of a few users' validation items, in nats."""
+    rows = np.linspace(0, len(split.validation_inputs) - 1, num=LOSS_USERS, dtype=np.int64)
+    rows = np.unique(rows)
+    scores = scorer(split.validation_inputs.padded(rows, window))
+    targets = torch.from_numpy(split.validation_targets[rows] - 1).to(scores.device)
+    return float(F.cross_entropy(scores, targets))

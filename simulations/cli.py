@@ -1,0 +1,302 @@
+"""sotto-lab: simulate a federation, fetch benchmark data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from shared.config import RunConfig
+from shared.errors import SottoError
+from simulations import datasets
+from simulations.config import Engine, read_settings
+from simulations.partition import Scheme
+from simulations.simulate import Simulation, prepare, reopen, simulate
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    help="Simulate federations, sweep privacy budgets, audit claims.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Benchmark data.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+messages = Console(stderr=True, highlight=False)
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder with interactions.* and items.* (CSV or Parquet), or MovieLens's own files. "
+        "Without it: the embedded MovieLens latest-small.",
+    ),
+]
+EpsilonOption = Annotated[
+    str | None,
+    typer.Option(help="Privacy budget of each organisation's users; 'none' trains without."),
+]
+DeltaOption = Annotated[
+    float | None, typer.Option(help="δ of the claim; below 1 / users of any organisation.")
+]
+OrganisationsOption = Annotated[int | None, typer.Option(help="How many share the users.")]
+PartitionOption = Annotated[
+    Scheme | None, typer.Option(help="How users are spread: evenly, or skewed by size or taste.")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Of partition, weights, samples and noise.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as section.key=value."),
+]
+
+
+@app.command("simulate")
+def simulate_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for everything of the run.")],
+    data_folder: DataOption = None,
+    organisations: OrganisationsOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = None,
+    partition: PartitionOption = None,
+    engine: Annotated[Engine | None, typer.Option(help="What runs the apps.")] = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json at the end.")] = False,
+) -> None:
+    """Train one recommender over simulated organisations and measure it.
+
+    Precedence: --config, then options, then --set. Settings and their meaning: docs/settings.md.
+    """
+    options: dict[str, Any] = _options(
+        data_folder, organisations, epsilon, delta, partition, seed
+    ) | {"training.rounds": rounds, "lab.engine": engine}
+    if resume:
+        simulation = reopen(out, options, assignments or [])
+    else:
+        simulation = prepare(read_settings(config, options, assignments or []), out)
+    _tell_data(simulation)
+    with _bars() as bars:
+        result = simulate(simulation, _Progress(bars))
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        _tell_result(result, out)
+
+
+@app.command("prepare")
+def prepare_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for catalogue, sites and results.")],
+    data_folder: DataOption = None,
+    organisations: OrganisationsOption = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = None,
+    partition: PartitionOption = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Write the sites of a federation, to be run with `flwr run .` instead of `simulate`."""
+    options = _options(data_folder, organisations, epsilon, delta, partition, seed)
+    simulation = prepare(read_settings(config, options, assignments or []), out)
+    _tell_data(simulation)
+    file = _write_run_config(simulation)
+    messages.print(
+        "Run it with Flower's own command:\n"
+        f"  flwr run . --run-config {file} "
+        f'--federation-config "num-supernodes={len(simulation.parts)}" --stream',
+        soft_wrap=True,
+    )
+
+
+@data.command("fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(datasets.SOURCES)}.")],
+    to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+    url: Annotated[str | None, typer.Option(help="A mirror; the checksum still holds.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Another checksum to demand.")] = None,
+) -> None:
+    """Download a benchmark from its publisher, verify its checksum, unpack it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=messages) as bars:
+        task = bars.add_task(f"fetching {name}", total=None)
+        folder = datasets.fetch(
+            name,
+            to,
+            url=url,
+            sha256=sha256,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    messages.print(f"{name} is in {folder}. Train on it: sotto-lab simulate --data {folder} ...")
+
+
+def main() -> None:
+    """The console command: 0 done, 2 a mistake that its message explains, 130 interrupted."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    try:
+        app()
+    except SottoError as error:
+        messages.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        messages.print("\ninterrupted; finished rounds are saved: go on with --resume")
+        sys.exit(130)
+
+
+class _Progress:
+    """Round, loss, the worst organisation's ε, time left: a bar a stage, or lines in a log."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars, self._stage = bars, ""
+        self._task: TaskID | None = None
+
+    def stage(self, text: str) -> None:
+        self._stage, self._task = text, None
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+        spent = "no privacy" if epsilon == float("inf") else f"ε {epsilon:.2f}"
+        figures = f"loss {loss:.3f}  {spent}"
+        if self._task is None:
+            self._task = self._bars.add_task(self._stage, total=of, figures="")
+        self._bars.update(self._task, completed=done, figures=figures)
+        if not self._bars.console.is_terminal and done % max(1, of // 5) == 0:
+            self._bars.console.print(f"{self._stage}: round {done} of {of}, {figures}")
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=messages,
+        disable=not messages.is_terminal,
+    )
+
+
+def _options(
+    data_folder: Path | None,
+    organisations: int | None,
+    epsilon: str | None,
+    delta: float | None,
+    partition: Scheme | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    return {
+        "lab.data": None if data_folder is None else str(data_folder.resolve()),
+        "lab.organisations": organisations,
+        "lab.partition": partition,
+        "privacy.epsilon": _number(epsilon),
+        "privacy.delta": delta,
+        "seed": seed,
+    }
+
+
+def _number(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def _write_run_config(simulation: Simulation) -> Path:
+    folder = simulation.folder.resolve()
+    run = simulation.config.run(
+        organisations=len(simulation.parts),
+        catalogue=folder / "catalogue",
+        out=folder,
+        resume=False,
+    )
+    flat = RunConfig.to_flat(run) | {"paths.sites": str(folder / "sites")}
+    file = folder / "flower.toml"
+    lines = [f'"{key}" = {json.dumps(value)}' for key, value in flat.items()]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def _tell_data(simulation: Simulation) -> None:
+    histories, dropped = simulation.dataset.histories, simulation.dataset.histories.dropped
+    sizes = sorted(len(rows) for rows in simulation.parts)
+    messages.print(
+        f"{simulation.dataset.name}: {len(histories):,} users, "
+        f"{len(simulation.dataset.catalogue):,} items, {histories.events:,} interactions, "
+        f"{len(sizes)} organisations of {sizes[0]:,} to {sizes[-1]:,} users"
+    )
+    if any(dropped.values()):
+        counts = ", ".join(f"{count:,} {why}" for why, count in dropped.items() if count)
+        messages.print(f"left out: {counts.replace('_', ' ')}")
+
+
+_TITLES = {
+    "popularity": "most popular, exact",
+    "popularity_private": "most popular, same ε",
+    "markov": "Markov counts, exact",
+    "local": "each organisation alone",
+    "federated": "federated",
+}
+
+
+def _tell_result(result: dict[str, Any], out: Path) -> None:
+    privacy, evaluation = result["privacy"], result["evaluation"]
+    figures = list(next(iter(evaluation["models"].values())))
+    table = Table(title=f"{evaluation['users']:,} users, {evaluation['protocol']}")
+    table.add_column("model")
+    for name in figures:
+        table.add_column(name, justify="right")
+    for name, values in evaluation["models"].items():
+        style = "bold" if name == "federated" else ""
+        cells = [f"{values[figure]:.4f}" for figure in figures]
+        table.add_row(_TITLES[name], *cells, style=style)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(_claim(privacy), soft_wrap=True)
+    seconds = result["cost"]["seconds"]
+    console.print(
+        f"{seconds['total']:.0f} s in all, {seconds['train']:.0f} s training together; "
+        f"{result['cost']['bytes_up_per_round'] / 1e6:.1f} MB up and "
+        f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB down a round"
+    )
+    console.print(f"Written: {out}/result.json, {out}/model, {out}/sites/*/ledger.sqlite")
+
+
+def _claim(privacy: dict[str, Any]) -> str:
+    if not privacy["private"]:
+        return "Trained WITHOUT privacy: fit for public data only."
+    worst = max(privacy["organisations"], key=lambda organisation: organisation["epsilon"])
+    return (
+        f"Each user's whole history is ({worst['epsilon']:.2f}, {privacy['delta']:g})-"
+        f"differentially private towards the coordinator (worst: {worst['name']}; add or remove "
+        "one user; numerical composition).\n"
+        "Simulated noise is seeded, so these files themselves protect nobody."
+    )
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

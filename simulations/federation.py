@@ -1,0 +1,224 @@
+"""A federation on one machine: a folder a site, and the real apps between them.
+
+A simulated organisation is what a partner has: site.toml, data and ledger in a folder. Only the
+transport is replaced, by an in-process grid or by Flower's Ray engine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.app
+from client.ledger import Ledger
+from client.site import FILE, Site
+from server.app import Observer, make_app
+from shared.catalogue import Catalogue
+from shared.config import PrivacyConfig, RunConfig
+from shared.histories import Histories, write_interactions
+from shared.wire import DESCRIBE_ACTION
+from simulations.config import Engine
+
+__all__ = ["InProcessGrid", "SimulatedSite", "make_site", "run_federation", "sites_in"]
+
+_DATA = "interactions.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedSite:
+    """What a simulated organisation is made of.
+
+    Attributes:
+        organisation: its name and its folder's.
+        histories: what its users did.
+        stream: tells its noise from the other sites' under one seed.
+    """
+
+    organisation: str
+    histories: Histories
+    stream: int
+
+
+def make_site(
+    folder: Path,
+    site: SimulatedSite,
+    catalogue: Catalogue,
+    *,
+    catalogue_folder: Path,
+    privacy: PrivacyConfig,
+    seed: int,
+    device: str,
+) -> None:
+    """Writes site.toml, data and an empty ledger into `folder`.
+
+    The site allows exactly the run's ε: a ledger that miscounted would stop the simulation.
+    """
+    folder.mkdir(parents=True)
+    write_interactions(site.histories, catalogue, folder / _DATA)
+    limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
+    # Last, so that a folder with a site.toml is whole.
+    Ledger.create(folder / "ledger.sqlite", site.organisation)
+    (folder / FILE).write_text(
+        f'organisation = "{site.organisation}"\n'
+        f'user_base = "{site.organisation}"\n'
+        f"population = {len(site.histories)}\n"
+        f'data = "{_DATA}"\n'
+        f'catalogue = "{os.path.relpath(catalogue_folder, folder)}"\n'
+        f'device = "{device}"\n\n'
+        f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n\n"
+        "[lab]  # simulated: the noise repeats itself and protects nobody\n"
+        f"seed = {seed}\nstream = {site.stream}\n",
+        encoding="utf-8",
+    )
+
+
+def sites_in(folder: Path) -> list[Path]:
+    """The site folders below `folder`, in order."""
+    return sorted(file.parent for file in folder.glob(f"*/{FILE}"))
+
+
+def run_federation(
+    config: RunConfig, sites: Sequence[Path], *, engine: Engine, observer: Observer
+) -> None:
+    """Runs the coordinator and every site until the last round is done.
+
+    Raises:
+        SottoError: whatever the coordinator raises.
+    """
+    if engine is Engine.RAY:
+        _run_on_ray(config, sites, observer)
+        return
+    grid = InProcessGrid(client.app.app, sites)
+    context = Context(
+        run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={}
+    )
+    make_app(config, observer)(grid, context)
+
+
+class InProcessGrid(Grid):
+    """Hands each message to a ClientApp in this process, one after the other.
+
+    Args:
+        app: the ClientApp that every node runs.
+        sites: one node for each site folder, numbered from 1.
+    """
+
+    def __init__(self, app: ClientApp, sites: Sequence[Path]) -> None:
+        self._app, self._run = app, Run.create_empty(run_id=1)
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"site": str(site)},
+                state=RecordDict(),
+                run_config={},
+            )
+            for node, site in enumerate(sites, start=1)
+        }
+        self._replies: dict[str, Message] = {}
+        # A Message takes its run and source from here; Flower sets it in every process it starts.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
+
+    def set_run(self, run: Run) -> None:
+        """Flower's part of the interface."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Every node is always connected."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Lets each receiver answer at once."""
+        return [self._deliver(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answers to these messages, once."""
+        return [self._replies.pop(number) for number in message_ids if number in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """The answers that came in time; after the deadline nobody else is asked."""
+        end = time.monotonic() + (float("inf") if timeout is None else timeout)
+        replies: list[Message] = []
+        for message in messages:
+            if time.monotonic() > end:
+                break
+            reply = self.pull_messages([self._deliver(message)])
+            if time.monotonic() <= end:
+                replies.extend(reply)
+        return replies
+
+    def _deliver(self, message: Message) -> str:
+        number = f"{len(self._replies)}-{id(message)}-{time.monotonic_ns()}"
+        message.metadata.__dict__["_message_id"] = number
+        self._replies[number] = self._app(message, self._contexts[message.metadata.dst_node_id])
+        return number
+
+
+def _run_on_ray(config: RunConfig, sites: Sequence[Path], observer: Observer) -> None:
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from flwr.simulation import run_simulation  # noqa: PLC0415 Ray takes seconds to import
+
+    run_simulation(
+        server_app=make_app(config, observer),
+        client_app=_app_for(sites[0].parent),
+        num_supernodes=len(sites),
+        backend_config={"client_resources": {**_resources()}},
+    )
+
+
+def _resources() -> dict[str, float]:
+    """As many threads for a client as this process has: the same sums, in the same order."""
+    gpus = 1.0 if torch.cuda.is_available() else 0.0
+    return {"num_cpus": float(torch.get_num_threads()), "num_gpus": gpus}
+
+
+def _app_for(sites: Path) -> ClientApp:
+    """The node's app, told where the simulated sites are."""
+    app, run_config = ClientApp(), {"paths.sites": str(sites.resolve())}
+
+    def handle(message: Message, context: Context) -> Message:
+        context.run_config = dict(run_config)
+        return client.app.app(message, context)
+
+    app.train()(handle)
+    app.query(DESCRIBE_ACTION)(handle)
+    return app
+
+
+def spent(sites: Iterable[Path]) -> Mapping[str, Any]:
+    """What each site's own ledger says: name -> (ε, releases)."""
+    found: dict[str, Any] = {}
+    for folder in sites:
+        site = Site.load(folder)
+        ledger = Ledger(site.ledger_file, site.user_base)
+        found[site.organisation] = (ledger.spent(site.policy.delta), ledger.releases())
+    return found

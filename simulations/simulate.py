@@ -1,0 +1,278 @@
+"""One simulation from data to result.json: prepare the sites, run, train alone, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.allocator import keep_freed_memory
+from server.app import Observer, model_with
+from server.checkpoint import Checkpoint
+from shared.catalogue import Catalogue
+from shared.config import RunConfig, flatten
+from shared.errors import CheckpointError, ConfigError
+from shared.histories import LeaveOneOut, leave_one_out
+from shared.metrics import Metrics, Ranking
+from shared.models.encoder import text_features
+from simulations import baselines, results
+from simulations.config import SimulationConfig, read_settings
+from simulations.datasets import Dataset, load
+from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
+from simulations.partition import partition
+
+__all__ = ["Reporter", "Simulation", "prepare", "reopen", "simulate"]
+
+SETTINGS, CATALOGUE, SITES, ALONE = "config.toml", "catalogue", "sites", "alone"
+
+
+class Reporter(Protocol):
+    """Who is told how a simulation goes."""
+
+    def stage(self, text: str) -> None:
+        """Something new begins."""
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+        """A round is over: validation loss in nats, and the worst organisation's ε so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """A simulation whose sites are on disk.
+
+    Attributes:
+        folder: holds everything of it.
+        config: what was asked.
+        dataset: all organisations' data, with the catalogue's features.
+        split: leave-one-out over all users.
+        parts: user rows of each organisation.
+    """
+
+    folder: Path
+    config: SimulationConfig
+    dataset: Dataset
+    split: LeaveOneOut
+    parts: Sequence[NDArray[np.int64]]
+
+    @property
+    def names(self) -> list[str]:
+        """The organisations, in the order of `parts` and of their folders."""
+        width = len(str(len(self.parts)))
+        return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
+
+    def site(self, number: int, *, alone: bool = False) -> SimulatedSite:
+        """Organisation `number`, counted from 0, with its training events."""
+        return SimulatedSite(
+            organisation=self.names[number],
+            histories=self.split.train.select(self.parts[number]),
+            # Alone it is another world: its noise is not that of the federation.
+            stream=number + len(self.parts) * alone,
+        )
+
+
+def prepare(config: SimulationConfig, folder: Path) -> Simulation:
+    """Reads the data, checks the parameters against it, and writes every site.
+
+    Raises:
+        SottoError: something does not fit; nothing was written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder} is not an empty folder: resume the run in it (--resume), name another "
+            "with --out, or remove it."
+        )
+    simulation = _load(config, folder)
+    _check_populations(simulation)
+    simulation.dataset.catalogue.save(folder / CATALOGUE)
+    for number in range(len(simulation.parts)):
+        _write_site(simulation, number, folder)
+    # Last, so that a folder with settings is whole.
+    (folder / SETTINGS).write_text(config.to_toml(), encoding="utf-8")
+    return simulation
+
+
+def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) -> Simulation:
+    """A simulation that was prepared before, to go on with.
+
+    Args:
+        folder: of the simulation.
+        changes: options that were given again; none may differ from what the run began with.
+        assignments: likewise, as `section.key=value`.
+
+    Raises:
+        CheckpointError: there is no run, or it was begun with other parameters or data.
+    """
+    file = folder / SETTINGS
+    if not file.is_file():
+        raise CheckpointError(f"{folder} holds no run to resume: start it without --resume.")
+    config, wanted = read_settings(file, {}, []), read_settings(file, changes, assignments)
+    began, asked = flatten(config), flatten(wanted)
+    differing = [
+        f"{key} = {asked[key]} (was {began[key]})" for key in began if asked[key] != began[key]
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the run in {folder} was begun with other parameters: {', '.join(differing)}. "
+            "Resume it without changing them, or start a new run in another folder."
+        )
+    simulation = _load(config, folder)
+    stored = Catalogue.load(folder / CATALOGUE)
+    if stored.fingerprint != simulation.dataset.catalogue.fingerprint:
+        raise CheckpointError(
+            f"the catalogue in {folder} is not the data's any more: resume with the data that the "
+            "run was begun with, or start a new run in another folder."
+        )
+    return simulation
+
+
+def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
+    """Runs, or goes on with, a prepared simulation and writes its result.json.
+
+    Returns:
+        The result, as written.
+    """
+    keep_freed_memory()
+    started = time.monotonic()
+    reporter.stage("training together")
+    final = _federate(simulation, simulation.folder, reporter)
+    alone = _train_alone(simulation, reporter) if simulation.config.lab.alone else None
+    reporter.stage("measuring")
+    measured = time.monotonic()
+    models = _measure(simulation, final, alone)
+    now = time.monotonic()
+    result = {
+        "schema": 1,
+        "data": results.data_section(
+            simulation.dataset,
+            dict(zip(simulation.names, map(len, simulation.parts), strict=True)),
+        ),
+        "privacy": results.privacy_section(
+            simulation.config.privacy, spent(sites_in(simulation.folder / SITES))
+        ),
+        "evaluation": results.evaluation_section(models),
+        "cost": results.cost(final.progress, total=now - started, evaluate=now - measured),
+        "seed": simulation.config.seed,
+        "versions": results.versions(),
+    }
+    results.write(simulation.folder, result)
+    return result
+
+
+def _load(config: SimulationConfig, folder: Path) -> Simulation:
+    lab = config.lab
+    dataset = load(Path(lab.data) if lab.data else None, lab.columns, lab.item_columns)
+    parts = partition(
+        dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
+    )
+    if config.model.items.uses_features:
+        features = text_features(dataset.catalogue, config.model.feature_size)
+        dataset = Dataset(
+            dataset.name, dataset.catalogue.with_features(features), dataset.histories
+        )
+    return Simulation(folder, config, dataset, leave_one_out(dataset.histories), parts)
+
+
+def _check_populations(simulation: Simulation) -> None:
+    privacy = simulation.config.privacy
+    largest = max(len(rows) for rows in simulation.parts)
+    if privacy.delta >= 1 / largest:
+        raise ConfigError(
+            f"privacy.delta = {privacy.delta:g} is not below 1 / {largest}, an organisation's "
+            "users: at such a δ a mechanism may publish a user outright. Choose one below "
+            f"{1 / largest:.2g}, 1e-5 for instance."
+        )
+
+
+def _write_site(simulation: Simulation, number: int, folder: Path, *, alone: bool = False) -> None:
+    site = simulation.site(number, alone=alone)
+    make_site(
+        folder / SITES / site.organisation,
+        site,
+        simulation.dataset.catalogue,
+        catalogue_folder=simulation.folder / CATALOGUE,
+        privacy=simulation.config.privacy,
+        seed=simulation.config.seed,
+        device=simulation.config.lab.device,
+    )
+
+
+def _run_config(simulation: Simulation, folder: Path) -> RunConfig:
+    return simulation.config.run(
+        organisations=len(sites_in(folder / SITES)),
+        catalogue=simulation.folder / CATALOGUE,
+        out=folder,
+        resume=Checkpoint.exists(folder),
+    )
+
+
+def _federate(simulation: Simulation, folder: Path, reporter: Reporter) -> Checkpoint:
+    """The last checkpoint of the federation below `folder`; runs what is left of it."""
+    sites, config = sites_in(folder / SITES), _run_config(simulation, folder)
+    run_federation(
+        config,
+        sites,
+        engine=simulation.config.lab.engine,
+        observer=_observer(simulation, config, sites, reporter),
+    )
+    return Checkpoint.load(folder)
+
+
+def _observer(
+    simulation: Simulation, config: RunConfig, sites: list[Path], reporter: Reporter
+) -> Observer:
+    catalogue, window = simulation.dataset.catalogue, config.model.max_length
+
+    def observe(checkpoint: Checkpoint) -> None:
+        model = model_with(checkpoint.weights, config, catalogue)
+        reporter.round(
+            checkpoint.progress.round,
+            config.training.rounds,
+            loss=baselines.validation_loss(baselines.recommender(model), simulation.split, window),
+            epsilon=max(epsilon for epsilon, _ in spent(sites).values()),
+        )
+
+    return observe
+
+
+def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]:
+    """Each organisation by itself, under its own ε, with as many steps."""
+    checkpoints = []
+    for number, name in enumerate(simulation.names):
+        reporter.stage(f"training {name} alone")
+        folder = simulation.folder / ALONE / name
+        if not sites_in(folder / SITES):
+            _write_site(simulation, number, folder, alone=True)
+        checkpoints.append(_federate(simulation, folder, reporter))
+    return checkpoints
+
+
+def _measure(
+    simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
+) -> dict[str, Metrics]:
+    config, catalogue = simulation.config, simulation.dataset.catalogue
+    items, train = len(catalogue), simulation.split.train
+    cases = baselines.Cases(
+        simulation.split, simulation.parts, items=items, window=config.model.max_length
+    )
+    run = _run_config(simulation, simulation.folder)
+
+    def trained(checkpoint: Checkpoint, rows: NDArray[np.int64] | None = None) -> Ranking:
+        model = model_with(checkpoint.weights, run, catalogue)
+        return cases.rank(baselines.recommender(model), rows)
+
+    models = {"popularity": cases.rank(baselines.popularity(train, items))}
+    if config.privacy.private:
+        histories = [simulation.site(number).histories for number in range(len(simulation.parts))]
+        scorer = baselines.private_popularity(histories, items, config.privacy, config.seed)
+        models["popularity_private"] = cases.rank(scorer)
+    models["markov"] = cases.rank(baselines.markov(train, items))
+    if alone is not None:
+        own = zip(alone, cases.parts, strict=True)
+        models["local"] = Ranking.pooled([trained(c, rows) for c, rows in own if len(rows)])
+    models["federated"] = trained(final)
+    return {name: ranking.metrics() for name, ranking in models.items()}
