@@ -8,7 +8,6 @@ and takes an empty batch.
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,12 +171,12 @@ def _per_user_gradients(model: AttentionRecommender) -> Iterator[GradSampleModul
             yield watched
         finally:
             watched.remove_hooks()
+            # Opacus's wrappers hold cycles; let go of everything large by hand, or several GB
+            # gather before Python looks.
             for p in model.parameters():
                 p.grad = None
                 for held in ("grad_sample", "summed_grad"):
                     setattr(p, held, None)
-            del watched
-            gc.collect()  # Opacus's wrappers hold cycles; several GB gather before Python looks.
 
 
 def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Optimizer:

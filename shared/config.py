@@ -101,10 +101,10 @@ class ModelConfig:
     item_bias: bool = True
     feature_size: int = 64
     hidden_size: int = 64
-    layers: int = 2
+    layers: int = 1
     heads: int = 2
     max_length: int = 50
-    dropout: float = 0.2
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least_one(
@@ -211,8 +211,8 @@ class ServerConfig:
         max_update_norm: a reply whose change is longer than this is refused, > 0.
     """
 
-    strategy: StrategyName = StrategyName.FEDADAM
-    learning_rate: float = 0.003
+    strategy: StrategyName = StrategyName.FEDAVGM
+    learning_rate: float = 0.03
     momentum: float = 0.9
     tau: float = 0.001
     weighting: Weighting = Weighting.EQUAL

@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
 
+import click
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -23,12 +25,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from shared.config import RunConfig
 from shared.errors import SottoError
 from simulations import datasets
 from simulations.config import Engine, read_settings
 from simulations.partition import Scheme
+from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
 
 __all__ = ["main"]
@@ -90,7 +94,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
 ) -> None:
     """Train one recommender over simulated organisations and measure it.
 
-    Precedence: --config, then options, then --set. Settings and their meaning: docs/settings.md.
+    What is given later wins: --config, then options, then --set. See: sotto-lab settings.
     """
     options: dict[str, Any] = _options(
         data_folder, organisations, epsilon, delta, partition, seed
@@ -134,6 +138,22 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     )
 
 
+@app.command("settings")
+def settings_command(
+    as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
+) -> None:
+    """List every setting that --config and --set take, with its default."""
+    found = settings()
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(setting) for setting in found], indent=2) + "\n")
+        return
+    table = Table("setting", "default", "meaning")
+    for setting in found:
+        default = "(state it)" if setting.default is None else json.dumps(setting.default)
+        table.add_row(setting.key, default, setting.meaning)
+    Console(highlight=False).print(table)
+
+
 @data.command("fetch")
 def fetch_command(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(datasets.SOURCES)}.")],
@@ -160,11 +180,14 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except SottoError as error:
-        messages.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        messages.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
         messages.print("\ninterrupted; finished rounds are saved: go on with --resume")
         sys.exit(130)
 
@@ -185,7 +208,7 @@ class _Progress:
         if self._task is None:
             self._task = self._bars.add_task(self._stage, total=of, figures="")
         self._bars.update(self._task, completed=done, figures=figures)
-        if not self._bars.console.is_terminal and done % max(1, of // 5) == 0:
+        if not self._bars.console.is_terminal and done and done % max(1, of // 5) == 0:
             self._bars.console.print(f"{self._stage}: round {done} of {of}, {figures}")
 
 
@@ -283,7 +306,7 @@ def _tell_result(result: dict[str, Any], out: Path) -> None:
         f"{result['cost']['bytes_up_per_round'] / 1e6:.1f} MB up and "
         f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB down a round"
     )
-    console.print(f"Written: {out}/result.json, {out}/model, {out}/sites/*/ledger.sqlite")
+    console.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
 
 
 def _claim(privacy: dict[str, Any]) -> str:
@@ -296,7 +319,3 @@ def _claim(privacy: dict[str, Any]) -> str:
         "one user; numerical composition).\n"
         "Simulated noise is seeded, so these files themselves protect nobody."
     )
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")

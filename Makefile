@@ -1,0 +1,32 @@
+.PHONY: help setup demo test check clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:  ## what each target does
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+setup: $(READY)  ## create .venv and install Sotto with everything
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Sotto needs Python 3.11 to 3.13; this is %d.%d: name another with make PYTHON=..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] < (3, 14) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## train over 4 organisations at ε = 8 on the embedded data, into runs/demo
+	@rm -rf runs/demo
+	$(BIN)/sotto-lab simulate --organisations 4 --epsilon 8 --delta 1e-4 --out runs/demo
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)  ## everything: lint, format, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+clean:  ## remove what make made
+	rm -rf .venv runs build *.egg-info

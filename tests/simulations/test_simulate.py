@@ -1,0 +1,257 @@
+"""Whole simulations: what is written, what is claimed, what survives being killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+
+from client.ledger import Ledger
+from server.checkpoint import Checkpoint
+from shared.catalogue import Catalogue
+from shared.errors import CheckpointError, ConfigError, DataError
+from shared.models.attention import AttentionRecommender
+from simulations.config import SimulationConfig, read_settings
+from simulations.simulate import prepare, reopen, simulate
+
+from .conftest import EVENTS, ITEMS, TINY_SETTINGS, USERS
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Silent:
+    """A reporter that remembers, and may kill the run after some rounds."""
+
+    def __init__(self, kill_after: int | None = None) -> None:
+        self.kill_after, self.epsilons = kill_after, list[float]()
+
+    def stage(self, text: str) -> None: ...
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+        assert np.isfinite(loss)
+        self.epsilons.append(epsilon)
+        if done == self.kill_after:
+            raise Killed
+
+
+def settings(data: Path, *assignments: str, epsilon: float | str = 8.0) -> SimulationConfig:
+    options = {"privacy.epsilon": epsilon, "privacy.delta": 1e-2, "lab.data": str(data)}
+    return read_settings(
+        None, options, ["lab.organisations=3", "lab.alone=false", *TINY_SETTINGS, *assignments]
+    )
+
+
+def run(config: SimulationConfig, folder: Path) -> dict[str, Any]:
+    return simulate(prepare(config, folder), Silent())
+
+
+@pytest.fixture(scope="module")
+def private_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "private"
+    run(settings(tiny_data, "lab.alone=true"), folder)
+    return folder
+
+
+def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
+    result = json.loads((private_run / "result.json").read_text())
+
+    assert list(result) == [
+        *("schema", "data", "privacy", "evaluation", "cost", "seed", "versions"),
+    ]
+    assert result["data"] | {"organisations": []} == {
+        "name": "tiny",
+        "users": USERS,
+        "items": ITEMS,
+        "interactions": USERS * EVENTS,
+        "organisations": [],
+    }
+    assert [o["population"] for o in result["data"]["organisations"]] == [8, 8, 8]
+    privacy = result["privacy"]
+    assert (privacy["private"], privacy["unit"], privacy["trust"]) == (True, "user", "local")
+    assert (privacy["adjacency"], privacy["delta"]) == ("add-or-remove-one", 0.01)
+    evaluation = result["evaluation"]
+    assert evaluation["protocol"] == "leave-one-out, full ranking, seen items removed"
+    assert (evaluation["split"], evaluation["users"]) == ("test", USERS)
+    models = evaluation["models"]
+    assert set(models) == {"popularity", "popularity_private", "markov", "local", "federated"}
+    for figures in models.values():
+        assert list(figures) == ["hr@10", "ndcg@10", "mrr@10", "coverage@10"]
+        assert all(0 <= value <= 1 for value in figures.values())
+    assert set(result["cost"]["seconds"]) == {"total", "train", "evaluate"}
+    weights = Checkpoint.load(private_run).weights
+    size = 3 * sum(value.nbytes + 128 for value in weights.values())  # 128: NumPy's header
+    assert result["cost"]["bytes_up_per_round"] == size
+    assert result["cost"]["bytes_down_per_round"] == size
+    assert result["cost"]["peak_rss_bytes"] > 10**7
+
+
+def test_the_stated_epsilon_is_what_an_independent_accountant_says(private_run: Path) -> None:
+    privacy = json.loads((private_run / "result.json").read_text())["privacy"]
+
+    assert len(privacy["organisations"]) == 3
+    for organisation in privacy["organisations"]:
+        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+        for release in organisation["releases"]:
+            event = PoissonSampledDpEvent(
+                release["sample_rate"], GaussianDpEvent(release["noise_multiplier"])
+            )
+            accountant.compose(event, release["steps"])
+        reference = accountant.get_epsilon(privacy["delta"])
+        assert organisation["epsilon"] == pytest.approx(reference, rel=0.01)
+        assert sum(release["steps"] for release in organisation["releases"]) == 4
+        assert 7.9 < organisation["epsilon"] <= 8
+
+
+def test_each_site_keeps_its_own_ledger(private_run: Path) -> None:
+    privacy = json.loads((private_run / "result.json").read_text())["privacy"]
+    for organisation in privacy["organisations"]:
+        name = organisation["name"]
+        ledger = Ledger(private_run / "sites" / name / "ledger.sqlite", name)
+        assert ledger.spent(privacy["delta"]) == organisation["epsilon"]
+        alone = Ledger(private_run / "alone" / name / "sites" / name / "ledger.sqlite", name)
+        assert alone.spent(privacy["delta"]) == organisation["epsilon"]
+
+
+def test_the_model_can_be_used(private_run: Path) -> None:
+    model = AttentionRecommender.from_pretrained(private_run / "model")
+    final = Checkpoint.load(private_run).weights
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().numpy(), final[name])
+    catalogue = Catalogue.load(private_run / "catalogue")
+    assert catalogue.features is not None
+    assert model.features.table[1:].equal(catalogue.features)
+
+
+def test_no_held_out_event_reaches_a_site(tiny_data: Path, tmp_path: Path) -> None:
+    simulation = prepare(settings(tiny_data), tmp_path / "run")
+    for number in range(3):
+        histories = simulation.site(number).histories
+        assert set(histories.lengths) == {EVENTS - 2}
+    held = zip(simulation.split.test_inputs, simulation.split.train, strict=True)
+    assert all(list(inputs[:-1]) == list(train) for inputs, train in held)
+
+
+def test_without_privacy_nothing_is_claimed(tiny_data: Path, tmp_path: Path) -> None:
+    result = run(settings(tiny_data, epsilon="none"), tmp_path / "run")
+    assert result["privacy"]["private"] is False
+    assert {o["epsilon"] for o in result["privacy"]["organisations"]} == {None}
+    assert "popularity_private" not in result["evaluation"]["models"]
+    json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("epsilon", ["none", 8.0])
+@pytest.mark.parametrize("kill_after", [0, 1, 3])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tiny_data: Path, tmp_path: Path, epsilon: float | str, kill_after: int
+) -> None:
+    config = settings(tiny_data, "server.strategy=fedadam", epsilon=epsilon)
+    whole = tmp_path / "whole"
+    expected = run(config, whole)
+
+    killed = tmp_path / "killed"
+    first = Silent(kill_after)
+    with pytest.raises(Killed):
+        simulate(prepare(config, killed), first)
+    second = Silent()
+    result = simulate(reopen(killed, {}, []), second)
+
+    ours, theirs = Checkpoint.load(killed), Checkpoint.load(whole)
+    assert ours.progress.round == theirs.progress.round == 4
+    for name, value in theirs.weights.items():
+        np.testing.assert_array_equal(ours.weights[name], value)
+    assert second.epsilons[0] >= first.epsilons[-1]
+    assert result["privacy"] == expected["privacy"]
+    assert result["evaluation"] == expected["evaluation"]
+
+
+def test_a_finished_run_is_only_measured_again(private_run: Path) -> None:
+    before = json.loads((private_run / "result.json").read_text())
+    reporter = Silent()
+    after = simulate(reopen(private_run, {}, []), reporter)
+    assert after["evaluation"] == before["evaluation"]
+    assert after["privacy"] == before["privacy"]
+
+
+def test_the_same_seed_gives_the_same_result_and_another_does_not(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(settings(tiny_data, f"seed={seed}"), tmp_path / name)
+    a, b, c = (Checkpoint.load(tmp_path / name).weights for name in "abc")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not all(np.array_equal(a[name], c[name]) for name in a)
+
+
+def test_organisations_do_not_share_their_noise(tiny_data: Path, tmp_path: Path) -> None:
+    simulation = prepare(settings(tiny_data), tmp_path / "run")
+    streams = {simulation.site(n, alone=alone).stream for n in range(3) for alone in (False, True)}
+    assert len(streams) == 6
+
+
+def test_the_coordinator_cannot_overspend_a_site(tiny_data: Path, tmp_path: Path) -> None:
+    simulation = prepare(settings(tiny_data), tmp_path / "run")
+    simulate(simulation, Silent())
+    # The same sites, asked by a new run: the budget is the users', not the run's.
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    with pytest.raises(Exception, match="would exceed this organisation's privacy budget"):
+        simulate(simulation, Silent())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training.rounds": 9}, r"training.rounds = 9 \(was 4\)"),
+        ({"privacy.epsilon": 3}, r"privacy.epsilon = 3.0 \(was 8.0\)"),
+        ({"seed": 5}, r"seed = 5 \(was 0\)"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_parameters(
+    private_run: Path, change: dict[str, float], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        reopen(private_run, change, [])
+
+
+def test_a_run_is_not_resumed_with_another_catalogue(tiny_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "tiny"
+    data.mkdir()
+    for file in tiny_data.iterdir():
+        (data / file.name).write_bytes(file.read_bytes())
+    prepare(settings(data), tmp_path / "run")
+    items = data / "items.csv"
+    items.write_text(items.read_text().replace("Horror story", "Horror tale"))
+    with pytest.raises(CheckpointError, match=r"the catalogue in .* is not the data's any more"):
+        reopen(tmp_path / "run", {}, [])
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    for config, error, message in [
+        (settings(tiny_data, "privacy.delta=0.2"), ConfigError, "not below 1 / 8"),
+        (settings(tiny_data, "lab.organisations=25"), ConfigError, "for 24 users"),
+        (settings(tmp_path / "absent"), DataError, "the folder does not exist"),
+    ]:
+        with pytest.raises(error, match=message):
+            prepare(config, folder)
+        assert not folder.exists()
+
+
+def test_a_folder_in_use_is_not_written_to(private_run: Path, tiny_data: Path) -> None:
+    before = sorted(private_run.rglob("*"))
+    with pytest.raises(ConfigError, match="not an empty folder: resume the run in it"):
+        prepare(settings(tiny_data), private_run)
+    assert sorted(private_run.rglob("*")) == before
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no run to resume"):
+        reopen(tmp_path, {}, [])
