@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from torch import Tensor
 
 from client.allocator import keep_freed_memory
-from client.guard import Guard
+from client.guard import Computation, Guard
 from client.ledger import Ledger
 from client.site import Site, locate
 from client.trainer import LocalPlan, train
@@ -83,12 +82,13 @@ def train_round(message: Message, context: Context) -> Message:
     request = TrainRequest.from_content(message.content)
     site, catalogue = _open(context)
     guard = Guard(site, Ledger(site.ledger_file, site.user_base), catalogue.fingerprint)
-    change = guard.train(request, lambda: _compute(request, site, catalogue))
+    change = guard.train(request, lambda: _prepare(request, site, catalogue))
     reply = TrainReply(change={name: value.numpy() for name, value in change.items()})
     return Message(reply.to_content(), reply_to=message)
 
 
-def _compute(request: TrainRequest, site: Site, catalogue: Catalogue) -> dict[str, Tensor]:
+def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
+    """All that may fail, before it is paid for."""
     keep_freed_memory()
     plan = LocalPlan(
         steps=request.local_steps,
@@ -104,7 +104,7 @@ def _compute(request: TrainRequest, site: Site, catalogue: Catalogue) -> dict[st
     load_weights(model, request)
     histories = _histories(site, catalogue, request.model.max_length)
     model.to(site.torch_device())  # type: ignore[arg-type]  # transformers' stub of Module.to
-    return train(model, histories, plan, site.random(request.round))
+    return lambda: train(model, histories, plan, site.random(request.round))
 
 
 def load_weights(model: AttentionRecommender, request: TrainRequest) -> None:
@@ -128,6 +128,7 @@ def load_weights(model: AttentionRecommender, request: TrainRequest) -> None:
 
 def _open(context: Context) -> tuple[Site, Catalogue]:
     site = Site.load(locate(context.node_config, context.run_config))
+    site.check_seed(context.node_config)
     return site, _catalogue(site)
 
 

@@ -1,7 +1,7 @@
 """Stands between every request and the data: admits or refuses, charges, repeats itself.
 
-The order is fixed: a kept answer goes out again; else the request is checked, the ledger is
-charged, and only then anything is computed; the answer is on disk before it leaves.
+The order is fixed: a kept answer goes out again; else the request is checked and prepared for, the
+ledger is charged, and only then anything is computed; the answer is on disk before it leaves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from shared.wire import TrainRequest
 
 __all__ = ["Guard"]
 
+Change = dict[str, Tensor]
+"""Noised change of each trainable weight, by name."""
+Computation = Callable[[], Change]
+SMALLEST_SPREAD = 1e-20
+"""Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
+
 
 class Guard:
     """The partner's policy, as it meets each request.
@@ -33,14 +39,14 @@ class Guard:
     def __init__(self, site: Site, ledger: Ledger, catalogue: str) -> None:
         self._site, self._ledger, self._catalogue = site, ledger, catalogue
 
-    def train(
-        self, request: TrainRequest, compute: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Change:
         """The answer to a request for training: kept, or computed once and paid for.
 
         Args:
             request: what the coordinator asks.
-            compute: trains and returns the noised change; called at most once, after the charge.
+            prepare: does all that may fail, and releases nothing: reads the data, builds the
+                model. What it returns is called at most once, after the charge, and gives the
+                noised change: a broken data file costs no budget.
 
         Raises:
             Refused: the request is outside the policy, or would overspend.
@@ -48,7 +54,7 @@ class Guard:
         """
         kept = self._ledger.answer(request.run, request.round)
         if kept is None:
-            release = self._admit(request)
+            release, compute = self._admit(request), prepare()
             policy = self._site.policy
             self._ledger.charge(
                 Entry(run=request.run, round=request.round, release=release),
@@ -57,7 +63,8 @@ class Guard:
             )
             change = {name: value.contiguous() for name, value in compute().items()}
             kept = self._ledger.keep_answer(request.run, request.round, save(change))
-        return load(kept)
+        # In a fixed order, which `load` does not have: the same bytes go out again.
+        return dict(sorted(load(kept).items()))
 
     def _admit(self, request: TrainRequest) -> Release:
         if request.catalogue != self._catalogue:
@@ -66,6 +73,9 @@ class Guard:
                 f"the request is for catalogue {request.catalogue[:12]}, this site holds "
                 f"{self._catalogue[:12]}: ask the coordinator for the current one",
             )
+        spread = request.noise_multiplier * request.clip_norm
+        if request.noise_multiplier and spread < SMALLEST_SPREAD:
+            raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")
         if not all(np.isfinite(value).all() for value in request.weights.values()):
             raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
         return Release(

@@ -142,31 +142,25 @@ class Ledger:
             Refused: the run has later answers, so this one was given and is no longer kept.
         """
         with self._open() as database:
-            row = database.execute(
-                "SELECT body FROM answers WHERE run = ? AND round = ?", (run, round_number)
-            ).fetchone()
-            last = database.execute(
-                "SELECT max(round) FROM answers WHERE run = ?", (run,)
-            ).fetchone()[0]
-        if row is None and last is not None and round_number < last:
-            raise Refused(Refusal.CLOSED, f"round {round_number} of run {run}; the last is {last}")
-        return None if row is None else bytes(row[0])
+            return _kept(database, run, round_number)
 
     def keep_answer(self, run: str, round_number: int, body: bytes) -> bytes:
-        """Stores the answer durably and returns the one to send: the first that was stored."""
+        """Stores the answer durably and returns the one to send: the first that was stored.
+
+        Raises:
+            Refused: as `answer`; a slow repeat must not replace an answer that was let go.
+        """
         with self._open() as database:
             database.execute("BEGIN IMMEDIATE")
-            database.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (run, round_number, body)
-            )
+            kept = _kept(database, run, round_number)
+            if kept is not None:
+                return kept
+            database.execute("INSERT INTO answers VALUES (?, ?, ?)", (run, round_number, body))
             database.execute(
                 "DELETE FROM answers WHERE run = ? AND round <= ?",
                 (run, round_number - ANSWERS_KEPT),
             )
-            kept: tuple[bytes] = database.execute(
-                "SELECT body FROM answers WHERE run = ? AND round = ?", (run, round_number)
-            ).fetchone()
-        return bytes(kept[0])
+        return body
 
     def _releases(self, database: sqlite3.Connection) -> list[Release]:
         rows = database.execute(
@@ -174,10 +168,7 @@ class Ledger:
             " WHERE user_base = ? ORDER BY id",
             (self.user_base,),
         )
-        try:
-            return merge([_release(*row) for row in rows])
-        except ValueError as error:
-            raise LedgerError(f"{self.path}: an entry is not a release ({error}).") from error
+        return merge([self._release(*row) for row in rows])
 
     def _charged(self, database: sqlite3.Connection, entry: Entry) -> bool:
         row = database.execute(
@@ -185,17 +176,32 @@ class Ledger:
             " WHERE user_base = ? AND run = ? AND round = ? AND kind = ?",
             (self.user_base, entry.run, entry.round, str(entry.release.kind)),
         ).fetchone()
-        if row is not None and _release(*row) != entry.release:
+        if row is not None and self._release(*row) != entry.release:
             raise Refused(
                 Refusal.POLICY,
                 f"round {entry.round} of run {entry.run} was charged with other parameters",
             )
         return row is not None
 
+    def _release(
+        self, kind: str, noise_multiplier: float, sample_rate: float, steps: int
+    ) -> Release:
+        try:
+            return Release(
+                kind=ReleaseKind(kind),
+                noise_multiplier=noise_multiplier,
+                sample_rate=sample_rate,
+                steps=steps,
+            )
+        except (TypeError, ValueError) as error:
+            raise LedgerError(f"{self.path}: an entry is not a release ({error}).") from error
+
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            # Mode rw: a file that went missing is not made anew.
+            uri = f"{self.path.resolve().as_uri()}?mode=rw"
+            database = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)
             try:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA synchronous = FULL")
@@ -211,10 +217,11 @@ class Ledger:
             ) from error
 
 
-def _release(kind: str, noise_multiplier: float, sample_rate: float, steps: int) -> Release:
-    return Release(
-        kind=ReleaseKind(kind),
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
-        steps=steps,
-    )
+def _kept(database: sqlite3.Connection, run: str, round_number: int) -> bytes | None:
+    row = database.execute(
+        "SELECT body FROM answers WHERE run = ? AND round = ?", (run, round_number)
+    ).fetchone()
+    last = database.execute("SELECT max(round) FROM answers WHERE run = ?", (run,)).fetchone()[0]
+    if row is None and last is not None and round_number < last:
+        raise Refused(Refusal.CLOSED, f"round {round_number} of run {run}; the last is {last}")
+    return None if row is None else bytes(row[0])

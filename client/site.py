@@ -17,10 +17,13 @@ from shared.config import Value, flat_tables, parse_sections
 from shared.errors import ConfigError, SiteError
 from shared.histories import Columns, Histories, read_histories
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
+from shared.wire import is_name
 
-__all__ = ["LabSeed", "Policy", "Site", "locate"]
+__all__ = ["FILE", "LabSeed", "Policy", "Site", "locate"]
 
 FILE = "site.toml"
+SIMULATED = "simulated"
+"""Key of the node config, the partner's own, with which the lab marks its nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ class Site:
     """All of site.toml; paths are relative to the file.
 
     Attributes:
-        organisation: the name the partner goes by.
+        organisation: the name the partner goes by; public, printable, short.
         user_base: whose budget is spent: the same name for ever, whatever the data file.
         population: declared users, public, >= 1.
         data: interactions, CSV or Parquet.
@@ -85,21 +88,29 @@ class Site:
     folder: str = ""
 
     def __post_init__(self) -> None:
-        checks = {
-            "population": (self.population >= 1, "declare how many users you have"),
-            "policy.max_epsilon": (self.policy.max_epsilon > 0, "choose a number above 0"),
-            "policy.delta": (
-                0 < self.policy.delta < 1 / max(self.population, 1),
-                f"choose a number above 0 and below 1 / population = {1 / self.population:.3g}"
-                if self.population >= 1
-                else "choose a number above 0",
+        name, population, policy = self.organisation, self.population, self.policy
+        below = 1 / max(population, 1)
+        checks = (
+            ("organisation", name, is_name(name), "give a name that can be shown"),
+            ("user_base", self.user_base, bool(self.user_base.strip()), "name your users"),
+            ("population", population, population >= 1, "declare how many users you have"),
+            (
+                "policy.max_epsilon",
+                policy.max_epsilon,
+                policy.max_epsilon > 0,
+                "choose a number above 0",
             ),
-        }
-        values = {"population": self.population, "policy.max_epsilon": self.policy.max_epsilon}
-        values["policy.delta"] = self.policy.delta
-        for key, (holds, remedy) in checks.items():
+            (
+                "policy.delta",
+                policy.delta,
+                0 < policy.delta < below,
+                f"choose a number above 0 and below 1 / population = {below:.3g}",
+            ),
+            ("lab.stream", self.lab.stream, self.lab.stream >= 0, "choose a whole number >= 0"),
+        )
+        for key, value, holds, remedy in checks:
             if not holds:
-                raise SiteError(f"{self.folder}/{FILE}: {key} = {values[key]}: {remedy}.")
+                raise SiteError(f"{self.folder}/{FILE}: {key} = {value!r}: {remedy}.")
 
     @classmethod
     def load(cls, path: Path) -> Site:
@@ -115,6 +126,8 @@ class Site:
             raise SiteError(f"{file}: not readable ({error.strerror}). Check the path.") from error
         except ValueError as error:
             raise SiteError(f"{file}: not valid TOML ({error}). Mend that line.") from error
+        if "folder" in tables:
+            raise SiteError(f"{file}: 'folder' is where this file lies, no key of it: remove it.")
         try:
             return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent.resolve())})
         except ConfigError as error:
@@ -124,6 +137,18 @@ class Site:
     def simulated(self) -> bool:
         """Whether the lab made this site: only then may its noise be seeded."""
         return self.lab.seed >= 0
+
+    def check_seed(self, node_config: Mapping[str, Value]) -> None:
+        """Refuses seeded noise on a node that is not the lab's.
+
+        Raises:
+            SiteError: the file has a [lab] seed, but the node is not marked as simulated.
+        """
+        if self.simulated and not {"partition-id", SIMULATED} & set(node_config):
+            raise SiteError(
+                f"{self.folder}/{FILE}: lab.seed = {self.lab.seed} makes noise that repeats itself "
+                "and protects nobody: remove the [lab] table from a real site."
+            )
 
     @property
     def ledger_file(self) -> Path:
@@ -186,4 +211,3 @@ def locate(node_config: Mapping[str, Value], run_config: Mapping[str, Value]) ->
             "simulate as many nodes as there are sites."
         )
     return folders[int(rank)]
-

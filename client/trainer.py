@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.config import Optimiser
 from shared.histories import Histories
@@ -68,7 +68,7 @@ class LocalPlan:
 
 
 class SourcedNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus is untyped
-    """Opacus's noise step with noise from a `RandomSource` instead of torch's generator.
+    """Opacus's step, hardened: no user can make the sum infinite, and noise is not torch's.
 
     A torch generator is a Mersenne twister whose fresh state is the same in every process.
     """
@@ -84,6 +84,16 @@ class SourcedNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus is unt
             loss_reduction="mean",
         )
         self._random = random
+
+    def clip_and_accumulate(self) -> None:
+        """Clips each user's gradient and adds it up.
+
+        Weights can be chosen so that only users of one item overflow. Clipping keeps NaN, and
+        NaN in the sum would tell that there is such a user: what is not finite counts as 0.
+        """
+        for p in self.params:
+            p.grad_sample.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        super().clip_and_accumulate()
 
     def add_noise(self) -> None:
         """Adds N(0, (σC)²) to each summed gradient, once."""
@@ -112,6 +122,7 @@ def train(
     with _own_torch_seed(random):
         step = _private_step if plan.noise_multiplier > 0 else _plain_step
         step(model, _batches(model, histories, plan, random), plan, random)
+    _clear_padding(model)
     return {
         name: (p.detach() - before[name]).to("cpu", torch.float32) for name, p in weights.items()
     }
@@ -170,13 +181,14 @@ def _per_user_gradients(model: AttentionRecommender) -> Iterator[GradSampleModul
         try:
             yield watched
         finally:
-            watched.remove_hooks()
+            watched.cleanup()
             # Opacus's wrappers hold cycles; let go of everything large by hand, or several GB
             # gather before Python looks.
             for p in model.parameters():
                 p.grad = None
-                for held in ("grad_sample", "summed_grad"):
-                    setattr(p, held, None)
+                vars(p).pop("summed_grad", None)
+            for module in model.modules():
+                vars(module).pop("activations", None)
 
 
 def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Optimizer:
@@ -184,6 +196,14 @@ def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Opti
     if plan.optimiser is Optimiser.SGD:
         return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
+
+
+def _clear_padding(model: AttentionRecommender) -> None:
+    """Takes noise off the padding row, which no user's gradient reaches."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx] = 0.0
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from shared.wire import DESCRIBE, DescribeReply, DescribeRequest, Weights
 
 __all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
 
+log = logging.getLogger("sotto.server")
 MODEL = "model"
 """Folder, below `paths.out`, of the finished model."""
 Observer = Callable[[Checkpoint], None]
@@ -200,11 +202,13 @@ def _meet(grid: Grid, config: RunConfig, catalogue: str) -> list[Partner]:
             f"{len(partners)} of {wanted} organisations can take part "
             f"({'; '.join(problems) or 'the others did not answer'})."
         )
+    for problem in problems:
+        log.warning("an organisation cannot take part: %s", problem)
     return list(partners.values())
 
 
 def _partner(reply: Message, catalogue: str) -> Partner:
-    if reply.has_error():
+    if not reply.has_content():
         raise WireError(refusal_reason(reply))
     described = DescribeReply.from_content(reply.content)
     if described.catalogue != catalogue:

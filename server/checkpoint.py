@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from shared.errors import CheckpointError
 from shared.wire import Weights
 
-__all__ = ["Checkpoint", "Progress"]
+__all__ = ["Checkpoint", "Progress", "State"]
 
 _FILE = "checkpoint.safetensors"
 _WEIGHT, _STATE = "weight/", "state/"
@@ -71,7 +71,7 @@ class Checkpoint:
         temporary, file = folder / f"{_FILE}.new", folder / _FILE
         arrays = {_WEIGHT + name: value for name, value in self.weights.items()}
         arrays |= {_STATE + name: value for name, value in self.state.items()}
-        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         metadata = {"progress": json.dumps(dataclasses.asdict(self.progress))}
         save_file(arrays, temporary, metadata=metadata)
         _sync(temporary)

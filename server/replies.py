@@ -27,7 +27,7 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
         ReplyError: an error or refusal, not of the wire's form, other names or shapes, a value
             that is not finite, or a change that is too long.
     """
-    if reply.has_error():
+    if not reply.has_content():
         raise ReplyError(refusal_reason(reply))
     try:
         change = TrainReply.from_content(reply.content).change
@@ -48,9 +48,11 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
 
 
 def refusal_reason(reply: Message) -> str:
-    """Why an error reply failed, in our own words.
+    """Why a reply without content failed, in our own words.
 
     The text of an error that is not ours is the other side's: it goes into no log.
     """
+    if not reply.has_error():
+        return "the reply is empty"
     refusal = refusal_in(reply)
     return refusal.sentence if refusal else f"the node failed (code {reply.error.code})"

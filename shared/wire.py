@@ -20,12 +20,15 @@ from shared.errors import ConfigError, Refusal, WireError
 
 __all__ = [
     "DESCRIBE",
+    "DESCRIBE_ACTION",
+    "PROTOCOL",
     "TRAIN",
     "DescribeReply",
     "DescribeRequest",
     "TrainReply",
     "TrainRequest",
     "Weights",
+    "is_name",
     "refusal_in",
     "refusal_reply",
     "traffic",
@@ -36,6 +39,8 @@ DESCRIBE_ACTION = "describe"
 DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
 PROTOCOL = 1
 """Raised whenever a message changes its form."""
+LONGEST_NAME = 100
+"""Characters of an organisation's name."""
 
 Weights = dict[str, NDArray[np.float32]]
 """Trainable weights, or their change, by parameter name."""
@@ -58,7 +63,7 @@ class DescribeRequest:
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeRequest:
         """From a Flower record; raises WireError."""
-        return cls(protocol=_protocol(_fields(content, {"protocol": int})))
+        return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,7 @@ class DescribeReply:
     """A partner's public constants; none depends on its data.
 
     Attributes:
-        organisation: the name it goes by.
+        organisation: the name it goes by; see `is_name`.
         population: declared users, >= 1.
         catalogue: fingerprint of the catalogue it holds.
     """
@@ -88,7 +93,10 @@ class DescribeReply:
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeReply:
         """From a Flower record; raises WireError."""
-        fields = _fields(content, {"organisation": str, "population": int, "catalogue": str})
+        kinds = {"organisation": str, "population": int, "catalogue": str}
+        fields = _fields(_only(content, _FIELDS), kinds)
+        if not is_name(fields["organisation"]):
+            raise WireError(f"organisation = {fields['organisation'][:LONGEST_NAME]!r}: no name.")
         if fields["population"] < 1:
             raise WireError(f"population = {fields['population']}: a partner has users.")
         return cls(**fields)
@@ -153,7 +161,7 @@ class TrainRequest:
     def from_content(cls, content: RecordDict) -> TrainRequest:
         """From a Flower record; raises WireError."""
         model_kinds = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
-        fields = _fields(content, _TRAIN_FIELDS | model_kinds)
+        fields = _fields(_only(content, _ARRAYS, _FIELDS), _TRAIN_FIELDS | model_kinds)
         _protocol(fields)
         model = {key.removeprefix("model."): fields.pop(key) for key in model_kinds}
         try:
@@ -196,9 +204,16 @@ class TrainReply:
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainReply:
         """From a Flower record; raises WireError, also for any field beside the change."""
-        if list(content) != [_ARRAYS]:
-            raise WireError(f"a reply holds '{_ARRAYS}' alone, not {sorted(content)}.")
-        return cls(change=_weights(content))
+        return cls(change=_weights(_only(content, _ARRAYS)))
+
+
+def is_name(text: str) -> bool:
+    r"""Whether `text` can name an organisation: it is logged and shown on terminals.
+
+    >>> [is_name(text) for text in ("Bücher & Co", " ", "two\nlines")]
+    [True, False, False]
+    """
+    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
 
 
 def refusal_reply(code: Refusal, request: Message) -> Message:
@@ -217,7 +232,7 @@ def refusal_in(reply: Message) -> Refusal | None:
 
 def traffic(message: Message) -> int:
     """Bytes of arrays in a message."""
-    if message.has_error():
+    if not message.has_content():
         return 0
     records = message.content.array_records.values()
     return sum(len(array.data) for record in records for array in record.values())
@@ -229,6 +244,12 @@ def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> R
         content[_ARRAYS] = ArrayRecord({name: Array(value) for name, value in weights.items()})
     if fields is not None:
         content[_FIELDS] = ConfigRecord(dict(fields))
+    return content
+
+
+def _only(content: RecordDict, *names: str) -> RecordDict:
+    if sorted(content) != sorted(names):
+        raise WireError(f"the message holds {sorted(content)}, not {sorted(names)} alone.")
     return content
 
 
@@ -265,8 +286,10 @@ def _weights(content: RecordDict) -> Weights:
         try:
             value = array.numpy()
         except Exception as error:  # the bytes are the other side's: anything may be in them
-            raise WireError(f"array '{name}' cannot be read.") from error
+            raise WireError(f"array {name!r} cannot be read.") from error
+        if not isinstance(value, np.ndarray):  # a zip archive is read as a mapping
+            raise WireError(f"array {name!r} is not an array.")
         if value.dtype != np.float32:
-            raise WireError(f"array '{name}' is {value.dtype}, not float32.")
+            raise WireError(f"array {name!r} is {value.dtype}, not float32.")
         weights[name] = value
     return weights

@@ -47,6 +47,8 @@ data = typer.Typer(help="Benchmark data.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 messages = Console(stderr=True, highlight=False)
+INTERRUPTED = 130
+"""What typer returns after Ctrl-C: 128 + SIGINT."""
 
 DataOption = Annotated[
     Path | None,
@@ -180,16 +182,16 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except SottoError as error:
         messages.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    if code == INTERRUPTED:
         messages.print("\ninterrupted; finished rounds are saved: go on with --resume")
-        sys.exit(130)
+    sys.exit(code)
 
 
 class _Progress:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from client.ledger import Ledger
-from client.site import FILE, Site
+from client.site import FILE, SIMULATED, Site
 from server.app import Observer, make_app
 from shared.catalogue import Catalogue
 from shared.config import PrivacyConfig, RunConfig
@@ -30,7 +30,7 @@ from shared.histories import Histories, write_interactions
 from shared.wire import DESCRIBE_ACTION
 from simulations.config import Engine
 
-__all__ = ["InProcessGrid", "SimulatedSite", "make_site", "run_federation", "sites_in"]
+__all__ = ["InProcessGrid", "SimulatedSite", "make_site", "run_federation", "sites_in", "spent"]
 
 _DATA = "interactions.parquet"
 
@@ -120,7 +120,7 @@ class InProcessGrid(Grid):
             node: Context(
                 run_id=1,
                 node_id=node,
-                node_config={"site": str(site)},
+                node_config={"site": str(site), SIMULATED: True},
                 state=RecordDict(),
                 run_config={},
             )
@@ -206,8 +206,8 @@ def _app_for(sites: Path) -> ClientApp:
     app, run_config = ClientApp(), {"paths.sites": str(sites.resolve())}
 
     def handle(message: Message, context: Context) -> Message:
-        context.run_config = dict(run_config)
-        return client.app.app(message, context)
+        # A copy: Flower refuses a context whose run config has changed.
+        return client.app.app(message, replace(context, run_config=dict(run_config)))
 
     app.train()(handle)
     app.query(DESCRIBE_ACTION)(handle)

@@ -39,14 +39,16 @@ def text_features(catalogue: Catalogue, size: int) -> Tensor:
     """
     counts = _tfidf(catalogue)
     rank = min(size, min(counts.shape) - 1)
-    if rank < 1:
+    if rank < 1 or not counts.data.any():
         return torch.zeros(len(catalogue), size)
     # A fixed start vector and fixed signs: the same catalogue gives the same features.
     left, strength, right = svds(counts, k=rank, v0=np.ones(min(counts.shape)))
     signs = np.sign(right[np.arange(rank), np.abs(right).argmax(1)])
     # Singular values are damped to their square root: unweighted, rare words would be as loud
     # as genres; in full, genres would be all there is.
-    vectors = left * np.sqrt(np.maximum(strength, 0)) * signs
+    # Beyond the rank there is only rounding, which the next line would blow up.
+    damped = np.sqrt(np.where(strength > 1e-6 * strength.max(), strength, 0))
+    vectors = left * damped * signs
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
     features = np.zeros((len(catalogue), size), dtype=np.float32)

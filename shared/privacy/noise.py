@@ -77,9 +77,9 @@ class SeededRandom:
     """
 
     def __init__(self, seed: int, *path: int) -> None:
-        self._generator = np.random.Generator(
-            np.random.Philox(np.random.SeedSequence([seed, *path]))
-        )
+        # A spawn key, since entropy is padded with zeros: [1] and [1, 0] would be one stream.
+        entropy = np.random.SeedSequence(seed, spawn_key=path)
+        self._generator = np.random.Generator(np.random.Philox(entropy))
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normals that repeat with the seed and the path."""

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.common.serde import message_to_proto, recorddict_to_proto
+
+import client.app
+from client.app import app
+from client.ledger import Ledger
+from shared.config import Value
+from shared.errors import Refusal
+from shared.histories import Histories, write_interactions
+from shared.privacy.release import Release, ReleaseKind
+from shared.wire import (
+    DESCRIBE,
+    TRAIN,
+    DescribeReply,
+    DescribeRequest,
+    TrainReply,
+    Weights,
+    refusal_in,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+SECRET = "user7 likes item 13"
+PLAIN = {"noise_multiplier": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No site may depend on the folder that a node was started in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def at(site: Path) -> Context:
+    """The context of a partner's node."""
+    return context({"site": str(site), "simulated": True})
+
+
+def context(node_config: dict[str, Value], run_config: dict[str, Value] | None = None) -> Context:
+    return Context(
+        run_id=1,
+        node_id=1,
+        node_config=node_config,
+        state=RecordDict(),
+        run_config=run_config or {},
+    )
+
+
+def described() -> Message:
+    return Message(DescribeRequest().to_content(), 1, DESCRIBE)
+
+
+def raw(reply: Message) -> bytes:
+    """All that leaves."""
+    return bytes(message_to_proto(reply).SerializeToString())
+
+
+def change(reply: Message) -> Weights:
+    assert refusal_in(reply) is None
+    return TrainReply.from_content(reply.content).change
+
+
+def flat(reply: Message) -> np.ndarray[Any, np.dtype[np.float32]]:
+    weights = change(reply)
+    return np.concatenate([weights[name].ravel() for name in sorted(weights)])
+
+
+def ledger(site: Path) -> Ledger:
+    return Ledger(site / "ledger.sqlite", f"{site.name}'s users")
+
+
+def charged(site: Path) -> list[Release]:
+    return ledger(site).releases()
+
+
+def release(steps: int = 1, noise: float = 2.0) -> Release:
+    return Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=0.5, steps=steps)
+
+
+# --- describe ----------------------------------------------------------------------------------
+
+
+def test_a_site_describes_itself_by_public_constants(sites: Sites) -> None:
+    site = sites.make("alpha", {"population": 999})
+    reply = app(described(), at(site))
+    assert DescribeReply.from_content(reply.content) == DescribeReply(
+        organisation="alpha", population=999, catalogue=sites.catalogue.fingerprint
+    )
+    assert charged(site) == []
+
+
+def test_a_description_needs_no_data(sites: Sites) -> None:
+    site = sites.make("alpha")
+    (site / "interactions.parquet").unlink()
+    (site / "ledger.sqlite").unlink()
+    assert app(described(), at(site)).has_content()
+
+
+# --- train -------------------------------------------------------------------------------------
+
+
+def test_a_private_round_is_answered_and_charged(sites: Sites) -> None:
+    site = sites.make("alpha")
+    reply = app(sites.message(local_steps=2), at(site))
+    weights = sites.request().weights
+    assert {name: value.shape for name, value in change(reply).items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+    assert all(np.isfinite(value).all() and value.any() for value in change(reply).values())
+    assert charged(site) == [release(steps=2)]
+
+
+def test_a_round_without_privacy_is_answered_where_the_partner_allows_it(sites: Sites) -> None:
+    site = sites.make("alpha", seed=0)
+    assert np.abs(flat(app(sites.message(**PLAIN), at(site)))).max() > 0
+    assert charged(site) == [release(noise=0.0)]
+
+
+def test_a_round_without_privacy_is_refused_otherwise(sites: Sites) -> None:
+    site = sites.make("alpha", {"policy.max_epsilon": 1e6})
+    reply = app(sites.message(**PLAIN), at(site))
+    assert refusal_in(reply) is Refusal.BUDGET
+    assert charged(site) == []
+
+
+def test_a_reply_holds_the_change_and_nothing_else(sites: Sites) -> None:
+    reply = app(sites.message(), at(sites.make("alpha")))
+    ((name, record),) = reply.content.items()
+    assert set(record) == set(sites.request().weights)
+    assert set(reply.content.array_records) == {name}
+    assert [field.name for field in fields(TrainReply)] == ["change"]
+
+
+def test_a_repeated_request_gets_the_same_bytes_and_costs_nothing(sites: Sites) -> None:
+    site = sites.make("alpha")
+    contents = {
+        recorddict_to_proto(app(sites.message(), at(site)).content).SerializeToString()
+        for _ in range(3)
+    }
+    assert len(contents) == 1
+    assert charged(site) == [release()]
+
+
+def test_a_simulated_node_serves_the_site_of_its_rank(sites: Sites) -> None:
+    sites.make("alpha")
+    sites.make("beta")
+    run: dict[str, Value] = {"paths.sites": str(sites.folder)}
+    reply = app(described(), context({"partition-id": 1}, run))
+    assert DescribeReply.from_content(reply.content).organisation == "beta"
+
+
+def test_the_run_config_leads_no_node_to_a_site(sites: Sites) -> None:
+    site = sites.make("alpha")
+    run: dict[str, Value] = {
+        "paths.sites": str(sites.folder),
+        "site": str(site),
+        "partition-id": 0,
+    }
+    assert refusal_in(app(sites.message(), context({}, run))) is Refusal.FAILED
+    assert charged(site) == []
+
+
+@pytest.mark.parametrize("population", [3, 900])
+def test_the_declared_population_need_not_be_the_real_one(sites: Sites, population: int) -> None:
+    """It is the divisor of every sum, and the only count that plays a part."""
+    declared = sites.make("alpha", {"population": population}, seed=0)
+    exact = sites.make("gamma", seed=0)
+    shutil.copy(exact / "interactions.parquet", declared / "interactions.parquet")
+    request = {"sample_rate": 1.0, **PLAIN}
+    ratio = 12 / population
+    assert flat(app(sites.message(**request), at(declared))) == pytest.approx(
+        ratio * flat(app(sites.message(**request), at(exact))), rel=1e-3, abs=1e-6
+    )
+
+
+def test_new_data_is_read_when_the_file_changes(sites: Sites) -> None:
+    site = sites.make("alpha", seed=0)
+
+    def trained(run: str) -> bytes:
+        return flat(app(sites.message(run=run, sample_rate=1.0, **PLAIN), at(site))).tobytes()
+
+    before = trained("a")
+    assert trained("b") == before
+    file = site / "interactions.parquet"
+    write_interactions(Histories.from_lists([[1, 2, 3]]), sites.catalogue, file)
+    assert trained("c") != before
+
+
+def test_a_real_node_refuses_noise_that_repeats_itself(sites: Sites) -> None:
+    site = sites.make("alpha", seed=0)
+    assert refusal_in(app(sites.message(), context({"site": str(site)}))) is Refusal.FAILED
+    assert charged(site) == []
+    real = sites.make("beta")
+    assert app(sites.message(), context({"site": str(real)})).has_content()
+
+
+def test_a_broken_data_file_costs_no_budget(sites: Sites) -> None:
+    site = sites.make("alpha")
+    (site / "interactions.parquet").write_bytes(b"PAR1 no more")
+    assert refusal_in(app(sites.message(), at(site))) is Refusal.FAILED
+    assert charged(site) == []
+
+
+# --- noise -------------------------------------------------------------------------------------
+
+LOUD = {"noise_multiplier": 1000.0, "sample_rate": 1.0}
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_organisations_and_rounds_never_share_noise(sites: Sites, seed: int | None) -> None:
+    alpha = sites.make("alpha", seed=seed)
+    beta = sites.make("beta", seed=seed, stream=1)
+    shutil.copy(alpha / "interactions.parquet", beta / "interactions.parquet")
+    noise = np.stack(
+        [
+            flat(app(sites.message(round=number, **LOUD), at(site)))
+            for site in (alpha, beta)
+            for number in (1, 2)
+        ]
+    )
+    alike = np.corrcoef(noise) - np.eye(4)
+    assert noise.shape[1] > 1000
+    assert np.abs(alike).max() < 0.15
+
+
+def test_without_a_lab_seed_two_runs_differ_with_one_they_agree(sites: Sites) -> None:
+    for seed, same in ((None, False), (5, True)):
+        site = sites.make(f"site-{seed}", seed=seed)
+        first, second = (flat(app(sites.message(run=run), at(site))) for run in "ab")
+        assert (first == second).all() == same
+
+
+@pytest.mark.parametrize("item", [1, 2])
+def test_a_user_whose_gradient_overflows_does_not_show(sites: Sites, item: int) -> None:
+    """Finite weights may be so large that one item's vector overflows; who has it must not show."""
+    site = sites.make("alpha", seed=0)
+    users = Histories.from_lists([[3, 1, 4], [5, 6, 7]])
+    write_interactions(users, sites.catalogue, site / "interactions.parquet")
+    weights = dict(sites.request().weights)
+    weights["item.weight"] = weights["item.weight"].copy()
+    weights["item.weight"][item] = 3e38
+    reply = app(sites.message(weights=weights, sample_rate=1.0), at(site))
+    assert np.isfinite(flat(reply)).all()
+
+
+# --- what goes wrong ---------------------------------------------------------------------------
+
+
+def refused(reply: Message, code: Refusal) -> None:
+    """The reply says `code` in its fixed words, and nothing else."""
+    assert refusal_in(reply) is code
+    assert reply.error.reason == f"{code}: {code.sentence}"
+    assert SECRET.encode() not in raw(reply)
+    assert b"Error" not in raw(reply)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, MemoryError, ValueError, OSError])
+def test_an_exception_tells_the_coordinator_nothing(
+    sites: Sites,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+) -> None:
+    def fail(*_: object) -> None:
+        raise error(SECRET)
+
+    monkeypatch.setattr(client.app, "train", fail)
+    site = sites.make("alpha")
+    refused(app(sites.message(), at(site)), Refusal.FAILED)
+    assert SECRET in caplog.text, "the partner's own log has the reason"
+    assert charged(site) == [release()]
+
+
+def test_a_failed_round_may_be_repeated_at_no_cost(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = sites.make("alpha")
+    with monkeypatch.context() as patch:
+        patch.setattr(client.app, "train", lambda *_: 1 / 0)
+        refused(app(sites.message(), at(site)), Refusal.FAILED)
+    assert change(app(sites.message(), at(site)))
+    assert charged(site) == [release()]
+
+
+@pytest.mark.parametrize(
+    "missing", ["site.toml", "ledger.sqlite", "interactions.parquet", "../catalogue/items.parquet"]
+)
+def test_a_missing_file_tells_the_coordinator_nothing(
+    sites: Sites, missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = sites.make("alpha")
+    (site / missing).unlink()
+    reply = app(sites.message(), at(site))
+    refused(reply, Refusal.FAILED)
+    assert str(sites.folder).encode() not in raw(reply)
+    assert Path(missing).name in caplog.text
+    assert (site / "ledger.sqlite").exists() == (missing != "ledger.sqlite")
+
+
+def test_without_a_ledger_nothing_is_trained(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(client.app, "train", lambda *_: calls.append(1))
+    site = sites.make("alpha")
+    (site / "ledger.sqlite").write_bytes(b"")
+    refused(app(sites.message(), at(site)), Refusal.FAILED)
+    assert not calls
+
+
+def test_what_is_left_of_the_budget_stays_private(
+    sites: Sites, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = sites.make("alpha", {"policy.max_epsilon": 0.125})
+    with caplog.at_level(logging.WARNING):
+        reply = app(sites.message(), at(site))
+    refused(reply, Refusal.BUDGET)
+    assert b"0.125" not in raw(reply)
+    assert "policy.max_epsilon is 0.125" in caplog.text
+
+
+def test_another_catalogue_is_refused(sites: Sites) -> None:
+    site = sites.make("alpha")
+    refused(app(sites.message(catalogue="c" * 64), at(site)), Refusal.CATALOGUE)
+    assert charged(site) == []
+
+
+@pytest.mark.parametrize("kind", [DESCRIBE, TRAIN])
+def test_a_malformed_message_is_refused(sites: Sites, kind: str) -> None:
+    site = sites.make("alpha")
+    refused(app(Message(RecordDict(), 1, kind), at(site)), Refusal.MALFORMED)
+    assert charged(site) == []
+
+
+@pytest.mark.parametrize("what", ["name", "shape", "missing", "more"])
+def test_weights_of_another_model_are_refused(sites: Sites, what: str) -> None:
+    weights = dict(sites.request().weights)
+    name = "norm.weight"
+    value = weights[name] if what == "more" else weights.pop(name)
+    if what == "shape":
+        weights[name] = value[:1]  # would broadcast
+    elif what != "missing":
+        weights["else"] = value
+    reply = app(sites.message(weights=weights), at(sites.make("alpha")))
+    refused(reply, Refusal.MALFORMED)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from client.guard import Computation as Computed
+from client.guard import Guard
+from client.ledger import Ledger
+from client.site import Site
+from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
+from shared.privacy.accounting import epsilon
+from shared.privacy.release import Release, ReleaseKind
+from shared.wire import TrainRequest
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+DELTA = 1e-3
+ANSWER = {"w": torch.tensor([[1.0, -2.0], [0.5, math.nan]]), "b": torch.arange(3.0)}
+
+
+class Computation:
+    """Counts how often it runs; gives another answer each time, or fails."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.calls, self.failures = 0, failures
+
+    def __call__(self) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise RuntimeError("no memory")
+        return {name: value + self.calls for name, value in ANSWER.items()}
+
+
+def ready(compute: Callable[[], dict[str, Tensor]]) -> Callable[[], Computed]:
+    """A preparation that has nothing to do."""
+    return lambda: compute
+
+
+class House:
+    """A site with its ledger and guard."""
+
+    def __init__(self, sites: Sites, **policy: float) -> None:
+        limits = {f"policy.{key}": value for key, value in policy.items()}
+        self.site = Site.load(sites.make("alpha", {"policy.delta": DELTA} | limits))
+        self.ledger = Ledger(self.site.ledger_file, self.site.user_base)
+        self.guard = Guard(self.site, self.ledger, sites.catalogue.fingerprint)
+
+
+def release(steps: int = 1) -> Release:
+    """What `Sites.request` asks for."""
+    return Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0, sample_rate=0.5, steps=steps)
+
+
+def cost(steps: int, delta: float = DELTA) -> float:
+    return epsilon([release(steps)], delta)
+
+
+def bits(answer: dict[str, Tensor]) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in answer.items()}
+
+
+# --- admitted ----------------------------------------------------------------------------------
+
+
+def test_an_admitted_request_is_charged_and_answered(sites: Sites) -> None:
+    house = House(sites)
+    request = sites.request(noise_multiplier=3.0, sample_rate=0.25, local_steps=2)
+    answer = house.guard.train(request, ready(lambda: dict(ANSWER)))
+    assert bits(answer) == bits(ANSWER)
+    assert {name: value.shape for name, value in answer.items()} == {"w": (2, 2), "b": (3,)}
+    assert house.ledger.releases() == [
+        Release(kind=ReleaseKind.TRAIN, noise_multiplier=3.0, sample_rate=0.25, steps=2)
+    ]
+
+
+def test_the_charge_comes_before_the_computation(sites: Sites) -> None:
+    house, seen = House(sites), []
+
+    def compute() -> dict[str, Tensor]:
+        seen.append(Ledger(house.site.ledger_file, house.site.user_base).releases())
+        return dict(ANSWER)
+
+    house.guard.train(sites.request(), ready(compute))
+    assert seen == [[release()]]
+
+
+def test_what_fails_in_preparation_is_not_paid_for(sites: Sites) -> None:
+    house, seen = House(sites), []
+
+    def broken() -> Computed:
+        seen.append(house.ledger.releases())
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        house.guard.train(sites.request(), broken)
+    assert seen == [[]]
+    assert house.ledger.releases() == []
+
+
+def test_a_computation_that_fails_is_paid_for_and_may_be_repeated(sites: Sites) -> None:
+    house, compute = House(sites, max_epsilon=cost(1)), Computation(failures=2)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no memory"):
+            house.guard.train(sites.request(), ready(compute))
+        assert house.ledger.releases() == [release()]
+    house.guard.train(sites.request(), ready(compute))
+    assert compute.calls == 3
+    assert house.ledger.releases() == [release()]
+
+
+def test_values_in_any_layout_are_kept(sites: Sites) -> None:
+    turned = torch.arange(6.0).reshape(2, 3).T
+    answer = House(sites).guard.train(sites.request(), ready(lambda: {"w": turned}))
+    assert torch.equal(answer["w"], turned)
+
+
+# --- repeated ----------------------------------------------------------------------------------
+
+
+def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> None:
+    house, compute = House(sites, max_epsilon=cost(1)), Computation()
+    first = house.guard.train(sites.request(), ready(compute))
+    again = Guard(
+        house.site,
+        Ledger(house.site.ledger_file, house.site.user_base),
+        sites.catalogue.fingerprint,
+    ).train(sites.request(), ready(compute))
+    assert bits(first) == bits(again)
+    assert compute.calls == 1
+    assert house.ledger.releases() == [release()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"noise_multiplier": 0.0}, {"local_steps": 9}, {"clip_norm": 7.0}, {"catalogue": "other"}],
+)
+def test_a_repeat_gets_the_same_answer_whatever_else_it_asks(
+    sites: Sites, changes: dict[str, Any]
+) -> None:
+    house, compute = House(sites), Computation()
+    first = house.guard.train(sites.request(), ready(compute))
+    assert bits(house.guard.train(sites.request(**changes), ready(compute))) == bits(first)
+    assert house.ledger.releases() == [release()]
+
+
+def test_what_another_process_answered_first_is_what_leaves(sites: Sites) -> None:
+    house, compute = House(sites), Computation()
+    others: list[dict[str, Tensor]] = []
+
+    def slow() -> dict[str, Tensor]:
+        others.append(house.guard.train(sites.request(), ready(compute)))
+        return compute()
+
+    answer = house.guard.train(sites.request(), ready(slow))
+    assert compute.calls == 2
+    assert bits(answer) == bits(others[0])
+    assert house.ledger.releases() == [release()]
+
+
+def test_a_round_that_was_passed_is_closed(sites: Sites) -> None:
+    house, compute = House(sites), Computation()
+    house.guard.train(sites.request(round=2), ready(compute))
+    with pytest.raises(Refused) as caught:
+        house.guard.train(sites.request(round=1), ready(compute))
+    assert caught.value.code is Refusal.CLOSED
+    assert (compute.calls, house.ledger.releases()) == (1, [release()])
+
+
+def test_rounds_and_runs_are_told_apart(sites: Sites) -> None:
+    house, compute = House(sites), Computation()
+    answers = [
+        house.guard.train(sites.request(run=run, round=number), ready(compute))
+        for run, number in (("r", 1), ("r", 2), ("s", 1), ("", 1))
+    ]
+    assert len({value["b"].numpy().tobytes() for value in answers}) == 4
+    assert house.ledger.releases() == [release(steps=4)]
+
+
+# --- refused -----------------------------------------------------------------------------------
+
+
+def refused(house: House, request: TrainRequest) -> Refused:
+    """Refuses without computing or charging anything."""
+    compute, before = Computation(), house.ledger.releases()
+    with pytest.raises(Refused) as caught:
+        house.guard.train(request, ready(compute))
+    assert compute.calls == 0
+    assert house.ledger.releases() == before
+    return caught.value
+
+
+def test_another_catalogue_is_refused(sites: Sites) -> None:
+    error = refused(House(sites), sites.request(catalogue="0" * 64))
+    assert error.code is Refusal.CATALOGUE
+    assert "000000000000" in error.detail
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused(sites: Sites, value: float) -> None:
+    weights = dict(sites.request().weights)
+    name, array = next(iter(weights.items()))
+    weights[name] = array.copy()
+    weights[name].flat[-1] = value
+    error = refused(House(sites), sites.request(weights=weights))
+    assert error.code is Refusal.MALFORMED
+
+
+@pytest.mark.parametrize("clip_norm", [1e-45, 1e-38, 1e-21])
+def test_noise_that_float32_would_lose_is_refused(sites: Sites, clip_norm: float) -> None:
+    """At 0.7e-45 a standard deviation is stored as 0: nothing would hide the clipped sum."""
+    assert np.float32(0.5 * 1.4e-45) == 0
+    error = refused(House(sites), sites.request(clip_norm=clip_norm))
+    assert error.code is Refusal.POLICY
+
+
+def test_without_noise_the_clip_norm_does_not_matter(sites: Sites) -> None:
+    request = sites.request(noise_multiplier=0.0, clip_norm=1e-45)
+    assert House(sites).guard.train(request, ready(Computation()))
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": 1e-9},
+        {"noise_multiplier": 0.1},
+        {"noise_multiplier": 1.0, "sample_rate": 1.0},
+        {"local_steps": 50},
+        {"local_steps": 10**12},
+        {"local_steps": 10**6, "round": 2**62},
+    ],
+    ids=str,
+)
+def test_the_partners_limit_holds_whatever_is_asked(sites: Sites, wish: dict[str, Any]) -> None:
+    house = House(sites, max_epsilon=2.0)
+    house.guard.train(sites.request(run="before"), ready(Computation()))
+    assert isinstance(refused(house, sites.request(**wish)), BudgetExceeded)
+
+
+def test_the_limit_counts_every_run(sites: Sites) -> None:
+    house = House(sites, max_epsilon=cost(2))
+    for run in ("first", "second"):
+        house.guard.train(sites.request(run=run), ready(Computation()))
+    assert isinstance(refused(house, sites.request(run="third")), BudgetExceeded)
+
+
+def test_the_cost_is_at_the_partners_delta(sites: Sites) -> None:
+    """A request names no δ: nobody but the partner can."""
+    assert "delta" not in {field.name for field in fields(TrainRequest)}
+    strict, limit = 1e-6, (cost(1, 1e-3) + cost(1, 1e-6)) / 2
+    house = House(sites, max_epsilon=limit, delta=strict)
+    assert isinstance(refused(house, sites.request()), BudgetExceeded)
+
+
+def test_the_same_limit_admits_it_at_a_larger_delta(sites: Sites) -> None:
+    limit = (cost(1, 1e-3) + cost(1, 1e-6)) / 2
+    House(sites, max_epsilon=limit, delta=1e-3).guard.train(sites.request(), ready(Computation()))
+
+
+def test_without_a_ledger_nothing_is_computed(sites: Sites) -> None:
+    house, compute = House(sites), Computation()
+    house.site.ledger_file.unlink()
+    with pytest.raises(LedgerError):
+        house.guard.train(sites.request(), ready(compute))
+    assert compute.calls == 0
+
+
+def test_an_answer_that_cannot_be_kept_does_not_leave(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(sites)
+
+    def full(*_: object) -> bytes:
+        raise LedgerError("the disk is full")
+
+    monkeypatch.setattr(Ledger, "keep_answer", full)
+    with pytest.raises(LedgerError, match="full"):
+        house.guard.train(sites.request(), ready(Computation()))

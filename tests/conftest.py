@@ -1,0 +1,268 @@
+"""What many tests share: tiny sites in folders, their requests, and a grid without a network.
+
+Test modules name these types for the type checker alone: `if TYPE_CHECKING: from tests.conftest`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.app
+from client.ledger import Ledger
+from shared.catalogue import Catalogue
+from shared.config import ItemRepresentation, ModelConfig, Optimiser
+from shared.histories import Histories, write_interactions
+from shared.models.attention import build, trainable
+from shared.wire import TRAIN, TrainRequest, Weights
+
+ITEMS = 20
+MODEL = ModelConfig(
+    items=ItemRepresentation.IDS, hidden_size=8, layers=1, heads=2, max_length=5, dropout=0.1
+)
+
+Node = Callable[[Message], Message | None]
+"""Answers a message, or stays silent."""
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def flower_identity() -> None:
+    """Flower sets these in every process it starts; a Message cannot be made without them."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def transported(message: Message) -> Message:
+    """The message as it arrives: through Flower's own serialisation."""
+    raw = message_to_proto(message).SerializeToString()
+    return message_from_proto(ProtoMessage.FromString(raw))
+
+
+def numbered(message: Message) -> Message:
+    """Gives the message the id that a SuperLink would."""
+    message.metadata.__dict__["_message_id"] = f"message-{next(_numbers)}"
+    return message
+
+
+def ask(content: RecordDict, kind: str, node: int = 1) -> Message:
+    """A request as it arrives at a node."""
+    return transported(numbered(Message(content, node, kind)))
+
+
+def context(node_config: Mapping[str, Any], run_config: Mapping[str, Any] | None = None) -> Context:
+    """What Flower hands to an app."""
+    return Context(
+        run_id=1,
+        node_id=1,
+        node_config=dict(node_config),
+        state=RecordDict(),
+        run_config=dict(run_config or {}),
+    )
+
+
+class FakeGrid(Grid):
+    """Hands messages to functions, one a node, and remembers what went over it.
+
+    Args:
+        nodes: who answers, by node id.
+    """
+
+    def __init__(self, nodes: Mapping[int, Node]) -> None:
+        self.nodes = dict(nodes)
+        self.sent: list[Message] = []
+        self.received: list[Message] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        replies: list[Message] = []
+        for message in messages:
+            self.sent.append(numbered(message))
+            reply = self.nodes[message.metadata.dst_node_id](transported(message))
+            if reply is not None:
+                replies.append(transported(reply))
+        self.received += replies
+        return replies
+
+    def set_run(self, run: Run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        raise NotImplementedError
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+def node(app: ClientApp, site: Path) -> Node:
+    """A node that serves `site` with the real ClientApp."""
+    return lambda message: app(message, context({"site": str(site), "simulated": True}))
+
+
+def some_catalogue(items: int = ITEMS) -> Catalogue:
+    """Items "i1", "i2", ... without features."""
+    names = tuple(f"i{number}" for number in range(1, items + 1))
+    return Catalogue(names, names, ((),) * items, (None,) * items)
+
+
+def some_histories(users: int, seed: int = 0) -> Histories:
+    """Users called "user0", ... with 2 to 8 events each."""
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 9, (users,), generator=draw).tolist()
+    lists = [torch.randint(1, ITEMS + 1, (n,), generator=draw).tolist() for n in lengths]
+    return Histories.from_lists(lists, users=[f"user{number}" for number in range(users)])
+
+
+def some_weights(seed: int = 0, model: ModelConfig = MODEL) -> Weights:
+    """Initial weights of the tiny model."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        recommender = build(model, some_catalogue())
+    return {name: p.detach().numpy() for name, p in trainable(recommender).items()}
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Makes site folders that share one catalogue.
+
+    Attributes:
+        folder: where they lie.
+        catalogue: what they hold.
+    """
+
+    folder: Path
+    catalogue: Catalogue
+
+    def make(
+        self,
+        name: str = "alpha",
+        changes: Mapping[str, object] | None = None,
+        *,
+        users: int = 12,
+        seed: int | None = None,
+        stream: int = 0,
+    ) -> Path:
+        """A whole site; `changes` replace or add keys of site.toml, `None` leaves one out.
+
+        `seed` and `stream` go to its `lab` table; without a seed there is none.
+        """
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        data = some_histories(users, seed=len(name) + stream)
+        write_interactions(data, self.catalogue, folder / "interactions.parquet")
+        keys: dict[str, object] = {
+            "organisation": name,
+            "user_base": f"{name}'s users",
+            "population": users,
+            "data": "interactions.parquet",
+            "catalogue": "../catalogue",
+            "policy.max_epsilon": float("inf"),
+            "policy.delta": 1e-3,
+        }
+        if seed is not None:
+            keys |= {"lab.seed": seed, "lab.stream": stream}
+        keys |= changes or {}
+        (folder / "site.toml").write_text(toml(keys), encoding="utf-8")
+        Ledger.create(folder / "ledger.sqlite", str(keys["user_base"]))
+        return folder
+
+    @property
+    def catalogue_folder(self) -> Path:
+        """Where the catalogue lies."""
+        return self.folder / "catalogue"
+
+    def request(self, **changes: Any) -> TrainRequest:  # noqa: ANN401
+        """A request for a round with noise that the sites can answer."""
+        fields: dict[str, Any] = {
+            "run": "r",
+            "round": 1,
+            "catalogue": self.catalogue.fingerprint,
+            "model": MODEL,
+            "weights": some_weights(),
+            "noise_multiplier": 2.0,
+            "sample_rate": 0.5,
+            "clip_norm": 1.0,
+            "local_steps": 1,
+            "optimiser": Optimiser.SGD,
+            "learning_rate": 0.1,
+            "weight_decay": 0.0,
+        }
+        return TrainRequest(**fields | changes)
+
+    def message(self, **changes: Any) -> Message:  # noqa: ANN401
+        """The same, as it arrives at a node."""
+        return ask(self.request(**changes).to_content(), TRAIN)
+
+
+def toml(keys: Mapping[str, object]) -> str:
+    """Dotted keys as TOML; None leaves a key out."""
+
+    def written(value: object) -> str:
+        return repr(value) if isinstance(value, float) else json.dumps(value)
+
+    return "".join(
+        f"{key} = {written(value)}\n" for key, value in keys.items() if value is not None
+    )
+
+
+@pytest.fixture(scope="session")
+def make_sites() -> Callable[[Path], Sites]:
+    """Sites below a folder, around one catalogue."""
+
+    def make(folder: Path) -> Sites:
+        made = Sites(folder, some_catalogue())
+        made.catalogue.save(made.catalogue_folder)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def sites(tmp_path: Path, make_sites: Callable[[Path], Sites]) -> Sites:
+    """Sites below a folder of the test's own."""
+    return make_sites(tmp_path / "sites")
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelConfig:
+    """The shape of the tiny model."""
+    return MODEL
+
+
+@pytest.fixture(scope="session")
+def connect() -> Callable[[Iterable[Path]], FakeGrid]:
+    """A grid between the coordinator and the real ClientApp at each site, numbered from 1."""
+    return lambda folders: FakeGrid(
+        {number: node(client.app.app, site) for number, site in enumerate(folders, start=1)}
+    )

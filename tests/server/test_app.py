@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+
+import server.app
+from client.ledger import Ledger
+from server.app import MODEL, Observer, coordinate, make_app, model_with
+from server.checkpoint import Checkpoint
+from shared.config import (
+    ItemRepresentation,
+    ModelConfig,
+    PathsConfig,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    StrategyName,
+    TrainingConfig,
+)
+from shared.errors import CheckpointError, ConfigError, QuorumError, Refusal
+from shared.models.attention import AttentionRecommender
+from shared.wire import (
+    DESCRIBE,
+    TRAIN,
+    DescribeReply,
+    TrainRequest,
+    Weights,
+    refusal_reply,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import FakeGrid, Node, Sites
+
+    Connect = Callable[[Iterable[Path]], FakeGrid]
+
+DELTA = 1e-3
+ROUNDS = 3
+NOT_PRIVATE = PrivacyConfig(epsilon=None, delta=DELTA)
+PRIVATE = PrivacyConfig(epsilon=4.0, delta=DELTA)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+class Federation:
+    """Two seeded sites, a coordinator's folder, and the grid between them."""
+
+    def __init__(self, sites: Sites, connect: Connect, config: RunConfig) -> None:
+        limit = {"policy.delta": DELTA}
+        if config.privacy.epsilon is not None:
+            limit["policy.max_epsilon"] = config.privacy.epsilon
+        self.sites = [
+            sites.make(name, limit, seed=3, stream=stream)
+            for stream, name in enumerate(("alpha", "beta"))
+        ]
+        self.out = sites.folder / "run"
+        paths = PathsConfig(catalogue=str(sites.catalogue_folder), out=str(self.out))
+        self.config = replace(config, paths=paths)
+        self.connect = connect
+
+    def run(
+        self, *, resume: bool = False, observer: Observer = lambda _: None, **nodes: Node
+    ) -> FakeGrid:
+        """Starts the coordinator; `nodes` stand in for those of sites with that name."""
+        grid = self.connect(self.sites)
+        for number, site in enumerate(self.sites, start=1):
+            if site.name in nodes:
+                grid.nodes[number] = nodes[site.name]
+        paths = replace(self.config.paths, resume=resume)
+        coordinate(grid, replace(self.config, paths=paths), observer)
+        return grid
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.load(self.out)
+
+    def releases(self) -> list[int]:
+        """Steps charged at each site."""
+        return [sum(r.steps for r in ledger.releases()) for ledger in self.ledgers]
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        return [Ledger(site / "ledger.sqlite", f"{site.name}'s users") for site in self.sites]
+
+
+def bits(checkpoint: Checkpoint) -> dict[str, bytes]:
+    parts = {"weights": checkpoint.weights, "state": checkpoint.state}
+    return {f"{k}/{n}": value.tobytes() for k, part in parts.items() for n, value in part.items()}
+
+
+def rounds_asked(grid: FakeGrid) -> list[int]:
+    """The round of every request for training."""
+    return [number for message in grid.sent if (number := round_of(message))]
+
+
+def killed_after(rounds: int) -> Observer:
+    def observe(checkpoint: Checkpoint) -> None:
+        if checkpoint.progress.round == rounds:
+            raise Killed
+
+    return observe
+
+
+Make = Callable[[RunConfig], Federation]
+
+
+def round_of(message: Message) -> int:
+    """Which round's training a request asks for; 0 if for none."""
+    if message.metadata.message_type != TRAIN:
+        return 0
+    return TrainRequest.from_content(message.content).round
+
+
+@pytest.fixture(scope="module")
+def config(model: ModelConfig) -> RunConfig:
+    return RunConfig(
+        privacy=NOT_PRIVATE,
+        model=model,
+        training=TrainingConfig(rounds=ROUNDS, sample_rate=0.5, learning_rate=0.5),
+        server=ServerConfig(organisations=2, deadline_seconds=0.3, learning_rate=0.05),
+        seed=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def two(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_sites: Callable[[Path], Sites],
+    connect: Connect,
+) -> Make:
+    """Makes federations that differ in nothing but their folder."""
+    return lambda config: Federation(make_sites(tmp_path_factory.mktemp("two")), connect, config)
+
+
+@pytest.fixture(scope="module")
+def through(two: Make, config: RunConfig) -> Federation:
+    """A run that was never interrupted."""
+    federation = two(config)
+    federation.run()
+    return federation
+
+
+@pytest.fixture(scope="module")
+def private(two: Make, config: RunConfig) -> Federation:
+    """The same with privacy."""
+    federation = two(replace(config, privacy=PRIVATE))
+    federation.run()
+    return federation
+
+
+# --- a whole run -------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_a_model_that_loads(two: Make, config: RunConfig) -> None:
+    federation, seen = two(config), list[int]()
+
+    def observe(checkpoint: Checkpoint) -> None:
+        assert bits(checkpoint) == bits(federation.checkpoint), "saved before it is shown"
+        seen.append(checkpoint.progress.round)
+
+    grid = federation.run(observer=observe)
+    assert seen == [0, 1, 2, 3]
+    assert rounds_asked(grid) == [1, 1, 2, 2, 3, 3]
+    kinds = [message.metadata.message_type for message in grid.sent]
+    assert kinds == [DESCRIBE] * 2 + [TRAIN] * 6
+    progress = federation.checkpoint.progress
+    assert (progress.round, progress.config) == (ROUNDS, config.fingerprint)
+    assert progress.bytes_up > 0
+    assert progress.bytes_down > 0
+    assert progress.seconds > 0
+
+    loaded = AttentionRecommender.from_pretrained(federation.out / MODEL)
+    catalogue = server.app._catalogue(federation.config)
+    expected = model_with(federation.checkpoint.weights, config, catalogue)
+    histories = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
+    torch.testing.assert_close(
+        loaded.next_item_scores(histories), expected.next_item_scores(histories)
+    )
+    assert not expected.training
+
+
+def test_the_apps_own_entry_reads_the_run_config(two: Make, config: RunConfig) -> None:
+    federation = two(replace(config, training=replace(config.training, rounds=1)))
+    context = Context(
+        run_id=1,
+        node_id=0,
+        node_config={},
+        state=RecordDict(),
+        run_config=federation.config.to_flat(),
+    )
+    make_app()(federation.connect(federation.sites), context)
+    assert federation.checkpoint.progress.round == 1
+
+
+def test_the_seed_sets_the_first_weights(two: Make, config: RunConfig) -> None:
+    first: list[Weights] = []
+    for seed in (1, 1, 2):
+        federation = two(replace(config, seed=seed))
+        with pytest.raises(Killed):
+            federation.run(observer=killed_after(0))
+        first.append(federation.checkpoint.weights)
+    a, b, c = (weights["item.weight"] for weights in first)
+    assert (a == b).all()
+    assert (a != c).any()
+
+
+# --- resuming ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", StrategyName)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    two: Make, config: RunConfig, strategy: StrategyName, through: Federation
+) -> None:
+    config = replace(config, server=replace(config.server, strategy=strategy))
+    if strategy is not through.config.server.strategy:
+        through = two(config)
+        through.run()
+    broken = two(config)
+    with pytest.raises(Killed):
+        broken.run(observer=killed_after(2))
+    assert broken.checkpoint.progress.round == 2
+    grid = broken.run(resume=True)
+    assert rounds_asked(grid) == [3, 3]
+    assert bits(broken.checkpoint) == bits(through.checkpoint)
+    assert broken.releases() == through.releases() == [ROUNDS, ROUNDS]
+
+
+def test_a_kill_within_a_round_costs_nobody_anything(
+    two: Make, config: RunConfig, private: Federation
+) -> None:
+    """Whoever had answered gives the same answer again; nobody is charged twice."""
+    broken = two(replace(config, privacy=PRIVATE))
+    beta = broken.connect(broken.sites).nodes[2]
+
+    def killed(message: Message) -> Message | None:
+        if round_of(message) == 2:
+            raise Killed
+        return beta(message)
+
+    with pytest.raises(Killed):
+        broken.run(beta=killed)
+    assert broken.checkpoint.progress.round == 1
+    assert broken.releases() == [2, 1], "alpha had answered"
+    run = broken.checkpoint.progress.run
+    broken.run(resume=True)
+    assert broken.checkpoint.progress.run == run
+    assert bits(broken.checkpoint) == bits(private.checkpoint)
+    assert broken.releases() == private.releases() == [ROUNDS, ROUNDS]
+    for ours, theirs in zip(broken.ledgers, private.ledgers, strict=True):
+        assert ours.spent(DELTA) == theirs.spent(DELTA)
+
+
+def test_a_kill_before_the_first_round_starts_the_same_run(
+    two: Make, config: RunConfig, through: Federation
+) -> None:
+    broken = two(config)
+    with pytest.raises(Killed):
+        broken.run(observer=killed_after(0))
+    broken.run(resume=True)
+    assert bits(broken.checkpoint) == bits(through.checkpoint)
+
+
+def test_a_finished_run_may_be_resumed_to_write_its_model(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+    with pytest.raises(Killed):
+        federation.run(observer=killed_after(ROUNDS))
+    assert not (federation.out / MODEL).exists()
+    before = bits(federation.checkpoint)
+    assert rounds_asked(federation.run(resume=True)) == []
+    assert bits(federation.checkpoint) == before
+    assert AttentionRecommender.from_pretrained(federation.out / MODEL)
+
+
+def test_a_partner_that_is_lost_is_left_out_and_comes_back(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+    beta = federation.connect(federation.sites).nodes[2]
+    federation.run(beta=lambda message: None if round_of(message) == 2 else beta(message))
+    assert federation.checkpoint.progress.round == ROUNDS
+    assert federation.releases() == [ROUNDS, ROUNDS - 1]
+
+
+def test_a_lost_quorum_ends_the_run_and_keeps_what_is_finished(
+    two: Make, config: RunConfig
+) -> None:
+    federation = two(replace(config, server=replace(config.server, quorum=1.0)))
+    beta = federation.connect(federation.sites).nodes[2]
+
+    def refusing(message: Message) -> Message | None:
+        return refusal_reply(Refusal.BUDGET, message) if round_of(message) == 2 else beta(message)
+
+    with pytest.raises(QuorumError, match=rf"round 2 .*beta: {Refusal.BUDGET.sentence}"):
+        federation.run(beta=refusing)
+    assert federation.checkpoint.progress.round == 1
+    federation.run(resume=True)
+    assert federation.checkpoint.progress.round == ROUNDS
+
+
+# --- privacy -----------------------------------------------------------------------------------
+
+
+def test_the_claim_is_what_the_partners_count(private: Federation) -> None:
+    """Each site allows exactly the run's ε: no round is refused, and nearly all is spent."""
+    assert private.releases() == [ROUNDS, ROUNDS]
+    for ledger in private.ledgers:
+        assert 0.98 * 4 < ledger.spent(DELTA) <= 4
+
+
+def test_a_new_run_does_not_get_the_budget_back(
+    private: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = replace(private.config.paths, out=str(tmp_path / "another"))
+    monkeypatch.setattr(private, "config", replace(private.config, paths=paths))
+    with pytest.raises(QuorumError, match=Refusal.BUDGET.sentence):
+        private.run()
+    assert private.releases() == [ROUNDS, ROUNDS]
+
+
+@pytest.mark.parametrize("delta", [1 / 12, 0.5])
+def test_a_delta_that_would_publish_a_user_is_refused(
+    two: Make, config: RunConfig, delta: float
+) -> None:
+    federation = two(replace(config, privacy=PrivacyConfig(epsilon=4.0, delta=delta)))
+    with pytest.raises(
+        ConfigError, match=r"privacy\.delta = .* 1 / 12, the population of (alpha|beta): .* below"
+    ):
+        federation.run()
+    assert federation.releases() == [0, 0]
+
+
+# --- before the first round --------------------------------------------------------------------
+
+
+def test_a_folder_with_a_run_is_not_overwritten(through: Federation) -> None:
+    before = bits(through.checkpoint)
+    with pytest.raises(CheckpointError, match=r"holds a run already: resume it .* another folder"):
+        through.run()
+    assert bits(through.checkpoint) == before
+
+
+def test_there_must_be_something_to_resume(two: Make, config: RunConfig) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        two(config).run(resume=True)
+
+
+def test_another_configuration_is_not_resumed(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+    with pytest.raises(Killed):
+        federation.run(observer=killed_after(0))
+    federation.config = replace(federation.config, seed=9)
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        federation.run(resume=True)
+    federation.config = replace(
+        federation.config, seed=1, server=replace(config.server, quorum=1.0, deadline_seconds=0.4)
+    )
+    with pytest.raises(Killed):
+        federation.run(resume=True, observer=killed_after(1))
+
+
+def test_another_catalogue_is_not_resumed(two: Make, config: RunConfig, sites: Sites) -> None:
+    federation = two(config)
+    with pytest.raises(Killed):
+        federation.run(observer=killed_after(0))
+    other = replace(sites.catalogue, titles=tuple("x" * len(sites.catalogue)))
+    other.save(Path(federation.config.paths.catalogue))
+    with pytest.raises(CheckpointError, match="belongs to another catalogue"):
+        federation.run(resume=True)
+
+
+@pytest.mark.parametrize("key", ["out", "catalogue"])
+def test_a_path_must_be_set(two: Make, config: RunConfig, key: str) -> None:
+    federation = two(config)
+    paths: Any = {key: ""}
+    federation.config = replace(federation.config, paths=replace(federation.config.paths, **paths))
+    with pytest.raises(ConfigError, match=rf"paths\.{key} is not set: name"):
+        federation.run()
+
+
+def test_features_that_the_catalogue_lacks_are_refused(two: Make, config: RunConfig) -> None:
+    model = replace(config.model, items=ItemRepresentation.FEATURES)
+    with pytest.raises(ConfigError, match=r"model\.feature_size = 64, but the catalogue has 0"):
+        two(replace(config, model=model)).run()
+
+
+# --- meeting the organisations -----------------------------------------------------------------
+
+
+def test_too_few_organisations_before_the_deadline(two: Make, config: RunConfig) -> None:
+    federation = two(replace(config, server=replace(config.server, organisations=3)))
+    started = time.monotonic()
+    with pytest.raises(
+        QuorumError, match=r"2 organisations are connected after 0\.3 s, 3 are wanted: start their"
+    ):
+        federation.run()
+    assert 0.3 < time.monotonic() - started < 5
+    assert not federation.out.exists()
+
+
+def test_organisations_may_come_late(
+    two: Make, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = two(replace(config, training=replace(config.training, rounds=1)))
+    grid = federation.connect(federation.sites)
+    late = dict(grid.nodes)
+    grid.nodes.clear()
+    monkeypatch.setattr(time, "sleep", lambda _: grid.nodes.update(late))
+    coordinate(grid, federation.config, lambda _: None)
+    assert federation.checkpoint.progress.round == 1
+
+
+def test_two_nodes_of_one_name_are_refused(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+    federation.sites = [federation.sites[0], federation.sites[0]]
+    with pytest.raises(ConfigError, match="two nodes call themselves 'alpha': give each its own"):
+        federation.run()
+
+
+def test_another_catalogue_at_a_partner_is_refused(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+
+    def other(message: Message) -> Message:
+        reply = DescribeReply(organisation="beta", population=9, catalogue="c" * 64)
+        return Message(reply.to_content(), reply_to=message)
+
+    with pytest.raises(
+        QuorumError, match=r"1 of 2 organisations .*beta holds another version of the catalogue"
+    ):
+        federation.run(beta=other)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda message: None, "the others did not answer"),
+        (lambda message: refusal_reply(Refusal.FAILED, message), Refusal.FAILED.sentence),
+        (lambda message: Message(RecordDict(), reply_to=message), "the message holds"),
+    ],
+    ids=["silent", "refusing", "malformed"],
+)
+def test_a_partner_that_does_not_describe_itself_is_missing(
+    two: Make, config: RunConfig, answer: Node, reason: str
+) -> None:
+    with pytest.raises(QuorumError, match=rf"1 of 2 organisations can take part \(.*{reason}"):
+        two(config).run(beta=answer)
+
+
+def test_with_enough_others_the_run_goes_on_and_says_who_is_missing(
+    two: Make, config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = replace(config.server, organisations=1)
+    training = replace(config.training, rounds=1)
+    federation = two(replace(config, server=server, training=training))
+    with caplog.at_level(logging.WARNING, "sotto.server"):
+        grid = federation.run(beta=lambda message: refusal_reply(Refusal.FAILED, message))
+    assert Refusal.FAILED.sentence in caplog.text
+    assert rounds_asked(grid) == [1]

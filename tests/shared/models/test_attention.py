@@ -1,0 +1,339 @@
+"""Nothing leaks over padding, companions or time; what is saved is what is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from shared.catalogue import Catalogue
+from shared.config import ItemRepresentation, ModelConfig
+from shared.errors import ConfigError
+from shared.histories import Histories
+from shared.models.attention import (
+    AttentionConfig,
+    AttentionRecommender,
+    build,
+    loss_per_user,
+    next_item_pairs,
+    trainable,
+)
+
+V, F, D, T = 11, 5, 8, 6
+few = settings(max_examples=25, deadline=None)
+lists = st.lists(st.lists(st.integers(1, V), max_size=T), min_size=1, max_size=5)
+kinds = pytest.mark.parametrize(
+    ("items", "tied"),
+    [("ids", True), ("ids", False), ("features", False), ("both", True), ("both", False)],
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost these tiny tensors most of their time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def features() -> Tensor:
+    return torch.randn(V, F, generator=torch.Generator().manual_seed(1))
+
+
+def recommender(
+    items: str = "both", *, tied: bool = False, **shape: object
+) -> AttentionRecommender:
+    """A model in evaluation mode with large weights everywhere, the padding row among them."""
+    fields: dict[str, Any] = {"layers": 2, "heads": 2, "max_length": T, "dropout": 0.0}
+    config = AttentionConfig(
+        items=V,
+        item_representation=items,
+        tied=tied,
+        feature_size=F,
+        hidden_size=D,
+        **fields | shape,
+    )
+    model = AttentionRecommender(config, features())
+    model.train(False)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.5 * torch.randn(p.shape, generator=draw))
+    return model
+
+
+def padded(histories: list[list[int]], length: int = T) -> Tensor:
+    return Histories.from_lists(histories).padded(range(len(histories)), length)
+
+
+# --- padding, companions, time -----------------------------------------------------------------
+
+
+@kinds
+@torch.no_grad()
+def test_a_score_depends_on_nothing_but_its_own_past(items: str, tied: bool) -> None:
+    """Each state in a padded batch is that of the bare prefix alone: causality and padding."""
+    model = recommender(items, tied=tied)
+    histories = [[3, 1, 3, 3, 9, 2], [], [4], [11, 10, 9, 8], [3, 1, 3]]
+    scores = model(padded(histories))
+    assert scores.shape == (len(histories), T, V)
+    for row, history in enumerate(histories):
+        for end in range(1, len(history) + 1):
+            alone = model(torch.tensor([history[:end]]))[0, -1]
+            assert_close(scores[row, end - 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@few
+@given(lists, st.integers(0, T))
+@torch.no_grad()
+def test_padding_columns_and_companions_change_no_score(
+    histories: list[list[int]], more: int
+) -> None:
+    model = recommender(max_length=2 * T)
+    narrow, wide = model(padded(histories)), model(padded(histories, T + more))
+    for row, history in enumerate(histories):
+        known = len(history)
+        assert_close(wide[row, :known], narrow[row, :known], rtol=1e-4, atol=1e-5)
+        alone = model(padded([history]))
+        assert_close(narrow[row, :known], alone[0, :known], rtol=1e-4, atol=1e-5)
+
+
+@few
+@given(st.lists(st.integers(1, V), min_size=T, max_size=T), st.integers(1, T - 1), st.data())
+@torch.no_grad()
+def test_the_future_changes_no_past_state(past: list[int], cut: int, data: st.DataObject) -> None:
+    model = recommender()
+    future = data.draw(st.lists(st.integers(1, V), min_size=T - cut, max_size=T - cut))
+    before, after = model.states(torch.tensor([past, past[:cut] + future]))
+    assert_close(before[:cut], after[:cut], rtol=1e-5, atol=1e-6)
+    if future[0] != past[cut]:
+        assert (before[cut] - after[cut]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_order_and_repetition_matter() -> None:
+    model = recommender()
+    scores = model.next_item_scores(padded([[1, 2, 3], [2, 1, 3], [1, 2, 2, 3]]))
+    assert (scores[0] - scores[1]).abs().max() > 1e-3
+    assert (scores[0] - scores[2]).abs().max() > 1e-3
+
+
+@kinds
+@torch.no_grad()
+def test_next_item_scores_are_those_after_the_last_event(items: str, tied: bool) -> None:
+    model = recommender(items, tied=tied)
+    histories = [[3, 1, 3, 3, 9, 2], [4], [11, 10, 9, 8]]
+    everywhere, last = model(padded(histories)), model.next_item_scores(padded(histories))
+    assert last.shape == (3, V)
+    for row, history in enumerate(histories):
+        assert_close(last[row], everywhere[row, len(history) - 1])
+
+
+@torch.no_grad()
+def test_an_empty_history_is_scored_from_the_first_state() -> None:
+    model = recommender()
+    scores = model.next_item_scores(padded([[], [5, 2]]))
+    assert_close(scores[0], model(padded([[]]))[0, 0])
+    assert scores.isfinite().all()
+
+
+@torch.no_grad()
+def test_of_a_history_that_is_too_long_the_last_events_are_read() -> None:
+    model = recommender()
+    long = torch.randint(1, V + 1, (3, 2 * T), generator=torch.Generator().manual_seed(3))
+    assert_close(model.next_item_scores(long), model.next_item_scores(long[:, -T:]))
+
+
+@pytest.mark.parametrize(("users", "length"), [(0, T), (3, 1), (0, 1), (1, 1), (T, T)])
+@torch.no_grad()
+def test_shapes_at_the_edge(users: int, length: int) -> None:
+    model = recommender()
+    histories = torch.ones(users, length, dtype=torch.int64)
+    assert model(histories).shape == (users, length, V)
+    assert model.states(histories).shape == (users, length, D)
+    assert model.next_item_scores(histories).shape == (users, V)
+    loss = loss_per_user(model(histories), histories)
+    assert loss.shape == (users,)
+    assert loss.isfinite().all()
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    model = recommender(dropout=0.5)
+    histories = padded([[1, 2, 3], [4, 5, 6]])
+    assert_close(model(histories), model(histories), rtol=0, atol=0)
+    model.train()
+    torch.manual_seed(0)
+    assert (model(histories) - model(histories)).abs().max() > 1e-2
+
+
+def test_dropout_reaches_the_attention_weights() -> None:
+    attention = recommender(dropout=0.5).blocks[0].get_submodule("attention")
+    x = torch.randn(1, T, D, generator=torch.Generator().manual_seed(4))
+    assert_close(attention(x), attention(x), rtol=0, atol=0)
+    attention.train()
+    assert (attention(x) - attention(x)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_features_are_read_by_item_and_are_not_trained() -> None:
+    model = recommender("features")
+    assert not any("table" in name for name in trainable(model))
+    scores = model.next_item_scores(padded([[3, 1]]))
+    model.features.table[7] += 1.0  # row i describes item i
+    moved = (model.next_item_scores(padded([[3, 1]])) - scores)[0].abs()
+    assert moved[6] > 1e-3
+    assert_close(moved[torch.arange(V) != 6], torch.zeros(V - 1))
+    assert_close(model.features.table[0], torch.zeros(F))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_the_offset_of_an_item_moves_its_own_score_alone(bias: bool) -> None:
+    model = recommender(item_bias=bias)
+    assert ("item_bias.offset.weight" in trainable(model)) is bias
+    if bias:
+        scores = model(padded([[3, 1]]))
+        model.item_bias.offset.weight[4] += 1.0
+        moved = model(padded([[3, 1]])) - scores
+        assert (moved[..., 4] > 0.5).all()
+        assert_close(moved[..., torch.arange(V) != 4], torch.zeros(1, T, V - 1))
+
+
+@torch.no_grad()
+def test_tied_ids_score_an_item_by_its_own_vector() -> None:
+    model = recommender("ids", tied=True, item_bias=False)
+    states = torch.randn(2, D, generator=torch.Generator().manual_seed(6))
+    for item in range(1, V + 1):
+        assert_close(model.score(states)[:, item - 1], states @ model.item.weight[item])
+
+
+def test_tied_ids_have_one_table_and_untied_two() -> None:
+    assert "item_out.weight" not in trainable(recommender("ids", tied=True))
+    assert "item_out.weight" in trainable(recommender("ids", tied=False))
+
+
+# --- the loss ----------------------------------------------------------------------------------
+
+
+def test_pairs_are_shifted_by_one() -> None:
+    inputs, targets = next_item_pairs(padded([[5, 3, 8], [1]], 4))
+    assert inputs.tolist() == [[5, 3, 8], [1, 0, 0]]
+    assert targets.tolist() == [[3, 8, 0], [0, 0, 0]]
+
+
+@few
+@given(lists)
+def test_the_loss_is_each_users_own_mean(histories: list[list[int]]) -> None:
+    logits = torch.randn(len(histories), T, V, generator=torch.Generator().manual_seed(5))
+    losses = loss_per_user(logits, padded(histories))
+    expected = [
+        sum(-float(logits[row, t].log_softmax(0)[item - 1]) for t, item in enumerate(history))
+        / max(len(history), 1)
+        for row, history in enumerate(histories)
+    ]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@few
+@given(lists)
+def test_the_loss_sees_neither_companions_nor_padding(histories: list[list[int]]) -> None:
+    model = recommender(max_length=2 * T)
+
+    @torch.no_grad()
+    def losses(users: list[list[int]], length: int) -> Tensor:
+        inputs, targets = next_item_pairs(padded(users, length))
+        return loss_per_user(model(inputs), targets)
+
+    together = losses(histories, T + 1)
+    for row, history in enumerate(histories):
+        assert_close(losses([history], 2 * T)[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+def test_a_user_without_targets_has_no_loss_and_no_gradient() -> None:
+    logits = torch.randn(2, 3, V, requires_grad=True)
+    losses = loss_per_user(logits, torch.tensor([[0, 0, 0], [1, 0, 0]]))
+    losses.sum().backward()
+    assert losses[0] == 0
+    assert logits.grad is not None
+    assert_close(logits.grad[0], torch.zeros(3, V))
+    assert logits.grad[1].abs().sum() > 0
+
+
+# --- on disk -----------------------------------------------------------------------------------
+
+
+@kinds
+@torch.no_grad()
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path, items: str, tied: bool) -> None:
+    model = recommender(items, tied=tied, item_bias=items != "ids")
+    model.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
+    assert not [p.name for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    loaded = AttentionRecommender.from_pretrained(tmp_path)
+    loaded.train(False)
+    histories = padded([[3, 1, 3, 3, 9, 2], [], [4]])
+    assert_close(loaded(histories), model(histories), rtol=0, atol=0)
+    assert set(loaded.state_dict()) == set(model.state_dict())
+    assert loaded.config.item_representation == items
+    if items != "ids":
+        assert_close(loaded.features.table[1:], features(), rtol=0, atol=0)
+
+
+def catalogue(feature_size: int | None) -> Catalogue:
+    names = tuple(str(i) for i in range(V))
+    bare = Catalogue(names, names, ((),) * V, (None,) * V)
+    return bare if feature_size is None else bare.with_features(torch.ones(V, feature_size))
+
+
+def test_build_follows_the_configuration_and_the_catalogue() -> None:
+    shape = ModelConfig(feature_size=F, hidden_size=D, heads=4, layers=3, max_length=T)
+    model = build(shape, catalogue(F))
+    assert model(padded([[1, V]])).shape == (1, T, V)
+    assert (len(model.blocks), model.config.heads) == (3, 4)
+    assert_close(model.features.table[1:], torch.ones(V, F))
+    ids = ModelConfig(items=ItemRepresentation.IDS, hidden_size=D, max_length=T)
+    assert build(ids, catalogue(F)).config.feature_size == 0
+
+
+def test_build_takes_its_weights_from_torchs_seed() -> None:
+    shape = ModelConfig(feature_size=F, hidden_size=D, max_length=T)
+
+    def position(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return build(shape, catalogue(F)).position.weight.detach()
+
+    assert_close(position(1), position(1), rtol=0, atol=0)
+    assert (position(1) - position(2)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("found", [None, F - 1, F + 1])
+def test_build_refuses_features_of_another_size(found: int | None) -> None:
+    shape = ModelConfig(feature_size=F, hidden_size=D, max_length=T)
+    with pytest.raises(ConfigError, match=rf"feature_size = {F}.*has {found or 0} features"):
+        build(shape, catalogue(found))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@kinds
+@torch.no_grad()
+def test_a_gpu_computes_the_same(items: str, tied: bool) -> None:
+    model = recommender(items, tied=tied)
+    histories = padded([[3, 1, 3, 3, 9, 2], [], [4], [11, 10, 9, 8]])
+    expected = model(histories), model.next_item_scores(histories)
+    model.to("cuda")  # type: ignore[arg-type]  # transformers' stub of Module.to
+    on_gpu = histories.to("cuda")
+    got = model(on_gpu), model.next_item_scores(on_gpu)
+    for scores, other in zip(got, expected, strict=True):
+        assert_close(scores.cpu(), other, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,309 @@
+import datetime
+import json
+import math
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.config import (
+    ItemRepresentation,
+    ModelConfig,
+    Optimiser,
+    PathsConfig,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    StrategyName,
+    TrainingConfig,
+    Value,
+    Weighting,
+    flat_tables,
+    flatten,
+)
+from shared.errors import ConfigError
+
+PRIVACY = PrivacyConfig(epsilon=8.0, delta=1e-5)
+FLAT = RunConfig(privacy=PRIVACY).to_flat()
+FLOATS = [key for key, value in FLAT.items() if isinstance(value, float)]
+INTS = [key for key, value in FLAT.items() if type(value) is int]
+TEXTS = [key for key, value in FLAT.items() if isinstance(value, str)]
+SWITCHES = [key for key, value in FLAT.items() if isinstance(value, bool)]
+
+counts = st.integers(1, 2**31)
+positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+shares = st.floats(0, 1, exclude_max=True)
+chances = st.floats(0, 1, exclude_min=True)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> ModelConfig:
+    heads = draw(st.integers(1, 8))
+    return ModelConfig(
+        items=draw(st.sampled_from(ItemRepresentation)),
+        tied=draw(st.booleans()),
+        item_bias=draw(st.booleans()),
+        feature_size=draw(counts),
+        hidden_size=heads * draw(st.integers(1, 99)),
+        layers=draw(counts),
+        heads=heads,
+        max_length=draw(counts),
+        dropout=draw(shares),
+    )
+
+
+configs = st.builds(
+    RunConfig,
+    privacy=st.builds(
+        PrivacyConfig,
+        epsilon=st.none(),
+        delta=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    ),
+    model=models(),
+    training=st.builds(
+        TrainingConfig,
+        rounds=counts,
+        local_steps=counts,
+        sample_rate=chances,
+        clip_norm=positive,
+        optimiser=st.sampled_from(Optimiser),
+        learning_rate=positive,
+        weight_decay=st.floats(0, 1e9),
+    ),
+    server=st.builds(
+        ServerConfig,
+        strategy=st.sampled_from(StrategyName),
+        learning_rate=positive,
+        momentum=shares,
+        tau=positive,
+        weighting=st.sampled_from(Weighting),
+        organisations=counts,
+        quorum=chances,
+        deadline_seconds=positive,
+        max_update_norm=positive,
+    ),
+    paths=st.builds(
+        PathsConfig, catalogue=st.text(), out=st.text(), resume=st.booleans(), sites=st.text()
+    ),
+    seed=st.integers(0, 2**63 - 1),
+)
+
+
+def changed(key: str) -> Value:
+    """Another value that fits the key."""
+    chosen: dict[str, Value] = {
+        "model.items": "ids",
+        "model.heads": 4,
+        "model.hidden_size": 128,
+        "training.optimiser": "adam",
+        "server.strategy": "fedavg",
+        "server.weighting": "population",
+    }
+    if key in chosen:
+        return chosen[key]
+    value = FLAT[key]
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else 0.37 if isinstance(value, float) else "else"
+
+
+# --- round trip --------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(configs)
+def test_flat_and_back_is_the_same(config: RunConfig) -> None:
+    flat = config.to_flat()
+    assert RunConfig.from_flat(flat) == config
+    assert {type(value) for value in flat.values()} <= {int, float, bool, str}
+    assert RunConfig.from_flat(json.loads(json.dumps(flat))).fingerprint == config.fingerprint
+
+
+def test_every_key_is_read() -> None:
+    for key in FLAT:
+        read = RunConfig.from_flat(FLAT | {key: changed(key)}).to_flat()
+        assert read == FLAT | {key: changed(key)}
+
+
+def test_what_is_not_said_takes_its_default() -> None:
+    config = RunConfig.from_flat({"privacy.epsilon": 8.0, "privacy.delta": 1e-5})
+    assert config == RunConfig(privacy=PRIVACY)
+
+
+def test_a_config_does_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        PRIVACY.delta = 0.5  # type: ignore[misc]
+
+
+def test_steps_are_those_of_all_rounds() -> None:
+    assert TrainingConfig(rounds=7, local_steps=3).steps == 21
+
+
+# --- privacy has no default --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["privacy.epsilon", "privacy.delta"])
+def test_what_decides_privacy_must_be_stated(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'{key}' is not set, .* no default: state it"):
+        RunConfig.from_flat({name: value for name, value in FLAT.items() if name != key})
+
+
+def test_none_trains_without_privacy() -> None:
+    config = RunConfig.from_flat(FLAT | {"privacy.epsilon": "none"})
+    assert config.privacy.epsilon is None
+    assert not config.privacy.private
+    assert config.to_flat()["privacy.epsilon"] == "none"
+    assert RunConfig(privacy=PRIVACY).privacy.private
+
+
+@pytest.mark.parametrize("items", ItemRepresentation)
+@pytest.mark.parametrize("epsilon", ["none", 8.0])
+def test_tied_ids_are_refused_with_privacy(items: ItemRepresentation, epsilon: Value) -> None:
+    flat = FLAT | {"model.tied": True, "model.items": str(items), "privacy.epsilon": epsilon}
+    if epsilon != "none" and items is not ItemRepresentation.FEATURES:
+        with pytest.raises(ConfigError, match=r"model\.tied = true .* Set model\.tied = false"):
+            RunConfig.from_flat(flat)
+    else:
+        assert RunConfig.from_flat(flat).model.tied
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("training.round", "training.rounds"),
+        ("privacy.eps", "privacy.epsilon"),
+        ("model.head", "model.heads"),
+        ("Seed", "seed"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown .* '{key}' = 3: did you mean '{near}'\?"):
+        RunConfig.from_flat(FLAT | {key: 3})
+
+
+def test_an_unknown_key_far_from_all_gets_the_list() -> None:
+    with pytest.raises(ConfigError, match=r"unknown configuration key 'zzz'") as caught:
+        RunConfig.from_flat(FLAT | {"zzz": 1})
+    assert all(key in str(caught.value) for key in FLAT)
+
+
+@pytest.mark.parametrize("section", ["privacy", "model", "training", "server", "paths"])
+def test_a_section_is_no_key(section: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown configuration key '{section}'"):
+        RunConfig.from_flat(FLAT | {section: 1})
+
+
+@pytest.mark.parametrize(
+    ("keys", "bad"),
+    [
+        (INTS, [True, 3.0, "3", ""]),
+        (FLOATS, [True, "0.5", "nan", ""]),
+        (SWITCHES, [1, 0, "true", 1.0]),
+        (TEXTS, [1, 1.0, True]),
+    ],
+    ids=["whole numbers", "numbers", "switches", "texts"],
+)
+def test_a_value_of_another_type_is_refused(keys: list[str], bad: list[Value]) -> None:
+    assert keys
+    for key in keys:
+        for value in bad:
+            with pytest.raises(ConfigError) as caught:
+                RunConfig.from_flat(FLAT | {key: value})
+            assert f"{key} = {value!r} does not fit: it takes " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["model.items", "training.optimiser", "server.strategy", "server.weighting"]
+)
+@pytest.mark.parametrize("value", ["", "none", "IDS", "fedprox"])
+def test_a_choice_lists_what_there_is(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"it takes '\w+' or '\w+'"):
+        RunConfig.from_flat(FLAT | {key: value})
+
+
+@pytest.mark.parametrize("key", FLOATS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_nan_or_infinite(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = {value}: choose"):
+        RunConfig.from_flat(FLAT | {key: value})
+
+
+def test_a_whole_number_is_a_number() -> None:
+    whole = RunConfig.from_flat(FLAT | {"privacy.epsilon": 8})
+    assert whole.fingerprint == RunConfig.from_flat(FLAT).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("privacy.epsilon", [0.0, -1.0]),
+        ("privacy.delta", [0.0, 1.0, -1e-9]),
+        ("model.feature_size", [0]),
+        ("model.hidden_size", [0, -2]),
+        ("model.layers", [0]),
+        ("model.heads", [0]),
+        ("model.max_length", [0]),
+        ("model.dropout", [-0.1, 1.0]),
+        ("training.rounds", [0, -1]),
+        ("training.local_steps", [0]),
+        ("training.sample_rate", [0.0, 1.0001]),
+        ("training.clip_norm", [0.0, -1.0]),
+        ("training.learning_rate", [0.0]),
+        ("training.weight_decay", [-1e-9]),
+        ("server.learning_rate", [0.0]),
+        ("server.momentum", [-0.1, 1.0]),
+        ("server.tau", [0.0]),
+        ("server.organisations", [0]),
+        ("server.quorum", [0.0, 1.01]),
+        ("server.deadline_seconds", [0.0]),
+        ("server.max_update_norm", [0.0]),
+        ("seed", [-1]),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_remedy(key: str, values: list[Value]) -> None:
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"^{key} = {value}: choose"):
+            RunConfig.from_flat(FLAT | {key: value})
+
+
+def test_the_width_is_shared_out_among_the_heads() -> None:
+    with pytest.raises(
+        ConfigError, match=r"hidden_size = 64 .* model\.heads = 3: choose a multiple"
+    ):
+        RunConfig.from_flat(FLAT | {"model.heads": 3})
+
+
+# --- identity ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", FLAT)
+def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
+    other = RunConfig.from_flat(FLAT | {key: changed(key)})
+    free = key.startswith("paths.") or key in ("server.deadline_seconds", "server.quorum")
+    assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def test_tables_become_dotted_keys() -> None:
+    assert flat_tables({"a": {"b": {"c": 1.5}, "d": "x"}, "e": True}) == {
+        "a.b.c": 1.5,
+        "a.d": "x",
+        "e": True,
+    }
+    assert flat_tables({}) == {}
+
+
+@pytest.mark.parametrize("value", [[1, 2], [], datetime.date(2024, 5, 1), None])
+def test_a_table_holds_plain_values(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"'model\.heads' = .*: a plain value is wanted"):
+        flat_tables({"model": {"heads": value}})
+
+
+def test_flatten_takes_any_dataclass() -> None:
+    assert flatten(PRIVACY) == {"epsilon": 8.0, "delta": 1e-5}
