@@ -43,16 +43,16 @@ def text_features(catalogue: Catalogue, size: int) -> Tensor:
         return torch.zeros(len(catalogue), size)
     # A fixed start vector and fixed signs: the same catalogue gives the same features.
     left, strength, right = svds(counts, k=rank, v0=np.ones(min(counts.shape)))
-    signs = np.sign(right[np.arange(rank), np.abs(right).argmax(1)])
     # Singular values are damped to their square root: unweighted, rare words would be as loud
     # as genres; in full, genres would be all there is.
     # Beyond the rank there is only rounding, which the next line would blow up.
     damped = np.sqrt(np.where(strength > 1e-6 * strength.max(), strength, 0))
-    vectors = left * damped * signs
+    vectors = left * damped * _signs(right)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
     features = np.zeros((len(catalogue), size), dtype=np.float32)
-    features[:, :rank] = _whitened(unit)
+    # Rounded (and without -0), for the bits to be the same too: the fingerprint is made of them.
+    features[:, :rank] = _whitened(unit).round(6) + 0.0
     return torch.from_numpy(features)
 
 
@@ -63,9 +63,15 @@ def _whitened(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     centred = vectors - vectors.mean(0)
     left, strength, right = np.linalg.svd(centred, full_matrices=False)
-    signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
     informative = strength > 1e-6 * max(strength.max(), 1e-12)
-    return np.asarray(left * signs * informative * np.sqrt(len(vectors)))
+    return np.asarray(left * _signs(right) * informative * np.sqrt(len(vectors)))
+
+
+def _signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Makes the first of each row's largest entries positive; rounding decides no tie."""
+    size = np.abs(directions)
+    first = (size > (1 - 1e-6) * size.max(1, keepdims=True)).argmax(1)
+    return np.asarray(np.sign(directions[np.arange(len(directions)), first]))
 
 
 def _tokens(title: str, genres: tuple[str, ...], year: int | None) -> Counter[str]:

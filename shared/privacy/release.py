@@ -42,7 +42,7 @@ class Release:
             raise ValueError(f"noise_multiplier must be finite and >= 0, not {self!r}")
         if not 0 < self.sample_rate <= 1:
             raise ValueError(f"sample_rate must be in (0, 1], not {self!r}")
-        if self.steps < 1:
+        if not 1 <= self.steps < float("inf"):
             raise ValueError(f"steps must be >= 1, not {self!r}")
 
     @property

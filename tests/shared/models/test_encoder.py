@@ -70,14 +70,30 @@ def test_the_same_catalogue_gives_the_same_features() -> None:
     assert_close(text_features(FILMS, 5), first, rtol=0, atol=0)
 
 
-def test_public_ids_and_stop_words_do_not_matter() -> None:
-    other = Catalogue(
-        tuple(f"other{i}" for i in range(len(FILMS))),
-        tuple(f"The {title.upper()}!" for title in FILMS.titles),
-        FILMS.genres,
-        FILMS.years,
+def test_signs_and_zeros_do_not_hang_on_rounding() -> None:
+    """Dusk and Slime mirror each other: rounding would say which of them is positive."""
+    films = catalogue(
+        ("Alien Dawn", "Horror", 1984),
+        ("Alien Dusk", "Drama", 1984),
+        ("Slime", "Horror", 1984),
+        ("Sea", "", 1984),
+        ("Rome", "", 2001),
     )
-    assert_close(text_features(other, 5), text_features(FILMS, 5))
+    assert len({text_features(films, 3).numpy().tobytes() for _ in range(50)}) == 1
+
+
+def test_case_punctuation_stop_words_and_the_year_in_a_title_do_not_matter() -> None:
+    year = 1984  # a word that all would share with one another
+    some = [("Alien Dawn", "Horror"), ("Alien Dusk", "Drama"), ("Slime", "Horror"), ("Sea", "")]
+    plain = catalogue(*((title, genres, year) for title, genres in some), ("Rome", "", 2001))
+    adorned = catalogue(
+        ("The ALIEN, dawn!", "Horror", year),
+        ("Alien & Dusk (1984)", "Drama", year),
+        ("A Slime, 1984", "Horror", year),
+        ("The Sea 1984", "", year),
+        ("in ROME", "", 2001),
+    )
+    assert_close(text_features(adorned, 3), text_features(plain, 3))
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 64])

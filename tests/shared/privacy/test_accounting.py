@@ -15,10 +15,12 @@ from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
+from opacus.accountants.analysis import prv
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from shared.errors import AccountingError
+from shared.privacy import accounting
 from shared.privacy.accounting import SMALLEST_NOISE, epsilon, noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
 
@@ -40,7 +42,7 @@ GRID: list[Form] = [
     (11.0, 0.05, 1000),
     (20.0, 1.0, 60),
     (23.0, 0.5, 5000),
-    (30.0, 0.02, 10),
+    (30.0, 0.2, 10),
 ]
 
 
@@ -86,7 +88,7 @@ def of_gaussian(noise_multiplier: float, steps: int, delta: float) -> float:
         low, high = log_ndtr(shift / 2 - eps / shift), log_ndtr(-shift / 2 - eps / shift)
         return math.exp(low) - math.exp(eps + high) - delta
 
-    return float(brentq(excess, 0, 400, xtol=1e-9))
+    return float(brentq(excess, 0, 20_000, xtol=1e-9))
 
 
 # --- agreement ---------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ def test_epsilon_agrees_with_another_implementation(form: Form, delta: float) ->
         [(1.0, 0.05, 500), (2.0, 0.05, 500)],
         [(1.5, 0.2, 30), (5.0, 1.0, 10), (0.7, 0.01, 100)],
         [(3.0, 0.1, 60), (3.0, 0.2, 60), (4.0, 0.1, 60), (4.0, 0.2, 60), (9.0, 0.5, 200)],
-        [(8.0, 1.0, 1), (0.8, 0.1, 5)],
+        [(3.0, 1.0, 1), (0.8, 0.1, 5)],
     ],
     ids=len,
 )
@@ -128,9 +130,44 @@ def test_epsilon_is_never_below_the_exact_one(form: tuple[float, int], delta: fl
     """With everybody in every sum there is a closed form."""
     exact = of_gaussian(*form, delta)
     got = cost((form[0], 1.0, form[1]), delta=delta)
-    assert exact <= got
+    assert exact * 1.0005 <= got  # the numerical error is on top
     # Where rounding would count, the Rényi bound is reported.
     assert got <= exact * (1.06 if delta < 100 * form[1] * 2.3e-16 else 1.01)
+
+
+@pytest.mark.parametrize("form", [(0.15, 10), (0.1, 30), (0.06, 50)], ids=str)
+def test_a_very_large_epsilon_is_bounded_too(form: tuple[float, int]) -> None:
+    """Beyond 709 the exponential of ε is no number."""
+    exact = of_gaussian(*form, DELTA)
+    assert exact > 300
+    assert exact <= cost((form[0], 1.0, form[1])) <= 1.2 * exact
+
+
+def test_the_grid_is_as_fine_as_opacus_would_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+    make = accounting._domain
+
+    def recording(reach: float, mesh: float) -> prv.Domain:
+        asked.append((reach, mesh))
+        return make(reach, mesh)
+
+    monkeypatch.setattr(accounting, "_domain", recording)
+    some = [(1.375, 0.05, 300), (2.0, 0.1, 50)]
+    got = cost(*some)
+    error = got - by_loss_distributions(*some)
+    opacus = PRVAccountant()._get_domain(
+        prvs=[prv.PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in some],
+        num_self_compositions=[steps for *_, steps in some],
+        eps_error=error,
+        delta_error=DELTA / 1000,
+    )
+    ((reach, mesh),) = asked
+    assert mesh == pytest.approx(opacus.dt, rel=0.1)
+    assert reach == pytest.approx(opacus.t_max, rel=0.1)
+    domain = make(reach, mesh)
+    assert domain.dt == pytest.approx(mesh)
+    assert domain.t_max >= reach
+    assert domain.t_min <= -reach
 
 
 @few
@@ -164,7 +201,7 @@ def test_a_release_that_reaches_delta_alone_costs_nothing_at_it() -> None:
     assert cost((1e4, 0.001, 1), delta=1e-3) == 0
 
 
-@few
+@settings(max_examples=4, deadline=None)
 @given(forms, st.data())
 def test_more_steps_less_noise_more_users_and_less_delta_cost_more(
     form: Form, data: st.DataObject
@@ -205,11 +242,11 @@ def test_a_long_alternating_history_is_fast() -> None:
 
 def test_many_different_releases_are_bounded_in_time() -> None:
     """A coordinator that changes the noise in every round must not stall a site."""
-    history = [(1.3 + 0.01 * i, 0.05, 1) for i in range(60)]
-    begin = time.perf_counter()
-    got = cost(*history)
-    assert time.perf_counter() - begin < 20
-    assert cost((1.9, 0.05, 60)) < got < cost((1.3, 0.05, 60))
+    begin = time.process_time()
+    got = cost(*((1.3 + 0.01 * i, 0.05, 1) for i in range(40)))
+    assert cost((1.7, 0.05, 40)) < got < cost((1.3, 0.05, 40))
+    assert cost(*((60 + 0.1 * i, 0.05, 1) for i in range(40))) < 0.1
+    assert time.process_time() - begin < 20
 
 
 @pytest.mark.parametrize("noise", [1e-300, 1e-160, 1e-5, 0.01, 1e6, 1e300])
@@ -261,7 +298,7 @@ def test_the_noise_meets_its_target_and_hardly_more(
     assert cost((0.99 * noise, sample_rate, steps), delta=delta) > target
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.floats(0.3, 30), st.floats(0.005, 1), st.integers(1, 500))
 def test_the_noise_is_on_the_private_side(target: float, sample_rate: float, steps: int) -> None:
     noise = noise_multiplier_for(target, DELTA, sample_rate=sample_rate, steps=steps)
