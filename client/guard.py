@@ -25,6 +25,8 @@ Change = dict[str, Tensor]
 Computation = Callable[[], Change]
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
+LARGEST_SPREAD = 1e20
+"""Largest clip norm and noise: near float32's largest numbers a sum would be infinite."""
 
 
 class Guard:
@@ -74,8 +76,10 @@ class Guard:
                 f"{self._catalogue[:12]}: ask the coordinator for the current one",
             )
         spread = request.noise_multiplier * request.clip_norm
-        if request.noise_multiplier and spread < SMALLEST_SPREAD:
+        if request.noise_multiplier and not SMALLEST_SPREAD < spread < LARGEST_SPREAD:
             raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")
+        if request.clip_norm > LARGEST_SPREAD:
+            raise Refused(Refusal.POLICY, f"clip norm {request.clip_norm:g} would overflow float32")
         if not all(np.isfinite(value).all() for value in request.weights.values()):
             raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
         return Release(

@@ -111,7 +111,7 @@ class FederatedStrategy(Strategy):
             clip_norm=training.clip_norm,
             local_steps=training.local_steps,
             optimiser=training.optimiser,
-            learning_rate=training.learning_rate,
+            learning_rate=training.learning_rate_in(number),
             weight_decay=training.weight_decay,
         ).to_content()
         asked = [

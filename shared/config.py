@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from shared.errors import ConfigError
 
 __all__ = [
+    "Decay",
     "ItemRepresentation",
     "ModelConfig",
     "Optimiser",
@@ -63,6 +64,13 @@ class Optimiser(StrEnum):
 
     SGD = "sgd"
     ADAM = "adam"
+
+
+class Decay(StrEnum):
+    """How the local learning rate changes over the rounds."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
 
 
 class StrategyName(StrEnum):
@@ -135,7 +143,8 @@ class TrainingConfig:
         sample_rate: chance of each user to be in a step, in (0, 1].
         clip_norm: bound on one user's gradient norm, > 0.
         optimiser: "sgd" or "adam", fresh in each round.
-        learning_rate: > 0.
+        learning_rate: of the local optimiser in the first round, > 0.
+        decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
         weight_decay: >= 0, outside the loss.
     """
 
@@ -145,6 +154,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     optimiser: Optimiser = Optimiser.SGD
     learning_rate: float = 1.0
+    decay: Decay = Decay.CONSTANT
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -163,6 +173,17 @@ class TrainingConfig:
     def steps(self) -> int:
         """Noised steps of a site in the whole run."""
         return self.rounds * self.local_steps
+
+    def learning_rate_in(self, round_number: int) -> float:
+        """The local learning rate of a round, counted from 1; always above 0.
+
+        >>> config = TrainingConfig(rounds=4, learning_rate=1.0, decay=Decay.LINEAR)
+        >>> [config.learning_rate_in(number) for number in (1, 2, 4)]
+        [1.0, 0.75, 0.25]
+        """
+        if self.decay is Decay.CONSTANT:
+            return self.learning_rate
+        return self.learning_rate * (1 - (round_number - 1) / self.rounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +225,7 @@ class ServerConfig:
         learning_rate: of the server's optimiser, > 0; without effect for "fedavg".
         momentum: of "fedavgm", or the first decay rate of "fedadam", in [0, 1).
         tau: of "fedadam": added to the root of the second moment, > 0 (arXiv:2003.00295).
-        weighting: "equal", or by declared "population".
+        weighting: "equal", or by declared "population": nobody checks what a partner declares.
         organisations: how many must be connected before the first round, >= 1.
         quorum: share of the connected organisations whose valid replies make a round, in (0, 1].
         deadline_seconds: how long a round waits for replies, > 0.

@@ -30,6 +30,9 @@ from shared.histories import Histories, write_interactions
 from shared.models.attention import build, trainable
 from shared.wire import TRAIN, TrainRequest, Weights
 
+# Threads cost more than they bring at these sizes, and two test workers share the cores.
+torch.set_num_threads(1)
+
 ITEMS = 20
 MODEL = ModelConfig(
     items=ItemRepresentation.IDS, hidden_size=8, layers=1, heads=2, max_length=5, dropout=0.1

@@ -248,12 +248,23 @@ class AttentionRecommender(PreTrainedModel):
     def next_item_scores(self, histories: Tensor) -> Tensor:
         """Scores for what follows each history's last event: [B, T] -> [B, V].
 
-        An empty history is scored from the state at position 0.
+        Only the last `max_length` events count. An empty history is scored from the state at
+        position 0.
         """
-        window = histories[:, -self.config.max_length :]
-        last = (window != 0).sum(1).sub(1).clamp(min=0)  # (B,)
+        lengths = (histories != 0).sum(1)  # (B,)
+        window = self._window(histories, lengths)
+        last = lengths.clamp(1, window.shape[1]) - 1
         states = self.states(window)[torch.arange(len(window), device=window.device), last]
         return self.score(states)
+
+    def _window(self, histories: Tensor, lengths: Tensor) -> Tensor:
+        """The last `max_length` events, right-padded again: [B, T] -> [B, min(T, max_length)]."""
+        size = self.config.max_length
+        if histories.shape[1] <= size:
+            return histories
+        starts = (lengths - size).clamp(min=0)  # (B,)
+        places = starts[:, None] + torch.arange(size, device=histories.device)
+        return histories.gather(1, places)
 
     def _embed(self, histories: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         users, length = histories.shape

@@ -4,6 +4,10 @@ Mechanism: the Poisson-subsampled Gaussian. Composition: Gopi, Lee & Wutschitz 2
 (arXiv:2106.02848) as Opacus implements it; its upper bound is what is reported. Opacus's GDP
 accountant understates ε and is never used.
 
+The guarantee is for releases whose noise, rate and number do not depend on what was released
+before, as in a run whose parameters stand from the start. For a coordinator that chooses them
+from earlier answers, numerical composition is not proven to hold.
+
 The Rényi bound (Mironov, Talwar & Zhang 2019, arXiv:1908.10530) is cheap and never below the
 truth. It sets the scale of the numerical error, and stands in where ε is so large, δ so small or
 the releases so many that the composition would drown in rounding or not fit in memory.

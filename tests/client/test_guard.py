@@ -221,7 +221,15 @@ def test_noise_that_float32_would_lose_is_refused(sites: Sites, clip_norm: float
     assert error.code is Refusal.POLICY
 
 
-def test_without_noise_the_clip_norm_does_not_matter(sites: Sites) -> None:
+@pytest.mark.parametrize("noise_multiplier", [0.0, 1e-6, 2.0])
+def test_a_sum_that_float32_could_not_hold_is_refused(
+    sites: Sites, noise_multiplier: float
+) -> None:
+    request = sites.request(clip_norm=1e25, noise_multiplier=noise_multiplier)
+    assert refused(House(sites), request).code is Refusal.POLICY
+
+
+def test_without_noise_a_small_clip_norm_does_not_matter(sites: Sites) -> None:
     request = sites.request(noise_multiplier=0.0, clip_norm=1e-45)
     assert House(sites).guard.train(request, ready(Computation()))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,15 +63,6 @@ PLAN = LocalPlan(
     optimiser=Optimiser.SGD,
     learning_rate=1.0,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost these tiny tensors most of their time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Constant:

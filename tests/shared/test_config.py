@@ -97,6 +97,7 @@ def changed(key: str) -> Value:
         "model.heads": 4,
         "model.hidden_size": 128,
         "training.optimiser": "adam",
+        "training.decay": "linear",
         "server.strategy": "fedavg",
         "server.weighting": "population",
     }
@@ -217,7 +218,8 @@ def test_a_value_of_another_type_is_refused(keys: list[str], bad: list[Value]) -
 
 
 @pytest.mark.parametrize(
-    "key", ["model.items", "training.optimiser", "server.strategy", "server.weighting"]
+    "key",
+    ["model.items", "training.optimiser", "training.decay", "server.strategy", "server.weighting"],
 )
 @pytest.mark.parametrize("value", ["", "none", "IDS", "fedprox"])
 def test_a_choice_lists_what_there_is(key: str, value: str) -> None:

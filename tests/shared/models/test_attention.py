@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,6 @@ kinds = pytest.mark.parametrize(
     ("items", "tied"),
     [("ids", True), ("ids", False), ("features", False), ("both", True), ("both", False)],
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost these tiny tensors most of their time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def features() -> Tensor:
@@ -138,6 +128,14 @@ def test_next_item_scores_are_those_after_the_last_event(items: str, tied: bool)
 
 
 @torch.no_grad()
+def test_a_short_history_in_a_long_batch_is_read_whole() -> None:
+    model = recommender()
+    long, short = list(range(1, T + 4)), [5, 2]
+    together = model.next_item_scores(padded([long, short]))
+    assert_close(together[1:], model.next_item_scores(padded([short])))
+    assert_close(together[:1], model.next_item_scores(padded([long[-T:]])))
+
+
 def test_an_empty_history_is_scored_from_the_first_state() -> None:
     model = recommender()
     scores = model.next_item_scores(padded([[], [5, 2]]))

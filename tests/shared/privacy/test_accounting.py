@@ -170,6 +170,22 @@ def test_the_grid_is_as_fine_as_opacus_would_make_it(monkeypatch: pytest.MonkeyP
     assert domain.t_min <= -reach
 
 
+@pytest.mark.parametrize("fault", [RuntimeError, ValueError])
+def test_where_composition_fails_the_renyi_bound_stands_in(
+    fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise fault
+
+    form = (1.0, 0.05, 777)
+    sharp = by_loss_distributions(form)
+    monkeypatch.setattr(accounting, "_loss", failing)
+    accounting._upper_bound.cache_clear()
+    loose = cost(form)
+    accounting._upper_bound.cache_clear()
+    assert 1.05 * sharp < loose <= 1.05 * by_opacus(RDPAccountant, form)
+
+
 @few
 @given(st.lists(forms, min_size=1, max_size=3))
 def test_epsilon_is_within_other_bounds(some: list[Form]) -> None:
