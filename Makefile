@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## train over 4 organisations at ε = 8 on the embedded data, into runs/demo
 	@rm -rf runs/demo
-	$(BIN)/sotto-lab simulate --organisations 4 --epsilon 8 --delta 1e-4 --out runs/demo
+	$(BIN)/sotto-lab simulate --config simulations/recipes/demo.toml --out runs/demo
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest -n 2
