@@ -18,7 +18,7 @@ from shared.errors import Refusal, Refused
 from shared.privacy.release import Release, ReleaseKind
 from shared.wire import TrainRequest
 
-__all__ = ["Guard"]
+__all__ = ["Computation", "Guard"]
 
 Change = dict[str, Tensor]
 """Noised change of each trainable weight, by name."""

@@ -19,7 +19,7 @@ from shared.histories import Columns, Histories, read_histories
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 from shared.wire import is_name
 
-__all__ = ["FILE", "LabSeed", "Policy", "Site", "locate"]
+__all__ = ["FILE", "SIMULATED", "LabSeed", "Policy", "Site", "locate"]
 
 FILE = "site.toml"
 SIMULATED = "simulated"
