@@ -1,8 +1,7 @@
 """Keeps freed memory in the process, where a training step will want it again.
 
-glibc gives every large buffer back to the system and asks for it anew; at a logit tensor's size,
-faulting its pages in costs as much as computing it. `simulations/benchmarks/allocator.py` measures
-what this saves.
+glibc gives every large buffer back to the system and asks for it anew, page by page: at the size of
+a logit tensor that is a good part of a step. `simulations/benchmarks/allocator.py` measures it.
 """
 
 from __future__ import annotations
