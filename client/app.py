@@ -99,6 +99,7 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         optimiser=request.optimiser,
         learning_rate=request.learning_rate,
         weight_decay=request.weight_decay,
+        candidates=request.candidates,
     )
     model = build(request.model, catalogue)
     load_weights(model, request)

@@ -1,40 +1,38 @@
 """Local training on one site's histories; knows no message, no file and no ledger.
 
 Private training is DP-SGD (Abadi et al. 2016, arXiv:1607.00133) with one user's whole history as
-one sample: Poisson samples, one loss per user, per-user clipping, Gaussian noise. Opacus's hooks
-mode forms the per-user gradients: of the stock modes it is the one that is exact for this model
-and takes an empty batch.
+one sample: Poisson samples, one loss per user, per-user clipping, Gaussian noise. Clipping is ours
+(`shared.privacy.clipping`); the step is Opacus's, with noise from our own source.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
-from torch import Tensor, nn
+from opacus.optimizers import DPOptimizerFastGradientClipping
+from torch import Tensor
 
 from shared.config import Optimiser
 from shared.histories import Histories
-from shared.models.attention import (
-    AttentionRecommender,
-    loss_per_user,
-    next_item_pairs,
-    trainable,
-)
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
+from shared.privacy.clipping import PerUserClipping, probe
 from shared.privacy.noise import RandomSource
 from shared.privacy.sampling import poisson_samples
 
 __all__ = ["LocalPlan", "train"]
 
-MICROBATCH = 64
-"""Users whose gradients are held at once; bounds memory, changes no result."""
+NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
+"""Largest part of a physical batch, in numbers; bounds memory, changes no result."""
+LAYERS_ALIVE = 64
+"""About how many values a position's hidden state is kept in, until the batch is done."""
+PROBED_USERS, PROBED_EVENTS = 3, 5
+"""Invented users that a model's clipping is checked on; not as many as events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +48,8 @@ class LocalPlan:
         optimiser: local update rule.
         learning_rate: > 0.
         weight_decay: decoupled from the loss, >= 0.
+        candidates: items drawn for each user, among which its next ones are ranked, >= 1; 0
+            ranks them among the whole catalogue.
     """
 
     steps: int
@@ -60,6 +60,7 @@ class LocalPlan:
     optimiser: Optimiser
     learning_rate: float
     weight_decay: float = 0.0
+    candidates: int = 0
 
     @property
     def expected_batch(self) -> float:
@@ -67,8 +68,8 @@ class LocalPlan:
         return self.sample_rate * self.population
 
 
-class SourcedNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus is untyped
-    """Opacus's step, hardened: no user can make the sum infinite, and noise is not torch's.
+class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # untyped
+    """Opacus's step on clipped sums, with noise that is not torch's.
 
     A torch generator is a Mersenne twister whose fresh state is the same in every process.
     """
@@ -85,21 +86,16 @@ class SourcedNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus is unt
         )
         self._random = random
 
-    def clip_and_accumulate(self) -> None:
-        """Clips each user's gradient and adds it up.
-
-        Weights can be chosen so that only users of one item overflow. Clipping keeps NaN, and
-        NaN in the sum would tell that there is such a user: what is not finite counts as 0.
-        """
+    def accumulate(self) -> None:
+        """Takes the clipped sum as it is; Opacus would copy it."""
         for p in self.params:
-            p.grad_sample.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        super().clip_and_accumulate()
+            p.summed_grad = p.grad
 
     def add_noise(self) -> None:
-        """Adds N(0, (σC)²) to each summed gradient, once."""
+        """Adds N(0, (σC)²) to each clipped sum, once."""
         for p in self.params:
             noise = self._random.normal(tuple(p.shape)).to(p.device, p.dtype)
-            p.grad = p.summed_grad.view_as(p) + self.noise_multiplier * self.max_grad_norm * noise
+            p.grad = p.summed_grad + noise.mul_(self.noise_multiplier * self.max_grad_norm)
 
 
 def train(
@@ -119,76 +115,123 @@ def train(
     weights = trainable(model)
     before = {name: p.detach().clone() for name, p in weights.items()}
     model.train()
-    with _own_torch_seed(random):
-        step = _private_step if plan.noise_multiplier > 0 else _plain_step
-        step(model, _batches(model, histories, plan, random), plan, random)
-    _clear_padding(model)
+    steps = _private_steps if plan.noise_multiplier > 0 else _plain_steps
+    with _own_torch_seed(random), _no_traces(weights.values()):
+        steps(model, _batches(model, histories, plan, random), plan, random)
     return {
         name: (p.detach() - before[name]).to("cpu", torch.float32) for name, p in weights.items()
     }
 
 
-Batch = list[tuple[Tensor, Tensor]]
-"""One logical batch: at least one physical batch of inputs and targets, each [B, T]."""
+Batch = list[Callable[[], Tensor]]
+"""One logical batch: what computes the losses [B] of each of its physical batches."""
 
 
 def _batches(
     model: AttentionRecommender, histories: Histories, plan: LocalPlan, random: RandomSource
 ) -> Iterator[Batch]:
-    length, device = model.config.max_length + 1, model.device
+    def part(rows: NDArray[np.int64]) -> Callable[[], Tensor]:
+        longest = int(histories.lengths[rows].max(initial=2))
+        events = histories.padded(rows, min(longest, model.config.max_length + 1))
+        drawn = _candidates(random, (len(rows), plan.candidates), model.config.items)
 
-    def pairs(rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        return next_item_pairs(histories.padded(rows, length).to(device))
+        def losses() -> Tensor:
+            with _half_precision(model.device):
+                return _losses(model, events.to(model.device), drawn.to(model.device))
+
+        return losses
 
     for rows in poisson_samples(
         len(histories), sample_rate=plan.sample_rate, steps=plan.steps, random=random
     ):
-        starts = range(0, max(len(rows), 1), MICROBATCH)
-        yield [pairs(rows[start : start + MICROBATCH]) for start in starts]
+        # Users of like length share a batch, which is then no longer than they are.
+        ordered = rows[np.argsort(histories.lengths[rows], kind="stable")]
+        size = _users_at_once(model, plan)
+        yield [part(ordered[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _plain_step(
+def _candidates(random: RandomSource, shape: tuple[int, int], items: int) -> Tensor:
+    drawn = np.floor(random.uniform(int(np.prod(shape))) * items).astype(np.int64)
+    return torch.from_numpy(drawn + 1).reshape(shape)
+
+
+def _losses(model: AttentionRecommender, events: Tensor, candidates: Tensor) -> Tensor:
+    """One loss a user, [B], of right-padded events [B, T + 1]."""
+    inputs, targets = next_item_pairs(events)
+    if candidates.shape[1] == 0:
+        return loss_per_user(model(inputs), targets)
+    # A place without a target scores item 1, which then counts for nothing.
+    ranked = torch.cat([targets.clamp(min=1), candidates], dim=1)
+    scores = model.score(model.states(inputs), ranked)
+    return sampled_loss_per_user(scores, targets, candidates)
+
+
+def _half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU the pass is in bfloat16; norms, factors and sums never are."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _users_at_once(model: AttentionRecommender, plan: LocalPlan) -> int:
+    length, scored = model.config.max_length, model.config.items
+    if plan.candidates:
+        scored = length + plan.candidates
+    numbers = length * (scored + LAYERS_ALIVE * model.config.hidden_size)
+    return max(1, NUMBERS_AT_ONCE.get(model.device.type, NUMBERS_AT_ONCE["cpu"]) // numbers)
+
+
+def _plain_steps(
     model: AttentionRecommender, batches: Iterator[Batch], plan: LocalPlan, _: RandomSource
 ) -> None:
     optimiser = _optimiser(model, plan)
     for batch in batches:
-        optimiser.zero_grad()
-        for inputs, targets in batch:
-            (loss_per_user(model(inputs), targets).sum() / plan.expected_batch).backward()
+        for p in trainable(model).values():
+            p.grad = torch.zeros_like(p)
+        for losses in batch:
+            (losses().sum() / plan.expected_batch).backward()
         optimiser.step()
 
 
-def _private_step(
+def _private_steps(
     model: AttentionRecommender, batches: Iterator[Batch], plan: LocalPlan, random: RandomSource
 ) -> None:
-    with _per_user_gradients(model) as watched:
-        optimiser = SourcedNoiseOptimizer(_optimiser(model, plan), plan, random)
+    _probe_once(model, plan)
+    optimiser = SourcedNoiseOptimizer(_optimiser(model, plan), plan, random)
+    with PerUserClipping(model, plan.clip_norm) as clipping:
         for batch in batches:
-            for part, (inputs, targets) in enumerate(batch, start=1):
-                optimiser.zero_grad()
-                loss_per_user(watched(inputs), targets).sum().backward()
-                optimiser.signal_skip_step(part < len(batch))
-                optimiser.step()
-            optimiser.zero_grad()
+            clipping.zero_sums()
+            for losses in batch:
+                clipping.backward(losses())
+            optimiser.step()
 
 
 @contextmanager
-def _per_user_gradients(model: AttentionRecommender) -> Iterator[GradSampleModule]:
-    watched = GradSampleModule(model, loss_reduction="sum", strict=True)
-    with warnings.catch_warnings():
-        # The embedding of ids has no input gradient; the hook reads the output's.
-        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-        try:
-            yield watched
-        finally:
-            watched.cleanup()
-            # Opacus's wrappers hold cycles; let go of everything large by hand, or several GB
-            # gather before Python looks.
-            for p in model.parameters():
-                p.grad = None
-                vars(p).pop("summed_grad", None)
-            for module in model.modules():
-                vars(module).pop("activations", None)
+def _no_traces(weights: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Whatever happens, no sum of gradients stays behind on a weight."""
+    try:
+        yield
+    finally:
+        for p in weights:
+            p.grad = None
+            vars(p).pop("summed_grad", None)
+
+
+_probed: set[str] = set()
+
+
+def _probe_once(model: AttentionRecommender, plan: LocalPlan) -> None:
+    """Refuses a shape of model whose per-user norms would be wrong; once a process and shape."""
+    shape = f"{model.config.to_json_string()} {plan.candidates > 0} {model.device}"
+    if shape in _probed:
+        return
+    items = torch.arange(PROBED_USERS * (PROBED_EVENTS + 1), device=model.device)
+    users = 1 + items.view(PROBED_USERS, -1) * 7 % model.config.items
+    ranked = users.flip(1)[:, : 3 * (plan.candidates > 0)]
+    probe(
+        model,
+        lambda rows: _losses(model, users[rows], ranked[rows]),
+        torch.arange(PROBED_USERS, device=model.device),
+    )
+    _probed.add(shape)
 
 
 def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Optimizer:
@@ -196,14 +239,6 @@ def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Opti
     if plan.optimiser is Optimiser.SGD:
         return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-
-
-def _clear_padding(model: AttentionRecommender) -> None:
-    """Takes noise off the padding row, which no user's gradient reaches."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            with torch.no_grad():
-                module.weight[module.padding_idx] = 0.0
 
 
 @contextmanager

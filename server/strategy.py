@@ -113,6 +113,7 @@ class FederatedStrategy(Strategy):
             optimiser=training.optimiser,
             learning_rate=training.learning_rate_in(number),
             weight_decay=training.weight_decay,
+            candidates=training.candidates,
         ).to_content()
         asked = [
             (Message(content, partner.node_id, TRAIN, group_id=str(number)), partner)

@@ -94,7 +94,7 @@ class ModelConfig:
 
     Attributes:
         items: "ids" (learned), "features" (public, frozen) or "both".
-        tied: whether learned ids serve as input and as output; not with privacy.
+        tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
         feature_size: directions of the public features, >= 1.
         hidden_size: width, a multiple of `heads`.
@@ -105,7 +105,7 @@ class ModelConfig:
     """
 
     items: ItemRepresentation = ItemRepresentation.FEATURES
-    tied: bool = False
+    tied: bool = True
     item_bias: bool = True
     feature_size: int = 64
     hidden_size: int = 64
@@ -146,6 +146,8 @@ class TrainingConfig:
         learning_rate: of the local optimiser in the first round, > 0.
         decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
         weight_decay: >= 0, outside the loss.
+        candidates: items drawn for each user in a step, among which its next ones are ranked; 0
+            ranks them among the whole catalogue.
     """
 
     rounds: int = 60
@@ -156,6 +158,7 @@ class TrainingConfig:
     learning_rate: float = 1.0
     decay: Decay = Decay.CONSTANT
     weight_decay: float = 0.0
+    candidates: int = 0
 
     def __post_init__(self) -> None:
         _at_least_one("training", rounds=self.rounds, local_steps=self.local_steps)
@@ -167,6 +170,10 @@ class TrainingConfig:
         _require(
             0 <= self.weight_decay < float("inf"),
             f"training.weight_decay = {self.weight_decay}: choose a number >= 0.",
+        )
+        _require(
+            self.candidates >= 0,
+            f"training.candidates = {self.candidates}: choose how many items, or 0 for all.",
         )
 
     @property
@@ -294,11 +301,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"seed = {self.seed}: choose a whole number >= 0.")
-        _require(
-            not (self.privacy.private and self.model.tied and self.model.items.learns_ids),
-            "model.tied = true cannot be trained with privacy: per-user gradients by hooks would "
-            "miss half of a tied table's gradient. Set model.tied = false.",
-        )
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value]) -> RunConfig:

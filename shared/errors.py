@@ -4,6 +4,7 @@ SottoError
 ├── ConfigError          a run's parameters do not make sense
 ├── DataError            a file of interactions or items is not what it should be
 ├── AccountingError      no noise can meet the target, or no ε follows from the releases
+├── ClippingError        no bound on one user's share can be proven for a model or a loss
 ├── SiteError            a partner's site.toml is missing, unreadable or inconsistent
 ├── LedgerError          the privacy ledger cannot be read or written: nothing may be trained
 ├── Refused              the partner's guard declined a request; carries a public code
@@ -27,6 +28,7 @@ __all__ = [
     "AccountingError",
     "BudgetExceeded",
     "CheckpointError",
+    "ClippingError",
     "ConfigError",
     "DataError",
     "FetchError",
@@ -85,6 +87,10 @@ class DataError(SottoError):
 
 class AccountingError(SottoError):
     """No noise can meet the target, or no ε follows from the releases."""
+
+
+class ClippingError(SottoError):
+    """A model or a loss for which no bound on a user's share can be proven."""
 
 
 class SiteError(SottoError):

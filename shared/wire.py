@@ -119,6 +119,7 @@ class TrainRequest:
         optimiser: local update rule.
         learning_rate: > 0.
         weight_decay: >= 0.
+        candidates: items drawn for each user to rank its next ones among; 0: the catalogue.
     """
 
     run: str
@@ -133,6 +134,7 @@ class TrainRequest:
     optimiser: Optimiser
     learning_rate: float
     weight_decay: float
+    candidates: int
 
     def __post_init__(self) -> None:
         # NaN fails every comparison: each range is stated as what must hold.
@@ -145,6 +147,7 @@ class TrainRequest:
             "local_steps": self.local_steps >= 1,
             "learning_rate": 0 < self.learning_rate < infinity,
             "weight_decay": 0 <= self.weight_decay < infinity,
+            "candidates": self.candidates >= 0,
         }
         for name, holds in ranges.items():
             if not holds:
@@ -185,6 +188,7 @@ _TRAIN_FIELDS: dict[str, type] = {
     "optimiser": str,
     "learning_rate": float,
     "weight_decay": float,
+    "candidates": int,
 }
 
 

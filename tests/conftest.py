@@ -220,6 +220,7 @@ class Sites:
             "optimiser": Optimiser.SGD,
             "learning_rate": 0.1,
             "weight_decay": 0.0,
+            "candidates": 0,
         }
         return TrainRequest(**fields | changes)
 

@@ -11,9 +11,11 @@ position by itself, so no padding mask is needed, no softmax row is ever empty, 
 position does not depend on how long the batch is.
 
 An item is represented by a learned vector (`ids`), by frozen public features from the catalogue
-through two learned projections (`features`), or by their sum (`both`). The projections in and out
-are separate modules, each used once and with a batch axis, because per-user gradients by hooks
-miss a weight that is used functionally. Only `tied` learned ids are used functionally.
+through two learned projections (`features`), or by their sum (`both`). Learned vectors serve as
+input and as output, in one table, unless `tied` is off.
+
+Every trainable weight lies in a layer whose per-user gradients are known, and is used through that
+layer alone (`shared.privacy.layers`).
 """
 
 from __future__ import annotations
@@ -30,9 +32,8 @@ from shared.errors import ConfigError
 __all__ = [
     "AttentionConfig",
     "AttentionRecommender",
+    "ItemScores",
     "build",
-    "loss_per_user",
-    "next_item_pairs",
     "trainable",
 ]
 
@@ -68,7 +69,7 @@ class AttentionConfig(PreTrainedConfig):
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention from four plain linear maps (exact under per-user hooks)."""
+    """Causal multi-head attention from four plain linear maps, whose per-user gradients are known."""
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -111,42 +112,64 @@ class Block(nn.Module):
 
 
 class PublicFeatures(nn.Module):
-    """The catalogue's frozen features, one row an item; row 0 is padding.
-
-    A module of its own: Opacus refuses a module that holds both buffers and trainable weights.
-    """
+    """The catalogue's frozen features, one row an item."""
 
     table: Tensor
 
     def __init__(self, items: int, size: int) -> None:
         super().__init__()
-        self.register_buffer("table", torch.zeros(items + 1, size))  # (V + 1, F)
+        self.register_buffer("table", torch.zeros(items, size))  # (V, F)
 
-    def forward(self, ids: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
-        return self.table[ids]
-
-
-POPULARITY_SCALE = 32.0
-"""Constant that an item's offset is multiplied by.
-
-A user's gradient is clipped as a whole. That of the projections is as large as a state times a
-feature vector, about 64 here; an unscaled offset's is below 1, and would drown in their noise.
-"""
+    def forward(self, rows: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
+        return self.table[rows]
 
 
-class ItemBias(nn.Module):
-    """One learned offset an item, its popularity, as a linear map of a constant.
+class ItemScores(nn.Module):
+    """Scores of items: a state times each item's vector, plus the item's offset, its popularity.
 
-    A bare parameter would have no batch axis, and per-user gradients by hooks would not see it.
+    The table of vectors is whoever's it is: the input table, one of its own, or frozen features.
+
+    Args:
+        items: catalogue size V.
+        offset: whether each item has a learned offset.
     """
 
-    def __init__(self, items: int) -> None:
-        super().__init__()
-        self.offset = nn.Linear(1, items, bias=False)
+    OFFSET_SCALE = 32.0
+    """Constant that an offset is multiplied by.
 
-    def forward(self, states: Tensor) -> Tensor:  # (..., D) -> (..., V)
-        out: Tensor = self.offset(torch.full_like(states[..., :1], POPULARITY_SCALE))
-        return out
+    A user's gradient is clipped as a whole. That of the projections is as large as a state times a
+    feature vector, about 64 here; an unscaled offset's is below 1, and would drown in their noise.
+    """
+
+    def __init__(self, items: int, *, offset: bool) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(items, 1)) if offset else None
+
+    def forward(self, states: Tensor, table: Tensor, candidates: Tensor | None = None) -> Tensor:
+        """Scores of all items, or of each user's own candidates.
+
+        Args:
+            states: [B, T, D]; also [B, D] where all items are scored.
+            table: one vector an item, [V, D].
+            candidates: item ids in 1..V, int64 [B, K].
+
+        Returns:
+            [..., V], or [B, T, K].
+        """
+        return self.scores(states, table, self.offset, candidates)
+
+    @classmethod
+    def scores(
+        cls, states: Tensor, table: Tensor, offset: Tensor | None, candidates: Tensor | None
+    ) -> Tensor:
+        """As `forward`, of a given offset [V, 1]."""
+        if candidates is None:
+            scaled = None if offset is None else cls.OFFSET_SCALE * offset[:, 0]
+            return F.linear(states, table, scaled)
+        scores = states @ F.embedding(candidates - 1, table).mT
+        if offset is not None:
+            scores = scores + cls.OFFSET_SCALE * offset[candidates - 1].mT
+        return scores
 
 
 class AttentionRecommender(PreTrainedModel):
@@ -168,22 +191,21 @@ class AttentionRecommender(PreTrainedModel):
         kind = ItemRepresentation(config.item_representation)
         self.position = nn.Embedding(config.max_length, width)
         if kind.learns_ids:
-            self.item = nn.Embedding(items + 1, width, padding_idx=0)
+            self.item = nn.Embedding(items, width)
             if not config.tied:
-                self.item_out = nn.Linear(width, items, bias=False)
+                self.item_out = nn.Embedding(items, width)
         if kind.uses_features:
             self.features = PublicFeatures(items, config.feature_size)
             self.feature_in = nn.Linear(config.feature_size, width, bias=False)
             self.feature_out = nn.Linear(width, config.feature_size, bias=False)
-        if config.item_bias:
-            self.item_bias = ItemBias(items)
+        self.item_scores = ItemScores(items, offset=config.item_bias)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.post_init()  # type: ignore[no-untyped-call]
         self._start_linear()
         if features is not None and kind.uses_features:
-            self.features.table[1:] = features
+            self.features.table.copy_(features)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal(0, 0.02) weights and zero biases, as in arXiv:2309.07602."""
@@ -191,9 +213,6 @@ class AttentionRecommender(PreTrainedModel):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            with torch.no_grad():
-                module.weight[module.padding_idx].zero_()
 
     def _start_linear(self) -> None:
         """Starts as a linear model of what the user chose so far; training adds the rest.
@@ -207,8 +226,6 @@ class AttentionRecommender(PreTrainedModel):
             if isinstance(module, Attention):
                 nn.init.eye_(module.value.weight)
                 nn.init.eye_(module.out.weight)
-            if isinstance(module, ItemBias):
-                nn.init.zeros_(module.offset.weight)
         if hasattr(self, "feature_in"):
             nn.init.orthogonal_(self.feature_in.weight)
             nn.init.zeros_(self.feature_out.weight)
@@ -232,18 +249,23 @@ class AttentionRecommender(PreTrainedModel):
         out: Tensor = self.norm(x)
         return out
 
-    def score(self, states: Tensor) -> Tensor:
-        """Logits over the catalogue: [..., D] -> [..., V]."""
+    def score(self, states: Tensor, candidates: Tensor | None = None) -> Tensor:
+        """Logits over the catalogue, [..., D] -> [..., V].
+
+        With candidates, item ids in 1..V [B, K], over each user's own: [B, T, D] -> [B, T, K].
+        """
         kind = ItemRepresentation(self.config.item_representation)
-        parts = []
-        if kind.learns_ids:
-            tied = self.config.tied
-            parts.append(F.linear(states, self.item.weight[1:]) if tied else self.item_out(states))
+        if not kind.learns_ids:
+            scores: Tensor = self.item_scores(
+                self.feature_out(states), self.features.table, candidates
+            )
+            return scores
+        table = self.item.weight if self.config.tied else self.item_out.weight
+        scores = self.item_scores(states, table, candidates)
         if kind.uses_features:
-            parts.append(self.feature_out(states) @ self.features.table[1:].T)
-        if self.config.item_bias:
-            parts.append(self.item_bias(states))
-        return sum(parts[1:], start=parts[0])
+            frozen = self.features.table
+            scores = scores + ItemScores.scores(self.feature_out(states), frozen, None, candidates)
+        return scores
 
     def next_item_scores(self, histories: Tensor) -> Tensor:
         """Scores for what follows each history's last event: [B, T] -> [B, V].
@@ -271,11 +293,13 @@ class AttentionRecommender(PreTrainedModel):
         # A batch axis on the positions: per-user gradients cannot tell whose row a bare (T,) is.
         positions = torch.arange(length, device=histories.device).repeat(users, 1)
         x: Tensor = self.position(positions)
+        # There is no row for padding, so none for noise to fall on: its place reads item 1, times 0.
+        real, rows = (histories != 0)[..., None], (histories - 1).clamp(min=0)
         kind = ItemRepresentation(self.config.item_representation)
         if kind.learns_ids:
-            x = x + self.item(histories)
+            x = x + self.item(rows) * real
         if kind.uses_features:
-            x = x + self.feature_in(self.features(histories))
+            x = x + self.feature_in(self.features(rows)) * real
         out: Tensor = self.dropout(x)
         return out
 
@@ -311,37 +335,3 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
 def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:
     """The weights that training changes and messages carry, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def next_item_pairs(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs and targets for next-item training.
-
-    Args:
-        sequences: right-padded histories, int64 [B, T + 1].
-
-    Returns:
-        Inputs [B, T] and targets [B, T]; target 0 means that there is none.
-
-    >>> next_item_pairs(torch.tensor([[5, 3, 8, 0]]))
-    (tensor([[5, 3, 8]]), tensor([[3, 8, 0]]))
-    """
-    return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
-
-
-def loss_per_user(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, averaged within each user: no user's loss depends on another's length.
-
-    Args:
-        logits: [B, T, V].
-        targets: item ids, 0 where there is none, int64 [B, T].
-
-    Returns:
-        [B]; 0 for a user without any target.
-
-    >>> loss_per_user(torch.zeros(2, 3, 4), torch.tensor([[1, 2, 0], [0, 0, 0]]))
-    tensor([1.3863, 0.0000])
-    """
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), targets.flatten() - 1, reduction="none", ignore_index=-1
-    ).view_as(targets)  # (B, T)
-    return losses.sum(1) / (targets != 0).sum(1).clamp(min=1)

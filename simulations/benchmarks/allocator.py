@@ -16,12 +16,8 @@ import time
 import torch
 
 from client.allocator import keep_freed_memory
-from shared.models.attention import (
-    AttentionConfig,
-    AttentionRecommender,
-    loss_per_user,
-    next_item_pairs,
-)
+from shared.models.attention import AttentionConfig, AttentionRecommender
+from shared.models.losses import loss_per_user, next_item_pairs
 
 
 def main() -> None:

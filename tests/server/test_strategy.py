@@ -419,6 +419,7 @@ def test_every_partner_gets_the_same_request() -> None:
             "optimiser": training.optimiser,
             "learning_rate": training.learning_rate,
             "weight_decay": training.weight_decay,
+            "candidates": training.candidates,
         }
         assert {name: getattr(request, name) for name in fields} == fields
 

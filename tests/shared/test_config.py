@@ -70,6 +70,7 @@ configs = st.builds(
         optimiser=st.sampled_from(Optimiser),
         learning_rate=positive,
         weight_decay=st.floats(0, 1e9),
+        candidates=st.integers(0, 10**6),
     ),
     server=st.builds(
         ServerConfig,
@@ -158,15 +159,10 @@ def test_none_trains_without_privacy() -> None:
     assert RunConfig(privacy=PRIVACY).privacy.private
 
 
-@pytest.mark.parametrize("items", ItemRepresentation)
-@pytest.mark.parametrize("epsilon", ["none", 8.0])
-def test_tied_ids_are_refused_with_privacy(items: ItemRepresentation, epsilon: Value) -> None:
-    flat = FLAT | {"model.tied": True, "model.items": str(items), "privacy.epsilon": epsilon}
-    if epsilon != "none" and items is not ItemRepresentation.FEATURES:
-        with pytest.raises(ConfigError, match=r"model\.tied = true .* Set model\.tied = false"):
-            RunConfig.from_flat(flat)
-    else:
-        assert RunConfig.from_flat(flat).model.tied
+def test_ids_are_tied_and_ranked_among_the_whole_catalogue_by_default() -> None:
+    config = RunConfig(privacy=PRIVACY)
+    assert config.model.tied
+    assert config.training.candidates == 0
 
 
 # --- what is refused ---------------------------------------------------------------------------
@@ -256,6 +252,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("training.clip_norm", [0.0, -1.0]),
         ("training.learning_rate", [0.0]),
         ("training.weight_decay", [-1e-9]),
+        ("training.candidates", [-1]),
         ("server.learning_rate", [0.0]),
         ("server.momentum", [-0.1, 1.0]),
         ("server.tau", [0.0]),

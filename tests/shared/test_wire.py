@@ -74,6 +74,7 @@ requests = st.builds(
     optimiser=st.sampled_from(Optimiser),
     learning_rate=positive,
     weight_decay=st.floats(0, 1e9),
+    candidates=st.integers(0, 10**9),
 )
 
 
@@ -91,6 +92,7 @@ def request() -> TrainRequest:
         optimiser=Optimiser.ADAM,
         learning_rate=0.1,
         weight_decay=0.0,
+        candidates=0,
     )
 
 
@@ -209,6 +211,7 @@ def test_a_field_of_another_type_is_refused(message: str, key: str) -> None:
         ("local_steps", [0, -1]),
         ("learning_rate", [0.0, -1.0, math.nan, math.inf]),
         ("weight_decay", [-1e-9, math.nan, math.inf]),
+        ("candidates", [-1]),
         ("optimiser", ["", "SGD", "lamb"]),
         ("model.items", ["", "all"]),
         ("model.heads", [0, 5]),

@@ -19,11 +19,11 @@ from shared.histories import Histories
 from shared.models.attention import (
     AttentionConfig,
     AttentionRecommender,
+    ItemScores,
     build,
-    loss_per_user,
-    next_item_pairs,
     trainable,
 )
+from shared.models.losses import loss_per_user, next_item_pairs
 
 V, F, D, T = 11, 5, 8, 6
 few = settings(max_examples=25, deadline=None)
@@ -41,7 +41,7 @@ def features() -> Tensor:
 def recommender(
     items: str = "both", *, tied: bool = False, **shape: object
 ) -> AttentionRecommender:
-    """A model in evaluation mode with large weights everywhere, the padding row among them."""
+    """A model in evaluation mode with large weights everywhere."""
     fields: dict[str, Any] = {"layers": 2, "heads": 2, "max_length": T, "dropout": 0.0}
     config = AttentionConfig(
         items=V,
@@ -188,21 +188,20 @@ def test_features_are_read_by_item_and_are_not_trained() -> None:
     model = recommender("features")
     assert not any("table" in name for name in trainable(model))
     scores = model.next_item_scores(padded([[3, 1]]))
-    model.features.table[7] += 1.0  # row i describes item i
+    model.features.table[6] += 1.0  # row i describes item i + 1
     moved = (model.next_item_scores(padded([[3, 1]])) - scores)[0].abs()
     assert moved[6] > 1e-3
     assert_close(moved[torch.arange(V) != 6], torch.zeros(V - 1))
-    assert_close(model.features.table[0], torch.zeros(F))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
 def test_the_offset_of_an_item_moves_its_own_score_alone(bias: bool) -> None:
     model = recommender(item_bias=bias)
-    assert ("item_bias.offset.weight" in trainable(model)) is bias
+    assert ("item_scores.offset" in trainable(model)) is bias
     if bias:
         scores = model(padded([[3, 1]]))
-        model.item_bias.offset.weight[4] += 1.0
+        model.item_scores.offset[4] += 1.0
         moved = model(padded([[3, 1]])) - scores
         assert (moved[..., 4] > 0.5).all()
         assert_close(moved[..., torch.arange(V) != 4], torch.zeros(1, T, V - 1))
@@ -213,34 +212,12 @@ def test_tied_ids_score_an_item_by_its_own_vector() -> None:
     model = recommender("ids", tied=True, item_bias=False)
     states = torch.randn(2, D, generator=torch.Generator().manual_seed(6))
     for item in range(1, V + 1):
-        assert_close(model.score(states)[:, item - 1], states @ model.item.weight[item])
+        assert_close(model.score(states)[:, item - 1], states @ model.item.weight[item - 1])
 
 
 def test_tied_ids_have_one_table_and_untied_two() -> None:
     assert "item_out.weight" not in trainable(recommender("ids", tied=True))
     assert "item_out.weight" in trainable(recommender("ids", tied=False))
-
-
-# --- the loss ----------------------------------------------------------------------------------
-
-
-def test_pairs_are_shifted_by_one() -> None:
-    inputs, targets = next_item_pairs(padded([[5, 3, 8], [1]], 4))
-    assert inputs.tolist() == [[5, 3, 8], [1, 0, 0]]
-    assert targets.tolist() == [[3, 8, 0], [0, 0, 0]]
-
-
-@few
-@given(lists)
-def test_the_loss_is_each_users_own_mean(histories: list[list[int]]) -> None:
-    logits = torch.randn(len(histories), T, V, generator=torch.Generator().manual_seed(5))
-    losses = loss_per_user(logits, padded(histories))
-    expected = [
-        sum(-float(logits[row, t].log_softmax(0)[item - 1]) for t, item in enumerate(history))
-        / max(len(history), 1)
-        for row, history in enumerate(histories)
-    ]
-    assert losses.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @few
@@ -258,14 +235,24 @@ def test_the_loss_sees_neither_companions_nor_padding(histories: list[list[int]]
         assert_close(losses([history], 2 * T)[0], together[row], rtol=1e-4, atol=1e-5)
 
 
-def test_a_user_without_targets_has_no_loss_and_no_gradient() -> None:
-    logits = torch.randn(2, 3, V, requires_grad=True)
-    losses = loss_per_user(logits, torch.tensor([[0, 0, 0], [1, 0, 0]]))
-    losses.sum().backward()
-    assert losses[0] == 0
-    assert logits.grad is not None
-    assert_close(logits.grad[0], torch.zeros(3, V))
-    assert logits.grad[1].abs().sum() > 0
+@kinds
+@torch.no_grad()
+def test_candidates_are_scored_as_in_the_whole_catalogue(items: str, tied: bool) -> None:
+    model = recommender(items, tied=tied)
+    states = torch.randn(3, T, D, generator=torch.Generator().manual_seed(6))
+    candidates = torch.tensor([[1, 4, 4, V], [2, 3, 9, 1], [V, V, 5, 6]])
+    scores = model.score(states)
+    expected = torch.stack([scores[b][:, ids - 1] for b, ids in enumerate(candidates)])
+    assert_close(model.score(states, candidates), expected)
+
+
+def test_an_offset_counts_for_its_scale() -> None:
+    layer = ItemScores(V, offset=True)
+    with torch.no_grad():
+        layer.offset[2] = 0.5
+        scores = layer(torch.zeros(1, 1, D), torch.ones(V, D))[0, 0]
+    assert scores[2] == 0.5 * ItemScores.OFFSET_SCALE
+    assert scores.count_nonzero() == 1
 
 
 # --- on disk -----------------------------------------------------------------------------------
@@ -285,7 +272,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, items: str, tied: bool)
     assert set(loaded.state_dict()) == set(model.state_dict())
     assert loaded.config.item_representation == items
     if items != "ids":
-        assert_close(loaded.features.table[1:], features(), rtol=0, atol=0)
+        assert_close(loaded.features.table, features(), rtol=0, atol=0)
 
 
 def catalogue(feature_size: int | None) -> Catalogue:
@@ -299,7 +286,7 @@ def test_build_follows_the_configuration_and_the_catalogue() -> None:
     model = build(shape, catalogue(F))
     assert model(padded([[1, V]])).shape == (1, T, V)
     assert (len(model.blocks), model.config.heads) == (3, 4)
-    assert_close(model.features.table[1:], torch.ones(V, F))
+    assert_close(model.features.table, torch.ones(V, F))
     ids = ModelConfig(items=ItemRepresentation.IDS, hidden_size=D, max_length=T)
     assert build(ids, catalogue(F)).config.feature_size == 0
 
