@@ -21,8 +21,9 @@ from shared.config import Optimiser
 from shared.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
-from shared.privacy.clipping import PerUserClipping, probe
+from shared.privacy.clipping import PerUserClipping
 from shared.privacy.noise import RandomSource
+from shared.privacy.probe import probe
 from shared.privacy.sampling import poisson_samples
 
 __all__ = ["LocalPlan", "train"]

@@ -69,7 +69,7 @@ class AttentionConfig(PreTrainedConfig):
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention from four plain linear maps, whose per-user gradients are known."""
+    """Causal multi-head attention from four plain linear maps."""
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ class AttentionRecommender(PreTrainedModel):
         # A batch axis on the positions: per-user gradients cannot tell whose row a bare (T,) is.
         positions = torch.arange(length, device=histories.device).repeat(users, 1)
         x: Tensor = self.position(positions)
-        # There is no row for padding, so none for noise to fall on: its place reads item 1, times 0.
+        # Padding has no row for noise to fall on: its place reads item 1, times 0.
         real, rows = (histories != 0)[..., None], (histories - 1).clamp(min=0)
         kind = ItemRepresentation(self.config.item_representation)
         if kind.learns_ids:

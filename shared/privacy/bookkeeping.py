@@ -4,10 +4,11 @@ Letters: B users, S places where a weight is used in one user's history, I and O
 and output size, V rows of a table, D its width.
 
 A user's gradient of a matrix [O, I] is the sum over places of (output gradient) x (input). Where
-that is small it is formed. Where it is not, and of an item table never, two products of S x S give
-its norm (Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679, section 4), and one
-product gives the sum over users, each with a factor of its own (Bu et al. 2023, arXiv:2210.00038,
-algorithm 1).
+that is small it is formed. Where it is not, and of an item table never, its norm is taken a few of
+its rows at a time, and one product gives the sum over users, each with a factor of its own (Bu et
+al. 2023, arXiv:2210.00038, algorithm 1). The S x S products that are usually taken for the norm
+(Li et al. 2022, arXiv:2110.05679, section 4) are not: where places cancel, or the two uses of a
+tied table do, their difference of squares keeps no digit, and a user could pass the bound.
 
 All arithmetic is in float32 at least, whatever the precision of the pass that was recorded.
 """
@@ -21,10 +22,8 @@ from torch import Tensor
 
 __all__ = ["Outer", "Rows", "WeightGradient", "exact"]
 
-ROUNDING = 1e-7
-"""Error of an inner product in float32, as a share of the product of its sides' norms."""
-TILE = 2**21
-"""Numbers of an item table's gradients held at once."""
+TILE = {"cpu": 2**21, "cuda": 2**26}
+"""Numbers of gradients held at once: what a CPU's cache takes, what keeps a GPU busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,24 @@ class Outer:
         (_, places, inputs), outputs = self.inputs.shape, self.gradients.shape[2]
         return inputs * outputs <= 4 * places * (inputs + outputs)
 
-    def squared_norms(self) -> tuple[Tensor, Tensor]:
-        """Each user's squared norm [B], and how large the terms were that gave its root [B]."""
-        inputs, gradients = exact(self.inputs), exact(self.gradients)
-        places, wide = inputs.shape[1:]
-        if places < wide:
-            return _squared_by_places(inputs, gradients)
-        squared = _squared_by_tiles(inputs, gradients)
-        return squared, squared.sqrt()
+    def size(self) -> Tensor:
+        """Sum over places of the terms' norms, [B]."""
+        inputs, gradients = _lengths(self.inputs), _lengths(self.gradients)
+        return (inputs * gradients).sum(1)
+
+    def squared_norms(self, rows: Rows | None) -> Tensor:
+        """Each user's squared norm [B], with what it adds to rows of the same weight."""
+        inputs = exact(self.inputs).mT.contiguous()  # (B, I, S)
+        most = TILE.get(inputs.device.type, TILE["cpu"])
+        width = max(1, most // max(1, inputs[..., 0].numel()))
+        squared = inputs.new_zeros(len(inputs))
+        for start in range(0, self.gradients.shape[2], width):
+            gradients = exact(self.gradients[..., start : start + width])
+            tile = torch.bmm(inputs, gradients)  # (B, I, width), transposed
+            if rows is not None:
+                rows.add_to_tile(tile, start)
+            squared += torch.linalg.vector_norm(tile, dim=(1, 2)).square()
+        return squared
 
     def add_weighted(self, total: Tensor, factors: Tensor) -> None:
         """Adds the sum over users of factor times gradient to `total` [O, I]."""
@@ -64,30 +73,13 @@ class Outer:
         total += (inputs.T @ exact(self.gradients).flatten(0, 1)).T
 
 
-def _squared_by_places(inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """From two products [B, S, S]; what cancels between places is known no better than its terms."""
-    alike = torch.bmm(inputs, inputs.mT), torch.bmm(gradients, gradients.mT)
-    sizes = [product.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt() for product in alike]
-    return (alike[0] * alike[1]).sum((1, 2)), (sizes[0] * sizes[1]).sum(1)
-
-
-def _squared_by_tiles(inputs: Tensor, gradients: Tensor) -> Tensor:
-    """From a few outputs' gradients at a time, [B, I, few], each let go again."""
-    transposed = inputs.mT.contiguous()
-    few = max(1, TILE // max(1, transposed[..., 0].numel()))
-    squared = inputs.new_zeros(len(inputs))
-    for tile in gradients.split(few, dim=2):
-        squared += torch.linalg.vector_norm(torch.bmm(transposed, tile), dim=(1, 2)).square()
-    return squared
-
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A weight used as a table: rows of it were looked up.
 
     Attributes:
         ids: [B, S], in 0..V-1.
-        gradients: of what was looked up, [B, S, D], float32 at least; 0 where a look-up does not count.
+        gradients: of what was looked up, [B, S, D], float32 at least; 0 where it does not count.
     """
 
     ids: Tensor
@@ -103,12 +95,23 @@ class Rows:
         slots = (fresh.cumsum(1) - 1)[..., None].expand(across)
         return torch.zeros_like(gradients).scatter_add_(1, slots, gradients).pow(2).sum((1, 2))
 
-    def dot(self, outer: Outer) -> Tensor:
-        """Each user's inner product with a gradient in factors, [B]."""
-        # (B, S, S'): what place s as a matrix gave to the row that place s' looked up
-        places = self.ids[:, None, :].expand(-1, outer.gradients.shape[1], -1)
-        given = exact(outer.gradients.gather(2, places))
-        return (given * torch.bmm(exact(outer.inputs), self.gradients.mT)).sum((1, 2))
+    def formed(self, rows: int) -> Tensor:
+        """Every user's gradient, [B, V, D]."""
+        users, _, wide = self.gradients.shape
+        tile = self.gradients.new_zeros(users, wide, rows)
+        self.add_to_tile(tile, 0)
+        return tile.mT
+
+    def size(self) -> Tensor:
+        """Sum over places of the terms' norms, [B]."""
+        return _lengths(self.gradients).sum(1)
+
+    def add_to_tile(self, tile: Tensor, start: int) -> None:
+        """Adds the part that falls on rows `start`.. to every user's [B, D, width]."""
+        rows = self.ids - start
+        users, places = ((rows >= 0) & (rows < tile.shape[2])).nonzero(as_tuple=True)
+        at = users, rows[users, places]
+        tile.mT.index_put_(at, self.gradients[users, places], accumulate=True)
 
     def add_weighted(self, total: Tensor, factors: Tensor) -> None:
         """Adds the sum over users of factor times gradient to `total` [V, D]."""
@@ -143,26 +146,21 @@ class WeightGradient:
             self.formed = formed if self.formed is None else self.formed + formed
 
     def squared_norms(self) -> tuple[Tensor, Tensor]:
-        """Each user's squared norm [B], and by how much rounding may have lowered it [B].
+        """Each user's squared norm [B], and the size of the terms that were not added up yet [B].
 
-        Terms that cancel leave a small rest, which is known no better than the terms were.
+        The size says how well the norm is that of what will be added: terms that cancel leave a
+        rest that is rounded anew each time it is computed.
         """
         self._join()
-        squares, sizes = [], []
-        if self.formed is not None:
-            squares.append(torch.linalg.vector_norm(self.formed.flatten(1), dim=1).square())
-        for outer in self.outers:
-            square, size = outer.squared_norms()
-            squares.append(square)
-            sizes.append(size)
-        for rows in self.rows:
-            squares.append(rows.squared_norms())
-            sizes.append(squares[-1].sqrt())
-            squares += [2 * rows.dot(outer) for outer in self.outers]
-        total = torch.stack(squares).sum(0)
-        if not self.outers:
-            return total, torch.zeros_like(total)
-        return total, ROUNDING * torch.stack(sizes).sum(0).square()
+        rows = self.rows[0] if self.rows else None
+        sizes = [outer.size() for outer in self.outers] + [rows.size() for rows in self.rows]
+        if self.outers:
+            return self.outers[0].squared_norms(rows), torch.stack(sizes).sum(0)
+        if rows is not None:
+            return rows.squared_norms(), sizes[0]
+        assert self.formed is not None
+        squared = torch.linalg.vector_norm(self.formed.flatten(1), dim=1).square()
+        return squared, torch.zeros_like(squared)
 
     def silence(self, users: Tensor) -> None:
         """Makes the gradients of some users 0, whatever they hold; `users` is a mask [B]."""
@@ -176,11 +174,13 @@ class WeightGradient:
         self.rows = [Rows(r.ids, cleared(r.gradients)) for r in self.rows]
 
     def add_weighted(self, total: Tensor, factors: Tensor) -> None:
-        """Adds the sum over users of factor [B] times gradient to `total`, of the weight's shape."""
+        """Adds the sum over users of factor [B] times gradient to `total` [*shape]."""
         if self.formed is not None:
             total += (factors @ self.formed.flatten(1)).view_as(total)
-        for use in (*self.outers, *self.rows):
-            use.add_weighted(total, factors)
+        for outer in self.outers:
+            outer.add_weighted(total, factors)
+        for rows in self.rows:
+            rows.add_weighted(total, factors)
 
     def _join(self) -> None:
         """Uses of one kind become one: a norm is of their sum."""
@@ -193,7 +193,14 @@ class WeightGradient:
         if self.formed is not None:
             for outer in self.outers:
                 self.formed = self.formed + outer.formed()
-            self.outers = []
+            for rows in self.rows:
+                self.formed = self.formed + rows.formed(self.formed.shape[1])
+            self.outers, self.rows = [], []
+
+
+def _lengths(values: Tensor) -> Tensor:  # (B, S, D) -> (B, S)
+    out: Tensor = torch.linalg.vector_norm(exact(values), dim=2)
+    return out
 
 
 def exact(values: Tensor) -> Tensor:

@@ -12,16 +12,16 @@ What would break the bound without an error elsewhere, and what happens here:
 | holds trainable weights in a layer that is not known | refused when built, by the layer's name |
 | uses a weight outside its layer (`h @ item.weight.T`), or penalises weights | refused |
 | gives one loss for the whole batch | refused: it must be one a user, [B] |
-| lacks a batch axis somewhere (positions `[T]`, shared negatives `[K]`) | refused by `probe` |
-| mixes users (a mean over the batch, negatives or statistics from it) | refused by `probe` |
+| lacks a batch axis (positions `[T]`, shared negatives `[K]`) | refused, also where T = B |
+| mixes users (a mean over the batch, negatives from it) | refused by `shared.privacy.probe` |
 | changes in place what a layer has read | refused |
 | gives a user a gradient that is not finite | that user adds nothing |
-| calls `losses.sum().backward()` | no weight gets a gradient, so no step can be taken |
+| calls `losses.sum().backward()` | refused |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,13 +36,12 @@ from shared.models.attention import ItemScores
 from shared.privacy.bookkeeping import WeightGradient
 from shared.privacy.layers import RULES, objection
 
-__all__ = ["PerUserClipping", "probe"]
+__all__ = ["LARGEST_NORM", "PerUserClipping"]
 
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
 """Beyond these a squared norm leaves float32's range."""
-TOLERANCE = 1e-3
-"""Relative difference between two ways to a norm that a probe allows: far above rounding, far
-below what a missed use of a weight changes."""
+ROUNDING = 3
+"""How far, in units of the last place of the terms, a user's share may be off its norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,9 @@ class PerUserClipping:
         model: every trainable weight lies in a layer that `shared.privacy.layers` knows.
         clip_norm: bound C on the Euclidean norm of what one user adds, over all weights together.
 
+    Attributes:
+        weight_norms: after `backward`, each user's norm [B] over one weight alone, by weight.
+
     Raises:
         ClippingError: a layer's per-user gradients are not known, or C is out of range.
     """
@@ -77,7 +79,8 @@ class PerUserClipping:
         self._layers = _layers_of(model)
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._tables = _tables_in(self._layers)
-        self._users = 0
+        self.weight_norms: dict[Tensor, Tensor] = {}
+        self._users: int | None = None
         self._forget()
 
     def __enter__(self) -> Self:
@@ -120,9 +123,10 @@ class PerUserClipping:
                 f"losses have shape {list(losses.shape)}, not one a user [B]: average within each "
                 "user, never over the batch."
             )
-        self._users = len(losses)
         leaves, weights = self._leaves, self._weights
+        self._users = len(losses)
         found = torch.autograd.grad(losses.sum(), [*leaves, *weights], allow_unused=True)
+        self._users = None
         self._refuse_strays(found[len(leaves) :])
         gradients = self._gradients
         self._forget()
@@ -142,15 +146,20 @@ class PerUserClipping:
 
     def _receive(self, record: _Record, gradient: Tensor) -> None:
         """Takes the gradient of a layer's output as it passes by."""
+        if self._users is None:
+            raise ClippingError(
+                "the losses went backward by themselves, and nobody was clipped: call "
+                "clipping.backward(losses)."
+            )
         tensors = [x for x in record.inputs if isinstance(x, Tensor)]
         if record.versions != [x._version for x in tensors]:
             raise ClippingError(
-                f"an input of a {type(record.layer).__name__} was changed in place after the layer "
-                "had read it: use the operation that is not in place."
+                f"an input of layer {type(record.layer).__name__} was changed in place after the "
+                "layer had read it: use the operation that is not in place."
             )
         if any(x.dim() < 2 or len(x) != self._users for x in (gradient, record.inputs[0])):
             raise ClippingError(
-                f"a {type(record.layer).__name__} got an input of shape "
+                f"layer {type(record.layer).__name__} got an input of shape "
                 f"{list(record.inputs[0].shape)} in a batch of {self._users} users: its first "
                 "axis must be the batch's (positions: torch.arange(T).repeat(B, 1))."
             )
@@ -172,13 +181,17 @@ class PerUserClipping:
             )
 
     def _add_clipped(self, gradients: dict[Tensor, WeightGradient], losses: Tensor) -> Tensor:
-        squared, slack = torch.zeros_like(losses, dtype=torch.float32), torch.zeros(())
-        for gradient in gradients.values():
-            norms, rounding = gradient.squared_norms()
-            squared, slack = squared + norms, slack.to(norms) + rounding
-        norms = squared.clamp(min=0).sqrt()
-        # Rounding may only shrink a user. A norm of 0 divides to infinity, and is not scaled.
-        factors = (self._clip_norm / (squared + slack).clamp(min=0).sqrt()).clamp(max=1)
+        found = [gradient.squared_norms() for gradient in gradients.values()]
+        if not found:
+            return torch.zeros_like(losses)
+        self.weight_norms = {
+            w: square.sqrt() for w, (square, _) in zip(gradients, found, strict=True)
+        }
+        squared, size = (torch.stack(terms).sum(0) for terms in zip(*found, strict=True))
+        norms = squared.sqrt()
+        # A norm of 0 divides to infinity, and is not scaled.
+        rounding = ROUNDING * torch.finfo(norms.dtype).eps * size
+        factors = (self._clip_norm / (norms + rounding)).clamp(max=1)
         broken = ~(squared.isfinite() & losses.isfinite())
         if broken.any():
             factors = factors.masked_fill(broken, 0)
@@ -229,85 +242,3 @@ def _full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def probe(model: nn.Module, losses_of: Callable[[Tensor], Tensor], users: Tensor) -> None:
-    """Checks on a few invented users that book-keeping finds what plain autograd finds.
-
-    Random weights take the place of the model's for it: at a start at 0, many gradients are 0.
-
-    Args:
-        model: to be trained under `PerUserClipping`.
-        losses_of: losses [B] of users given as [B, ...], in full precision.
-        users: two or more, [B, ...], with B other than any other axis.
-
-    Raises:
-        ClippingError: a layer or a loss is refused, a norm or sum differs from autograd's, or a
-            user's norm depends on who else is in the batch.
-    """
-    with _random_weights(model):
-        expected = torch.stack([_gradient(model, losses_of, users, i) for i in range(len(users))])
-        norms, total = _booked(model, losses_of, users)
-        _compare("the norms of users' gradients", norms, expected.norm(dim=1))
-        _compare("the sum of users' gradients", total, expected.sum(0))
-        model.eval()  # no masks, which differ between a user alone and the same among others
-        norms, _ = _booked(model, losses_of, users)
-        alone = [_booked(model, losses_of, users[i : i + 1])[0] for i in range(len(users))]
-        _compare("the norms of users' gradients in a batch", norms, torch.cat(alone))
-
-
-def _gradient(
-    model: nn.Module, losses_of: Callable[[Tensor], Tensor], users: Tensor, row: int
-) -> Tensor:
-    weights = [p for p in model.parameters() if p.requires_grad]
-    with _same_masks(users.device):
-        found = torch.autograd.grad(losses_of(users)[row], weights, materialize_grads=True)
-    return torch.cat([gradient.flatten() for gradient in found])
-
-
-def _booked(
-    model: nn.Module, losses_of: Callable[[Tensor], Tensor], users: Tensor
-) -> tuple[Tensor, Tensor]:
-    with _same_masks(users.device), PerUserClipping(model, LARGEST_NORM) as clipping:
-        clipping.zero_sums()
-        norms = clipping.backward(losses_of(users))
-    weights = [p for p in model.parameters() if p.requires_grad]
-    return norms, torch.cat([p.grad.flatten() for p in weights if p.grad is not None])
-
-
-def _compare(what: str, found: Tensor, expected: Tensor) -> None:
-    error = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
-    if not error <= TOLERANCE:
-        raise ClippingError(
-            f"{what} are off by {error:.1%} from what they must be: a loss must depend on its own "
-            "user alone, and a weight must be used through its layer alone."
-        )
-
-
-@contextmanager
-def _random_weights(model: nn.Module) -> Iterator[None]:
-    """Weights, gradients and modes are afterwards what they were before."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    before = [(p, p.detach().clone(), p.grad) for p in weights]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad(), _same_masks(weights[0].device):
-            for p in weights:
-                p.normal_(std=0.1)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for p, value, gradient in before:
-                p.copy_(value)
-                p.grad = gradient
-
-
-@contextmanager
-def _same_masks(device: torch.device) -> Iterator[None]:
-    """Torch's generator starts from one seed and afterwards goes on as if nothing happened."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        yield

@@ -9,6 +9,7 @@ Letters: B users, S places in a user's history, I and O input and output size, V
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -72,14 +73,15 @@ class _Norm:
         self, layer: nn.LayerNorm | nn.RMSNorm, inputs: Inputs, gradient: Tensor
     ) -> Iterable[Use]:
         (x,), shape, gradients = inputs, list(layer.normalized_shape), exact(gradient)
+        places = math.prod(x.shape[1 : x.dim() - len(shape)])
         if isinstance(layer, nn.RMSNorm):
             # Without an eps of its own the layer takes that of its input's precision.
             eps = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
             normal = F.rms_norm(exact(x), shape, eps=eps)
         else:
             normal = F.layer_norm(exact(x), shape, eps=layer.eps)
-            yield layer.bias, _summed(gradients.reshape(len(x), -1, *shape))
-        yield layer.weight, _summed((normal * gradients).reshape(len(x), -1, *shape))
+            yield layer.bias, _summed(gradients.reshape(len(x), places, *shape))
+        yield layer.weight, _summed((normal * gradients).reshape(len(x), places, *shape))
 
 
 class _ItemScores:
@@ -92,14 +94,14 @@ class _ItemScores:
         states, table, *given = inputs
         gradients, states = _places(gradient), _places(states)
         candidates = given[0] if given else None
-        # As rows of tables with one number a row, if only candidates were scored.
-        offsets: Tensor | Rows = layer.OFFSET_SCALE * _summed(gradients)[..., None]
-        vectors: Outer | Rows = Outer(states, gradients)
-        if candidates is not None:
-            offsets = Rows(candidates - 1, offsets)
-            vectors = Rows(candidates - 1, vectors.formed())
-        yield layer.offset, offsets
-        yield table, vectors
+        offsets = layer.OFFSET_SCALE * _summed(gradients)[..., None]
+        vectors = Outer(states, gradients)
+        if candidates is None:
+            yield layer.offset, offsets
+            yield table, vectors
+        else:  # one place a candidate: the rows of its vector and of its offset
+            yield layer.offset, Rows(candidates - 1, offsets)
+            yield table, Rows(candidates - 1, vectors.formed())
 
 
 RULES: Mapping[type[nn.Module], Rule] = {
@@ -147,7 +149,7 @@ def _constant(weight: Tensor | None) -> Tensor | None:
 
 def _places(values: Tensor) -> Tensor:
     """[B, ..., D] -> [B, S, D]."""
-    return values.reshape(len(values), -1, values.shape[-1])
+    return values.flatten(1, -2) if values.dim() > 2 else values[:, None]
 
 
 def _summed(values: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ def test_the_offset_of_an_item_moves_its_own_score_alone(bias: bool) -> None:
     assert ("item_scores.offset" in trainable(model)) is bias
     if bias:
         scores = model(padded([[3, 1]]))
-        model.item_scores.offset[4] += 1.0
+        trainable(model)["item_scores.offset"][4] += 1.0
         moved = model(padded([[3, 1]])) - scores
         assert (moved[..., 4] > 0.5).all()
         assert_close(moved[..., torch.arange(V) != 4], torch.zeros(1, T, V - 1))
@@ -249,7 +249,7 @@ def test_candidates_are_scored_as_in_the_whole_catalogue(items: str, tied: bool)
 def test_an_offset_counts_for_its_scale() -> None:
     layer = ItemScores(V, offset=True)
     with torch.no_grad():
-        layer.offset[2] = 0.5
+        next(layer.parameters())[2] = 0.5
         scores = layer(torch.zeros(1, 1, D), torch.ones(V, D))[0, 0]
     assert scores[2] == 0.5 * ItemScores.OFFSET_SCALE
     assert scores.count_nonzero() == 1
