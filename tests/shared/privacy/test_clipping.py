@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import torch
@@ -239,7 +239,7 @@ def test_no_users_gradient_of_an_item_table_is_ever_formed() -> None:
     largest = 0
 
     class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ANN204
+        def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
             nonlocal largest
             out = function(*args, **(kwargs or {}))
             largest = max(largest, out.numel() if isinstance(out, Tensor) else 0)
