@@ -202,6 +202,4 @@ def _check_target(target: float, spent: Sequence[Release], delta: float) -> None
 
 
 def _release(noise: float, rate: float, steps: int) -> Release:
-    return Release(
-        kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=rate, steps=steps
-    )
+    return Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=rate, steps=steps)

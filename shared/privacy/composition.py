@@ -160,9 +160,7 @@ class _Sum:
     infinite: float
 
     @classmethod
-    def of(
-        cls, losses: Sequence[_Loss], steps: Sequence[int], length: int, *, below: int
-    ) -> _Sum:
+    def of(cls, losses: Sequence[_Loss], steps: Sequence[int], length: int, *, below: int) -> _Sum:
         """Mass below the grid comes out at its top, which is on the safe side."""
         spectrum = np.ones(length // 2 + 1, dtype=np.complex128)
         heard = len(spectrum)
