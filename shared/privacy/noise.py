@@ -90,12 +90,12 @@ class SystemRandom:
         """Standard normals by Box & Muller 1958 (doi:10.1214/aoms/1177706645)."""
         count = math.prod(shape)
         values = torch.empty(count + count % 2, dtype=torch.float64)
-        stream, zeros = _key_stream(), bytes(16 * _PAIRS)
-        words = bytearray(len(zeros) + 15)  # as much as the cipher asks for
+        stream, zeros = _key_stream(), bytes(8 * min(len(values), 2 * _PAIRS))
+        buffer = bytearray(len(zeros) + 15)  # as much as the cipher asks for
+        words = torch.from_numpy(np.frombuffer(buffer, dtype=np.int64, count=len(zeros) // 8))
         for chunk in values.split(2 * _PAIRS):
-            pairs = len(chunk) // 2
-            stream.update_into(zeros[: 16 * pairs], words)
-            _box_muller(torch.frombuffer(words, dtype=torch.int64, count=2 * pairs), chunk)
+            stream.update_into(zeros[: 8 * len(chunk)], buffer)
+            _box_muller(words[: len(chunk)], chunk)
         return values[:count].reshape(shape)
 
     def uniform(self, count: int) -> NDArray[np.float64]:

@@ -69,7 +69,10 @@ def least_chance(values: NDArray[np.float64]) -> float:
         *(tail_chance(values, beyond) for beyond in (3, 4)),
         correlation_chance(values[:-1], values[1:]),
         # Box & Muller make two normals of two uniforms, half a chunk apart.
-        *(correlation_chance(values[:-lag], values[lag:]) for lag in (2, _PAIRS, middle)),
+        *(
+            correlation_chance(values[:-lag], values[lag:])
+            for lag in (2, min(_PAIRS, middle), middle)
+        ),
     )
 
 
@@ -365,8 +368,8 @@ def test_a_noised_sum_has_the_stated_noise(scale: float, dtype: torch.dtype) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.floats(-1e6, 1e6),
-    st.floats(-1e6, 1e6),
+    st.floats(-1e3, 1e3),
+    st.floats(-1e3, 1e3),
     st.floats(-9, 9),
     st.floats(1e-6, 1e6),
 )
@@ -374,6 +377,7 @@ def test_a_noised_sum_depends_on_an_integer_alone(
     one: float, other: float, normal: float, scale: float
 ) -> None:
     """What one sum can become, another can, by noise that is a whole number of meshes away."""
+    one, other = one * scale, other * scale
     mesh = 2.0 ** np.floor(np.log2(scale)) / 2**30
     got = noised(torch.tensor([one], dtype=torch.float64), scale, Fixed(normal)).item()
     points = round(one / mesh) + round(normal * scale / mesh)
