@@ -30,6 +30,8 @@ LARGEST_EPSILON = 500.0
 """Beyond it exp(ε) leaves the floating range, and the Rényi bound is reported."""
 SMALLEST_NOISE, LARGEST_NOISE = 0.05, 1e4
 """Less noise hides nobody; with more, nothing could be learned."""
+LEAST_RATE, MOST_NOISE = 1e-12, 1e6
+"""A smaller sample rate or more noise counts as this much: that only costs more."""
 MOST_STEPS = 1_000_000
 """Nobody trains longer: `steps_for` looks no further."""
 TOLERANCE = 0.001
@@ -80,7 +82,10 @@ def _forms(releases: Sequence[Release]) -> tuple[Form, ...]:
     """Equal releases added up, across kinds: what a sum was for does not change its cost."""
     steps: dict[tuple[float, float], int] = {}
     for release in releases:
-        form = (release.noise_multiplier, release.sample_rate)
+        form = (
+            min(release.noise_multiplier, MOST_NOISE),
+            max(release.sample_rate, LEAST_RATE),
+        )
         steps[form] = steps.get(form, 0) + release.steps
     return tuple(sorted((*form, count) for form, count in steps.items()))
 
@@ -171,8 +176,8 @@ def steps_for(
     _check_target(target_epsilon, (), delta)
 
     def fits(steps: int) -> bool:
-        form = _release(noise_multiplier, sample_rate, steps)
-        return epsilon([*spent, form], delta) <= target_epsilon
+        together = [*spent, _release(noise_multiplier, sample_rate, steps)]
+        return any(cost(together, delta) <= target_epsilon for cost in (renyi_epsilon, epsilon))
 
     if not fits(1):
         return 0

@@ -89,7 +89,7 @@ class _Loss:
     infinite: float
 
     def points(self, mesh: float) -> Array:
-        return mesh * np.arange(self.first, self.first + len(self.mass))
+        return np.arange(self.first, self.first + len(self.mass), dtype=np.float64) * mesh
 
     def reversed(self, mesh: float) -> _Loss:
         """The loss of Q against P: e^-t of the mass, at -t; what is missing then is infinite."""

@@ -58,7 +58,7 @@ class Renyi:
 
     def _bounds(self, delta: float) -> NDArray[np.float64]:
         gain = np.log1p(-1 / _ORDERS) - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1)
-        return self._curve + gain
+        return np.asarray(self._curve + gain)
 
 
 @lru_cache(maxsize=4096)
