@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -333,6 +334,28 @@ def test_another_seed_or_path_is_another_stream(paths: list[tuple[int, ...]]) ->
 def test_a_negative_seed_or_path_is_refused(path: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="non-negative"):
         SeededRandom(*path)
+
+
+def test_a_fresh_torch_generator_always_starts_alike() -> None:
+    """Why none is used: two clients that make one each have the same noise."""
+    one, other = (torch.randn(5, generator=torch.Generator()) for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_cryptographic_noise_needs_no_slow_or_missing_library() -> None:
+    """Opacus's secure mode needs torchcsprng, which no registry has."""
+
+    def seconds(draw: Callable[[], object]) -> float:
+        times = []
+        for _ in range(7):
+            begin = time.perf_counter()
+            draw()
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    random, count = SystemRandom(), 500_000
+    plain = seconds(lambda: torch.randn(count, dtype=torch.float64))
+    assert seconds(lambda: random.normal((count,))) < 4 * plain
 
 
 # --- noised sums -------------------------------------------------------------------------------
