@@ -1,4 +1,4 @@
-"""sotto-lab: simulate a federation, fetch benchmark data."""
+"""sotto-lab: simulate a federation, account for privacy, fetch benchmark data."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from rich.text import Text
 from shared.config import RunConfig
 from shared.errors import SottoError
 from simulations import datasets
+from simulations.accountant import accountant_command
 from simulations.config import Engine, read_settings
 from simulations.partition import Scheme
 from simulations.settings import settings
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Benchmark data.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.command("accountant")(accountant_command)
 
 messages = Console(stderr=True, highlight=False)
 INTERRUPTED = 130

@@ -22,7 +22,8 @@ def poisson_samples(
 
     Args:
         users: users that the site really holds; private, and only used to draw.
-        sample_rate: a public constant in (0, 1]; never derived from `users`.
+        sample_rate: a public constant in (0, 1]; never derived from `users`. Uniforms are
+            multiples of 2^-53, so the chance is up to 2^-53 larger: a share of 1e-10 at 1e-6.
         steps: a public constant, >= 1.
         random: where the draws come from.
 

@@ -83,6 +83,28 @@ def test_exactly_the_stated_number_of_samples_is_yielded(
         assert set(sample.tolist()) <= set(range(users))
 
 
+@pytest.mark.parametrize("users", [0, 1, 7, 1001])
+@pytest.mark.parametrize("rate", [0.3, 1 / 3, 1.0])
+def test_no_step_is_lost_and_the_rate_is_not_derived_from_the_users(
+    users: int, rate: float
+) -> None:
+    """A loader over N users steps N / B times, loses the rest, and samples at 1 / its length."""
+    steps = 500
+    samples = poisson_samples(users, sample_rate=rate, steps=steps, random=SystemRandom())
+    sizes = [len(sample) for sample in samples]
+    assert len(sizes) == steps
+    total = stats.binom(users * steps, rate)
+    assert min(total.cdf(sum(sizes)), total.sf(sum(sizes) - 1)) > UNLIKELY
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5])
+def test_two_users_are_together_no_more_often_than_by_chance(rate: float) -> None:
+    present = drawn(rate, SystemRandom())
+    pairs = present[:, ::2] & present[:, 1::2]
+    within = stats.binom(pairs.size, rate**2).cdf(pairs.sum())
+    assert UNLIKELY < within <= 1 - UNLIKELY or pairs.sum() == 0 < (1 - rate**2) ** pairs.size
+
+
 def test_empty_samples_are_yielded_like_any_other() -> None:
     random = SeededRandom(1)
     sizes = [len(s) for s in poisson_samples(2, sample_rate=0.2, steps=50, random=random)]
