@@ -22,7 +22,7 @@ from shared.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.privacy.clipping import PerUserClipping
-from shared.privacy.noise import RandomSource
+from shared.privacy.noise import RandomSource, noised
 from shared.privacy.probe import probe
 from shared.privacy.sampling import poisson_samples
 
@@ -95,8 +95,7 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
     def add_noise(self) -> None:
         """Adds N(0, (σC)²) to each clipped sum, once."""
         for p in self.params:
-            noise = self._random.normal(tuple(p.shape)).to(p.device, p.dtype)
-            p.grad = p.summed_grad + noise.mul_(self.noise_multiplier * self.max_grad_norm)
+            p.grad = noised(p.summed_grad, self.noise_multiplier * self.max_grad_norm, self._random)
 
 
 def train(

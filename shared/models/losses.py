@@ -63,7 +63,7 @@ class _CrossEntropy(torch.autograd.Function):
         probabilities = torch.softmax(logits, dim=-1, dtype=exact)
         chosen = probabilities.gather(2, places)[..., 0].clamp(min=torch.finfo(exact).tiny)
         ctx.probabilities, ctx.kept, ctx.precision = probabilities, (places, weights), logits.dtype
-        return -(chosen.log() * weights.to(exact)).sum(1)
+        return (-chosen.log() * weights.to(exact)).sum(1)
 
     @staticmethod
     @once_differentiable
