@@ -123,7 +123,9 @@ def change(
 
 def clipped_sum(model: AttentionRecommender, users: Lists, clip_norm: float) -> Weights:
     """The sum that the noise is added to."""
-    moved = change(model, users, replace(PLAN, clip_norm=clip_norm))
+    # The noise is silent, but its deviation sets the grid that the sum is rounded to.
+    fine = replace(PLAN, clip_norm=clip_norm, noise_multiplier=1e-6)
+    moved = change(model, users, fine)
     return {name: -value for name, value in moved.items()}
 
 
