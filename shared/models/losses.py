@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["loss_per_user", "next_item_pairs", "sampled_loss_per_user"]
+__all__ = ["among_candidates", "loss_per_user", "next_item_pairs", "sampled_loss_per_user"]
 
 
 def next_item_pairs(sequences: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +88,14 @@ def sampled_loss_per_user(scores: Tensor, targets: Tensor, candidates: Tensor) -
     Returns:
         [B]; 0 for a user without any target.
     """
+    among = among_candidates(scores, targets, candidates)
+    return loss_per_user(among, (targets != 0).long())
+
+
+def among_candidates(scores: Tensor, targets: Tensor, candidates: Tensor) -> Tensor:
+    """Scores [B, T, T + K] as those of each place's target and its rivals, [B, T, 1 + K]."""
     length = targets.shape[1]
     own = scores[:, :, :length].diagonal(dim1=1, dim2=2)[..., None]  # (B, T, 1)
     hit = candidates[:, None, :] == targets[..., None]  # (B, T, K)
     others = scores[:, :, length:].masked_fill(hit, float("-inf"))
-    return loss_per_user(torch.cat([own, others], dim=2), (targets != 0).long())
+    return torch.cat([own, others], dim=2)
