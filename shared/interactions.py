@@ -167,7 +167,7 @@ class _Times:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection, self._name = connection, ""
-        self._parts: list[Times] = [np.zeros(0, np.int64)]
+        self._parts: list[npt.NDArray[Any]] = [np.zeros(0, np.int64)]
         self._number, self._instant = _Fault(), _Fault()
 
     @property
