@@ -53,7 +53,9 @@ class Database:
         self, url: str, rows: tuple[str, str], *, folder: Path, credentials: Path | None = None
     ) -> None:
         self.name, self._rows, self._folder = url, rows, folder
-        login = read_credentials(credentials, _VARIABLES)
+        # SQLite knows no login; variables that are meant for another site must not disturb it.
+        variables = {} if url.startswith("sqlite") else _VARIABLES
+        login = read_credentials(credentials, variables)
         self._secrets = [login.get("password", ""), os.environ.get("PGPASSWORD", "")]
         try:
             parsed = sa.make_url(url)
@@ -95,8 +97,8 @@ class Database:
             problem = "no such database is known"
             raise SiteError(f"{where}: {problem}. {_FORM}") from None
         except ImportError as error:
-            package = "sotto[postgresql]" if "psycopg" in str(error) else str(error.name)
-            problem = "its driver is not installed"
+            package = "sotto[postgresql]" if "psycopg" in str(error) else "a driver for it"
+            problem = f"the driver {error.name} is not installed"
             raise SiteError(f"{where}: {problem}: pip install '{package}'.") from None
         except (SQLAlchemyError, TypeError) as error:
             text = redacted(str(error), self._secrets)
@@ -149,7 +151,7 @@ class _Rows:
                 # Otherwise a large table may be read from its middle on, and ties change order.
                 connection.execute(sa.text("SET LOCAL synchronize_seqscans = off"))
             self._table = _named(text) if kind == "table" else None
-            self._result = self._stream(text) if self._table is None else self._head()
+            self._result = self._stream(text if self._table is None else _columns_of(self._table))
             if not self._result.returns_rows:
                 raise SiteError(f"data.{kind} = '{text}': it gives no rows. Write a SELECT.")
             self.columns = tuple(self._result.keys())
@@ -159,7 +161,7 @@ class _Rows:
         result, places = self._result, [self.columns.index(name) for name in wanted]
         with self._failures(), connect() as duckdb:
             if self._table is not None:
-                picked = sa.select(*[sa.column(name) for name in wanted]).select_from(self._table)
+                picked = sa.select(*map(_column, wanted)).select_from(self._table)
                 result, places = self._stream(picked), list(range(len(wanted)))
 
             def typed(name: str) -> Callable[[pa.Array], pa.Array]:
@@ -171,11 +173,6 @@ class _Rows:
                     _texts(columns[n], typed(name)) for n, name in zip(places, wanted, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(texts, list(wanted))
-
-    def _head(self) -> sa.CursorResult[Any]:
-        """The table without its rows: what its columns are called."""
-        everything = sa.select(sa.text("*")).where(sa.false())
-        return self._connection.execute(everything.select_from(self._table))
 
     def _stream(self, statement: str | sa.Select[Any]) -> sa.CursorResult[Any]:
         """Runs it with a cursor on the server, which hands out a few rows at a time."""
@@ -190,6 +187,15 @@ class _Rows:
 def _named(table: str) -> sa.TableClause:
     schema, _, name = table.rpartition(".")
     return sa.table(name, schema=schema or None)
+
+
+def _columns_of(table: sa.TableClause) -> sa.Select[Any]:
+    """All columns and no row."""
+    return sa.select(sa.text("*")).select_from(table).where(sa.false())
+
+
+def _column(name: str) -> sa.ColumnClause[Any]:
+    return sa.column(name)
 
 
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}

@@ -70,8 +70,9 @@ class DataConfig:
                 f"data.query = '{self.query}', data.table = '{self.table}': "
                 "a database needs one of the two."
             )
-        reserved = {"query": database, "table": database, "endpoint": store}
-        for key, fits in (reserved | {"credentials": database or store}).items():
+        login = bool(is_url) and not scheme.startswith("sqlite")
+        reserved = {"query": database, "table": database, "endpoint": store, "credentials": login}
+        for key, fits in reserved.items():
             if (value := getattr(self, key)) and not fits:
                 raise ConfigError(
                     f"data.{key} = '{value}' means nothing to this source: remove it."
