@@ -11,7 +11,7 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -78,9 +78,11 @@ class Database:
         with connection:
             kind, text = self._rows
             remedy = "Mend it, and see that this user may SELECT from it."
-            yield _Rows(
+            rows = _Rows(
                 connection, self._rows, self.name, lambda: self._failures(kind, text, remedy)
             )
+            with closing(rows):
+                yield rows
 
     def _engine(self) -> sa.Engine:
         where, backend = f"data.source = '{self.name}'", self._url.drivername.partition("+")[0]
@@ -156,18 +158,24 @@ class _Rows:
                 raise SiteError(f"data.{kind} = '{text}': it gives no rows. Write a SELECT.")
             self.columns = tuple(self._result.keys())
 
+    def close(self) -> None:
+        """Closes the cursor on the server."""
+        with self._failures():
+            self._result.close()
+
     def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns as text, in the order in which the database gives the rows."""
-        result, places = self._result, [self.columns.index(name) for name in wanted]
+        places = [self.columns.index(name) for name in wanted]
         with self._failures(), connect() as duckdb:
             if self._table is not None:
                 picked = sa.select(*map(_column, wanted)).select_from(self._table)
-                result, places = self._stream(picked), list(range(len(wanted)))
+                self._result.close()
+                self._result, places = self._stream(picked), list(range(len(wanted)))
 
             def typed(name: str) -> Callable[[pa.Array], pa.Array]:
                 return lambda values: as_text(duckdb, name, values, self.source)
 
-            for rows in result.partitions():
+            for rows in self._result.partitions():
                 columns = list(zip(*rows, strict=True))
                 texts = [
                     _texts(columns[n], typed(name)) for n, name in zip(places, wanted, strict=True)
