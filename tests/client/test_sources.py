@@ -5,6 +5,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +130,7 @@ def column_type(values: Sequence[Any]) -> str:
     return _COLUMN[type(value)]
 
 
-def admin(server: Server) -> Any:
+def admin(server: Server) -> AbstractContextManager[sa.Connection]:
     url = sa.make_url(server.url).set(drivername="postgresql+psycopg", password=server.password)
     return sa.create_engine(url, poolclass=sa.NullPool).begin()
 
@@ -167,12 +168,14 @@ def catalogue(items: Sequence[Any]) -> Catalogue:
     return Catalogue(names, names, ((),) * len(names), (None,) * len(names))
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """An id as a text, said anew."""
     return str(int(value)) if isinstance(value, float) else str(value)
 
 
-def by_hand(rows: Sequence[tuple[Any, Any, Any]], known: Sequence[Any], length: int) -> Any:
+def by_hand(
+    rows: Sequence[tuple[Any, Any, Any]], known: Sequence[Any], length: int
+) -> dict[str, list[int]]:
     """The histories by brute force: users and what they did, in order."""
     seen: set[Any] = set()
     lists: dict[str, list[tuple[Any, int]]] = {}
