@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
+from duckdb import DuckDBPyConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from client.credentials import read_credentials, redacted
-from shared.errors import SiteError
+from shared.errors import DataError, SiteError
 from shared.tables import Table, as_text, connect
 
 __all__ = ["Database"]
@@ -70,7 +71,7 @@ class Database:
     def version(self) -> None:
         """Only reading tells whether rows have changed."""
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Generator[Table]:
         """The rows, as one table."""
         engine = self._engine()
         with self._failures("source", self.name, "Check host, port, database, user and password."):
@@ -172,15 +173,22 @@ class _Rows:
                 self._result.close()
                 self._result, places = self._stream(picked), list(range(len(wanted)))
 
-            def typed(name: str) -> Callable[[pa.Array], pa.Array]:
-                return lambda values: as_text(duckdb, name, values, self.source)
-
             for rows in self._result.partitions():
                 columns = list(zip(*rows, strict=True))
-                texts = [
-                    _texts(columns[n], typed(name)) for n, name in zip(places, wanted, strict=True)
-                ]
+                named = zip(places, wanted, strict=True)
+                texts = [self._text(duckdb, name, columns[place]) for place, name in named]
                 yield pa.RecordBatch.from_arrays(texts, list(wanted))
+
+    def _text(self, duckdb: DuckDBPyConnection, name: str, values: Sequence[object]) -> pa.Array:
+        kinds = {type(value) for value in values} - {type(None)}
+        if odd := kinds - _PLAIN:
+            raise DataError(
+                f"the column holds {', '.join(kind.__name__ for kind in odd)}, not plain values",
+                file=self.source,
+                field=name,
+                remedy="Select it as numbers, text, dates or times.",
+            )
+        return _texts(values, kinds, lambda array: as_text(duckdb, name, array, self.source))
 
     def _stream(self, statement: str | sa.Select[Any]) -> sa.CursorResult[Any]:
         """Runs it with a cursor on the server, which hands out a few rows at a time."""
@@ -206,20 +214,24 @@ def _column(name: str) -> sa.ColumnClause[Any]:
     return sa.column(name)
 
 
+_SPELT = (uuid.UUID, time)
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _ARROW |= {date: pa.date32(), datetime: None}
+_PLAIN = {*_ARROW, *_SPELT, Decimal}
 
 
-def _texts(values: Sequence[object], typed: Callable[[pa.Array], pa.Array]) -> pa.Array:
+def _texts(
+    values: Sequence[object], kinds: set[type], typed: Callable[[pa.Array], pa.Array]
+) -> pa.Array:
     """A column of Python values as text, each kind as a Parquet file of that kind would have it.
 
     Args:
-        values: None stands for a missing value; SQLite may mix kinds.
-        typed: what makes text of an Arrow array.
+        values: None stands for a missing value.
+        kinds: those of the other values, among `_PLAIN`; SQLite may mix them.
+        typed: makes text of an Arrow array.
     """
-    kinds = {type(value) for value in values if value is not None}
     if len(kinds) == 1:
-        return _of_kind(kinds.pop(), values, typed)
+        return _of_kind(next(iter(kinds)), values, typed)
     texts = np.full(len(values), None, object)
     for kind in kinds:
         rows = [row for row, value in enumerate(values) if type(value) is kind]
@@ -232,13 +244,17 @@ def _of_kind(
 ) -> pa.Array:
     if kind is Decimal:
         return pa.array([_decimal(value) for value in values], pa.string())
-    if kind in (uuid.UUID, time):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+    if kind in _SPELT:
+        return _spelt(values)
     try:
-        array = pa.array(values, _ARROW.get(kind))
+        array = pa.array(values, _ARROW[kind])
     except OverflowError:  # an integer of more than 64 bits
-        array = pa.array([None if value is None else str(value) for value in values])
+        return _spelt(values)
     return array if kind is str else typed(array)
+
+
+def _spelt(values: Iterable[object]) -> pa.Array:
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def _decimal(value: Any) -> str | None:  # noqa: ANN401 a Decimal or None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -65,7 +65,7 @@ class ObjectStore:
         with self._failures():
             return tuple((found.path, found.mtime_ns, found.size) for found in self._found())
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Generator[Table]:
         """The objects, by name."""
         with self._failures():
             objects = self._found()

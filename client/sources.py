@@ -15,7 +15,7 @@ site.toml.
 from __future__ import annotations
 
 import glob
-from collections.abc import Generator, Hashable, Iterator
+from collections.abc import Generator, Hashable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ class Source(Protocol):
     def version(self) -> Hashable | None:
         """Differs when the data do; None where only reading can tell."""
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Generator[Table]:
         """What there is to read, in order; each is gone when the next one comes."""
 
 
@@ -110,9 +110,9 @@ class Files:
         stats = ((str(path), path.stat()) for path in self._found())
         return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Generator[Table]:
         """The files, by name."""
-        return (FileTable(path) for path in self._found())
+        yield from map(FileTable, self._found())
 
     def _found(self) -> list[Path]:
         literal = self.folder / self.name
@@ -165,11 +165,7 @@ def read_source(
         DataError: what it holds is refused, see `shared.histories`.
     """
     columns = Columns(user=data.user, item=data.item, time=data.time or None)
-    with closing(_each(open_source(data, folder))) as tables:
+    with closing(open_source(data, folder).tables()) as tables:
         return histories_from_tables(
             tables, catalogue, columns, source=data.source, max_length=max_length
         )
-
-
-def _each(source: Source) -> Generator[Table]:
-    yield from source.tables()
