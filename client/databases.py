@@ -173,7 +173,8 @@ class _Rows:
                 self._result.close()
                 self._result, places = self._stream(picked), list(range(len(wanted)))
 
-            for rows in self._result.partitions():
+            # The size is said again: a verbatim statement's result does not know `yield_per`.
+            for rows in self._result.partitions(_BATCH):
                 columns = list(zip(*rows, strict=True))
                 named = zip(places, wanted, strict=True)
                 texts = [self._text(duckdb, name, columns[place]) for place, name in named]

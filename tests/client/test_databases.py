@@ -4,6 +4,7 @@ import sqlite3
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,17 +107,23 @@ def test_bytes_in_sqlite_are_refused(tmp_path: Path) -> None:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def test_rows_come_through_a_cursor_on_the_server(shop: Shop, postgresql: Server) -> None:
-    (table,) = [shop("SELECT n AS v FROM generate_series(1, 120000) n").tables()]
-    rows = next(table)
-    batches = rows.batches(["v"])
-    sizes = [next(batches).num_rows]
-    running = admin(postgresql, "SELECT query FROM pg_stat_activity WHERE state <> 'active'")
-    print(running)
-    sizes += [batch.num_rows for batch in batches]
-    table.close()
-    assert len(running) == 1
+@pytest.mark.parametrize(
+    ("kind", "text"), [("query", "SELECT * FROM many ORDER BY v"), ("table", "many")]
+)
+def test_rows_come_through_a_cursor_on_the_server(
+    shop: Shop, postgresql: Server, kind: str, text: str
+) -> None:
+    numbers = "SELECT n AS v FROM generate_series(1, 120000) n"
+    admin(postgresql, "DROP TABLE IF EXISTS many", f"CREATE TABLE many AS {numbers}")
+    with closing(shop(text, kind).tables()) as tables:
+        batches = next(tables).batches(["v"])
+        sizes = [next(batches).num_rows]
+        others = "FROM pg_stat_activity WHERE state = 'idle in transaction'"
+        running = admin(postgresql, f"SELECT query {others}")
+        sizes += [batch.num_rows for batch in batches]
     assert sizes == [50_000, 50_000, 20_000]
+    assert len(running) == 1
+    assert running[0][0].startswith("FETCH FORWARD")
 
 
 def test_the_connection_ends_with_the_reading(shop: Shop, postgresql: Server) -> None:
