@@ -39,7 +39,7 @@ from simulations.benchmarks.postgresql import Server, temporary_server
 __all__ = ["main"]
 
 LENGTH = 51
-SOURCES = ("parquet", "csv", "sqlite", "postgresql")
+SOURCES = ("parquet", "csv", "sqlite", "postgresql", "postgresql-query")
 _COLUMNS = "user_id, item_id, timestamp"
 
 
@@ -119,10 +119,12 @@ def _figures(names: list[str], shape: Shape) -> list[dict[str, float | str]]:
         figures: list[dict[str, float | str]] = []
         for name in names:
             data, password = {"source": f"events.{name}"}, "benchmark"
-            if name == "postgresql":
+            if name.startswith("postgresql"):
                 server = stack.enter_context(temporary_server(password))
                 _fill_postgresql(server, shape)
-                data = {"source": server.url, "table": "events"}
+                rows = {"query": f"SELECT {_COLUMNS} FROM events"}  # noqa: S608 - a constant
+                rows = rows if name.endswith("query") else {"table": "events"}
+                data = {"source": server.url} | rows
             elif name == "sqlite":
                 _fill_sqlite(folder / "events.db", shape)
                 data = {"source": "sqlite:///events.db", "table": "events"}

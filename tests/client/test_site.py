@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,6 +171,31 @@ def test_a_key_that_does_not_fit_is_refused(
 def test_what_has_no_default_must_be_stated(sites: Sites, key: str) -> None:
     with pytest.raises(SiteError, match=f"'{key}' is not set, .* no default"):
         Site.load(sites.make("alpha", {key: None}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.source", "postgresql://user:c4nary@host/db"),
+        ("data.password", "c4nary"),
+        ("password", "c4nary"),
+        ("data.secret_access_key", "c4nary"),
+        ("data.endpoint", "https://user:c4nary@host"),
+    ],
+)
+def test_a_secret_is_refused_with_the_remedy_and_not_repeated(
+    sites: Sites, key: str, value: str
+) -> None:
+    remedy = r"data\.credentials, or set an environment variable"
+    with pytest.raises(SiteError, match=rf"site\.toml: {key} \(not shown\).*{remedy}") as caught:
+        Site.load(sites.make("alpha", {key: value}))
+    assert "c4nary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_data_keys_must_fit_together(sites: Sites) -> None:
+    changes = {"data.source": "sqlite:///x.db", "data.query": "q", "data.table": "t"}
+    with pytest.raises(SiteError, match=r"site\.toml: data\.query = 'q', .* one of the two"):
+        Site.load(sites.make("alpha", changes))
 
 
 @pytest.mark.parametrize("value", ["[1, 2]", "2024-05-01", "{ a = [] }"])
