@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from simulations.benchmarks.postgresql import Server, binaries, temporary_server
@@ -26,6 +25,8 @@ def postgresql() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """An object store with an empty bucket called `bucket`."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 it takes a second to import
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
