@@ -67,6 +67,7 @@ def temporary_server(password: str) -> Iterator[Server]:
         options = _as_another(folder, secret)
         data, log = str(folder / "data"), str(folder / "log")
         listen = f"-p {server.port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        listen += " -c lock_timeout=10s"  # a forgotten transaction must not stop a test for ever
         control = [str(tools / "pg_ctl"), "-D", data, "-l", log, "-w"]
         create = [str(tools / "initdb"), "-D", data, "-U", server.user, "-E", "UTF8"]
         create += ["--no-locale", "--no-sync", "--auth=scram-sha-256", f"--pwfile={secret}"]
