@@ -7,7 +7,7 @@ partner's own log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from pathlib import Path
 
@@ -143,8 +143,10 @@ def _catalogue(site: Site) -> Catalogue:
 
 def _histories(site: Site, catalogue: Catalogue, max_length: int) -> Histories:
     # One event more than the model reads: the last one is the last target.
-    stamp = _stamp(Path(site.folder, site.data))
-    return _read_histories(site, catalogue, max_length + 1, stamp)
+    version = site.data_version()
+    if version is None:
+        return site.load_histories(catalogue, max_length + 1)
+    return _read_histories(site, catalogue, max_length + 1, version)
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -158,5 +160,5 @@ def _read_catalogue(folder: Path, _: tuple[int, int]) -> Catalogue:
 
 
 @lru_cache(maxsize=64)
-def _read_histories(site: Site, catalogue: Catalogue, events: int, _: tuple[int, int]) -> Histories:
+def _read_histories(site: Site, catalogue: Catalogue, events: int, _: Hashable) -> Histories:
     return site.load_histories(catalogue, events)

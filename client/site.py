@@ -6,16 +6,18 @@ Nothing that a coordinator sends can change what stands here.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from client.credentials import refuse_secrets
+from client.sources import DataConfig, open_source, read_source
 from shared.catalogue import Catalogue
 from shared.config import Value, flat_tables, parse_sections
 from shared.errors import ConfigError, SiteError
-from shared.histories import Columns, Histories, read_histories
+from shared.histories import Histories
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 from shared.wire import is_name
 
@@ -61,14 +63,11 @@ class Site:
         organisation: the name the partner goes by; public, printable, short.
         user_base: whose budget is spent: the same name for ever, whatever the data file.
         population: declared users, public, >= 1.
-        data: interactions, CSV or Parquet.
+        data: where the interactions are, see `client.sources`.
         catalogue: folder of the public item list.
         policy: the partner's limits.
         device: "auto", "cpu", "cuda" or "cuda:N".
         ledger: the privacy ledger's file.
-        user: column of the user's id.
-        item: column of the item's id.
-        time: column of the time; "" takes `timestamp` or `position`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -76,14 +75,11 @@ class Site:
     organisation: str
     user_base: str
     population: int
-    data: str
+    data: DataConfig
     catalogue: str
     policy: Policy
     device: str = "auto"
     ledger: str = "ledger.sqlite"
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = ""
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 
@@ -129,6 +125,7 @@ class Site:
         if "folder" in tables:
             raise SiteError(f"{file}: 'folder' is where this file lies, no key of it: remove it.")
         try:
+            refuse_secrets(tables)
             return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent.resolve())})
         except ConfigError as error:
             raise SiteError(f"{file}: {error}") from error
@@ -157,10 +154,11 @@ class Site:
 
     def load_histories(self, catalogue: Catalogue, max_length: int) -> Histories:
         """The site's private histories, each cut to its last `max_length` events."""
-        columns = Columns(user=self.user, item=self.item, time=self.time or None)
-        return read_histories(
-            Path(self.folder, self.data), catalogue, columns, max_length=max_length
-        )
+        return read_source(self.data, Path(self.folder), catalogue, max_length=max_length)
+
+    def data_version(self) -> Hashable | None:
+        """Differs when the private data do; None where only reading can tell."""
+        return open_source(self.data, Path(self.folder)).version()
 
     def random(self, round_number: int) -> RandomSource:
         """Where this site's noise comes from in one round."""

@@ -1,7 +1,7 @@
 """Interactions -> one history per user.
 
-A history is the items of one user in time order, ties broken by the order of the file. Users come
-in the order of their first appearance in the file. Reading follows this table, from top to bottom:
+A history is the items of one user in time order, ties broken by the order of the rows. Users come
+in the order in which they first appear. Reading follows this table, from top to bottom:
 
 | what the file holds                                 | what happens                               |
 |-----------------------------------------------------|--------------------------------------------|
@@ -24,10 +24,9 @@ A time without an offset is in UTC; times are told apart to the microsecond.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +36,14 @@ import torch
 
 from shared.catalogue import Catalogue
 from shared.errors import ConfigError, DataError
-from shared.tables import column_names, connect, read_text, replacing, require_column
+from shared.interactions import Batch, collect
+from shared.tables import FileTable, Table, replacing, require_column
 
 __all__ = [
     "Columns",
     "Histories",
     "LeaveOneOut",
-    "histories_from_table",
+    "histories_from_tables",
     "leave_one_out",
     "read_histories",
     "write_interactions",
@@ -226,7 +226,7 @@ def read_histories(
     max_length: int | None = None,
     min_events: int = 2,
 ) -> Histories:
-    """Read the interactions in a .csv or .parquet file.
+    """Read the interactions in a .csv, .csv.gz or .parquet file.
 
     Args:
         path: one row per interaction.
@@ -239,140 +239,84 @@ def read_histories(
         DataError: see the table on top of this module.
         ConfigError: `max_length` or `min_events` is out of range.
     """
-    _at_least_one(max_length=max_length, min_events=min_events)
-    path = Path(path)
-    names = column_names(path)
-    time = columns.time or next((name for name in ("timestamp", "position") if name in names), None)
-    found = replace(columns, time=time or "timestamp")
-    for role in ("user", "item", "time"):
-        require_column(getattr(found, role), names, path, f"Columns({role}='...')")
-    table = read_text(path, [found.user, found.item, str(found.time)])
-    histories = histories_from_table(table, catalogue, found, path, min_events=min_events)
-    if max_length is None:
-        return histories
-    return replace(histories.last(max_length), dropped=histories.dropped)
+    return histories_from_tables(
+        [FileTable(Path(path))],
+        catalogue,
+        columns,
+        source=str(path),
+        max_length=max_length,
+        min_events=min_events,
+    )
 
 
-def histories_from_table(
-    table: pa.Table, catalogue: Catalogue, columns: Columns, source: Path, *, min_events: int = 2
+def histories_from_tables(
+    tables: Iterable[Table],
+    catalogue: Catalogue,
+    columns: Columns = _COLUMNS,
+    *,
+    source: str,
+    max_length: int | None = None,
+    min_events: int = 2,
 ) -> Histories:
-    """As `read_histories`, of a table of text columns that was read elsewhere.
+    """As `read_histories`, of tables that follow one another.
 
     Args:
-        table: one row per interaction; null stands for a missing value.
+        tables: each has the columns; read one after the other, a few rows at a time.
         catalogue: the items that count.
-        columns: what the columns are called; `time` is not None.
-        source: named in errors.
+        columns: what the columns are called; a time of None is settled by the first table.
+        source: all of it, as errors call it.
+        max_length: keep only each user's last events, this many; >= 1.
         min_events: drop users with fewer events; >= 1.
 
     Raises:
         DataError: see the table on top of this module.
-        ConfigError: `min_events` is out of range.
+        ConfigError: `max_length` or `min_events` is out of range.
     """
-    _at_least_one(min_events=min_events)
-    if not table.num_rows:
+    _at_least_one(max_length=max_length, min_events=min_events)
+    found = collect(_batches(tables, columns))
+    if not len(found.user):
         raise DataError("there are no rows", file=source, remedy="Export the data again.")
-    users, user = _codes(table, columns.user, source)
-    items, item = _codes(table, columns.item, source)
-    time = _times(table, columns.time or "timestamp", source)
-    number = np.array([catalogue.index.get(name, 0) for name in items], np.int64)[item]
-
-    repeated = _repeated(user, item, time)
-    rows = np.flatnonzero(~repeated & (number > 0))
+    number = np.array([catalogue.index.get(name, 0) for name in found.items], np.int64)[found.item]
+    order = found.order()
+    repeated = found.repeated(order)
+    rows = order[(~repeated & (number > 0))[order]]
     if not len(rows):
+        problem = "no item is in the catalogue"
         remedy = "Check that both use the same item ids, and that this is the right catalogue."
-        raise DataError(
-            "no item is in the catalogue", file=source, field=columns.item, remedy=remedy
-        )
-    rows = rows[np.lexsort((time[rows], user[rows]))]  # stable: ties stay in file order
-    counts = np.bincount(user[rows], minlength=len(users))
+        raise DataError(problem, file=source, field=columns.item, remedy=remedy)
+    counts = np.bincount(found.user[rows], minlength=len(found.users))
     long = np.flatnonzero(counts >= min_events)
     if not len(long):
         problem = f"no user has {min_events} events with items of the catalogue"
         raise DataError(problem, file=source, remedy="Bring more data, or ask for fewer events.")
-    kept = Histories(users, number[rows], _offsets(counts)).select(long)
+    kept = Histories(found.users, number[rows], _offsets(counts)).select(long)
     dropped = {
         "duplicate": int(repeated.sum()),
         "unknown_item": int((~repeated & (number == 0)).sum()),
-        "short_history": len(users) - len(long),
+        "short_history": len(found.users) - len(long),
     }
-    return replace(kept, dropped=dropped)
+    return replace(kept if max_length is None else kept.last(max_length), dropped=dropped)
+
+
+def _batches(tables: Iterable[Table], columns: Columns) -> Iterator[Batch]:
+    """The columns that count, of all tables; the first table settles which holds the time."""
+    for table in tables:
+        names, first = table.columns, 1
+        if columns.time is None:
+            times = (name for name in ("timestamp", "position") if name in names)
+            columns = replace(columns, time=next(times, "timestamp"))
+        wanted = {"user": columns.user, "item": columns.item, "time": str(columns.time)}
+        for role, name in wanted.items():
+            require_column(name, names, table.source, f"{role} = '...'")
+        for rows in table.batches(list(wanted.values())):
+            yield Batch(rows, table.source, first)
+            first += rows.num_rows
 
 
 def _at_least_one(**limits: int | None) -> None:
     for name, limit in limits.items():
         if limit is not None and limit < 1:
             raise ConfigError(f"{name} is {limit}. It must be 1 or more.")
-
-
-def _codes(table: pa.Table, name: str, source: Path) -> tuple[tuple[str, ...], Ints]:
-    """The distinct texts of a column as they first appear, and each row's number among them."""
-    # large_string: one chunk may exceed 2 GiB.
-    encoded = table[name].cast(pa.large_string()).combine_chunks().dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)
-    blank = [code for code, text in enumerate(texts) if not text.strip()]
-    if (bad := np.isin(codes, [-1, *blank])).any():
-        row = int(bad.argmax())
-        raise DataError(
-            "the id is empty",
-            file=source,
-            row=row + 1,
-            field=name,
-            value=table[name][row].as_py(),
-            remedy="Give every row a user and an item, or leave it out.",
-        )
-    return tuple(texts), codes
-
-
-# Each reading of a text `t` as a time is null where it fails. Whole numbers come first and stay
-# integers: as floats, nanoseconds since 1970 would run together.
-_WHOLE = "CASE WHEN regexp_full_match(t, '[+-]?[0-9]+') THEN try_cast(t AS BIGINT) END"
-_NUMBER = """CASE WHEN regexp_full_match(t, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?')
-    AND isfinite(try_cast(t AS DOUBLE)) THEN try_cast(t AS DOUBLE) END"""
-_INSTANT = """CASE WHEN regexp_full_match(t, '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}'
-    || '(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?')
-    THEN epoch_us(try_cast(t AS TIMESTAMPTZ)) END"""
-
-
-def _times(table: pa.Table, name: str, source: Path) -> npt.NDArray[np.int64 | np.float64]:
-    """Each row's time as a number that sorts like it; all rows by the same reading."""
-    whole = name == "position"
-    best: Any = None
-    with connect() as connection:
-        connection.register("times", pa.table({"t": table[name]}))
-        for reading in (_WHOLE,) if whole else (_WHOLE, _NUMBER, _INSTANT):
-            query = f"SELECT {reading} AS value FROM (SELECT trim(t) AS t FROM times)"  # noqa: S608
-            values = connection.sql(query).to_arrow_table()["value"]
-            if not values.null_count:
-                return np.asarray(values.to_numpy())
-            if best is None or values.null_count < best.null_count:
-                best = values
-    row = int(best.is_null().to_numpy().argmax())
-    kinds = (
-        "whole numbers" if whole else "numbers of seconds, or ISO 8601 such as 2024-05-01T12:00:00Z"
-    )
-    raise DataError(
-        "the position is not a whole number" if whole else "the time is missing or not a time",
-        file=source,
-        row=row + 1,
-        field=name,
-        value=table[name][row].as_py(),
-        remedy=f"Write every time the same way: {kinds}.",
-    )
-
-
-def _repeated(
-    user: Ints, item: Ints, time: npt.NDArray[np.int64 | np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Which rows say the same as an earlier row."""
-    order = np.lexsort((time, item, user))  # stable: the earliest copy comes first
-    same = np.ones(len(order) - 1, np.bool_)
-    for column in (user, item, time):
-        same &= column[order[1:]] == column[order[:-1]]
-    repeated = np.zeros(len(order), np.bool_)
-    repeated[order[1:][same]] = True
-    return repeated
 
 
 def write_interactions(histories: Histories, catalogue: Catalogue, path: Path | str) -> None:

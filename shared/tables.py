@@ -6,7 +6,7 @@ numbers holds "1" and never "1.0", and text is taken as it stands.
 | what the file holds                             | what happens                              |
 |-------------------------------------------------|-------------------------------------------|
 | a path that is missing, or not a file           | refused                                   |
-| a suffix other than .csv and .parquet           | refused                                   |
+| a suffix other than .csv, .csv.gz and .parquet  | refused                                   |
 | not what its suffix says, damaged, not UTF-8    | refused                                   |
 | no bytes, or no rows                            | refused                                   |
 | a row with more or fewer fields than the header | refused, with the row; one comma too many |
@@ -21,30 +21,209 @@ CSV means comma-separated, double-quoted, with a header; nothing is guessed from
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TextIO
 
 import duckdb
 import pyarrow as pa
 
 from shared.errors import DataError
 
-__all__ = ["column_names", "connect", "read_text", "replacing", "require_column"]
+__all__ = [
+    "SUFFIXES",
+    "FileTable",
+    "MemoryTable",
+    "Table",
+    "as_text",
+    "column_names",
+    "connect",
+    "read_text",
+    "replacing",
+    "require_column",
+]
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+"""How the name of a file that can be read ends, in small or capital letters."""
+_BATCH = 122_880
+"""Rows read at a time: one of DuckDB's own row groups."""
+
+
+class Table(Protocol):
+    """Rows of text, wherever they come from."""
+
+    @property
+    def source(self) -> str:
+        """What errors call it."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of its columns, in order."""
+
+    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns, as text, a few rows at a time; null stands for a missing value."""
+
+
+class FileTable:
+    """A .csv, .csv.gz or .parquet file.
+
+    Args:
+        path: where it lies.
+        source: what errors call it; the path by default.
+    """
+
+    def __init__(self, path: Path, source: str | None = None) -> None:
+        self.path, self.source = path, source or str(path)
+        self._is_csv = path.name.lower().endswith((".csv", ".csv.gz"))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns, in order.
+
+        Raises:
+            DataError: there is no such file, or it is not what its suffix says.
+        """
+        return tuple(name for name, _ in self._typed)
+
+    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns as text, in file order.
+
+        Args:
+            wanted: names among `columns`.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        places = [self.columns.index(column) for column in wanted]
+        if self._is_csv:
+            fields = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(self._typed)))
+            # With auto_detect off, DuckDB guesses neither the delimiter nor a type nor the header.
+            scan = (
+                "read_csv(?, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
+                f"hive_partitioning=false, columns={{{fields}}})"
+            )
+            picked = [f"c{place}" for place in places]
+        else:
+            scan = "read_parquet(?, hive_partitioning=false)"
+            picked = [_text_of(*self._typed[place], self.source) for place in places]
+        with self._duckdb() as connection:
+            query = f"SELECT {', '.join(picked)} FROM {scan}"  # noqa: S608 - names are quoted above
+            rows = connection.sql(query, params=[_literally(self.path)])
+            for batch in rows.to_arrow_reader(_BATCH):
+                yield batch.rename_columns(list(wanted))
+
+    @cached_property
+    def _typed(self) -> list[tuple[str, str]]:
+        """Name and DuckDB type of each column."""
+        self._check_kind()
+        if self._is_csv:
+            try:
+                with self._lines() as lines:
+                    return [(name, "VARCHAR") for name in next(csv.reader(lines, strict=True), [])]
+            except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
+                raise self._damaged() from None
+        with self._duckdb() as connection:
+            query = "DESCRIBE SELECT * FROM read_parquet(?, hive_partitioning=false)"
+            described = connection.execute(query, [_literally(self.path)]).fetchall()
+            return [(row[0], row[1]) for row in described]
+
+    def _check_kind(self) -> None:
+        remedy = "Give a comma-separated .csv or .csv.gz file with a header, or a .parquet file."
+        path, source = self.path, self.source
+        if not path.exists():
+            raise DataError("the file does not exist", file=source, remedy="Check the path.")
+        if not path.is_file():
+            raise DataError("this is not a file", file=source, remedy=remedy)
+        if not path.name.lower().endswith(SUFFIXES):
+            problem = "its name ends in neither .csv, .csv.gz nor .parquet"
+            raise DataError(problem, file=source, remedy=remedy)
+        try:
+            with path.open("rb") as file:
+                start = file.read(4)
+        except OSError as fault:
+            problem = f"the file cannot be read ({fault.strerror})"
+            raise DataError(problem, file=source, remedy="Check its permissions.") from None
+        if not start:
+            raise DataError("the file is empty", file=source, remedy="Export the data again.")
+        zipped = path.name.lower().endswith(".gz")
+        if (start == b"PAR1") is self._is_csv or start.startswith(b"\x1f\x8b") is not zipped:
+            raise DataError("the file is not what its name says", file=source, remedy=remedy)
+
+    def _lines(self) -> TextIO:
+        if self.path.name.lower().endswith(".gz"):
+            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
+        return self.path.open(encoding="utf-8-sig", newline="")
+
+    @contextmanager
+    def _duckdb(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with connect() as connection:
+            try:
+                yield connection
+            except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError):
+                raise self._damaged() from None
+
+    def _damaged(self) -> DataError:
+        """The error for a file that its reader gave up on; of a CSV file, with the row at fault."""
+        source = self.source
+        if not self._is_csv:
+            problem, remedy = "the file is damaged or not Parquet", "Export the data again."
+            return DataError(problem, file=source, remedy=remedy)
+        remedy = "Export it as UTF-8, comma-separated, with one kind of line ending."
+        try:
+            with self._lines() as lines:
+                rows = (row for row in csv.reader(lines, strict=True) if row)
+                width = len(next(rows, []))
+                ragged = ((n, len(row)) for n, row in enumerate(rows, start=1) if len(row) != width)
+                number, length = next(ragged, (None, 0))
+        except UnicodeDecodeError:
+            return DataError("the file is not UTF-8 text", file=source, remedy=remedy)
+        except (OSError, EOFError, zlib.error):
+            return DataError("the file is damaged", file=source, remedy="Export the data again.")
+        except csv.Error:
+            number = None
+        if number is None:
+            return DataError("the file is not well-formed CSV", file=source, remedy=remedy)
+        problem = f"the row has {length} fields where the header has {width}"
+        return DataError(problem, file=source, row=number, remedy="Quote fields that hold a comma.")
+
+
+class MemoryTable:
+    """Text that was read elsewhere.
+
+    Args:
+        rows: text columns; null stands for a missing value.
+        source: what errors call it.
+    """
+
+    def __init__(self, rows: pa.Table, source: str) -> None:
+        self._rows, self.source = rows, source
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of its columns, in order."""
+        return list(self._rows.column_names)
+
+    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some of its columns, a few rows at a time."""
+        yield from self._rows.select(list(wanted)).to_batches(_BATCH)
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """The names of the columns of a .csv or .parquet file, in order.
+    """The names of the columns of a file, in order.
 
     Raises:
         DataError: there is no such file, or it is not what its suffix says.
     """
-    return tuple(name for name, _ in _columns(path))
+    return FileTable(path).columns
 
 
-def require_column(name: str, found: Sequence[str], source: Path, mapping: str) -> None:
+def require_column(name: str, found: Sequence[str], source: Path | str, mapping: str) -> None:
     """Refuse a file that does not have column `name` exactly once.
 
     Args:
@@ -68,7 +247,7 @@ def require_column(name: str, found: Sequence[str], source: Path, mapping: str) 
 
 
 def read_text(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read some columns of a .csv or .parquet file as text, in file order.
+    """Read some columns of a file as text, all of it at once.
 
     Args:
         path: the file.
@@ -80,69 +259,27 @@ def read_text(path: Path, columns: Sequence[str]) -> pa.Table:
     Raises:
         DataError: the file is damaged, or has no rows.
     """
-    there = _columns(path)
-    places = [[name for name, _ in there].index(column) for column in columns]
-    if _is_csv(path):
-        fields = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(there)))
-        # With auto_detect off, DuckDB guesses neither the delimiter nor a type nor the header.
-        scan = (
-            "read_csv(?, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-            f"hive_partitioning=false, columns={{{fields}}})"
-        )
-        picked = [f"c{place}" for place in places]
-    else:
-        scan = "read_parquet(?, hive_partitioning=false)"
-        picked = [_as_text(*there[place], path) for place in places]
-    with _duckdb(path) as connection:
-        query = f"SELECT {', '.join(picked)} FROM {scan}"  # noqa: S608 - names are quoted above
-        table = connection.sql(query, params=[_literally(path)]).to_arrow_table()
-    if not table.num_rows:
+    batches = [batch for batch in FileTable(path).batches(columns) if batch.num_rows]
+    if not batches:
         raise DataError("the file has no rows", file=path, remedy="Export the data again.")
-    return table.rename_columns(list(columns))
+    return pa.Table.from_batches(batches)
 
 
-def _columns(path: Path) -> list[tuple[str, str]]:
-    """Name and DuckDB type of each column."""
-    _check_kind(path)
-    if _is_csv(path):
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as lines:
-                return [(name, "VARCHAR") for name in next(csv.reader(lines, strict=True), [])]
-        except (UnicodeDecodeError, csv.Error):
-            raise _damaged(path) from None
-    with _duckdb(path) as connection:
-        query = "DESCRIBE SELECT * FROM read_parquet(?, hive_partitioning=false)"
-        return [
-            (row[0], row[1]) for row in connection.execute(query, [_literally(path)]).fetchall()
-        ]
+def as_text(
+    connection: duckdb.DuckDBPyConnection, name: str, values: pa.Array, source: str
+) -> pa.Array:
+    """The values of a column called `name` as a Parquet file with that column would give them.
+
+    Raises:
+        DataError: they are bytes or nested.
+    """
+    given = connection.from_arrow(pa.table({name: values}))
+    text = given.project(_text_of(name, str(given.types[0]), source)).to_arrow_table().column(0)
+    return text.combine_chunks()
 
 
-def _is_csv(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
-
-
-def _check_kind(path: Path) -> None:
-    remedy = "Give a comma-separated .csv file with a header, or a .parquet file."
-    if not path.exists():
-        raise DataError("the file does not exist", file=path, remedy="Check the path.")
-    if not path.is_file():
-        raise DataError("this is not a file", file=path, remedy=remedy)
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise DataError("its name ends in neither .csv nor .parquet", file=path, remedy=remedy)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as fault:
-        problem = f"the file cannot be read ({fault.strerror})"
-        raise DataError(problem, file=path, remedy="Check its permissions.") from None
-    if not start:
-        raise DataError("the file is empty", file=path, remedy="Export the data again.")
-    if (start == b"PAR1") is _is_csv(path):
-        raise DataError("the file is not what its name says", file=path, remedy=remedy)
-
-
-def _as_text(name: str, kind: str, path: Path) -> str:
-    """A SQL expression for a Parquet column as text."""
+def _text_of(name: str, kind: str, source: str) -> str:
+    """A SQL expression for a column as text."""
     column = '"' + name.replace('"', '""') + '"'
     if kind.startswith(("FLOAT", "DOUBLE", "DECIMAL")) and not kind.endswith("]"):
         # Not a comparison with 'nan': Parquet's statistics omit it, so DuckDB folds that to false.
@@ -153,7 +290,7 @@ def _as_text(name: str, kind: str, path: Path) -> str:
     if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION", "BLOB", "VARIANT")):
         raise DataError(
             f"the column holds {kind}, not plain values",
-            file=path,
+            file=source,
             field=name,
             remedy="Export it as numbers, text, dates or times.",
         )
@@ -166,37 +303,6 @@ def connect() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(config={"autoinstall_known_extensions": False})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
-
-
-@contextmanager
-def _duckdb(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    with connect() as connection:
-        try:
-            yield connection
-        except (duckdb.Error, UnicodeDecodeError):
-            raise _damaged(path) from None
-
-
-def _damaged(path: Path) -> DataError:
-    """The error for a file that its reader gave up on; of a CSV file, with the row at fault."""
-    if not _is_csv(path):
-        problem, remedy = "the file is damaged or not Parquet", "Export the data again."
-        return DataError(problem, file=path, remedy=remedy)
-    remedy = "Export it as UTF-8, comma-separated, with one kind of line ending."
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = (row for row in csv.reader(lines, strict=True) if row)
-            width = len(next(rows, []))
-            ragged = ((n, len(row)) for n, row in enumerate(rows, start=1) if len(row) != width)
-            number, length = next(ragged, (None, 0))
-    except UnicodeDecodeError:
-        return DataError("the file is not UTF-8 text", file=path, remedy=remedy)
-    except csv.Error:
-        number = None
-    if number is None:
-        return DataError("the file is not well-formed CSV", file=path, remedy=remedy)
-    problem = f"the row has {length} fields where the header has {width}"
-    return DataError(problem, file=path, row=number, remedy="Quote fields that hold a comma.")
 
 
 def _literally(path: Path) -> str:

@@ -29,7 +29,8 @@ import pyarrow as pa
 
 from shared.catalogue import Catalogue, ItemColumns, items_from_table, read_items
 from shared.errors import DataError, FetchError
-from shared.histories import Columns, Histories, histories_from_table, read_histories
+from shared.histories import Columns, Histories, histories_from_tables, read_histories
+from shared.tables import MemoryTable
 
 __all__ = ["SOURCES", "Dataset", "Source", "fetch", "load"]
 
@@ -119,7 +120,8 @@ def load(
         catalogue = read_items(items, item_columns)
     if interactions.suffix == ".dat":
         table = _read_dat(interactions, _RATINGS_DAT)
-        histories = histories_from_table(table, catalogue, columns, interactions)
+        rows = MemoryTable(table, str(interactions))
+        histories = histories_from_tables([rows], catalogue, columns, source=rows.source)
     else:
         histories = read_histories(interactions, catalogue, columns)
     return Dataset(folder.resolve().name, catalogue, histories)

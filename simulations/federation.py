@@ -73,9 +73,9 @@ def make_site(
         f'organisation = "{site.organisation}"\n'
         f'user_base = "{site.organisation}"\n'
         f"population = {len(site.histories)}\n"
-        f'data = "{_DATA}"\n'
         f'catalogue = "{os.path.relpath(catalogue_folder, folder)}"\n'
         f'device = "{device}"\n\n'
+        f'[data]\nsource = "{_DATA}"\n\n'
         f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n\n"
         "[lab]  # simulated: the noise repeats itself and protects nobody\n"
         f"seed = {seed}\nstream = {site.stream}\n",

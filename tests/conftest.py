@@ -188,7 +188,7 @@ class Sites:
             "organisation": name,
             "user_base": f"{name}'s users",
             "population": users,
-            "data": "interactions.parquet",
+            "data.source": "interactions.parquet",
             "catalogue": "../catalogue",
             "policy.max_epsilon": float("inf"),
             "policy.delta": 1e-3,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from client.site import LabSeed, Policy, Site, locate
+from client.sources import DataConfig
 from shared.config import Value
-from shared.errors import DataError, SiteError
+from shared.errors import SiteError
 from shared.privacy.noise import SeededRandom, SystemRandom
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ GOOD = """
 organisation = "Alpha"
 user_base = "alpha-customers"
 population = 100
-data = "events.csv"
 catalogue = "../catalogue"
+data.source = "events.csv"
 [policy]
 max_epsilon = 8
 delta = 1e-3
@@ -43,7 +45,7 @@ def test_a_site_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
         organisation="Alpha",
         user_base="alpha-customers",
         population=100,
-        data="events.csv",
+        data=DataConfig(source="events.csv"),
         catalogue="../catalogue",
         policy=Policy(max_epsilon=8.0, delta=1e-3),
         folder=str(folder),
@@ -52,9 +54,9 @@ def test_a_site_is_read_from_its_folder_or_its_file(tmp_path: Path) -> None:
 
 
 def test_every_key_may_be_stated(tmp_path: Path) -> None:
-    more = 'device = "cpu"\nledger = "l"\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    more = 'device = "cpu"\nledger = "l"\ndata.user = "u"\ndata.item = "i"\ndata.time = "t"\n'
     site = Site.load(write(tmp_path, more + GOOD + "[lab]\nseed = 3\nstream = 2\n"))
-    assert (site.device, site.ledger, site.user, site.item, site.time) == (
+    assert (site.device, site.ledger, site.data.user, site.data.item, site.data.time) == (
         "cpu",
         "l",
         "u",
@@ -82,7 +84,13 @@ def test_absolute_paths_stay(tmp_path: Path) -> None:
 
 def test_histories_come_from_the_stated_columns_cut_to_length(sites: Sites) -> None:
     folder = sites.make(
-        "alpha", {"data": "events.csv", "user": "who", "item": "what", "time": "when"}
+        "alpha",
+        {
+            "data.source": "events.csv",
+            "data.user": "who",
+            "data.item": "what",
+            "data.time": "when",
+        },
     )
     (folder / "events.csv").write_text("who,what,when\nx,i1,3\nx,i2,2\nx,i3,1\nx,i4,4\n")
     histories = Site.load(folder).load_histories(sites.catalogue, max_length=3)
@@ -90,8 +98,8 @@ def test_histories_come_from_the_stated_columns_cut_to_length(sites: Sites) -> N
 
 
 def test_missing_data_is_an_error(sites: Sites) -> None:
-    site = Site.load(sites.make("alpha", {"data": "nowhere.csv"}))
-    with pytest.raises(DataError, match=r"nowhere\.csv: the file does not exist"):
+    site = Site.load(sites.make("alpha", {"data.source": "nowhere.csv"}))
+    with pytest.raises(SiteError, match=r"data\.source = 'nowhere\.csv': the file does not exist"):
         site.load_histories(sites.catalogue, max_length=3)
 
 
@@ -153,7 +161,7 @@ def test_a_key_that_does_not_fit_is_refused(
     [
         "organisation",
         "population",
-        "data",
+        "data.source",
         "catalogue",
         "policy.max_epsilon",
         "policy.delta",
@@ -163,6 +171,31 @@ def test_a_key_that_does_not_fit_is_refused(
 def test_what_has_no_default_must_be_stated(sites: Sites, key: str) -> None:
     with pytest.raises(SiteError, match=f"'{key}' is not set, .* no default"):
         Site.load(sites.make("alpha", {key: None}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.source", "postgresql://user:c4nary@host/db"),
+        ("data.password", "c4nary"),
+        ("password", "c4nary"),
+        ("data.secret_access_key", "c4nary"),
+        ("data.endpoint", "https://user:c4nary@host"),
+    ],
+)
+def test_a_secret_is_refused_with_the_remedy_and_not_repeated(
+    sites: Sites, key: str, value: str
+) -> None:
+    remedy = r"data\.credentials, or set an environment variable"
+    with pytest.raises(SiteError, match=rf"site\.toml: {key} \(not shown\).*{remedy}") as caught:
+        Site.load(sites.make("alpha", {key: value}))
+    assert "c4nary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_data_keys_must_fit_together(sites: Sites) -> None:
+    changes = {"data.source": "sqlite:///x.db", "data.query": "q", "data.table": "t"}
+    with pytest.raises(SiteError, match=r"site\.toml: data\.query = 'q', .* one of the two"):
+        Site.load(sites.make("alpha", changes))
 
 
 @pytest.mark.parametrize("value", ["[1, 2]", "2024-05-01", "{ a = [] }"])

@@ -254,7 +254,7 @@ def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
         ("items.csv", b"PAR1....PAR1", "not what its name says"),
         ("items.parquet", b"item_id,title\n1,A\n", "not what its name says"),
         ("items.parquet", b"PAR1 damaged PAR1", "damaged"),
-        ("items.tsv", b"item_id\ttitle\n1\tA\n", "neither .csv nor .parquet"),
+        ("items.tsv", b"item_id\ttitle\n1\tA\n", "neither .csv, .csv.gz nor .parquet"),
     ],
 )
 def test_files_that_are_not_what_they_should_be_are_refused(

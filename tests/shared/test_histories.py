@@ -14,11 +14,12 @@ from shared.errors import ConfigError, DataError
 from shared.histories import (
     Columns,
     Histories,
-    histories_from_table,
+    histories_from_tables,
     leave_one_out,
     read_histories,
     write_interactions,
 )
+from shared.tables import MemoryTable
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ITEMS = Catalogue(tuple("abcde"), tuple("ABCDE"), ((),) * 5, (None,) * 5)
@@ -192,7 +193,9 @@ def test_columns_may_be_called_anything(tmp_path: Path) -> None:
 def test_a_missing_column_is_refused(tmp_path: Path, header: str, missing: str) -> None:
     path = csv(tmp_path, "x,a,1", header=header)
     found = f"is missing; the columns found are {header.replace(',', ', ')}"
-    with pytest.raises(DataError, match=rf"{found}\. Rename a column, .* Columns\(") as caught:
+    with pytest.raises(
+        DataError, match=rf"{found}\. Rename a column, .* with (user|item|time) = '"
+    ) as caught:
         read_histories(path, ITEMS)
     assert caught.value.field == missing
 
@@ -206,7 +209,7 @@ def test_a_missing_column_is_refused(tmp_path: Path, header: str, missing: str) 
         ("i.csv", b"\x89PNG\r\n\x1a\n\0\xff", "not UTF-8"),
         ("i.parquet", b"user_id,item_id,timestamp\nx,a,1\n", "not what its name says"),
         ("i.parquet", b"PAR1", "damaged"),
-        ("i.json", b"[]", "neither .csv nor .parquet"),
+        ("i.json", b"[]", "neither .csv, .csv.gz nor .parquet"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_refused(
@@ -307,7 +310,7 @@ def test_an_empty_table_is_refused() -> None:
     none = pa.array([], pa.string())
     table = pa.table({"user_id": none, "item_id": none, "timestamp": none})
     with pytest.raises(DataError, match="no rows"):
-        histories_from_table(table, ITEMS, Columns(time="timestamp"), Path("query"))
+        histories_from_tables([MemoryTable(table, "query")], ITEMS, source="query")
 
 
 @pytest.mark.parametrize("limits", [{"max_length": 0}, {"min_events": 0}])

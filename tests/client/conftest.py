@@ -1,0 +1,62 @@
+"""Servers that a test starts itself: PostgreSQL where it is installed, and one that speaks S3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from simulations.benchmarks.postgresql import Server, binaries, temporary_server
+
+CANARY = "c4nary/p@ss:w%rd"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A server whose password is the canary."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with temporary_server(CANARY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An object store with an empty bucket called `bucket`."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 it takes a second to import
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    store(endpoint).create_dir("bucket")
+    yield endpoint
+    server.stop()
+
+
+def store(endpoint: str) -> fs.S3FileSystem:
+    """Access to the store, to put objects there."""
+    return fs.S3FileSystem(
+        access_key="key",
+        secret_key="secret",
+        endpoint_override=endpoint.removeprefix("http://"),
+        scheme="http",
+        allow_bucket_creation=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A credentials file for each kind of source that asks for one."""
+    folder = tmp_path_factory.mktemp("secrets")
+    login = f'user = "sotto"\npassword = "{CANARY}"\n'
+    keys = f'access_key_id = "key"\nsecret_access_key = "{CANARY}"\n'
+    return {"postgresql": private(folder / "db", login), "s3": private(folder / "s3", keys)}
+
+
+def private(path: Path, text: str) -> str:
+    """A file that nobody else can read."""
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    return str(path)
