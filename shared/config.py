@@ -405,7 +405,11 @@ def _build(cls: type[T], flat: Mapping[str, Value], prefix: str) -> T:
     return cls(**arguments)
 
 
-def _convert(key: str, value: Value, kind: Any) -> Value | None:  # noqa: ANN401 a type form
+def _convert(key: str, value: Value, kind: Any) -> object:  # noqa: ANN401 a type form
+    """The value as its field's type; a tuple is written as its parts with commas between."""
+    if typing.get_origin(kind) is tuple and isinstance(value, str):
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(key, part.strip(), inner) for part in value.split(",") if part)
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value == "none" and type(None) in options:
         return None
@@ -426,6 +430,8 @@ def _convert(key: str, value: Value, kind: Any) -> Value | None:  # noqa: ANN401
 def _describe(option: Any) -> str:  # noqa: ANN401 a type form
     if option is type(None):
         return "'none'"
+    if typing.get_origin(option) is tuple:
+        return f"a list of {_describe(typing.get_args(option)[0])}"
     if issubclass(option, StrEnum):
         return " or ".join(f"'{name}'" for name in option)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

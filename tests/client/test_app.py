@@ -76,7 +76,9 @@ def flat(reply: Message) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def ledger(site: Path) -> Ledger:
-    return Ledger(site / "ledger.sqlite", f"{site.name}'s users")
+    return Ledger(
+        site / "ledger.sqlite", f"{site.name}'s users", site.parent / "anchors" / site.name
+    )
 
 
 def charged(site: Path) -> list[Release]:

@@ -50,7 +50,7 @@ class House:
     def __init__(self, sites: Sites, **policy: float) -> None:
         limits = {f"policy.{key}": value for key, value in policy.items()}
         self.site = Site.load(sites.make("alpha", {"policy.delta": DELTA} | limits))
-        self.ledger = Ledger(self.site.ledger_file, self.site.user_base)
+        self.ledger = self.site.open_ledger()
         self.guard = Guard(self.site, self.ledger, sites.catalogue.fingerprint)
 
 
@@ -85,7 +85,7 @@ def test_the_charge_comes_before_the_computation(sites: Sites) -> None:
     house, seen = House(sites), []
 
     def compute() -> dict[str, Tensor]:
-        seen.append(Ledger(house.site.ledger_file, house.site.user_base).releases())
+        seen.append(house.site.open_ledger().releases())
         return dict(ANSWER)
 
     house.guard.train(sites.request(), ready(compute))
@@ -130,7 +130,7 @@ def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> 
     first = house.guard.train(sites.request(), ready(compute))
     again = Guard(
         house.site,
-        Ledger(house.site.ledger_file, house.site.user_base),
+        house.site.open_ledger(),
         sites.catalogue.fingerprint,
     ).train(sites.request(), ready(compute))
     assert bits(first) == bits(again)
