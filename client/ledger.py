@@ -278,19 +278,18 @@ class Ledger:
     @contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         """The ledger, held alone, and checked up to its last entry."""
-        self._check_file()
-        with alone(self.path):
-            try:
-                with connected(self.path) as database:
-                    self._catch_up(database)
-                    self._compare(Anchor.load(self.anchor))
-                    yield database
-            except sqlite3.Error as error:
-                raise LedgerError(
-                    f"{self.path}: the privacy ledger cannot be read or written ({error}), so "
-                    "nothing is released. Check the disk and the file's permissions; if the file "
-                    "is damaged, put the newest copy back, or restore it from the anchor."
-                ) from error
+        try:
+            self._check_file()
+            with alone(self.path), connected(self.path) as database:
+                self._catch_up(database)
+                self._compare(Anchor.load(self.anchor))
+                yield database
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(
+                f"{self.path}: the privacy ledger cannot be read or written ({error}), so nothing "
+                "is released. Check the disk and the file's permissions; if the file is damaged, "
+                "put the newest copy back, or restore it from the anchor."
+            ) from error
 
     def _check_file(self) -> None:
         if not self.path.is_file():
@@ -320,6 +319,8 @@ class Ledger:
         except (ValueError, KeyError, TypeError) as error:
             self._balance = Balance()
             raise self._broken(str(error)) from error
+        if not balance.entries:
+            raise self._broken("it has no entries")
         if balance.user_base != self.user_base:
             raise LedgerError(
                 f"{self.path}: this is the ledger of '{balance.user_base}', not of "

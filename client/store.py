@@ -51,6 +51,9 @@ CREATE TRIGGER layouts_stay BEFORE UPDATE ON layouts
     BEGIN SELECT RAISE (ABORT, 'layouts are never changed'); END;
 CREATE TRIGGER layouts_last BEFORE DELETE ON layouts
     BEGIN SELECT RAISE (ABORT, 'layouts are never deleted'); END;
+CREATE TRIGGER bodies_once BEFORE INSERT ON bodies
+    WHEN EXISTS (SELECT 1 FROM bodies WHERE seq = NEW.seq)
+    BEGIN SELECT RAISE (ABORT, 'answers are never changed'); END;
 CREATE TRIGGER bodies_stay BEFORE UPDATE ON bodies
     BEGIN SELECT RAISE (ABORT, 'answers are never changed'); END;
 """

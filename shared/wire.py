@@ -44,7 +44,7 @@ TRAIN = MessageType.TRAIN
 EVALUATE = MessageType.EVALUATE
 DESCRIBE_ACTION = "describe"
 DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
-PROTOCOL = 2
+PROTOCOL = 1
 """Raised whenever a message changes its form."""
 LONGEST_NAME = 100
 """Characters of an organisation's name, and of a run's."""

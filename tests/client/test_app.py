@@ -131,7 +131,7 @@ def test_a_round_without_privacy_is_answered_where_the_partner_allows_it(sites: 
 def test_a_round_without_privacy_is_refused_otherwise(sites: Sites) -> None:
     site = sites.make("alpha", {"policy.max_epsilon": 1e6})
     reply = app(sites.message(**PLAIN), at(site))
-    assert refusal_in(reply) is Refusal.BUDGET
+    assert refusal_in(reply) is Refusal.POLICY
     assert charged(site) == []
 
 
