@@ -240,9 +240,7 @@ class Ledger:
             [(state,)] = database.execute("PRAGMA integrity_check(1)").fetchall()
             if state != "ok":
                 raise self._broken(state)
-            outbox = Outbox(database)
-            for sent in outbox.sent():
-                outbox.kept(sent.number)
+            Outbox(database).check()
             return self._balance.entries
 
     # --- inside --------------------------------------------------------------------------------

@@ -90,9 +90,9 @@ class Outbox:
         digest, arrays = _layout(body)
         database.execute("INSERT OR IGNORE INTO layouts VALUES (?, ?)", (digest, arrays))
         database.execute(
-            "DELETE FROM bodies WHERE seq IN (SELECT old.seq FROM entries AS new, entries AS old"
-            " WHERE new.seq = ? AND new.entry = 'answer' AND old.entry = 'answer'"
-            " AND old.run = new.run AND old.kind = new.kind AND old.round <= new.round - ?)",
+            "DELETE FROM bodies WHERE seq IN (SELECT bodies.seq FROM bodies"
+            " JOIN entries AS old USING (seq) JOIN entries AS new ON new.seq = ?"
+            " WHERE old.run = new.run AND old.kind = new.kind AND old.round <= new.round - ?)",
             (entry, BODIES_KEPT),
         )
 
@@ -110,21 +110,47 @@ class Outbox:
         if row is None:
             return None
         if hashlib.sha256(row[0]).hexdigest() != row[1]:
-            raise LedgerError(
-                f"the answer of entry {entry} is not what was stored, and does not leave. Put "
-                "the newest copy of the ledger back, or restore it from the anchor."
-            )
+            raise _changed(f"the answer of entry {entry}")
         return bytes(row[0])
 
+    def check(self) -> None:
+        """Checks what is stored beside the chain against what the chain says of it.
+
+        Raises:
+            LedgerError: a body or a list of arrays is not what was stored, or is missing.
+        """
+        for (entry,) in self._database.execute("SELECT seq FROM bodies").fetchall():
+            self.kept(entry)
+        layouts = self._layouts()
+        for (digest,) in self._database.execute(
+            "SELECT DISTINCT json_extract(body, '$.layout') FROM entries WHERE entry = 'answer'"
+        ):
+            if digest not in layouts:
+                raise _changed(f"the list of arrays {digest[:12]}")
+
     def sent(self) -> list[Sent]:
-        """Every answer, oldest first."""
+        """Every answer, oldest first.
+
+        Raises:
+            LedgerError: a list of arrays is not what was stored.
+        """
+        layouts = self._layouts()
         rows = self._database.execute(
-            "SELECT entries.seq, entries.body, layouts.arrays, bodies.seq IS NOT NULL FROM entries"
-            " LEFT JOIN layouts ON layouts.sha256 = json_extract(entries.body, '$.layout')"
-            " LEFT JOIN bodies ON bodies.seq = entries.seq"
-            " WHERE entry = 'answer' ORDER BY entries.seq"
+            "SELECT entries.seq, entries.body, bodies.seq IS NOT NULL FROM entries"
+            " LEFT JOIN bodies USING (seq) WHERE entry = 'answer' ORDER BY entries.seq"
         )
-        return [_sent(*row) for row in rows]
+        return [_sent(number, json.loads(text), layouts, kept) for number, text, kept in rows]
+
+    def _layouts(self) -> dict[str, tuple[ArrayForm, ...]]:
+        found: dict[str, tuple[ArrayForm, ...]] = {}
+        for digest, arrays in self._database.execute("SELECT sha256, arrays FROM layouts"):
+            if hashlib.sha256(arrays.encode()).hexdigest() != digest:
+                raise _changed(f"the list of arrays {digest[:12]}")
+            found[digest] = tuple(
+                ArrayForm(name=name, dtype=dtype, shape=tuple(shape))
+                for name, dtype, shape in json.loads(arrays)
+            )
+        return found
 
     def _last(self, run: str, kind: str) -> int | None:
         [(last,)] = self._database.execute(
@@ -149,13 +175,18 @@ def _layout(body: bytes) -> tuple[str, str]:
     return hashlib.sha256(arrays.encode()).hexdigest(), arrays
 
 
-def _sent(number: int, text: str, arrays: str, kept: int) -> Sent:
-    fields = json.loads(text)
-    forms = (
-        ArrayForm(name=name, dtype=dtype, shape=tuple(shape))
-        for name, dtype, shape in json.loads(arrays)
-    )
+def _sent(
+    number: int, fields: dict[str, Any], layouts: dict[str, tuple[ArrayForm, ...]], kept: int
+) -> Sent:
+    if fields["layout"] not in layouts:
+        raise _changed(f"the list of arrays of entry {number}")
     names = ("at", "run", "kind", "round", "bytes", "sha256")
-    return Sent(
-        number=number, arrays=tuple(forms), kept=bool(kept), **{key: fields[key] for key in names}
+    noted = {name: fields[name] for name in names}
+    return Sent(number=number, arrays=layouts[fields["layout"]], kept=bool(kept), **noted)
+
+
+def _changed(what: str) -> LedgerError:
+    return LedgerError(
+        f"{what} is not what was stored, and nothing leaves. Put the newest copy of the ledger "
+        "back, or restore it from the anchor."
     )

@@ -163,7 +163,7 @@ def charges() -> int:
 def report(point: str, number: int, left: bytes, status: int) -> None:
     """Asks twice again, and says what came of it."""
     after_kill = charges()
-    again = [finish(*start(number, nothing)) for _ in range(2)]
+    again = [finish(*start(number, nothing)) for _ in range(2 if point in STEPS else 1)]
     digests = [hashlib.sha256(body).hexdigest() for body, _ in again]
     found = {
         "point": point,

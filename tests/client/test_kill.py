@@ -67,7 +67,7 @@ def test_every_kill_is_followed_by_an_answer(killed: tuple[Site, Story]) -> None
     _, story = killed
     assert len(story) == 8 + KILLS + KILLS // 4
     for kill in story:
-        assert kill["again_status"] == [0, 0]
+        assert set(kill["again_status"]) == {0}
         assert kill["size"] > 1000
         assert kill["status"] in (-9, 0)
     assert sum(kill["status"] == -9 for kill in story) >= KILLS + 6, "most were killed indeed"

@@ -817,7 +817,18 @@ def test_an_answer_that_was_changed_does_not_leave(file: Path, ledger: Ledger) -
     answered(ledger, 1)
     altered(file, "UPDATE bodies SET body = zeroblob(100)")
     for use in (lambda: ledger.answer(entry(1)), lambda: ledger.sent_body(3), ledger.verify):
-        with pytest.raises(LedgerError, match="not what was stored, and does not leave"):
+        with pytest.raises(LedgerError, match="not what was stored, and nothing leaves"):
+            use()
+
+
+@pytest.mark.parametrize("statement", ["UPDATE layouts SET arrays = '[]'", "DELETE FROM layouts"])
+def test_a_list_of_arrays_that_was_changed_is_an_error(
+    file: Path, ledger: Ledger, statement: str
+) -> None:
+    answered(ledger, 1)
+    altered(file, statement)
+    for use in (ledger.outbox, ledger.verify):
+        with pytest.raises(LedgerError, match=r"list of arrays .* is not what was stored"):
             use()
 
 
