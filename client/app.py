@@ -40,7 +40,7 @@ from shared.wire import (
     refusal_reply,
 )
 
-__all__ = ["app"]
+__all__ = ["app", "load_weights"]
 
 log = logging.getLogger("sotto.node")
 _EVALUATION = 1

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,9 @@ def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
     ledger = Ledger(*place)
     figures = {
         "entries": float(entries),
+        "fsync_median_seconds": statistics.median(
+            seconds(lambda: _sync(folder)) for _ in range(50)
+        ),
         "megabytes": place[0].stat().st_size / 1e6,
         "start_up_seconds": start,
         "verify_seconds": seconds(ledger.verify),
@@ -69,8 +74,8 @@ def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
     paid, kept = [], []
     for number in range(entries + 1, entries + 1 + charges):
         entry = Entry(run="r", round=number, release=FORM)
-        paid.append(seconds(lambda e=entry: ledger.charge(e, max_epsilon=1e6, delta=DELTA)))
-        kept.append(seconds(lambda e=entry: ledger.keep_answer(e, BODY)))
+        paid.append(seconds(partial(ledger.charge, entry, max_epsilon=1e6, delta=DELTA)))
+        kept.append(seconds(partial(ledger.keep_answer, entry, BODY)))
     return figures | {
         "charge_median_seconds": statistics.median(paid),
         "charge_largest_seconds": max(paid),
@@ -93,6 +98,14 @@ def filled(ledger: Ledger, entries: int) -> None:
         Outbox(database).put(balance.entries, BODY)
         database.execute("COMMIT")
     Anchor.of(balance).save(ledger.anchor)
+
+
+def _sync(folder: Path) -> None:
+    """Writes and syncs a page: what the disk itself takes."""
+    with (folder / "page").open("wb") as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def seconds(work: Callable[[], object]) -> float:
