@@ -351,7 +351,8 @@ def test_a_malformed_message_is_refused(sites: Sites, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["query.steal", "train.other", "evaluate.exact", "query", "system", "query." + "x" * 999]
+    "kind",
+    ["query.steal", "train.other", "evaluate.exact", "query", "system", "query." + "x" * 999],
 )
 def test_an_unknown_request_is_refused_and_recorded(sites: Sites, kind: str) -> None:
     site, message = sites.make("alpha"), sites.message()
