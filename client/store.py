@@ -85,7 +85,10 @@ def alone(path: Path) -> Iterator[None]:
         LedgerError: another one does not let go.
     """
     # The folder is locked: a lock file could be deleted while it is held.
-    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        handle = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise LedgerError(f"{path.parent}: cannot be opened ({error.strerror}).") from error
     end = time.monotonic() + PATIENCE
     try:
         while True:

@@ -108,6 +108,13 @@ def test_without_an_anchor_nothing_is_restored(ledger: Ledger) -> None:
     broken(ledger)
 
 
+def test_a_folder_that_is_not_there_is_an_error(ledger: Ledger, tmp_path: Path) -> None:
+    for put_right in (restore, lambda *place: write_off(*place, reason="r")):
+        with pytest.raises(LedgerError, match="cannot be opened"):
+            put_right(tmp_path / "nowhere" / "ledger", "users", ledger.anchor)
+    assert Ledger(*again(ledger)).releases() == ALL
+
+
 def test_other_users_anchor_restores_nothing(ledger: Ledger) -> None:
     ledger.path.unlink()
     with pytest.raises(LedgerError, match="the anchor of 'users', not of 'others'"):
