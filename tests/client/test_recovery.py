@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_without_an_anchor_nothing_is_restored(ledger: Ledger) -> None:
 
 
 def test_a_folder_that_is_not_there_is_an_error(ledger: Ledger, tmp_path: Path) -> None:
-    for put_right in (restore, lambda *place: write_off(*place, reason="r")):
+    for put_right in (restore, partial(write_off, reason="r")):
         with pytest.raises(LedgerError, match="cannot be opened"):
             put_right(tmp_path / "nowhere" / "ledger", "users", ledger.anchor)
     assert Ledger(*again(ledger)).releases() == ALL
