@@ -23,7 +23,7 @@ from torch import Tensor
 from shared.histories import Histories
 from shared.metrics import rank_users
 from shared.models.attention import AttentionRecommender
-from shared.privacy.noise import RandomSource
+from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
 from shared.wire import SUMS
 
@@ -74,9 +74,8 @@ def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: Rand
     finite = np.nan_to_num(figures, nan=0.0, posinf=0.0, neginf=0.0)
     norms = np.linalg.norm(finite, axis=1, keepdims=True)  # [B, 1]
     clipped = finite * np.minimum(1.0, plan.clip_norm / np.maximum(norms, 1e-12))
-    noise = random.normal((figures.shape[1],)).double()
-    total = torch.from_numpy(clipped.sum(0)) + plan.noise_multiplier * plan.clip_norm * noise
-    return total.float()
+    total = torch.from_numpy(clipped.sum(0))
+    return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
 
 
 def _per_user(model: AttentionRecommender, users: Histories, k: int) -> NDArray[np.float64]:
