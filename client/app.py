@@ -7,7 +7,8 @@ partner's own log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+import sys
+from collections.abc import Hashable
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,75 +17,114 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.allocator import keep_freed_memory
+from client.evaluator import EvaluationPlan, evaluate
 from client.guard import Computation, Guard
 from client.ledger import Ledger
-from client.site import Site, locate
+from client.site import Ask, Site, locate
 from client.trainer import LocalPlan, train
 from shared.catalogue import Catalogue
 from shared.errors import Refusal, Refused, WireError
 from shared.histories import Histories
 from shared.models.attention import AttentionRecommender, build, trainable
 from shared.wire import (
+    DESCRIBE,
     DESCRIBE_ACTION,
+    EVALUATE,
+    LONGEST_NAME,
+    TRAIN,
     DescribeReply,
     DescribeRequest,
+    EvaluateReply,
+    EvaluateRequest,
     TrainReply,
     TrainRequest,
     refusal_reply,
 )
 
-__all__ = ["app"]
+__all__ = ["app", "load_weights"]
 
 log = logging.getLogger("sotto.node")
-Handler = Callable[[Message, Context], Message]
+_EVALUATION = 1
+"""Tells an evaluation's random numbers from its round's training."""
+_ALL = sys.maxsize
+"""Events of a history, when all are wanted."""
 
 
-def guarded(handler: Handler) -> Handler:
-    """Turns every failure of `handler` into a reply that tells nothing private."""
+class NodeApp(ClientApp):
+    """Turns every failure, whatever it is, into a reply that tells nothing private."""
 
-    def handle(message: Message, context: Context) -> Message:
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answers a message; raises nothing."""
         try:
-            return handler(message, context)
+            _check_kind(message.metadata.message_type)
+            return super().__call__(message, context)
         except Refused as refused:
             log.warning("declined: %s", refused)
             return refusal_reply(refused.code, message)
         except WireError as error:
             log.warning("not understood: %s", error)
-            return refusal_reply(Refusal.MALFORMED, message)
+            return refusal_reply(_not_understood(message, context), message)
         except Exception:
             log.exception("the request failed")
             return refusal_reply(Refusal.FAILED, message)
 
-    return handle
 
-
-app = ClientApp()
+app = NodeApp()
 
 
 @app.query(DESCRIBE_ACTION)
-@guarded
 def describe(message: Message, context: Context) -> Message:
     """Answers with the site's public constants."""
     DescribeRequest.from_content(message.content)
-    site, catalogue = _open(context)
+    site = _site(context)
+    if Ask.DESCRIBE not in site.policy.answers:
+        _ledger(site).refuse(Refusal.POLICY, {"kind": str(Ask.DESCRIBE)})
+        raise Refused(Refusal.POLICY, "policy.answers does not list 'describe'")
     reply = DescribeReply(
         organisation=site.organisation,
         population=site.population,
-        catalogue=catalogue.fingerprint,
+        catalogue=_catalogue(site).fingerprint,
     )
     return Message(reply.to_content(), reply_to=message)
 
 
 @app.train()
-@guarded
 def train_round(message: Message, context: Context) -> Message:
     """Answers with the noised change of the weights, if the guard admits the request."""
     request = TrainRequest.from_content(message.content)
-    site, catalogue = _open(context)
-    guard = Guard(site, Ledger(site.ledger_file, site.user_base), catalogue.fingerprint)
+    site = _site(context)
+    catalogue = _catalogue(site)
+    guard = Guard(site, _ledger(site), catalogue.fingerprint)
     change = guard.train(request, lambda: _prepare(request, site, catalogue))
     reply = TrainReply(change={name: value.numpy() for name, value in change.items()})
     return Message(reply.to_content(), reply_to=message)
+
+
+@app.evaluate()
+def evaluate_round(message: Message, context: Context) -> Message:
+    """Answers with noised sums of metrics, if the guard admits the request."""
+    request = EvaluateRequest.from_content(message.content)
+    site = _site(context)
+    catalogue = _catalogue(site)
+    guard = Guard(site, _ledger(site), catalogue.fingerprint)
+    sums = guard.evaluate(request, lambda: _prepare_evaluation(request, site, catalogue))
+    return Message(EvaluateReply(sums=sums["sums"].numpy()).to_content(), reply_to=message)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in (DESCRIBE, TRAIN, EVALUATE):
+        raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
+
+
+def _not_understood(message: Message, context: Context) -> Refusal:
+    """Records a message that could not be read; the code to answer with."""
+    try:
+        kind = message.metadata.message_type[:LONGEST_NAME]
+        _ledger(_site(context)).refuse(Refusal.MALFORMED, {"kind": kind})
+    except Exception:
+        log.exception("the refusal could not be recorded")
+        return Refusal.FAILED
+    return Refusal.MALFORMED
 
 
 def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
@@ -101,14 +141,35 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         weight_decay=request.weight_decay,
         candidates=request.candidates,
     )
-    model = build(request.model, catalogue)
-    load_weights(model, request)
-    histories = _histories(site, catalogue, request.model.max_length)
-    model.to(site.torch_device())  # type: ignore[arg-type]  # transformers' stub of Module.to
+    model = _model(request, site, catalogue)
+    # One event more than the model reads: the last one is the last target.
+    histories = _histories(site, catalogue, request.model.max_length + 1)
     return lambda: train(model, histories, plan, site.random(request.round))
 
 
-def load_weights(model: AttentionRecommender, request: TrainRequest) -> None:
+def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> Computation:
+    plan = EvaluationPlan(
+        sample_rate=request.sample_rate,
+        clip_norm=request.clip_norm,
+        noise_multiplier=request.noise_multiplier,
+        k=request.k,
+    )
+    model = _model(request, site, catalogue)
+    histories = _all_histories(site, catalogue, _ALL)
+    random = site.random(request.round, _EVALUATION)
+    return lambda: {"sums": evaluate(model, histories, plan, random)}
+
+
+def _model(
+    request: TrainRequest | EvaluateRequest, site: Site, catalogue: Catalogue
+) -> AttentionRecommender:
+    model = build(request.model, catalogue)
+    load_weights(model, request)
+    model.to(site.torch_device())  # type: ignore[arg-type]  # transformers' stub of Module.to
+    return model
+
+
+def load_weights(model: AttentionRecommender, request: TrainRequest | EvaluateRequest) -> None:
     """Puts the request's global weights into the model.
 
     Raises:
@@ -127,10 +188,10 @@ def load_weights(model: AttentionRecommender, request: TrainRequest) -> None:
             parameter.copy_(value)
 
 
-def _open(context: Context) -> tuple[Site, Catalogue]:
+def _site(context: Context) -> Site:
     site = Site.load(locate(context.node_config, context.run_config))
     site.check_seed(context.node_config)
-    return site, _catalogue(site)
+    return site
 
 
 # A simulated node answers many rounds in one process: files are read again when they change.
@@ -141,12 +202,18 @@ def _catalogue(site: Site) -> Catalogue:
     return _read_catalogue(folder, _stamp(folder / "items.parquet"))
 
 
-def _histories(site: Site, catalogue: Catalogue, max_length: int) -> Histories:
-    # One event more than the model reads: the last one is the last target.
+def _histories(site: Site, catalogue: Catalogue, events: int) -> Histories:
+    """What the site trains on: without each user's last event where that one is evaluated."""
+    held_out = int(Ask.EVALUATE in site.policy.answers)
+    read = _all_histories(site, catalogue, events + held_out)
+    return read.without_last(held_out) if held_out else read
+
+
+def _all_histories(site: Site, catalogue: Catalogue, events: int) -> Histories:
     version = site.data_version()
     if version is None:
-        return site.load_histories(catalogue, max_length + 1)
-    return _read_histories(site, catalogue, max_length + 1, version)
+        return site.load_histories(catalogue, events)
+    return _read_histories(site, catalogue, events, version)
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -162,3 +229,13 @@ def _read_catalogue(folder: Path, _: tuple[int, int]) -> Catalogue:
 @lru_cache(maxsize=64)
 def _read_histories(site: Site, catalogue: Catalogue, events: int, _: Hashable) -> Histories:
     return site.load_histories(catalogue, events)
+
+
+@lru_cache(maxsize=64)
+def _opened(path: Path, user_base: str, anchor: Path) -> Ledger:
+    """Checks the whole chain once in a process; from then on, what was added."""
+    return Ledger(path, user_base, anchor)
+
+
+def _ledger(site: Site) -> Ledger:
+    return _opened(site.ledger_file, site.user_base, site.anchor_file)

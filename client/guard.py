@@ -2,27 +2,31 @@
 
 The order is fixed: a kept answer goes out again; else the request is checked and prepared for, the
 ledger is charged, and only then anything is computed; the answer is on disk before it leaves.
+Every refusal is recorded in the ledger, and spends nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
+from client.chain import encoded
 from client.ledger import Entry, Ledger
-from client.site import Site
-from shared.errors import Refusal, Refused
+from client.site import Ask, Site
+from shared.config import flatten
+from shared.errors import Refusal, Refused, WireError
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import TrainRequest
+from shared.wire import LONGEST_NAME, EvaluateRequest, TrainRequest
 
 __all__ = ["Computation", "Guard"]
 
-Change = dict[str, Tensor]
-"""Noised change of each trainable weight, by name."""
-Computation = Callable[[], Change]
+Answer = dict[str, Tensor]
+"""What leaves, by name: noised changes of weights, or noised sums."""
+Computation = Callable[[], Answer]
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
 LARGEST_SPREAD = 1e20
@@ -41,7 +45,7 @@ class Guard:
     def __init__(self, site: Site, ledger: Ledger, catalogue: str) -> None:
         self._site, self._ledger, self._catalogue = site, ledger, catalogue
 
-    def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Change:
+    def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Answer:
         """The answer to a request for training: kept, or computed once and paid for.
 
         Args:
@@ -51,40 +55,120 @@ class Guard:
                 noised change: a broken data file costs no budget.
 
         Raises:
-            Refused: the request is outside the policy, or would overspend.
+            Refused: the request is outside the policy, or would overspend. It is recorded.
             LedgerError: the ledger cannot be read or written; nothing was computed.
         """
-        kept = self._ledger.answer(request.run, request.round)
+        return self._recorded(request, _training(request), Ask.TRAIN, prepare)
+
+    def evaluate(self, request: EvaluateRequest, prepare: Callable[[], Computation]) -> Answer:
+        """The answer to a request for private metrics; as `train`."""
+        return self._recorded(request, _evaluation(request), Ask.EVALUATE, prepare)
+
+    def _recorded(
+        self,
+        request: TrainRequest | EvaluateRequest,
+        entry: Entry,
+        ask: Ask,
+        prepare: Callable[[], Computation],
+    ) -> Answer:
+        try:
+            admit(self._site, ask)
+            return self._answered(request, entry, prepare)
+        except Refused as refused:
+            self._ledger.refuse(refused.code, entry.fields | {"run": entry.run[:LONGEST_NAME]})
+            raise
+        except WireError as error:
+            self._ledger.refuse(Refusal.MALFORMED, entry.fields)
+            raise Refused(Refusal.MALFORMED, str(error)) from error
+
+    def _answered(
+        self,
+        request: TrainRequest | EvaluateRequest,
+        entry: Entry,
+        prepare: Callable[[], Computation],
+    ) -> Answer:
+        if not entry.run.isprintable() or len(entry.run) > LONGEST_NAME:
+            raise Refused(Refusal.MALFORMED, f"{entry.run[:LONGEST_NAME]!r} is no name of a run")
+        kept = self._ledger.answer(entry)
         if kept is None:
-            release, compute = self._admit(request), prepare()
-            policy = self._site.policy
-            self._ledger.charge(
-                Entry(run=request.run, round=request.round, release=release),
-                max_epsilon=policy.max_epsilon,
-                delta=policy.delta,
-            )
-            change = {name: value.contiguous() for name, value in compute().items()}
-            kept = self._ledger.keep_answer(request.run, request.round, save(change))
+            self._check_terms(entry)
+            self._check_model(request)
+            compute, policy = prepare(), self._site.policy
+            self._ledger.charge(entry, max_epsilon=policy.max_epsilon, delta=policy.delta)
+            answer = {name: value.contiguous() for name, value in compute().items()}
+            kept = self._ledger.keep_answer(entry, save(answer))
         # In a fixed order, which `load` does not have: the same bytes go out again.
         return dict(sorted(load(kept).items()))
 
-    def _admit(self, request: TrainRequest) -> Release:
+    def _check_terms(self, entry: Entry) -> None:
+        policy, release = self._site.policy, entry.release
+        limits = (
+            ("noise multiplier", release.noise_multiplier, ">=", policy.least_noise),
+            ("sample rate", release.sample_rate, "<=", policy.max_sample_rate),
+            ("clip norm", entry.clip_norm, "<=", min(policy.max_clip_norm, LARGEST_SPREAD)),
+            ("steps", release.steps, "<=", policy.max_steps),
+        )
+        for name, asked, sign, limit in limits:
+            if not (asked >= limit if sign == ">=" else asked <= limit):
+                raise Refused(
+                    Refusal.POLICY, f"{name} {asked:g}, where {sign} {limit:g} is allowed"
+                )
+        spread = release.noise_multiplier * entry.clip_norm
+        if release.private and not SMALLEST_SPREAD < spread < LARGEST_SPREAD:
+            raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")
+
+    def _check_model(self, request: TrainRequest | EvaluateRequest) -> None:
         if request.catalogue != self._catalogue:
             raise Refused(
                 Refusal.CATALOGUE,
                 f"the request is for catalogue {request.catalogue[:12]}, this site holds "
                 f"{self._catalogue[:12]}: ask the coordinator for the current one",
             )
-        spread = request.noise_multiplier * request.clip_norm
-        if request.noise_multiplier and not SMALLEST_SPREAD < spread < LARGEST_SPREAD:
-            raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")
-        if request.clip_norm > LARGEST_SPREAD:
-            raise Refused(Refusal.POLICY, f"clip norm {request.clip_norm:g} would overflow float32")
         if not all(np.isfinite(value).all() for value in request.weights.values()):
             raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
-        return Release(
-            kind=ReleaseKind.TRAIN,
-            noise_multiplier=request.noise_multiplier,
-            sample_rate=request.sample_rate,
-            steps=request.local_steps,
-        )
+
+
+def admit(site: Site, ask: Ask) -> None:
+    """Refuses a kind of request that the partner does not answer.
+
+    Raises:
+        Refused: policy.answers does not list it.
+    """
+    if ask not in site.policy.answers:
+        raise Refused(Refusal.POLICY, f"policy.answers does not list '{ask}'")
+
+
+def _training(request: TrainRequest) -> Entry:
+    release = Release(
+        kind=ReleaseKind.TRAIN,
+        noise_multiplier=request.noise_multiplier,
+        sample_rate=request.sample_rate,
+        steps=request.local_steps,
+    )
+    return _entry(request, release, request.clip_norm)
+
+
+def _evaluation(request: EvaluateRequest) -> Entry:
+    release = Release(
+        kind=ReleaseKind.EVALUATE,
+        noise_multiplier=request.noise_multiplier,
+        sample_rate=request.sample_rate,
+        steps=1,
+    )
+    return _entry(request, release, request.clip_norm)
+
+
+def _entry(request: TrainRequest | EvaluateRequest, release: Release, clip_norm: float) -> Entry:
+    """What a request would be charged as.
+
+    Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets
+    the first answer, which tells it nothing new.
+    """
+    asked = {key: value for key, value in flatten(request).items() if key != "weights"}
+    return Entry(
+        run=request.run,
+        round=request.round,
+        release=release,
+        clip_norm=clip_norm,
+        request=hashlib.sha256(encoded(asked).encode()).hexdigest(),
+    )

@@ -5,14 +5,18 @@ Nothing that a coordinator sends can change what stands here.
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import torch
 
+from client.anchor import default_anchor
 from client.credentials import refuse_secrets
+from client.ledger import Ledger
 from client.sources import DataConfig, open_source, read_source
 from shared.catalogue import Catalogue
 from shared.config import Value, flat_tables, parse_sections
@@ -21,25 +25,72 @@ from shared.histories import Histories
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 from shared.wire import is_name
 
-__all__ = ["FILE", "SIMULATED", "LabSeed", "Policy", "Site", "locate"]
+__all__ = ["FILE", "SIMULATED", "Ask", "LabSeed", "Policy", "Site", "locate"]
 
 FILE = "site.toml"
 SIMULATED = "simulated"
 """Key of the node config, the partner's own, with which the lab marks its nodes."""
+LEAST_NOISE = 0.3
+"""Noise multiplier that a site with a budget insists on, unless its file says otherwise."""
+
+
+class Ask(StrEnum):
+    """What a coordinator may ask of a site."""
+
+    DESCRIBE = "describe"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the partner allows, whatever a coordinator asks.
+    """What the partner allows, whatever a coordinator asks. Every limit holds for each request.
 
     Attributes:
         max_epsilon: ε that its users may spend in all, > 0; `inf` allows training without
             privacy, for public data.
         delta: the δ that goes with it, in (0, 1) and below 1 / population.
+        answers: which requests are answered at all. "evaluate" lets noised metrics leave, and
+            keeps each user's last event out of training: see `client.evaluator`.
+        min_noise_multiplier: least noise over clip norm, >= 0; None, the default, is 0.3, or 0
+            where `max_epsilon` is `inf`.
+        max_sample_rate: largest chance of a user to be in a sum, in (0, 1].
+        max_clip_norm: largest bound on one user's part of a sum, > 0.
+        max_steps: most noised sums, >= 1.
     """
 
     max_epsilon: float
     delta: float
+    answers: tuple[Ask, ...] = (Ask.DESCRIBE, Ask.TRAIN)
+    min_noise_multiplier: float | None = None
+    max_sample_rate: float = 1.0
+    max_clip_norm: float = 100.0
+    max_steps: int = 1000
+
+    @property
+    def least_noise(self) -> float:
+        """The minimum that holds."""
+        if self.min_noise_multiplier is not None:
+            return self.min_noise_multiplier
+        return 0.0 if self.max_epsilon == math.inf else LEAST_NOISE
+
+    def problems(self, population: int) -> Iterator[tuple[str, object, str]]:
+        """Each limit that makes no sense: key, value and remedy."""
+        below, noise = 1 / max(population, 1), self.min_noise_multiplier
+        # NaN fails every comparison: each range is stated as what must hold.
+        if not self.max_epsilon > 0:
+            yield "max_epsilon", self.max_epsilon, "choose a number above 0"
+        if not 0 < self.delta < below:
+            remedy = f"choose a number above 0 and below 1 / population = {below:.3g}"
+            yield "delta", self.delta, remedy
+        if noise is not None and not 0 <= noise < math.inf:
+            yield "min_noise_multiplier", noise, "choose a number >= 0"
+        if not 0 < self.max_sample_rate <= 1:
+            yield "max_sample_rate", self.max_sample_rate, "choose a number in (0, 1]"
+        if not 0 < self.max_clip_norm < math.inf:
+            yield "max_clip_norm", self.max_clip_norm, "choose a number above 0"
+        if not self.max_steps >= 1:
+            yield "max_steps", self.max_steps, "choose a whole number >= 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +119,8 @@ class Site:
         policy: the partner's limits.
         device: "auto", "cpu", "cuda" or "cuda:N".
         ledger: the privacy ledger's file.
+        anchor: the file that knows how far the ledger had come; on another disk or at least in
+            another folder. "" takes one in the user's state folder: see `default_anchor`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -80,28 +133,17 @@ class Site:
     policy: Policy
     device: str = "auto"
     ledger: str = "ledger.sqlite"
+    anchor: str = ""
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 
     def __post_init__(self) -> None:
         name, population, policy = self.organisation, self.population, self.policy
-        below = 1 / max(population, 1)
         checks = (
             ("organisation", name, is_name(name), "give a name that can be shown"),
             ("user_base", self.user_base, bool(self.user_base.strip()), "name your users"),
             ("population", population, population >= 1, "declare how many users you have"),
-            (
-                "policy.max_epsilon",
-                policy.max_epsilon,
-                policy.max_epsilon > 0,
-                "choose a number above 0",
-            ),
-            (
-                "policy.delta",
-                policy.delta,
-                0 < policy.delta < below,
-                f"choose a number above 0 and below 1 / population = {below:.3g}",
-            ),
+            *((f"policy.{key}", at, False, why) for key, at, why in policy.problems(population)),
             ("lab.stream", self.lab.stream, self.lab.stream >= 0, "choose a whole number >= 0"),
         )
         for key, value, holds, remedy in checks:
@@ -126,6 +168,7 @@ class Site:
             raise SiteError(f"{file}: 'folder' is where this file lies, no key of it: remove it.")
         try:
             refuse_secrets(tables)
+            _join_list(tables.get("policy"), "answers")
             return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent.resolve())})
         except ConfigError as error:
             raise SiteError(f"{file}: {error}") from error
@@ -152,6 +195,19 @@ class Site:
         """Where the privacy ledger lies."""
         return Path(self.folder, self.ledger)
 
+    @property
+    def anchor_file(self) -> Path:
+        """Where the ledger's anchor lies."""
+        return Path(self.folder, self.anchor) if self.anchor else default_anchor(self.user_base)
+
+    def open_ledger(self) -> Ledger:
+        """The privacy ledger, checked; raises LedgerError."""
+        return Ledger(self.ledger_file, self.user_base, self.anchor_file)
+
+    def create_ledger(self) -> Ledger:
+        """An empty ledger for a new site; raises LedgerError where there is one."""
+        return Ledger.create(self.ledger_file, self.user_base, self.anchor_file)
+
     def load_histories(self, catalogue: Catalogue, max_length: int) -> Histories:
         """The site's private histories, each cut to its last `max_length` events."""
         return read_source(self.data, Path(self.folder), catalogue, max_length=max_length)
@@ -160,10 +216,10 @@ class Site:
         """Differs when the private data do; None where only reading can tell."""
         return open_source(self.data, Path(self.folder)).version()
 
-    def random(self, round_number: int) -> RandomSource:
-        """Where this site's noise comes from in one round."""
+    def random(self, round_number: int, *purpose: int) -> RandomSource:
+        """Where this site's noise comes from in one round; each purpose >= 0 has its own."""
         if self.simulated:
-            return SeededRandom(self.lab.seed, self.lab.stream, round_number)
+            return SeededRandom(self.lab.seed, self.lab.stream, round_number, *purpose)
         return SystemRandom()
 
     def torch_device(self) -> torch.device:
@@ -182,6 +238,12 @@ class Site:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise SiteError(f"device = '{name}', but no CUDA device is visible: choose 'auto'.")
         return device
+
+
+def _join_list(table: object, key: str) -> None:
+    """Turns a list of texts into one, which is the form that a run config has for it."""
+    if isinstance(table, dict) and isinstance(table.get(key), list):
+        table[key] = ",".join(map(str, table[key]))
 
 
 def locate(node_config: Mapping[str, Value], run_config: Mapping[str, Value]) -> Path:

@@ -157,7 +157,7 @@ def _noise_multiplier(config: RunConfig) -> float:
         config.privacy.epsilon,
         config.privacy.delta,
         sample_rate=config.training.sample_rate,
-        steps=config.training.steps,
+        steps=config.noised_sums,
     )
 
 

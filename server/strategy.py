@@ -16,10 +16,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, Strategy
 
 from server.checkpoint import State
+from server.evaluation import checked_sums, mean_metrics
 from server.replies import checked_change
 from shared.config import RunConfig, ServerConfig, StrategyName, Weighting
 from shared.errors import QuorumError, ReplyError
-from shared.wire import TRAIN, TrainRequest, Weights, traffic
+from shared.wire import EVALUATE, TRAIN, EvaluateRequest, TrainRequest, Weights, traffic
 
 __all__ = ["FederatedStrategy", "Partner", "Traffic", "to_arrays", "to_weights"]
 
@@ -88,6 +89,7 @@ class FederatedStrategy(Strategy):
         self._noise_multiplier, self._rounds_done = noise_multiplier, rounds_done
         self._inner = _flower_strategy(config.server)
         self._round = _Round(rounds_done, {}, [])
+        self._evaluation: EvaluateRequest | None = None
 
     @property
     def traffic(self) -> Traffic:
@@ -149,14 +151,52 @@ class FederatedStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Nothing: partners release no metrics."""
-        return []
+        """Every `server.evaluate_every` rounds, a request for noised metrics to every partner.
+
+        Each costs what one training step costs: the same noise and sample rate.
+        """
+        number, every = self._rounds_done + server_round, self._config.server.evaluate_every
+        self._evaluation = None
+        if not every or number % every:
+            return []
+        self._evaluation = EvaluateRequest(
+            run=self._run,
+            round=number,
+            catalogue=self._catalogue,
+            model=self._config.model,
+            weights=to_weights(arrays),
+            noise_multiplier=self._noise_multiplier,
+            sample_rate=self._config.training.sample_rate,
+        )
+        content = self._evaluation.to_content()
+        return [
+            Message(content, partner.node_id, EVALUATE, group_id=str(number))
+            for partner in self._partners
+        ]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Nothing: partners release no metrics."""
-        return None
+        """Means over the partners that answer; a partner may decline, and the run goes on."""
+        request, sums = self._evaluation, {}
+        if request is None:
+            return None
+        partners = {partner.node_id: partner for partner in self._partners}
+        for reply in replies:
+            partner = partners.get(reply.metadata.src_node_id)
+            if partner is None:  # an error reply for a dead node carries another source
+                continue
+            try:
+                sums[partner.node_id] = checked_sums(reply, request, partner.population)
+            except ReplyError as error:
+                log.warning("no metrics from %s: %s", partner.organisation, error)
+        means = mean_metrics(list(sums.values()), request)
+        if means is None:
+            log.warning("round %d: too few users answered to tell metrics", request.round)
+            return None
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        log.info("round %d, %d organisations: %s", request.round, len(sums), figures)
+        return MetricRecord(dict(means))
 
     def summary(self) -> None:
         """Logs who is asked, and by which strategy the replies are aggregated."""

@@ -237,6 +237,8 @@ class ServerConfig:
         quorum: share of the connected organisations whose valid replies make a round, in (0, 1].
         deadline_seconds: how long a round waits for replies, > 0.
         max_update_norm: a reply whose change is longer than this is refused, > 0.
+        evaluate_every: rounds between requests for noised metrics, each of which costs what a
+            training step costs; 0 asks for none.
     """
 
     strategy: StrategyName = StrategyName.FEDAVGM
@@ -248,6 +250,7 @@ class ServerConfig:
     quorum: float = 0.5
     deadline_seconds: float = 600.0
     max_update_norm: float = 1e4
+    evaluate_every: int = 0
 
     def __post_init__(self) -> None:
         _at_least_one("server", organisations=self.organisations)
@@ -257,6 +260,10 @@ class ServerConfig:
             tau=self.tau,
             deadline_seconds=self.deadline_seconds,
             max_update_norm=self.max_update_norm,
+        )
+        _require(
+            self.evaluate_every >= 0,
+            f"server.evaluate_every = {self.evaluate_every}: choose a whole number >= 0.",
         )
         _require(0 <= self.momentum < 1, f"server.momentum = {self.momentum}: choose from [0, 1).")
         _require(0 < self.quorum <= 1, f"server.quorum = {self.quorum}: choose from (0, 1].")
@@ -301,6 +308,17 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"seed = {self.seed}: choose a whole number >= 0.")
+        _require(
+            self.privacy.private or not self.server.evaluate_every,
+            f"server.evaluate_every = {self.server.evaluate_every} without privacy: a site's "
+            "metrics are never exact. Set it to 0, or set privacy.epsilon.",
+        )
+
+    @property
+    def noised_sums(self) -> int:
+        """What the run asks of a site in all: training steps and evaluations, of one form."""
+        every = self.server.evaluate_every
+        return self.training.steps + (self.training.rounds // every if every else 0)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value]) -> RunConfig:
@@ -405,7 +423,11 @@ def _build(cls: type[T], flat: Mapping[str, Value], prefix: str) -> T:
     return cls(**arguments)
 
 
-def _convert(key: str, value: Value, kind: Any) -> Value | None:  # noqa: ANN401 a type form
+def _convert(key: str, value: Value, kind: Any) -> object:  # noqa: ANN401 a type form
+    """The value as its field's type; a tuple is written as its parts with commas between."""
+    if typing.get_origin(kind) is tuple and isinstance(value, str):
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(key, part.strip(), inner) for part in value.split(",") if part)
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value == "none" and type(None) in options:
         return None
@@ -426,6 +448,8 @@ def _convert(key: str, value: Value, kind: Any) -> Value | None:  # noqa: ANN401
 def _describe(option: Any) -> str:  # noqa: ANN401 a type form
     if option is type(None):
         return "'none'"
+    if typing.get_origin(option) is tuple:
+        return f"a list of {_describe(typing.get_args(option)[0])}"
     if issubclass(option, StrEnum):
         return " or ".join(f"'{name}'" for name in option)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

@@ -7,6 +7,7 @@ before anything is computed from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,15 @@ from shared.errors import ConfigError, Refusal, WireError
 __all__ = [
     "DESCRIBE",
     "DESCRIBE_ACTION",
+    "EVALUATE",
+    "LONGEST_NAME",
     "PROTOCOL",
+    "SUMS",
     "TRAIN",
     "DescribeReply",
     "DescribeRequest",
+    "EvaluateReply",
+    "EvaluateRequest",
     "TrainReply",
     "TrainRequest",
     "Weights",
@@ -35,17 +41,20 @@ __all__ = [
 ]
 
 TRAIN = MessageType.TRAIN
+EVALUATE = MessageType.EVALUATE
 DESCRIBE_ACTION = "describe"
 DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
 PROTOCOL = 1
 """Raised whenever a message changes its form."""
 LONGEST_NAME = 100
-"""Characters of an organisation's name."""
+"""Characters of an organisation's name, and of a run's."""
+SUMS = ("hr", "ndcg", "users")
+"""What an evaluation sums over users, in order; each user's part of each lies in [0, 1]."""
 
 Weights = dict[str, NDArray[np.float32]]
 """Trainable weights, or their change, by parameter name."""
 
-_ARRAYS, _FIELDS = "weights", "fields"
+_ARRAYS, _FIELDS, _SUMS = "weights", "fields", "sums"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
 
@@ -137,43 +146,32 @@ class TrainRequest:
     candidates: int
 
     def __post_init__(self) -> None:
-        # NaN fails every comparison: each range is stated as what must hold.
         infinity = float("inf")
-        ranges = {
-            "round": self.round >= 1,
-            "noise_multiplier": 0 <= self.noise_multiplier < infinity,
-            "sample_rate": 0 < self.sample_rate <= 1,
-            "clip_norm": 0 < self.clip_norm < infinity,
-            "local_steps": self.local_steps >= 1,
-            "learning_rate": 0 < self.learning_rate < infinity,
-            "weight_decay": 0 <= self.weight_decay < infinity,
-            "candidates": self.candidates >= 0,
-        }
-        for name, holds in ranges.items():
-            if not holds:
-                raise WireError(f"{name} = {getattr(self, name)} is out of its range.")
+        _check_ranges(
+            self,
+            round=self.round >= 1,
+            noise_multiplier=0 <= self.noise_multiplier < infinity,
+            sample_rate=0 < self.sample_rate <= 1,
+            clip_norm=0 < self.clip_norm < infinity,
+            local_steps=self.local_steps >= 1,
+            learning_rate=0 < self.learning_rate < infinity,
+            weight_decay=0 <= self.weight_decay < infinity,
+            candidates=self.candidates >= 0,
+        )
 
     def to_content(self) -> RecordDict:
         """As a Flower record."""
-        fields: dict[str, Any] = {"protocol": PROTOCOL, "optimiser": str(self.optimiser)}
-        fields |= {name: getattr(self, name) for name in _TRAIN_FIELDS if name not in fields}
-        fields |= {f"model.{key}": value for key, value in flatten(self.model).items()}
-        return _pack(fields, self.weights)
+        return _pack(_request_fields(self, _TRAIN_FIELDS), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainRequest:
         """From a Flower record; raises WireError."""
-        model_kinds = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
-        fields = _fields(_only(content, _ARRAYS, _FIELDS), _TRAIN_FIELDS | model_kinds)
-        _protocol(fields)
-        model = {key.removeprefix("model."): fields.pop(key) for key in model_kinds}
+        fields = _read_request(content, _TRAIN_FIELDS)
         try:
             fields["optimiser"] = Optimiser(fields["optimiser"])
-            return cls(
-                model=parse_sections(ModelConfig, model), weights=_weights(content), **fields
-            )
-        except (ValueError, ConfigError) as error:
+        except ValueError as error:
             raise WireError(str(error)) from error
+        return cls(weights=_weights(content), **fields)
 
 
 _TRAIN_FIELDS: dict[str, type] = {
@@ -209,6 +207,90 @@ class TrainReply:
     def from_content(cls, content: RecordDict) -> TrainReply:
         """From a Flower record; raises WireError, also for any field beside the change."""
         return cls(change=_weights(_only(content, _ARRAYS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """Asks how well the global weights rank each user's last event; see `client.evaluator`.
+
+    Attributes:
+        run: name of the run.
+        round: 1-based.
+        catalogue: fingerprint that the partner's catalogue must have.
+        model: shape of the recommender.
+        weights: global trainable weights.
+        noise_multiplier: noise over `clip_norm`, > 0: metrics are never exact.
+        sample_rate: in (0, 1].
+        k: cut-off of the ranking, >= 1.
+    """
+
+    run: str
+    round: int
+    catalogue: str
+    model: ModelConfig
+    weights: Weights
+    noise_multiplier: float
+    sample_rate: float
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        _check_ranges(
+            self,
+            round=self.round >= 1,
+            noise_multiplier=0 < self.noise_multiplier < float("inf"),
+            sample_rate=0 < self.sample_rate <= 1,
+            k=self.k >= 1,
+        )
+
+    @property
+    def clip_norm(self) -> float:
+        """The public bound on one user's part of the sums: √3, its length where all are 1."""
+        return math.sqrt(len(SUMS))
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack(_request_fields(self, _EVALUATE_FIELDS), self.weights)
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> EvaluateRequest:
+        """From a Flower record; raises WireError."""
+        fields = _read_request(content, _EVALUATE_FIELDS)
+        return cls(weights=_weights(content), **fields)
+
+
+_EVALUATE_FIELDS: dict[str, type] = {
+    "protocol": int,
+    "run": str,
+    "round": int,
+    "catalogue": str,
+    "noise_multiplier": float,
+    "sample_rate": float,
+    "k": int,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateReply:
+    """Noised sums over a site's users, and nothing else.
+
+    Attributes:
+        sums: float32 [3], in the order of `SUMS`.
+    """
+
+    sums: NDArray[np.float32]
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack(None, {_SUMS: self.sums})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> EvaluateReply:
+        """From a Flower record; raises WireError, also for any field beside the sums."""
+        arrays = _weights(_only(content, _ARRAYS))
+        if set(arrays) != {_SUMS} or arrays[_SUMS].shape != (len(SUMS),):
+            shapes = {name: value.shape for name, value in arrays.items()}
+            raise WireError(f"an evaluation holds {shapes}, not {len(SUMS)} sums alone.")
+        return cls(sums=arrays[_SUMS])
 
 
 def is_name(text: str) -> bool:
@@ -249,6 +331,34 @@ def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> R
     if fields is not None:
         content[_FIELDS] = ConfigRecord(dict(fields))
     return content
+
+
+def _request_fields(
+    request: TrainRequest | EvaluateRequest, kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name in kinds:
+        value = PROTOCOL if name == "protocol" else getattr(request, name)
+        fields[name] = str(value) if isinstance(value, str) else value  # no StrEnum
+    return fields | {f"model.{key}": value for key, value in flatten(request.model).items()}
+
+
+def _read_request(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:
+    model_kinds = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
+    fields = _fields(_only(content, _ARRAYS, _FIELDS), {**kinds, **model_kinds})
+    _protocol(fields)
+    model = {key.removeprefix("model."): fields.pop(key) for key in model_kinds}
+    try:
+        return fields | {"model": parse_sections(ModelConfig, model)}
+    except ConfigError as error:
+        raise WireError(str(error)) from error
+
+
+def _check_ranges(request: object, **ranges: bool) -> None:
+    # NaN fails every comparison: each range is stated as what must hold.
+    for name, holds in ranges.items():
+        if not holds:
+            raise WireError(f"{name} = {getattr(request, name)} is out of its range.")
 
 
 def _only(content: RecordDict, *names: str) -> RecordDict:

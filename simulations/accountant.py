@@ -22,7 +22,6 @@ from opacus.accountants import PRVAccountant
 from rich.console import Console
 from rich.table import Table
 
-from client.ledger import Ledger
 from client.site import FILE, Site
 from shared.errors import ConfigError
 from shared.privacy.accounting import (
@@ -221,7 +220,7 @@ def accountant_command(
 def _spent(text: str) -> list[Release]:
     if Path(text).exists():
         site = Site.load(Path(text))
-        return Ledger(site.ledger_file, site.user_base).releases()
+        return site.open_ledger().releases()
     try:
         noise, rate, steps = text.split(":")
         return [

@@ -32,7 +32,7 @@ from simulations.config import Engine
 
 __all__ = ["InProcessGrid", "SimulatedSite", "make_site", "run_federation", "sites_in", "spent"]
 
-_DATA = "interactions.parquet"
+_DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +68,18 @@ def make_site(
     write_interactions(site.histories, catalogue, folder / _DATA)
     limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
     # Last, so that a folder with a site.toml is whole.
-    Ledger.create(folder / "ledger.sqlite", site.organisation)
+    Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
     (folder / FILE).write_text(
         f'organisation = "{site.organisation}"\n'
         f'user_base = "{site.organisation}"\n'
         f"population = {len(site.histories)}\n"
         f'catalogue = "{os.path.relpath(catalogue_folder, folder)}"\n'
-        f'device = "{device}"\n\n'
+        f'device = "{device}"\n'
+        f'anchor = "{_ANCHOR}"  # beside the ledger: nothing of a simulation lies elsewhere\n\n'
         f'[data]\nsource = "{_DATA}"\n\n'
-        f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n\n"
+        f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n"
+        "min_noise_multiplier = 0.0  # the run is the lab's own: ε alone limits it\n"
+        "max_clip_norm = 1e9\nmax_steps = 1_000_000_000\n\n"
         "[lab]  # simulated: the noise repeats itself and protects nobody\n"
         f"seed = {seed}\nstream = {site.stream}\n",
         encoding="utf-8",
@@ -210,6 +213,7 @@ def _app_for(sites: Path) -> ClientApp:
         return client.app.app(message, replace(context, run_config=dict(run_config)))
 
     app.train()(handle)
+    app.evaluate()(handle)
     app.query(DESCRIBE_ACTION)(handle)
     return app
 
@@ -219,6 +223,6 @@ def spent(sites: Iterable[Path]) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for folder in sites:
         site = Site.load(folder)
-        ledger = Ledger(site.ledger_file, site.user_base)
+        ledger = site.open_ledger()
         found[site.organisation] = (ledger.spent(site.policy.delta), ledger.releases())
     return found

@@ -190,6 +190,7 @@ class Sites:
             "population": users,
             "data.source": "interactions.parquet",
             "catalogue": "../catalogue",
+            "anchor": "../anchors/" + name,
             "policy.max_epsilon": float("inf"),
             "policy.delta": 1e-3,
         }
@@ -197,7 +198,9 @@ class Sites:
             keys |= {"lab.seed": seed, "lab.stream": stream}
         keys |= changes or {}
         (folder / "site.toml").write_text(toml(keys), encoding="utf-8")
-        Ledger.create(folder / "ledger.sqlite", str(keys["user_base"]))
+        Ledger.create(
+            folder / "ledger.sqlite", str(keys["user_base"]), self.folder / "anchors" / name
+        )
         return folder
 
     @property

@@ -12,6 +12,9 @@ class ReleaseKind(StrEnum):
     """What a noised sum was for."""
 
     TRAIN = "train"
+    EVALUATE = "evaluate"
+    WRITTEN_OFF = "written-off"
+    """Nobody knows what was released any more; never made, only charged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,16 @@ class Release:
             raise ValueError(f"sample_rate must be in (0, 1], not {self!r}")
         if not 1 <= self.steps < float("inf"):
             raise ValueError(f"steps must be >= 1, not {self!r}")
+
+    @property
+    def fields(self) -> dict[str, str | float | int]:
+        """By attribute, as a ledger stores it."""
+        return {
+            "kind": str(self.kind),
+            "noise_multiplier": self.noise_multiplier,
+            "sample_rate": self.sample_rate,
+            "steps": self.steps,
+        }
 
     @property
     def private(self) -> bool:

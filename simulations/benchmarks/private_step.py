@@ -155,7 +155,7 @@ def _grad_samples(model: nn.Module, mode: str) -> Step:
             losses_of(watched, batch, fused=False).sum().backward()
             optimiser.clip_and_accumulate()
             for p in model.parameters():
-                p.grad_sample = None
+                vars(p)["grad_sample"] = None
         for p in optimiser.params:
             p.summed_grad = None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -8,21 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.common.serde import message_to_proto, recorddict_to_proto
 
 import client.app
-from client.app import app
+from client.app import app, load_weights
+from client.chain import What
 from client.ledger import Ledger
+from client.site import Site
 from shared.config import Value
 from shared.errors import Refusal
 from shared.histories import Histories, write_interactions
+from shared.models.attention import build
 from shared.privacy.release import Release, ReleaseKind
 from shared.wire import (
     DESCRIBE,
+    EVALUATE,
     TRAIN,
     DescribeReply,
     DescribeRequest,
+    EvaluateReply,
+    EvaluateRequest,
     TrainReply,
     Weights,
     refusal_in,
@@ -76,7 +84,9 @@ def flat(reply: Message) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def ledger(site: Path) -> Ledger:
-    return Ledger(site / "ledger.sqlite", f"{site.name}'s users")
+    return Ledger(
+        site / "ledger.sqlite", f"{site.name}'s users", site.parent / "anchors" / site.name
+    )
 
 
 def charged(site: Path) -> list[Release]:
@@ -129,7 +139,7 @@ def test_a_round_without_privacy_is_answered_where_the_partner_allows_it(sites: 
 def test_a_round_without_privacy_is_refused_otherwise(sites: Sites) -> None:
     site = sites.make("alpha", {"policy.max_epsilon": 1e6})
     reply = app(sites.message(**PLAIN), at(site))
-    assert refusal_in(reply) is Refusal.BUDGET
+    assert refusal_in(reply) is Refusal.POLICY
     assert charged(site) == []
 
 
@@ -338,6 +348,162 @@ def test_a_malformed_message_is_refused(sites: Sites, kind: str) -> None:
     site = sites.make("alpha")
     refused(app(Message(RecordDict(), 1, kind), at(site)), Refusal.MALFORMED)
     assert charged(site) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["query.steal", "train.other", "evaluate.exact", "query", "system", "query." + "x" * 999],
+)
+def test_an_unknown_request_is_refused_and_recorded(sites: Sites, kind: str) -> None:
+    site, message = sites.make("alpha"), sites.message()
+    message.metadata.__dict__["_message_type"] = kind
+    refused(app(message, at(site)), Refusal.MALFORMED)
+    assert charged(site) == []
+    [last] = ledger(site).history(last=1)
+    assert (last.what, last.fields["code"]) == (What.REFUSAL, "malformed")
+    assert last.fields["kind"] == kind[:100]
+
+
+def test_every_refusal_is_recorded(sites: Sites) -> None:
+    site = sites.make("alpha", {"policy.max_epsilon": 1.0})
+    asks = [
+        (sites.message(**PLAIN), "policy"),
+        (sites.message(noise_multiplier=0.31, local_steps=1000), "budget"),
+        (sites.message(catalogue="c" * 64), "catalogue"),
+        (Message(RecordDict(), 1, TRAIN), "malformed"),
+        (sites.message(weights={}), "malformed"),
+        (evaluation(sites), "policy"),
+    ]
+    for message, code in asks:
+        refused(app(message, at(site)), Refusal(code))
+    assert charged(site) == []
+    records = ledger(site).history()[1:]
+    assert [record.fields["code"] for record in records] == [code for _, code in asks]
+    assert ledger(site).verify() == 1 + len(asks)
+
+
+def test_a_refusal_that_cannot_be_recorded_is_a_failure(sites: Sites) -> None:
+    site = sites.make("alpha")
+    (site / "ledger.sqlite").unlink()
+    refused(app(Message(RecordDict(), 1, TRAIN), at(site)), Refusal.FAILED)
+    refused(app(sites.message(**PLAIN), at(site)), Refusal.FAILED)
+
+
+def test_the_run_config_raises_no_limit(sites: Sites) -> None:
+    """The policy is the partner's file; whatever the coordinator's run says is not read."""
+    site = sites.make("alpha", {"policy.max_epsilon": 0.125})
+    run: dict[str, Value] = {
+        "policy.max_epsilon": math.inf,
+        "policy.min_noise_multiplier": 0.0,
+        "max_epsilon": math.inf,
+        "site": "/elsewhere",
+        "simulated": True,
+        "paths.sites": "/elsewhere",
+    }
+    reply = app(sites.message(), context({"site": str(site)}, run))
+    refused(reply, Refusal.BUDGET)
+
+
+def test_a_description_that_is_not_answered_is_refused(sites: Sites) -> None:
+    site = sites.make("alpha", {"policy.answers": ["train"]})
+    refused(app(described(), at(site)), Refusal.POLICY)
+    [last] = ledger(site).history(last=1)
+    assert (last.fields["kind"], last.fields["code"]) == ("describe", "policy")
+    assert app(sites.message(), at(site)).has_content()
+
+
+# --- metrics -----------------------------------------------------------------------------------
+
+ALL = {"policy.answers": ["describe", "train", "evaluate"]}
+
+
+def evaluation(sites: Sites, **changes: Any) -> Message:  # noqa: ANN401
+    train = sites.request()
+    fields: dict[str, Any] = {
+        "run": "r",
+        "round": 1,
+        "catalogue": train.catalogue,
+        "model": train.model,
+        "weights": train.weights,
+        "noise_multiplier": 2.0,
+        "sample_rate": 1.0,
+    }
+    return Message(EvaluateRequest(**fields | changes).to_content(), 1, EVALUATE)
+
+
+def sums(reply: Message) -> list[float]:
+    assert refusal_in(reply) is None
+    return [float(value) for value in EvaluateReply.from_content(reply.content).sums]
+
+
+def test_metrics_leave_as_noised_sums_and_are_charged(sites: Sites) -> None:
+    site = sites.make("alpha", ALL)
+    first = sums(app(evaluation(sites), at(site)))
+    assert sums(app(evaluation(sites), at(site))) == first
+    assert sums(app(evaluation(sites, round=2), at(site))) != first
+    assert [(r.kind, r.steps) for r in charged(site)] == [(ReleaseKind.EVALUATE, 2)]
+    assert charged(site)[0].noise_multiplier == 2.0
+    sent = ledger(site).outbox()
+    assert [(s.kind, [a.shape for a in s.arrays]) for s in sent] == [("evaluate", [(3,)])] * 2
+
+
+def test_metrics_do_not_leave_unless_they_are_allowed(sites: Sites) -> None:
+    site = sites.make("alpha")
+    refused(app(evaluation(sites), at(site)), Refusal.POLICY)
+    assert charged(site) == []
+
+
+def test_with_hardly_any_noise_the_sums_are_those_of_the_users(sites: Sites) -> None:
+    """Against a loop over single users, each ranked on its own."""
+    site = sites.make("alpha", ALL | {"policy.min_noise_multiplier": 0.0})
+    found = sums(app(evaluation(sites, noise_multiplier=1e-6, k=5), at(site)))
+    histories = Site.load(site).load_histories(sites.catalogue, 10**9)
+    model = build(sites.request().model, sites.catalogue)
+    load_weights(model, sites.request())
+    model.train(mode=False)
+    expected = np.zeros(3)
+    for history in histories:
+        scores = model.next_item_scores(torch.tensor([history[:-1].tolist()]))[0]
+        target, seen = int(history[-1]), set(history[:-1].tolist())
+        rivals = [i for i in range(1, 21) if i not in seen and i != target]
+        rank = 1 + sum(bool(scores[i - 1] >= scores[target - 1]) for i in rivals)
+        hit = rank <= 5
+        expected += [hit, hit / math.log2(1 + rank), 1]
+    assert expected[2] == 12
+    assert 0 < expected[0] < 12
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_evaluated_event_is_kept_out_of_training(sites: Sites) -> None:
+    """A site that answers "evaluate" trains as one whose users' last events never happened."""
+    evaluated = sites.make("alpha", ALL, seed=0)
+    shorter = sites.make("gamma", seed=0)
+    whole = Site.load(evaluated).load_histories(sites.catalogue, 10**9)
+    kept = [row for row in range(len(whole)) if whole.lengths[row] > 2]
+    write_interactions(whole.select(kept), sites.catalogue, evaluated / "interactions.parquet")
+    write_interactions(
+        whole.select(kept).without_last(1), sites.catalogue, shorter / "interactions.parquet"
+    )
+    everything = sites.make("delta", seed=0)
+    shutil.copy(evaluated / "interactions.parquet", everything / "interactions.parquet")
+    request = {"sample_rate": 1.0, **PLAIN}
+    trained = [
+        flat(app(sites.message(**request), at(site))) for site in (evaluated, shorter, everything)
+    ]
+    np.testing.assert_array_equal(trained[0], trained[1])
+    assert (trained[0] != trained[2]).any()
+
+
+@pytest.mark.parametrize("item", [1, 2])
+def test_a_user_whose_scores_overflow_stops_no_evaluation(sites: Sites, item: int) -> None:
+    site = sites.make("alpha", ALL)
+    users = Histories.from_lists([[3, 1, 4], [5, 6, 7]])
+    write_interactions(users, sites.catalogue, site / "interactions.parquet")
+    weights = dict(sites.request().weights)
+    weights["item.weight"] = weights["item.weight"].copy()
+    weights["item.weight"][item] = 3e38
+    found = sums(app(evaluation(sites, weights=weights, noise_multiplier=0.3), at(site)))
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("what", ["name", "shape", "missing", "more"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from client.chain import What
 from client.guard import Computation as Computed
 from client.guard import Guard
 from client.ledger import Ledger
-from client.site import Site
-from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
+from client.site import Ask, Site
+from shared.config import ItemRepresentation, ModelConfig, Optimiser
+from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused, WireError
 from shared.privacy.accounting import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import TrainRequest
+from shared.wire import EvaluateRequest, TrainRequest
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
@@ -47,10 +49,10 @@ def ready(compute: Callable[[], dict[str, Tensor]]) -> Callable[[], Computed]:
 class House:
     """A site with its ledger and guard."""
 
-    def __init__(self, sites: Sites, **policy: float) -> None:
+    def __init__(self, sites: Sites, **policy: Any) -> None:  # noqa: ANN401
         limits = {f"policy.{key}": value for key, value in policy.items()}
         self.site = Site.load(sites.make("alpha", {"policy.delta": DELTA} | limits))
-        self.ledger = Ledger(self.site.ledger_file, self.site.user_base)
+        self.ledger = self.site.open_ledger()
         self.guard = Guard(self.site, self.ledger, sites.catalogue.fingerprint)
 
 
@@ -85,7 +87,7 @@ def test_the_charge_comes_before_the_computation(sites: Sites) -> None:
     house, seen = House(sites), []
 
     def compute() -> dict[str, Tensor]:
-        seen.append(Ledger(house.site.ledger_file, house.site.user_base).releases())
+        seen.append(house.site.open_ledger().releases())
         return dict(ANSWER)
 
     house.guard.train(sites.request(), ready(compute))
@@ -130,7 +132,7 @@ def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> 
     first = house.guard.train(sites.request(), ready(compute))
     again = Guard(
         house.site,
-        Ledger(house.site.ledger_file, house.site.user_base),
+        house.site.open_ledger(),
         sites.catalogue.fingerprint,
     ).train(sites.request(), ready(compute))
     assert bits(first) == bits(again)
@@ -138,17 +140,41 @@ def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> 
     assert house.ledger.releases() == [release()]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"noise_multiplier": 0.0}, {"local_steps": 9}, {"clip_norm": 7.0}, {"catalogue": "other"}],
-)
-def test_a_repeat_gets_the_same_answer_whatever_else_it_asks(
-    sites: Sites, changes: dict[str, Any]
-) -> None:
+def test_a_repeat_with_other_weights_gets_the_same_answer(sites: Sites) -> None:
     house, compute = House(sites), Computation()
     first = house.guard.train(sites.request(), ready(compute))
-    assert bits(house.guard.train(sites.request(**changes), ready(compute))) == bits(first)
+    other = {name: value + 1 for name, value in sites.request().weights.items()}
+    assert bits(house.guard.train(sites.request(weights=other), ready(compute))) == bits(first)
     assert house.ledger.releases() == [release()]
+
+
+OTHER_PARAMETERS = [
+    {"noise_multiplier": 0.0},
+    {"noise_multiplier": 3.0},
+    {"local_steps": 9},
+    {"sample_rate": 0.25},
+    {"clip_norm": 7.0},
+    {"learning_rate": 9.0},
+    {"weight_decay": 9.0},
+    {"optimiser": Optimiser.ADAM},
+    {"model": ModelConfig(items=ItemRepresentation.IDS)},
+    {"catalogue": "other"},
+]
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "killed before the answer"])
+@pytest.mark.parametrize("changes", OTHER_PARAMETERS, ids=str)
+def test_the_same_round_with_other_parameters_is_refused(
+    sites: Sites, changes: dict[str, Any], answered: bool
+) -> None:
+    house, compute = House(sites), Computation(failures=0 if answered else 1)
+    if answered:
+        house.guard.train(sites.request(), ready(compute))
+    else:
+        with pytest.raises(RuntimeError, match="no memory"):
+            house.guard.train(sites.request(), ready(compute))
+    assert refused(house, sites.request(**changes)).code is Refusal.POLICY
+    assert compute.calls == 1
 
 
 def test_what_another_process_answered_first_is_what_leaves(sites: Sites) -> None:
@@ -194,6 +220,11 @@ def refused(house: House, request: TrainRequest) -> Refused:
         house.guard.train(request, ready(compute))
     assert compute.calls == 0
     assert house.ledger.releases() == before
+    [last] = house.ledger.history(last=1)
+    assert (last.what, last.fields["code"]) == (What.REFUSAL, str(caught.value.code))
+    asked = request.noise_multiplier, request.local_steps, request.round, request.run[:100]
+    noted = [last.fields[key] for key in ("noise_multiplier", "steps", "round", "run")]
+    assert noted == list(asked), "what was asked is recorded"
     return caught.value
 
 
@@ -237,13 +268,10 @@ def test_without_noise_a_small_clip_norm_does_not_matter(sites: Sites) -> None:
 @pytest.mark.parametrize(
     "wish",
     [
-        {"noise_multiplier": 0.0},
-        {"noise_multiplier": 1e-9},
-        {"noise_multiplier": 0.1},
+        {"noise_multiplier": 0.3},
         {"noise_multiplier": 1.0, "sample_rate": 1.0},
         {"local_steps": 50},
-        {"local_steps": 10**12},
-        {"local_steps": 10**6, "round": 2**62},
+        {"local_steps": 1000, "round": 2**62},
     ],
     ids=str,
 )
@@ -251,6 +279,182 @@ def test_the_partners_limit_holds_whatever_is_asked(sites: Sites, wish: dict[str
     house = House(sites, max_epsilon=2.0)
     house.guard.train(sites.request(run="before"), ready(Computation()))
     assert isinstance(refused(house, sites.request(**wish)), BudgetExceeded)
+
+
+WISHES = [
+    ({"noise_multiplier": 0.0}, {}),
+    ({"noise_multiplier": 1e-9}, {}),
+    ({"noise_multiplier": math.nextafter(0.3, 0)}, {}),
+    ({"noise_multiplier": 1.4}, {"min_noise_multiplier": 1.5}),
+    ({"sample_rate": 1.0}, {"max_sample_rate": 0.5}),
+    ({"sample_rate": math.nextafter(0.25, 1)}, {"max_sample_rate": 0.25}),
+    ({"clip_norm": 101.0}, {}),
+    ({"clip_norm": 1e30}, {"max_clip_norm": 1e35}),
+    ({"clip_norm": 2.0}, {"max_clip_norm": 1.5}),
+    ({"local_steps": 1001}, {}),
+    ({"local_steps": 10**12}, {}),
+    ({"local_steps": 3}, {"max_steps": 2}),
+]
+
+
+@pytest.mark.parametrize(("wish", "policy"), WISHES, ids=str)
+def test_each_limit_of_the_policy_holds(
+    sites: Sites, wish: dict[str, Any], policy: dict[str, float]
+) -> None:
+    house = House(sites, **{"max_epsilon": 1e6} | policy)
+    error = refused(house, sites.request(**wish))
+    assert error.code is Refusal.POLICY
+    assert not isinstance(error, BudgetExceeded)
+
+
+@pytest.mark.parametrize(
+    ("wish", "policy"),
+    [
+        ({"noise_multiplier": 0.3}, {}),
+        ({"noise_multiplier": 0.05}, {"min_noise_multiplier": 0.0}),
+        ({"sample_rate": 0.5}, {"max_sample_rate": 0.5}),
+        ({"sample_rate": 1.0}, {}),
+        ({"clip_norm": 100.0}, {}),
+        ({"local_steps": 1000}, {}),
+        ({"noise_multiplier": 0.0}, {"max_epsilon": math.inf}),
+        ({"noise_multiplier": 0.01}, {"max_epsilon": math.inf}),
+    ],
+    ids=str,
+)
+def test_what_the_policy_allows_is_admitted(
+    sites: Sites, wish: dict[str, Any], policy: dict[str, float]
+) -> None:
+    house = House(sites, **{"max_epsilon": 1e9} | policy)
+    assert house.guard.train(sites.request(**wish), ready(Computation()))
+
+
+def test_a_minimum_that_is_stated_holds_without_a_budget_too(sites: Sites) -> None:
+    house = House(sites, max_epsilon=math.inf, min_noise_multiplier=0.5)
+    assert refused(house, sites.request(noise_multiplier=0.0)).code is Refusal.POLICY
+
+
+@pytest.mark.parametrize("run", ["a\nb", "\x00", "x" * 101, "\u202e"])
+def test_a_run_whose_name_cannot_be_shown_is_refused(sites: Sites, run: str) -> None:
+    house = House(sites)
+    assert refused(house, sites.request(run=run)).code is Refusal.MALFORMED
+    assert house.ledger.verify() == 2
+
+
+def test_a_request_that_the_model_cannot_take_is_refused_and_recorded(sites: Sites) -> None:
+    house = House(sites)
+
+    def prepare() -> Computed:
+        raise WireError("the weights differ")
+
+    with pytest.raises(Refused, match="the weights differ") as caught:
+        house.guard.train(sites.request(), prepare)
+    assert caught.value.code is Refusal.MALFORMED
+    assert house.ledger.history(last=1)[0].fields["code"] == "malformed"
+    assert house.ledger.releases() == []
+
+
+@pytest.mark.parametrize("answers", [[], ["describe"], ["evaluate"]])
+def test_training_is_refused_where_it_is_not_answered(sites: Sites, answers: list[str]) -> None:
+    house = House(sites, answers=answers)
+    assert refused(house, sites.request()).code is Refusal.POLICY
+
+
+def test_training_that_is_no_longer_answered_is_not_repeated(sites: Sites) -> None:
+    house = House(sites)
+    house.guard.train(sites.request(), ready(Computation()))
+    closed = replace(house.site, policy=replace(house.site.policy, answers=(Ask.DESCRIBE,)))
+    with pytest.raises(Refused):
+        Guard(closed, house.ledger, sites.catalogue.fingerprint).train(
+            sites.request(), ready(Computation())
+        )
+
+
+def test_a_stricter_policy_still_repeats_what_left(sites: Sites) -> None:
+    house = House(sites)
+    first = house.guard.train(sites.request(), ready(Computation()))
+    policy = replace(house.site.policy, max_epsilon=1e-3, min_noise_multiplier=50.0)
+    strict = Guard(replace(house.site, policy=policy), house.ledger, sites.catalogue.fingerprint)
+    assert bits(strict.train(sites.request(), ready(Computation()))) == bits(first)
+    with pytest.raises(Refused):
+        strict.train(sites.request(round=2), ready(Computation()))
+
+
+# --- metrics -----------------------------------------------------------------------------------
+
+
+def asked(sites: Sites, **changes: Any) -> EvaluateRequest:  # noqa: ANN401
+    train = sites.request()
+    fields: dict[str, Any] = {
+        "run": "r",
+        "round": 1,
+        "catalogue": train.catalogue,
+        "model": train.model,
+        "weights": train.weights,
+        "noise_multiplier": 2.0,
+        "sample_rate": 0.5,
+    }
+    return EvaluateRequest(**fields | changes)
+
+
+BOTH = {"answers": ["describe", "train", "evaluate"]}
+
+
+def test_metrics_are_refused_unless_they_are_allowed(sites: Sites) -> None:
+    house, compute = House(sites), Computation()
+    with pytest.raises(Refused) as caught:
+        house.guard.evaluate(asked(sites), ready(compute))
+    assert caught.value.code is Refusal.POLICY
+    assert (compute.calls, house.ledger.releases()) == (0, [])
+    assert house.ledger.history(last=1)[0].fields["kind"] == "evaluate"
+
+
+def test_metrics_and_training_are_charged_to_one_ledger(sites: Sites) -> None:
+    house, compute = House(sites, max_epsilon=cost(3), **BOTH), Computation()
+    trained = house.guard.train(sites.request(), ready(compute))
+    sums = house.guard.evaluate(asked(sites), ready(compute))
+    assert bits(trained) != bits(sums)
+    assert bits(house.guard.evaluate(asked(sites), ready(compute))) == bits(sums)
+    assert compute.calls == 2
+    metric = replace(release(), kind=ReleaseKind.EVALUATE)
+    assert house.ledger.releases() == [release(), metric]
+    assert house.ledger.spent(DELTA) == cost(2)
+    house.guard.train(sites.request(round=2), ready(compute))
+    with pytest.raises(BudgetExceeded):
+        house.guard.evaluate(asked(sites, round=2), ready(compute))
+
+
+@pytest.mark.parametrize(
+    ("wish", "policy"),
+    [
+        ({"noise_multiplier": 0.2}, {}),
+        ({"sample_rate": 1.0}, {"max_sample_rate": 0.5}),
+        ({}, {"max_clip_norm": 1.7}),
+        ({"catalogue": "other"}, {}),
+        ({"run": "\n"}, {}),
+        ({"noise_multiplier": 0.5}, {"max_epsilon": 0.1}),
+    ],
+    ids=str,
+)
+def test_metrics_meet_the_same_policy(
+    sites: Sites, wish: dict[str, Any], policy: dict[str, float]
+) -> None:
+    house, compute = House(sites, **{"max_epsilon": 1e6} | policy | BOTH), Computation()
+    with pytest.raises(Refused) as caught:
+        house.guard.evaluate(asked(sites, **wish), ready(compute))
+    assert compute.calls == 0
+    assert house.ledger.releases() == []
+    assert house.ledger.history(last=1)[0].fields["code"] == str(caught.value.code)
+
+
+@pytest.mark.parametrize("changes", [{"k": 5}, {"noise_multiplier": 3.0}])
+def test_the_same_evaluation_with_other_parameters_is_refused(
+    sites: Sites, changes: dict[str, Any]
+) -> None:
+    house = House(sites, **BOTH)
+    house.guard.evaluate(asked(sites), ready(Computation()))
+    with pytest.raises(Refused) as caught:
+        house.guard.evaluate(asked(sites, **changes), ready(Computation()))
+    assert caught.value.code is Refusal.POLICY
 
 
 def test_the_limit_counts_every_run(sites: Sites) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from client.site import LabSeed, Policy, Site, locate
+from client.anchor import default_anchor
+from client.site import Ask, LabSeed, Policy, Site, locate
 from client.sources import DataConfig
 from shared.config import Value
-from shared.errors import SiteError
+from shared.errors import LedgerError, SiteError
 from shared.privacy.noise import SeededRandom, SystemRandom
 
 if TYPE_CHECKING:
@@ -75,6 +76,64 @@ def test_paths_are_relative_to_the_file(
     monkeypatch.chdir(tmp_path)
     assert site.ledger_file == folder / "ledger.sqlite"
     assert len(site.load_histories(sites.catalogue, max_length=3)) == 12
+
+
+def test_the_limits_that_need_not_be_stated(tmp_path: Path) -> None:
+    """As docs/partner.md says."""
+    policy = Site.load(write(tmp_path, GOOD)).policy
+    assert policy.answers == (Ask.DESCRIBE, Ask.TRAIN)
+    assert policy.least_noise == 0.3
+    assert (policy.max_sample_rate, policy.max_clip_norm, policy.max_steps) == (1.0, 100.0, 1000)
+    public = Site.load(write(tmp_path / "b", GOOD.replace("max_epsilon = 8", "max_epsilon = inf")))
+    assert public.policy.least_noise == 0
+
+
+def test_the_policy_may_be_stated(tmp_path: Path) -> None:
+    more = (
+        'answers = ["train", "evaluate"]\nmin_noise_multiplier = 0.7\nmax_sample_rate = 0.2\n'
+        "max_clip_norm = 3\nmax_steps = 10\n"
+    )
+    assert Site.load(write(tmp_path, GOOD + more)).policy == Policy(
+        max_epsilon=8.0,
+        delta=1e-3,
+        answers=(Ask.TRAIN, Ask.EVALUATE),
+        min_noise_multiplier=0.7,
+        max_sample_rate=0.2,
+        max_clip_norm=3.0,
+        max_steps=10,
+    )
+
+
+@pytest.mark.parametrize("answers", ["[]", '""'])
+def test_a_site_may_answer_nothing(tmp_path: Path, answers: str) -> None:
+    assert Site.load(write(tmp_path, GOOD + f"answers = {answers}\n")).policy.answers == ()
+
+
+def test_a_minimum_of_no_noise_is_a_choice(tmp_path: Path) -> None:
+    site = Site.load(write(tmp_path, GOOD + "min_noise_multiplier = 0.0\n"))
+    assert site.policy.least_noise == 0
+
+
+def test_the_anchor_lies_where_the_file_says_or_in_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    site = Site.load(write(tmp_path / "a", GOOD))
+    assert site.anchor_file == default_anchor("alpha-customers")
+    assert site.anchor_file.parent == tmp_path / "state" / "sotto" / "anchors"
+    stated = Site.load(write(tmp_path / "b", 'anchor = "../anchors/b"\n' + GOOD))
+    assert stated.anchor_file.resolve() == tmp_path / "anchors" / "b"
+
+
+def test_a_site_makes_and_opens_its_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    site = Site.load(write(tmp_path / "a", GOOD))
+    site.create_ledger()
+    ledger = site.open_ledger()
+    assert (ledger.path, ledger.user_base) == (site.ledger_file, "alpha-customers")
+    again = Site.load(write(tmp_path / "installed-anew", GOOD))
+    with pytest.raises(LedgerError, match="a second one would forget"):
+        again.create_ledger()
 
 
 def test_absolute_paths_stay(tmp_path: Path) -> None:
@@ -142,6 +201,19 @@ def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
         ("policy.delta", 1 / 12, r"policy\.delta = 0\.0833.*: .*below 1 / population = 0\.0833"),
         ("policy.delta", math.nan, r"policy\.delta = nan: choose"),
         ("policy.delta", math.inf, r"policy\.delta = inf: choose"),
+        ("policy.min_noise_multiplier", -0.1, r"policy\.min_noise_multiplier = -0\.1: choose"),
+        ("policy.min_noise_multiplier", math.nan, r"min_noise_multiplier = nan: choose"),
+        ("policy.min_noise_multiplier", math.inf, r"min_noise_multiplier = inf: choose"),
+        ("policy.max_sample_rate", 0.0, r"policy\.max_sample_rate = 0\.0: choose"),
+        ("policy.max_sample_rate", 1.1, r"max_sample_rate = 1\.1: choose .* \(0, 1\]"),
+        ("policy.max_sample_rate", math.nan, r"max_sample_rate = nan: choose"),
+        ("policy.max_clip_norm", 0.0, r"policy\.max_clip_norm = 0\.0: choose"),
+        ("policy.max_clip_norm", math.inf, r"max_clip_norm = inf: choose"),
+        ("policy.max_steps", 0, r"policy\.max_steps = 0: choose"),
+        ("policy.max_steps", 1.5, r"max_steps = 1\.5 does not fit"),
+        ("policy.answers", ["train", "steal"], r"policy\.answers = 'steal' does not fit"),
+        ("policy.answers", "everything", r"policy\.answers = 'everything' does not fit"),
+        ("policy.answers", 3, r"policy\.answers = 3 does not fit: it takes a list of 'describe'"),
         ("organisation", "", "organisation = '': give a name"),
         ("organisation", "a\tb", r"organisation = 'a\\tb': give a name"),
         ("user_base", " ", "user_base = ' ': name your users"),
@@ -269,6 +341,7 @@ def test_a_seeded_site_repeats_itself_alone(sites: Sites) -> None:
         alpha.random(2),
         Site.load(sites.make("beta", seed=0, stream=1)).random(1),
         Site.load(sites.make("gamma", seed=1)).random(1),
+        alpha.random(1, 1),
     ]
     for other in others:
         assert (other.uniform(8) != draws).all()

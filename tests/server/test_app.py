@@ -13,6 +13,7 @@ from flwr.app import Context, Message, RecordDict
 
 import server.app
 from client.ledger import Ledger
+from client.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.checkpoint import Checkpoint
 from shared.config import (
@@ -89,7 +90,7 @@ class Federation:
 
     @property
     def ledgers(self) -> list[Ledger]:
-        return [Ledger(site / "ledger.sqlite", f"{site.name}'s users") for site in self.sites]
+        return [Site.load(site).open_ledger() for site in self.sites]
 
 
 def bits(checkpoint: Checkpoint) -> dict[str, bytes]:

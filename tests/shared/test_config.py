@@ -260,6 +260,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("server.quorum", [0.0, 1.01]),
         ("server.deadline_seconds", [0.0]),
         ("server.max_update_norm", [0.0]),
+        ("server.evaluate_every", [-1]),
         ("seed", [-1]),
     ],
 )
@@ -306,3 +307,20 @@ def test_a_table_holds_plain_values(value: object) -> None:
 
 def test_flatten_takes_any_dataclass() -> None:
     assert flatten(PRIVACY) == {"epsilon": 8.0, "delta": 1e-5}
+
+
+@pytest.mark.parametrize(("every", "sums"), [(0, 30), (1, 40), (3, 33), (10, 31), (11, 30)])
+def test_an_evaluation_counts_as_a_step(every: int, sums: int) -> None:
+    config = RunConfig(
+        privacy=PRIVACY,
+        training=TrainingConfig(rounds=10, local_steps=3),
+        server=ServerConfig(evaluate_every=every),
+    )
+    assert config.noised_sums == sums
+
+
+def test_metrics_are_not_asked_for_without_noise() -> None:
+    with pytest.raises(ConfigError, match=r"server\.evaluate_every = 2 without privacy"):
+        RunConfig(
+            privacy=PrivacyConfig(epsilon=None, delta=1e-5), server=ServerConfig(evaluate_every=2)
+        )

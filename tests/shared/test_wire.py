@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,14 @@ from shared.config import ItemRepresentation, ModelConfig, Optimiser
 from shared.errors import Refusal, WireError
 from shared.wire import (
     DESCRIBE,
+    EVALUATE,
     PROTOCOL,
+    SUMS,
     TRAIN,
     DescribeReply,
     DescribeRequest,
+    EvaluateReply,
+    EvaluateRequest,
     TrainReply,
     TrainRequest,
     Weights,
@@ -96,6 +100,19 @@ def request() -> TrainRequest:
     )
 
 
+def evaluation() -> EvaluateRequest:
+    return EvaluateRequest(
+        run="r",
+        round=1,
+        catalogue="c",
+        model=ModelConfig(),
+        weights=WEIGHTS,
+        noise_multiplier=1.0,
+        sample_rate=0.5,
+        k=20,
+    )
+
+
 def arrived(content: RecordDict) -> RecordDict:
     """Through Flower's own serialisation."""
     raw = recorddict_to_proto(content).SerializeToString()
@@ -151,7 +168,54 @@ def test_a_description_arrives_as_it_was_sent() -> None:
 
 
 def test_message_types_are_those_of_flower() -> None:
-    assert (TRAIN, DESCRIBE) == ("train", "query.describe")
+    assert (TRAIN, EVALUATE, DESCRIBE) == ("train", "evaluate", "query.describe")
+
+
+def test_an_evaluation_arrives_as_it_was_sent() -> None:
+    sent = evaluation()
+    read = EvaluateRequest.from_content(arrived(sent.to_content()))
+    assert same(read.weights, sent.weights)
+    assert replace(read, weights={}) == replace(sent, weights={})
+    sums = np.array([1.5, -2.0, 3.0], np.float32)
+    reply = EvaluateReply.from_content(arrived(EvaluateReply(sums=sums).to_content()))
+    assert reply.sums.tobytes() == sums.tobytes()
+
+
+def test_one_users_part_of_an_evaluation_is_no_longer_than_the_bound() -> None:
+    assert evaluation().clip_norm == np.linalg.norm(np.ones(len(SUMS)))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"sums": np.ones(2, np.float32)},
+        {"sums": np.ones((3, 1), np.float32)},
+        {"means": np.ones(3, np.float32)},
+        {"sums": np.ones(3, np.float32), "loss": np.ones(1, np.float32)},
+    ],
+)
+def test_an_evaluation_holds_three_sums_and_nothing_else(arrays: Weights) -> None:
+    with pytest.raises(WireError, match="not 3 sums alone"):
+        EvaluateReply.from_content(arrived(TrainReply(change=arrays).to_content()))
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("round", [0]),
+        ("noise_multiplier", [0.0, -1.0, math.nan, math.inf]),
+        ("sample_rate", [0.0, 1.1, math.nan]),
+        ("k", [0, -1]),
+        ("model.heads", [5]),
+    ],
+)
+def test_an_evaluation_out_of_range_is_refused(key: str, values: list[Any]) -> None:
+    for value in values:
+        content = arrived(evaluation().to_content())
+        fields_of(content)[key] = value
+        with pytest.raises(WireError, match=key):
+            EvaluateRequest.from_content(arrived(content))
 
 
 # --- fields ------------------------------------------------------------------------------------
@@ -160,6 +224,7 @@ MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
     "describe request": (DescribeRequest, DescribeRequest().to_content()),
     "describe reply": (DescribeReply, DESCRIPTION.to_content()),
     "train request": (TrainRequest, request().to_content()),
+    "evaluate request": (EvaluateRequest, evaluation().to_content()),
 }
 FIELDS = [(message, key) for message, (_, c) in MESSAGES.items() for key in fields_of(c)]
 
@@ -231,7 +296,7 @@ def test_a_request_out_of_range_cannot_even_be_built(sites: Sites) -> None:
         sites.request(noise_multiplier=math.nan)
 
 
-@pytest.mark.parametrize("message", ["describe request", "train request"])
+@pytest.mark.parametrize("message", ["describe request", "train request", "evaluate request"])
 def test_another_protocol_is_refused(message: str) -> None:
     kind, content = copied(message)
     fields_of(content)["protocol"] = PROTOCOL + 1

@@ -157,9 +157,9 @@ def test_what_a_sites_ledger_holds_is_counted(
 ) -> None:
     (tmp_path / "site.toml").write_text(
         'organisation = "A"\nuser_base = "readers"\npopulation = 500\ndata = "d.csv"\n'
-        'catalogue = "c"\n[policy]\nmax_epsilon = 8.0\ndelta = 1e-5\n'
+        'catalogue = "c"\nanchor = "anchor"\n[policy]\nmax_epsilon = 8.0\ndelta = 1e-5\n'
     )
-    ledger = Ledger.create(tmp_path / "ledger.sqlite", "readers")
+    ledger = Ledger.create(tmp_path / "ledger.sqlite", "readers", tmp_path / "anchor")
     for round_number in (1, 2):
         entry = Entry(run="r", round=round_number, release=release(3.0, 0.1, 30))
         ledger.charge(entry, max_epsilon=8.0, delta=1e-5)

@@ -83,7 +83,7 @@ def test_a_simulated_site_is_what_a_partner_has(tiny_data: Path, tmp_path: Path)
         assert site.simulated
         assert isinstance(site.random(1), SeededRandom)
         assert sorted(p.name for p in Path(site.folder).iterdir()) == [
-            *("interactions.parquet", "ledger.sqlite", "site.toml"),
+            *("interactions.parquet", "ledger.anchor", "ledger.sqlite", "site.toml"),
         ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from client.ledger import Ledger
+from client.site import Site
 from server.checkpoint import Checkpoint
 from shared.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, DataError
@@ -113,9 +113,9 @@ def test_each_site_keeps_its_own_ledger(private_run: Path) -> None:
     privacy = json.loads((private_run / "result.json").read_text())["privacy"]
     for organisation in privacy["organisations"]:
         name = organisation["name"]
-        ledger = Ledger(private_run / "sites" / name / "ledger.sqlite", name)
+        ledger = Site.load(private_run / "sites" / name).open_ledger()
         assert ledger.spent(privacy["delta"]) == organisation["epsilon"]
-        alone = Ledger(private_run / "alone" / name / "sites" / name / "ledger.sqlite", name)
+        alone = Site.load(private_run / "alone" / name / "sites" / name).open_ledger()
         assert alone.spent(privacy["delta"]) == organisation["epsilon"]
 
 

@@ -1,0 +1,119 @@
+"""How fast a partner's ledger is when it is long: durable charges, ε, start-up, verification.
+
+    python -m simulations.benchmarks.ledger [--entries 100000] [--folder PATH] [--json]
+
+Fills a ledger with that many entries (half charges, half answers, one form), opens it anew, and
+charges and answers further rounds of it. Medians; every charge and answer is on disk, with its
+anchor, when it is counted. Choose a folder on the disk that matters: fsync decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from client.anchor import Anchor
+from client.chain import Balance, What
+from client.ledger import Entry, Ledger
+from client.outbox import Outbox, described
+from client.store import append, connected, entry_text
+from shared.privacy.release import Release, ReleaseKind
+
+DELTA = 1e-5
+FORM = Release(kind=ReleaseKind.TRAIN, noise_multiplier=4.0, sample_rate=0.01, steps=1)
+BODY = save({"w": np.ones((1000, 64), np.float32)})
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--charges", type=int, default=50)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        figures = measure(Path(folder), options.entries, options.charges)
+    if options.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+        return
+    for name, value in figures.items():
+        sys.stdout.write(f"{name:36}{value:12.4g}\n")
+
+
+def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
+    """Seconds of each operation on a ledger of that length."""
+    place = folder / "ledger.sqlite", "users", folder / "anchor.json"
+    filled(Ledger.create(*place), entries)
+    start = seconds(lambda: Ledger(*place))
+    ledger = Ledger(*place)
+    figures = {
+        "entries": float(entries),
+        "fsync_median_seconds": statistics.median(
+            seconds(lambda: _sync(folder)) for _ in range(50)
+        ),
+        "megabytes": place[0].stat().st_size / 1e6,
+        "start_up_seconds": start,
+        "verify_seconds": seconds(ledger.verify),
+        "epsilon_after_first_seconds": seconds(lambda: ledger.epsilon_after(FORM, DELTA)),
+        "epsilon_after_again_seconds": seconds(lambda: ledger.epsilon_after(FORM, DELTA)),
+    }
+    paid, kept = [], []
+    for number in range(entries + 1, entries + 1 + charges):
+        entry = Entry(run="r", round=number, release=FORM)
+        paid.append(seconds(partial(ledger.charge, entry, max_epsilon=1e6, delta=DELTA)))
+        kept.append(seconds(partial(ledger.keep_answer, entry, BODY)))
+    return figures | {
+        "charge_median_seconds": statistics.median(paid),
+        "charge_largest_seconds": max(paid),
+        "answer_median_seconds": statistics.median(kept),
+    }
+
+
+def filled(ledger: Ledger, entries: int) -> None:
+    """Appends rounds as the ledger does, but in one transaction: only the length matters here."""
+    balance = Balance()
+    with connected(ledger.path) as database:
+        for row in database.execute("SELECT seq, body, hash FROM entries").fetchall():
+            balance.follow(*row)
+        database.execute("BEGIN IMMEDIATE")
+        for number in range(1, entries // 2 + 1):
+            entry = Entry(run="r", round=number, release=FORM, request="0" * 64)
+            append(database, balance, entry_text(What.CHARGE, entry.fields))
+            about = {"run": "r", "kind": "train", "round": number} | described(BODY)
+            append(database, balance, entry_text(What.ANSWER, about))
+        Outbox(database).put(balance.entries, BODY)
+        database.execute("COMMIT")
+    Anchor.of(balance).save(ledger.anchor)
+
+
+def _sync(folder: Path) -> None:
+    """Writes and syncs a page: what the disk itself takes."""
+    with (folder / "page").open("wb") as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes, once."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
