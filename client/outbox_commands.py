@@ -95,7 +95,7 @@ def _figures(array: NDArray[Any]) -> dict[str, float]:
 
 def _tell(sent: Sequence[Sent]) -> None:
     forms = {form: f"[{n}]" for n, form in enumerate(dict.fromkeys(s.arrays for s in sent), 1)}
-    table = table_of("no.", "stored (UTC)", "run", "round", "kind", "bytes", "arrays", "SHA-256")
+    table = table_of("no.", "stored (UTC)", "run", "round", "kind", "bytes", "form", "SHA-256")
     for answer in sent:
         table.add_row(
             str(answer.number),

@@ -100,7 +100,7 @@ def confirmed(question: str) -> bool:
 
 def table_of(*columns: str) -> Table:
     """An empty table that is narrow enough for a terminal and loses no character."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in columns:
         table.add_column(name, overflow="fold")
     return table
