@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from flwr.app import Array, RecordDict
+from torch import Tensor
 
 import client.app
+from client import trainer
 from client.logs import FORMAT_VARIABLE, Event, note
 from client.site import Site
 from server.app import coordinate
@@ -25,7 +27,7 @@ from shared.config import TrainingConfig as Training
 from shared.errors import QuorumError, Refusal, SiteError
 from shared.histories import Histories
 from shared.models.attention import build, trainable
-from shared.wire import DESCRIBE, EVALUATE, TRAIN, TrainReply, Weights, refusal_in
+from shared.wire import DESCRIBE, EVALUATE, TRAIN, TrainReply, refusal_in
 from simulations import cli as lab
 from tests.client.canaries import Parcel, encodings, files_below, leaks, recorded
 from tests.client.conftest import CANARY, private
@@ -258,11 +260,11 @@ def test_a_leak_on_this_side_is_found(
     plant: Callable[[Federation, str], None],
     place: str,
 ) -> None:
-    honest = client.app.train
+    honest = trainer.train
 
-    def leaking(*arguments: Any) -> Weights:  # noqa: ANN401
+    def leaking(*arguments: Any) -> dict[str, Tensor]:  # noqa: ANN401
         plant(three, user("alpha", 3))
-        return dict(honest(*arguments))
+        return honest(*arguments)
 
     monkeypatch.setattr(client.app, "train", leaking)
     three.run()
