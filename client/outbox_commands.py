@@ -58,7 +58,8 @@ def show_command(
     body = ledger.sent_body(number)
     if body is not None and out is not None:
         _write(out, body)
-    figures = {} if body is None else {name: _figures(a) for name, a in load(body).items()}
+    arrays = {} if body is None else load(body)
+    figures = {name: _figures(arrays[name]) for name in sorted(arrays)}
     if as_json:
         write_json(asdict(sent[number]) | {"figures": figures})
     else:
