@@ -63,8 +63,6 @@ class Format(StrEnum):
 class Event(StrEnum):
     """Everything that is ever noted, with its fixed sentence."""
 
-    STARTED = "started"
-    STOPPED = "stopped"
     ANSWERED = "answered"
     DECLINED = "declined"
     FAILED = "failed"
@@ -78,8 +76,6 @@ class Event(StrEnum):
 
 
 _SENTENCES = {
-    Event.STARTED: "the node is up",
-    Event.STOPPED: "the node is down",
     Event.ANSWERED: "an answer is on its way",
     Event.DECLINED: "a request was declined, and spent nothing",
     Event.FAILED: "a request failed on this side; sotto-node check may say why",
