@@ -226,7 +226,7 @@ def test_handlers_of_others_are_taken_away(capfd: pytest.CaptureFixture[str]) ->
 
 def test_the_nodes_code_logs_in_no_other_way() -> None:
     """No logger but that of `client.logs`, and no print."""
-    for file in Path(client.__path__[0]).glob("*.py"):
+    for file in Path(client.__path__[0]).rglob("*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         if file.name != "logs.py":
