@@ -1,13 +1,15 @@
-"""Servers that a test starts itself: PostgreSQL where it is installed, and one that speaks S3."""
+"""The partner's command, and servers that a test starts itself: PostgreSQL and an S3 store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
+from client.cli import main
 from simulations.benchmarks.postgresql import Server, binaries, temporary_server
 
 CANARY = "c4nary/p@ss:w%rd"
@@ -60,3 +62,16 @@ def private(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
     return str(path)
+
+
+@pytest.fixture
+def sotto_node(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Types a command; gives its exit code."""
+
+    def typed(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["sotto-node", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    return typed

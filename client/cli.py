@@ -1,0 +1,23 @@
+"""sotto-node: what a partner organisation types."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
+
+from client.budget_commands import budget
+from client.outbox_commands import outbox
+from shared.commands import command_group, run
+
+__all__ = ["main"]
+
+app = command_group("Connect your data, join a federation, watch what leaves and what it cost.")
+# In the order in which a partner needs them: init, check, up, then:
+app.add_typer(budget, name="budget")
+app.add_typer(outbox, name="outbox")
+
+
+def main() -> None:
+    """The console command; see `shared.commands` for its exit codes."""
+    run(app)
