@@ -84,4 +84,8 @@ def _address(text: str) -> tuple[str, int] | None:
         return None
     if not (port.isascii() and port.isdigit() and int(port) in _PORTS):
         return None
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a label that is empty or too long
+        return None
     return host, int(port)

@@ -15,6 +15,8 @@ from client.trainer import LAYERS_ALIVE, NUMBERS_AT_ONCE
 
 __all__ = ["CHECKS", "free_memory", "training_memory"]
 
+MOUNTS, MEMORY = Path("/proc/self/mountinfo"), Path("/proc/meminfo")
+GROUP = Path("/sys/fs/cgroup")
 _GB = 1e9
 _LIBRARIES = 0.6 * _GB
 _PER_EVENT, _PER_ITEM = 80, 1000
@@ -45,16 +47,15 @@ def training_memory(facts: Facts, device: str) -> tuple[float, float]:
 def free_memory() -> float | None:
     """Bytes that this process may still take, its container's limit considered; None: unknown."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
         free = next(float(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = float((group / "memory.current").read_text(encoding="ascii"))
-    except FileNotFoundError:
-        return locals().get("free")
     except (OSError, ValueError, StopIteration):
         return None
-    return free if limit == "max" else min(free, float(limit) - used)
+    try:
+        limit = float((GROUP / "memory.max").read_text(encoding="ascii"))
+        return min(free, limit - float((GROUP / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no control group, or none with a limit ("max")
+        return free
 
 
 def _device(facts: Facts) -> Verdict:
@@ -108,7 +109,7 @@ def _filesystem(facts: Facts) -> Verdict:
 def _kind(folder: Path) -> str:
     """The type of the file system, where the system tells; else ""."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        lines = MOUNTS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
     kinds = {}

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import fs
 
 from simulations.benchmarks.postgresql import Server, binaries, temporary_server
+from tests.client.partner import Partner
 
 CANARY = "c4nary/p@ss:w%rd"
 
@@ -60,3 +61,15 @@ def private(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
     return str(path)
+
+
+@pytest.fixture
+def partner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Partner:
+    """A partner with data, before its site is set up."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SOTTO_SITE", raising=False)
+    made = Partner(tmp_path, monkeypatch, capsys)
+    made.prepare()
+    return made
