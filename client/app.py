@@ -1,13 +1,13 @@
 """The Flower ClientApp of a partner's node: message -> guard -> trainer -> reply.
 
-Whatever goes wrong, the coordinator is told a code and a fixed sentence; the reason stays in the
-partner's own log.
+Whatever goes wrong, the coordinator is told a code and a fixed sentence; the partner's own log has
+what `client.logs` allows.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
+import time
 from collections.abc import Hashable
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,13 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client import logs
 from client.allocator import keep_freed_memory
 from client.evaluator import EvaluationPlan, evaluate
 from client.guard import Computation, Guard
 from client.ledger import Ledger
-from client.site import Ask, Site, locate
+from client.logs import Event, cause, note
+from client.site import Ask, Site, locate, simulated_node
 from client.trainer import LocalPlan, train
 from shared.catalogue import Catalogue
 from shared.errors import Refusal, Refused, WireError
@@ -39,11 +41,11 @@ from shared.wire import (
     TrainReply,
     TrainRequest,
     refusal_reply,
+    traffic,
 )
 
 __all__ = ["app", "load_weights"]
 
-log = logging.getLogger("sotto.node")
 _EVALUATION = 1
 """Tells an evaluation's random numbers from its round's training."""
 _ALL = sys.maxsize
@@ -55,18 +57,25 @@ class NodeApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answers a message; raises nothing."""
+        if not simulated_node(context.node_config):
+            logs.set_up()
+        with logs.request(kind=message.metadata.message_type[:LONGEST_NAME]):
+            return self._noted(message, context)
+
+    def _noted(self, message: Message, context: Context) -> Message:
+        started = time.monotonic()
         try:
             _check_kind(message.metadata.message_type)
-            return super().__call__(message, context)
+            reply = super().__call__(message, context)
         except Refused as refused:
-            log.warning("declined: %s", refused)
-            return refusal_reply(refused.code, message)
+            return _declined(refused, refused.code, message)
         except WireError as error:
-            log.warning("not understood: %s", error)
-            return refusal_reply(_not_understood(message, context), message)
-        except Exception:
-            log.exception("the request failed")
+            return _declined(error, _not_understood(message, context), message)
+        except Exception as error:
+            note(Event.FAILED, **cause(error))
             return refusal_reply(Refusal.FAILED, message)
+        note(Event.ANSWERED, seconds=time.monotonic() - started, bytes=traffic(reply))
+        return reply
 
 
 app = NodeApp()
@@ -92,6 +101,7 @@ def describe(message: Message, context: Context) -> Message:
 def train_round(message: Message, context: Context) -> Message:
     """Answers with the noised change of the weights, if the guard admits the request."""
     request = TrainRequest.from_content(message.content)
+    logs.about(run=request.run, round=request.round)
     site = _site(context)
     catalogue = _catalogue(site)
     guard = Guard(site, _ledger(site), catalogue.fingerprint)
@@ -104,6 +114,7 @@ def train_round(message: Message, context: Context) -> Message:
 def evaluate_round(message: Message, context: Context) -> Message:
     """Answers with noised sums of metrics, if the guard admits the request."""
     request = EvaluateRequest.from_content(message.content)
+    logs.about(run=request.run, round=request.round)
     site = _site(context)
     catalogue = _catalogue(site)
     guard = Guard(site, _ledger(site), catalogue.fingerprint)
@@ -116,13 +127,20 @@ def _check_kind(kind: str) -> None:
         raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
 
 
+def _declined(error: Refused | WireError, code: Refusal, message: Message) -> Message:
+    fields = cause(error)
+    fields["code"] = str(code)
+    note(Event.DECLINED, **fields)
+    return refusal_reply(code, message)
+
+
 def _not_understood(message: Message, context: Context) -> Refusal:
     """Records a message that could not be read; the code to answer with."""
     try:
         kind = message.metadata.message_type[:LONGEST_NAME]
         _ledger(_site(context)).refuse(Refusal.MALFORMED, {"kind": kind})
-    except Exception:
-        log.exception("the refusal could not be recorded")
+    except Exception as error:
+        note(Event.FAILED, **cause(error))
         return Refusal.FAILED
     return Refusal.MALFORMED
 
@@ -190,6 +208,7 @@ def load_weights(model: AttentionRecommender, request: TrainRequest | EvaluateRe
 
 def _site(context: Context) -> Site:
     site = Site.load(locate(context.node_config, context.run_config))
+    logs.about(organisation=site.organisation)
     site.check_seed(context.node_config)
     return site
 

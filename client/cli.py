@@ -8,6 +8,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is importe
 
 from client.budget_commands import budget
 from client.node_commands import check_command, init_command, up_command
+from client.outbox_commands import outbox
 from shared.commands import command_group, run
 
 __all__ = ["main"]
@@ -18,6 +19,7 @@ app.command("init")(init_command)
 app.command("check")(check_command)
 app.command("up")(up_command)
 app.add_typer(budget, name="budget")
+app.add_typer(outbox, name="outbox")
 
 
 def main() -> None:

@@ -5,18 +5,19 @@
 | SIGTERM or SIGINT                               | the SuperNode ends, then this; 0             |
 | the SuperNode ends, or dies                     | started again after 10 s, then 20, up to 300 |
 | it ran for ten minutes before                   | the wait is 10 s again                       |
-| it says that trying again is in vain            | an error                                     |
+| it does not understand its arguments            | an error                                     |
 | ten starts in a row without a minute's life     | an error                                     |
 | this process is killed                          | the SuperNode ends too (Linux)               |
 | another node of the site runs                   | an error                                     |
 
-Flower refuses a node whose last lease has not ended; 10 s is the least that makes sense.
+Flower refuses a node whose last lease has not ended; 10 s is the least that makes sense. It ends
+with 1 for every reason of its own, also where the key is not registered: the reason stands in what
+it says.
 """
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import subprocess
@@ -28,16 +29,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.logs import Event, note
 from client.site import Site
-from client.supernode import HOPELESS, command, environment
+from client.supernode import command, environment
 from shared.errors import SiteError
 
 __all__ = ["Patience", "keep_running", "only_node"]
 
-log = logging.getLogger("sotto.node")
-
 LOCK = "node.lock"
 _POLL = 0.1
+_USAGE = 2  # argparse
 # Linux ends a process so started (PR_SET_PDEATHSIG) when the one that started it is killed.
 _TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 _TIED = (sys.executable, "-c", _TIE) if sys.platform.startswith("linux") else ()
@@ -119,15 +120,16 @@ class _Supervisor:
     _failed: int = 0
 
     def run(self) -> None:
+        note(Event.STARTED, organisation=self.site.organisation)
         while not self.stop.is_set():
             began = time.monotonic()
             code = self._run_once()
             if self.stop.is_set():
                 break
             self._judge(code, time.monotonic() - began)
-            log.warning("the SuperNode ended with %s; it starts again in %.0f s", code, self._wait)
+            note(Event.RESTARTING, code=str(code), seconds=self._wait)
             self.stop.wait(self._wait)
-        log.info("the node has ended")
+        note(Event.STOPPED, organisation=self.site.organisation)
 
     def _run_once(self) -> int:
         self.site.flower_home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -151,16 +153,17 @@ class _Supervisor:
         Raises:
             SiteError: there is no use in it.
         """
-        if code in HOPELESS:
+        if code == _USAGE:
             raise SiteError(
-                f"the SuperNode ended with {code} ({HOPELESS[code]}), and would again: see what it "
-                "said above, and run `sotto-node check`."
+                "the SuperNode does not understand its arguments: this app and Flower do not fit. "
+                "Install Sotto again."
             )
         self._failed = self._failed + 1 if seconds < self.patience.brief else 0
         if self._failed >= self.patience.starts:
             raise SiteError(
                 f"the SuperNode ended with {code}, and {self._failed} starts in a row came to "
-                "nothing: see what it said above, and run `sotto-node check`."
+                "nothing: see what it said above, run `sotto-node check`, and ask the coordinator "
+                "whether this node's key is registered."
             )
         settled = seconds >= self.patience.settled
         self._wait = self.patience.first if settled or not self._wait else 2 * self._wait

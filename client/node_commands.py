@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import typer
 from rich.text import Text
 
 from client.checks.base import Expected, Finding, Status
+from client.logs import set_up
 from client.node import keep_running, only_node
 from client.options import JsonOption, SiteOption
 from client.preflight import CHECKS, exit_code, preflight
@@ -148,7 +148,7 @@ def up_command(
     ] = None,
 ) -> None:
     """Check, then keep the node running until it is told to end."""
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    set_up()
     skipped = set(skip_check or ())
     if odd := skipped - set(_SKIPPABLE):
         raise SiteError(

@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.errors import LedgerError, Refusal, Refused
 
-__all__ = ["ArrayForm", "Outbox", "Sent", "described"]
+__all__ = ["BODIES_KEPT", "ArrayForm", "Outbox", "Sent", "described"]
 
 BODIES_KEPT = 2
 """Rounds of a run whose bodies are kept: the last, and the one before it for a late repeat."""

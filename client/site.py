@@ -26,7 +26,7 @@ from shared.histories import Histories
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 from shared.wire import is_name
 
-__all__ = ["FILE", "SIMULATED", "Ask", "LabSeed", "Policy", "Site", "locate"]
+__all__ = ["FILE", "SIMULATED", "Ask", "LabSeed", "Policy", "Site", "locate", "simulated_node"]
 
 FILE = "site.toml"
 SIMULATED = "simulated"
@@ -187,7 +187,7 @@ class Site:
         Raises:
             SiteError: the file has a [lab] seed, but the node is not marked as simulated.
         """
-        if self.simulated and not {"partition-id", SIMULATED} & set(node_config):
+        if self.simulated and not simulated_node(node_config):
             raise SiteError(
                 f"{self.folder}/{FILE}: lab.seed = {self.lab.seed} makes noise that repeats itself "
                 "and protects nobody: remove the [lab] table from a real site."
@@ -257,6 +257,11 @@ class Site:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise SiteError(f"device = '{name}', but no CUDA device is visible: choose 'auto'.")
         return device
+
+
+def simulated_node(node_config: Mapping[str, Value]) -> bool:
+    """Whether Flower's simulation or the lab started this node: the node config says so."""
+    return bool({"partition-id", SIMULATED} & set(node_config))
 
 
 def _join_list(table: object, key: str) -> None:

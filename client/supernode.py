@@ -1,4 +1,4 @@
-"""Flower's SuperNode as a process of ours: its command, its surroundings, its exit codes.
+"""Flower's SuperNode as a process of ours: its command and its surroundings.
 
 Telemetry, update checks and the installation of what an app asks for are off.
 """
@@ -10,30 +10,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from flwr.supercore.exit import ExitCode
-
 from client.site import Site
 from shared.errors import SiteError
 
-__all__ = ["HOPELESS", "command", "environment", "executable"]
+__all__ = ["command", "environment", "executable"]
 
 _OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-HOPELESS = {
-    # A process's exit code has eight bits, Flower's have more.
-    code % 256: meaning
-    for code, meaning in (
-        (ExitCode.SUPERNODE_NODE_AUTH_KEY_INVALID, "the node's key is not one"),
-        (ExitCode.SUPERNODE_STARTED_WITHOUT_TLS_BUT_NODE_AUTH_ENABLED, "a key, but no TLS"),
-        (ExitCode.COMMON_ADDRESS_INVALID, "the coordinator's address is not one"),
-        (ExitCode.COMMON_TLS_ROOT_CERTIFICATES_INCOMPATIBLE, "root certificates, but no TLS"),
-        (ExitCode.COMMON_PATH_INVALID, "a file is missing"),
-    )
-}
-"""Exit codes after which another attempt would end the same, and what they mean."""
 
 
 def executable() -> str | None:

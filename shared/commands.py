@@ -20,12 +20,23 @@ from typing import Any, NoReturn
 
 import click
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from shared.errors import SottoError
 
-__all__ = ["command_group", "failed", "messages", "output", "run", "write_json"]
+__all__ = [
+    "command_group",
+    "confirmed",
+    "failed",
+    "messages",
+    "output",
+    "run",
+    "table_of",
+    "write_json",
+]
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C: 128 + SIGINT."""
@@ -78,6 +89,23 @@ def run(app: typer.Typer, *, interrupted: str = "") -> NoReturn:
 def failed() -> NoReturn:
     """Ends a check that found something: exit code 1."""
     raise typer.Exit(FOUND)
+
+
+def confirmed(question: str) -> bool:
+    """Asks on stderr; anything but "y" or "yes" is no, and so is the end of the input."""
+    messages.print(f"{question} [y/N] ", end="", markup=False)
+    sure = sys.stdin.readline().strip().lower() in ("y", "yes")
+    if not sure:
+        messages.print("Nothing was changed. (Without a terminal, answer with --yes.)")
+    return sure
+
+
+def table_of(*columns: str) -> Table:
+    """An empty table that is narrow enough for a terminal and loses no character."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def write_json(value: object) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
 
-import click
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,10 +22,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
+from shared.commands import command_group, messages, output, run, write_json
 from shared.config import RunConfig
-from shared.errors import SottoError
 from simulations import datasets
 from simulations.accountant import accountant_command
 from simulations.config import Engine, read_settings
@@ -38,19 +34,10 @@ from simulations.simulate import Simulation, prepare, reopen, simulate
 
 __all__ = ["main"]
 
-app = typer.Typer(
-    help="Simulate federations, sweep privacy budgets, audit claims.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-data = typer.Typer(help="Benchmark data.", no_args_is_help=True)
+app = command_group("Simulate federations, sweep privacy budgets, audit claims.")
+data = command_group("Benchmark data.")
 app.add_typer(data, name="data")
 app.command("accountant")(accountant_command)
-
-messages = Console(stderr=True, highlight=False)
-INTERRUPTED = 130
-"""What typer returns after Ctrl-C: 128 + SIGINT."""
 
 DataOption = Annotated[
     Path | None,
@@ -111,7 +98,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     with _bars() as bars:
         result = simulate(simulation, _Progress(bars))
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+        write_json(result)
     else:
         _tell_result(result, out)
 
@@ -149,13 +136,13 @@ def settings_command(
     """List every setting that --config and --set take, with its default."""
     found = settings()
     if as_json:
-        sys.stdout.write(json.dumps([asdict(setting) for setting in found], indent=2) + "\n")
+        write_json([asdict(setting) for setting in found])
         return
     table = Table("setting", "default", "meaning")
     for setting in found:
         default = "(state it)" if setting.default is None else json.dumps(setting.default)
         table.add_row(setting.key, default, setting.meaning)
-    Console(highlight=False).print(table)
+    output.print(table)
 
 
 @data.command("fetch")
@@ -180,20 +167,10 @@ def fetch_command(
 
 
 def main() -> None:
-    """The console command: 0 done, 2 a mistake that its message explains, 130 interrupted."""
+    """The console command; see `shared.commands` for its exit codes."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    try:
-        code = app(standalone_mode=False) or 0
-    except SottoError as error:
-        messages.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    if code == INTERRUPTED:
-        messages.print("\ninterrupted; finished rounds are saved: go on with --resume")
-    sys.exit(code)
+    run(app, interrupted="finished rounds are saved: go on with --resume")
 
 
 class _Progress:
@@ -301,16 +278,15 @@ def _tell_result(result: dict[str, Any], out: Path) -> None:
         style = "bold" if name == "federated" else ""
         cells = [f"{values[figure]:.4f}" for figure in figures]
         table.add_row(_TITLES[name], *cells, style=style)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(_claim(privacy), soft_wrap=True)
+    output.print(table)
+    output.print(_claim(privacy), soft_wrap=True)
     seconds = result["cost"]["seconds"]
-    console.print(
+    output.print(
         f"{seconds['total']:.0f} s in all, {seconds['train']:.0f} s training together; "
         f"{result['cost']['bytes_up_per_round'] / 1e6:.1f} MB up and "
         f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB down a round"
     )
-    console.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
+    output.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
 
 
 def _claim(privacy: dict[str, Any]) -> str:

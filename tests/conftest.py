@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ _numbers = itertools.count(1)
 def flower_identity() -> None:
     """Flower sets these in every process it starts; a Message cannot be made without them."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A real node takes its process's logging over."""
+    root, node = logging.getLogger(), logging.getLogger("sotto.node")
+    handlers, level = [*root.handlers], node.level
+    yield
+    root.handlers[:] = handlers
+    node.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 def transported(message: Message) -> Message:

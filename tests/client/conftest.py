@@ -1,13 +1,15 @@
-"""Servers that a test starts itself: PostgreSQL where it is installed, and one that speaks S3."""
+"""The partner's command, and servers that a test starts itself: PostgreSQL and an S3 store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
+from client.cli import main
 from simulations.benchmarks.postgresql import Server, binaries, temporary_server
 from tests.client.partner import Partner
 
@@ -64,12 +66,28 @@ def private(path: Path, text: str) -> str:
 
 
 @pytest.fixture
+def sotto_node(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Types a command; gives its exit code."""
+
+    def typed(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["sotto-node", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    return typed
+
+
+@pytest.fixture
 def partner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sotto_node: Callable[..., int],
 ) -> Partner:
     """A partner with data, before its site is set up."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("SOTTO_SITE", raising=False)
-    made = Partner(tmp_path, monkeypatch, capsys)
+    made = Partner(tmp_path, monkeypatch, capsys, sotto_node)
     made.prepare()
     return made

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.cli import main
 from client.site import Site
 from tests.conftest import some_catalogue, some_histories
 
@@ -26,11 +24,13 @@ class Partner:
         folder: where all of it lies.
         patch: the test's own.
         capture: the test's own.
+        typed: types a command; gives its exit code.
     """
 
     folder: Path
     patch: pytest.MonkeyPatch
     capture: pytest.CaptureFixture[str]
+    typed: Callable[..., int]
 
     @property
     def site(self) -> Path:
@@ -61,11 +61,9 @@ class Partner:
 
     def types(self, *arguments: object) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a command."""
-        self.patch.setattr(sys, "argv", ["sotto-node", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
+        code = self.typed(*arguments)
         printed = self.capture.readouterr()
-        return int(left.value.code or 0), printed.out, printed.err
+        return code, printed.out, printed.err
 
     def options(self, changes: Mapping[str, object] | None = None) -> list[object]:
         """What `init` is given; None leaves a flag out."""
@@ -91,12 +89,13 @@ class Partner:
         code, out, _ = self.types("check", "--site", self.site, "--json", *options)
         return code, {finding["name"]: finding for finding in json.loads(out)}
 
-    def edit(self, before: str, after: str) -> None:
+    def edit(self, before: str, after: str) -> Path:
         """Replaces a piece of site.toml."""
         file = self.site / "site.toml"
         text = file.read_text()
         assert before in text
         file.write_text(text.replace(before, after))
+        return file
 
     def install_app(self) -> None:
         """An app that the partner vetted, and nobody may change."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
 import shutil
 import sqlite3
 from collections import namedtuple
@@ -57,7 +59,7 @@ def joined(partner: Partner, authority: Authority, coordinator: str) -> Partner:
     root = authority.certificate
     partner.init({"--superlink": coordinator, "--root-certificates": root, "--device": "cpu"})
     partner.install_app()
-    partner.patch.setattr(client.checks.files.os, "geteuid", lambda: 1000)
+    partner.patch.setattr(os, "geteuid", lambda: 1000)
     return partner
 
 
@@ -180,7 +182,7 @@ def patched(target: Any, name: str, value: object) -> Callable[[Partner], None]:
     return lambda partner: partner.patch.setattr(target, name, value)
 
 
-def edited(before: str, after: str) -> Callable[[Partner], None]:
+def edited(before: str, after: str) -> Callable[[Partner], object]:
     return lambda partner: partner.edit(before, after)
 
 
@@ -249,7 +251,7 @@ def anchor_beside(partner: Partner) -> None:
     partner.edit('# anchor = "/mnt/b/anchor"', 'anchor = "anchor"')
 
 
-Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 as shutil's own
+Usage = namedtuple("Usage", "total used free")
 
 FAULTS = {
     "no TOML": Fault(
@@ -330,7 +332,7 @@ FAULTS = {
     ),
     "root": Fault(
         "app",
-        patched(client.checks.files.os, "geteuid", lambda: 0),
+        patched(os, "geteuid", lambda: 0),
         "a user of its own",
         "as root",
         status="warning",
@@ -446,13 +448,13 @@ FAULTS = {
     "little memory": Fault("memory", little_memory, "larger machine", "0.3 GB free"),
     "full disk": Fault(
         "disk",
-        patched(machine.shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e7)),
+        patched(shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e7)),
         "Free at least 1 GB",
         "0.1 GB free",
     ),
     "nearly full disk": Fault(
         "disk",
-        patched(machine.shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e8)),
+        patched(shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e8)),
         "Free at least 1 GB",
         "0.5 GB free",
         status="warning",
@@ -460,7 +462,7 @@ FAULTS = {
     "network disk": Fault("filesystem", on_nfs, "Put the ledger on a local disk", "nfs4"),
     "locks that do not hold": Fault(
         "filesystem",
-        patched(machine.fcntl, "flock", lambda *_: None),
+        patched(fcntl, "flock", lambda *_: None),
         "local disk",
         "a lock does not hold",
     ),
@@ -535,7 +537,7 @@ def test_open_credentials_are_found_though_the_data_is_out_of_reach(joined: Part
     assert "c4nary" not in str(findings)
 
 
-def test_δ_is_held_against_the_users_there_are(joined: Partner) -> None:
+def test_delta_is_held_against_the_users_there_are(joined: Partner) -> None:
     """δ below 1 / population, but not below 1 / users."""
     joined.edit(f"population = {USERS}", "population = 100")
     joined.edit("delta = 0.0001", "delta = 0.006")

@@ -1,0 +1,258 @@
+"""The node's own log: lines of fields, none of which holds anything of a user.
+
+A line is built from the fields of `Fields` and from nothing else: no exception's text, no message
+of a library. What an error said may hold a piece of data (a value of a row, a query's parameter),
+so a failure is noted by its type and the line of code that raised it. Three kinds of error speak
+for themselves, because they are made of the request, the policy and the ledger alone: `Refused`,
+`WireError` and `LedgerError`.
+
+| variable            | value            | what it does                                           |
+|---------------------|------------------|--------------------------------------------------------|
+| `SOTTO_LOG`         | lines (default)  | one line an event, for people                          |
+|                     | json             | one JSON object an event, for programs                 |
+| `SOTTO_LOG_DETAILS` | a file           | whole tracebacks and libraries' messages, which may    |
+|                     |                  | hold data: off unless it is set, and its owner's alone |
+
+Without `set_up`, as in a simulation, warnings reach Python's own log, with the same fields.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, TypedDict, Unpack
+
+from shared.errors import LedgerError, Refused, WireError
+
+__all__ = [
+    "DETAILS_VARIABLE",
+    "FORMAT_VARIABLE",
+    "Event",
+    "Fields",
+    "Format",
+    "about",
+    "cause",
+    "note",
+    "request",
+    "set_up",
+]
+
+FORMAT_VARIABLE, DETAILS_VARIABLE = "SOTTO_LOG", "SOTTO_LOG_DETAILS"
+LONGEST_TEXT = 500
+"""Characters of a field."""
+_OURS = tuple(Path(__file__).parents[1] / package for package in ("client", "shared"))
+log = logging.getLogger("sotto.node")
+
+
+class Format(StrEnum):
+    """How a line is written."""
+
+    LINES = "lines"
+    JSON = "json"
+
+
+class Event(StrEnum):
+    """Everything that is ever noted, with its fixed sentence."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    RESTARTING = "restarting"
+    ANSWERED = "answered"
+    DECLINED = "declined"
+    FAILED = "failed"
+    LIBRARY = "library"
+    SETTING = "setting"
+
+    @property
+    def sentence(self) -> str:
+        """What it means; depends on nothing."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Event.STARTED: "the node is up",
+    Event.STOPPED: "the node is down",
+    Event.RESTARTING: "Flower's SuperNode ended, and will be started again",
+    Event.ANSWERED: "an answer is on its way",
+    Event.DECLINED: "a request was declined, and spent nothing",
+    Event.FAILED: "a request failed on this side; sotto-node check may say why",
+    Event.LIBRARY: "a library had something to say, which is not repeated here",
+    Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
+}
+_LEVELS = {
+    Event.RESTARTING: logging.WARNING,
+    Event.DECLINED: logging.WARNING,
+    Event.FAILED: logging.ERROR,
+    Event.SETTING: logging.WARNING,
+}
+
+
+class Fields(TypedDict, total=False):
+    """All that a line may hold besides time, level and event; none depends on a user.
+
+    Attributes:
+        organisation: this site's name.
+        kind: of the request.
+        run: as the coordinator calls it.
+        round: 1-based.
+        code: what the coordinator was told, where a request was declined; or a process's exit code.
+        seconds: that an answer took, or until something is tried again.
+        bytes: of arrays that left.
+        error: type of an exception.
+        where: the line of code that raised it.
+        why: of a refusal, or of a ledger that does not open.
+        library: whose message was left out.
+    """
+
+    organisation: str
+    kind: str
+    run: str
+    round: int
+    code: str
+    seconds: float
+    bytes: int
+    error: str
+    where: str
+    why: str
+    library: str
+
+
+_about: ContextVar[Fields] = ContextVar("about", default={})  # noqa: B039 never changed in place
+
+
+@contextmanager
+def request(**fields: Unpack[Fields]) -> Iterator[None]:
+    """Everything noted within is about one request."""
+    token = _about.set(fields)
+    try:
+        yield
+    finally:
+        _about.reset(token)
+
+
+def about(**fields: Unpack[Fields]) -> None:
+    """Adds what has become known of the request."""
+    _about.set(_known(fields))
+
+
+def note(event: Event, **fields: Unpack[Fields]) -> None:
+    """Notes an event, with what is known of the request."""
+    known, level = _known(fields), _LEVELS.get(event, logging.INFO)
+    log.log(level, "%s", _line(event, known), extra={"event": event, "fields": known})
+
+
+def cause(error: BaseException) -> Fields:
+    """What may be noted of an error; the rest goes to the file of details, if there is one."""
+    _detail("".join(traceback.format_exception(error)))
+    fields = Fields(error=type(error).__name__, where=_where(error))
+    if isinstance(error, Refused | WireError | LedgerError):
+        fields["why"] = str(error)
+    return fields
+
+
+def set_up(stream: IO[str] | None = None) -> None:
+    """Sends all logging of this process through one handler that writes these lines alone.
+
+    Args:
+        stream: where to; stderr without one.
+    """
+    root = logging.getLogger()
+    if any(isinstance(handler.formatter, _Lines | _Json) for handler in root.handlers):
+        return
+    asked = os.environ.get(FORMAT_VARIABLE, Format.LINES)
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Json() if asked == Format.JSON else _Lines())
+    handler.addFilter(lambda record: not record.name.startswith("flwr"))  # has its own handler
+    for old in [*root.handlers]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    log.setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)
+    if asked not in list(Format):
+        note(Event.SETTING)
+
+
+class _Lines(logging.Formatter):
+    """For people; never calls `getMessage`, whose text may be a library's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, fields = _said(record)
+        return f"{_time(record)} {record.levelname:<7} {_line(event, fields)}"
+
+
+class _Json(logging.Formatter):
+    """For programs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, fields = _said(record)
+        head = {"time": _time(record), "level": record.levelname.lower(), "event": str(event)}
+        return json.dumps(head | _safe(fields) | {"message": event.sentence})
+
+
+def _known(fields: Fields) -> Fields:
+    return {**_about.get(), **fields}
+
+
+def _said(record: logging.LogRecord) -> tuple[Event, Fields]:
+    """The fields of a line; of a library's line, only where it came from."""
+    if hasattr(record, "event") and hasattr(record, "fields"):
+        return record.event, record.fields
+    with suppress(Exception):  # a library's own mistake in its format
+        _detail(f"{record.name}: {record.getMessage()}\n")
+    where = f"{_short(record.pathname)}:{record.lineno}"
+    return Event.LIBRARY, Fields(library=record.name, where=where)
+
+
+def _line(event: Event, fields: Fields) -> str:
+    shown = " ".join(f"{name}={json.dumps(value)}" for name, value in _safe(fields).items())
+    return f"{event}: {event.sentence}. {shown}".rstrip()
+
+
+def _safe(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A coordinator chooses some of it: no text is long."""
+    return {name: _short_value(value) for name, value in fields.items()}
+
+
+def _short_value(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 3)
+    return value[:LONGEST_TEXT] if isinstance(value, str) else value
+
+
+def _time(record: logging.LogRecord) -> str:
+    at = datetime.fromtimestamp(record.created, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of ours, or of all if none is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if any(Path(f.filename).is_relative_to(own) for own in _OURS)]
+    for frame in reversed(ours or frames):
+        return f"{_short(frame.filename)}:{frame.lineno}"
+    return ""
+
+
+def _short(file: str) -> str:
+    """A source file by its last two parts, which do not tell where things are installed."""
+    return "/".join(Path(file).parts[-2:])
+
+
+def _detail(text: str) -> None:
+    """Appends to the file of details; a log must not break what it is about."""
+    file = os.environ.get(DETAILS_VARIABLE)
+    if not file:
+        return
+    with suppress(OSError):
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8") as opened:
+            opened.write(f"--- {datetime.now(UTC).isoformat()}\n{text}")
