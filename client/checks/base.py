@@ -6,6 +6,7 @@ operating system's, has found that error. One whose needs were not met is passed
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from client.ledger import Ledger
 from client.site import Site
 from shared.catalogue import Catalogue
 from shared.config import ModelConfig
-from shared.errors import DataError, SottoError
+from shared.errors import ConfigError, DataError, SottoError
 from shared.histories import Histories
 
 __all__ = ["Check", "Expected", "Facts", "Finding", "Status", "Verdict", "fine", "odd", "wrong"]
@@ -82,7 +83,10 @@ class Expected:
         sample_rate: of a round, in (0, 1]; None takes the last charged round's.
         local_steps: noised sums in a round, >= 1; None takes the last charged round's, or 1.
         model: shape of the recommender.
-        candidates: as in `client.trainer.LocalPlan`.
+        candidates: as in `client.trainer.LocalPlan`, >= 0.
+
+    Raises:
+        ConfigError: a value is out of its range.
     """
 
     noise_multiplier: float | None = None
@@ -90,6 +94,19 @@ class Expected:
     local_steps: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     candidates: int = 0
+
+    def __post_init__(self) -> None:
+        noise, rate, steps = self.noise_multiplier, self.sample_rate, self.local_steps
+        # NaN fails every comparison: each range is stated as what must hold.
+        ranges = (
+            ("--noise-multiplier", noise, noise is None or 0 < noise < math.inf, "above 0"),
+            ("--sample-rate", rate, rate is None or 0 < rate <= 1, "in (0, 1]"),
+            ("--local-steps", steps, steps is None or steps >= 1, "of 1 or more"),
+            ("--candidates", self.candidates, self.candidates >= 0, "of 0 or more"),
+        )
+        for flag, value, holds, wanted in ranges:
+            if not holds:
+                raise ConfigError(f"{flag} {value}: choose a number {wanted}.")
 
 
 class Facts:

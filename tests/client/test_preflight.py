@@ -154,6 +154,25 @@ def test_the_budget_is_told_in_rounds_of_a_stated_form(joined: Partner) -> None:
     assert findings["budget"]["found"] != more["budget"]["found"]
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--noise-multiplier", 0),
+        ("--noise-multiplier", "nan"),
+        ("--sample-rate", 1.1),
+        ("--sample-rate", -1),
+        ("--local-steps", 0),
+        ("--candidates", -1),
+        ("--hidden-size", 0),
+    ],
+)
+def test_a_form_that_no_round_has_is_refused(joined: Partner, flag: str, value: object) -> None:
+    code, out, err = joined.types("check", "--site", joined.site, flag, value)
+    assert code == 2
+    assert "choose a" in err
+    assert out == ""
+
+
 # --- faults ------------------------------------------------------------------------------------
 
 
@@ -664,3 +683,9 @@ def test_hello_names_what_failed(authority: Authority, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger")
     with serving(authority.server()) as address, pytest.raises(SiteError, match="not signed by"):
         hello(("127.0.0.1", int(address.rpartition(":")[2])), stranger.certificate)
+
+
+def test_the_guide_names_every_check() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "partner.md").read_text(encoding="utf-8")
+    first = guide.partition("# The ledger and the policy")[0]
+    assert [name for name in NAMES if f"`{name}`" not in first] == []
