@@ -63,6 +63,9 @@ class Format(StrEnum):
 class Event(StrEnum):
     """Everything that is ever noted, with its fixed sentence."""
 
+    STARTED = "started"
+    STOPPED = "stopped"
+    RESTARTING = "restarting"
     ANSWERED = "answered"
     DECLINED = "declined"
     FAILED = "failed"
@@ -76,6 +79,9 @@ class Event(StrEnum):
 
 
 _SENTENCES = {
+    Event.STARTED: "the node is up",
+    Event.STOPPED: "the node is down",
+    Event.RESTARTING: "Flower's SuperNode ended, and will be started again",
     Event.ANSWERED: "an answer is on its way",
     Event.DECLINED: "a request was declined, and spent nothing",
     Event.FAILED: "a request failed on this side; sotto-node check may say why",
@@ -83,6 +89,7 @@ _SENTENCES = {
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
 }
 _LEVELS = {
+    Event.RESTARTING: logging.WARNING,
     Event.DECLINED: logging.WARNING,
     Event.FAILED: logging.ERROR,
     Event.SETTING: logging.WARNING,
@@ -97,8 +104,8 @@ class Fields(TypedDict, total=False):
         kind: of the request.
         run: as the coordinator calls it.
         round: 1-based.
-        code: what the coordinator was told, where a request was declined.
-        seconds: that an answer took.
+        code: what the coordinator was told, where a request was declined; or a process's exit code.
+        seconds: that an answer took, or until something is tried again.
         bytes: of arrays that left.
         error: type of an exception.
         where: the line of code that raised it.

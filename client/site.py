@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from client.anchor import default_anchor
+from client.coordinator import CoordinatorConfig
 from client.credentials import refuse_secrets
 from client.ledger import Ledger
 from client.sources import DataConfig, open_source, read_source
@@ -121,6 +122,7 @@ class Site:
         ledger: the privacy ledger's file.
         anchor: the file that knows how far the ledger had come; on another disk or at least in
             another folder. "" takes one in the user's state folder: see `default_anchor`.
+        coordinator: where the coordinator is, see `client.coordinator`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -134,6 +136,7 @@ class Site:
     device: str = "auto"
     ledger: str = "ledger.sqlite"
     anchor: str = ""
+    coordinator: CoordinatorConfig = field(default_factory=CoordinatorConfig)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 
@@ -199,6 +202,22 @@ class Site:
     def anchor_file(self) -> Path:
         """Where the ledger's anchor lies."""
         return Path(self.folder, self.anchor) if self.anchor else default_anchor(self.user_base)
+
+    @property
+    def key_file(self) -> Path:
+        """Where the node's private key lies."""
+        return Path(self.folder, self.coordinator.key)
+
+    @property
+    def root_certificates_file(self) -> Path | None:
+        """The authority that signed the coordinator's certificate; None for the system's."""
+        name = self.coordinator.root_certificates
+        return Path(self.folder, name) if name else None
+
+    @property
+    def flower_home(self) -> Path:
+        """What Flower keeps on this node."""
+        return Path(self.folder, self.coordinator.flower)
 
     def open_ledger(self) -> Ledger:
         """The privacy ledger, checked; raises LedgerError."""

@@ -26,7 +26,7 @@ from shared.privacy.noise import RandomSource, noised
 from shared.privacy.probe import probe
 from shared.privacy.sampling import poisson_samples
 
-__all__ = ["LocalPlan", "train"]
+__all__ = ["LAYERS_ALIVE", "NUMBERS_AT_ONCE", "LocalPlan", "train"]
 
 NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
 """Largest part of a physical batch, in numbers; bounds memory, changes no result."""

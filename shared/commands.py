@@ -76,6 +76,8 @@ def run(app: typer.Typer, *, interrupted: str = "") -> NoReturn:
     except SottoError as error:
         messages.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(MISTAKE)
+    except click.Abort:  # a question that was answered with Ctrl-C or the end of the input
+        code = INTERRUPTED
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

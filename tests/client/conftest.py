@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from client.cli import main
 from simulations.benchmarks.postgresql import Server, binaries, temporary_server
+from tests.client.partner import Partner
 
 CANARY = "c4nary/p@ss:w%rd"
 
@@ -75,3 +76,18 @@ def sotto_node(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return int(left.value.code or 0)
 
     return typed
+
+
+@pytest.fixture
+def partner(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sotto_node: Callable[..., int],
+) -> Partner:
+    """A partner with data, before its site is set up."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("SOTTO_SITE", raising=False)
+    made = Partner(tmp_path, monkeypatch, capsys, sotto_node)
+    made.prepare()
+    return made

@@ -1,0 +1,1 @@
+"""What `sotto-node check` looks at, one file for each part of a site."""

@@ -1,0 +1,173 @@
+"""What a check is, what it says, and what checks share.
+
+A check looks at one thing and gives a verdict. One that raises an error of ours, or of the
+operating system's, has found that error. One whose needs were not met is passed over.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from client.checks.hello import Hello, hello
+from client.ledger import Ledger
+from client.site import Site
+from shared.catalogue import Catalogue
+from shared.config import ModelConfig
+from shared.errors import ConfigError, DataError, SottoError
+from shared.histories import Histories
+
+__all__ = ["Check", "Expected", "Facts", "Finding", "Status", "Verdict", "fine", "odd", "wrong"]
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check says.
+
+    Attributes:
+        status: how it ended.
+        found: what there is, as a clause without a full stop.
+        remedy: what to do, as a sentence; "" where there is nothing to do.
+    """
+
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def fine(found: str) -> Verdict:
+    """All is well."""
+    return Verdict(Status.OK, found)
+
+
+def odd(found: str, remedy: str) -> Verdict:
+    """The node would run, but this is probably not what is wanted."""
+    return Verdict(Status.WARNING, found, remedy)
+
+
+def wrong(found: str, remedy: str) -> Verdict:
+    """The node would not run, or not be safe."""
+    return Verdict(Status.ERROR, found, remedy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A verdict by the name of its check."""
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the coordinator is expected to ask for; it decides nothing.
+
+    Attributes:
+        noise_multiplier: of a round, > 0; None takes the last charged round's.
+        sample_rate: of a round, in (0, 1]; None takes the last charged round's.
+        local_steps: noised sums in a round, >= 1; None takes the last charged round's, or 1.
+        model: shape of the recommender.
+        candidates: as in `client.trainer.LocalPlan`, >= 0.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    noise_multiplier: float | None = None
+    sample_rate: float | None = None
+    local_steps: int | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    candidates: int = 0
+
+    def __post_init__(self) -> None:
+        noise, rate, steps = self.noise_multiplier, self.sample_rate, self.local_steps
+        # NaN fails every comparison: each range is stated as what must hold.
+        ranges = (
+            ("--noise-multiplier", noise, noise is None or 0 < noise < math.inf, "above 0"),
+            ("--sample-rate", rate, rate is None or 0 < rate <= 1, "in (0, 1]"),
+            ("--local-steps", steps, steps is None or steps >= 1, "of 1 or more"),
+            ("--candidates", self.candidates, self.candidates >= 0, "of 0 or more"),
+        )
+        for flag, value, holds, wanted in ranges:
+            if not holds:
+                raise ConfigError(f"{flag} {value}: choose a number {wanted}.")
+
+
+class Facts:
+    """A site and what was read of it, each thing once and when it is first wanted.
+
+    Args:
+        site: the site.
+        expected: what the coordinator is expected to ask for.
+    """
+
+    def __init__(self, site: Site, expected: Expected) -> None:
+        self.site, self.expected = site, expected
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The public item list."""
+        return Catalogue.load(Path(self.site.folder, self.site.catalogue))
+
+    @cached_property
+    def histories(self) -> Histories:
+        """All events of all users."""
+        return self.site.load_histories(self.catalogue, sys.maxsize)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The privacy ledger, checked."""
+        return self.site.open_ledger()
+
+    @cached_property
+    def hello(self) -> Hello:
+        """The coordinator's certificate and clock."""
+        return hello(self.site.coordinator.address, self.site.root_certificates_file)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing to look at.
+
+    Attributes:
+        name: what it is called, for good.
+        look: looks.
+        remedy: what to do where looking raises an error.
+        needs: checks that must have passed before.
+        may_be_skipped: whether the node may start although it failed. Never where privacy is
+            concerned.
+    """
+
+    name: str
+    look: Callable[[Facts], Verdict]
+    remedy: str
+    needs: tuple[str, ...] = ()
+    may_be_skipped: bool = False
+
+    def run(self, facts: Facts) -> Verdict:
+        """The verdict; raises nothing that a user can mend."""
+        try:
+            return self.look(facts)
+        except DataError as error:
+            found = str(error).removesuffix(f" {error.remedy}").removesuffix(".")
+            return wrong(found, error.remedy)
+        except SottoError as error:
+            return wrong(str(error).removesuffix("."), self.remedy)
+        except OSError as error:
+            return wrong(f"{error.filename or ''} {error.strerror or error}".strip(), self.remedy)

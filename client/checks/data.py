@@ -1,0 +1,85 @@
+"""The catalogue and the private interactions. What is found is shown to the partner alone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.sources import open_source
+
+__all__ = ["CHECKS"]
+
+UNKNOWN_SHARE = 0.1
+"""More events than this with items outside the catalogue are probably a mistake."""
+ABOVE, BELOW = 1.1, 0.5
+"""How far the users found may be from those declared, which may be rounded."""
+FAR_BELOW = 0.1
+"""A δ above this part of 1 / users is doubtful."""
+
+
+def _catalogue(facts: Facts) -> Verdict:
+    catalogue = facts.catalogue
+    return fine(f"{len(catalogue):,} items, version {catalogue.fingerprint[:12]}")
+
+
+def _data(facts: Facts) -> Verdict:
+    source = open_source(facts.site.data, Path(facts.site.folder))
+    with closing(source.tables()) as tables:
+        first = next(tables)
+        columns = ", ".join(first.columns)
+    return fine(f"{source.name} is reached; its columns are {columns}")
+
+
+def _schema(facts: Facts) -> Verdict:
+    histories = facts.histories
+    dropped = histories.dropped
+    return fine(
+        f"{len(histories):,} users with {histories.events:,} events; left out: "
+        f"{dropped['duplicate']:,} repeated events, {dropped['short_history']:,} users with fewer "
+        "than two events"
+    )
+
+
+def _items(facts: Facts) -> Verdict:
+    unknown = facts.histories.dropped["unknown_item"]
+    share = unknown / (facts.histories.events + unknown)
+    found = f"{share:.1%} of the events have items outside the catalogue"
+    if share > UNKNOWN_SHARE:
+        return odd(found, "Compare the item ids, and ask for the coordinator's newest catalogue.")
+    return fine(found)
+
+
+def _population(facts: Facts) -> Verdict:
+    declared, users = facts.site.population, len(facts.histories)
+    found = f"{declared:,} users declared, {users:,} found"
+    if users > ABOVE * declared:
+        return odd(
+            found, "Declare more: sums are divided by too small a number, and steps too far."
+        )
+    if users < BELOW * declared:
+        return odd(found, "Declare fewer: the noise weighs more than it need.")
+    return fine(found)
+
+
+def _delta(facts: Facts) -> Verdict:
+    """With δ near 1 / users, a mechanism may publish one user whole (Dwork & Roth 2014, 2.3)."""
+    delta, users = facts.site.policy.delta, max(facts.site.population, len(facts.histories))
+    found = f"δ = {delta:g}, 1 / users = {1 / users:.3g}"
+    remedy = f"State a policy.delta of {FAR_BELOW / users:.1g} or less."
+    if delta >= 1 / users:
+        return wrong(f"{found}: at such a δ one user may be revealed whole", remedy)
+    if delta > FAR_BELOW / users:
+        return odd(found, remedy)
+    return fine(found)
+
+
+_READ = ("catalogue", "data", "schema")
+CHECKS = (
+    Check("catalogue", _catalogue, "Get the whole catalogue again, and check `catalogue`."),
+    Check("data", _data, "Check the [data] table: see docs/data.md."),
+    Check("schema", _schema, "Mend the data, or name its columns in [data].", _READ[:2]),
+    Check("items", _items, "", _READ),
+    Check("population", _population, "", _READ),
+    Check("delta", _delta, "", _READ),
+)

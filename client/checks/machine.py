@@ -1,0 +1,152 @@
+"""Device, memory and disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.trainer import LAYERS_ALIVE, NUMBERS_AT_ONCE
+
+__all__ = ["CHECKS", "free_memory", "training_memory"]
+
+MOUNTS, MEMORY = Path("/proc/self/mountinfo"), Path("/proc/meminfo")
+GROUP = Path("/sys/fs/cgroup")
+_GB = 1e9
+_LIBRARIES = 0.6 * _GB
+_PER_EVENT, _PER_ITEM = 80, 1000
+_PARTS, _WEIGHTS, _BYTES = 5, 7, 4
+SCANT_DISK, LITTLE_DISK = 0.1 * _GB, 1 * _GB
+"""Below the first the node does not start; below the second it is doubtful."""
+_REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3"}
+
+
+def training_memory(facts: Facts, device: str) -> tuple[float, float]:
+    """About how many bytes a training step takes, in memory and on the device.
+
+    Libraries, 1 kB an item, 80 bytes an event; and on the device five times the largest part of a
+    batch (`client.trainer`) and seven times the weights, in float32. The factors cover what was
+    measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
+    """
+    model, candidates = facts.expected.model, facts.expected.candidates
+    items = len(facts.catalogue)
+    scored = model.max_length + candidates if candidates else items
+    user = model.max_length * (scored + LAYERS_ALIVE * model.hidden_size)
+    part = max(NUMBERS_AT_ONCE[device], user)
+    weights = items * model.hidden_size
+    step = float(_BYTES * (_PARTS * part + _WEIGHTS * weights))
+    host = _LIBRARIES + _PER_EVENT * facts.histories.events + _PER_ITEM * items
+    return (host + step, 0.0) if device == "cpu" else (host, step)
+
+
+def free_memory() -> float | None:
+    """Bytes that this process may still take, its container's limit considered; None: unknown."""
+    try:
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
+        free = next(float(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
+    except (OSError, ValueError, StopIteration):
+        return None
+    try:
+        limit = float((GROUP / "memory.max").read_text(encoding="ascii"))
+        return min(free, limit - float((GROUP / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no control group, or none with a limit ("max")
+        return free
+
+
+def _device(facts: Facts) -> Verdict:
+    device = facts.site.torch_device()
+    if device.type != "cuda":
+        return fine(f"{device}, {torch.get_num_threads()} threads")
+    if (device.index or 0) >= torch.cuda.device_count():
+        return wrong(f"{device} is not there", f"There are {torch.cuda.device_count()} of them.")
+    return fine(f"{device}, {torch.cuda.get_device_name(device)}")
+
+
+def _memory(facts: Facts) -> Verdict:
+    device = facts.site.torch_device()
+    host, step = training_memory(facts, device.type)
+    pairs = [("memory", host, free_memory())]
+    if device.type == "cuda":
+        pairs.append(("GPU memory", step, float(torch.cuda.mem_get_info(device)[0])))
+    found = "; ".join(
+        f"{name}: about {_gb(need)} needed, {_gb(free)} free" for name, need, free in pairs
+    )
+    if any(free is not None and free < need for _, need, free in pairs):
+        return wrong(found, "Free some, take a larger machine, or ask for `training.candidates`.")
+    return fine(found)
+
+
+def _disk(facts: Facts) -> Verdict:
+    folder = facts.site.ledger_file.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{_gb(free)} free in {folder}"
+    if free < SCANT_DISK:
+        return wrong(found, "Free at least 1 GB: without room in the ledger nothing is trained.")
+    if free < LITTLE_DISK:
+        return odd(found, "Free at least 1 GB: the ledger keeps the last answers of each run.")
+    return fine(found)
+
+
+def _filesystem(facts: Facts) -> Verdict:
+    folder = facts.site.ledger_file.parent.resolve()
+    kind = _kind(folder)
+    if kind in _REMOTE:
+        return wrong(
+            f"{folder} is on {kind}, a network file system",
+            "Put the ledger on a local disk: over a network, writes and locks may be lost.",
+        )
+    for place in (folder, facts.site.anchor_file.parent):
+        if not _holds(place):
+            return wrong(f"{place}: a lock does not hold there", "Put the file on a local disk.")
+    return fine(f"{kind or 'local'}; fsync and flock work")
+
+
+def _kind(folder: Path) -> str:
+    """The type of the file system, where the system tells; else ""."""
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    kinds = {}
+    for line in lines:
+        mount, _, source = line.partition(" - ")
+        kinds[Path(mount.split()[4].replace("\\040", " "))] = source.split()[0]
+    return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
+
+
+def _holds(folder: Path) -> bool:
+    """Whether a lock on a file there keeps another one out, and the file can be made to last."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as first:
+        first.write(b"sotto")
+        first.flush()
+        os.fsync(first.fileno())
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with Path(first.name).open("rb") as second:
+            try:
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+
+def _gb(size: float | None) -> str:
+    return "an unknown amount" if size is None else f"{size / _GB:.1f} GB"
+
+
+CHECKS = (
+    Check("device", _device, "Set device = 'auto', or mend the driver."),
+    Check(
+        "memory",
+        _memory,
+        "",
+        ("catalogue", "data", "schema", "device"),
+        may_be_skipped=True,
+    ),
+    Check("disk", _disk, "Check where `ledger` is."),
+    Check("filesystem", _filesystem, "Make the folder writable for the node's user."),
+)

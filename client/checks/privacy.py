@@ -1,0 +1,91 @@
+"""The ledger, its anchor, and what is left of the budget."""
+
+from __future__ import annotations
+
+import math
+
+from client.anchor import Anchor
+from client.chain import What
+from client.checks.base import Check, Expected, Facts, Verdict, fine, odd
+from client.ledger import Ledger
+from shared.privacy.accounting import MOST_STEPS, epsilon, steps_for
+from shared.privacy.release import Release, ReleaseKind
+
+__all__ = ["CHECKS"]
+
+_RECOVER = "See 'Recovery' in docs/partner.md; sotto-node budget puts a ledger right."
+
+
+def _anchor(facts: Facts) -> Verdict:
+    site = facts.site
+    anchor = Anchor.load(site.anchor_file)
+    if site.anchor_file.parent.resolve() == site.ledger_file.parent.resolve():
+        return odd(
+            f"{site.anchor_file}: in one folder with the ledger",
+            "Move it elsewhere, and name it with `anchor`: a backup must not take both back.",
+        )
+    return fine(f"{site.anchor_file}, at entry {anchor.entries}")
+
+
+def _ledger(facts: Facts) -> Verdict:
+    entries = facts.ledger.verify()
+    return fine(f"{facts.site.ledger_file}: {entries:,} entries, every hash as it was written")
+
+
+def _budget(facts: Facts) -> Verdict:
+    policy, spent = facts.site.policy, facts.ledger.releases()
+    used = epsilon(spent, policy.delta)
+    if policy.max_epsilon == math.inf:
+        return odd(
+            "policy.max_epsilon = inf: training without noise is allowed",
+            "State a number, unless all the data is public.",
+        )
+    found = f"ε = {used:.3g} of {policy.max_epsilon:g} is spent at δ = {policy.delta:g}"
+    nothing = "Nothing is left for these users: the node refuses what costs anything."
+    if used >= policy.max_epsilon:
+        return odd(found, nothing)
+    form = _form(facts.ledger, facts.expected)
+    if form is None:
+        return fine(
+            f"{found}; how many rounds the rest buys depends on their form: state "
+            "--noise-multiplier and --sample-rate"
+        )
+    sums = steps_for(
+        policy.max_epsilon,
+        policy.delta,
+        noise_multiplier=form.noise_multiplier,
+        sample_rate=form.sample_rate,
+        spent=spent,
+    )
+    rounds = sums // form.steps
+    more = "or more " if sums == MOST_STEPS else ""
+    found += (
+        f"; the rest buys {rounds:,} {more}rounds of {form.steps} at noise multiplier "
+        f"{form.noise_multiplier:g} and sample rate {form.sample_rate:g}"
+    )
+    return fine(found) if rounds else odd(found, nothing)
+
+
+def _form(ledger: Ledger, expected: Expected) -> Release | None:
+    """A round as it is expected, filled up from the last one that was charged."""
+    charges = (record.fields for record in reversed(ledger.history()) if record.what is What.CHARGE)
+    last = next(charges, {})
+    noise = _either(expected.noise_multiplier, last.get("noise_multiplier"))
+    rate = _either(expected.sample_rate, last.get("sample_rate"))
+    if noise is None or rate is None:
+        return None
+    steps = expected.local_steps or last.get("steps", 1)
+    return Release(
+        kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=rate, steps=int(steps)
+    )
+
+
+def _either(stated: float | None, last: float | None) -> float | None:
+    return last if stated is None else stated
+
+
+CHECKS = (
+    Check("anchor", _anchor, _RECOVER),
+    Check("ledger", _ledger, _RECOVER, ("anchor",)),
+    Check("budget", _budget, _RECOVER, ("ledger",)),
+)

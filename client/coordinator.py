@@ -1,0 +1,91 @@
+"""Where the coordinator is and how this node proves itself: the [coordinator] table of site.toml.
+
+| `superlink`                   | host and port                                |
+|-------------------------------|----------------------------------------------|
+| `sotto.example:443`           | sotto.example, 443                           |
+| `192.0.2.7:9092`              | 192.0.2.7, 9092                              |
+| `[2001:db8::1]:9092`          | 2001:db8::1, 9092                            |
+| ``                            | none yet: `sotto-node up` refuses            |
+| `https://sotto.example:443`   | refused: Flower wants the address alone      |
+| `sotto.example`               | refused: without a port                      |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import ConfigError
+
+__all__ = ["CoordinatorConfig"]
+
+_PORTS = range(1, 65536)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorConfig:
+    """The [coordinator] table; its paths are relative to site.toml.
+
+    Attributes:
+        superlink: address of the coordinator's SuperLink, host:port; see the table above.
+        root_certificates: PEM file with the authority that signed the coordinator's certificate;
+            "" trusts the authorities that the system trusts.
+        key: the node's private key; the public one lies beside it, with `.pub` at its end.
+        flower: folder of what Flower keeps on the node: the app that the partner vetted.
+        local_port: where the node's own processes meet, on 127.0.0.1; one for each node of a
+            machine.
+
+    Raises:
+        ConfigError: an address or a port is none.
+    """
+
+    superlink: str = ""
+    root_certificates: str = ""
+    key: str = "node_key"
+    flower: str = "flower"
+    local_port: int = 9094
+
+    def __post_init__(self) -> None:
+        if self.superlink and not _address(self.superlink):
+            raise ConfigError(
+                f"coordinator.superlink = '{self.superlink}': give host:port, without https://, "
+                "as in sotto.example:9092 or [2001:db8::1]:9092."
+            )
+        if self.local_port not in _PORTS:
+            raise ConfigError(
+                f"coordinator.local_port = {self.local_port}: choose a port from 1 to 65535."
+            )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the SuperLink.
+
+        >>> CoordinatorConfig(superlink="[2001:db8::1]:9092").address
+        ('2001:db8::1', 9092)
+
+        Raises:
+            ConfigError: none is stated.
+        """
+        found = _address(self.superlink)
+        if found is None:
+            raise ConfigError(
+                "'coordinator.superlink' is not set: state the address that the coordinator gave "
+                "you, as host:port."
+            )
+        return found
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return None
+    if not host or set("/@?# \t\n") & set(host):
+        return None
+    if not (port.isascii() and port.isdigit() and int(port) in _PORTS):
+        return None
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a label that is empty or too long
+        return None
+    return host, int(port)

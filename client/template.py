@@ -1,0 +1,118 @@
+"""The site.toml that `sotto-node init` writes: every key there is, each with its meaning."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.config import Value
+
+__all__ = ["KEYS", "Key", "site_toml"]
+
+_LITERALS = {math.inf: "inf"}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of site.toml.
+
+    Attributes:
+        name: `section.key`.
+        meaning: a line.
+        default: what holds where it is left out; None where it must be stated, or where there is
+            no value that says the same.
+        example: shown in place of a default.
+    """
+
+    name: str
+    meaning: str
+    default: Value | Sequence[str] | None = None
+    example: Value | None = None
+
+
+KEYS = (
+    Key("organisation", "the name you go by; public"),
+    Key("user_base", "whose budget is spent; the same name for ever, whatever the data file"),
+    Key("population", "how many users you declare; public, so it may be rounded"),
+    Key("catalogue", "folder of the public item list that the coordinator gave you"),
+    Key("device", "auto, cpu, cuda or cuda:N", "auto"),
+    Key("ledger", "the privacy ledger's file, on a local disk", "ledger.sqlite"),
+    Key("anchor", "knows how far the ledger had come; best on another disk", "", "/mnt/b/anchor"),
+    Key("data.source", "file, pattern or URL of the interactions: see docs/data.md"),
+    Key("data.query", "of a database: the SELECT that gives the rows", "", "SELECT ..."),
+    Key("data.table", "of a database, in place of query: name or schema.name", "", "purchases"),
+    Key("data.user", "column of the user's id", "user_id"),
+    Key("data.item", "column of the item's id", "item_id"),
+    Key("data.time", 'column of the time; "" takes timestamp or position', ""),
+    Key(
+        "data.credentials",
+        "file with the source's secrets, mode 600; none stand here",
+        "",
+        "db.toml",
+    ),
+    Key(
+        "data.endpoint", "of an object store other than Amazon's", "", "https://minio.example:9000"
+    ),
+    Key("policy.max_epsilon", "ε that your users may spend in all, over all runs, for ever"),
+    Key("policy.delta", "the δ of that ε: far below 1 / population"),
+    Key(
+        "policy.answers",
+        'what is answered; add "evaluate" for noised metrics',
+        ("describe", "train"),
+    ),
+    Key("policy.min_noise_multiplier", "least noise over clip norm of any request", None, 0.3),
+    Key("policy.max_sample_rate", "largest chance of a user to be in a noised sum", 1.0),
+    Key("policy.max_clip_norm", "largest bound on one user's part of a sum", 100.0),
+    Key("policy.max_steps", "most noised sums in one request", 1000),
+    Key("coordinator.superlink", "the coordinator's address, host:port", "", "sotto.example:9092"),
+    Key(
+        "coordinator.root_certificates",
+        'who signed its certificate; "" trusts the system',
+        "",
+        "ca.crt",
+    ),
+    Key(
+        "coordinator.key", "this node's private key; the public one is beside it, .pub", "node_key"
+    ),
+    Key("coordinator.flower", "folder for Flower's own files: the app that you vetted", "flower"),
+    Key("coordinator.local_port", "where the node's own processes meet, on 127.0.0.1", 9094),
+)
+"""All but `lab`, which is for simulated sites."""
+
+
+def site_toml(values: Mapping[str, Value]) -> str:
+    """A site.toml that states `values`; every other key stands there as a comment.
+
+    Args:
+        values: by `section.key`, as in `KEYS`.
+
+    Raises:
+        KeyError: a value has no such key.
+    """
+    if odd := set(values) - {key.name for key in KEYS}:
+        raise KeyError(*odd)
+    lines = ["# This partner's own file: nothing that a coordinator sends changes what it says."]
+    section = ""
+    for key in KEYS:
+        table, _, name = key.name.rpartition(".")
+        if table != section:
+            lines += ["", f"[{table}]"]
+            section = table
+        lines += [f"# {name}: {key.meaning}.", _line(key, name, values)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: Key, name: str, values: Mapping[str, Value]) -> str:
+    if key.name in values:
+        return f"{name} = {_literal(values[key.name])}"
+    shown = key.default if key.example is None else key.example
+    return f"# {name} = {_literal(shown)}"
+
+
+def _literal(value: object) -> str:
+    """As TOML has it: the same as JSON, but for infinity."""
+    if isinstance(value, float):
+        return _LITERALS.get(value, repr(value))
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

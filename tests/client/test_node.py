@@ -1,0 +1,483 @@
+"""sotto-node up: one node a site, kept running, and ended without a trace."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import client.node
+import client.supernode
+from client.keys import public_file
+from client.node import Patience, keep_running, only_node
+from client.site import Site
+from client.supernode import command, environment
+from shared.errors import ConfigError, SiteError
+from tests.client.authority import Authority, serving
+
+if TYPE_CHECKING:
+    from tests.client.partner import Partner
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+QUICK = Patience(first=0.02, longest=0.05, settled=5.0, brief=5.0, starts=3, end=5.0)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """`up` takes the whole process's logging."""
+    root, ours = logging.getLogger(), logging.getLogger("sotto.node")
+    handlers, level = [*root.handlers], ours.level
+    yield
+    root.handlers[:] = handlers
+    ours.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def site(partner: Partner) -> Site:
+    """A site that knows a coordinator, whether there or not."""
+    partner.init({"--superlink": "127.0.0.1:1", "--root-certificates": partner.folder / "ca.crt"})
+    return partner.loaded
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A program in place of flower-supernode that notes each start, then does what it is told.
+
+    Attributes:
+        folder: where it notes.
+    """
+
+    folder: Path
+
+    def does(self, patch: pytest.MonkeyPatch, script: str) -> None:
+        file = self.folder / "stand-in"
+        noted = f'echo start >> {self.folder}/starts; printf "%s\\n" "$@" > {self.folder}/arguments'
+        file.write_text(f"#!/bin/sh\n{noted}\nenv > {self.folder}/environment\n{script}\n")
+        file.chmod(0o700)
+        patch.setattr(client.supernode, "executable", lambda: str(file))
+
+    @property
+    def starts(self) -> int:
+        return len((self.folder / "starts").read_text().split())
+
+    def lines(self, name: str) -> list[str]:
+        return (self.folder / name).read_text().splitlines()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> StandIn:
+    (tmp_path / "stand-in-notes").mkdir()
+    return StandIn(tmp_path / "stand-in-notes")
+
+
+def gone(pid: int) -> bool:
+    """Whether no such process runs; one that nobody has waited for yet does not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def run(site: Site, patience: Patience = QUICK) -> None:
+    with only_node(Path(site.folder)) as lock:
+        keep_running(site, lock, patience)
+
+
+# --- what is started ---------------------------------------------------------------------------
+
+# Ends the node as an operator would: the stand-in's parent is this process.
+SIGNAL_PARENT = "kill -TERM $PPID; exec sleep 60"
+
+
+def test_the_supernode_gets_address_certificate_key_and_site(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in.does(monkeypatch, SIGNAL_PARENT)
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    run(site)
+    assert stand_in.lines("arguments") == [
+        "--superlink",
+        "127.0.0.1:1",
+        "--root-certificates",
+        str(tmp_path / "ca.crt"),
+        "--auth-supernode-private-key",
+        str(tmp_path / "site" / "node_key"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "9094",
+        "--node-config",
+        f"site='{tmp_path / 'site'}'",
+    ]
+    found = stand_in.lines("environment")
+    assert "FLWR_TELEMETRY_ENABLED=0" in found
+    assert "FLWR_DISABLE_UPDATE_CHECK=1" in found
+    assert "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1" in found
+    assert f"FLWR_HOME={tmp_path / 'site' / 'flower'}" in found
+
+
+def test_flower_reads_the_sites_folder_whatever_it_is_called(
+    partner: Partner, tmp_path: Path
+) -> None:
+    from flwr.common.config import parse_config_args  # noqa: PLC0415 what flower-supernode calls
+
+    for name in ("plain", "two words", "it's", 'the "site"', "back\\slash", "a=b", "Größe"):
+        folder = tmp_path / name
+        values = {"--superlink": "127.0.0.1:1", "--user-base": name}
+        assert partner.types("init", folder, *partner.options(values))[0] == 0
+        [config] = [c for c in command(Site.load(folder)) if c.startswith("site=")]
+        assert parse_config_args([config]) == {"site": str(folder)}
+
+
+def test_a_folder_that_cannot_be_passed_on_is_refused(partner: Partner, tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "mine"'
+    partner.types("init", folder, *partner.options({"--superlink": "127.0.0.1:1"}))
+    with pytest.raises(SiteError, match="without quotation marks"):
+        command(Site.load(folder))
+
+
+def test_the_systems_authorities_need_no_file(partner: Partner) -> None:
+    partner.init({"--superlink": "127.0.0.1:1"})
+    assert "--root-certificates" not in command(partner.loaded)
+
+
+def test_without_a_coordinator_there_is_nothing_to_start(partner: Partner) -> None:
+    partner.init()
+    with pytest.raises(ConfigError, match=r"coordinator\.superlink"):
+        command(partner.loaded)
+
+
+def test_programs_of_this_environment_are_found_first(site: Site) -> None:
+    assert client.supernode.executable() == str(BIN / "flower-supernode")
+    assert environment(site)["PATH"].startswith(str(BIN))
+
+
+# --- kept running ------------------------------------------------------------------------------
+
+
+def test_it_starts_again_until_it_is_no_use(
+    site: Site,
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stand_in.does(monkeypatch, "exit 7")
+    caplog.set_level(logging.INFO, "sotto.node")
+    with pytest.raises(SiteError, match=r"ended with 7, and 3 starts in a row"):
+        run(site)
+    assert stand_in.starts == 3
+    noted = [record.getMessage() for record in caplog.records]
+    assert sum("restarting" in line and "7" in line for line in noted) == 2
+
+
+def test_one_that_dies_by_a_signal_is_started_again(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = f"[ $(wc -l < {stand_in.folder}/starts) = 1 ] && kill -KILL $$\n"
+    stand_in.does(monkeypatch, twice + SIGNAL_PARENT)
+    run(site)
+    assert stand_in.starts == 2
+
+
+def test_what_would_end_the_same_is_not_tried_again(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.does(monkeypatch, "exit 2")
+    with pytest.raises(SiteError, match="does not understand its arguments"):
+        run(site)
+    assert stand_in.starts == 1
+
+
+def test_flower_understands_the_arguments(site: Site) -> None:
+    """Flower ends with 2 where it does not; here it misses the certificate, and says so."""
+    done = subprocess.run(
+        command(site), env=environment(site), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "`--root-certificates` does not point to a file" in done.stderr
+
+
+def test_a_run_that_lasted_counts_as_none_that_failed(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = f"[ $(wc -l < {stand_in.folder}/starts) -lt 6 ] && exit 7\n"
+    stand_in.does(monkeypatch, often + SIGNAL_PARENT)
+    run(site, Patience(first=0.01, longest=0.02, settled=0.0, brief=0.0, starts=3, end=5.0))
+    assert stand_in.starts == 6
+
+
+def test_waits_double_up_to_the_longest(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.does(monkeypatch, "exit 7")
+    supervisor = client.node._Supervisor(site=site, lock=0, patience=Patience())
+    waits = []
+    for _ in range(7):
+        supervisor._judge(7, 1.0)
+        waits.append(supervisor._wait)
+    assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
+    supervisor._judge(7, 601.0)
+    assert supervisor._wait == 10.0
+
+
+# --- ended -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_when_it_ends(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the child, deaf to SIGTERM, nor what it started."""
+    pids = stand_in.folder / "pids"
+    started = f"trap '' TERM\nsleep 60 &\necho $$ $! > {pids}\n"
+    stand_in.does(monkeypatch, started + "kill -TERM $PPID\nwhile :; do sleep 60; done")
+    run(site, Patience(end=0.3))
+    [child, grandchild] = map(int, pids.read_text().split())
+    assert gone(child)
+    until(lambda: gone(grandchild), seconds=5)
+
+
+def test_signals_are_ours_again_afterwards(
+    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    stand_in.does(monkeypatch, "kill -INT $PPID; exec sleep 60")
+    run(site)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+# --- one node a site ---------------------------------------------------------------------------
+
+
+def test_a_site_has_one_node(tmp_path: Path) -> None:
+    other = pytest.raises(SiteError, match=rf"process {os.getpid()}\)")
+    with only_node(tmp_path), other, only_node(tmp_path):
+        pass
+    with only_node(tmp_path):
+        pass
+
+
+HOLD = """
+import subprocess, sys, time
+from pathlib import Path
+from client.node import _TIED, only_node
+with only_node(Path(sys.argv[1])) as lock:
+    child = subprocess.Popen([*_TIED, sys.argv[2], "60"], pass_fds=(lock,), start_new_session=True)
+    time.sleep(0.5)
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ends a child with its parent")
+def test_a_node_that_is_killed_leaves_neither_a_child_nor_the_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), str(shutil.which("sleep"))],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert holder.stdout is not None
+    with holder:
+        child = int(holder.stdout.readline())
+        with pytest.raises(SiteError, match="running already"), only_node(tmp_path):
+            pass
+        assert not gone(child)
+        holder.kill()
+    until(lambda: gone(child))
+    with only_node(tmp_path):
+        pass
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def test_up_checks_first(partner: Partner, site: Site, stand_in: StandIn) -> None:
+    stand_in.does(partner.patch, "exit 0")
+    code, out, err = partner.types("up", "--site", site.folder)
+    assert code == 2
+    assert "the node does not start: coordinator, certificate" in err or (
+        "the node does not start: certificate, coordinator" in err
+    )
+    assert "wrong" in out
+    assert not (stand_in.folder / "starts").exists()
+
+
+@pytest.mark.parametrize("name", ["ledger", "delta", "seed", "key", "anchor", "nonsense"])
+def test_what_concerns_privacy_is_not_skipped(partner: Partner, site: Site, name: str) -> None:
+    code, _, err = partner.types("up", "--site", site.folder, "--skip-check", name)
+    assert code == 2
+    assert f"--skip-check {name}: only memory and coordinator may be skipped" in err
+
+
+def test_up_starts_although_the_coordinator_is_away_when_told_to(
+    partner: Partner, site: Site, stand_in: StandIn
+) -> None:
+    authority = Authority(partner.folder)
+    assert authority.certificate == site.root_certificates_file
+    stand_in.does(partner.patch, SIGNAL_PARENT)
+    code, *_ = partner.types("up", "--site", site.folder, "--skip-check", "coordinator")
+    assert code == 0
+    assert stand_in.starts == 1
+
+
+def test_up_with_a_coordinator_that_answers(partner: Partner, stand_in: StandIn) -> None:
+    authority = Authority(partner.folder / "authority")
+    stand_in.does(partner.patch, SIGNAL_PARENT)
+    with serving(authority.server()) as address:
+        partner.init({"--superlink": address, "--root-certificates": authority.certificate})
+        code, out, err = partner.types("up", "--site", partner.site)
+    assert code == 0
+    assert "0 wrong" in out
+    assert "the node is up" in err
+    assert "the node is down" in err
+    assert stand_in.starts == 1
+
+
+def test_a_broken_ledger_stops_it_whatever_is_skipped(
+    partner: Partner, site: Site, stand_in: StandIn
+) -> None:
+    Authority(partner.folder).server()
+    site.anchor_file.unlink()
+    stand_in.does(partner.patch, SIGNAL_PARENT)
+    code, _, err = partner.types("up", "--site", site.folder, "--skip-check", "coordinator")
+    assert code == 2
+    assert "the node does not start: anchor." in err
+    assert not (stand_in.folder / "starts").exists()
+
+
+def test_up_refuses_seeded_noise(partner: Partner, site: Site) -> None:
+    partner.edit("[coordinator]", "[lab]\nseed = 1\n\n[coordinator]")
+    code, _, err = partner.types("up", "--site", site.folder)
+    assert code == 2
+    assert "protects nobody" in err
+
+
+def test_up_refuses_without_a_coordinator(partner: Partner) -> None:
+    partner.init()
+    code, _, err = partner.types("up", "--site", partner.site)
+    assert code == 2
+    assert "coordinator.superlink" in err
+
+
+# --- with Flower itself ------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def started(
+    *arguments: object, log: Path, env: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            list(map(str, arguments)),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def of_group(site: Path) -> list[int]:
+    """Processes that were started with this site's folder, or by such a one."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(site).encode() in (entry / "cmdline").read_bytes() and not gone(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_node_joins_a_superlink_over_tls_with_its_key(partner: Partner, tmp_path: Path) -> None:
+    """The real thing: SuperLink, registration, `sotto-node up`, and its end."""
+    authority, port = Authority(tmp_path / "authority"), free_port()
+    certificate, key = authority.server()
+    partner.init({"--superlink": f"127.0.0.1:{port}", "--root-certificates": authority.certificate})
+    partner.edit("# local_port = 9094", f"local_port = {free_port()}")
+    home, secret = tmp_path / "flower", tmp_path / "secret"
+    home.mkdir()
+    secret.write_bytes(os.urandom(32))
+    secret.chmod(0o600)
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
+        f'root-certificates = "{authority.certificate}"\n'
+    )
+    env = environment(partner.loaded) | {"FLWR_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    flwr = str(BIN / "flwr")
+    link = [BIN / "flower-superlink", "--host", "127.0.0.1", "--port", port]
+    link += ["--ssl-ca-certfile", authority.certificate, "--ssl-certfile", certificate]
+    link += ["--ssl-keyfile", key, "--enable-supernode-auth", "--database", tmp_path / "state.db"]
+    link += ["--isolation", "process", "--superexec-auth-secret-file", secret]
+    up = [sys.executable, "-c", "from client.cli import main; main()", "up", "--site", partner.site]
+    log = tmp_path / "up.log"
+
+    with started(*link, log=tmp_path / "link.log", env=env):
+        until(lambda: answers(port))
+        register = [flwr, "supernode", "register", public_file(partner.loaded.key_file), "here"]
+        done = subprocess.run(
+            list(map(str, register)), env=env, capture_output=True, text=True, check=False
+        )
+        assert "registered successfully" in done.stdout, done.stdout + done.stderr
+        number = next(word for word in done.stdout.split() if word.isdigit())
+
+        with started(*up, log=log, env=env) as node:
+            until(lambda: f"SuperNode ID: {number}" in log.read_text() or node.poll() is not None)
+            assert node.poll() is None, log.read_text()
+            nodes = subprocess.run(
+                [flwr, "supernode", "list", "here", "--format", "json"],
+                env=env,
+                capture_output=True,
+                check=True,
+            )
+            assert [n["status"] for n in json.loads(nodes.stdout)["nodes"]] == ["online"]
+            with pytest.raises(SiteError, match="running already"), only_node(partner.site):
+                pass
+            node.terminate()
+            assert node.wait(30) == 0, log.read_text()
+    until(lambda: not of_group(partner.site), seconds=5)
+    assert "0 wrong" in log.read_text()
+    with only_node(partner.site):
+        pass
