@@ -7,9 +7,7 @@ Gaussian central limit ("GDP") understates ε, so it is not among the accountant
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +17,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from opacus.accountants import PRVAccountant
-from rich.console import Console
 from rich.table import Table
 
 from client.site import FILE, Site
+from shared.commands import output, write_json
 from shared.errors import ConfigError
 from shared.privacy.accounting import (
     MOST_STEPS,
@@ -212,7 +210,7 @@ def accountant_command(
     )
     found = answer(question)
     if as_json:
-        sys.stdout.write(json.dumps(_data(question, found), indent=2) + "\n")
+        write_json(_data(question, found))
     else:
         _tell(question, found)
 
@@ -244,7 +242,7 @@ def _data(question: Question, found: Answer) -> dict[str, Any]:
         "target_epsilon": question.target,
         "spent": [asdict(release) for release in merge(question.spent)],
         "release": asdict(found.release) if found.release else None,
-        "epsilon": {n: None if e == math.inf else e for n, e in found.epsilon.items()},
+        "epsilon": found.epsilon,
     }
 
 
@@ -257,19 +255,19 @@ _TITLES = {
 
 
 def _tell(question: Question, found: Answer) -> None:
-    console, release = Console(highlight=False), found.release
+    release = found.release
     if release:
         more = " or more" if release.steps == MOST_STEPS and question.steps is None else ""
-        console.print(
+        output.print(
             f"noise multiplier {release.noise_multiplier:.6g}, sample rate "
             f"{release.sample_rate:g}, {release.steps:,} steps{more}"
         )
     elif question.target:
-        console.print(f"Not one step fits into ε = {question.target:g}.")
+        output.print(f"Not one step fits into ε = {question.target:g}.")
     steps = sum(earlier.steps for earlier in question.spent)
     after = f", {steps:,} earlier steps counted" if question.spent else ""
     table = Table("accountant", "ε", "", title=f"δ = {question.delta:g}{after}")
     for name, value in found.epsilon.items():
         shown = "-" if value is None else "∞" if value == math.inf else f"{value:.4f}"
         table.add_row(name, shown, _TITLES[name])
-    console.print(table)
+    output.print(table)

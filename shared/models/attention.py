@@ -30,6 +30,7 @@ from shared.config import ItemRepresentation, ModelConfig
 from shared.errors import ConfigError
 
 __all__ = [
+    "Attention",
     "AttentionConfig",
     "AttentionRecommender",
     "ItemScores",
@@ -78,7 +79,8 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+    def forward(self, x: Tensor) -> Tensor:
+        """What each event takes from its past: [B, T, D] -> [B, T, D]."""
         q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)

@@ -22,6 +22,8 @@ from torch import Tensor
 
 __all__ = ["Outer", "Rows", "WeightGradient", "exact"]
 
+FORMED = 2**15
+"""Numbers in the largest gradient of one user that is formed: a layer of the blocks, no table."""
 TILE = {"cpu": 2**21, "cuda": 2**26}
 """Numbers of gradients held at once: what a CPU's cache takes, what keeps a GPU busy."""
 
@@ -43,9 +45,8 @@ class Outer:
         return torch.bmm(exact(self.gradients).mT, exact(self.inputs))
 
     def small(self) -> bool:
-        """Whether forming it takes no more memory than its factors do."""
-        (_, places, inputs), outputs = self.inputs.shape, self.gradients.shape[2]
-        return inputs * outputs <= 4 * places * (inputs + outputs)
+        """Whether every user's gradient may be formed."""
+        return self.inputs.shape[2] * self.gradients.shape[2] <= FORMED
 
     def size(self) -> Tensor:
         """Sum over places of the terms' norms, [B]."""

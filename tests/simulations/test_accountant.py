@@ -157,7 +157,8 @@ def test_what_a_sites_ledger_holds_is_counted(
 ) -> None:
     (tmp_path / "site.toml").write_text(
         'organisation = "A"\nuser_base = "readers"\npopulation = 500\n'
-        'catalogue = "c"\nanchor = "anchor"\n[data]\nsource = "d.csv"\n[policy]\nmax_epsilon = 8.0\ndelta = 1e-5\n'
+        'catalogue = "c"\nanchor = "anchor"\n[data]\nsource = "d.csv"\n'
+        "[policy]\nmax_epsilon = 8.0\ndelta = 1e-5\n"
     )
     ledger = Ledger.create(tmp_path / "ledger.sqlite", "readers", tmp_path / "anchor")
     for round_number in (1, 2):

@@ -17,6 +17,7 @@ from shared.config import ItemRepresentation, ModelConfig
 from shared.errors import ConfigError
 from shared.histories import Histories
 from shared.models.attention import (
+    Attention,
     AttentionConfig,
     AttentionRecommender,
     ItemScores,
@@ -253,6 +254,24 @@ def test_an_offset_counts_for_its_scale() -> None:
         scores = layer(torch.zeros(1, 1, D), torch.ones(V, D))[0, 0]
     assert scores[2] == 0.5 * ItemScores.OFFSET_SCALE
     assert scores.count_nonzero() == 1
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("users", [3, T])
+@torch.no_grad()
+def test_attention_is_torchs_own_also_with_as_many_users_as_events(heads: int, users: int) -> None:
+    """Another library's is wrong for more than one head, and sees the future where B = T."""
+    config = AttentionConfig(hidden_size=D, heads=heads, dropout=0.0)
+    ours = Attention(config)
+    theirs = torch.nn.MultiheadAttention(D, heads, batch_first=True)
+    parts = (ours.query, ours.key, ours.value)
+    theirs.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+    theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    x = torch.randn(users, T, D, generator=torch.Generator().manual_seed(3))
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    expected, _ = theirs(x, x, x, attn_mask=future, need_weights=False)
+    assert_close(ours(x), expected)
 
 
 # --- on disk -----------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def next_item_losses(model: AttentionRecommender, candidates: int = 0) -> Losses
         if not candidates:
             return loss_per_user(model(inputs), targets)
         # Whatever the batch, a user's candidates follow from its own row.
-        drawn = 1 + (users.sum(1, keepdim=True) * 7 + torch.arange(candidates)) % V
+        offsets = torch.arange(candidates, device=users.device)
+        drawn = 1 + (users.sum(1, keepdim=True) * 7 + offsets) % V
         ranked = torch.cat([targets.clamp(min=1), drawn], dim=1)
         return sampled_loss_per_user(model.score(model.states(inputs), ranked), targets, drawn)
 
@@ -349,6 +350,27 @@ def test_half_precision_is_widened_before_it_is_added_up() -> None:
     states = torch.ones(1, 4001, 1)  # bfloat16 counts to 256
     assert float(norms_of(model, half, states)) == 4001
     assert float(booked(model, half, states, 1e5)) == 4001
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("candidates", [0, 4])
+def test_a_gpu_with_shortened_products_keeps_the_bound(candidates: int) -> None:
+    """TF32 allowed and bfloat16 autocast: what clipping computes is in float32 all the same."""
+    model = recommender(layers=2).to("cuda")  # type: ignore[arg-type]  # transformers' stub
+    losses, users = next_item_losses(model, candidates), USERS.cuda()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cuda", torch.bfloat16):
+            for user in users:
+                norm = float(norms_of(model, losses, user[None]))
+                size = float(booked(model, losses, user[None], norm / 2).double().norm())
+                assert size == pytest.approx(norm / 2, rel=1e-5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    expected = alone(model, losses, users)
+    assert_near(booked(model, losses, users, 0.5), clipped(expected, 0.5), 1e-3)
 
 
 # --- traps: each breaks the guarantee without an error in a library that does not look ----------
