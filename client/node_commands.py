@@ -158,9 +158,12 @@ def up_command(
     loaded.check_seed({})
     command(loaded)
     with only_node(Path(loaded.folder)) as lock:
-        wrong = [f.name for f in _told(preflight(site, Expected())) if f.status is Status.ERROR]
+        wrong = _names_alone(preflight(site, Expected()))
         if left := [name for name in wrong if name not in skipped]:
-            raise SiteError(f"the node does not start: {', '.join(left)}. See above what to do.")
+            raise SiteError(
+                f"the node does not start: {', '.join(left)}. What is wrong and what to do: "
+                f"sotto-node check --site {loaded.folder}"
+            )
         keep_running(loaded, lock)
 
 
@@ -203,6 +206,17 @@ def _tell_new(new: NewSite) -> None:
         f"{site.anchor_file}: see docs/partner.md.\nNext: sotto-node check --site {site.folder}",
         soft_wrap=True,
     )
+
+
+def _names_alone(findings: Iterable[Finding]) -> list[str]:
+    """Prints what is not fine by name, and gives what is wrong.
+
+    A service's output is kept and shipped like a log: what was found may tell of users.
+    """
+    told = [f for f in findings if f.status in (Status.WARNING, Status.ERROR)]
+    for finding in told:
+        messages.print(f"{_MARKS[finding.status][0]}: {finding.name}")
+    return [finding.name for finding in told if finding.status is Status.ERROR]
 
 
 def _told(findings: Iterable[Finding]) -> list[Finding]:

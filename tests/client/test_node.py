@@ -318,10 +318,10 @@ def test_up_checks_first(partner: Partner, site: Site, stand_in: StandIn) -> Non
     stand_in.does(partner.patch, "exit 0")
     code, out, err = partner.types("up", "--site", site.folder)
     assert code == 2
-    assert "the node does not start: coordinator, certificate" in err or (
-        "the node does not start: certificate, coordinator" in err
-    )
-    assert "wrong" in out
+    assert "the node does not start: certificate, coordinator. " in err
+    assert f"sotto-node check --site {site.folder}" in err
+    assert "doubtful: app\n" in err
+    assert out == ""
     assert not (stand_in.folder / "starts").exists()
 
 
@@ -350,7 +350,8 @@ def test_up_with_a_coordinator_that_answers(partner: Partner, stand_in: StandIn)
         partner.init({"--superlink": address, "--root-certificates": authority.certificate})
         code, out, err = partner.types("up", "--site", partner.site)
     assert code == 0
-    assert "0 wrong" in out
+    assert out == ""
+    assert "wrong" not in err
     assert "the node is up" in err
     assert "the node is down" in err
     assert stand_in.starts == 1
@@ -366,6 +367,28 @@ def test_a_broken_ledger_stops_it_whatever_is_skipped(
     assert code == 2
     assert "the node does not start: anchor." in err
     assert not (stand_in.folder / "starts").exists()
+
+
+def test_what_up_prints_tells_nothing_of_users(
+    partner: Partner, site: Site, stand_in: StandIn
+) -> None:
+    """Neither how many there are, nor what stands in a row."""
+    partner.edit("population = 200", "population = 173")
+    rows = partner.events.read_text().splitlines()
+    partner.events.write_text("\n".join([*rows, "c4nary,i1,yesterday"]))
+    stand_in.does(partner.patch, SIGNAL_PARENT)
+    code, out, err = partner.types("up", "--site", site.folder)
+    assert code == 2
+    assert "wrong: schema" in err
+    assert not [
+        text
+        for text in ("c4nary", "yesterday", "200", "173")
+        if text in out + err.replace(site.folder, "")
+    ]
+    partner.events.write_text("\n".join(rows))
+    code, out, err = partner.types("up", "--site", site.folder)
+    assert "doubtful: population" in err
+    assert not [text for text in ("200", "173") if text in out + err.replace(site.folder, "")]
 
 
 def test_up_refuses_seeded_noise(partner: Partner, site: Site) -> None:
@@ -478,6 +501,6 @@ def test_a_node_joins_a_superlink_over_tls_with_its_key(partner: Partner, tmp_pa
             node.terminate()
             assert node.wait(30) == 0, log.read_text()
     until(lambda: not of_group(partner.site), seconds=5)
-    assert "0 wrong" in log.read_text()
+    assert "wrong" not in log.read_text()
     with only_node(partner.site):
         pass
