@@ -6,6 +6,7 @@ transport is replaced, by an in-process grid or by Flower's Ray engine.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,11 +44,14 @@ class SimulatedSite:
         organisation: its name and its folder's.
         histories: what its users did.
         stream: tells its noise from the other sites' under one seed.
+        evaluates: whether it answers requests for noised metrics; it then keeps each user's last
+            event out of training.
     """
 
     organisation: str
     histories: Histories
     stream: int
+    evaluates: bool = False
 
 
 def make_site(
@@ -66,6 +70,7 @@ def make_site(
     """
     folder.mkdir(parents=True)
     write_interactions(site.histories, catalogue, folder / _DATA)
+    answers = ["describe", "train"] + ["evaluate"] * site.evaluates
     limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
     # Last, so that a folder with a site.toml is whole.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
@@ -78,6 +83,7 @@ def make_site(
         f'anchor = "{_ANCHOR}"  # beside the ledger: nothing of a simulation lies elsewhere\n\n'
         f'[data]\nsource = "{_DATA}"\n\n'
         f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n"
+        f"answers = {json.dumps(answers)}\n"
         "min_noise_multiplier = 0.0  # the run is the lab's own: ε alone limits it\n"
         "max_clip_norm = 1e9\nmax_steps = 1_000_000_000\n\n"
         "[lab]  # simulated: the noise repeats itself and protects nobody\n"

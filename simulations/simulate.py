@@ -72,6 +72,7 @@ class Simulation:
             histories=self.split.train.select(self.parts[number]),
             # Alone it is another world: its noise is not that of the federation.
             stream=number + len(self.parts) * alone,
+            evaluates=self.config.server.evaluate_every > 0,
         )
 
 

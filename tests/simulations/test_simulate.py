@@ -119,6 +119,20 @@ def test_each_site_keeps_its_own_ledger(private_run: Path) -> None:
         assert alone.spent(privacy["delta"]) == organisation["epsilon"]
 
 
+def test_noised_metrics_are_asked_for_and_paid_from_the_same_budget(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    config = settings(tiny_data, "server.evaluate_every=2", "lab.alone=false")
+    result = run(config, tmp_path / "run")
+    for organisation in result["privacy"]["organisations"]:
+        steps = {release["kind"]: release["steps"] for release in organisation["releases"]}
+        assert steps == {"train": 4, "evaluate": 2}
+        assert 7.9 < organisation["epsilon"] <= 8
+        site = Site.load(tmp_path / "run" / "sites" / organisation["name"])
+        sent = [entry.kind for entry in site.open_ledger().outbox()]
+        assert sent.count("evaluate") == 2
+
+
 def test_the_model_can_be_used(private_run: Path) -> None:
     model = AttentionRecommender.from_pretrained(private_run / "model")
     final = Checkpoint.load(private_run).weights
