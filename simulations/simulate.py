@@ -19,7 +19,7 @@ from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
 from shared.histories import LeaveOneOut, leave_one_out
 from shared.metrics import Metrics, Ranking
-from shared.models.encoder import text_features
+from shared.models.lsa import text_features
 from simulations import baselines, results
 from simulations.config import SimulationConfig, read_settings
 from simulations.datasets import Dataset, load

@@ -18,8 +18,9 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from shared.catalogue import Catalogue
+from shared.models.whitening import signs, unit_rows, whitened
 
-__all__ = ["text_features"]
+__all__ = ["text_features", "text_vectors"]
 
 _WORD = re.compile(r"[^\W_]+")
 _STOP = frozenset(("a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "the", "to"))
@@ -37,41 +38,26 @@ def text_features(catalogue: Catalogue, size: int) -> Tensor:
         float32 [V, F]; columns have mean 0, are uncorrelated, and have variance 1 (or 0), the
         strongest direction first.
     """
+    return torch.from_numpy(whitened(text_vectors(catalogue, size), size))
+
+
+def text_vectors(catalogue: Catalogue, size: int) -> NDArray[np.float64]:
+    """What `text_features` whitens: unit rows, or zeros for an item that shares no token.
+
+    Returns:
+        [V, R], R <= max(size, 1).
+    """
     counts = _tfidf(catalogue)
     rank = min(size, min(counts.shape) - 1)
     if rank < 1 or not counts.data.any():
-        return torch.zeros(len(catalogue), size)
+        return np.zeros((len(catalogue), 1))
     # A fixed start vector and fixed signs: the same catalogue gives the same features.
     left, strength, right = svds(counts, k=rank, v0=np.ones(min(counts.shape)))
     # Singular values are damped to their square root: unweighted, rare words would be as loud
     # as genres; in full, genres would be all there is.
-    # Beyond the rank there is only rounding, which the next line would blow up.
+    # Beyond the rank there is only rounding, which unit rows would blow up.
     damped = np.sqrt(np.where(strength > 1e-6 * strength.max(), strength, 0))
-    vectors = left * damped * _signs(right)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
-    features = np.zeros((len(catalogue), size), dtype=np.float32)
-    # Rounded (and without -0), for the bits to be the same too: the fingerprint is made of them.
-    features[:, :rank] = _whitened(unit).round(6) + 0.0
-    return torch.from_numpy(features)
-
-
-def _whitened(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred and turned so that directions are uncorrelated, each with variance 1 or 0.
-
-    Noise on a weight then costs the same in every direction, and none tells what all items share.
-    """
-    centred = vectors - vectors.mean(0)
-    left, strength, right = np.linalg.svd(centred, full_matrices=False)
-    informative = strength > 1e-6 * max(strength.max(), 1e-12)
-    return np.asarray(left * _signs(right) * informative * np.sqrt(len(vectors)))
-
-
-def _signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Makes the first of each row's largest entries positive; rounding decides no tie."""
-    size = np.abs(directions)
-    first = (size > (1 - 1e-6) * size.max(1, keepdims=True)).argmax(1)
-    return np.asarray(np.sign(directions[np.arange(len(directions)), first]))
+    return unit_rows(left * damped * signs(right))
 
 
 def _tokens(title: str, genres: tuple[str, ...], year: int | None) -> Counter[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from shared.catalogue import Catalogue
-from shared.models.encoder import text_features
+from shared.models.lsa import text_features
 
 
 def catalogue(*items: tuple[str, str, int | None]) -> Catalogue:
