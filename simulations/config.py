@@ -47,6 +47,8 @@ class LabConfig:
 
     Attributes:
         data: folder of interactions and items; "" is the embedded MovieLens latest-small.
+        catalogue: folder that `sotto-lab items encode` wrote, of the same items; its strongest
+            `model.feature_size` features are used. "" makes features of tf-idf.
         organisations: how many share the users, >= 1.
         partition: "user", "size" or "taste".
         concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
@@ -61,6 +63,7 @@ class LabConfig:
     """
 
     data: str = ""
+    catalogue: str = ""
     organisations: int = 4
     partition: Scheme = Scheme.USER
     concentration: float = 0.5

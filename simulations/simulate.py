@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from simulations import baselines, results
 from simulations.config import SimulationConfig, read_settings
 from simulations.datasets import Dataset, load
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
+from simulations.items import described
 from simulations.partition import partition
 
 __all__ = ["Reporter", "Simulation", "prepare", "reopen", "simulate"]
@@ -170,11 +171,15 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
         dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
     )
     if config.model.items.uses_features:
-        features = text_features(dataset.catalogue, config.model.feature_size)
-        dataset = Dataset(
-            dataset.name, dataset.catalogue.with_features(features), dataset.histories
-        )
+        dataset = replace(dataset, catalogue=_described(dataset.catalogue, config))
     return Simulation(folder, config, dataset, leave_one_out(dataset.histories), parts)
+
+
+def _described(items: Catalogue, config: SimulationConfig) -> Catalogue:
+    size = config.model.feature_size
+    if config.lab.catalogue:
+        return described(items, Path(config.lab.catalogue), size)
+    return items.with_features(text_features(items, size))
 
 
 def _check_populations(simulation: Simulation) -> None:

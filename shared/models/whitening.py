@@ -47,4 +47,5 @@ def signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
 def unit_rows(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows of length 1, or of zeros where there were (almost) zeros."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
+    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
+    return np.asarray(unit)
