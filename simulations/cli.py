@@ -294,6 +294,8 @@ def _tell_result(result: dict[str, Any], out: Path) -> None:
         cells = [f"{values[figure]:.4f}" for figure in figures]
         table.add_row(_TITLES[name], *cells, style=style)
     output.print(table)
+    if "cold" in evaluation:
+        output.print(_cold(evaluation["cold"]), soft_wrap=True)
     output.print(_claim(privacy), soft_wrap=True)
     seconds = result["cost"]["seconds"]
     output.print(
@@ -302,6 +304,12 @@ def _tell_result(result: dict[str, Any], out: Path) -> None:
         f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB down a round"
     )
     output.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
+
+
+def _cold(cold: dict[str, Any]) -> str:
+    text = f"{cold['items']:,} cold items, asked for by {cold['users']:,} users"
+    figures = [f"{_TITLES[name]} {values['hr@10']:.4f}" for name, values in cold["models"].items()]
+    return f"{text}; hr@10: {', '.join(figures)}" if figures else text
 
 
 def _claim(privacy: dict[str, Any]) -> str:

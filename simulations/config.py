@@ -55,6 +55,8 @@ class LabConfig:
         engine: "inprocess" or "ray".
         device: every simulated site's: "auto", "cpu" or "cuda".
         alone: whether to train each organisation alone too, for comparison.
+        cold: share of the items, in [0, 1), that leave all training data, to measure how well
+            items that nobody chose yet are ranked.
         user: column of the interactions; "" as the file's form has it. So are the next ones.
         item: column of the interactions.
         time: column of the interactions.
@@ -70,6 +72,7 @@ class LabConfig:
     engine: Engine = Engine.INPROCESS
     device: str = "auto"
     alone: bool = True
+    cold: float = 0.0
     user: str = ""
     item: str = ""
     time: str = ""

@@ -18,9 +18,10 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
 from shared.histories import LeaveOneOut, leave_one_out
-from shared.metrics import Metrics, Ranking
+from shared.metrics import Ranking
 from shared.models.lsa import text_features
 from simulations import baselines, results
+from simulations.cold import cold_items, cold_section, without_items
 from simulations.config import SimulationConfig, read_settings
 from simulations.datasets import Dataset, load
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
@@ -52,6 +53,7 @@ class Simulation:
         dataset: all organisations' data, with the catalogue's features.
         split: leave-one-out over all users.
         parts: user rows of each organisation.
+        cold: ascending internal ids of the items that no training event has, see `lab.cold`.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Simulation:
     dataset: Dataset
     split: LeaveOneOut
     parts: Sequence[NDArray[np.int64]]
+    cold: NDArray[np.int64]
 
     @property
     def names(self) -> list[str]:
@@ -144,7 +147,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
     alone = _train_alone(simulation, reporter) if simulation.config.lab.alone else None
     reporter.stage("measuring")
     measured = time.monotonic()
-    models = _measure(simulation, final, alone)
+    rankings = _measure(simulation, final, alone)
     now = time.monotonic()
     result = {
         "schema": 1,
@@ -155,7 +158,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
         "privacy": results.privacy_section(
             simulation.config.privacy, spent(sites_in(simulation.folder / SITES))
         ),
-        "evaluation": results.evaluation_section(models),
+        "evaluation": _evaluation(simulation, rankings),
         "cost": results.cost(final.progress, total=now - started, evaluate=now - measured),
         "seed": simulation.config.seed,
         "versions": results.versions(),
@@ -172,7 +175,9 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
     )
     if config.model.items.uses_features:
         dataset = replace(dataset, catalogue=_described(dataset.catalogue, config))
-    return Simulation(folder, config, dataset, leave_one_out(dataset.histories), parts)
+    cold = cold_items(len(dataset.catalogue), lab.cold, config.seed)
+    split = without_items(leave_one_out(dataset.histories), cold)
+    return Simulation(folder, config, dataset, split, parts, cold)
 
 
 def _described(items: Catalogue, config: SimulationConfig) -> Catalogue:
@@ -256,9 +261,19 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
     return checkpoints
 
 
+def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
+    section = results.evaluation_section(
+        {name: ranking.metrics() for name, ranking in rankings.items()}
+    )
+    if len(simulation.cold):
+        section["cold"] = cold_section(simulation.split, simulation.cold, rankings)
+    return section
+
+
 def _measure(
     simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
-) -> dict[str, Metrics]:
+) -> dict[str, Ranking]:
+    """Every model's ranking of the test users, in the order of the split."""
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train = len(catalogue), simulation.split.train
     cases = baselines.Cases(
@@ -278,6 +293,7 @@ def _measure(
     models["markov"] = cases.rank(baselines.markov(train, items))
     if alone is not None:
         own = zip(alone, cases.parts, strict=True)
-        models["local"] = Ranking.pooled([trained(c, rows) for c, rows in own if len(rows)])
+        pooled = Ranking.pooled([trained(c, rows) for c, rows in own if len(rows)])
+        models["local"] = pooled.select(np.argsort(np.concatenate(cases.parts)))
     models["federated"] = trained(final)
-    return {name: ranking.metrics() for name, ranking in models.items()}
+    return models

@@ -142,7 +142,7 @@ class TextEncoder:
         return np.asarray(pooled.double().cpu().numpy())
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:  # (B, T, D), (B, T) -> (B, D)
-        if self.pooling is Pooling.CLS:
+        if self.pooling == Pooling.CLS:
             return states[:, 0] * mask[:, :1]
         return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
@@ -163,7 +163,8 @@ def encoded_features(
         encoder: reads `item_text` of each.
         size: wanted directions F, >= 1; at most V - 1 or the encoder's width are informative, the
             rest are then zero.
-        words: whether to add what `text_features` sees: exact words, genres and decades.
+        words: whether to add what `text_features` sees, exact words, genres and decades; it and
+            the encoder then have the same total variance before whitening.
         batch_size: items encoded at a time, >= 1.
         progress: called with the texts done and in all.
 
@@ -178,10 +179,19 @@ def encoded_features(
     vectors = encoder.vectors(texts, batch_size=batch_size, progress=progress)
     unknown = ~vectors.any(1)
     if words:
-        vectors = np.hstack([vectors, text_vectors(catalogue, size)])
+        vectors = np.hstack([_balanced(vectors), _balanced(text_vectors(catalogue, size))])
     if not unknown.all():
         vectors[unknown] = vectors[~unknown].mean(0)
     return torch.from_numpy(whitened(vectors, size))
+
+
+def _balanced(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred, with a total variance of 1 / V, or of 0."""
+    centred = vectors - vectors.mean(0)
+    strength = np.linalg.norm(centred)
+    if strength <= 1e-6 * np.linalg.norm(vectors):  # all alike, but for rounding
+        return np.zeros_like(vectors)
+    return np.asarray(centred / strength)
 
 
 def _load(files: EncoderFiles) -> tuple[Any, Any]:
