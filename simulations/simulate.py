@@ -175,6 +175,11 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
     )
     if config.model.items.uses_features:
         dataset = replace(dataset, catalogue=_described(dataset.catalogue, config))
+    elif lab.catalogue:
+        raise ConfigError(
+            f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "
+            "features: leave it out, or set model.items to 'features' or 'both'."
+        )
     cold = cold_items(len(dataset.catalogue), lab.cold, config.seed)
     split = without_items(leave_one_out(dataset.histories), cold)
     return Simulation(folder, config, dataset, split, parts, cold)

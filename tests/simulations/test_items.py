@@ -217,6 +217,12 @@ def test_features_of_other_items_or_too_few_are_refused(
         described(items, tmp_path / "absent", 4)
 
 
+def test_features_that_nothing_reads_are_refused(tiny_data: Path, tmp_path: Path) -> None:
+    config = settings(tiny_data, f"lab.catalogue={tmp_path}", "model.items=ids")
+    with pytest.raises(ConfigError, match=r"model\.items = 'ids' reads no features"):
+        prepare(config, tmp_path / "run")
+
+
 # --- the command -------------------------------------------------------------------------------
 
 
