@@ -18,7 +18,7 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
 from shared.histories import LeaveOneOut, leave_one_out
-from shared.metrics import Ranking
+from shared.metrics import Ranking, Scorer
 from shared.models.lsa import text_features
 from simulations import baselines, results
 from simulations.cold import cold_items, cold_section, without_items
@@ -286,9 +286,8 @@ def _measure(
     )
     run = _run_config(simulation, simulation.folder)
 
-    def trained(checkpoint: Checkpoint, rows: NDArray[np.int64] | None = None) -> Ranking:
-        model = model_with(checkpoint.weights, run, catalogue)
-        return cases.rank(baselines.recommender(model), rows)
+    def trained(checkpoint: Checkpoint) -> Scorer:
+        return baselines.recommender(model_with(checkpoint.weights, run, catalogue))
 
     models = {"popularity": cases.rank(baselines.popularity(train, items))}
     if config.privacy.private:
@@ -297,8 +296,6 @@ def _measure(
         models["popularity_private"] = cases.rank(scorer)
     models["markov"] = cases.rank(baselines.markov(train, items))
     if alone is not None:
-        own = zip(alone, cases.parts, strict=True)
-        pooled = Ranking.pooled([trained(c, rows) for c, rows in own if len(rows)])
-        models["local"] = pooled.select(np.argsort(np.concatenate(cases.parts)))
-    models["federated"] = trained(final)
+        models["local"] = cases.rank_each([trained(checkpoint) for checkpoint in alone])
+    models["federated"] = cases.rank(trained(final))
     return models

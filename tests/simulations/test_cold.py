@@ -80,7 +80,7 @@ def test_figures_are_of_the_users_who_are_asked_for_a_cold_item() -> None:
 def test_a_simulation_trains_without_them_and_asks_for_them(
     tiny_data: Path, tmp_path: Path
 ) -> None:
-    config = settings(tiny_data, "lab.cold=0.2", "lab.alone=true")
+    config = settings(tiny_data, "lab.cold=0.2")
     simulation = prepare(config, tmp_path / "run")
     assert len(simulation.cold) == 4  # of 18
     catalogue = simulation.dataset.catalogue
@@ -92,9 +92,7 @@ def test_a_simulation_trains_without_them_and_asks_for_them(
     cold = simulate(simulation, Silent())["evaluation"]["cold"]
     assert (cold["items"], cold["users"]) == (4, asked)
     assert asked > 0
-    assert set(cold["models"]) == {
-        *("popularity", "popularity_private", "markov", "local", "federated"),
-    }
+    assert set(cold["models"]) == {"popularity", "popularity_private", "markov", "federated"}
 
 
 def test_without_cold_items_nothing_is_said_of_them(tiny_data: Path, tmp_path: Path) -> None:
