@@ -38,7 +38,7 @@ __all__ = ["main"]
 app = command_group("Simulate federations, sweep privacy budgets, audit claims.")
 data = command_group("Benchmark data.")
 app.add_typer(data, name="data")
-items = typer.Typer(help="Public item features.", no_args_is_help=True)
+items = command_group("Public item features.")
 app.add_typer(items, name="items")
 items.command("encode")(encode_command)
 app.command("accountant")(accountant_command)
@@ -279,6 +279,7 @@ _TITLES = {
     "markov": "Markov counts, exact",
     "local": "each organisation alone",
     "federated": "federated",
+    "federated_new": "federated, cold as new",
 }
 
 

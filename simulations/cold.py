@@ -1,25 +1,28 @@
 """Cold items: nobody chose them while training, and then they are what is asked for.
 
 Their events leave every site's training data; the catalogue and its features keep them. Training
-still sees that nobody takes them, where an item that did not exist yet would be unknown: what is
-measured is the harder case.
+then sees that nobody takes them, and their learned offsets say so. An item that did not exist yet
+would have none: `as_new` forgets them, and both are measured.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError
 from shared.histories import Histories, LeaveOneOut
 from shared.metrics import Ranking
+from shared.models.attention import AttentionRecommender
 
-__all__ = ["cold_items", "cold_section", "without_items"]
+__all__ = ["as_new", "cold_items", "cold_section", "without_items"]
 
 Ints = NDArray[np.int64]
 
@@ -50,6 +53,26 @@ def without_items(split: LeaveOneOut, cold: Ints) -> LeaveOneOut:
     kept = ~np.isin(train.items, cold)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
     return replace(split, train=Histories(train.users, train.items[kept], offsets[train.offsets]))
+
+
+def as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommender:
+    """A copy in which these items have the other items' mean offset.
+
+    So the coordinator should treat an item that joins the catalogue after training: which ones
+    those are is public, and the copy costs nothing.
+
+    Args:
+        model: trained; one without offsets is copied as it is.
+        cold: internal ids, not all there are.
+    """
+    model = copy.deepcopy(model)
+    offset = model.item_scores.offset  # (V, 1)
+    if offset is not None:
+        new = torch.zeros(len(offset), dtype=torch.bool)
+        new[torch.from_numpy(cold) - 1] = True
+        with torch.no_grad():
+            offset[new] = offset[~new].mean()
+    return model
 
 
 def cold_section(split: LeaveOneOut, cold: Ints, rankings: Mapping[str, Ranking]) -> dict[str, Any]:

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,10 +19,10 @@ from typing import Annotated
 import torch
 import transformers
 import typer
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from shared.catalogue import Catalogue, ItemColumns
+from shared.commands import messages, output, write_json
 from shared.errors import ConfigError, DataError
 from shared.features import FeatureSource
 from shared.models.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
@@ -243,10 +241,10 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
             "fingerprint": catalogue.fingerprint,
             "source": catalogue.source and asdict(catalogue.source),
         }
-        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        write_json(record)
         return
     told = "written to" if made else "already in"
-    Console(highlight=False).print(
+    output.print(
         f"{len(catalogue):,} items with {catalogue.feature_size} features, {told} {out}\n"
         f"fingerprint {catalogue.fingerprint}",
         soft_wrap=True,
@@ -257,7 +255,6 @@ def _encode_visibly(items: Catalogue, wanted: Encoding, out: Path) -> tuple[Cata
     """A bar on a terminal, lines in a log."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    messages = Console(stderr=True, highlight=False)
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=messages, disable=not messages.is_terminal) as bars:
         task = bars.add_task("encoding", total=None)

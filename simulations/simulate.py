@@ -18,10 +18,11 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
 from shared.histories import LeaveOneOut, leave_one_out
-from shared.metrics import Ranking, Scorer
+from shared.metrics import Ranking
+from shared.models.attention import AttentionRecommender
 from shared.models.lsa import text_features
 from simulations import baselines, results
-from simulations.cold import cold_items, cold_section, without_items
+from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.config import SimulationConfig, read_settings
 from simulations.datasets import Dataset, load
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
@@ -286,8 +287,8 @@ def _measure(
     )
     run = _run_config(simulation, simulation.folder)
 
-    def trained(checkpoint: Checkpoint) -> Scorer:
-        return baselines.recommender(model_with(checkpoint.weights, run, catalogue))
+    def trained(checkpoint: Checkpoint) -> AttentionRecommender:
+        return model_with(checkpoint.weights, run, catalogue)
 
     models = {"popularity": cases.rank(baselines.popularity(train, items))}
     if config.privacy.private:
@@ -296,6 +297,9 @@ def _measure(
         models["popularity_private"] = cases.rank(scorer)
     models["markov"] = cases.rank(baselines.markov(train, items))
     if alone is not None:
-        models["local"] = cases.rank_each([trained(checkpoint) for checkpoint in alone])
-    models["federated"] = cases.rank(trained(final))
+        models["local"] = cases.rank_each([baselines.recommender(trained(own)) for own in alone])
+    models["federated"] = cases.rank(baselines.recommender(trained(final)))
+    if len(simulation.cold):
+        new = as_new(trained(final), simulation.cold)
+        models["federated_new"] = cases.rank(baselines.recommender(new))
     return models

@@ -170,24 +170,22 @@ def encoded_features(
 
     Returns:
         float32 [V, F]; columns have mean 0, are uncorrelated, and have variance 1 (or 0), the
-        strongest direction first. An item without text is taken for the average one.
+        strongest direction first. An item that a part knows nothing of is taken for the average.
     """
     texts = [
         item_text(*item)
         for item in zip(catalogue.titles, catalogue.genres, catalogue.years, strict=True)
     ]
-    vectors = encoder.vectors(texts, batch_size=batch_size, progress=progress)
-    unknown = ~vectors.any(1)
+    parts = [encoder.vectors(texts, batch_size=batch_size, progress=progress)]
     if words:
-        vectors = np.hstack([_balanced(vectors), _balanced(text_vectors(catalogue, size))])
-    if not unknown.all():
-        vectors[unknown] = vectors[~unknown].mean(0)
-    return torch.from_numpy(whitened(vectors, size))
+        parts.append(text_vectors(catalogue, size))
+    return torch.from_numpy(whitened(np.hstack([_balanced(part) for part in parts]), size))
 
 
 def _balanced(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred, with a total variance of 1 / V, or of 0."""
-    centred = vectors - vectors.mean(0)
+    """Centred, with a total variance of 1 / V, or of 0; a row of zeros is taken for the mean."""
+    known = vectors.any(1, keepdims=True)
+    centred = np.where(known, vectors - vectors.sum(0) / max(known.sum(), 1), 0.0)
     strength = np.linalg.norm(centred)
     if strength <= 1e-6 * np.linalg.norm(vectors):  # all alike, but for rounding
         return np.zeros_like(vectors)

@@ -17,7 +17,7 @@ from shared.metrics import Ranking
 from shared.models.attention import AttentionRecommender, build
 from shared.models.encoder import TextEncoder, encoded_features
 from shared.models.encoder_files import find_encoder
-from simulations.cold import cold_items, cold_section, without_items
+from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.simulate import prepare, simulate
 from tests.simulations.test_simulate import Silent, settings
 from tests.tiny_encoder import WORDS, save_encoder
@@ -74,6 +74,24 @@ def test_figures_are_of_the_users_who_are_asked_for_a_cold_item() -> None:
     assert cold_section(split, np.array([2]), {"federated": ranking})["models"] == {}
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_new_items_have_the_mean_offset_and_the_model_is_kept(bias: bool) -> None:
+    ids = tuple("abcd")
+    items = Catalogue(ids, ids, ((),) * 4, (None,) * 4).with_features(torch.eye(4))
+    model = build(ModelConfig(feature_size=4, hidden_size=4, item_bias=bias), items)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    if model.item_scores.offset is not None:
+        with torch.no_grad():
+            model.item_scores.offset.copy_(torch.tensor([[1.0], [-9.0], [3.0], [-8.0]]))
+        before["item_scores.offset"] = torch.tensor([[1.0], [2.0], [3.0], [2.0]])
+    new = as_new(model, np.array([2, 4]))
+    for name, value in new.named_parameters():
+        assert torch.equal(value, before[name])
+    if bias:
+        assert model.item_scores.offset is not None
+        assert model.item_scores.offset[1] == -9
+
+
 # --- in a simulation ---------------------------------------------------------------------------
 
 
@@ -92,7 +110,9 @@ def test_a_simulation_trains_without_them_and_asks_for_them(
     cold = simulate(simulation, Silent())["evaluation"]["cold"]
     assert (cold["items"], cold["users"]) == (4, asked)
     assert asked > 0
-    assert set(cold["models"]) == {"popularity", "popularity_private", "markov", "federated"}
+    assert set(cold["models"]) == {
+        *("popularity", "popularity_private", "markov", "federated", "federated_new"),
+    }
 
 
 def test_without_cold_items_nothing_is_said_of_them(tiny_data: Path, tmp_path: Path) -> None:
