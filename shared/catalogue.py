@@ -23,11 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from shared.errors import DataError
+from shared.features import FeatureSource
 from shared.tables import column_names, read_text, replacing, require_column
 
 __all__ = ["Catalogue", "ItemColumns", "items_from_table", "read_items"]
 
 ITEMS_FILE, FEATURES_FILE = "items.parquet", "features.safetensors"
+_SOURCE = "source"
 _NO_GENRES = "(no genres listed)"
 _TRAILING_YEAR = re.compile(r"\((\d{4})\)\s*$")
 _YEAR = re.compile(r"(-?\d{1,9})(?:\.0)?")
@@ -45,6 +47,7 @@ class Catalogue:
         genres: the genres of each item, without "|" or outer spaces; length V.
         years: length V.
         features: float32 [V, F]; row i describes the item with internal id i + 1.
+        source: what made the features, if that is recorded; not part of the fingerprint.
 
     Raises:
         ValueError: the fields contradict each other or break the rules above.
@@ -55,6 +58,7 @@ class Catalogue:
     genres: tuple[tuple[str, ...], ...]
     years: tuple[int | None, ...]
     features: torch.Tensor | None = None
+    source: FeatureSource | None = None
     _index: dict[str, int] = field(init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
@@ -70,6 +74,8 @@ class Catalogue:
             raise ValueError(f"genres {bad!r} would not survive being joined by '|'")
         if self.features is not None:
             _check_features(self.features, len(self.item_ids))
+        if self.source is not None and self.source.size != self.feature_size:
+            raise ValueError(f"{self.feature_size} features an item, not {self.source.size}")
         object.__setattr__(self, "_index", index)
 
     def __len__(self) -> int:
@@ -87,9 +93,21 @@ class Catalogue:
             object.__setattr__(self, "_fingerprint", self._digest())
         return self._fingerprint
 
-    def with_features(self, features: torch.Tensor) -> Catalogue:
+    @property
+    def feature_size(self) -> int:
+        """Features an item, F; 0 without any."""
+        return 0 if self.features is None else self.features.shape[1]
+
+    def with_features(
+        self, features: torch.Tensor, source: FeatureSource | None = None
+    ) -> Catalogue:
         """The same items described by `features`, [V, F], kept as float32 on the CPU."""
-        return replace(self, features=features.detach().to("cpu", torch.float32).contiguous())
+        kept = features.detach().to("cpu", torch.float32).contiguous()
+        return replace(self, features=kept, source=source)
+
+    def without_features(self) -> Catalogue:
+        """The items alone."""
+        return replace(self, features=None, source=None)
 
     def save(self, folder: Path | str) -> None:
         """Write `items.parquet`, and `features.safetensors` where there are features.
@@ -101,12 +119,11 @@ class Catalogue:
         folder.mkdir(parents=True, exist_ok=True)
         features = folder / FEATURES_FILE
         if self.features is not None:
+            metadata = {"fingerprint": self.fingerprint}
+            if self.source is not None:
+                metadata[_SOURCE] = self.source.to_text()
             with replacing(features) as temporary:
-                save_file(
-                    {"features": self.features.contiguous()},
-                    temporary,
-                    metadata={"fingerprint": self.fingerprint},
-                )
+                save_file({"features": self.features.contiguous()}, temporary, metadata=metadata)
         with replacing(folder / ITEMS_FILE) as temporary:
             pq.write_table(self._table(), temporary)
         if self.features is None:
@@ -125,12 +142,14 @@ class Catalogue:
             return items
         try:
             with safe_open(path, framework="pt") as stored:
-                recorded = (stored.metadata() or {}).get("fingerprint")
-                catalogue = items.with_features(stored.get_tensor("features"))
+                metadata = stored.metadata() or {}
+                text = metadata.get(_SOURCE)
+                source = None if text is None else FeatureSource.from_text(text)
+                catalogue = items.with_features(stored.get_tensor("features"), source)
         except (OSError, SafetensorError, ValueError):
             problem = "the item features cannot be read or do not fit the items"
         else:
-            if catalogue.fingerprint == recorded:
+            if catalogue.fingerprint == metadata.get("fingerprint"):
                 return catalogue
             problem = f"the item features are not those of {ITEMS_FILE} beside them"
         raise DataError(problem, file=path, remedy="Save or copy the whole catalogue again.")

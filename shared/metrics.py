@@ -227,6 +227,11 @@ class Ranking:
             k=k,
         )
 
+    def select(self, rows: NDArray[np.int64]) -> Ranking:
+        """Those of the users with these numbers, in this order."""
+        picked = torch.from_numpy(rows)
+        return Ranking(ranks=self.ranks[picked], top=self.top[picked], items=self.items, k=self.k)
+
     def metrics(self) -> Metrics:
         """Average over the users."""
         return Metrics(

@@ -56,6 +56,12 @@ class Cases:
             inputs, targets = inputs.select(rows), targets[rows]
         return rank_users(scorer, inputs, targets, items=self.items, window=self.window)
 
+    def rank_each(self, scorers: Sequence[Scorer]) -> Ranking:
+        """Ranks each organisation's users by its own scorer; users in the order of the split."""
+        own = [(s, rows) for s, rows in zip(scorers, self.parts, strict=True) if len(rows)]
+        pooled = Ranking.pooled([self.rank(scorer, rows) for scorer, rows in own])
+        return pooled.select(np.argsort(np.concatenate(self.parts)))
+
 
 def popularity(train: Histories, items: int) -> Scorer:
     """The most popular items, counted exactly."""

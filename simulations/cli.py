@@ -28,6 +28,7 @@ from shared.config import RunConfig
 from simulations import datasets
 from simulations.accountant import accountant_command
 from simulations.config import Engine, read_settings
+from simulations.items import encode_command
 from simulations.partition import Scheme
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
@@ -37,6 +38,9 @@ __all__ = ["main"]
 app = command_group("Simulate federations, sweep privacy budgets, audit claims.")
 data = command_group("Benchmark data.")
 app.add_typer(data, name="data")
+items = command_group("Public item features.")
+app.add_typer(items, name="items")
+items.command("encode")(encode_command)
 app.command("accountant")(accountant_command)
 
 DataOption = Annotated[
@@ -45,6 +49,13 @@ DataOption = Annotated[
         "--data",
         help="Folder with interactions.* and items.* (CSV or Parquet), or MovieLens's own files. "
         "Without it: the embedded MovieLens latest-small.",
+    ),
+]
+CatalogueOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--catalogue",
+        help="Folder that `sotto-lab items encode` wrote for these items. Without it: tf-idf.",
     ),
 ]
 EpsilonOption = Annotated[
@@ -71,6 +82,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     *,
     out: Annotated[Path, typer.Option(help="Folder for everything of the run.")],
     data_folder: DataOption = None,
+    catalogue: CatalogueOption = None,
     organisations: OrganisationsOption = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     epsilon: EpsilonOption = None,
@@ -88,7 +100,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     What is given later wins: --config, then options, then --set. See: sotto-lab settings.
     """
     options: dict[str, Any] = _options(
-        data_folder, organisations, epsilon, delta, partition, seed
+        data_folder, catalogue, organisations, epsilon, delta, partition, seed
     ) | {"training.rounds": rounds, "lab.engine": engine}
     if resume:
         simulation = reopen(out, options, assignments or [])
@@ -108,6 +120,7 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     *,
     out: Annotated[Path, typer.Option(help="Folder for catalogue, sites and results.")],
     data_folder: DataOption = None,
+    catalogue: CatalogueOption = None,
     organisations: OrganisationsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
@@ -117,7 +130,7 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     assignments: SetOption = None,
 ) -> None:
     """Write the sites of a federation, to be run with `flwr run .` instead of `simulate`."""
-    options = _options(data_folder, organisations, epsilon, delta, partition, seed)
+    options = _options(data_folder, catalogue, organisations, epsilon, delta, partition, seed)
     simulation = prepare(read_settings(config, options, assignments or []), out)
     _tell_data(simulation)
     file = _write_run_config(simulation)
@@ -207,6 +220,7 @@ def _bars() -> Progress:
 
 def _options(
     data_folder: Path | None,
+    catalogue: Path | None,
     organisations: int | None,
     epsilon: str | None,
     delta: float | None,
@@ -215,6 +229,7 @@ def _options(
 ) -> dict[str, Any]:
     return {
         "lab.data": None if data_folder is None else str(data_folder.resolve()),
+        "lab.catalogue": None if catalogue is None else str(catalogue.resolve()),
         "lab.organisations": organisations,
         "lab.partition": partition,
         "privacy.epsilon": _number(epsilon),
@@ -264,6 +279,7 @@ _TITLES = {
     "markov": "Markov counts, exact",
     "local": "each organisation alone",
     "federated": "federated",
+    "federated_new": "federated, cold as new",
 }
 
 
@@ -279,6 +295,8 @@ def _tell_result(result: dict[str, Any], out: Path) -> None:
         cells = [f"{values[figure]:.4f}" for figure in figures]
         table.add_row(_TITLES[name], *cells, style=style)
     output.print(table)
+    if "cold" in evaluation:
+        output.print(_cold(evaluation["cold"]), soft_wrap=True)
     output.print(_claim(privacy), soft_wrap=True)
     seconds = result["cost"]["seconds"]
     output.print(
@@ -287,6 +305,12 @@ def _tell_result(result: dict[str, Any], out: Path) -> None:
         f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB down a round"
     )
     output.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
+
+
+def _cold(cold: dict[str, Any]) -> str:
+    text = f"{cold['items']:,} cold items, asked for by {cold['users']:,} users"
+    figures = [f"{_TITLES[name]} {values['hr@10']:.4f}" for name, values in cold["models"].items()]
+    return f"{text}; hr@10: {', '.join(figures)}" if figures else text
 
 
 def _claim(privacy: dict[str, Any]) -> str:

@@ -47,12 +47,16 @@ class LabConfig:
 
     Attributes:
         data: folder of interactions and items; "" is the embedded MovieLens latest-small.
+        catalogue: folder that `sotto-lab items encode` wrote, of the same items; its strongest
+            `model.feature_size` features are used. "" makes features of tf-idf.
         organisations: how many share the users, >= 1.
         partition: "user", "size" or "taste".
         concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
         engine: "inprocess" or "ray".
         device: every simulated site's: "auto", "cpu" or "cuda".
         alone: whether to train each organisation alone too, for comparison.
+        cold: share of the items, in [0, 1), that leave all training data, to measure how well
+            items that nobody chose yet are ranked.
         user: column of the interactions; "" as the file's form has it. So are the next ones.
         item: column of the interactions.
         time: column of the interactions.
@@ -61,12 +65,14 @@ class LabConfig:
     """
 
     data: str = ""
+    catalogue: str = ""
     organisations: int = 4
     partition: Scheme = Scheme.USER
     concentration: float = 0.5
     engine: Engine = Engine.INPROCESS
     device: str = "auto"
     alone: bool = True
+    cold: float = 0.0
     user: str = ""
     item: str = ""
     time: str = ""

@@ -32,9 +32,10 @@ from shared.errors import DataError, FetchError
 from shared.histories import Columns, Histories, histories_from_tables, read_histories
 from shared.tables import MemoryTable
 
-__all__ = ["SOURCES", "Dataset", "Source", "fetch", "load"]
+__all__ = ["EMBEDDED", "SOURCES", "Dataset", "Source", "fetch", "load", "load_items"]
 
 EMBEDDED = Path(__file__).parent / "data" / "ml-latest-small"
+"""The data set that ships with the lab."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,10 +115,7 @@ def load(
     folder = EMBEDDED if folder is None else Path(folder)
     form, interactions, items = _locate(folder)
     columns, item_columns = columns or form.columns, item_columns or form.item_columns
-    if items.suffix == ".dat":
-        catalogue = items_from_table(_read_dat(items, _MOVIES_DAT), item_columns, items)
-    else:
-        catalogue = read_items(items, item_columns)
+    catalogue = _read_items(items, item_columns)
     if interactions.suffix == ".dat":
         table = _read_dat(interactions, _RATINGS_DAT)
         rows = MemoryTable(table, str(interactions))
@@ -125,6 +123,33 @@ def load(
     else:
         histories = read_histories(interactions, catalogue, columns)
     return Dataset(folder.resolve().name, catalogue, histories)
+
+
+def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> Catalogue:
+    """Read a folder's items alone, for who has no interactions; a catalogue's folder will do.
+
+    Args:
+        folder: holds items or movies in one of the forms above.
+        item_columns: what the columns are called, if not as the form has it.
+
+    Raises:
+        DataError: there is no such file, there are several, or it is not what it should be.
+    """
+    folder = Path(folder)
+    found = [(form, path) for form in _FORMS for path in form.found(folder)[1]]
+    if len(found) != 1:
+        names = " or ".join(f"{form.items}({'|'.join(form.suffixes)})" for form in _FORMS)
+        several = ", ".join(path.name for _, path in found)
+        problem = f"it holds several lists of items: {several}" if found else "it holds no items"
+        raise DataError(problem, file=folder, remedy=f"Give a folder with one {names}.")
+    [(form, path)] = found
+    return _read_items(path, item_columns or form.item_columns)
+
+
+def _read_items(path: Path, columns: ItemColumns) -> Catalogue:
+    if path.suffix == ".dat":
+        return items_from_table(_read_dat(path, _MOVIES_DAT), columns, path)
+    return read_items(path, columns)
 
 
 def _locate(folder: Path) -> tuple[_Form, Path, Path]:

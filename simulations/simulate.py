@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +18,15 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
 from shared.histories import LeaveOneOut, leave_one_out
-from shared.metrics import Metrics, Ranking
-from shared.models.encoder import text_features
+from shared.metrics import Ranking
+from shared.models.attention import AttentionRecommender
+from shared.models.lsa import text_features
 from simulations import baselines, results
+from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.config import SimulationConfig, read_settings
 from simulations.datasets import Dataset, load
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
+from simulations.items import described
 from simulations.partition import partition
 
 __all__ = ["Reporter", "Simulation", "prepare", "reopen", "simulate"]
@@ -51,6 +54,7 @@ class Simulation:
         dataset: all organisations' data, with the catalogue's features.
         split: leave-one-out over all users.
         parts: user rows of each organisation.
+        cold: ascending internal ids of the items that no training event has, see `lab.cold`.
     """
 
     folder: Path
@@ -58,6 +62,7 @@ class Simulation:
     dataset: Dataset
     split: LeaveOneOut
     parts: Sequence[NDArray[np.int64]]
+    cold: NDArray[np.int64]
 
     @property
     def names(self) -> list[str]:
@@ -144,7 +149,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
     alone = _train_alone(simulation, reporter) if simulation.config.lab.alone else None
     reporter.stage("measuring")
     measured = time.monotonic()
-    models = _measure(simulation, final, alone)
+    rankings = _measure(simulation, final, alone)
     now = time.monotonic()
     result = {
         "schema": 1,
@@ -155,7 +160,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
         "privacy": results.privacy_section(
             simulation.config.privacy, spent(sites_in(simulation.folder / SITES))
         ),
-        "evaluation": results.evaluation_section(models),
+        "evaluation": _evaluation(simulation, rankings),
         "cost": results.cost(final.progress, total=now - started, evaluate=now - measured),
         "seed": simulation.config.seed,
         "versions": results.versions(),
@@ -171,11 +176,22 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
         dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
     )
     if config.model.items.uses_features:
-        features = text_features(dataset.catalogue, config.model.feature_size)
-        dataset = Dataset(
-            dataset.name, dataset.catalogue.with_features(features), dataset.histories
+        dataset = replace(dataset, catalogue=_described(dataset.catalogue, config))
+    elif lab.catalogue:
+        raise ConfigError(
+            f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "
+            "features: leave it out, or set model.items to 'features' or 'both'."
         )
-    return Simulation(folder, config, dataset, leave_one_out(dataset.histories), parts)
+    cold = cold_items(len(dataset.catalogue), lab.cold, config.seed)
+    split = without_items(leave_one_out(dataset.histories), cold)
+    return Simulation(folder, config, dataset, split, parts, cold)
+
+
+def _described(items: Catalogue, config: SimulationConfig) -> Catalogue:
+    size = config.model.feature_size
+    if config.lab.catalogue:
+        return described(items, Path(config.lab.catalogue), size)
+    return items.with_features(text_features(items, size))
 
 
 def _check_populations(simulation: Simulation) -> None:
@@ -252,9 +268,19 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
     return checkpoints
 
 
+def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
+    section = results.evaluation_section(
+        {name: ranking.metrics() for name, ranking in rankings.items()}
+    )
+    if len(simulation.cold):
+        section["cold"] = cold_section(simulation.split, simulation.cold, rankings)
+    return section
+
+
 def _measure(
     simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
-) -> dict[str, Metrics]:
+) -> dict[str, Ranking]:
+    """Every model's ranking of the test users, in the order of the split."""
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train = len(catalogue), simulation.split.train
     cases = baselines.Cases(
@@ -262,9 +288,8 @@ def _measure(
     )
     run = _run_config(simulation, simulation.folder)
 
-    def trained(checkpoint: Checkpoint, rows: NDArray[np.int64] | None = None) -> Ranking:
-        model = model_with(checkpoint.weights, run, catalogue)
-        return cases.rank(baselines.recommender(model), rows)
+    def trained(checkpoint: Checkpoint) -> AttentionRecommender:
+        return model_with(checkpoint.weights, run, catalogue)
 
     models = {"popularity": cases.rank(baselines.popularity(train, items))}
     if config.privacy.private:
@@ -273,7 +298,9 @@ def _measure(
         models["popularity_private"] = cases.rank(scorer)
     models["markov"] = cases.rank(baselines.markov(train, items))
     if alone is not None:
-        own = zip(alone, cases.parts, strict=True)
-        models["local"] = Ranking.pooled([trained(c, rows) for c, rows in own if len(rows)])
-    models["federated"] = trained(final)
-    return {name: ranking.metrics() for name, ranking in models.items()}
+        models["local"] = cases.rank_each([baselines.recommender(trained(own)) for own in alone])
+    models["federated"] = cases.rank(baselines.recommender(trained(final)))
+    if len(simulation.cold):
+        new = as_new(trained(final), simulation.cold)
+        models["federated_new"] = cases.rank(baselines.recommender(new))
+    return models

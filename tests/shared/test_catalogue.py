@@ -11,9 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from shared.catalogue import Catalogue, ItemColumns, read_items
 from shared.errors import DataError
+from shared.features import FeatureSource
 from shared.tables import column_names, read_text
 
 TOY = Catalogue(("a", "b"), ("Alpha", "Beta (1999)"), (("X", "Y"), ()), (1999, None))
@@ -127,6 +129,59 @@ def test_saving_leaves_only_the_two_files_and_forgets_old_features(tmp_path: Pat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["features.safetensors", "items.parquet"]
     TOY.save(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["items.parquet"]
+
+
+SOURCE = FeatureSource(
+    encoder="tiny",
+    digest="ab" * 32,
+    pooling="mean",
+    words=False,
+    size=2,
+    template=1,
+    transformers="5.0",
+)
+
+
+def test_what_made_the_features_is_kept_and_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+    described = TOY.with_features(FEATURES, SOURCE)
+    described.save(tmp_path)
+    loaded = Catalogue.load(tmp_path)
+    assert loaded.source == SOURCE
+    assert loaded.fingerprint == described.fingerprint == TOY.with_features(FEATURES).fingerprint
+    assert loaded.with_features(FEATURES).source is None
+
+
+def test_the_items_alone_are_as_if_never_described() -> None:
+    bare = TOY.with_features(FEATURES, SOURCE).without_features()
+    assert (bare.features, bare.source, bare.feature_size) == (None, None, 0)
+    assert bare.fingerprint == TOY.fingerprint
+
+
+@pytest.mark.parametrize("features", [None, torch.zeros(2, 3)])
+def test_a_record_of_other_features_is_refused(features: torch.Tensor | None) -> None:
+    with pytest.raises(ValueError, match="features an item, not 2"):
+        replace(TOY, features=features, source=SOURCE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense",
+        "[]",
+        "null",
+        "{}",
+        SOURCE.to_text().replace('"size": 2', '"size": 3'),
+        SOURCE.to_text().replace('"size": 2', '"size": "2"'),
+        SOURCE.to_text().replace('"words"', '"letters"'),
+    ],
+)
+def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
+    described = TOY.with_features(FEATURES, SOURCE)
+    described.save(tmp_path)
+    metadata = {"fingerprint": described.fingerprint, "source": text}
+    save_file({"features": FEATURES}, tmp_path / "features.safetensors", metadata=metadata)
+    with pytest.raises(DataError, match="cannot be read or do not fit"):
+        Catalogue.load(tmp_path)
 
 
 def test_features_of_other_items_are_refused(tmp_path: Path) -> None:

@@ -232,6 +232,15 @@ def test_pooling_counts_each_user_once() -> None:
     assert (pooled.hr, pooled.coverage, pooled.users) == (0.25, 0.375, 4)
 
 
+def test_some_users_can_be_selected_in_another_order() -> None:
+    ranking = Ranking(
+        ranks=torch.tensor([1, 2, 3]), top=torch.tensor([[1], [2], [3]]), items=8, k=1
+    )
+    some = ranking.select(np.array([2, 0]))
+    assert (some.ranks.tolist(), some.top.tolist()) == ([3, 1], [[3], [1]])
+    assert (some.items, some.k) == (8, 1)
+
+
 def test_pooling_refuses_none_or_different_kinds() -> None:
     a = Ranking(ranks=torch.tensor([1]), top=torch.tensor([[1]]), items=8, k=1)
     b = Ranking(ranks=torch.tensor([1]), top=torch.tensor([[1]]), items=9, k=1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from shared.config import PrivacyConfig, Value
 from shared.histories import Histories, leave_one_out
 from shared.metrics import Scorer
+from shared.models.counts import Popularity
 from shared.privacy.accounting import epsilon, noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations import baselines
@@ -106,3 +107,23 @@ def test_the_validation_loss_of_equal_scores_is_that_of_guessing(simulation: Sim
 
     loss = baselines.validation_loss(equal, simulation.split, 5)
     assert loss == pytest.approx(np.log(18))
+
+
+def test_organisations_ranked_apart_come_in_the_order_of_the_split(
+    simulation: Simulation,
+) -> None:
+    scorer = baselines.markov(simulation.split.train, 18)
+    every = cases(simulation)
+    whole, apart = every.rank(scorer), every.rank_each([scorer] * len(every.parts))
+    assert len(set(whole.ranks.tolist())) > 1
+    assert torch.equal(apart.ranks, whole.ranks)
+
+
+def test_an_organisation_is_ranked_by_its_own_scorer(simulation: Simulation) -> None:
+    every = cases(simulation)
+    scorers = [Popularity(torch.zeros(18)) for _ in every.parts]
+    flat = every.rank_each(scorers).ranks
+    scorers[1] = Popularity(torch.arange(18.0))
+    changed = (every.rank_each(scorers).ranks != flat).nonzero().flatten().tolist()
+    assert changed
+    assert set(changed) <= set(every.parts[1].tolist())

@@ -17,7 +17,7 @@ from shared.catalogue import ItemColumns
 from shared.errors import DataError, FetchError
 from shared.histories import Columns
 from simulations import datasets
-from simulations.datasets import SOURCES, Dataset, fetch, load
+from simulations.datasets import SOURCES, Dataset, fetch, load, load_items
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 INTERACTIONS = "user_id,item_id,timestamp\nx,1,2\nx,2,1\ny,2,1\ny,1,2\n"
@@ -257,3 +257,44 @@ def test_fetch_refuses_other_names_addresses_and_folders(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(FetchError, match="could not be written"):
         fetch("ml-1m", tmp_path / "file", url="http://127.0.0.1:9/")
+
+
+# --- items alone -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "files", [{"items_csv": ITEMS}, {"movies_csv": MOVIES_CSV}, {"movies_dat": MOVIES_DAT}]
+)
+def test_items_are_read_without_interactions(tmp_path: Path, files: dict[str, str]) -> None:
+    items = load_items(folder(tmp_path, **files))
+    assert items.item_ids[:2] == ("1", "2")
+    assert items.years[0] == 2001
+
+
+def test_a_saved_catalogue_is_read_as_items(tmp_path: Path) -> None:
+    items = load_items(folder(tmp_path / "data", movies_csv=MOVIES_CSV))
+    items.save(tmp_path / "catalogue")
+    assert load_items(tmp_path / "catalogue").fingerprint == items.fingerprint
+
+
+def test_item_columns_may_have_other_names(tmp_path: Path) -> None:
+    data = folder(tmp_path, items_csv="sku,name\n7,Seven\n")
+    items = load_items(data, ItemColumns(item="sku", title="name"))
+    assert (items.item_ids, items.titles) == (("7",), ("Seven",))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "it holds no items"),
+        ({"interactions_csv": INTERACTIONS}, "it holds no items"),
+        ({"items_csv": ITEMS, "movies_dat": MOVIES_DAT}, "items.csv, movies.dat"),
+    ],
+)
+def test_no_items_or_several_are_refused(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load_items(folder(tmp_path / "data", **files))
+    with pytest.raises(DataError, match="it holds no items"):
+        load_items(tmp_path / "absent")
