@@ -96,6 +96,7 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
         """Adds N(0, (σC)²) to each clipped sum, once."""
         for p in self.params:
             p.grad = noised(p.summed_grad, self.noise_multiplier * self.max_grad_norm, self._random)
+            p.summed_grad = None
 
 
 def train(

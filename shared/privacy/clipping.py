@@ -102,6 +102,7 @@ class PerUserClipping:
         """Starts a logical batch: every weight's `grad` becomes 0, as of a batch of nobody."""
         self._forget()
         for weight in self._weights:
+            weight.grad = None  # let go of the last sum before the next one takes its memory
             weight.grad = torch.zeros_like(weight)
 
     def backward(self, losses: Tensor) -> Tensor:
