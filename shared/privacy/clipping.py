@@ -126,8 +126,10 @@ class PerUserClipping:
             )
         leaves, weights = self._leaves, self._weights
         self._users = len(losses)
-        found = torch.autograd.grad(losses.sum(), [*leaves, *weights], allow_unused=True)
-        self._users = None
+        try:
+            found = torch.autograd.grad(losses.sum(), [*leaves, *weights], allow_unused=True)
+        finally:
+            self._users = None
         self._refuse_strays(found[len(leaves) :])
         gradients = self._gradients
         self._forget()

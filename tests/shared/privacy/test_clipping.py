@@ -449,6 +449,16 @@ def test_trap_3_a_plain_backward_is_refused_since_it_clips_nobody() -> None:
         assert all(p.grad is None for p in model.parameters())
 
 
+def test_trap_3_is_still_refused_after_a_batch_that_failed() -> None:
+    model = recommender()
+    losses = next_item_losses(model)
+    with PerUserClipping(model, 1.0) as clipping:
+        with pytest.raises(ClippingError, match="in a batch of 1 users"):
+            clipping.backward(losses(USERS).sum()[None])
+        with pytest.raises(ClippingError, match=r"call clipping\.backward\(losses\)"):
+            losses(USERS).sum().backward()
+
+
 def test_trap_4_a_clip_norm_is_fixed_for_good() -> None:
     """Nested contexts do not keep the outer one's bound, nor does anything after them."""
     model = recommender()
