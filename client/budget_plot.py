@@ -70,11 +70,12 @@ def _curve(axes: Axes, points: Sequence[Point]) -> None:
     axes.annotate(
         f"spent {points[-1].epsilon:.3g}",
         (times[-1], points[-1].epsilon),
-        xytext=(-8, -14),
+        xytext=(-8, -36),  # what was spent never falls: below its end there is nothing
         textcoords="offset points",
         ha="right",
         color=SPENT,
         weight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
 
 
