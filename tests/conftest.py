@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -30,6 +31,12 @@ from shared.config import ItemRepresentation, ModelConfig, Optimiser
 from shared.histories import Histories, write_interactions
 from shared.models.attention import build, trainable
 from shared.wire import TRAIN, TrainRequest, Weights
+
+# The same examples in every run: what fails, fails for everybody. To look further afield:
+# python -m pytest --hypothesis-profile=explore
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile("same")
 
 # Threads cost more than they bring at these sizes, and two test workers share the cores.
 torch.set_num_threads(1)
