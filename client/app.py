@@ -102,9 +102,7 @@ def train_round(message: Message, context: Context) -> Message:
     """Answers with the noised change of the weights, if the guard admits the request."""
     request = TrainRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
-    site = _site(context)
-    catalogue = _catalogue(site)
-    guard = Guard(site, _ledger(site), catalogue.fingerprint)
+    site, catalogue, guard = _guarded_site(context)
     change = guard.train(request, lambda: _prepare(request, site, catalogue))
     reply = TrainReply(change={name: value.numpy() for name, value in change.items()})
     return Message(reply.to_content(), reply_to=message)
@@ -115,11 +113,15 @@ def evaluate_round(message: Message, context: Context) -> Message:
     """Answers with noised sums of metrics, if the guard admits the request."""
     request = EvaluateRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
-    site = _site(context)
-    catalogue = _catalogue(site)
-    guard = Guard(site, _ledger(site), catalogue.fingerprint)
+    site, catalogue, guard = _guarded_site(context)
     sums = guard.evaluate(request, lambda: _prepare_evaluation(request, site, catalogue))
     return Message(EvaluateReply(sums=sums["sums"].numpy()).to_content(), reply_to=message)
+
+
+def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
+    site = _site(context)
+    catalogue = _catalogue(site)
+    return site, catalogue, Guard(site, _ledger(site), catalogue.fingerprint)
 
 
 def _check_kind(kind: str) -> None:

@@ -100,7 +100,7 @@ class Database:
             problem = "no such database is known"
             raise SiteError(f"{where}: {problem}. {_FORM}") from None
         except ImportError as error:
-            package = "sotto[postgresql]" if "psycopg" in str(error) else "a driver for it"
+            package = "psycopg[binary]" if "psycopg" in str(error) else "a driver for it"
             problem = f"the driver {error.name} is not installed"
             raise SiteError(f"{where}: {problem}: pip install '{package}'.") from None
         except (SQLAlchemyError, TypeError) as error:

@@ -19,6 +19,7 @@ from client.ledger import Entry, Ledger
 from client.site import Ask, Site
 from shared.config import flatten
 from shared.errors import Refusal, Refused, WireError
+from shared.privacy.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
 from shared.wire import LONGEST_NAME, EvaluateRequest, TrainRequest
 
@@ -113,6 +114,10 @@ class Guard:
                 raise Refused(
                     Refusal.POLICY, f"{name} {asked:g}, where {sign} {limit:g} is allowed"
                 )
+        if release.private and not SMALLEST_NORM <= entry.clip_norm <= LARGEST_NORM:
+            raise Refused(
+                Refusal.POLICY, f"clip norm {entry.clip_norm:g} is beyond float32's reach"
+            )
         spread = release.noise_multiplier * entry.clip_norm
         if release.private and not SMALLEST_SPREAD < spread < LARGEST_SPREAD:
             raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")

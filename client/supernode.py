@@ -36,7 +36,7 @@ def command(site: Site) -> list[str]:
     """
     found, roots = executable(), site.root_certificates_file
     if found is None:
-        raise SiteError("flower-supernode is not installed: pip install 'sotto[client]'.")
+        raise SiteError("flower-supernode is not installed: pip install 'flwr==1.41.*'.")
     _ = site.coordinator.address
     return [
         found,

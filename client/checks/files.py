@@ -59,7 +59,7 @@ def _credentials(facts: Facts) -> Verdict:
 
 
 def _flower(_: Facts) -> Verdict:
-    remedy = "Install Sotto again: pip install 'sotto[client]'."
+    remedy = "Install Flower again: pip install 'flwr==1.41.*'."
     try:
         found = version("flwr")
     except PackageNotFoundError:

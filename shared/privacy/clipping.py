@@ -36,7 +36,7 @@ from shared.models.attention import ItemScores
 from shared.privacy.bookkeeping import WeightGradient
 from shared.privacy.layers import RULES, objection
 
-__all__ = ["LARGEST_NORM", "PerUserClipping"]
+__all__ = ["LARGEST_NORM", "SMALLEST_NORM", "PerUserClipping"]
 
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
 """Beyond these a squared norm leaves float32's range."""

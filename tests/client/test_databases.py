@@ -234,7 +234,7 @@ def test_without_psycopg_the_remedy_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     source = Database("postgresql://127.0.0.1:1/x", ("table", "t"), folder=tmp_path)
-    with pytest.raises(SiteError, match=r"psycopg is not installed: pip install 'sotto\[postg"):
+    with pytest.raises(SiteError, match=r"psycopg is not installed: pip install 'psycopg\[binary"):
         read(source)
 
 

@@ -244,7 +244,7 @@ def test_weights_that_are_not_finite_are_refused(sites: Sites, value: float) -> 
     assert error.code is Refusal.MALFORMED
 
 
-@pytest.mark.parametrize("clip_norm", [1e-45, 1e-38, 1e-21])
+@pytest.mark.parametrize("clip_norm", [1e-45, 1e-38, 1e-21, 1e-13])
 def test_noise_that_float32_would_lose_is_refused(sites: Sites, clip_norm: float) -> None:
     """At 0.7e-45 a standard deviation is stored as 0: nothing would hide the clipped sum."""
     assert np.float32(0.5 * 1.4e-45) == 0
@@ -473,8 +473,9 @@ def test_the_cost_is_at_the_partners_delta(sites: Sites) -> None:
 
 
 def test_the_same_limit_admits_it_at_a_larger_delta(sites: Sites) -> None:
-    limit = (cost(1, 1e-3) + cost(1, 1e-6)) / 2
-    House(sites, max_epsilon=limit, delta=1e-3).guard.train(sites.request(), ready(Computation()))
+    limit, compute = (cost(1, 1e-3) + cost(1, 1e-6)) / 2, Computation()
+    House(sites, max_epsilon=limit, delta=1e-3).guard.train(sites.request(), ready(compute))
+    assert compute.calls == 1
 
 
 def test_without_a_ledger_nothing_is_computed(sites: Sites) -> None:

@@ -295,6 +295,20 @@ def test_what_is_not_finite_adds_nothing_and_spoils_nobody(broken: float) -> Non
 
 
 @pytest.mark.parametrize("size", [1.0, 1e2, 1e4, 1e6])
+def test_the_usual_norm_loses_what_cancels(size: float) -> None:
+    """From products of places, in float32: a negative square of a norm that is not 0."""
+    draw = torch.Generator().manual_seed(5)
+    one = torch.randn(1, 256, generator=draw)
+    inputs = torch.cat([one, one * (1 + 1e-6 * torch.randn(one.shape, generator=draw))])
+    gradients = torch.tensor([[size], [-size]]).repeat(1, 300)
+    usual = ((inputs @ inputs.T) * (gradients @ gradients.T)).sum()
+    exactly = (gradients.double().T @ inputs.double()).norm() ** 2
+    assert float(exactly) > 0 >= float(usual)
+    ours = bookkeeping.Outer(inputs[None], gradients[None]).squared_norms(None)
+    assert float(ours) == pytest.approx(float(exactly), rel=0.05)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4, 1e6])
 def test_gradients_that_cancel_within_a_user_stay_within_the_clip_norm(size: float) -> None:
     """Two places of opposite, huge gradients leave a rest that float32 hardly knows."""
 
