@@ -23,21 +23,26 @@ from client.guard import Computation, Guard
 from client.ledger import Ledger
 from client.logs import Event, cause, note
 from client.site import Ask, Site, locate, simulated_node
+from client.statistician import noised_statistic
 from client.trainer import LocalPlan, train
 from shared.catalogue import Catalogue
 from shared.errors import Refusal, Refused, WireError
 from shared.histories import Histories
-from shared.models.attention import AttentionRecommender, build, trainable
+from shared.models.attention import AttentionRecommender, build, described_items, trainable
 from shared.wire import (
     DESCRIBE,
     DESCRIBE_ACTION,
     EVALUATE,
     LONGEST_NAME,
+    STATISTICS,
+    STATISTICS_ACTION,
     TRAIN,
     DescribeReply,
     DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
+    StatisticsReply,
+    StatisticsRequest,
     TrainReply,
     TrainRequest,
     refusal_reply,
@@ -46,8 +51,8 @@ from shared.wire import (
 
 __all__ = ["app", "load_weights"]
 
-_EVALUATION = 1
-"""Tells an evaluation's random numbers from its round's training."""
+_EVALUATION, _STATISTICS = 1, 2
+"""Tell the random numbers of an evaluation, and of a statistic, from its round's training."""
 _ALL = sys.maxsize
 """Events of a history, when all are wanted."""
 
@@ -108,6 +113,17 @@ def train_round(message: Message, context: Context) -> Message:
     return Message(reply.to_content(), reply_to=message)
 
 
+@app.train(STATISTICS_ACTION)
+def statistics_round(message: Message, context: Context) -> Message:
+    """Answers with a noised statistic, if the guard admits the request."""
+    request = StatisticsRequest.from_content(message.content)
+    logs.about(run=request.run, round=request.round)
+    site, catalogue, guard = _guarded_site(context)
+    answer = guard.statistics(request, lambda: _prepare_statistic(request, site, catalogue))
+    reply = StatisticsReply(total=answer["total"].numpy())
+    return Message(reply.to_content(), reply_to=message)
+
+
 @app.evaluate()
 def evaluate_round(message: Message, context: Context) -> Message:
     """Answers with noised sums of metrics, if the guard admits the request."""
@@ -125,7 +141,7 @@ def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in (DESCRIBE, TRAIN, EVALUATE):
+    if kind not in (DESCRIBE, STATISTICS, TRAIN, EVALUATE):
         raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
 
 
@@ -180,6 +196,13 @@ def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalog
     return lambda: {"sums": evaluate(model, histories, plan, random)}
 
 
+def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
+    table = described_items(request.model, catalogue).numpy()
+    histories = _histories(site, catalogue, _ALL)
+    random = site.random(request.round, _STATISTICS)
+    return lambda: {"total": noised_statistic(histories, table, request, random)}
+
+
 def _model(
     request: TrainRequest | EvaluateRequest, site: Site, catalogue: Catalogue
 ) -> AttentionRecommender:
@@ -226,7 +249,7 @@ def _catalogue(site: Site) -> Catalogue:
 def _histories(site: Site, catalogue: Catalogue, events: int) -> Histories:
     """What the site trains on: without each user's last event where that one is evaluated."""
     held_out = int(Ask.EVALUATE in site.policy.answers)
-    read = _all_histories(site, catalogue, events + held_out)
+    read = _all_histories(site, catalogue, min(events, _ALL - 1) + held_out)
     return read.without_last(held_out) if held_out else read
 
 

@@ -19,9 +19,10 @@ from client.ledger import Entry, Ledger
 from client.site import Ask, Site
 from shared.config import flatten
 from shared.errors import Refusal, Refused, WireError
+from shared.models.moments import LONGEST
 from shared.privacy.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import LONGEST_NAME, EvaluateRequest, TrainRequest
+from shared.wire import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
 
 __all__ = ["Computation", "Guard"]
 
@@ -65,12 +66,12 @@ class Guard:
         """The answer to a request for private metrics; as `train`."""
         return self._recorded(request, _evaluation(request), Ask.EVALUATE, prepare)
 
+    def statistics(self, request: StatisticsRequest, prepare: Callable[[], Computation]) -> Answer:
+        """The answer to a request for a noised statistic; as `train`."""
+        return self._recorded(request, _statistics(request), Ask.STATISTICS, prepare)
+
     def _recorded(
-        self,
-        request: TrainRequest | EvaluateRequest,
-        entry: Entry,
-        ask: Ask,
-        prepare: Callable[[], Computation],
+        self, request: Request, entry: Entry, ask: Ask, prepare: Callable[[], Computation]
     ) -> Answer:
         try:
             admit(self._site, ask)
@@ -83,10 +84,7 @@ class Guard:
             raise Refused(Refusal.MALFORMED, str(error)) from error
 
     def _answered(
-        self,
-        request: TrainRequest | EvaluateRequest,
-        entry: Entry,
-        prepare: Callable[[], Computation],
+        self, request: Request, entry: Entry, prepare: Callable[[], Computation]
     ) -> Answer:
         if not entry.run.isprintable() or len(entry.run) > LONGEST_NAME:
             raise Refused(Refusal.MALFORMED, f"{entry.run[:LONGEST_NAME]!r} is no name of a run")
@@ -122,14 +120,15 @@ class Guard:
         if release.private and not SMALLEST_SPREAD < spread < LARGEST_SPREAD:
             raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")
 
-    def _check_model(self, request: TrainRequest | EvaluateRequest) -> None:
+    def _check_model(self, request: Request) -> None:
         if request.catalogue != self._catalogue:
             raise Refused(
                 Refusal.CATALOGUE,
                 f"the request is for catalogue {request.catalogue[:12]}, this site holds "
                 f"{self._catalogue[:12]}: ask the coordinator for the current one",
             )
-        if not all(np.isfinite(value).all() for value in request.weights.values()):
+        weights = {} if isinstance(request, StatisticsRequest) else request.weights
+        if not all(np.isfinite(value).all() for value in weights.values()):
             raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
 
 
@@ -163,7 +162,17 @@ def _evaluation(request: EvaluateRequest) -> Entry:
     return _entry(request, release, request.clip_norm)
 
 
-def _entry(request: TrainRequest | EvaluateRequest, release: Release, clip_norm: float) -> Entry:
+def _statistics(request: StatisticsRequest) -> Entry:
+    release = Release(
+        kind=ReleaseKind.STATISTICS,
+        noise_multiplier=request.noise_multiplier,
+        sample_rate=1.0,
+        steps=1,
+    )
+    return _entry(request, release, LONGEST)
+
+
+def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
     """What a request would be charged as.
 
     Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets

@@ -40,6 +40,7 @@ class Ask(StrEnum):
 
     DESCRIBE = "describe"
     TRAIN = "train"
+    STATISTICS = "statistics"
     EVALUATE = "evaluate"
 
 
@@ -62,7 +63,7 @@ class Policy:
 
     max_epsilon: float
     delta: float
-    answers: tuple[Ask, ...] = (Ask.DESCRIBE, Ask.TRAIN)
+    answers: tuple[Ask, ...] = (Ask.DESCRIBE, Ask.STATISTICS, Ask.TRAIN)
     min_noise_multiplier: float | None = None
     max_sample_rate: float = 1.0
     max_clip_norm: float = 100.0

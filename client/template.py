@@ -60,7 +60,7 @@ KEYS = (
     Key(
         "policy.answers",
         'what is answered; add "evaluate" for noised metrics',
-        ("describe", "train"),
+        ("describe", "statistics", "train"),
     ),
     Key("policy.min_noise_multiplier", "least noise over clip norm of any request", None, 0.3),
     Key("policy.max_sample_rate", "largest chance of a user to be in a noised sum", 1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
 from server.checkpoint import Checkpoint, Progress
+from server.posterior import Prior
+from server.pretrain import read_public
 from server.replies import refusal_reason
 from server.strategy import FederatedStrategy, Partner, to_arrays, to_weights
+from server.warm_start import Asker, warm_start
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError, QuorumError, WireError
 from shared.models.attention import AttentionRecommender, build, trainable
-from shared.privacy.accounting import noise_multiplier_for
-from shared.wire import DESCRIBE, DescribeReply, DescribeRequest, Weights
+from shared.privacy.planning import NoisePlan, noise_plan
+from shared.wire import DESCRIBE, DescribeReply, DescribeRequest
 
 __all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
 
@@ -65,13 +68,18 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     checkpoint = _first_checkpoint(config, catalogue, out)
     partners = _meet(grid, config, catalogue.fingerprint)
     _check_delta(config, partners)
+    noise = _noise_plan(config)
+    if not checkpoint.progress.warm:
+        checkpoint.save(out)  # its name, by which partners know a repeated request
+        checkpoint = _warmed(checkpoint, grid, partners, noise, config, catalogue)
     training, done = config.training, checkpoint.progress.round
+    config = with_own_items(config, checkpoint)
     strategy = FederatedStrategy(
         config,
         partners,
         run=checkpoint.progress.run,
         catalogue=catalogue.fingerprint,
-        noise_multiplier=_noise_multiplier(config),
+        noise_multiplier=noise.training,
         rounds_done=done,
     )
     strategy.restore(checkpoint.state, list(checkpoint.weights))
@@ -103,15 +111,17 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
         evaluate_fn=after_round,
     )
     disable_progress_bar()
-    model_with(checkpoint.weights, config, catalogue).save_pretrained(out / MODEL)
+    model_with(checkpoint, config, catalogue).save_pretrained(out / MODEL)
 
 
-def model_with(weights: Weights, config: RunConfig, catalogue: Catalogue) -> AttentionRecommender:
-    """The run's recommender with the given trainable weights, in evaluation mode."""
-    model = build(config.model, catalogue)
+def model_with(
+    checkpoint: Checkpoint, config: RunConfig, catalogue: Catalogue
+) -> AttentionRecommender:
+    """The run's recommender with a checkpoint's weights, in evaluation mode."""
+    model = build(with_own_items(config, checkpoint).model, catalogue)
     with torch.no_grad():
         for name, parameter in trainable(model).items():
-            parameter.copy_(torch.tensor(weights[name]))
+            parameter.copy_(torch.tensor(checkpoint.weights[name]))
     model.train(mode=False)
     return model
 
@@ -150,12 +160,48 @@ def _first_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Che
     return Checkpoint(progress=progress, weights=weights, state={})
 
 
-def _noise_multiplier(config: RunConfig) -> float:
+def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
+    """The run's parameters with the items that its warm start chose."""
+    own = checkpoint.progress.own_items
+    return replace(config, model=replace(config.model, own_items=own))
+
+
+def _warmed(
+    checkpoint: Checkpoint,
+    grid: Grid,
+    partners: Sequence[Partner],
+    noise: NoisePlan,
+    config: RunConfig,
+    catalogue: Catalogue,
+) -> Checkpoint:
+    """The checkpoint with the weights that training begins with."""
+    public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
+    progress = replace(checkpoint.progress, warm=True)
+    if not config.warm_start.share and (public is None or not config.model.items.uses_features):
+        return replace(checkpoint, progress=progress)
+    asker = Asker(
+        grid=grid,
+        partners=partners,
+        run=checkpoint.progress.run,
+        noise_multiplier=noise.statistics,
+        config=config,
+        catalogue=catalogue.fingerprint,
+    )
+    first = warm_start(asker if config.warm_start.share else None, config, catalogue, Prior(public))
+    return replace(
+        checkpoint,
+        progress=replace(progress, own_items=first.own_items),
+        weights=first.weights,
+    )
+
+
+def _noise_plan(config: RunConfig) -> NoisePlan:
     if config.privacy.epsilon is None:
-        return 0.0
-    return noise_multiplier_for(
+        return NoisePlan()
+    return noise_plan(
         config.privacy.epsilon,
         config.privacy.delta,
+        share=config.warm_start.share,
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
     )

@@ -40,6 +40,8 @@ class Progress:
         seconds: spent in rounds so far, over all starts.
         bytes_up: arrays received in the last round.
         bytes_down: arrays sent in the last round.
+        warm: whether the warm start is over, if there is one.
+        own_items: what it chose, see `ModelConfig`.
     """
 
     run: str
@@ -49,6 +51,8 @@ class Progress:
     seconds: float = 0.0
     bytes_up: int = 0
     bytes_down: int = 0
+    warm: bool = False
+    own_items: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,9 @@ class Checkpoint:
             raise CheckpointError(f"{folder} holds no checkpoint: start the run without --resume.")
         try:
             with safe_open(file, framework="numpy") as opened:
-                progress = Progress(**json.loads(opened.metadata()["progress"]))
+                fields = json.loads(opened.metadata()["progress"])
+                fields["own_items"] = tuple(fields["own_items"])
+                progress = Progress(**fields)
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(

@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from shared.errors import ConfigError
@@ -29,8 +31,10 @@ __all__ = [
     "RunConfig",
     "ServerConfig",
     "StrategyName",
+    "Trained",
     "TrainingConfig",
     "Value",
+    "WarmStartConfig",
     "Weighting",
     "flat_tables",
     "flatten",
@@ -57,6 +61,14 @@ class ItemRepresentation(StrEnum):
     def uses_features(self) -> bool:
         """Whether the catalogue's public features are read."""
         return self is not ItemRepresentation.IDS
+
+
+class Trained(StrEnum):
+    """Which weights training changes, and messages carry."""
+
+    ALL = "all"
+    SCORES = "scores"
+    """How states score features, and the items' offsets: what a warm start sets."""
 
 
 class Optimiser(StrEnum):
@@ -97,39 +109,98 @@ class ModelConfig:
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
         feature_size: directions of the public features, >= 1.
-        hidden_size: width, a multiple of `heads`.
+        own_items: internal ids of items that have a direction of their own beside the features; a
+            warm start chooses them, nobody sets them.
+        hidden_size: width, a multiple of `heads`; 0 is as wide as the features and own directions.
         layers: attention blocks, >= 1.
         heads: attention heads, >= 1.
+        recency: what an event weighs at first, relative to the one after it, in (0, 1].
         max_length: last events of a history that are read, >= 1.
         dropout: in [0, 1).
+        trained: "scores" trains how states score features, and offsets; "all" every weight.
     """
 
     items: ItemRepresentation = ItemRepresentation.FEATURES
     tied: bool = True
     item_bias: bool = True
-    feature_size: int = 64
-    hidden_size: int = 64
+    feature_size: int = 256
+    own_items: tuple[int, ...] = ()
+    hidden_size: int = 0
     layers: int = 1
-    heads: int = 2
+    heads: int = 1
+    recency: float = 0.75
     max_length: int = 50
     dropout: float = 0.0
+    trained: Trained = Trained.SCORES
 
     def __post_init__(self) -> None:
         _at_least_one(
             "model",
             feature_size=self.feature_size,
-            hidden_size=self.hidden_size,
             layers=self.layers,
             heads=self.heads,
             max_length=self.max_length,
         )
         _require(
-            self.hidden_size % self.heads == 0,
-            f"model.hidden_size = {self.hidden_size} is not a multiple of model.heads = "
+            self.items.uses_features or self.hidden_size != 0,
+            "model.hidden_size = 0 is as wide as the features, and model.items = 'ids' has none: "
+            "choose a whole number >= 1.",
+        )
+        _require(
+            self.items is ItemRepresentation.FEATURES or self.trained is Trained.ALL,
+            f"model.trained = '{self.trained}' with model.items = '{self.items}', whose vectors "
+            "are to be learned: choose 'all'.",
+        )
+        _require(self.hidden_size >= 0, f"model.hidden_size = {self.hidden_size}: choose a number >= 0.")
+        _require(
+            self.width % self.heads == 0,
+            f"model.hidden_size = {self.width} is not a multiple of model.heads = "
             f"{self.heads}: choose a multiple.",
         )
         _require(
+            0 < self.recency <= 1, f"model.recency = {self.recency}: choose a number in (0, 1]."
+        )
+        _require(
+            all(0 < a < b for a, b in pairwise((*self.own_items, sys.maxsize))),
+            f"model.own_items = {self.own_items}: give internal ids, ascending.",
+        )
+        _require(
             0 <= self.dropout < 1, f"model.dropout = {self.dropout}: choose a number in [0, 1)."
+        )
+
+    @property
+    def described(self) -> int:
+        """Directions that describe an item: the features', and those of its own items."""
+        return self.feature_size + len(self.own_items) if self.items.uses_features else 0
+
+    @property
+    def width(self) -> int:
+        """The hidden size that holds."""
+        return self.hidden_size or self.described
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStartConfig:
+    """What training begins with, see `server.warm_start`; needs items with features.
+
+    Attributes:
+        share: of ε, in [0, 1], for two noised statistics of each site (popularity, and a moment of
+            past and next items), from which the first weights are computed. 0 asks for none; 1
+            leaves nothing to train with. Without privacy, any share above 0 asks for them.
+        own_items: how many items at most get a direction of their own, >= 0: the most popular of
+            those that stand out from the noise.
+    """
+
+    share: float = 0.7
+    own_items: int = 200
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.share <= 1, f"warm_start.share = {self.share}: choose a number in [0, 1]."
+        )
+        _require(
+            self.own_items >= 0,
+            f"warm_start.own_items = {self.own_items}: choose a whole number >= 0.",
         )
 
 
@@ -138,7 +209,7 @@ class TrainingConfig:
     """What every site is asked to do in a round.
 
     Attributes:
-        rounds: how many rounds, >= 1.
+        rounds: how many rounds, >= 0; 0 leaves it at the warm start.
         local_steps: steps a site takes in a round, >= 1.
         sample_rate: chance of each user to be in a step, in (0, 1].
         clip_norm: bound on one user's gradient norm, > 0.
@@ -150,9 +221,9 @@ class TrainingConfig:
             ranks them among the whole catalogue.
     """
 
-    rounds: int = 60
+    rounds: int = 4
     local_steps: int = 1
-    sample_rate: float = 0.1
+    sample_rate: float = 1.0
     clip_norm: float = 1.0
     optimiser: Optimiser = Optimiser.SGD
     learning_rate: float = 1.0
@@ -161,7 +232,8 @@ class TrainingConfig:
     candidates: int = 0
 
     def __post_init__(self) -> None:
-        _at_least_one("training", rounds=self.rounds, local_steps=self.local_steps)
+        _at_least_one("training", local_steps=self.local_steps)
+        _require(self.rounds >= 0, f"training.rounds = {self.rounds}: choose a whole number >= 0.")
         _positive("training", clip_norm=self.clip_norm, learning_rate=self.learning_rate)
         _require(
             0 < self.sample_rate <= 1,
@@ -241,7 +313,7 @@ class ServerConfig:
             training step costs; 0 asks for none.
     """
 
-    strategy: StrategyName = StrategyName.FEDAVGM
+    strategy: StrategyName = StrategyName.FEDAVG
     learning_rate: float = 0.03
     momentum: float = 0.9
     tau: float = 0.001
@@ -293,6 +365,7 @@ class RunConfig:
     Attributes:
         privacy: the claim.
         model: the recommender's shape.
+        warm_start: what training begins with.
         training: what a site does in a round.
         server: how replies become weights.
         paths: where things lie; not part of the run's identity.
@@ -301,6 +374,7 @@ class RunConfig:
 
     privacy: PrivacyConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -314,9 +388,29 @@ class RunConfig:
             "metrics are never exact. Set it to 0, or set privacy.epsilon.",
         )
 
+        _require(
+            self.training.rounds > 0 or self.warm_start.share > 0,
+            "training.rounds = 0 and warm_start.share = 0: nothing would be learned. Set one.",
+        )
+        _require(
+            not self.privacy.private or self.warm_start.share < 1 or not self.noised_sums,
+            f"warm_start.share = 1 leaves no ε for training.rounds = {self.training.rounds}: "
+            "choose a smaller share, or 0 rounds.",
+        )
+        _require(
+            self.model.items.uses_features or not self.warm_start.share,
+            f"warm_start.share = {self.warm_start.share} with model.items = '{self.model.items}': "
+            "a warm start needs item features. Set the share to 0, or items to 'features'.",
+        )
+        _require(
+            not self.warm_start.share or self.model.hidden_size == 0,
+            f"model.hidden_size = {self.model.hidden_size} with a warm start, whose model is as "
+            "wide as the features: set it to 0, or warm_start.share to 0.",
+        )
+
     @property
     def noised_sums(self) -> int:
-        """What the run asks of a site in all: training steps and evaluations, of one form."""
+        """What training asks of a site in all: steps and evaluations, of one form."""
         every = self.server.evaluate_every
         return self.training.steps + (self.training.rounds // every if every else 0)
 
@@ -396,7 +490,9 @@ def flatten(config: object) -> dict[str, Value]:
     return flat
 
 
-def _plain(value: Value) -> Value:
+def _plain(value: Value | tuple[Value, ...]) -> Value:
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
     return str(value) if isinstance(value, StrEnum) else value
 
 
@@ -427,7 +523,8 @@ def _convert(key: str, value: Value, kind: Any) -> object:  # noqa: ANN401 a typ
     """The value as its field's type; a tuple is written as its parts with commas between."""
     if typing.get_origin(kind) is tuple and isinstance(value, str):
         inner = typing.get_args(kind)[0]
-        return tuple(_convert(key, part.strip(), inner) for part in value.split(",") if part)
+        parts = (part.strip() for part in value.split(",") if part)
+        return tuple(_convert(key, _number(part, inner), inner) for part in parts)
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value == "none" and type(None) in options:
         return None
@@ -443,6 +540,10 @@ def _convert(key: str, value: Value, kind: Any) -> object:  # noqa: ANN401 a typ
             return value
     wanted = " or ".join(_describe(option) for option in options)
     raise ConfigError(f"{key} = {value!r} does not fit: it takes {wanted}.")
+
+
+def _number(text: str, kind: type) -> Value:
+    return int(text) if kind is int and text.isascii() and text.isdigit() else text
 
 
 def _describe(option: Any) -> str:  # noqa: ANN401 a type form

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,18 @@ __all__ = [
     "EVALUATE",
     "LONGEST_NAME",
     "PROTOCOL",
+    "STATISTICS",
+    "STATISTICS_ACTION",
     "SUMS",
     "TRAIN",
     "DescribeReply",
     "DescribeRequest",
     "EvaluateReply",
     "EvaluateRequest",
+    "Request",
+    "Statistic",
+    "StatisticsReply",
+    "StatisticsRequest",
     "TrainReply",
     "TrainRequest",
     "Weights",
@@ -44,6 +51,8 @@ TRAIN = MessageType.TRAIN
 EVALUATE = MessageType.EVALUATE
 DESCRIBE_ACTION = "describe"
 DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
+STATISTICS_ACTION = "statistics"
+STATISTICS = f"{MessageType.TRAIN}.{STATISTICS_ACTION}"
 PROTOCOL = 1
 """Raised whenever a message changes its form."""
 LONGEST_NAME = 100
@@ -54,7 +63,7 @@ SUMS = ("hr", "ndcg", "users")
 Weights = dict[str, NDArray[np.float32]]
 """Trainable weights, or their change, by parameter name."""
 
-_ARRAYS, _FIELDS, _SUMS = "weights", "fields", "sums"
+_ARRAYS, _FIELDS, _SUMS, _TOTAL = "weights", "fields", "sums", "total"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
 
@@ -293,6 +302,92 @@ class EvaluateReply:
         return cls(sums=arrays[_SUMS])
 
 
+class Statistic(StrEnum):
+    """What a warm start asks for, see `shared.models.moments`."""
+
+    POPULARITY = "popularity"
+    MOMENT = "moment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatisticsRequest:
+    """Asks for one noised statistic of all of a site's users, which no weights go into.
+
+    Attributes:
+        run: name of the run.
+        round: 1-based; a run asks for each statistic in a round of its own.
+        catalogue: fingerprint that the partner's catalogue must have.
+        model: how items are described, and what recency weighs.
+        noise_multiplier: noise over the clip norm, which is 1; 0 asks for a run without privacy.
+        statistic: which one.
+    """
+
+    run: str
+    round: int
+    catalogue: str
+    model: ModelConfig
+    noise_multiplier: float
+    statistic: Statistic
+
+    def __post_init__(self) -> None:
+        _check_ranges(
+            self,
+            round=self.round >= 1,
+            noise_multiplier=0 <= self.noise_multiplier < float("inf"),
+        )
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack(_request_fields(self, _STATISTICS_FIELDS))
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> StatisticsRequest:
+        """From a Flower record; raises WireError."""
+        fields = _read_request(content, _STATISTICS_FIELDS, _FIELDS)
+        try:
+            fields["statistic"] = Statistic(fields["statistic"])
+        except ValueError as error:
+            raise WireError(str(error)) from error
+        return cls(**fields)
+
+
+_STATISTICS_FIELDS: dict[str, type] = {
+    "protocol": int,
+    "run": str,
+    "round": int,
+    "catalogue": str,
+    "noise_multiplier": float,
+    "statistic": str,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatisticsReply:
+    """A noised statistic, and nothing else.
+
+    Attributes:
+        total: float32 [V] or [F, F].
+    """
+
+    total: NDArray[np.float32]
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack(None, {_TOTAL: self.total})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> StatisticsReply:
+        """From a Flower record; raises WireError, also for any field beside the total."""
+        arrays = _weights(_only(content, _ARRAYS))
+        if set(arrays) != {_TOTAL}:
+            raise WireError(f"a statistic holds {sorted(arrays)}, not a total alone.")
+        return cls(total=arrays[_TOTAL])
+
+
+Request = TrainRequest | EvaluateRequest | StatisticsRequest
+"""What is charged for."""
+
+
 def is_name(text: str) -> bool:
     r"""Whether `text` can name an organisation: it is logged and shown on terminals.
 
@@ -333,9 +428,7 @@ def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> R
     return content
 
 
-def _request_fields(
-    request: TrainRequest | EvaluateRequest, kinds: Mapping[str, type]
-) -> dict[str, Any]:
+def _request_fields(request: Request, kinds: Mapping[str, type]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name in kinds:
         value = PROTOCOL if name == "protocol" else getattr(request, name)
@@ -343,9 +436,9 @@ def _request_fields(
     return fields | {f"model.{key}": value for key, value in flatten(request.model).items()}
 
 
-def _read_request(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:
+def _read_request(content: RecordDict, kinds: Mapping[str, type], *records: str) -> dict[str, Any]:
     model_kinds = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
-    fields = _fields(_only(content, _ARRAYS, _FIELDS), {**kinds, **model_kinds})
+    fields = _fields(_only(content, *(records or (_ARRAYS, _FIELDS))), {**kinds, **model_kinds})
     _protocol(fields)
     model = {key.removeprefix("model."): fields.pop(key) for key in model_kinds}
     try:

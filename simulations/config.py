@@ -19,6 +19,7 @@ from shared.config import (
     ServerConfig,
     TrainingConfig,
     Value,
+    WarmStartConfig,
     flat_tables,
     flatten,
     parse_sections,
@@ -49,6 +50,8 @@ class LabConfig:
         data: folder of interactions and items; "" is the embedded MovieLens latest-small.
         catalogue: folder that `sotto-lab items encode` wrote, of the same items; its strongest
             `model.feature_size` features are used. "" makes features of tf-idf.
+        public: folder of interactions that everybody may know, in one of the forms of `data`, with
+            the same item ids: they make features, and a warm start expects what they say.
         organisations: how many share the users, >= 1.
         partition: "user", "size" or "taste".
         concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
@@ -66,6 +69,7 @@ class LabConfig:
 
     data: str = ""
     catalogue: str = ""
+    public: str = ""
     organisations: int = 4
     partition: Scheme = Scheme.USER
     concentration: float = 0.5
@@ -109,6 +113,7 @@ class SimulationConfig:
     Attributes:
         privacy: see `RunConfig`; so are `model`, `training`, `server` and `seed`.
         model: the recommender's shape.
+        warm_start: what training begins with.
         training: what a site does in a round.
         server: how replies become weights.
         lab: data, organisations, engine.
@@ -117,6 +122,7 @@ class SimulationConfig:
 
     privacy: PrivacyConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     lab: LabConfig = field(default_factory=LabConfig)

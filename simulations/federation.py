@@ -28,7 +28,7 @@ from server.app import Observer, make_app
 from shared.catalogue import Catalogue
 from shared.config import PrivacyConfig, RunConfig
 from shared.histories import Histories, write_interactions
-from shared.wire import DESCRIBE_ACTION
+from shared.wire import DESCRIBE_ACTION, STATISTICS_ACTION
 from simulations.config import Engine
 
 __all__ = ["InProcessGrid", "SimulatedSite", "make_site", "run_federation", "sites_in", "spent"]
@@ -70,7 +70,7 @@ def make_site(
     """
     folder.mkdir(parents=True)
     write_interactions(site.histories, catalogue, folder / _DATA)
-    answers = ["describe", "train"] + ["evaluate"] * site.evaluates
+    answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
     limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
     # Last, so that a folder with a site.toml is whole.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
@@ -219,6 +219,7 @@ def _app_for(sites: Path) -> ClientApp:
         return client.app.app(message, replace(context, run_config=dict(run_config)))
 
     app.train()(handle)
+    app.train(STATISTICS_ACTION)(handle)
     app.evaluate()(handle)
     app.query(DESCRIBE_ACTION)(handle)
     return app

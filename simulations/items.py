@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,7 @@ from shared.models.encoder_files import EncoderFiles, find_encoder
 from shared.models.lsa import text_features
 from simulations.datasets import EMBEDDED, load_items
 
-__all__ = ["Encoding", "described", "encode", "encode_command"]
+__all__ = ["Encoding", "encode", "encode_command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Encoding:
     encoder: str = ""
     words: bool = False
     pooling: Pooling = Pooling.MEAN
-    size: int = 128
+    size: int = 256
     batch_size: int = 64
     device: str = "auto"
 
@@ -121,28 +121,6 @@ def encode(
     return catalogue, True
 
 
-def described(items: Catalogue, folder: Path, size: int) -> Catalogue:
-    """The items with the `size` strongest of the features that `encode` wrote into `folder`.
-
-    Raises:
-        ConfigError: the features are of other items, or fewer.
-        DataError: the folder is not a catalogue.
-    """
-    stored = Catalogue.load(folder)
-    if stored.without_features().fingerprint != items.without_features().fingerprint:
-        raise ConfigError(
-            f"lab.catalogue = '{folder}' is of other items than the data's: encode the data's own "
-            "with sotto-lab items encode."
-        )
-    if stored.features is None or stored.feature_size < size:
-        raise ConfigError(
-            f"model.feature_size = {size}, but the catalogue in {folder} has {stored.feature_size} "
-            "features an item: choose fewer, or encode the items with that --size."
-        )
-    source = stored.source and replace(stored.source, size=size)
-    return items.with_features(stored.features[:, :size], source)
-
-
 def _source(wanted: Encoding, files: EncoderFiles | None) -> FeatureSource:
     return FeatureSource(
         encoder="" if files is None else files.name,
@@ -209,7 +187,7 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
         bool, typer.Option("--words", help="Use tf-idf of words, genres and decades too, or alone.")
     ] = False,
     pooling: Annotated[Pooling, typer.Option(help="Of a text's tokens.")] = Pooling.MEAN,
-    size: Annotated[int, typer.Option(help="Features an item.")] = 128,
+    size: Annotated[int, typer.Option(help="Features an item.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     item_column: Annotated[str, typer.Option(help="Column of the items' ids.")] = "",

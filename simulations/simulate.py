@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from client.allocator import keep_freed_memory
 from server.app import Observer, model_with
 from server.checkpoint import Checkpoint
+from server.pretrain import save_public
 from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
-from shared.histories import LeaveOneOut, leave_one_out
+from shared.histories import Histories, LeaveOneOut, leave_one_out
 from shared.metrics import Ranking
 from shared.models.attention import AttentionRecommender
-from shared.models.lsa import text_features
 from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.config import SimulationConfig, read_settings
 from simulations.datasets import Dataset, load
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
-from simulations.items import described
 from simulations.partition import partition
+from simulations.pretrain import described
 
 __all__ = ["Reporter", "Simulation", "prepare", "reopen", "simulate"]
 
@@ -55,6 +55,7 @@ class Simulation:
         split: leave-one-out over all users.
         parts: user rows of each organisation.
         cold: ascending internal ids of the items that no training event has, see `lab.cold`.
+        public: interactions that everybody may know; None where there are none.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Simulation:
     split: LeaveOneOut
     parts: Sequence[NDArray[np.int64]]
     cold: NDArray[np.int64]
+    public: Histories | None = None
 
     @property
     def names(self) -> list[str]:
@@ -95,6 +97,8 @@ def prepare(config: SimulationConfig, folder: Path) -> Simulation:
     simulation = _load(config, folder)
     _check_populations(simulation)
     simulation.dataset.catalogue.save(folder / CATALOGUE)
+    if simulation.public is not None:
+        save_public(simulation.public, simulation.dataset.catalogue, folder / CATALOGUE)
     for number in range(len(simulation.parts)):
         _write_site(simulation, number, folder)
     # Last, so that a folder with settings is whole.
@@ -175,8 +179,10 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
     parts = partition(
         dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
     )
+    public = None
     if config.model.items.uses_features:
-        dataset = replace(dataset, catalogue=_described(dataset.catalogue, config))
+        catalogue, public = described(dataset.catalogue, config)
+        dataset = replace(dataset, catalogue=catalogue)
     elif lab.catalogue:
         raise ConfigError(
             f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "
@@ -184,14 +190,7 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
         )
     cold = cold_items(len(dataset.catalogue), lab.cold, config.seed)
     split = without_items(leave_one_out(dataset.histories), cold)
-    return Simulation(folder, config, dataset, split, parts, cold)
-
-
-def _described(items: Catalogue, config: SimulationConfig) -> Catalogue:
-    size = config.model.feature_size
-    if config.lab.catalogue:
-        return described(items, Path(config.lab.catalogue), size)
-    return items.with_features(text_features(items, size))
+    return Simulation(folder, config, dataset, split, parts, cold, public)
 
 
 def _check_populations(simulation: Simulation) -> None:
@@ -245,7 +244,7 @@ def _observer(
     catalogue, window = simulation.dataset.catalogue, config.model.max_length
 
     def observe(checkpoint: Checkpoint) -> None:
-        model = model_with(checkpoint.weights, config, catalogue)
+        model = model_with(checkpoint, config, catalogue)
         reporter.round(
             checkpoint.progress.round,
             config.training.rounds,
@@ -289,7 +288,7 @@ def _measure(
     run = _run_config(simulation, simulation.folder)
 
     def trained(checkpoint: Checkpoint) -> AttentionRecommender:
-        return model_with(checkpoint.weights, run, catalogue)
+        return model_with(checkpoint, run, catalogue)
 
     models = {"popularity": cases.rank(baselines.popularity(train, items))}
     if config.privacy.private:

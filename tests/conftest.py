@@ -27,7 +27,7 @@ from flwr.supercore.task_identity import TaskIdentity
 import client.app
 from client.ledger import Ledger
 from shared.catalogue import Catalogue
-from shared.config import ItemRepresentation, ModelConfig, Optimiser
+from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
 from shared.histories import Histories, write_interactions
 from shared.models.attention import build, trainable
 from shared.wire import TRAIN, TrainRequest, Weights
@@ -41,10 +41,19 @@ hypothesis.settings.load_profile("same")
 # Threads cost more than they bring at these sizes, and two test workers share the cores.
 torch.set_num_threads(1)
 
-ITEMS = 20
+ITEMS, FEATURES = 20, 4
 MODEL = ModelConfig(
-    items=ItemRepresentation.IDS, hidden_size=8, layers=1, heads=2, max_length=5, dropout=0.1
+    items=ItemRepresentation.IDS,
+    hidden_size=8,
+    layers=1,
+    heads=2,
+    max_length=5,
+    dropout=0.1,
+    trained=Trained.ALL,
 )
+
+DESCRIBED = ModelConfig(feature_size=FEATURES, max_length=5)
+"""One that reads the features of `some_catalogue`, and takes a warm start."""
 
 Node = Callable[[Message], Message | None]
 """Answers a message, or stays silent."""
@@ -153,9 +162,10 @@ def node(app: ClientApp, site: Path) -> Node:
 
 
 def some_catalogue(items: int = ITEMS) -> Catalogue:
-    """Items "i1", "i2", ... without features."""
+    """Items "i1", "i2", ... with 4 features each."""
     names = tuple(f"i{number}" for number in range(1, items + 1))
-    return Catalogue(names, names, ((),) * items, (None,) * items)
+    features = torch.randn(items, FEATURES, generator=torch.Generator().manual_seed(3))
+    return Catalogue(names, names, ((),) * items, (None,) * items, features)
 
 
 def some_histories(users: int, seed: int = 0) -> Histories:

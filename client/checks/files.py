@@ -94,6 +94,6 @@ CHECKS = (
     Check("folder", _folder, "Check the path."),
     Check("key", _key, "Put the node's key back, or make a new one and register that."),
     Check("credentials", _credentials, "Check data.credentials."),
-    Check("flower", _flower, "Install Sotto again."),
+    Check("flower", _flower, "Install Flower again."),
     Check("app", _app, "Check coordinator.flower and who may read it."),
 )

@@ -6,6 +6,9 @@ Vasilev 2023, arXiv:2309.07602).
 
 Letters: B users, T positions, D hidden size, F feature size, V items, H heads.
 
+Attention prefers what is recent: before it has learned anything, each event weighs `recency` times
+the one after it (linear biases on the logits: Press, Smith & Lewis 2022, arXiv:2108.12409).
+
 Histories are padded on the RIGHT with 0. A causal mask then hides the padding from every real
 position by itself, so no padding mask is needed, no softmax row is ever empty, and an event's
 position does not depend on how long the batch is.
@@ -20,21 +23,27 @@ layer alone (`shared.privacy.layers`).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from shared.catalogue import Catalogue
-from shared.config import ItemRepresentation, ModelConfig
+from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.errors import ConfigError
 
 __all__ = [
     "Attention",
     "AttentionConfig",
     "AttentionRecommender",
+    "Block",
     "ItemScores",
     "build",
+    "described_items",
+    "item_table",
     "trainable",
 ]
 
@@ -47,12 +56,15 @@ class AttentionConfig(PreTrainedConfig):
         item_representation: "ids", "features" or "both".
         tied: whether learned ids serve both as input and as output vectors.
         item_bias: whether each item has a learned offset, its popularity.
-        feature_size: public features per item F; 0 when none are used.
+        feature_size: public features per item; 0 when none are used.
+        own_items: internal ids of items that have a direction of their own besides; F counts both.
         hidden_size: width D, a multiple of `heads`.
         layers: attention blocks.
         heads: attention heads H.
+        recency: what an event weighs in attention, relative to the one after it, in (0, 1].
         max_length: longest history read, T.
         dropout: probability in [0, 1).
+        trained: "all" weights, or "scores": `feature_out` and offsets.
     """
 
     model_type = "sotto-attention"
@@ -62,11 +74,18 @@ class AttentionConfig(PreTrainedConfig):
     tied: bool = True
     item_bias: bool = True
     feature_size: int = 0
+    own_items: tuple[int, ...] = ()
     hidden_size: int = 64
     layers: int = 2
     heads: int = 2
+    recency: float = 1.0
     max_length: int = 50
     dropout: float = 0.2
+    trained: str = "all"
+
+
+OVER_RESIDUAL = 32.0
+"""How much louder than its input what attention hands on is, at first, in a model of features."""
 
 
 class Attention(nn.Module):
@@ -75,7 +94,7 @@ class Attention(nn.Module):
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads, self.dropout = config.heads, config.dropout
+        self.heads, self.dropout, self.recency = config.heads, config.dropout, config.recency
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
@@ -83,9 +102,15 @@ class Attention(nn.Module):
         """What each event takes from its past: [B, T, D] -> [B, T, D]."""
         q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        mixed = F.scaled_dot_product_attention(q, k, v, self._bias(x), dropout_p=dropout)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
         return out
+
+    def _bias(self, x: Tensor) -> Tensor:  # (B, T, D) -> (T, T): nothing of what is still to come
+        places = torch.arange(x.shape[1], device=x.device)
+        ago = places[:, None] - places
+        bias = math.log(self.recency) * ago.to(x.dtype)
+        return bias.masked_fill(ago < 0, -math.inf)
 
     def _split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, D/H)
         out: Tensor = x.unflatten(2, (self.heads, -1))
@@ -107,7 +132,19 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+    def start_linear(self, *, alone: bool) -> None:
+        """Hands on the mean of the past; `alone` leaves nothing else of the block to be seen."""
+        attention, last = self.attention, self.feed[-1]
+        nn.init.eye_(attention.value.weight)
+        nn.init.eye_(attention.out.weight)
+        if alone and isinstance(last, nn.Linear):
+            nn.init.zeros_(attention.query.weight)
+            nn.init.zeros_(last.weight)
+            with torch.no_grad():
+                attention.out.weight.mul_(OVER_RESIDUAL)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
         out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
         return out
@@ -179,8 +216,8 @@ class AttentionRecommender(PreTrainedModel):
 
     Args:
         config: its shape.
-        features: public item features [V, F], needed unless items are represented by ids alone
-            or the weights are about to be loaded.
+        features: public item features [V, feature_size], needed unless items are
+            represented by ids alone or the weights are about to be loaded.
     """
 
     config_class = AttentionConfig
@@ -197,9 +234,10 @@ class AttentionRecommender(PreTrainedModel):
             if not config.tied:
                 self.item_out = nn.Embedding(items, width)
         if kind.uses_features:
-            self.features = PublicFeatures(items, config.feature_size)
-            self.feature_in = nn.Linear(config.feature_size, width, bias=False)
-            self.feature_out = nn.Linear(width, config.feature_size, bias=False)
+            described = config.feature_size + len(config.own_items)
+            self.features = PublicFeatures(items, described)
+            self.feature_in = nn.Linear(described, width, bias=False)
+            self.feature_out = nn.Linear(width, described, bias=False)
         self.item_scores = ItemScores(items, offset=config.item_bias)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -207,7 +245,11 @@ class AttentionRecommender(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
         self._start_linear()
         if features is not None and kind.uses_features:
-            self.features.table.copy_(features)
+            self.features.table.copy_(item_table(features, config.own_items))
+        if Trained(config.trained) is Trained.SCORES:
+            self.requires_grad_(requires_grad=False)
+            self.feature_out.requires_grad_(requires_grad=True)
+            self.item_scores.requires_grad_(requires_grad=True)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal(0, 0.02) weights and zero biases, as in arXiv:2309.07602."""
@@ -217,19 +259,22 @@ class AttentionRecommender(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def _start_linear(self) -> None:
-        """Starts as a linear model of what the user chose so far; training adds the rest.
+        """Starts as a linear model of what the user chose of late; training adds the rest.
 
-        Attention hands on the mean of the past (values and outputs are the identity, queries and
-        keys near zero), public features come in by an orthonormal map, and every item scores the
-        same. The first private steps then have one thing to learn, a bilinear form of past and
-        next features, and their noise meets nothing that matters yet.
+        Attention hands on the mean of the past, weighted by recency (values and outputs are the
+        identity, queries and keys near zero). Where items have public features, it is all there is:
+        positions and feed-forward start at zero, features come in as they are, and every item
+        scores the same until `feature_out` knows a bilinear form of past and next features. That
+        form is what a warm start sets (`shared.models.moments`), and what the first private steps
+        learn.
         """
+        linear = hasattr(self, "feature_in")
         for module in self.modules():
-            if isinstance(module, Attention):
-                nn.init.eye_(module.value.weight)
-                nn.init.eye_(module.out.weight)
-        if hasattr(self, "feature_in"):
-            nn.init.orthogonal_(self.feature_in.weight)
+            if isinstance(module, Block):
+                module.start_linear(alone=linear)
+        if linear:
+            nn.init.zeros_(self.position.weight)
+            _isometric_(self.feature_in.weight)
             nn.init.zeros_(self.feature_out.weight)
 
     def forward(self, histories: Tensor) -> Tensor:
@@ -306,30 +351,76 @@ class AttentionRecommender(PreTrainedModel):
         return out
 
 
+def item_table(features: Tensor, own_items: Sequence[int]) -> Tensor:
+    """What describes each item: its features, and one direction for each of some items alone.
+
+    An item's own direction is as long as a row of independent features of variance 1.
+
+    Args:
+        features: [V, feature_size].
+        own_items: internal ids in 1..V, distinct.
+
+    Returns:
+        [V, F], F = feature_size + len(own_items).
+    """
+    own = features.new_zeros(len(features), len(own_items))
+    own[[item - 1 for item in own_items], range(len(own_items))] = features.shape[1] ** 0.5
+    return torch.cat([features, own], dim=1)
+
+
+def _isometric_(weight: Tensor) -> None:
+    """The identity, or an orthonormal map where the sizes differ."""
+    if weight.shape[0] == weight.shape[1]:
+        nn.init.eye_(weight)
+    else:
+        nn.init.orthogonal_(weight)
+
+
+def described_items(model: ModelConfig, catalogue: Catalogue) -> Tensor:
+    """What describes each item to the model, [V, F]: `item_table`, F = `model.described`.
+
+    Raises:
+        ConfigError: the model reads features that the catalogue does not have.
+    """
+    return item_table(_features(model, catalogue), model.own_items)
+
+
+def _features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
+    features = catalogue.features
+    found = 0 if features is None else features.shape[1]
+    if features is None or found != model.feature_size:
+        raise ConfigError(
+            f"model.feature_size = {model.feature_size}, but the catalogue has {found} features "
+            "an item: make the catalogue anew, or set model.feature_size to match."
+        )
+    if model.own_items and model.own_items[-1] > len(catalogue):
+        raise ConfigError(
+            f"model.own_items names item {model.own_items[-1]} of {len(catalogue)}: leave it out."
+        )
+    return features
+
+
 def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     """A recommender of the wanted shape over a catalogue, with weights from torch's seed.
 
     Raises:
         ConfigError: the model reads features that the catalogue does not have.
     """
-    features = catalogue.features if model.items.uses_features else None
-    found = 0 if features is None else features.shape[1]
-    if model.items.uses_features and found != model.feature_size:
-        raise ConfigError(
-            f"model.feature_size = {model.feature_size}, but the catalogue has {found} features "
-            "an item: make the catalogue anew, or set model.feature_size to match."
-        )
+    features = _features(model, catalogue) if model.items.uses_features else None
     config = AttentionConfig(
         items=len(catalogue),
         item_representation=str(model.items),
         tied=model.tied,
         item_bias=model.item_bias,
-        feature_size=found,
-        hidden_size=model.hidden_size,
+        feature_size=0 if features is None else model.feature_size,
+        own_items=() if features is None else model.own_items,
+        hidden_size=model.width,
         layers=model.layers,
         heads=model.heads,
+        recency=model.recency,
         max_length=model.max_length,
         dropout=model.dropout,
+        trained=str(model.trained),
     )
     return AttentionRecommender(config, features)
 

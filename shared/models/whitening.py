@@ -11,7 +11,9 @@ _LEAST = 1e-6
 """Strength, relative to all of the vectors', below which a direction is only rounding."""
 
 
-def whitened(vectors: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+def whitened(
+    vectors: NDArray[np.float64], size: int, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
     """Principal components, each scaled to variance 1: the strongest `size` of them.
 
     Centred, so that none tells what all items share. The first k columns are what a smaller size
@@ -20,15 +22,20 @@ def whitened(vectors: NDArray[np.float64], size: int) -> NDArray[np.float32]:
     Args:
         vectors: [V, D].
         size: wanted directions F, >= 1.
+        weights: what each item counts for in means and variances, > 0, [V]; None: the same.
 
     Returns:
-        float32 [V, F]; columns have mean 0, are uncorrelated, and have variance 1, or 0 beyond the
-        directions that there are. Signs and rounding are fixed: the same vectors give the same
-        bits, which a catalogue's fingerprint is made of.
+        float32 [V, F]; columns have (weighted) mean 0, are uncorrelated, and have variance 1, or 0
+        beyond the directions that there are. Signs and rounding are fixed: the same vectors give
+        the same bits, which a catalogue's fingerprint is made of.
     """
-    left, strength, right = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
-    informative = strength > _LEAST * np.linalg.norm(vectors)
-    found = (left * signs(right) * informative * np.sqrt(len(vectors)))[:, :size]
+    share = np.ones(len(vectors)) if weights is None else weights
+    share = share / share.sum()
+    centred = vectors - share @ vectors
+    _, strength, right = np.linalg.svd(np.sqrt(share)[:, None] * centred, full_matrices=False)
+    informative = strength > _LEAST * np.linalg.norm(strength)
+    scale = np.divide(signs(right), strength, out=np.zeros_like(strength), where=informative)
+    found = (centred @ (right.T * scale))[:, :size]
     features = np.zeros((len(vectors), size), dtype=np.float32)
     features[:, : found.shape[1]] = found.round(6) + 0.0  # without -0
     return features

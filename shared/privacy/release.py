@@ -13,6 +13,7 @@ class ReleaseKind(StrEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    STATISTICS = "statistics"
     WRITTEN_OFF = "written-off"
     """Nobody knows what was released any more; never made, only charged."""
 

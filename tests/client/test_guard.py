@@ -15,7 +15,7 @@ from client.guard import Computation as Computed
 from client.guard import Guard
 from client.ledger import Ledger
 from client.site import Ask, Site
-from shared.config import ItemRepresentation, ModelConfig, Optimiser
+from shared.config import ModelConfig, Optimiser
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused, WireError
 from shared.privacy.accounting import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -157,7 +157,7 @@ OTHER_PARAMETERS = [
     {"learning_rate": 9.0},
     {"weight_decay": 9.0},
     {"optimiser": Optimiser.ADAM},
-    {"model": ModelConfig(items=ItemRepresentation.IDS)},
+    {"model": ModelConfig(hidden_size=64)},
     {"catalogue": "other"},
 ]
 

@@ -22,15 +22,22 @@ from client import trainer
 from client.logs import FORMAT_VARIABLE, Event, note
 from client.site import Site
 from server.app import coordinate
-from shared.config import ModelConfig, PathsConfig, PrivacyConfig, RunConfig, ServerConfig
+from shared.config import (
+    ModelConfig,
+    PathsConfig,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    WarmStartConfig,
+)
 from shared.config import TrainingConfig as Training
 from shared.errors import QuorumError, Refusal, SiteError
 from shared.histories import Histories
-from shared.models.attention import build, trainable
-from shared.wire import DESCRIBE, EVALUATE, TRAIN, TrainReply, refusal_in
+from shared.wire import DESCRIBE, EVALUATE, STATISTICS, TRAIN, TrainReply, refusal_in
 from simulations import cli as lab
 from tests.client.canaries import Parcel, encodings, files_below, leaks, recorded
 from tests.client.conftest import CANARY, private
+from tests.conftest import DESCRIBED
 from tests.simulations.conftest import TINY_SETTINGS
 
 if TYPE_CHECKING:
@@ -54,6 +61,7 @@ class Federation:
     sites: Sites
     connect: Connect
     model: ModelConfig
+    own_items: int = 3
     folders: list[Path] = field(default_factory=list)
     parcels: list[Parcel] = field(default_factory=list)
 
@@ -63,7 +71,7 @@ class Federation:
             "data.source": DATA,
             "policy.max_epsilon": 50.0,
             "policy.delta": DELTA,
-            "policy.answers": ["describe", "train", "evaluate"],
+            "policy.answers": ["describe", "statistics", "train", "evaluate"],
             "population": 100,
         }
         site = self.sites.make(name, keys | changes)
@@ -80,6 +88,7 @@ class Federation:
         config = RunConfig(
             privacy=PrivacyConfig(epsilon=20.0, delta=DELTA),
             model=self.model,
+            warm_start=WarmStartConfig(share=0.5, own_items=self.own_items),
             training=Training(rounds=2, sample_rate=0.5),
             server=ServerConfig(organisations=len(nodes), quorum=0.3, evaluate_every=1),
             paths=PathsConfig(
@@ -139,8 +148,8 @@ def canaries(sites: Iterable[str], users: int = 12) -> list[str | int]:
 
 
 @pytest.fixture
-def federation(sites: Sites, connect: Connect, model: ModelConfig) -> Federation:
-    return Federation(sites, connect, model)
+def federation(sites: Sites, connect: Connect) -> Federation:
+    return Federation(sites, connect, DESCRIBED)
 
 
 @pytest.fixture
@@ -214,9 +223,9 @@ def test_nothing_of_the_data_is_sent_written_or_said(
     held = {file.name: file.read_bytes() for file in three.sites.folder.rglob(DATA)}
     assert leaks(held, [user("gamma", 0)])
     refused = [refusal_in(parcel.message) for parcel in three.parcels]
-    assert refused.count(Refusal.FAILED) == 4, "gamma: two rounds, each with metrics"
-    assert printed.err.count("DataError") == 4
-    assert printed.err.count("answered") == 2 * 4 + 3
+    assert refused.count(Refusal.FAILED) == 6, "gamma: statistics, and two rounds with metrics"
+    assert printed.err.count("DataError") == 6
+    assert printed.err.count("answered") == 2 * 6 + 3
     if form == "json":
         lines = [json.loads(line) for line in printed.err.splitlines() if line.startswith("{")]
         assert {"answered", "failed"} <= {line["event"] for line in lines}
@@ -312,8 +321,8 @@ def test_a_password_and_what_a_database_says_stay_where_they_are(
         assert sotto_node("outbox", "--site", site) == 0
     printed = capfd.readouterr()
 
-    assert printed.err.count("answered") == 4 + 2
-    assert printed.err.count("SiteError") == 4
+    assert printed.err.count("answered") == 6 + 2
+    assert printed.err.count("SiteError") == 6
     with pytest.raises(SiteError, match="cnry-delta-000"):
         load(federation.folders[1], federation)
     places = federation.places(stdout=printed.out, stderr=printed.err)
@@ -364,7 +373,8 @@ def test_the_labs_own_files_hold_items_and_figures_alone(
 
 MODEL_FIELDS = {
     *("model.items", "model.tied", "model.item_bias", "model.feature_size", "model.hidden_size"),
-    *("model.layers", "model.heads", "model.max_length", "model.dropout"),
+    *("model.layers", "model.heads", "model.max_length", "model.dropout", "model.recency"),
+    *("model.own_items", "model.trained"),
 }
 ASKED = {"protocol", "run", "round", "catalogue", "noise_multiplier", "sample_rate"}
 FIELDS = {
@@ -372,6 +382,7 @@ FIELDS = {
     | {"clip_norm", "local_steps", "optimiser", "learning_rate", "weight_decay", "candidates"}
     | MODEL_FIELDS,
     ("to", EVALUATE): ASKED | {"k"} | MODEL_FIELDS,
+    ("to", STATISTICS): ASKED - {"sample_rate"} | {"statistic"} | MODEL_FIELDS,
     ("to", DESCRIBE): {"protocol"},
     ("from", DESCRIBE): {"organisation", "population", "catalogue"},
 }
@@ -381,11 +392,12 @@ def test_a_message_holds_what_is_listed_here_and_nothing_else(federation: Federa
     for name in ("alpha", "beta"):
         federation.join(name, rows_of(name, 12))
     federation.run()
-    weights = sorted(trainable(build(federation.model, federation.sites.catalogue)))
+    weights = ["feature_out.weight", "item_scores.offset"]
     expected = {place: {"fields": sorted(names)} for place, names in FIELDS.items()}
     expected["to", TRAIN]["weights"] = expected["to", EVALUATE]["weights"] = weights
     expected["from", TRAIN] = {"weights": weights}
     expected["from", EVALUATE] = {"weights": ["sums"]}
+    expected["from", STATISTICS] = {"weights": ["total"]}
     found = [(p.direction, p.message.metadata.message_type) for p in federation.parcels]
     assert {place: found.count(place) for place in expected} == {
         place: 2 if place[1] == DESCRIBE else 4 for place in expected
@@ -400,16 +412,19 @@ def test_a_message_holds_what_is_listed_here_and_nothing_else(federation: Federa
 def test_no_length_depends_on_the_data(
     make_sites: Callable[[Path], Sites],
     connect: Connect,
-    model: ModelConfig,
     tmp_path: Path,
 ) -> None:
-    """The same public constants, other users, and more of them: what an eavesdropper sees."""
+    """The same public constants, other users, and more of them: what an eavesdropper sees.
+
+    Which items get a direction of their own, and so the length of what follows, is what noised
+    popularity said.
+    """
     seen = []
     for users in (3, 40):
-        made = Federation(make_sites(tmp_path / f"{users:02}"), connect, model)
+        made = Federation(make_sites(tmp_path / f"{users:02}"), connect, DESCRIBED, own_items=0)
         made.join("alpha", rows_of("alpha", users))
         made.join("beta", rows_of("beta", 2 * users))
         made.run()
         seen.append([(p.direction, p.keys, p.sizes) for p in made.parcels])
-    assert len(seen[0]) == 2 * (2 + 4 + 4)
+    assert len(seen[0]) == 2 * (2 + 4 + 4 + 4)
     assert seen[0] == seen[1]

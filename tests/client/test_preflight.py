@@ -163,7 +163,7 @@ def test_the_budget_is_told_in_rounds_of_a_stated_form(joined: Partner) -> None:
         ("--sample-rate", -1),
         ("--local-steps", 0),
         ("--candidates", -1),
-        ("--hidden-size", 0),
+        ("--hidden-size", -1),
     ],
 )
 def test_a_form_that_no_round_has_is_refused(joined: Partner, flag: str, value: object) -> None:
@@ -326,13 +326,13 @@ FAULTS = {
     "other Flower": Fault(
         "flower",
         patched(client.checks.files, "version", lambda _: "1.42.0"),
-        "Install Sotto",
+        "Install Flower",
         "1.42.0",
     ),
     "no Flower": Fault(
         "flower",
         patched(client.checks.files, "executable", lambda: None),
-        "Install Sotto",
+        "Install Flower",
         "flower-supernode",
     ),
     "no app": Fault(

@@ -81,7 +81,7 @@ def test_paths_are_relative_to_the_file(
 def test_the_limits_that_need_not_be_stated(tmp_path: Path) -> None:
     """As docs/partner.md says."""
     policy = Site.load(write(tmp_path, GOOD)).policy
-    assert policy.answers == (Ask.DESCRIBE, Ask.TRAIN)
+    assert policy.answers == (Ask.DESCRIBE, Ask.STATISTICS, Ask.TRAIN)
     assert policy.least_noise == 0.3
     assert (policy.max_sample_rate, policy.max_clip_norm, policy.max_steps) == (1.0, 100.0, 1000)
     public = Site.load(write(tmp_path / "b", GOOD.replace("max_epsilon = 8", "max_epsilon = inf")))

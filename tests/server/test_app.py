@@ -25,6 +25,7 @@ from shared.config import (
     ServerConfig,
     StrategyName,
     TrainingConfig,
+    WarmStartConfig,
 )
 from shared.errors import CheckpointError, ConfigError, QuorumError, Refusal
 from shared.models.attention import AttentionRecommender
@@ -126,6 +127,7 @@ def config(model: ModelConfig) -> RunConfig:
     return RunConfig(
         privacy=NOT_PRIVATE,
         model=model,
+        warm_start=WarmStartConfig(share=0.0),
         training=TrainingConfig(rounds=ROUNDS, sample_rate=0.5, learning_rate=0.5),
         server=ServerConfig(organisations=2, deadline_seconds=0.3, learning_rate=0.05),
         seed=1,
@@ -181,7 +183,7 @@ def test_a_run_ends_with_a_model_that_loads(two: Make, config: RunConfig) -> Non
 
     loaded = AttentionRecommender.from_pretrained(federation.out / MODEL)
     catalogue = server.app._catalogue(federation.config)
-    expected = model_with(federation.checkpoint.weights, config, catalogue)
+    expected = model_with(federation.checkpoint, config, catalogue)
     histories = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
     torch.testing.assert_close(
         loaded.next_item_scores(histories), expected.next_item_scores(histories)
@@ -386,8 +388,8 @@ def test_a_path_must_be_set(two: Make, config: RunConfig, key: str) -> None:
 
 
 def test_features_that_the_catalogue_lacks_are_refused(two: Make, config: RunConfig) -> None:
-    model = replace(config.model, items=ItemRepresentation.FEATURES)
-    with pytest.raises(ConfigError, match=r"model\.feature_size = 64, but the catalogue has 0"):
+    model = replace(config.model, items=ItemRepresentation.FEATURES, feature_size=64)
+    with pytest.raises(ConfigError, match=r"model\.feature_size = 64, but the catalogue has 4"):
         two(replace(config, model=model)).run()
 
 

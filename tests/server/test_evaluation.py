@@ -13,7 +13,14 @@ from flwr.app import ConfigRecord, Message
 from client.site import Site
 from server.evaluation import checked_sums, mean_metrics
 from server.strategy import FederatedStrategy, Partner, to_arrays
-from shared.config import ModelConfig, PrivacyConfig, RunConfig, ServerConfig, TrainingConfig
+from shared.config import (
+    ModelConfig,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
 from shared.errors import Refusal, ReplyError, WireError
 from shared.privacy.release import ReleaseKind
 from shared.wire import EVALUATE, EvaluateReply, EvaluateRequest, TrainReply, refusal_reply
@@ -97,6 +104,7 @@ def test_partners_that_allow_it_answer_and_are_charged(
     config = RunConfig(
         privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
         model=model,
+        warm_start=WarmStartConfig(share=0.0),
         training=TrainingConfig(rounds=4, sample_rate=1.0),
         server=ServerConfig(evaluate_every=2),
     )

@@ -1,7 +1,7 @@
 import datetime
 import json
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +16,10 @@ from shared.config import (
     RunConfig,
     ServerConfig,
     StrategyName,
+    Trained,
     TrainingConfig,
     Value,
+    WarmStartConfig,
     Weighting,
     flat_tables,
     flatten,
@@ -25,7 +27,12 @@ from shared.config import (
 from shared.errors import ConfigError
 
 PRIVACY = PrivacyConfig(epsilon=8.0, delta=1e-5)
-FLAT = RunConfig(privacy=PRIVACY).to_flat()
+COLD = RunConfig(
+    privacy=PRIVACY,
+    model=ModelConfig(hidden_size=64, heads=2, trained=Trained.ALL),
+    warm_start=WarmStartConfig(share=0.0),
+)
+FLAT = COLD.to_flat()
 FLOATS = [key for key, value in FLAT.items() if isinstance(value, float)]
 INTS = [key for key, value in FLAT.items() if type(value) is int]
 TEXTS = [key for key, value in FLAT.items() if isinstance(value, str)]
@@ -38,29 +45,45 @@ chances = st.floats(0, 1, exclude_min=True)
 
 
 @st.composite
-def models(draw: st.DrawFn) -> ModelConfig:
-    heads = draw(st.integers(1, 8))
+def models(draw: st.DrawFn, *, warm: bool) -> ModelConfig:
+    heads = 1 if warm else draw(st.integers(1, 8))
+    features = ItemRepresentation.FEATURES
+    items = features if warm else draw(st.sampled_from(ItemRepresentation))
+    own = draw(st.sets(st.integers(1, 10**6), max_size=9))
     return ModelConfig(
-        items=draw(st.sampled_from(ItemRepresentation)),
+        items=items,
         tied=draw(st.booleans()),
         item_bias=draw(st.booleans()),
         feature_size=draw(counts),
-        hidden_size=heads * draw(st.integers(1, 99)),
+        own_items=tuple(sorted(own)),
+        hidden_size=0 if warm else heads * draw(st.integers(1, 99)),
         layers=draw(counts),
         heads=heads,
+        recency=draw(chances),
         max_length=draw(counts),
         dropout=draw(shares),
+        trained=draw(st.sampled_from(Trained)) if items is features else Trained.ALL,
     )
 
 
-configs = st.builds(
+privacies = st.builds(
+    PrivacyConfig,
+    epsilon=st.none(),
+    delta=st.floats(0, 1, exclude_min=True, exclude_max=True),
+)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> RunConfig:
+    share = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    warm_start = WarmStartConfig(share=share, own_items=draw(st.integers(0, 10**6)))
+    model = draw(models(warm=share > 0))
+    return replace(draw(runs), model=model, warm_start=warm_start)
+
+
+runs = st.builds(
     RunConfig,
-    privacy=st.builds(
-        PrivacyConfig,
-        epsilon=st.none(),
-        delta=st.floats(0, 1, exclude_min=True, exclude_max=True),
-    ),
-    model=models(),
+    privacy=privacies,
     training=st.builds(
         TrainingConfig,
         rounds=counts,
@@ -91,15 +114,23 @@ configs = st.builds(
 )
 
 
+def with_another(key: str) -> dict[str, Value]:
+    """`FLAT` with another value that fits the key; a warm start is as wide as its features."""
+    wide: dict[str, Value] = {"model.hidden_size": 0} if key == "warm_start.share" else {}
+    return FLAT | wide | {key: changed(key)}
+
+
 def changed(key: str) -> Value:
     """Another value that fits the key."""
     chosen: dict[str, Value] = {
         "model.items": "ids",
+        "model.own_items": "3,17",
+        "model.trained": "scores",
         "model.heads": 4,
         "model.hidden_size": 128,
         "training.optimiser": "adam",
         "training.decay": "linear",
-        "server.strategy": "fedavg",
+        "server.strategy": "fedavgm",
         "server.weighting": "population",
     }
     if key in chosen:
@@ -114,7 +145,7 @@ def changed(key: str) -> Value:
 
 
 @settings(max_examples=60, deadline=None)
-@given(configs)
+@given(configs())
 def test_flat_and_back_is_the_same(config: RunConfig) -> None:
     flat = config.to_flat()
     assert RunConfig.from_flat(flat) == config
@@ -124,8 +155,7 @@ def test_flat_and_back_is_the_same(config: RunConfig) -> None:
 
 def test_every_key_is_read() -> None:
     for key in FLAT:
-        read = RunConfig.from_flat(FLAT | {key: changed(key)}).to_flat()
-        assert read == FLAT | {key: changed(key)}
+        assert RunConfig.from_flat(with_another(key)).to_flat() == with_another(key)
 
 
 def test_what_is_not_said_takes_its_default() -> None:
@@ -241,12 +271,15 @@ def test_a_whole_number_is_a_number() -> None:
         ("privacy.epsilon", [0.0, -1.0]),
         ("privacy.delta", [0.0, 1.0, -1e-9]),
         ("model.feature_size", [0]),
-        ("model.hidden_size", [0, -2]),
+        ("model.hidden_size", [-2]),
         ("model.layers", [0]),
         ("model.heads", [0]),
         ("model.max_length", [0]),
+        ("model.recency", [0.0, 1.01]),
         ("model.dropout", [-0.1, 1.0]),
-        ("training.rounds", [0, -1]),
+        ("warm_start.share", [-0.1, 1.01]),
+        ("warm_start.own_items", [-1]),
+        ("training.rounds", [-1]),
         ("training.local_steps", [0]),
         ("training.sample_rate", [0.0, 1.0001]),
         ("training.clip_norm", [0.0, -1.0]),
@@ -282,7 +315,7 @@ def test_the_width_is_shared_out_among_the_heads() -> None:
 
 @pytest.mark.parametrize("key", FLAT)
 def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
-    other = RunConfig.from_flat(FLAT | {key: changed(key)})
+    other = RunConfig.from_flat(with_another(key))
     free = key.startswith("paths.") or key in ("server.deadline_seconds", "server.quorum")
     assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free
 
@@ -309,10 +342,48 @@ def test_flatten_takes_any_dataclass() -> None:
     assert flatten(PRIVACY) == {"epsilon": 8.0, "delta": 1e-5}
 
 
+@pytest.mark.parametrize("own", ["3,2", "0,1", "4,4"])
+def test_own_items_are_internal_ids_in_order(own: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.own_items = .*: give internal ids, ascending"):
+        RunConfig.from_flat(FLAT | {"model.own_items": own})
+
+
+def test_a_warm_start_is_as_wide_as_what_describes_an_item() -> None:
+    model = ModelConfig(feature_size=30, own_items=(2, 5))
+    assert (model.described, model.width) == (32, 32)
+    assert ModelConfig(feature_size=30, hidden_size=8).width == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"model.items": "ids", "model.hidden_size": 0}, "model.hidden_size = 0 is as wide as"),
+        ({"model.items": "ids", "model.trained": "scores"}, "model.trained = 'scores' with"),
+        ({"warm_start.share": 0.5}, "model.hidden_size = 64 with a warm start"),
+        ({"warm_start.share": 1.0, "model.hidden_size": 0}, "share = 1 leaves no ε for"),
+        ({"training.rounds": 0}, "training.rounds = 0 and warm_start.share = 0: nothing would be"),
+        (
+            {"warm_start.share": 0.5, "model.items": "both", "model.hidden_size": 8},
+            "model.hidden_size = 8 with a warm start",
+        ),
+        ({"warm_start.share": 0.5, "model.items": "ids"}, "a warm start needs item features"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change: dict[str, Value], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        RunConfig.from_flat(FLAT | change)
+
+
+def test_statistics_alone_take_no_rounds() -> None:
+    flat = FLAT | {"warm_start.share": 1.0, "model.hidden_size": 0, "training.rounds": 0}
+    assert RunConfig.from_flat(flat).noised_sums == 0
+
+
 @pytest.mark.parametrize(("every", "sums"), [(0, 30), (1, 40), (3, 33), (10, 31), (11, 30)])
 def test_an_evaluation_counts_as_a_step(every: int, sums: int) -> None:
     config = RunConfig(
         privacy=PRIVACY,
+        warm_start=WarmStartConfig(share=0.5),
         training=TrainingConfig(rounds=10, local_steps=3),
         server=ServerConfig(evaluate_every=every),
     )

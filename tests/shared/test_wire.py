@@ -22,7 +22,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.config import ItemRepresentation, ModelConfig, Optimiser
+from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
 from shared.errors import Refusal, WireError
 from shared.wire import (
     DESCRIBE,
@@ -67,8 +67,11 @@ requests = st.builds(
         tied=st.booleans(),
         hidden_size=st.just(12),
         heads=st.sampled_from([1, 2, 3, 4]),
+        recency=rates,
+        own_items=st.sets(st.integers(1, 10**9)).map(sorted).map(tuple),
         max_length=st.integers(1, 2**31),
         dropout=st.floats(0, 1, exclude_max=True),
+        trained=st.just(Trained.ALL),
     ),
     weights=weights,
     noise_multiplier=st.floats(0, allow_infinity=False),

@@ -32,7 +32,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TINY_SETTINGS = (
     "model.feature_size=4",
-    "model.hidden_size=8",
+    "warm_start.own_items=3",
     "model.max_length=5",
     "training.rounds=4",
     "training.sample_rate=0.5",

@@ -40,7 +40,7 @@ def test_without_privacy_no_delta_is_wanted() -> None:
         ("=3", "write --set section.key=value"),
         ("training.round=3", "did you mean 'training.rounds'"),
         ("training.rounds=many", "training.rounds = 'many' does not fit: it takes a whole number"),
-        ("training.rounds=0", "choose a whole number >= 1"),
+        ("training.local_steps=0", "choose a whole number >= 1"),
         ("privacy.epsilon=0", "privacy.epsilon = 0.0: choose a positive number"),
         ("privacy.epsilon=-1", "choose a positive number"),
         ("privacy.epsilon=nan", "choose a positive number"),

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from shared.catalogue import Catalogue
+from shared.config import ModelConfig, PrivacyConfig
 from shared.errors import CheckpointError, ConfigError, DataError
 from shared.models.encoder import Pooling
 from shared.models.lsa import text_features
 from simulations.cli import main
+from simulations.config import LabConfig, SimulationConfig
 from simulations.datasets import load_items
-from simulations.items import Encoding, described, encode
+from simulations.items import Encoding, encode
+from simulations.pretrain import described
 from simulations.simulate import prepare, reopen, simulate
 from tests.simulations.conftest import ITEMS
 from tests.simulations.test_simulate import Silent, settings
@@ -212,13 +215,28 @@ def test_features_of_other_items_or_too_few_are_refused(
         (items, "bare", 4, "has 0 features"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            described(given, tmp_path / folder, size)
+            described(given, reading(tmp_path / folder, size))
     with pytest.raises(DataError, match="does not exist"):
-        described(items, tmp_path / "absent", 4)
+        described(items, reading(tmp_path / "absent", 4))
+
+
+def reading(folder: Path, size: int) -> SimulationConfig:
+    """Settings of a run that takes its features from a folder."""
+    privacy = PrivacyConfig(epsilon=8.0, delta=1e-3)
+    lab = LabConfig(catalogue=str(folder))
+    return SimulationConfig(privacy=privacy, model=ModelConfig(feature_size=size), lab=lab)
+
+
+IDS = (
+    "model.items=ids",
+    "model.hidden_size=8",
+    "model.trained=all",
+    "warm_start.share=0",
+)
 
 
 def test_features_that_nothing_reads_are_refused(tiny_data: Path, tmp_path: Path) -> None:
-    config = settings(tiny_data, f"lab.catalogue={tmp_path}", "model.items=ids")
+    config = settings(tiny_data, f"lab.catalogue={tmp_path}", *IDS)
     with pytest.raises(ConfigError, match=r"model\.items = 'ids' reads no features"):
         prepare(config, tmp_path / "run")
 
@@ -237,7 +255,7 @@ def test_the_command_encodes_once_and_a_simulation_takes_it(
     options = ["items", "encode", "--data", tiny_data, "--encoder", encoder, "--out", out]
     assert lab(monkeypatch, *options) == 0
     printed = capsys.readouterr()
-    assert f"{ITEMS} items with 128 features, written to {out}" in printed.out
+    assert f"{ITEMS} items with 256 features, written to {out}" in printed.out
     assert f"encoded {ITEMS} of {ITEMS} texts" in printed.err
 
     assert lab(monkeypatch, *options, "--json") == 0
@@ -252,7 +270,7 @@ def test_the_command_encodes_once_and_a_simulation_takes_it(
     assert lab(monkeypatch, *options, "--epsilon", 8, "--delta", 1e-2) == 0
     prepared = Catalogue.load(run / "catalogue")
     assert prepared.source is not None
-    assert (prepared.source.encoder, prepared.source.size) == ("tiny", 64)
+    assert (prepared.source.encoder, prepared.source.size) == ("tiny", 256)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from shared.catalogue import Catalogue
-from shared.config import ItemRepresentation, ModelConfig
+from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.errors import ConfigError
 from shared.histories import Histories
 from shared.models.attention import (
     Attention,
     AttentionConfig,
     AttentionRecommender,
+    Block,
     ItemScores,
     build,
     trainable,
@@ -306,19 +307,23 @@ def test_build_follows_the_configuration_and_the_catalogue() -> None:
     assert model(padded([[1, V]])).shape == (1, T, V)
     assert (len(model.blocks), model.config.heads) == (3, 4)
     assert_close(model.features.table, torch.ones(V, F))
-    ids = ModelConfig(items=ItemRepresentation.IDS, hidden_size=D, max_length=T)
+    ids = ModelConfig(
+        items=ItemRepresentation.IDS, hidden_size=D, max_length=T, trained=Trained.ALL
+    )
     assert build(ids, catalogue(F)).config.feature_size == 0
 
 
 def test_build_takes_its_weights_from_torchs_seed() -> None:
     shape = ModelConfig(feature_size=F, hidden_size=D, max_length=T)
 
-    def position(seed: int) -> Tensor:
+    def key(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return build(shape, catalogue(F)).position.weight.detach()
+        (block,) = build(shape, catalogue(F)).blocks
+        assert isinstance(block, Block)
+        return block.attention.key.weight.detach()
 
-    assert_close(position(1), position(1), rtol=0, atol=0)
-    assert (position(1) - position(2)).abs().max() > 1e-3
+    assert_close(key(1), key(1), rtol=0, atol=0)
+    assert (key(1) - key(2)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("found", [None, F - 1, F + 1])

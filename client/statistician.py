@@ -1,0 +1,46 @@
+"""Noised statistics of one site's users, for a warm start; knows no message, file or ledger.
+
+Every user adds a vector of length 1 or 0, whatever its history: the sum gets N(0, σ²) on each
+number, a Gaussian release without subsampling, with the same unit and neighbours as a training
+step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.histories import Histories
+from shared.models.moments import LONGEST, moment_sum, popularity_sum
+from shared.privacy.noise import RandomSource, noised
+from shared.wire import Statistic, StatisticsRequest
+
+__all__ = ["noised_statistic"]
+
+
+def noised_statistic(
+    histories: Histories,
+    table: NDArray[np.float32],
+    request: StatisticsRequest,
+    random: RandomSource,
+) -> Tensor:
+    """The statistic that is asked for, with noise.
+
+    Args:
+        histories: the site's private histories.
+        table: what describes each item, [V, F].
+        request: public constants only.
+        random: source of the noise.
+
+    Returns:
+        float32 [V] or [F, F].
+    """
+    if request.statistic is Statistic.POPULARITY:
+        total = torch.from_numpy(popularity_sum(histories, len(table)))
+    else:
+        total = torch.from_numpy(moment_sum(histories, table, request.model.recency))
+    if request.noise_multiplier > 0:
+        total = noised(total, request.noise_multiplier * LONGEST, random)
+    return total.float()

@@ -1,0 +1,96 @@
+"""What public interactions teach before anybody private is asked.
+
+They give item features beyond text, directions in which items are chosen together, and the prior
+of a warm start. Both travel with the catalogue: features to everybody, the interactions themselves
+with the coordinator's copy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.linalg import svds
+
+from shared.catalogue import Catalogue
+from shared.histories import Histories, read_histories, write_interactions
+from shared.models.moments import popularity_sum
+from shared.models.whitening import signs, whitened
+
+__all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public"]
+
+PUBLIC = "public.parquet"
+"""File of public interactions, in the coordinator's catalogue folder."""
+_DAMPING = 20.0
+"""Events that an item is taken to have more: one that few chose says little of the others."""
+_UNSEEN = 0.3
+"""What an item that no public user chose weighs, in users."""
+
+Floats = NDArray[np.float64]
+
+
+def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
+    """The catalogue with features that also know which items are chosen together.
+
+    Its own features and as many directions of co-occurrence as `size` leaves room for, in principal
+    components under the public popularity: noise then costs the same in every direction that
+    matters.
+
+    Args:
+        catalogue: with features of text, [V, R], R < size.
+        public: interactions with its items that everybody may know.
+        size: wanted directions F.
+
+    Returns:
+        Features float32 [V, F]; columns beyond the directions that there are hold zeros.
+
+    Raises:
+        ValueError: the catalogue has no features, or as many as are wanted already.
+    """
+    if catalogue.features is None or not catalogue.feature_size < size:
+        raise ValueError(f"{catalogue.feature_size} features leave no room in {size}")
+    text = catalogue.features.numpy().astype(np.float64)
+    together = whitened(chosen_together(public, len(catalogue), size - text.shape[1]), size)
+    vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
+    weights = popularity_sum(public, len(catalogue)) + _UNSEEN
+    return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
+
+
+def chosen_together(public: Histories, items: int, size: int) -> Floats:
+    """Directions in which items are chosen by the same users, [V, at most `size`].
+
+    Right singular vectors of users by items, rows scaled by 1 / √events, columns by
+    1 / √(events + 20), times the root of their strength.
+    """
+    lengths = np.maximum(public.lengths, 1)
+    users = np.repeat(np.arange(len(public)), public.lengths)
+    counts = np.bincount(public.items, minlength=items + 1)[1:]
+    values = 1 / np.sqrt(lengths[users] * (counts[public.items - 1] + _DAMPING))
+    matrix = csr_matrix((values, (users, public.items - 1)), shape=(len(public), items))
+    rank = min(size, min(matrix.shape) - 1)
+    if rank < 1:
+        return np.zeros((items, 1))
+    # A fixed start vector and fixed signs: the same interactions give the same features.
+    _, strength, right = svds(matrix, k=rank, v0=np.ones(min(matrix.shape)))
+    order = np.argsort(-strength)
+    strength, right = strength[order], right[order]
+    kept = np.where(strength > 1e-6 * strength.max(), strength, 0)
+    return np.asarray((right * signs(right)[:, None]).T * np.sqrt(kept))
+
+
+def save_public(public: Histories, catalogue: Catalogue, folder: Path) -> None:
+    """Puts public interactions beside the coordinator's catalogue."""
+    write_interactions(public, catalogue, folder / PUBLIC)
+
+
+def read_public(folder: Path, catalogue: Catalogue) -> Histories | None:
+    """The public interactions beside a catalogue; None where there are none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    file = folder / PUBLIC
+    return read_histories(file, catalogue) if file.is_file() else None

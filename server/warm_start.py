@@ -1,0 +1,196 @@
+"""A private warm start: two noised statistics from every site become the first weights.
+
+| round | asked of every site                                  | what it decides                   |
+|-------|------------------------------------------------------|-----------------------------------|
+| 1     | popularity of every item                             | offsets; which items get a        |
+|       |                                                      | direction of their own            |
+| 2     | moment of past and next items, in these directions   | the bilinear form that scores     |
+
+Public interactions, where there are any, say what to expect; without statistics they say all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from server.posterior import Prior, moment, popularity, set_weights
+from server.replies import refusal_reason
+from server.strategy import Partner
+from shared.catalogue import Catalogue
+from shared.config import RunConfig
+from shared.errors import QuorumError, ReplyError, WireError
+from shared.models.attention import build, described_items, trainable
+from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, Weights
+
+__all__ = ["Asker", "FirstWeights", "warm_start", "worth_the_noise"]
+
+log = logging.getLogger("sotto.server")
+LOUD = 10.0
+"""How often the noise's deviation an item's popularity must be for a direction of its own."""
+_OUTLIER = 20.0
+"""Standard deviations of noise that no honest partner ever sees."""
+
+Floats = NDArray[np.float64]
+Answer = tuple[Floats | None, float]
+"""The sum of what the sites answered, None of nobody, and its noise's standard deviation."""
+_NOBODY: Answer = (None, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWeights:
+    """What training begins with.
+
+    Attributes:
+        own_items: internal ids, ascending, of the items with a direction of their own.
+        weights: of the recommender with these directions.
+    """
+
+    own_items: tuple[int, ...]
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Who is asked, and how.
+
+    Attributes:
+        grid: Flower's.
+        partners: who is asked.
+        run: the run's name.
+        noise_multiplier: of each statistic; 0 without privacy.
+        config: the run's parameters.
+        catalogue: fingerprint of the catalogue.
+    """
+
+    grid: Grid
+    partners: Sequence[Partner]
+    run: str
+    noise_multiplier: float
+    config: RunConfig
+    catalogue: str
+
+    def sum(
+        self, statistic: Statistic, own_items: tuple[int, ...], shape: tuple[int, ...]
+    ) -> Answer:
+        """The sum of the sites' answers, and the standard deviation of its noise.
+
+        Raises:
+            QuorumError: too few sites gave a valid answer.
+        """
+        number = list(Statistic).index(statistic) + 1
+        request = StatisticsRequest(
+            run=self.run,
+            round=number,
+            catalogue=self.catalogue,
+            model=replace(self.config.model, own_items=own_items),
+            noise_multiplier=self.noise_multiplier,
+            statistic=statistic,
+        )
+        content = request.to_content()
+        asked = [
+            Message(content, partner.node_id, STATISTICS, group_id="0") for partner in self.partners
+        ]
+        replies = self.grid.send_and_receive(asked, timeout=self.config.server.deadline_seconds)
+        totals = self._valid(replies, shape)
+        spread = self.noise_multiplier * math.sqrt(len(totals))
+        # In the order of their names: floating-point sums depend on it.
+        return np.sum([totals[name] for name in sorted(totals)], axis=0), spread
+
+    def _valid(self, replies: Iterable[Message], shape: tuple[int, ...]) -> dict[str, Floats]:
+        totals: dict[str, Floats] = {}
+        # An error reply for a dead node carries another source: it counts as none.
+        answers = {reply.metadata.src_node_id: reply for reply in replies}
+        missing: dict[str, str] = {}
+        for partner in self.partners:
+            name, reply = partner.organisation, answers.get(partner.node_id)
+            try:
+                totals[name] = _checked(reply, shape, partner.population, self.noise_multiplier)
+            except ReplyError as error:
+                missing[name] = str(error)
+                log.warning("the warm start goes on without %s: %s", name, error)
+        asked, quorum = len(self.partners), self.config.server.quorum
+        if len(totals) < quorum * asked or not totals:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+            raise QuorumError(
+                f"{len(totals)} of {asked} organisations answered the warm start, and "
+                f"server.quorum = {quorum:g} ({reasons}). Nothing is paid twice: mend the cause "
+                "and resume, or lower server.quorum."
+            )
+        return totals
+
+
+def warm_start(
+    asker: Asker | None, config: RunConfig, catalogue: Catalogue, prior: Prior
+) -> FirstWeights:
+    """The first weights, from the sites' noised statistics and from public interactions.
+
+    Args:
+        asker: None where the sites are not asked: public interactions then say all.
+        config: the run's parameters.
+        catalogue: with features.
+        prior: what public interactions say.
+
+    Raises:
+        QuorumError: too few sites gave a valid answer.
+    """
+    items = len(catalogue)
+    counted: Answer = asker.sum(Statistic.POPULARITY, (), (items,)) if asker else _NOBODY
+    popular = popularity(*counted, prior.popularity(items))
+    own = worth_the_noise(popular, counted[1], config.warm_start.own_items)
+    shape = replace(config.model, own_items=own)
+    table = described_items(shape, catalogue).numpy()
+    summed: Answer = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else _NOBODY
+    known = moment(*summed, prior.moment(table, shape.recency))
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = build(shape, catalogue)
+    set_weights(model, known, popular)
+    weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
+    return FirstWeights(own, weights)
+
+
+def worth_the_noise(popular: Floats, spread: float, most: int) -> tuple[int, ...]:
+    """Internal ids, ascending, of the items that get a direction of their own.
+
+    Args:
+        popular: popularity, > 0, [V].
+        spread: standard deviation of the noise that went into it.
+        most: how many at most; the most popular.
+    """
+    order = np.argsort(-popular, kind="stable")[:most]
+    return tuple(sorted(int(place) + 1 for place in order if popular[place] >= LOUD * spread))
+
+
+def _checked(
+    reply: Message | None, shape: tuple[int, ...], population: int, noise_multiplier: float
+) -> Floats:
+    """The total a reply carries, if it may be added up.
+
+    Raises:
+        ReplyError: an error or refusal, not of the wire's form, another shape, not finite, or more
+            than the partner's declared users could add up to.
+    """
+    if reply is None:
+        raise ReplyError("no reply before the deadline")
+    if not reply.has_content():
+        raise ReplyError(refusal_reason(reply))
+    try:
+        total = StatisticsReply.from_content(reply.content).total.astype(np.float64)
+    except WireError as error:
+        raise ReplyError(str(error)) from error
+    if total.shape != shape:
+        raise ReplyError(f"a statistic of shape {total.shape}, not {shape}")
+    norm = float(np.linalg.norm(total))
+    noise = noise_multiplier * (math.sqrt(total.size) + _OUTLIER)
+    if not norm <= (population + noise) * (1 + 1e-6):  # NaN too
+        raise ReplyError(f"a statistic of norm {norm:.3g}, more than {population} users add up to")
+    return total

@@ -1,0 +1,161 @@
+"""The warm start, with sites that answer, decline, cheat or are silent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from client.site import Site
+from server.posterior import Prior
+from server.strategy import Partner
+from server.warm_start import Asker, warm_start, worth_the_noise
+from shared.config import PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
+from shared.errors import QuorumError
+from shared.histories import Histories
+from shared.models.attention import build, trainable
+from shared.wire import StatisticsReply
+from tests.conftest import DESCRIBED, ITEMS, some_histories
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from flwr.app import Message
+
+    from tests.conftest import FakeGrid, Node, Sites
+
+    Connect = Callable[[Iterable[Path]], FakeGrid]
+
+NAMES = ("alpha", "beta", "gamma")
+
+
+class House:
+    """Three real sites, and a coordinator that asks them.
+
+    Args:
+        sites: makes them.
+        connect: makes the grid.
+        noise: of each statistic.
+        changes: of the second site's file.
+    """
+
+    def __init__(
+        self, sites: Sites, connect: Connect, noise: float = 0.0, **changes: object
+    ) -> None:
+        keys = {name: changes if name == "beta" else {} for name in NAMES}
+        self.folders = [sites.make(name, keys[name], users=40) for name in NAMES]
+        self.sites, self.noise, self.grid = sites, noise, connect(self.folders)
+        self.config = RunConfig(
+            privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
+            model=DESCRIBED,
+            warm_start=WarmStartConfig(share=0.7, own_items=3),
+            server=ServerConfig(quorum=0.6),
+        )
+
+    def asker(self, run: str = "r") -> Asker:
+        partners = [
+            Partner(node_id=node, organisation=name, population=40)
+            for node, name in enumerate(NAMES, start=1)
+        ]
+        return Asker(
+            grid=self.grid,
+            partners=partners,
+            run=run,
+            noise_multiplier=self.noise,
+            config=self.config,
+            catalogue=self.sites.catalogue.fingerprint,
+        )
+
+    def warm(self, prior: Histories | None = None, run: str = "r") -> dict[str, np.ndarray]:
+        first = warm_start(self.asker(run), self.config, self.sites.catalogue, Prior(prior))
+        return {**first.weights, "own": np.array(first.own_items)}
+
+
+@pytest.fixture
+def house(sites: Sites, connect: Connect) -> House:
+    return House(sites, connect)
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+
+
+def test_it_gives_the_weights_that_training_begins_with(house: House) -> None:
+    found = house.warm()
+    own = tuple(int(item) for item in found.pop("own"))
+    assert len(own) == 3
+    model = build(replace(DESCRIBED, own_items=own), house.sites.catalogue)
+    shapes = {name: tuple(p.shape) for name, p in trainable(model).items()}
+    assert {name: value.shape for name, value in found.items()} == shapes
+    assert all(np.isfinite(value).all() for value in found.values())
+    assert found["feature_out.weight"].any()
+
+
+def test_own_items_are_the_most_popular_over_all_sites(house: House) -> None:
+    counts = np.zeros(ITEMS)
+    for name in NAMES:
+        for history in some_histories(40, seed=len(name)):
+            counts[np.unique(history) - 1] += 1 / np.sqrt(len(np.unique(history)))
+    assert list(house.warm()["own"]) == sorted(np.argsort(-counts)[:3] + 1)
+
+
+def test_asked_again_everybody_gives_the_same_and_pays_nothing(
+    sites: Sites, connect: Connect
+) -> None:
+    """As when the coordinator dies between the two statistics, or after both."""
+    house = House(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
+    first = house.warm()
+    spent = [Site.load(folder).open_ledger().spent(1e-3) for folder in house.folders]
+    assert same(house.warm(), first)
+    assert spent == [Site.load(folder).open_ledger().spent(1e-3) for folder in house.folders]
+    assert all(value > 0 for value in spent)
+    assert not same(house.warm(run="another"), first)
+
+
+def test_who_declines_is_left_out(sites: Sites, connect: Connect) -> None:
+    house = House(sites, connect, 0.0, **{"policy.answers": ["describe", "train"]})
+    assert house.warm()["feature_out.weight"].any()
+
+
+@pytest.mark.parametrize(
+    ("cheat", "problem"),
+    [
+        (None, "no reply before the deadline"),
+        (lambda total: total * np.nan, "norm nan"),
+        (lambda total: total * 0 + 1e3, "more than 40 users add up to"),
+        (lambda total: total[:-1], "a statistic of shape"),
+    ],
+)
+def test_too_few_valid_answers_end_it_and_say_why(
+    house: House, cheat: Callable[[np.ndarray], np.ndarray] | None, problem: str
+) -> None:
+    for node in (1, 2):
+        honest = house.grid.nodes[node]
+
+        def answer(message: Message, honest: Node = honest) -> Message | None:
+            reply = None if cheat is None else honest(message)
+            if cheat is None or reply is None:
+                return None
+            total = cheat(StatisticsReply.from_content(reply.content).total)
+            reply.content = StatisticsReply(total=total.astype(np.float32)).to_content()
+            return reply
+
+        house.grid.nodes[node] = answer
+    with pytest.raises(QuorumError, match=rf"1 of 3 .*alpha: .*{problem}.*Nothing is paid twice"):
+        house.warm()
+
+
+def test_without_asking_anybody_the_public_users_say_all(house: House) -> None:
+    first = warm_start(None, house.config, house.sites.catalogue, Prior(some_histories(30, seed=9)))
+    assert first.weights["feature_out.weight"].any()
+    assert house.grid.sent == []
+
+
+def test_an_item_must_stand_out_from_the_noise() -> None:
+    popular = np.array([5.0, 100.0, 40.0, 60.0])
+    assert worth_the_noise(popular, 0.0, 2) == (2, 4)
+    assert worth_the_noise(popular, 5.0, 4) == (2, 4)
+    assert worth_the_noise(popular, 50.0, 4) == ()
