@@ -151,7 +151,9 @@ class ModelConfig:
             f"model.trained = '{self.trained}' with model.items = '{self.items}', whose vectors "
             "are to be learned: choose 'all'.",
         )
-        _require(self.hidden_size >= 0, f"model.hidden_size = {self.hidden_size}: choose a number >= 0.")
+        _require(
+            self.hidden_size >= 0, f"model.hidden_size = {self.hidden_size}: choose a number >= 0."
+        )
         _require(
             self.width % self.heads == 0,
             f"model.hidden_size = {self.width} is not a multiple of model.heads = "
