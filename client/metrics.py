@@ -23,7 +23,6 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from client.chain import What
 from client.ledger import Ledger, Record
@@ -190,9 +189,14 @@ def _durations(records: Sequence[Record]) -> Metric:
                 taken.setdefault(fields["kind"], []).append(max(0.0, seconds))
     for kind, times in taken.items():
         bounds = (*BUCKETS, math.inf)
-        counts = [(floatToGoString(b), float(sum(t <= b for t in times))) for b in bounds]
+        counts = [(_bound(b), float(sum(t <= b for t in times))) for b in bounds]
         family.add_metric([kind], counts, sum(times))
     return family
+
+
+def _bound(seconds: float) -> str:
+    """As Prometheus writes one."""
+    return "+Inf" if seconds == math.inf else str(seconds)
 
 
 def _of_gpus() -> Iterator[Metric]:

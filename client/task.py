@@ -56,13 +56,7 @@ def answer_late(
     """
     message = message_from_proto(ProtoMessage.FromString(request))
     known = message.metadata
-    context = Context(
-        run_id=known.run_id,
-        node_id=known.dst_node_id,
-        node_config={},
-        state=RecordDict(),
-        run_config={},
-    )
+    context = Context(known.run_id, known.dst_node_id, {}, RecordDict(), {})
     with _client(runtime, token) as client:
         push_message(client, reply_to(message), context)
         push_task_output(client, None, SubStatus.COMPLETED, "")

@@ -7,7 +7,7 @@ import json
 import math
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from safetensors.torch import save
 
 import client.metrics
 import client.store
+from client.chain import encoded
 from client.ledger import Entry
 from client.metrics import BUCKETS, NodeMetrics, Processes
 from client.node_config import NodeConfig
@@ -127,7 +128,7 @@ def test_durations_go_from_charge_to_answer(site: Site, monkeypatch: pytest.Monk
         noted = json.loads(text(what, fields))  # type: ignore[arg-type]
         seconds = next(times)
         noted["at"] = f"2025-03-01T00:{int(seconds // 60):02}:{seconds % 60:06.3f}+00:00"
-        return client.store.encoded(noted)
+        return encoded(noted)
 
     monkeypatch.setattr("client.ledger.entry_text", at)
     spend(site, rounds=2)
@@ -294,7 +295,7 @@ def test_an_unwell_node_is_neither(joined: Partner) -> None:
 
 @pytest.mark.parametrize("name", ["ledger", "bundle", "coordinator"])
 def test_readiness_says_what_is_missing_and_not_why(joined: Partner, name: str) -> None:
-    spoil = {
+    spoil: dict[str, Callable[[], object]] = {
         "ledger": lambda: joined.loaded.ledger_file.chmod(0o644),
         "bundle": (joined.site / "flower" / "trusted.fab").unlink,
         "coordinator": lambda: joined.edit(joined.loaded.coordinator.superlink, "127.0.0.1:1"),
