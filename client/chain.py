@@ -36,6 +36,7 @@ class What(StrEnum):
     CHARGE = "charge"
     REFUSAL = "refusal"
     ANSWER = "answer"
+    TRUSTED = "trusted"
 
 
 def encoded(fields: Mapping[str, Any]) -> str:

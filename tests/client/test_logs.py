@@ -238,7 +238,7 @@ def test_the_fields_are_those_that_depend_on_no_user() -> None:
     """Whoever adds one must think about it here, too."""
     assert set(Fields.__annotations__) == {
         *("organisation", "kind", "run", "round", "code", "seconds", "bytes"),
-        *("error", "where", "why", "library"),
+        *("error", "where", "why", "library", "program"),
     }
 
 
