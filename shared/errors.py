@@ -35,6 +35,7 @@ __all__ = [
     "DataError",
     "FetchError",
     "LedgerError",
+    "Outcome",
     "QuorumError",
     "Refusal",
     "Refused",
@@ -153,8 +154,53 @@ class WireError(SottoError):
     """A message does not have the form that `shared.wire` states."""
 
 
+class Outcome(StrEnum):
+    """How an organisation's part in a round ended, as the coordinator counts it."""
+
+    VALID = "valid"
+    MISSING = "missing"
+    LATE = "late"
+    ABSENT = "absent"
+    FAILED = "failed"
+    REFUSED_BUDGET = "refused-budget"
+    REFUSED_POLICY = "refused-policy"
+    REFUSED_CATALOGUE = "refused-catalogue"
+    REFUSED_CLOSED = "refused-closed"
+    REFUSED_MALFORMED = "refused-malformed"
+    REFUSED_FAILED = "refused-failed"
+    MALFORMED = "malformed"
+    WRONG_SHAPE = "wrong-shape"
+    NOT_FINITE = "not-finite"
+    TOO_LONG = "too-long"
+    STALE = "stale"
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> Outcome:
+        """What a refusal counts as."""
+        return cls(f"refused-{refusal}")
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may be answered well a little later."""
+        return self in (
+            Outcome.MISSING,
+            Outcome.ABSENT,
+            Outcome.FAILED,
+            Outcome.REFUSED_FAILED,
+        )
+
+
 class ReplyError(SottoError):
-    """A partner's reply was refused before any arithmetic saw it."""
+    """A partner's reply was refused before any arithmetic saw it.
+
+    Args:
+        outcome: what it counts as.
+        reason: in our own words, as a clause without a full stop.
+    """
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        self.outcome = outcome
+        super().__init__(reason)
 
 
 class QuorumError(SottoError):
