@@ -13,6 +13,7 @@ SottoError
 ├── ReplyError           a partner's reply was refused before any arithmetic saw it
 ├── QuorumError          too few organisations answered a round
 ├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
+├── AuditError           the audit log cannot be written, or was changed
 └── FetchError           a download failed or does not match its checksum
 
 Each message says what is wrong, the value, and the remedy. Commands print it and exit 2;
@@ -26,6 +27,7 @@ from pathlib import Path
 
 __all__ = [
     "AccountingError",
+    "AuditError",
     "BudgetExceeded",
     "CheckpointError",
     "ClippingError",
@@ -161,6 +163,10 @@ class QuorumError(SottoError):
 
 class CheckpointError(SottoError):
     """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class AuditError(SottoError):
+    """The audit log cannot be written, or was changed after it was written."""
 
 
 class FetchError(SottoError):
