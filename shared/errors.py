@@ -6,6 +6,8 @@ SottoError
 ├── AccountingError      no noise can meet the target, or no ε follows from the releases
 ├── ClippingError        no bound on one user's share can be proven for a model or a loss
 ├── SiteError            a partner's site.toml is missing, unreadable or inconsistent
+├── BundleError          an app bundle is malformed, or is not the one that the partner vetted
+├── ProcessError         a program cannot be kept running
 ├── LedgerError          the privacy ledger cannot be read or written: nothing may be trained
 ├── Refused              the partner's guard declined a request; carries a public code
 │   └── BudgetExceeded   the request would overspend the partner's ε
@@ -29,12 +31,14 @@ __all__ = [
     "AccountingError",
     "AuditError",
     "BudgetExceeded",
+    "BundleError",
     "CheckpointError",
     "ClippingError",
     "ConfigError",
     "DataError",
     "FetchError",
     "LedgerError",
+    "ProcessError",
     "QuorumError",
     "Refusal",
     "Refused",
@@ -99,12 +103,20 @@ class SiteError(SottoError):
     """A partner's site.toml is missing, unreadable or inconsistent."""
 
 
+class BundleError(SottoError):
+    """An app bundle is malformed, or is not the one that the partner vetted."""
+
+
+class ProcessError(SottoError):
+    """A program cannot be kept running."""
+
+
 class LedgerError(SottoError):
     """The privacy ledger cannot be read or written: nothing may be trained."""
 
 
 class Refusal(StrEnum):
-    """Why a partner declined: all that the coordinator learns of it."""
+    """Why a partner declined: all that the coordinator learns of it. New ones come last."""
 
     BUDGET = "budget"
     POLICY = "policy"
@@ -112,6 +124,7 @@ class Refusal(StrEnum):
     CLOSED = "closed"
     MALFORMED = "malformed"
     FAILED = "failed"
+    BUNDLE = "bundle"
 
     @property
     def sentence(self) -> str:
@@ -126,6 +139,7 @@ _SENTENCES = {
     Refusal.CLOSED: "this round was answered before and its answer is no longer kept",
     Refusal.MALFORMED: "the request could not be understood",
     Refusal.FAILED: "the organisation could not complete the request",
+    Refusal.BUNDLE: "this organisation has not vetted this version of the app",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
 from client.keys import others_may, public_file, public_key
-from client.supernode import executable
+from client.processes import executable
 
 __all__ = ["CHECKS"]
 

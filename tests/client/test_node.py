@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import client.supernode
 import pytest
+from client.supernode import command, environment
 
 import client.node
-import client.supernode
 from client.keys import public_file
 from client.node import Patience, keep_running, only_node
 from client.site import Site
-from client.supernode import command, environment
 from shared.errors import ConfigError, SiteError
 from tests.client.authority import Authority, serving
 
