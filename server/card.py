@@ -23,12 +23,12 @@ class Part:
     Attributes:
         organisation: its name.
         population: users that it declares.
-        rounds: rounds that it was asked in, at most; each counts whether it answered or not.
+        answered: rounds that it sent a valid reply in.
     """
 
     organisation: str
     population: int
-    rounds: int
+    answered: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +58,16 @@ class Published:
 
 def releases_of(config: RunConfig, rounds: int) -> list[Release]:
     """What `rounds` rounds of a run ask of one organisation."""
-    noise = noise_multiplier_for(
-        config.privacy.epsilon or 0.0,
-        config.privacy.delta,
-        sample_rate=config.training.sample_rate,
-        steps=config.noised_sums,
-    ) if config.privacy.private else 0.0
+    noise = (
+        noise_multiplier_for(
+            config.privacy.epsilon or 0.0,
+            config.privacy.delta,
+            sample_rate=config.training.sample_rate,
+            steps=config.noised_sums,
+        )
+        if config.privacy.private
+        else 0.0
+    )
     every = config.server.evaluate_every
     asked = {
         ReleaseKind.TRAIN: rounds * config.training.local_steps,
@@ -82,9 +86,13 @@ def releases_of(config: RunConfig, rounds: int) -> list[Release]:
 
 
 def claimed(published: Published) -> float:
-    """The worst ε of any organisation in this run; infinity without privacy."""
-    most = max((part.rounds for part in published.parts), default=published.rounds)
-    return epsilon(releases_of(published.config, most), published.config.privacy.delta)
+    """The worst ε of any organisation in this run; infinity without privacy.
+
+    Every organisation is taken to have answered in every round: an answer that came too late, or
+    that was refused, has left it all the same.
+    """
+    releases = releases_of(published.config, published.rounds)
+    return epsilon(releases, published.config.privacy.delta)
 
 
 def card(published: Published) -> str:
@@ -133,8 +141,8 @@ public data alone.
 | neighbours | add or remove one user |
 | worst ε | {claimed(published):.3f} |
 | δ | {config.privacy.delta:g} |
-| mechanism | Poisson-subsampled Gaussian on clipped per-user sums, noise added by each organisation \
-before anything leaves it |
+| mechanism | Poisson-subsampled Gaussian on clipped per-user sums; each organisation adds its \
+noise before anything leaves it |
 | noise multiplier, sample rate, clip norm | {noise:.4g}, {config.training.sample_rate:g}, \
 {config.training.clip_norm:g} |
 | accountant | numerical composition (PRV, arXiv:2106.02848), within 1% |
@@ -157,10 +165,12 @@ What this does **not** say:
 
 def _partners(published: Published) -> str:
     rows = [
-        f"| {part.organisation} | {part.population:,} | {part.rounds} |"
+        f"| {part.organisation} | {part.population:,} | {part.answered} |"
         for part in published.parts
     ]
-    table = "\n".join(["| organisation | users (declared) | rounds |", "|---|---|---|", *rows])
+    table = "\n".join(
+        ["| organisation | users (declared) | rounds with a valid reply |", "|---|---|---|", *rows]
+    )
     return f"## Organisations\n{table}\n"
 
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from shared.errors import CheckpointError
 from shared.wire import Weights
 
-__all__ = ["Checkpoint", "Progress", "State", "read_progress"]
+__all__ = ["Checkpoint", "Progress", "State"]
 
 _FILE = "checkpoint.safetensors"
 _WEIGHT, _STATE = "weight/", "state/"
@@ -118,15 +118,6 @@ class Checkpoint:
                     f"the checkpoint belongs to another {what} ({found[:12]}, now {given[:12]}): "
                     f"resume with the same {what}, or start a new run in another folder."
                 )
-
-
-def read_progress(folder: Path) -> Progress | None:
-    """How far the folder's run has come, without its arrays; None where nothing can be read."""
-    try:
-        with safe_open(folder / _FILE, framework="numpy") as opened:
-            return Progress(**json.loads(opened.metadata()["progress"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
 
 
 def _part(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

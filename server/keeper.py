@@ -1,15 +1,16 @@
 """Starts runs, and resumes those that break off, from their last finished round.
 
-| Flower says of the last start      | and                              | what follows            |
-|------------------------------------|----------------------------------|-------------------------|
-| pending, starting, running         |                                  | nothing                 |
-| completed                          | the model is there               | finished                |
-| failed, or completed without model | it paused itself                 | paused, with its reason |
-|                                    | a round was finished since       | resumed at once         |
-|                                    | none was                         | resumed, after a wait   |
-|                                    | none was, `ATTEMPTS` times       | failed, with its reason |
-| stopped                            |                                  | stopped                 |
-| nothing: the coordinator is away   |                                  | nothing, asked again    |
+| the run's own status           | Flower says of its last start | what follows                  |
+|--------------------------------|-------------------------------|-------------------------------|
+| waiting, running, retrying     | (not asked)                   | nothing: it is at work        |
+| finished                       | (not asked)                   | finished                      |
+| paused                         | (not asked)                   | paused, with its reason       |
+| failed, and it says why        | (not asked)                   | failed, with its reason       |
+| failed by a fault, interrupted | pending, starting, running    | nothing, asked again          |
+| or none of the last start      | stopped                       | stopped                       |
+|                                | failed, completed             | resumed, at most `ATTEMPTS`   |
+|                                |                               | times without a new round     |
+|                                | (the coordinator is away)     | nothing, asked again          |
 """
 
 from __future__ import annotations
@@ -23,17 +24,23 @@ from server.audit import FILE as AUDIT
 from server.audit import AuditEvent, AuditLog
 from server.checkpoint import Checkpoint
 from server.flower import Flower, FlowerRun, Status
-from server.runs import Run, RunState, all_runs
+from server.progress import RunState, RunStatus, now
+from server.runs import Fate, Run, all_runs
 from server.settings import Settings
 from shared.errors import ServerError, SottoError
 
-__all__ = ["ATTEMPTS", "Keeper", "pause_reason", "start"]
+__all__ = ["ATTEMPTS", "Keeper", "start"]
 
 log = logging.getLogger("sotto.keeper")
-MODEL = "model"
-ATTEMPTS = 5
+ATTEMPTS = 4
 """Starts in a row that finish no round, after which a run is given up."""
-_WAITS = (0.0, 5.0, 15.0, 60.0, 120.0)
+_WAITS = (0.0, 5.0, 15.0, 30.0)
+_FAULT = "a fault:"
+_ENDS = {
+    RunState.FINISHED: Fate.FINISHED,
+    RunState.PAUSED: Fate.PAUSED,
+    RunState.FAILED: Fate.FAILED,
+}
 
 
 def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Run:
@@ -48,6 +55,7 @@ def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Ru
     Raises:
         ServerError: the coordinator is not up, Flower declines, or the run's app was changed.
     """
+    since = now()
     run.write_config(resume=Checkpoint.exists(run.out))
     number, bundle = flower.start(run.app, run.config_file)
     if not run.bundle.startswith(bundle):
@@ -57,17 +65,7 @@ def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Ru
             f"{run.bundle[: len(bundle)]}. Nothing was started."
         )
     AuditLog(settings.path(AUDIT)).record(event, run=run.name, flower=number, bundle=run.bundle)
-    return run.started(number)
-
-
-def pause_reason(run: Run) -> str:
-    """Why a run paused itself; "" where it did not."""
-    last: dict[str, object] = {}
-    for entry in AuditLog(run.out / AUDIT).entries():
-        last = dict(entry)
-    if last.get("event") != str(AuditEvent.RUN_PAUSED):
-        return ""
-    return str(last.get("reason") or "it paused: see its log")
+    return run.started(number, since)
 
 
 @dataclass(slots=True)
@@ -95,44 +93,32 @@ class Keeper:
     clock: Callable[[], float] = time.monotonic
     _tries: dict[str, _Tries] = field(default_factory=dict)
 
-    def look(self) -> bool:
-        """Looks at every wanted run once.
-
-        Returns:
-            Whether one of them is about to end, so that it is worth looking again soon.
-        """
-        soon = False
+    def look(self) -> None:
+        """Looks at every wanted run once."""
         for run in all_runs(self.settings):
-            if run.state is not RunState.WANTED:
+            if run.state is not Fate.WANTED:
                 continue
             try:
                 self._tend(run)
             except SottoError as error:  # away, or declined: the next look may find it otherwise
                 log.warning("%s: %s", run.name, error)
-            soon = soon or _nearly_done(run)
-        return soon
 
     def _tend(self, run: Run) -> None:
-        found = self.flower.run(run.starts[-1])
-        if not found.status.finished:
+        status = run.status
+        if status is not None and status.state.active:
             return
-        with run.alone() as now:
-            if now == run:  # nobody stopped or resumed it meanwhile
-                self._judge(run, found)
-
-    def _judge(self, run: Run, found: FlowerRun) -> None:
-        if found.status is Status.COMPLETED and (run.out / MODEL).is_dir():
-            self._end(run, RunState.FINISHED, AuditEvent.RUN_FINISHED)
-        elif found.status is Status.STOPPED:
-            self._end(run, RunState.STOPPED, None, "somebody stopped it")
-        elif reason := pause_reason(run):
-            self._end(run, RunState.PAUSED, None, reason)
-        else:
+        if status is not None and run.fresh and _over(status):
+            self._end(run, _ENDS[status.state], status.reason)
+            return
+        found = self.flower.run(run.starts[-1])
+        if found.status is Status.STOPPED:
+            self._end(run, Fate.STOPPED, "somebody stopped it")
+        elif found.status.finished:
             self._again(run, found)
 
     def _again(self, run: Run, found: FlowerRun) -> None:
-        progress, tries = run.progress, self._tries.setdefault(run.name, _Tries())
-        done = progress.round if progress else -1
+        status, tries = run.status, self._tries.setdefault(run.name, _Tries())
+        done = status.round if status else 0
         if done > tries.round:
             tries.round, tries.count = done, 0
         if tries.number != found.number:  # this end is seen for the first time
@@ -140,20 +126,22 @@ class Keeper:
             tries.due = self.clock() + _WAITS[min(tries.count, len(_WAITS) - 1)]
             tries.count += 1
         if tries.count > ATTEMPTS:
-            reason = found.details or "see the coordinator's log"
-            self._end(run, RunState.FAILED, AuditEvent.RUN_FAILED, reason)
+            self._end(run, Fate.FAILED, found.details or "it broke off each time: see its log")
         elif self.clock() >= tries.due:
-            log.warning("%s broke off after round %d, and is resumed", run.name, max(done, 0))
-            start(self.settings, self.flower, run, AuditEvent.RUN_RESUMED)
+            with run.alone() as still:
+                if still == run:  # nobody stopped or resumed it meanwhile
+                    log.warning(
+                        "%s broke off after round %d, and is resumed", run.name, max(done, 0)
+                    )
+                    start(self.settings, self.flower, run, AuditEvent.RUN_RESUMED)
 
-    def _end(self, run: Run, state: RunState, event: AuditEvent | None, reason: str = "") -> None:
-        if event is not None:
-            fields = {"reason": reason} if reason else {}
-            AuditLog(self.settings.path(AUDIT)).record(event, run=run.name, **fields)
-        run.changed(state, reason)
+    def _end(self, run: Run, fate: Fate, reason: str) -> None:
+        with run.alone() as still:
+            if still == run:
+                run.changed(fate, reason)
         self._tries.pop(run.name, None)
 
 
-def _nearly_done(run: Run) -> bool:
-    progress = run.progress
-    return progress is not None and progress.round >= run.config.training.rounds - 1
+def _over(status: RunStatus) -> bool:
+    """Whether nothing is to be done about it without the operator."""
+    return status.state in _ENDS and not status.reason.startswith(_FAULT)

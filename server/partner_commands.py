@@ -14,8 +14,8 @@ from server.audit import FILE as AUDIT
 from server.audit import AuditEvent, AuditLog
 from server.flower import Flower
 from server.options import JsonOption, ServerOption
-from server.registry import Member, Registry, State, read_key
 from server.pki import fingerprint
+from server.registry import Member, Registry, State, read_key
 from server.settings import Settings
 from shared.commands import messages, output, table_of, write_json
 from shared.errors import ServerError

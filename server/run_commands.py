@@ -15,10 +15,10 @@ from server.bundle import Bundle, build, source
 from server.flower import Flower
 from server.keeper import start
 from server.options import JsonOption, ServerOption
-from server.runs import Run, RunState, all_runs, create_run, find_run, read_config
+from server.runs import Fate, Run, all_runs, create_run, find_run, read_config
 from server.settings import Settings
 from shared.commands import failed, messages, output, table_of, write_json
-from shared.errors import ServerError
+from shared.errors import Outcome, ServerError
 
 __all__ = ["bundle_command", "resume_command", "run_command", "status_command", "stop_command"]
 
@@ -69,24 +69,24 @@ def resume_command(
     """Go on with a run that failed, was paused or stopped, from its last finished round."""
     settings = Settings.load(server)
     with find_run(settings, name).alone() as run:
-        if run.state in (RunState.WANTED, RunState.FINISHED):
-            state = "running" if run.state is RunState.WANTED else "finished"
+        if run.state in (Fate.WANTED, Fate.FINISHED):
+            state = "running" if run.state is Fate.WANTED else "finished"
             raise ServerError(f"run '{name}' is {state}: there is nothing to resume.")
         event = AuditEvent.RUN_RESUMED if run.starts else AuditEvent.RUN_STARTED
-        run = start(settings, Flower(settings), run, event)
-    _follow(settings, run, detach=detach)
+        started = start(settings, Flower(settings), run, event)
+    _follow(settings, started, detach=detach)
 
 
 def stop_command(name: RunArgument, server: ServerOption = Path()) -> None:
     """Stop a run after what it has finished; `resume` goes on from there."""
     settings = Settings.load(server)
     with find_run(settings, name).alone() as run:
-        if run.state is not RunState.WANTED:
+        if run.state is not Fate.WANTED:
             raise ServerError(f"run '{name}' does not run: it is {run.state}.")
         flower = Flower(settings)
         if not flower.run(run.starts[-1]).status.finished:
             flower.stop(run.starts[-1])
-        run.changed(RunState.STOPPED, "somebody stopped it")
+        run.changed(Fate.STOPPED, "somebody stopped it")
     messages.print(f"{name} is stopped{_after(run)}.", markup=False)
 
 
@@ -105,12 +105,13 @@ def status_command(server: ServerOption = Path(), *, as_json: JsonOption = False
 
 
 def _row(run: Run) -> Mapping[str, Any]:
-    progress = run.progress
+    status = run.status
+    at_work = run.state is Fate.WANTED and status is not None
     return {
         "name": run.name,
-        "state": str(run.state),
-        "reason": run.reason,
-        "round": progress.round if progress else 0,
+        "state": str(status.state if status and at_work else run.state),
+        "reason": status.reason if status and at_work else run.reason,
+        "round": status.round if status else 0,
         "rounds": run.config.training.rounds,
         "starts": len(run.starts),
         "flower": run.starts[-1] if run.starts else None,
@@ -125,14 +126,15 @@ def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
     messages.print(f"{run.name} is started (Flower's run {run.starts[-1]}).", markup=False)
     if detach:
         return
-    told = 0
+    status = run.status
+    told = status.round if status else 0
     while True:
         run = find_run(settings, run.name)
         told = _tell_round(run, told)
-        if run.state is not RunState.WANTED:
+        if run.state is not Fate.WANTED:
             break
         time.sleep(_POLL)
-    if run.state is RunState.FINISHED:
+    if run.state is Fate.FINISHED:
         messages.print(f"{run.name} is finished.", markup=False)
         output.print(f"{run.out / 'model'}", soft_wrap=True, markup=False)
         return
@@ -142,26 +144,27 @@ def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
 
 
 _ENDS = {
-    RunState.FAILED: "has failed",
-    RunState.PAUSED: "has paused itself",
-    RunState.STOPPED: "was stopped",
+    Fate.FAILED: "has failed",
+    Fate.PAUSED: "has paused itself",
+    Fate.STOPPED: "was stopped",
 }
 
 
 def _tell_round(run: Run, told: int) -> int:
-    progress = run.progress
-    if progress is None or progress.round <= told:
+    status = run.status
+    if status is None or status.round <= told:
         return told
+    valid = sum(part.outcome == Outcome.VALID for part in status.organisations.values())
     messages.print(
-        f"round {progress.round} of {run.config.training.rounds}: {progress.seconds:.1f} s so far, "
-        f"{progress.bytes_up / 1e6:.2f} MB up, {progress.bytes_down / 1e6:.2f} MB down"
+        f"round {status.round} of {status.rounds}: {valid} valid replies of "
+        f"{len(status.organisations)}, {status.round_seconds:.1f} s"
     )
-    return progress.round
+    return status.round
 
 
 def _after(run: Run) -> str:
-    progress = run.progress
-    return f" after round {progress.round}" if progress and progress.round else ""
+    status = run.status
+    return f" after round {status.round}" if status and status.round else ""
 
 
 def _tell_bundle(bundle: Bundle) -> None:

@@ -21,25 +21,25 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
 from server.bundle import Bundle
-from server.checkpoint import Progress, read_progress
 from server.pki import write_private
+from server.progress import RunStatus, now
 from server.settings import Settings
 from shared.config import RunConfig, Value, flat_tables
-from shared.errors import ConfigError, ServerError
+from shared.errors import CheckpointError, ConfigError, ServerError
 
-__all__ = ["Run", "RunState", "all_runs", "create_run", "find_run", "read_config"]
+__all__ = ["Fate", "Run", "all_runs", "create_run", "find_run", "read_config"]
 
 _RECORD, _CONFIG, _APP, _OUT, _LOCK = "run.json", "config.toml", "app", "out", "run.lock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-class RunState(StrEnum):
-    """What is to become of a run."""
+class Fate(StrEnum):
+    """What is to become of a run, and what has become of it."""
 
     WANTED = "wanted"
     FINISHED = "finished"
@@ -59,15 +59,17 @@ class Run:
         bundle: SHA-256 of the app bundle.
         starts: Flower's numbers of its starts, in order.
         created: when, ISO 8601, UTC.
+        since: when it was last started; "" before.
         reason: why it is neither wanted nor finished.
     """
 
     name: str
     folder: Path
-    state: RunState
+    state: Fate
     bundle: str
     starts: tuple[str, ...]
     created: str
+    since: str = ""
     reason: str = ""
 
     @property
@@ -99,18 +101,29 @@ class Run:
             yield _read(self.folder)
 
     @property
-    def progress(self) -> Progress | None:
-        """How far it has come; None before the first checkpoint, or where that is damaged."""
-        return read_progress(self.out)
+    def status(self) -> RunStatus | None:
+        """What the run itself tells; None before its coordinator has begun."""
+        try:
+            return RunStatus.load(self.out)
+        except CheckpointError:
+            return None
 
-    def changed(self, state: RunState, reason: str = "") -> Run:
+    @property
+    def fresh(self) -> bool:
+        """Whether the status is of the last start, and not of one before."""
+        status = self.status
+        if status is None or not status.updated or not self.since:
+            return False
+        return datetime.fromisoformat(status.updated) >= datetime.fromisoformat(self.since)
+
+    def changed(self, state: Fate, reason: str = "") -> Run:
         """The same run in another state, on disk too."""
         return self._saved(replace(self, state=state, reason=reason))
 
-    def started(self, number: str) -> Run:
-        """The same run after another start, wanted, on disk too."""
+    def started(self, number: str, since: str) -> Run:
+        """The same run after another start at `since`, wanted, on disk too."""
         starts = (*self.starts, number)
-        return self._saved(replace(self, starts=starts, state=RunState.WANTED, reason=""))
+        return self._saved(replace(self, starts=starts, state=Fate.WANTED, since=since, reason=""))
 
     def write_config(self, *, resume: bool) -> None:
         """Writes the parameters as Flower reads them."""
@@ -171,17 +184,16 @@ def create_run(settings: Settings, name: str, flat: Mapping[str, Value], bundle:
         ) from None
     write_private(folder / _CONFIG, _toml(config.to_flat()))
     bundle.unpack(folder / _APP)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
     run = Run(
         name=name,
         folder=folder,
-        state=RunState.STOPPED,
+        state=Fate.STOPPED,
         bundle=bundle.fingerprint,
         starts=(),
-        created=created,
+        created=now(),
         reason="never started",
     )
-    return run.changed(RunState.STOPPED, run.reason)
+    return run.changed(Fate.STOPPED, run.reason)
 
 
 def find_run(settings: Settings, name: str) -> Run:
@@ -206,7 +218,7 @@ def all_runs(settings: Settings) -> list[Run]:
 def _read(folder: Path) -> Run:
     try:
         row = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        fields = row | {"state": RunState(row["state"]), "starts": tuple(row["starts"])}
+        fields = row | {"state": Fate(row["state"]), "starts": tuple(row["starts"])}
         return Run(**fields, folder=folder)
     except FileNotFoundError:
         raise

@@ -33,7 +33,7 @@ __all__ = [
     "up_command",
 ]
 
-_OFTEN, _SELDOM = 1.0, 5.0
+_LOOK = 1.0
 
 
 def init_command(  # noqa: PLR0913 each is a command-line option
@@ -138,7 +138,8 @@ def keep_command(server: ServerOption = Path()) -> None:
     settings = Settings.load(server)
     keeper = Keeper(settings, Flower(settings))
     while True:
-        time.sleep(_OFTEN if keeper.look() else _SELDOM)
+        keeper.look()
+        time.sleep(_LOOK)
 
 
 def audit_command(server: ServerOption = Path(), *, as_json: JsonOption = False) -> None:
@@ -153,7 +154,9 @@ def audit_command(server: ServerOption = Path(), *, as_json: JsonOption = False)
         told = " ".join(f"{key}={value}" for key, value in rest.items())
         line = f"{entry['n']:>5}  {entry['at']}  {entry['event']:<16} {told}"
         output.print(line, soft_wrap=True, markup=False)
-    messages.print(f"{len(entries)} entries, none of them changed. Head: {log.head}", soft_wrap=True)
+    messages.print(
+        f"{len(entries)} entries, none of them changed. Head: {log.head}", soft_wrap=True
+    )
 
 
 def _tell_ready(settings: Settings) -> None:

@@ -1,11 +1,11 @@
 """Everything that `sotto-server up` keeps running on one machine.
 
-| process    | what it does                                              | where it listens          |
-|------------|-----------------------------------------------------------|---------------------------|
-| superlink  | Flower's SuperLink: nodes, runs, messages, in a database  | `listen.superlink`        |
-| executor   | starts each run's ServerApp, known by a secret in a file  | nowhere                   |
-| proxy      | TLS listeners that let known paths through                | the other two of [listen] |
-| keeper     | resumes runs that broke off                               | nowhere                   |
+| process   | what it does                                             | where it listens          |
+|-----------|----------------------------------------------------------|---------------------------|
+| superlink | Flower's SuperLink: nodes, runs, messages, in a database | `listen.superlink`        |
+| executor  | starts each run's ServerApp; known by a secret in a file | nowhere                   |
+| proxy     | TLS listeners that let known paths through               | the other two of [listen] |
+| keeper    | resumes runs that broke off                              | nowhere                   |
 
 The executor's own death does not end a ServerApp that runs: a new executor takes its place, and
 the run goes on.
