@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from server.card import claimed
 from server.options import ServerOption
 from server.runs import find_run
 from server.settings import Settings
@@ -24,7 +23,9 @@ def publish_command(
     out: Annotated[Path, typer.Option(help="A new folder for the model.")],
 ) -> None:
     """Write the model, the item list and a model card that states the privacy claim."""
-    from server.publish import publish  # noqa: PLC0415 torch takes seconds to import
+    # torch and the accountants take seconds to import, which no other command needs.
+    from server.card import claimed  # noqa: PLC0415
+    from server.publish import publish  # noqa: PLC0415
 
     settings = Settings.load(server)
     published = publish(settings, find_run(settings, run), out)

@@ -29,13 +29,13 @@ from server.flower import environment, program
 from server.listeners import bound
 from server.pki import days_left
 from server.settings import Settings
-from shared import superexec
 from shared.errors import ServerError
 from shared.supervise import Patience, Program, Restart, keep_running
 
 __all__ = ["check", "keep_up", "only_server", "programs", "until_ready"]
 
 _LOCK = "server.lock"
+_PYTHON = (sys.executable, "-P", "-m")
 _PATIENCE = Patience(first=1.0, longest=60.0, settled=300.0, brief=10.0, starts=8, end=15.0)
 
 
@@ -46,13 +46,11 @@ def programs(settings: Settings) -> list[Program]:
         ServerError: Flower is not installed.
     """
     variables = environment(settings)
-    ours = [sys.executable, "-m", "server.cli"]
-    folder = ["--server", settings.folder]
     commands = {
         "superlink": _superlink(settings),
         "executor": _executor(settings),
-        "proxy": [sys.executable, "-m", "server.listeners", settings.folder],
-        "keeper": [*ours, "keep", *folder],
+        "proxy": [*_PYTHON, "server.listeners", settings.folder],
+        "keeper": [*_PYTHON, "server.cli", "keep", "--server", settings.folder],
     }
     return [
         Program(
@@ -174,8 +172,8 @@ def _superlink(settings: Settings) -> list[str]:
 
 def _executor(settings: Settings) -> list[str]:
     return [
-        sys.executable,
-        *superexec.COMMAND,
+        *_PYTHON,
+        "shared.superexec",
         *("--runtime-api-address", str(settings.superlink)),
         *("--root-certificates", str(settings.internal_authority)),
         *("--superexec-auth-secret-file", str(settings.executor_secret)),

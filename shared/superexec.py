@@ -19,10 +19,8 @@ from typing import Any
 from flwr.supercore.cli import flower_superexec
 from flwr.supercore.superexec.executor import subprocess_executor
 
-__all__ = ["COMMAND", "main"]
+__all__ = ["main"]
 
-COMMAND = ("-m", "shared.superexec")
-"""What follows the interpreter's path."""
 _TOKEN = "--token"  # noqa: S105 the option's name
 
 
