@@ -20,15 +20,14 @@ import multiprocessing
 import os
 import sys
 import time
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
 import httpx
-from flwr.app import Context, Message
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
@@ -85,12 +84,9 @@ def _work(site: str, runtime: str, token: str, told: Connection) -> None:
 
 
 def _apologise(runtime: str, token: str, request: bytes) -> None:
-    def reply_to(message: Message, context: Context, fab: Fab) -> Message:
-        return refusal_reply(Refusal.FAILED, message)
-
     note(Event.DIED)
     try:
-        answer_late(runtime, token, request, reply_to)
+        answer_late(runtime, token, request, partial(refusal_reply, Refusal.FAILED))
     except httpx.HTTPError as error:  # the SuperNode says so itself, a minute later
         note(Event.FAILED, error=type(error).__name__)
 

@@ -17,7 +17,7 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-__all__ = ["Answerer", "answer", "answer_late", "apart"]
+__all__ = ["Answerer", "answer", "answer_late"]
 
 Answerer = Callable[[Message, Context, Fab], Message]
 """Gives the reply to a request; the app that the coordinator sent comes with it."""
@@ -34,13 +34,15 @@ def answer(runtime: str, token: str, told: Callable[[bytes], None], reply_to: An
     """
     with _client(runtime, token) as client, _alive(client):
         message, context, _, fab = pull_task_input(client)
-        told(apart(message))
+        told(_apart(message))
         push_message(client, reply_to(message, context, fab), context)
         # No context: nothing of a request is left for the next one.
         push_task_output(client, None, SubStatus.COMPLETED, "")
 
 
-def answer_late(runtime: str, token: str, request: bytes, reply_to: Answerer) -> None:
+def answer_late(
+    runtime: str, token: str, request: bytes, reply_to: Callable[[Message], Message]
+) -> None:
     """Sends a reply in place of a process that had fetched the request and died.
 
     Args:
@@ -61,13 +63,12 @@ def answer_late(runtime: str, token: str, request: bytes, reply_to: Answerer) ->
         state=RecordDict(),
         run_config={},
     )
-    nothing = Fab("", b"", {})
     with _client(runtime, token) as client:
-        push_message(client, reply_to(message, context, nothing), context)
+        push_message(client, reply_to(message), context)
         push_task_output(client, None, SubStatus.COMPLETED, "")
 
 
-def apart(message: Message) -> bytes:
+def _apart(message: Message) -> bytes:
     """A message without its content."""
     return bytes(message_to_proto(remove_content_from_message(message)).SerializeToString())
 

@@ -25,10 +25,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from shared.errors import ProcessError
 
-__all__ = ["Account", "Patience", "Program", "Restart", "keep_running"]
+__all__ = ["Account", "Kept", "Patience", "Program", "Restart", "keep_running"]
 
 _POLL = 0.1
 _USAGE = 2  # argparse
@@ -82,6 +83,12 @@ class Account:
                 f"useradd --system --shell /usr/sbin/nologin {name}"
             ) from None
         return cls(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """What starts a process as this user, in none of our groups; for `subprocess`."""
+        groups = os.getgrouplist(self.name, self.group)
+        return {"user": self.user, "group": self.group, "extra_groups": groups}
 
     @property
     def variables(self) -> dict[str, str]:
@@ -224,18 +231,24 @@ class Kept:
 
     def _start(self) -> subprocess.Popen[bytes]:
         program, account = self.program, self.program.account
-        variables = dict(program.variables) | (account.variables if account else {})
-        with _given(program.secret, account) as stdin:
-            return subprocess.Popen(
-                [*_TIED, *program.command],
-                env=variables,
-                stdin=stdin,
-                start_new_session=True,
-                pass_fds=self.pass_fds,
-                user=account.user if account else None,
-                group=account.group if account else None,
-                extra_groups=os.getgrouplist(account.name, account.group) if account else None,
-            )
+        whose = {} if account is None else account.credentials
+        variables = {} if account is None else account.variables
+        try:
+            with _given(program.secret, account) as stdin:
+                return subprocess.Popen(
+                    [*_TIED, *program.command],
+                    env=dict(program.variables) | variables,
+                    stdin=stdin,
+                    start_new_session=True,
+                    pass_fds=self.pass_fds,
+                    **whose,
+                )
+        except OSError as error:
+            user = f" as {account.name}" if account else ""
+            raise ProcessError(
+                f"{program.name} cannot be started{user}: {error.filename}: {error.strerror}. "
+                "Check that this user may reach and run it."
+            ) from error
 
 
 @contextmanager
