@@ -10,19 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
+from server.aggregation import check_aggregation
 from server.checkpoint import Checkpoint, Progress
-from server.replies import refusal_reason
-from server.strategy import FederatedStrategy, Partner, to_arrays, to_weights
+from server.files import alone_in
+from server.grid import PatientGrid
+from server.journal import Journal
+from server.partners import Roll
+from server.records import to_arrays, to_weights
+from server.strategy import FederatedStrategy, Terms
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
-from shared.errors import CheckpointError, ConfigError, QuorumError, WireError
+from shared.errors import CheckpointError, ConfigError
 from shared.models.attention import AttentionRecommender, build, trainable
 from shared.privacy.accounting import noise_multiplier_for
-from shared.wire import DESCRIBE, DescribeReply, DescribeRequest, Weights
+from shared.wire import Weights
 
 __all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
 
@@ -57,53 +62,77 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """Runs the federation, or what is left of it, to its end.
 
     Raises:
-        ConfigError: a path is missing, or δ is not below 1 / population at some partner.
-        CheckpointError: there is a run already, or another one than is to be resumed.
+        ConfigError: a path is missing, an aggregation rule cannot be kept, or δ is not below
+            1 / population at some partner.
+        CheckpointError: there is a run already, or another one than is to be resumed; another
+            coordinator is at work; or what is finished cannot be saved.
         QuorumError: too few organisations are there or answer a round; what is finished is saved.
+        AuditError: the audit log cannot be written, or was changed.
     """
     out, catalogue = _out(config), _catalogue(config)
-    checkpoint = _first_checkpoint(config, catalogue, out)
-    partners = _meet(grid, config, catalogue.fingerprint)
-    _check_delta(config, partners)
-    training, done = config.training, checkpoint.progress.round
+    check_aggregation(config.server)
+    with alone_in(out):
+        checkpoint = _first_checkpoint(config, catalogue, out)
+        journal = Journal(out, config, checkpoint.progress)
+        with journal.telling():
+            checkpoint = _federate(PatientGrid(grid), config, checkpoint, journal, observer)
+            disable_progress_bar()
+            model_with(checkpoint.weights, config, catalogue).save_pretrained(out / MODEL)
+
+
+def _federate(
+    grid: Grid, config: RunConfig, checkpoint: Checkpoint, journal: Journal, observer: Observer
+) -> Checkpoint:
+    """All rounds that are left; the state after the last one."""
+    out, done = _out(config), checkpoint.progress.round
+    roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
+    roll.gather(grid)
+    journal.running()
+    terms = Terms(
+        run=checkpoint.progress.run,
+        catalogue=checkpoint.progress.catalogue,
+        noise_multiplier=_noise_multiplier(config),
+    )
     strategy = FederatedStrategy(
         config,
-        partners,
-        run=checkpoint.progress.run,
-        catalogue=catalogue.fingerprint,
-        noise_multiplier=_noise_multiplier(config),
+        terms,
+        roll.look_up,
+        names=list(checkpoint.weights),
         rounds_done=done,
+        on_miss=journal.missed,
     )
-    strategy.restore(checkpoint.state, list(checkpoint.weights))
+    strategy.restore(checkpoint.state, checkpoint.progress.answers)
     started = time.monotonic() - checkpoint.progress.seconds
 
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint
         if rounds:
+            report = strategy.report
+            progress = replace(
+                checkpoint.progress,
+                round=done + rounds,
+                seconds=time.monotonic() - started,
+                bytes_up=report.bytes_up,
+                bytes_down=report.bytes_down,
+                answers=strategy.answers,
+            )
             checkpoint = Checkpoint(
-                progress=replace(
-                    checkpoint.progress,
-                    round=done + rounds,
-                    seconds=time.monotonic() - started,
-                    bytes_up=strategy.traffic.up,
-                    bytes_down=strategy.traffic.down,
-                ),
-                weights=to_weights(arrays),
-                state=strategy.state,
+                progress=progress, weights=to_weights(arrays), state=strategy.state
             )
         checkpoint.save(out)
+        if rounds:
+            journal.finished_round(report, strategy.metrics)
         observer(checkpoint)
         return None
 
     strategy.start(
         grid,
         to_arrays(checkpoint.weights),
-        num_rounds=training.rounds - done,
+        num_rounds=config.training.rounds - done,
         timeout=config.server.deadline_seconds,
         evaluate_fn=after_round,
     )
-    disable_progress_bar()
-    model_with(checkpoint.weights, config, catalogue).save_pretrained(out / MODEL)
+    return checkpoint
 
 
 def model_with(weights: Weights, config: RunConfig, catalogue: Catalogue) -> AttentionRecommender:
@@ -158,63 +187,4 @@ def _noise_multiplier(config: RunConfig) -> float:
         config.privacy.delta,
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
-    )
-
-
-def _check_delta(config: RunConfig, partners: list[Partner]) -> None:
-    for partner in partners:
-        if config.privacy.private and config.privacy.delta >= 1 / partner.population:
-            raise ConfigError(
-                f"privacy.delta = {config.privacy.delta:g} is not below 1 / {partner.population}, "
-                f"the population of {partner.organisation}: at such a δ a mechanism may publish "
-                f"a user outright. Choose one below {1 / partner.population:.2g}."
-            )
-
-
-def _meet(grid: Grid, config: RunConfig, catalogue: str) -> list[Partner]:
-    """Waits for the organisations and asks each for its public constants."""
-    wanted, deadline = config.server.organisations, config.server.deadline_seconds
-    end = time.monotonic() + deadline
-    while len(nodes := list(grid.get_node_ids())) < wanted:
-        if time.monotonic() > end:
-            raise QuorumError(
-                f"{len(nodes)} organisations are connected after {deadline:g} s, {wanted} are "
-                "wanted: start their nodes, or lower server.organisations."
-            )
-        time.sleep(0.2)
-    content = DescribeRequest().to_content()
-    requests = [Message(content, node, DESCRIBE) for node in nodes]
-    partners: dict[str, Partner] = {}
-    problems: list[str] = []
-    for reply in grid.send_and_receive(requests, timeout=deadline):
-        try:
-            partner = _partner(reply, catalogue)
-        except WireError as error:
-            problems.append(str(error))
-            continue
-        if partner.organisation in partners:
-            raise ConfigError(
-                f"two nodes call themselves '{partner.organisation}': give each its own name."
-            )
-        partners[partner.organisation] = partner
-    if len(partners) < wanted:
-        raise QuorumError(
-            f"{len(partners)} of {wanted} organisations can take part "
-            f"({'; '.join(problems) or 'the others did not answer'})."
-        )
-    for problem in problems:
-        log.warning("an organisation cannot take part: %s", problem)
-    return list(partners.values())
-
-
-def _partner(reply: Message, catalogue: str) -> Partner:
-    if not reply.has_content():
-        raise WireError(refusal_reason(reply))
-    described = DescribeReply.from_content(reply.content)
-    if described.catalogue != catalogue:
-        raise WireError(f"{described.organisation} holds another version of the catalogue")
-    return Partner(
-        node_id=reply.metadata.src_node_id,
-        organisation=described.organisation,
-        population=described.population,
     )

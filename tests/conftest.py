@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hypothesis
 import pytest
@@ -107,6 +107,7 @@ class FakeGrid(Grid):
         self.nodes = dict(nodes)
         self.sent: list[Message] = []
         self.received: list[Message] = []
+        self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
@@ -114,14 +115,7 @@ class FakeGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        replies: list[Message] = []
-        for message in messages:
-            self.sent.append(numbered(message))
-            reply = self.nodes[message.metadata.dst_node_id](transported(message))
-            if reply is not None:
-                replies.append(transported(reply))
-        self.received += replies
-        return replies
+        return self.pull_messages(self.push_messages(messages))
 
     def set_run(self, run: Run) -> None:
         raise NotImplementedError
@@ -140,11 +134,25 @@ class FakeGrid(Grid):
     ) -> Message:
         raise NotImplementedError
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self._deliver(numbered(message)) for message in messages]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        ready = [number for number in message_ids if number in self._replies]
+        replies = [self._replies.pop(number) for number in ready]
+        self.received += replies
+        return replies
+
+    def _deliver(self, message: Message) -> str:
+        self.sent.append(message)
+        number = message.metadata.message_id
+        node = self.nodes.get(message.metadata.dst_node_id)
+        if node is None:  # as Flower does where there is no such node
+            return cast(str, None)
+        reply = node(transported(message))
+        if reply is not None:
+            self._replies[number] = transported(reply)
+        return number
 
 
 def node(app: ClientApp, site: Path) -> Node:
