@@ -27,6 +27,7 @@ class What(StrEnum):
     CHARGE = "charge"
     REFUSAL = "refusal"
     ANSWER = "answer"
+    TRUSTED = "trusted"
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is importe
 from client.budget_commands import budget
 from client.node_commands import check_command, init_command, up_command
 from client.outbox_commands import outbox
+from client.trust_commands import trust_command
 from shared.commands import command_group, run
 
 __all__ = ["main"]
@@ -16,6 +17,7 @@ __all__ = ["main"]
 app = command_group("Connect your data, join a federation, watch what leaves and what it cost.")
 # In the order in which a partner needs them.
 app.command("init")(init_command)
+app.command("trust")(trust_command)
 app.command("check")(check_command)
 app.command("up")(up_command)
 app.add_typer(budget, name="budget")

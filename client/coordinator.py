@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from shared.errors import ConfigError
 
-__all__ = ["CoordinatorConfig"]
+__all__ = ["CoordinatorConfig", "parsed_address"]
 
 _PORTS = range(1, 65536)
 
@@ -45,7 +45,7 @@ class CoordinatorConfig:
     local_port: int = 9094
 
     def __post_init__(self) -> None:
-        if self.superlink and not _address(self.superlink):
+        if self.superlink and not parsed_address(self.superlink):
             raise ConfigError(
                 f"coordinator.superlink = '{self.superlink}': give host:port, without https://, "
                 "as in sotto.example:9092 or [2001:db8::1]:9092."
@@ -65,7 +65,7 @@ class CoordinatorConfig:
         Raises:
             ConfigError: none is stated.
         """
-        found = _address(self.superlink)
+        found = parsed_address(self.superlink)
         if found is None:
             raise ConfigError(
                 "'coordinator.superlink' is not set: state the address that the coordinator gave "
@@ -74,7 +74,8 @@ class CoordinatorConfig:
         return found
 
 
-def _address(text: str) -> tuple[str, int] | None:
+def parsed_address(text: str) -> tuple[str, int] | None:
+    """Host and port of host:port; None where it is none."""
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

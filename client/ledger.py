@@ -1,6 +1,7 @@
 """What this site has released and what that cost: durable, append-only, and never forgotten.
 
-One SQLite file holds a chain of entries (`client.chain`): charges, refusals and answers. A charge
+One SQLite file holds a chain of entries (`client.chain`): charges, refusals, answers, and which app
+bundle was trusted. A charge
 is on disk before anything is computed from it, an answer before anything leaves, and the anchor
 (`client.anchor`) knows of either before the caller does. The budget belongs to a user base and a
 privacy unit, whatever the run, the data file or the process.
@@ -79,7 +80,7 @@ class Record:
 
     Attributes:
         number: 1-based.
-        what: opened, carried, charge, refusal or answer.
+        what: opened, carried, charge, refusal, answer or trusted.
         fields: all that was noted, the time (`at`) and the app's fingerprint (`app`) among it.
         hash: of the chain up to here, in hex.
     """
@@ -218,6 +219,29 @@ class Ledger:
         """The bytes of the answer with this entry number; None where none are kept."""
         with self._session() as database:
             return Outbox(database).kept(number)
+
+    # --- whose app may run ---------------------------------------------------------------------
+
+    def trust(self, fingerprint: str, app: str, version: str) -> None:
+        """Records that the partner trusts an app bundle from here on, in place of any other.
+
+        Args:
+            fingerprint: SHA-256 of its bytes, in hex.
+            app: its name.
+            version: its version.
+        """
+        fields = {"bundle": fingerprint, "name": app, "version": version}
+        with self._session() as database, self._appending(database, What.TRUSTED, fields):
+            pass
+
+    def trusted(self) -> str:
+        """Fingerprint of the bundle that was trusted last; "" where none was."""
+        with self._session() as database:
+            row = database.execute(
+                "SELECT json_extract(body, '$.bundle') FROM entries"
+                " WHERE entry = 'trusted' ORDER BY seq DESC LIMIT 1"
+            ).fetchone()
+        return "" if row is None else str(row[0])
 
     # --- what it says of itself ----------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Event(StrEnum):
     ANSWERED = "answered"
     DECLINED = "declined"
     FAILED = "failed"
+    DIED = "died"
     LIBRARY = "library"
     SETTING = "setting"
 
@@ -81,10 +82,11 @@ class Event(StrEnum):
 _SENTENCES = {
     Event.STARTED: "the node is up",
     Event.STOPPED: "the node is down",
-    Event.RESTARTING: "Flower's SuperNode ended, and will be started again",
+    Event.RESTARTING: "a process of the node ended, and will be started again",
     Event.ANSWERED: "an answer is on its way",
     Event.DECLINED: "a request was declined, and spent nothing",
     Event.FAILED: "a request failed on this side; sotto-node check may say why",
+    Event.DIED: "the process that had a request died; nothing left, and nothing is lost",
     Event.LIBRARY: "a library had something to say, which is not repeated here",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
 }
@@ -92,6 +94,7 @@ _LEVELS = {
     Event.RESTARTING: logging.WARNING,
     Event.DECLINED: logging.WARNING,
     Event.FAILED: logging.ERROR,
+    Event.DIED: logging.ERROR,
     Event.SETTING: logging.WARNING,
 }
 
@@ -111,6 +114,7 @@ class Fields(TypedDict, total=False):
         where: the line of code that raised it.
         why: of a refusal, or of a ledger that does not open.
         library: whose message was left out.
+        program: a process of the node: "SuperNode" or "executor".
     """
 
     organisation: str
@@ -124,6 +128,7 @@ class Fields(TypedDict, total=False):
     where: str
     why: str
     library: str
+    program: str
 
 
 _about: ContextVar[Fields] = ContextVar("about", default={})  # noqa: B039 never changed in place

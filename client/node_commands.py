@@ -13,12 +13,12 @@ from rich.text import Text
 
 from client.checks.base import Expected, Finding, Status
 from client.logs import set_up
-from client.node import keep_running, only_node
+from client.node import only_node, run_node
 from client.options import JsonOption, SiteOption
 from client.preflight import CHECKS, exit_code, preflight
+from client.processes import supernode
 from client.setup import NewSite, make_site, new_file
 from client.site import Site
-from client.supernode import command
 from shared.commands import messages, output, write_json
 from shared.config import ModelConfig, Value
 from shared.errors import SiteError
@@ -156,7 +156,7 @@ def up_command(
         )
     loaded = Site.load(site)
     loaded.check_seed({})
-    command(loaded)
+    supernode(loaded, b"")
     with only_node(Path(loaded.folder)) as lock:
         wrong = _names_alone(preflight(site, Expected()))
         if left := [name for name in wrong if name not in skipped]:
@@ -164,7 +164,7 @@ def up_command(
                 f"the node does not start: {', '.join(left)}. What is wrong and what to do: "
                 f"sotto-node check --site {loaded.folder}"
             )
-        keep_running(loaded, lock)
+        run_node(loaded, lock)
 
 
 def _complete(given: Mapping[str, Value | None]) -> dict[str, Value]:

@@ -18,6 +18,7 @@ from client.anchor import default_anchor
 from client.coordinator import CoordinatorConfig
 from client.credentials import refuse_secrets
 from client.ledger import Ledger
+from client.node_config import NodeConfig
 from client.sources import DataConfig, open_source, read_source
 from shared.catalogue import Catalogue
 from shared.config import Value, flat_tables, parse_sections
@@ -123,6 +124,7 @@ class Site:
         anchor: the file that knows how far the ledger had come; on another disk or at least in
             another folder. "" takes one in the user's state folder: see `default_anchor`.
         coordinator: where the coordinator is, see `client.coordinator`.
+        node: how the node runs on its machine, see `client.node_config`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -137,6 +139,7 @@ class Site:
     ledger: str = "ledger.sqlite"
     anchor: str = ""
     coordinator: CoordinatorConfig = field(default_factory=CoordinatorConfig)
+    node: NodeConfig = field(default_factory=NodeConfig)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 

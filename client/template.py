@@ -78,6 +78,8 @@ KEYS = (
     ),
     Key("coordinator.flower", "folder for Flower's own files: the app that you vetted", "flower"),
     Key("coordinator.local_port", "where the node's own processes meet, on 127.0.0.1", 9094),
+    Key("node.executor_user", "user who runs the app, apart from the key", "", "sotto-app"),
+    Key("node.metrics", 'address of metrics and probes; "" has none', "", "127.0.0.1:9464"),
 )
 """All but `lab`, which is for simulated sites."""
 

@@ -6,6 +6,9 @@ SottoError
 ├── AccountingError      no noise can meet the target, or no ε follows from the releases
 ├── ClippingError        no bound on one user's share can be proven for a model or a loss
 ├── SiteError            a partner's site.toml is missing, unreadable or inconsistent
+├── ServerError          the coordinator's files, partners, runs or services are not as needed
+├── BundleError          an app bundle is malformed, or is not the one that the partner vetted
+├── ProcessError         a program cannot be kept running
 ├── LedgerError          the privacy ledger cannot be read or written: nothing may be trained
 ├── Refused              the partner's guard declined a request; carries a public code
 │   └── BudgetExceeded   the request would overspend the partner's ε
@@ -29,6 +32,7 @@ __all__ = [
     "AccountingError",
     "AuditError",
     "BudgetExceeded",
+    "BundleError",
     "CheckpointError",
     "ClippingError",
     "ConfigError",
@@ -36,10 +40,12 @@ __all__ = [
     "FetchError",
     "LedgerError",
     "Outcome",
+    "ProcessError",
     "QuorumError",
     "Refusal",
     "Refused",
     "ReplyError",
+    "ServerError",
     "SiteError",
     "SottoError",
     "WireError",
@@ -100,12 +106,24 @@ class SiteError(SottoError):
     """A partner's site.toml is missing, unreadable or inconsistent."""
 
 
+class ServerError(SottoError):
+    """The coordinator's files, partners, runs or services are not as needed."""
+
+
+class BundleError(SottoError):
+    """An app bundle is malformed, or is not the one that the partner vetted."""
+
+
+class ProcessError(SottoError):
+    """A program cannot be kept running."""
+
+
 class LedgerError(SottoError):
     """The privacy ledger cannot be read or written: nothing may be trained."""
 
 
 class Refusal(StrEnum):
-    """Why a partner declined: all that the coordinator learns of it."""
+    """Why a partner declined: all that the coordinator learns of it. New ones come last."""
 
     BUDGET = "budget"
     POLICY = "policy"
@@ -113,6 +131,7 @@ class Refusal(StrEnum):
     CLOSED = "closed"
     MALFORMED = "malformed"
     FAILED = "failed"
+    BUNDLE = "bundle"
 
     @property
     def sentence(self) -> str:
@@ -127,6 +146,7 @@ _SENTENCES = {
     Refusal.CLOSED: "this round was answered before and its answer is no longer kept",
     Refusal.MALFORMED: "the request could not be understood",
     Refusal.FAILED: "the organisation could not complete the request",
+    Refusal.BUNDLE: "this organisation has not vetted this version of the app",
 }
 
 
@@ -168,6 +188,7 @@ class Outcome(StrEnum):
     REFUSED_CLOSED = "refused-closed"
     REFUSED_MALFORMED = "refused-malformed"
     REFUSED_FAILED = "refused-failed"
+    REFUSED_BUNDLE = "refused-bundle"
     MALFORMED = "malformed"
     WRONG_SHAPE = "wrong-shape"
     NOT_FINITE = "not-finite"

@@ -1,14 +1,13 @@
-"""Who may open what, and whose app the node would run."""
+"""Who may open what, and whether Flower is there."""
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
 from client.keys import others_may, public_file, public_key
-from client.supernode import executable
+from client.processes import executable
 
 __all__ = ["CHECKS"]
 
@@ -22,7 +21,9 @@ def _seed(facts: Facts) -> Verdict:
 
 def _folder(facts: Facts) -> Verdict:
     folder = Path(facts.site.folder)
-    if mode := others_may(folder):
+    allowed = 0o050 if facts.site.node.executor_user else 0  # the app's user comes in by its group
+    mode = others_may(folder)
+    if mode and int(mode, 8) & 0o077 & ~allowed:
         return odd(
             f"{folder}: its permissions are {mode}: others may look in", f"chmod 700 {folder}"
         )
@@ -71,29 +72,10 @@ def _flower(_: Facts) -> Verdict:
     return fine(f"Flower {found}")
 
 
-def _app(facts: Facts) -> Verdict:
-    apps = facts.site.flower_home / "apps"
-    found = sorted(apps.glob("*/pyproject.toml"))
-    remedy = (
-        f"Build or get the bundle, look at it, then: FLWR_HOME={facts.site.flower_home} flwr "
-        f"install FILE.fab; chmod -R a-w {apps}"
-    )
-    if not found:
-        return odd("no app is installed: the node would run whatever the coordinator sends", remedy)
-    places = [apps, *(place for file in found for place in (file.parent, *file.parent.rglob("*")))]
-    if os.name == "posix" and any(place.stat().st_mode & 0o222 for place in places):
-        return odd(f"{apps} is writable: the coordinator may add or change the app", remedy)
-    if os.name == "posix" and os.geteuid() == 0:
-        remedy = "Run the node as a user of its own: nothing is read-only for root."
-        return odd("the node would run as root, who may change the app that you vetted", remedy)
-    return fine(", ".join(file.parent.name for file in found))
-
-
 CHECKS = (
     Check("seed", _seed, "Remove the [lab] table."),
     Check("folder", _folder, "Check the path."),
     Check("key", _key, "Put the node's key back, or make a new one and register that."),
     Check("credentials", _credentials, "Check data.credentials."),
     Check("flower", _flower, "Install Sotto again."),
-    Check("app", _app, "Check coordinator.flower and who may read it."),
 )

@@ -1,32 +1,32 @@
-"""sotto-node up: one node a site, kept running, and ended without a trace."""
+"""sotto-node up: one node a site, of two processes, kept running and ended without a trace."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-import client.node
-import client.supernode
+import client.processes
 from client.keys import public_file
-from client.node import Patience, keep_running, only_node
+from client.node import only_node, run_node
+from client.node_config import NodeConfig
+from client.processes import environment, executor, supernode
 from client.site import Site
-from client.supernode import command, environment
-from shared.errors import ConfigError, SiteError
+from shared.errors import ConfigError, ProcessError, SiteError
+from shared.supervise import Account, Patience
 from tests.client.authority import Authority, serving
+from tests.shared.test_supervise import gone, until
 
 if TYPE_CHECKING:
     from tests.client.partner import Partner
@@ -69,7 +69,7 @@ class StandIn:
         noted = f'echo start >> {self.folder}/starts; printf "%s\\n" "$@" > {self.folder}/arguments'
         file.write_text(f"#!/bin/sh\n{noted}\nenv > {self.folder}/environment\n{script}\n")
         file.chmod(0o700)
-        patch.setattr(client.supernode, "executable", lambda: str(file))
+        patch.setattr(client.processes, "executable", lambda: str(file))
 
     @property
     def starts(self) -> int:
@@ -85,24 +85,9 @@ def stand_in(tmp_path: Path) -> StandIn:
     return StandIn(tmp_path / "stand-in-notes")
 
 
-def gone(pid: int) -> bool:
-    """Whether no such process runs; one that nobody has waited for yet does not run."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-
-
 def run(site: Site, patience: Patience = QUICK) -> None:
     with only_node(Path(site.folder)) as lock:
-        keep_running(site, lock, patience)
+        run_node(site, lock, patience)
 
 
 # --- what is started ---------------------------------------------------------------------------
@@ -128,6 +113,10 @@ def test_the_supernode_gets_address_certificate_key_and_site(
         "127.0.0.1",
         "--port",
         "9094",
+        "--isolation",
+        "process",
+        "--superexec-auth-secret-file",
+        "/dev/stdin",
         "--node-config",
         f"site='{tmp_path / 'site'}'",
     ]
@@ -147,7 +136,7 @@ def test_flower_reads_the_sites_folder_whatever_it_is_called(
         folder = tmp_path / name
         values = {"--superlink": "127.0.0.1:1", "--user-base": name}
         assert partner.types("init", folder, *partner.options(values))[0] == 0
-        [config] = [c for c in command(Site.load(folder)) if c.startswith("site=")]
+        [config] = [c for c in supernode(Site.load(folder), b"").command if c.startswith("site=")]
         assert parse_config_args([config]) == {"site": str(folder)}
 
 
@@ -155,29 +144,29 @@ def test_a_folder_that_cannot_be_passed_on_is_refused(partner: Partner, tmp_path
     folder = tmp_path / 'it\'s "mine"'
     partner.types("init", folder, *partner.options({"--superlink": "127.0.0.1:1"}))
     with pytest.raises(SiteError, match="without quotation marks"):
-        command(Site.load(folder))
+        supernode(Site.load(folder), b"")
 
 
 def test_the_systems_authorities_need_no_file(partner: Partner) -> None:
     partner.init({"--superlink": "127.0.0.1:1"})
-    assert "--root-certificates" not in command(partner.loaded)
+    assert "--root-certificates" not in supernode(partner.loaded, b"").command
 
 
 def test_without_a_coordinator_there_is_nothing_to_start(partner: Partner) -> None:
     partner.init()
     with pytest.raises(ConfigError, match=r"coordinator\.superlink"):
-        command(partner.loaded)
+        supernode(partner.loaded, b"")
 
 
 def test_programs_of_this_environment_are_found_first(site: Site) -> None:
-    assert client.supernode.executable() == str(BIN / "flower-supernode")
+    assert client.processes.executable() == str(BIN / "flower-supernode")
     assert environment(site)["PATH"].startswith(str(BIN))
 
 
 # --- kept running ------------------------------------------------------------------------------
 
 
-def test_it_starts_again_until_it_is_no_use(
+def test_a_supernode_that_is_no_use_is_an_error_in_the_end(
     site: Site,
     stand_in: StandIn,
     monkeypatch: pytest.MonkeyPatch,
@@ -185,86 +174,61 @@ def test_it_starts_again_until_it_is_no_use(
 ) -> None:
     stand_in.does(monkeypatch, "exit 7")
     caplog.set_level(logging.INFO, "sotto.node")
-    with pytest.raises(SiteError, match=r"ended with 7, and 3 starts in a row"):
+    with pytest.raises(ProcessError, match=r"SuperNode ended with 7, and 3 .*key is registered"):
         run(site)
     assert stand_in.starts == 3
     noted = [record.getMessage() for record in caplog.records]
-    assert sum("restarting" in line and "7" in line for line in noted) == 2
+    assert sum("restarting" in line and 'code="7"' in line for line in noted) == 2
+    assert sum('program="SuperNode"' in line for line in noted) == 2
 
 
-def test_one_that_dies_by_a_signal_is_started_again(
-    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    twice = f"[ $(wc -l < {stand_in.folder}/starts) = 1 ] && kill -KILL $$\n"
-    stand_in.does(monkeypatch, twice + SIGNAL_PARENT)
-    run(site)
-    assert stand_in.starts == 2
-
-
-def test_what_would_end_the_same_is_not_tried_again(
-    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in.does(monkeypatch, "exit 2")
-    with pytest.raises(SiteError, match="does not understand its arguments"):
-        run(site)
-    assert stand_in.starts == 1
+def test_a_node_goes_on_for_ever_unless_told_otherwise() -> None:
+    assert Patience().starts is None
 
 
 def test_flower_understands_the_arguments(site: Site) -> None:
     """Flower ends with 2 where it does not; here it misses the certificate, and says so."""
+    program = supernode(site, b"")
     done = subprocess.run(
-        command(site), env=environment(site), capture_output=True, text=True, check=False
+        program.command, env=program.variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "`--root-certificates` does not point to a file" in done.stderr
 
 
-def test_a_run_that_lasted_counts_as_none_that_failed(
-    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    often = f"[ $(wc -l < {stand_in.folder}/starts) -lt 6 ] && exit 7\n"
-    stand_in.does(monkeypatch, often + SIGNAL_PARENT)
-    run(site, Patience(first=0.01, longest=0.02, settled=0.0, brief=0.0, starts=3, end=5.0))
-    assert stand_in.starts == 6
+def test_the_executor_understands_the_arguments(site: Site) -> None:
+    """With nobody who gives it work."""
+    program = executor(site, b"secret")
+    variables = program.variables | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        program.command, env=variables, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate("secret", timeout=4)
+        process.terminate()
+        assert process.wait(5) == -signal.SIGTERM
 
 
-def test_waits_double_up_to_the_longest(
-    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in.does(monkeypatch, "exit 7")
-    supervisor = client.node._Supervisor(site=site, lock=0, patience=Patience())
-    waits = []
-    for _ in range(7):
-        supervisor._judge(7, 1.0)
-        waits.append(supervisor._wait)
-    assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
-    supervisor._judge(7, 601.0)
-    assert supervisor._wait == 10.0
+def test_both_processes_get_one_secret_and_show_it_nowhere(site: Site) -> None:
+    for program in (supernode(site, b"s3cret"), executor(site, b"s3cret")):
+        assert program.secret == b"s3cret"
+        shown = [*program.command, *program.variables, *program.variables.values()]
+        assert not any("s3cret" in text for text in shown)
 
 
-# --- ended -------------------------------------------------------------------------------------
+def test_without_root_both_processes_are_ours(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    named = replace(site, node=NodeConfig(executor_user="nobody"))
+    assert {program(named, b"").account for program in (supernode, executor)} == {None}
 
 
-def test_nothing_is_left_when_it_ends(
-    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the child, deaf to SIGTERM, nor what it started."""
-    pids = stand_in.folder / "pids"
-    started = f"trap '' TERM\nsleep 60 &\necho $$ $! > {pids}\n"
-    stand_in.does(monkeypatch, started + "kill -TERM $PPID\nwhile :; do sleep 60; done")
-    run(site, Patience(end=0.3))
-    [child, grandchild] = map(int, pids.read_text().split())
-    assert gone(child)
-    until(lambda: gone(grandchild), seconds=5)
-
-
-def test_signals_are_ours_again_afterwards(
-    site: Site, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    stand_in.does(monkeypatch, "kill -INT $PPID; exec sleep 60")
-    run(site)
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+def test_root_gives_each_process_its_own_user(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    named = replace(site, node=NodeConfig(executor_user="nobody"))
+    owner = Account.of(site.key_file.stat().st_uid)
+    assert supernode(named, b"").account == owner
+    assert executor(named, b"").account == Account.of("nobody")
+    assert {program(site, b"").account for program in (supernode, executor)} == {None}
 
 
 # --- one node a site ---------------------------------------------------------------------------
@@ -279,21 +243,18 @@ def test_a_site_has_one_node(tmp_path: Path) -> None:
 
 
 HOLD = """
-import subprocess, sys, time
+import sys, time
 from pathlib import Path
-from client.node import _TIED, only_node
-with only_node(Path(sys.argv[1])) as lock:
-    child = subprocess.Popen([*_TIED, sys.argv[2], "60"], pass_fds=(lock,), start_new_session=True)
-    time.sleep(0.5)
-    print(child.pid, flush=True)
+from client.node import only_node
+with only_node(Path(sys.argv[1])):
+    print("held", flush=True)
     time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ends a child with its parent")
-def test_a_node_that_is_killed_leaves_neither_a_child_nor_the_lock(tmp_path: Path) -> None:
+def test_a_node_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path), str(shutil.which("sleep"))],
+        [sys.executable, "-c", HOLD, str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -301,12 +262,10 @@ def test_a_node_that_is_killed_leaves_neither_a_child_nor_the_lock(tmp_path: Pat
     )
     assert holder.stdout is not None
     with holder:
-        child = int(holder.stdout.readline())
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(SiteError, match="running already"), only_node(tmp_path):
             pass
-        assert not gone(child)
         holder.kill()
-    until(lambda: gone(child))
     with only_node(tmp_path):
         pass
 

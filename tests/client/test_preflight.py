@@ -29,6 +29,7 @@ from shared.errors import SiteError
 from shared.privacy.accounting import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from tests.client.authority import Authority, serving
+from tests.client.bundles import bundle
 from tests.client.partner import USERS, statuses
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
 OF_DATA = {"schema", "items", "population", "delta", "memory"}
-OF_LEDGER = {"budget", "clock"}
+OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference"}
 
 
@@ -85,6 +86,7 @@ def test_a_site_without_a_fault_passes_every_check(joined: Partner) -> None:
 
 def test_a_new_site_wants_a_coordinator_and_an_app(partner: Partner) -> None:
     partner.init()
+    partner.patch.setattr(os, "geteuid", lambda: 1000)
     code, findings = partner.check()
     doubtful = {name for name, finding in findings.items() if finding["status"] == "warning"}
     assert doubtful == {"app", "coordinator"}
@@ -98,7 +100,7 @@ def test_it_says_what_it_found(joined: Partner) -> None:
     assert "20 items" in found["catalogue"]
     assert "user_id, item_id, timestamp" in found["data"]
     assert "ε = 0 of 8 is spent" in found["budget"]
-    assert "1 entries" in found["ledger"]
+    assert "2 entries" in found["ledger"]
     assert found["clock difference"].startswith(("0 s", "1 s"))
 
 
@@ -199,6 +201,19 @@ class Fault:
 
 def patched(target: Any, name: str, value: object) -> Callable[[Partner], None]:  # noqa: ANN401
     return lambda partner: partner.patch.setattr(target, name, value)
+
+
+def app_file(partner: Partner) -> Path:
+    [file] = (partner.site / "flower" / "apps").glob("*/client/app.py")
+    return file
+
+
+def written(file: Path, content: str | bytes) -> None:
+    """Even where it is read-only, as for root."""
+    mode = file.stat().st_mode
+    file.chmod(0o600)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    file.chmod(mode)
 
 
 def edited(before: str, after: str) -> Callable[[Partner], object]:
@@ -326,35 +341,60 @@ FAULTS = {
     "other Flower": Fault(
         "flower",
         patched(client.checks.files, "version", lambda _: "1.42.0"),
-        "Install Sotto",
+        "Install Flower again",
         "1.42.0",
     ),
     "no Flower": Fault(
         "flower",
         patched(client.checks.files, "executable", lambda: None),
-        "Install Sotto",
+        "Install Flower again",
         "flower-supernode",
     ),
     "no app": Fault(
         "app",
         lambda p: shutil.move(p.site / "flower", p.site / "away"),
-        "flwr install",
-        "whatever the coordinator sends",
+        "sotto-node trust FILE.fab",
+        "would refuse every request",
         status="warning",
     ),
     "writable app": Fault(
         "app",
-        lambda p: (p.site / "flower" / "apps").chmod(0o700),
-        "chmod -R a-w",
-        "is writable",
+        lambda p: app_file(p).chmod(0o644),
+        "sotto-node trust FILE.fab",
+        "not read-only",
         status="warning",
     ),
-    "root": Fault(
+    "changed app": Fault(
         "app",
+        lambda p: written(app_file(p), "app = exec\n"),
+        "sotto-node trust FILE.fab",
+        "not as in the bundle",
+    ),
+    "other bundle": Fault(
+        "app",
+        lambda p: written(p.site / "flower" / "trusted.fab", bundle({"client/app.py": "app = 1"})),
+        "sotto-node trust FILE.fab",
+        "the ledger says",
+    ),
+    "root": Fault(
+        "executor",
         patched(os, "geteuid", lambda: 0),
-        "a user of its own",
+        "executor_user",
         "as root",
         status="warning",
+    ),
+    "executor of another user, without root": Fault(
+        "executor",
+        lambda p: p.edit('# executor_user = "sotto-app"', 'executor_user = "nobody"'),
+        "as root",
+        "not as nobody",
+        status="warning",
+    ),
+    "unknown executor": Fault(
+        "executor",
+        lambda p: p.edit('# executor_user = "sotto-app"', 'executor_user = "no-one"'),
+        "node.executor_user",
+        "no such user",
     ),
     "no catalogue": Fault(
         "catalogue",

@@ -1,0 +1,71 @@
+"""Whose app the node would run, and as which user."""
+
+from __future__ import annotations
+
+import os
+
+from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.site import Site
+from client.trust import trusted, vetted
+from shared.supervise import Account
+
+__all__ = ["CHECKS"]
+
+_TRUST = "Get the bundle from the coordinator, look at it, then: sotto-node trust FILE.fab"
+
+
+def _app(facts: Facts) -> Verdict:
+    if trusted(facts.site.flower_home) is None:
+        return odd("no app bundle is trusted: the node would refuse every request", _TRUST)
+    found = vetted(facts.site)
+    bundle = found.bundle
+    told = f"{bundle.app} {bundle.version}, fingerprint {bundle.fingerprint}"
+    if os.name == "posix" and found.changeable:
+        return odd(f"{told}; {found.folder} is not read-only", _TRUST)
+    return fine(told)
+
+
+def _executor(facts: Facts) -> Verdict:
+    """Whose process the app is."""
+    name, root = facts.site.node.executor_user, os.geteuid() == 0
+    if not name:
+        found = "the app runs as the node's own user, who can read the node's key"
+        if root:
+            return odd(
+                "the app runs as root, who can read and change everything here",
+                "Name a node.executor_user, or run the node as a user of its own.",
+            )
+        return fine(f"{found}: name a node.executor_user to keep them apart")
+    account = Account.of(name)
+    if not root:
+        return odd(
+            f"the app runs as the node's own user, not as {name}, and can read the node's key",
+            "Start `sotto-node up` as root, which runs nothing but what it starts as others.",
+        )
+    return _apart(facts.site, account)
+
+
+def _apart(site: Site, account: Account) -> Verdict:
+    """Whether the app's user can reach what it needs, and not the key."""
+    owner = Account.of(site.key_file.stat().st_uid)
+    if account.user in (0, owner.user):
+        return wrong(
+            f"{account.name} is {'root' if account.user == 0 else 'the owner of the key'}",
+            f"Name another user, or give the key to one: chown sotto {site.key_file}",
+        )
+    if not site.anchor:
+        return wrong(
+            "the ledger's anchor is where root keeps it, and the app's user would look elsewhere",
+            "State `anchor` in site.toml, as a file that the app's user may write.",
+        )
+    for file in (site.ledger_file, site.anchor_file):
+        for place in (file, file.parent):
+            if place.stat().st_uid != account.user:
+                return wrong(f"{place} is not {account.name}'s", f"chown {account.name} {place}")
+    return fine(f"the app runs as {account.name}, the node as {owner.name}")
+
+
+CHECKS = (
+    Check("app", _app, _TRUST, ("ledger",)),
+    Check("executor", _executor, "Check node.executor_user."),
+)

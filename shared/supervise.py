@@ -1,0 +1,303 @@
+"""Keeps programs running, each in a process of its own, and ends them together without a trace.
+
+| what happens                                | what follows                                       |
+|---------------------------------------------|----------------------------------------------------|
+| SIGTERM or SIGINT                           | all end, then this returns                         |
+| a program ends, or dies                     | started again after `first` s, then twice that ... |
+| it ran for `settled` s before               | the wait is `first` again                          |
+| it does not understand its arguments        | an error                                           |
+| `starts` starts in a row without much life  | an error, where a limit is set                     |
+| this process is killed                      | the programs end too (Linux)                       |
+
+What a program must not tell the machine's other users comes on its standard input: neither its
+arguments nor its variables hold a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import ProcessError
+
+__all__ = ["Account", "Kept", "Patience", "Program", "Restart", "keep_running"]
+
+_POLL = 0.1
+_USAGE = 2  # argparse
+# Linux ends a process so started (PR_SET_PDEATHSIG) when the one that started it is killed.
+_TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+_TIED = (sys.executable, "-c", _TIE) if sys.platform.startswith("linux") else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        first: before the first new start.
+        longest: before any new start.
+        settled: after this long a run, the wait is `first` again.
+        brief: a run shorter than this counts as a failed start.
+        starts: failed starts in a row before giving up; None never gives up.
+        end: for processes that were asked to end.
+    """
+
+    first: float = 10.0
+    longest: float = 300.0
+    settled: float = 600.0
+    brief: float = 60.0
+    starts: int | None = None
+    end: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine."""
+
+    name: str
+    user: int
+    group: int
+    home: str
+
+    @classmethod
+    def of(cls, name: str | int) -> Account:
+        """By name or number.
+
+        Raises:
+            ProcessError: there is none.
+        """
+        try:
+            found = pwd.getpwuid(name) if isinstance(name, int) else pwd.getpwnam(name)
+        except KeyError:
+            raise ProcessError(
+                f"user '{name}': this machine has no such user. Make one without a login: "
+                f"useradd --system --shell /usr/sbin/nologin {name}"
+            ) from None
+        return cls(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """What starts a process as this user, in none of our groups; for `subprocess`."""
+        groups = os.getgrouplist(self.name, self.group)
+        return {"user": self.user, "group": self.group, "extra_groups": groups}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells a process whose it is."""
+        return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What to run.
+
+    Attributes:
+        name: for messages.
+        command: the program and its arguments.
+        variables: its whole environment.
+        secret: what it reads on its standard input.
+        account: whose process it is; None leaves it ours. Another one takes root.
+        advice: what to do where it cannot be kept running, as a sentence.
+        children_stay: whether what it has started outlives its death, until all ends.
+    """
+
+    name: str
+    command: Sequence[str]
+    variables: Mapping[str, str]
+    secret: bytes = b""
+    account: Account | None = None
+    advice: str = "See what it said above."
+    children_stay: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """A program ended, and will be started again.
+
+    Attributes:
+        program: its name.
+        code: its exit code; minus the signal's number where one ended it.
+        seconds: until the next start.
+    """
+
+    program: str
+    code: int
+    seconds: float
+
+
+def keep_running(
+    programs: Sequence[Program],
+    *,
+    patience: Patience,
+    told: Callable[[Restart], None],
+    pass_fds: Sequence[int] = (),
+) -> None:
+    """Runs all programs until a signal to end comes; ends them whatever happens.
+
+    Args:
+        programs: started in this order.
+        patience: waits and limits.
+        told: called before each wait for a new start.
+        pass_fds: open files that every process inherits, such as a lock's.
+
+    Raises:
+        ProcessError: it cannot go on.
+    """
+    stop = threading.Event()
+    kept = [
+        Kept(program=program, patience=patience, pass_fds=tuple(pass_fds)) for program in programs
+    ]
+    with _on_signals(stop.set):
+        try:
+            while not stop.is_set():
+                for one in kept:
+                    restart = one.look(time.monotonic())
+                    if restart is not None:
+                        told(restart)
+                stop.wait(_POLL)
+        finally:
+            _end([one.child for one in kept if one.child is not None], patience.end)
+            for group in (group for one in kept for group in one.left):
+                _kill(group)
+
+
+@dataclass(slots=True, kw_only=True)
+class Kept:
+    """One program, when it runs next, and the process groups that it has left behind."""
+
+    program: Program
+    patience: Patience
+    pass_fds: tuple[int, ...] = ()
+    child: subprocess.Popen[bytes] | None = None
+    left: tuple[int, ...] = ()
+    wait: float = 0.0
+    _began: float = 0.0
+    _due: float = -1.0
+    _failed: int = 0
+
+    def look(self, now: float) -> Restart | None:
+        """Starts it where that is due; says so where it has ended.
+
+        Raises:
+            ProcessError: there is no use in another start.
+        """
+        self.left = tuple(group for group in self.left if _alive(group))
+        if self.child is None:
+            if now >= self._due:
+                self._began, self.child = now, self._start()
+            return None
+        code = self.child.poll()
+        if code is None:
+            return None
+        if self.program.children_stay:
+            self.left += (self.child.pid,)
+        else:
+            _kill(self.child.pid)
+        self.child = None
+        self.judge(code, now - self._began)
+        self._due = now + self.wait
+        return Restart(program=self.program.name, code=code, seconds=self.wait)
+
+    def judge(self, code: int, seconds: float) -> None:
+        """Sets how long to wait after a run of so many seconds.
+
+        Raises:
+            ProcessError: there is no use in another start.
+        """
+        patience, name = self.patience, self.program.name
+        if code == _USAGE:
+            raise ProcessError(
+                f"{name} does not understand its arguments: this app and Flower do not fit. "
+                "Install Sotto again."
+            )
+        self._failed = self._failed + 1 if seconds < patience.brief else 0
+        if patience.starts is not None and self._failed >= patience.starts:
+            raise ProcessError(
+                f"{name} ended with {code}, and {self._failed} starts in a row came to nothing. "
+                f"{self.program.advice}"
+            )
+        settled = seconds >= patience.settled
+        self.wait = patience.first if settled or not self.wait else 2 * self.wait
+        self.wait = min(self.wait, patience.longest)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        program, account = self.program, self.program.account
+        whose = {} if account is None else account.credentials
+        variables = {} if account is None else account.variables
+        try:
+            with _given(program.secret, account) as stdin:
+                return subprocess.Popen(
+                    [*_TIED, *program.command],
+                    env=dict(program.variables) | variables,
+                    stdin=stdin,
+                    start_new_session=True,
+                    pass_fds=self.pass_fds,
+                    **whose,
+                )
+        except OSError as error:
+            user = f" as {account.name}" if account else ""
+            raise ProcessError(
+                f"{program.name} cannot be started{user}: {error.filename}: {error.strerror}. "
+                "Check that this user may reach and run it."
+            ) from error
+
+
+@contextmanager
+def _given(secret: bytes, account: Account | None) -> Iterator[int]:
+    """A pipe's end to read the secret from, also by its name /dev/stdin; never a file on disk."""
+    reading, writing = os.pipe()
+    try:
+        if account is not None:
+            os.fchown(reading, account.user, account.group)
+        os.write(writing, secret)
+        os.close(writing)
+        yield reading
+    finally:
+        os.close(reading)
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Asks the children to end, all at once, and leaves nothing of their process groups."""
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    until = time.monotonic() + seconds
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, until - time.monotonic()))
+        _kill(child.pid)
+        child.wait()
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS: a group of none but zombies
+        os.killpg(group, signal.SIGKILL)
+
+
+def _alive(group: int) -> bool:
+    """Whether anything of it runs; a number that is free again may soon be another's."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+@contextmanager
+def _on_signals(act: Callable[[], None]) -> Iterator[None]:
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = {kind: signal.signal(kind, lambda *_: act()) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
