@@ -114,7 +114,8 @@ class Bundle:
     @property
     def packages(self) -> set[str]:
         """The top-level names that its code is imported by."""
-        return {PurePosixPath(path).parts[0].removesuffix(".py") for path in self.files}
+        sources = (path for path in self.files if path.endswith(".py"))
+        return {PurePosixPath(path).parts[0].removesuffix(".py") for path in sources}
 
     def listing(self) -> Iterator[tuple[str, int, str]]:
         """Path, bytes and SHA-256 of each file, by path."""

@@ -53,12 +53,9 @@ class Trusted:
         Raises:
             BundleError: a file differs, is missing, or does not belong there.
         """
-        there = dict(_content(self.folder))
-        odd = {
-            path
-            for path in there.keys() | self.bundle.files.keys()
-            if there.get(path) != self.bundle.files.get(path)
-        }
+        there, files = dict(_content(self.folder)), self.bundle.files
+        odd = there.keys() ^ files.keys()
+        odd |= {path for path, content in files.items() if there.get(path) != content}
         if odd:
             raise BundleError(
                 f"{self.folder}: not as in the bundle that was trusted ({min(odd)!r}, of "
