@@ -161,6 +161,12 @@ class Round:
         return len(self._valid) >= self._needed
 
     @property
+    def hopeless(self) -> bool:
+        """Whether no further attempt can help: too many have given their last answer to it."""
+        passing = sum(verdict.outcome.passing for verdict in self._verdicts.values())
+        return len(self._valid) + passing < self._needed
+
+    @property
     def valid(self) -> list[tuple[Partner, Weights]]:
         """Checked changes, by organisation: floating-point sums depend on the order."""
         return [self._valid[name][:2] for name in sorted(self._valid)]

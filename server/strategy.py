@@ -137,7 +137,7 @@ class FederatedStrategy(Strategy):
         current = self._current
         current.take(replies)
         for retry in range(self._config.server.retries):
-            if current.enough:
+            if current.enough or current.hopeless:
                 break
             self._on_miss(current.report)
             time.sleep(self._config.server.retry_seconds * 2**retry)

@@ -353,3 +353,13 @@ def test_waiting_ends_with_the_deadline(grid_of: MakeGrid) -> None:
     message = Message(RecordDict(), 1, "train")
     assert list(grid.send_and_receive([message], timeout=0.3)) == []
     assert 0.3 <= time.monotonic() - started < 2
+
+
+def test_where_no_answer_can_change_nobody_waits(grid_of: MakeGrid) -> None:
+    """Two have refused for good, and one of the others is only away."""
+    refused = FAULTS[Outcome.REFUSED_POLICY]
+    nodes: dict[str, Node] = {"alpha": answer, "beta": refused, "gamma": refused}
+    federation = Federation(grid_of, nodes, organisations=4, quorum=0.75, retry_seconds=60.0)
+    with pytest.raises(QuorumError, match=r"beta: .*policy; .* after 1 attempts"):
+        federation.round()
+    assert federation.misses == []
