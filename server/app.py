@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
+from server import logs
 from server.aggregation import check_aggregation
 from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
@@ -49,6 +50,8 @@ def make_app(config: RunConfig | None = None, observer: Observer | None = None) 
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
+        if config is None:  # a process of its own
+            logs.set_up()
         run = config or RunConfig.from_flat(context.run_config)
         coordinate(grid, run, observer or (lambda _: None))
 

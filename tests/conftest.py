@@ -59,12 +59,14 @@ def flower_identity() -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """A real node takes its process's logging over."""
-    root, node = logging.getLogger(), logging.getLogger("sotto.node")
-    handlers, level = [*root.handlers], node.level
+    """A real node takes its process's logging over, and a coordinator that of its own lines."""
+    loggers = [logging.getLogger(name) for name in ("", "sotto", "sotto.node")]
+    before = [([*log.handlers], log.level, log.propagate) for log in loggers]
     yield
-    root.handlers[:] = handlers
-    node.setLevel(level)
+    for log, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        log.handlers[:] = handlers
+        log.setLevel(level)
+        log.propagate = propagate
     logging.captureWarnings(capture=False)
 
 

@@ -12,11 +12,14 @@ import argparse
 import dataclasses
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+import httpx
 
 from server.progress import RunState, RunStatus
 from shared.errors import CheckpointError, Outcome
@@ -89,6 +92,10 @@ def faults() -> list[Fault]:
     found.append(Fault("the whole machine of the coordinator", _machine))
     found.append(Fault("network cut for 90 s", _cut))
     found.append(Fault("one node away for two rounds", _away))
+    found.append(Fault("a request to a path that partners may not reach", _forbidden))
+    found.append(Fault("an unregistered node", _unregistered))
+    found.append(Fault("a bundle changed by one byte at a node", _changed_bundle))
+    found.append(Fault("a revoked key", _revoked))
     return found
 
 
@@ -126,8 +133,54 @@ def _away(deployment: Deployment) -> str:
     return "ended, and started two rounds later"
 
 
+def _forbidden(deployment: Deployment) -> str:
+    context = ssl.create_default_context(cafile=str(deployment.server / "ca.crt"))
+    address, told = f"https://localhost:{deployment.wire.port}", []
+    for path in ("/v1/runtime/acquire-task", "/v1/control/list-runs", "/docs", "/openapi.json"):
+        answer = httpx.post(address + path, verify=context, timeout=20)
+        told.append(f"{path} {answer.status_code}")
+        assert answer.status_code in (403, 404, 405)
+    return ", ".join(told)
+
+
+def _unregistered(deployment: Deployment) -> str:
+    """It tries for three rounds."""
+    deployment.init_node("mallory")
+    deployment.up_node("mallory")
+    _wait_for_round(deployment, _round(deployment) + 3)
+    assert "mallory" not in _status(deployment).organisations
+    deployment.processes.pop("mallory").terminate()
+    return "never took part"
+
+
+def _changed_bundle(deployment: Deployment) -> str:
+    """One byte of an installed file; the node runs on, and is asked for two more rounds."""
+    (file,) = (deployment.folder / "gamma" / "flower").rglob("client/trainer.py")
+    content, mode = file.read_bytes(), file.stat().st_mode
+    steps = deployment.spent("gamma")[1]
+    file.chmod(0o600)
+    file.write_bytes(content.replace(b"noise", b"n0ise", 1))
+    file.chmod(mode)
+    _wait_for_round(deployment, _round(deployment) + 3)
+    told = _status(deployment).organisations["gamma"]
+    assert told.outcome != Outcome.VALID, "it ran what nobody vetted"
+    file.chmod(0o600)
+    file.write_bytes(content)
+    file.chmod(mode)
+    return f"{told.outcome}; {deployment.spent('gamma')[1] - steps} steps charged meanwhile"
+
+
+def _revoked(deployment: Deployment) -> str:
+    deployment.call("server", "revoke", "gamma", "--server", deployment.server)
+    _wait_for_round(deployment, _round(deployment) + 3)
+    told = _status(deployment).organisations["gamma"]
+    assert not told.connected
+    return f"{told.outcome} from then on"
+
+
 def suffer(deployment: Deployment, fault: Fault) -> Seen:
     """Lets a fault happen, and waits until a round is finished again."""
+    wait_for(f"everybody, before: {fault.name}", lambda: _settled(deployment), PATIENCE)
     before = _status(deployment)
     began = time.monotonic()
     told = fault.happen(deployment)
@@ -144,6 +197,12 @@ def suffer(deployment: Deployment, fault: Fault) -> Seen:
         usual=before.round_seconds,
         lost=max(0, at.round - after.round) + _overcharged(deployment),
     )
+
+
+def _settled(deployment: Deployment) -> bool:
+    """Whether everybody's reply counted in the last round."""
+    organisations = _status(deployment).organisations
+    return all(organisations[name].outcome == Outcome.VALID for name in deployment.partners)
 
 
 def _overcharged(deployment: Deployment) -> int:
@@ -216,7 +275,7 @@ def main() -> None:
         spent = {name: deployment.spent(name) for name in PARTNERS}
         assert all(epsilon <= EPSILON for epsilon, _ in spent.values())
         sys.stdout.write(json.dumps({"state": str(state), "spent": spent}) + "\n")
-        assert state is RunState.RUNNING or state is RunState.RETRYING
+        assert state in (RunState.RUNNING, RunState.RETRYING)
     finally:
         deployment.close()
 

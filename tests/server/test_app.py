@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,10 +14,12 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import server.app
+import server.checkpoint
 from client.ledger import Ledger
 from client.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.checkpoint import Checkpoint
+from server.progress import RunState, RunStatus
 from shared.config import (
     ItemRepresentation,
     ModelConfig,
@@ -305,6 +309,66 @@ def test_a_lost_quorum_ends_the_run_and_keeps_what_is_finished(
     assert federation.checkpoint.progress.round == 1
     federation.run(resume=True)
     assert federation.checkpoint.progress.round == ROUNDS
+
+
+def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
+    two: Make, config: RunConfig, through: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second round's checkpoint does not fit."""
+    federation, whole, saved = two(config), server.checkpoint.replace_file, 0
+
+    def full(file: Path, content: bytes) -> None:
+        nonlocal saved
+        saved += 1
+        if saved == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.checkpoint.replace_file", full)
+        with pytest.raises(
+            CheckpointError, match=r"round 2 cannot be written .*No space left .* one before is wh"
+        ):
+            federation.run()
+    assert federation.checkpoint.progress.round == 1
+    status = RunStatus.load(federation.out)
+    assert (status.state, status.round) == (RunState.FAILED, 1)
+    assert "Make room" in status.reason
+    federation.run(resume=True)
+    assert bits(federation.checkpoint) == bits(through.checkpoint)
+    assert federation.releases() == [ROUNDS, ROUNDS]
+
+
+def test_a_partner_that_joins_and_one_that_leaves(two: Make, config: RunConfig) -> None:
+    """Beta is there from the second round on, and alpha until the second one."""
+    server_config = replace(config.server, organisations=1)
+    federation = two(replace(config, server=server_config))
+    grid = federation.connect(federation.sites)
+    alpha, beta = grid.nodes[1], grid.nodes.pop(2)
+
+    def turn(checkpoint: Checkpoint) -> None:
+        if checkpoint.progress.round == 1:
+            grid.nodes[2] = beta
+        if checkpoint.progress.round == 2:
+            del grid.nodes[1]
+
+    coordinate(grid, federation.config, turn)
+    assert federation.releases() == [2, 2]
+    organisations = RunStatus.load(federation.out).organisations
+    assert organisations["alpha"].replies == {"valid": 2, "absent": 1}
+    assert organisations["beta"].replies == {"valid": 2}
+    assert alpha is not beta
+
+
+def test_one_coordinator_a_folder(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+
+    def second(checkpoint: Checkpoint) -> None:
+        with pytest.raises(CheckpointError, match="another coordinator is at work in"):
+            federation.run(resume=True)
+
+    federation.run(observer=second)
+    assert federation.releases() == [ROUNDS, ROUNDS]
 
 
 # --- privacy -----------------------------------------------------------------------------------
