@@ -23,10 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.logs import Event, note
+from client.metrics import Processes
+from client.probes import probes
 from client.processes import executor, supernode
 from client.site import Site
 from shared.errors import SiteError
-from shared.supervise import Patience, Restart, keep_running
+from shared.supervise import Patience, Restart, Start, keep_running
 
 __all__ = ["only_node", "run_node"]
 
@@ -73,10 +75,17 @@ def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
     """
     site.flower_home.mkdir(mode=0o755, parents=True, exist_ok=True)  # the folder around it is ours
     secret = secrets.token_bytes(_SECRET)
-    programs = [supernode(site, secret), executor(site, secret)]
-    note(Event.STARTED, organisation=site.organisation)
-    keep_running(programs, patience=patience or Patience(), told=_restarting, pass_fds=(lock,))
-    note(Event.STOPPED, organisation=site.organisation)
+    programs, processes = [supernode(site, secret), executor(site, secret)], Processes()
+
+    def told(change: Start | Restart) -> None:
+        processes.told(change)
+        if isinstance(change, Restart):
+            _restarting(change)
+
+    with probes(site, processes):
+        note(Event.STARTED, organisation=site.organisation)
+        keep_running(programs, patience=patience or Patience(), told=told, pass_fds=(lock,))
+        note(Event.STOPPED, organisation=site.organisation)
 
 
 def _restarting(restart: Restart) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 from shared.errors import ProcessError
 
-__all__ = ["Account", "Kept", "Patience", "Program", "Restart", "keep_running"]
+__all__ = ["Account", "Kept", "Patience", "Program", "Restart", "Start", "keep_running"]
 
 _POLL = 0.1
 _USAGE = 2  # argparse
@@ -119,6 +119,13 @@ class Program:
     children_stay: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A program was started."""
+
+    program: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restart:
     """A program ended, and will be started again.
@@ -138,7 +145,7 @@ def keep_running(
     programs: Sequence[Program],
     *,
     patience: Patience,
-    told: Callable[[Restart], None],
+    told: Callable[[Start | Restart], None],
     pass_fds: Sequence[int] = (),
 ) -> None:
     """Runs all programs until a signal to end comes; ends them whatever happens.
@@ -146,7 +153,7 @@ def keep_running(
     Args:
         programs: started in this order.
         patience: waits and limits.
-        told: called before each wait for a new start.
+        told: called after each start, and before each wait for a new one.
         pass_fds: open files that every process inherits, such as a lock's.
 
     Raises:
@@ -160,9 +167,9 @@ def keep_running(
         try:
             while not stop.is_set():
                 for one in kept:
-                    restart = one.look(time.monotonic())
-                    if restart is not None:
-                        told(restart)
+                    change = one.look(time.monotonic())
+                    if change is not None:
+                        told(change)
                 stop.wait(_POLL)
         finally:
             _end([one.child for one in kept if one.child is not None], patience.end)
@@ -184,17 +191,18 @@ class Kept:
     _due: float = -1.0
     _failed: int = 0
 
-    def look(self, now: float) -> Restart | None:
-        """Starts it where that is due; says so where it has ended.
+    def look(self, now: float) -> Start | Restart | None:
+        """Starts it where that is due, and looks whether it has ended; says what has changed.
 
         Raises:
             ProcessError: there is no use in another start.
         """
         self.left = tuple(group for group in self.left if _alive(group))
         if self.child is None:
-            if now >= self._due:
-                self._began, self.child = now, self._start()
-            return None
+            if now < self._due:
+                return None
+            self._began, self.child = now, self._start()
+            return Start(self.program.name)
         code = self.child.poll()
         if code is None:
             return None

@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,9 +24,11 @@ from client.node import only_node, run_node
 from client.node_config import NodeConfig
 from client.processes import environment, executor, supernode
 from client.site import Site
-from shared.errors import ConfigError, ProcessError, SiteError
+from client.trust import vetted
+from shared.errors import ConfigError, ProcessError, Refusal, SiteError
 from shared.supervise import Account, Patience
 from tests.client.authority import Authority, serving
+from tests.client.echo_app import CLIENT, write_app
 from tests.shared.test_supervise import gone, until
 
 if TYPE_CHECKING:
@@ -199,7 +202,7 @@ def test_flower_understands_the_arguments(site: Site) -> None:
 def test_the_executor_understands_the_arguments(site: Site) -> None:
     """With nobody who gives it work."""
     program = executor(site, b"secret")
-    variables = program.variables | {"PYTHONPATH": str(ROOT)}
+    variables = dict(program.variables) | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         program.command, env=variables, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -412,9 +415,46 @@ def of_group(site: Path) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_a_node_joins_a_superlink_over_tls_with_its_key(partner: Partner, tmp_path: Path) -> None:
-    """The real thing: SuperLink, registration, `sotto-node up`, and its end."""
+@dataclass(frozen=True)
+class Federation:
+    """A SuperLink, and what talks to it.
+
+    Attributes:
+        folder: of its files.
+        port: where it listens.
+        env: of every process.
+    """
+
+    folder: Path
+    port: int
+    env: dict[str, str]
+
+    def flwr(self, *arguments: object) -> str:
+        """What Flower's own command says."""
+        done = subprocess.run(
+            [str(BIN / "flwr"), *map(str, arguments)],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            timeout=120,
+        )
+        return done.stdout + done.stderr
+
+    def asked(self, app: Path, *asks: str) -> list[dict[str, Any]]:
+        """Runs an app whose server asks a node; gives the replies."""
+        out = self.folder / "replies.json"
+        out.unlink(missing_ok=True)
+        config = f"asks={','.join(asks)!r} out={str(out)!r}"
+        said = self.flwr("run", app, "here", "--stream", "--run-config", config)
+        assert out.exists(), said
+        return list(json.loads(out.read_text()))
+
+
+@pytest.fixture
+def federation(partner: Partner, tmp_path: Path) -> Iterator[Federation]:
+    """A coordinator as an operator would run it, and a site that knows it."""
     authority, port = Authority(tmp_path / "authority"), free_port()
     certificate, key = authority.server()
     partner.init({"--superlink": f"127.0.0.1:{port}", "--root-certificates": authority.certificate})
@@ -428,37 +468,63 @@ def test_a_node_joins_a_superlink_over_tls_with_its_key(partner: Partner, tmp_pa
         f'root-certificates = "{authority.certificate}"\n'
     )
     env = environment(partner.loaded) | {"FLWR_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    flwr = str(BIN / "flwr")
+    shared = ["--superexec-auth-secret-file", secret]
     link = [BIN / "flower-superlink", "--host", "127.0.0.1", "--port", port]
     link += ["--ssl-ca-certfile", authority.certificate, "--ssl-certfile", certificate]
     link += ["--ssl-keyfile", key, "--enable-supernode-auth", "--database", tmp_path / "state.db"]
-    link += ["--isolation", "process", "--superexec-auth-secret-file", secret]
-    up = [sys.executable, "-c", "from client.cli import main; main()", "up", "--site", partner.site]
-    log = tmp_path / "up.log"
-
-    with started(*link, log=tmp_path / "link.log", env=env):
+    work = [BIN / "flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}"]
+    work += ["--root-certificates", authority.certificate]
+    log = tmp_path / "link.log"
+    with (
+        started(*link, "--isolation", "process", *shared, log=log, env=env),
+        started(*work, *shared, log=tmp_path / "work.log", env=env),
+    ):
         until(lambda: answers(port))
-        register = [flwr, "supernode", "register", public_file(partner.loaded.key_file), "here"]
-        done = subprocess.run(
-            list(map(str, register)), env=env, capture_output=True, text=True, check=False
-        )
-        assert "registered successfully" in done.stdout, done.stdout + done.stderr
-        number = next(word for word in done.stdout.split() if word.isdigit())
+        yield Federation(tmp_path, port, env)
 
-        with started(*up, log=log, env=env) as node:
-            until(lambda: f"SuperNode ID: {number}" in log.read_text() or node.poll() is not None)
-            assert node.poll() is None, log.read_text()
-            nodes = subprocess.run(
-                [flwr, "supernode", "list", "here", "--format", "json"],
-                env=env,
-                capture_output=True,
-                check=True,
-            )
-            assert [n["status"] for n in json.loads(nodes.stdout)["nodes"]] == ["online"]
-            with pytest.raises(SiteError, match="running already"), only_node(partner.site):
-                pass
-            node.terminate()
-            assert node.wait(30) == 0, log.read_text()
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
+    partner: Partner, federation: Federation
+) -> None:
+    """The real thing: SuperLink, registration, trust, `sotto-node up`, runs, and the end."""
+    app = write_app(federation.folder / "app")
+    said = federation.flwr("build", "--app", app)
+    [bundle] = federation.folder.glob("*.fab")
+    assert partner.types("trust", bundle, "--site", partner.site, "--yes")[0] == 0, said
+    said = federation.flwr("supernode", "register", public_file(partner.loaded.key_file), "here")
+    assert "registered successfully" in said
+    number = next(word for word in said.split() if word.isdigit())
+    up = [sys.executable, "-c", "from client.cli import main; main()", "up", "--site", partner.site]
+    log = federation.folder / "up.log"
+
+    with started(*up, log=log, env=federation.env) as node:
+        until(lambda: f"SuperNode ID: {number}" in log.read_text() or node.poll() is not None)
+        assert node.poll() is None, log.read_text()
+        nodes = json.loads(federation.flwr("supernode", "list", "here", "--format", "json"))
+        assert [n["status"] for n in nodes["nodes"]] == ["online"]
+        with pytest.raises(SiteError, match="running already"), only_node(partner.site):
+            pass
+
+        # A bundle that differs in a byte is refused; afterwards the vetted one answers. A process
+        # that dies is reported at once, and the next one answers.
+        other = write_app(federation.folder / "other", CLIENT.replace("die(m", "dye(m"))
+        [refused] = federation.asked(other, "echo")
+        assert refused["said"] == f"bundle: {Refusal.BUNDLE.sentence}"
+        first, death, second = federation.asked(app, "echo", "die", "echo")
+        folder = vetted(partner.loaded).folder
+        assert first["said"]["file"] == second["said"]["file"] == str(folder / "client" / "app.py")
+        assert first["said"]["pid"] != second["said"]["pid"]
+        assert death["said"] == f"failed: {Refusal.FAILED.sentence}"
+        assert death["seconds"] < 20  # Flower alone would wait for a minute
+        assert "died" in log.read_text()
+        # The task's token is not in what the machine's users see.
+        assert "token" not in first["said"]["shown"]
+
+        began = time.monotonic()
+        node.terminate()
+        assert node.wait(30) == 0, log.read_text()
+        assert time.monotonic() - began < 10
     until(lambda: not of_group(partner.site), seconds=5)
     assert "wrong" not in log.read_text()
     with only_node(partner.site):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from client.anchor import Anchor
 from client.chain import What
 from client.ledger import Entry, Ledger
 from client.recovery import restore, write_off
+from client.store import files_of
 from shared.errors import BudgetExceeded, LedgerError
 from shared.privacy.release import Release, ReleaseKind
 
@@ -195,3 +197,14 @@ def test_a_budget_that_is_written_off_is_gone_for_ever(ledger: Ledger, lost: str
     charge(new, 9, limit=math.inf)  # public data alone: there is nothing to protect
     new.path.unlink()
     assert restore(*again(ledger)).spent(DELTA) == math.inf
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes another user's files")
+def test_root_leaves_ledger_and_anchor_their_owners(tmp_path: Path) -> None:
+    """As `sotto-node trust` does, where the app runs as a user of its own."""
+    made = Ledger.create(tmp_path / "ledger.sqlite", "users", tmp_path / "anchor.json")
+    for place in (made.path, made.anchor):
+        os.chown(place, 65534, 65534)
+    made.trust("0" * 64, "sotto/sotto", "0.1.0")
+    for place in (made.anchor, *files_of(made.path)):
+        assert not place.exists() or place.stat().st_uid == 65534, place

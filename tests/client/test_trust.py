@@ -240,6 +240,9 @@ def test_flower_finds_it_installed_already(tmp_path: Path, monkeypatch: pytest.M
 
 def changed(file: Path, content: bytes) -> None:
     """As root can: permissions do not matter."""
+    if not file.parent.exists():
+        file.parent.parent.chmod(0o700)
+        file.parent.mkdir()
     file.parent.chmod(0o700)
     if file.exists():
         file.chmod(0o600)
@@ -249,11 +252,7 @@ def changed(file: Path, content: bytes) -> None:
 TAMPERED = {
     "a byte of a file": lambda app: changed(app / "client/app.py", b"app = prinT\n"),
     "a file more": lambda app: changed(app / "client/sitecustomize.py", b""),
-    "compiled code": lambda app: (
-        (app / "client").chmod(0o700),
-        (app / "client" / "__pycache__").mkdir(),
-        changed(app / "client/__pycache__/app.cpython-311.pyc", b""),
-    ),
+    "compiled code": lambda app: changed(app / "client/__pycache__/app.cpython-311.pyc", b""),
     "a file less": lambda app: (
         (app / "client").chmod(0o700),
         (app / "client/__init__.py").unlink(),

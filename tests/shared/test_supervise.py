@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import shared.supervise
 from shared.errors import ProcessError
-from shared.supervise import Account, Kept, Patience, Program, Restart, keep_running
+from shared.supervise import Account, Kept, Patience, Program, Restart, Start, keep_running
 
 ROOT = Path(__file__).parents[2]
 QUICK = Patience(first=0.02, longest=0.05, settled=5.0, brief=5.0, starts=3, end=5.0)
@@ -34,7 +35,7 @@ class Stage:
     """
 
     folder: Path
-    restarts: list[Restart] = field(default_factory=list)
+    changes: list[Start | Restart] = field(default_factory=list)
 
     def program(self, name: str, script: str, **rest: object) -> Program:
         file = self.folder / name
@@ -44,7 +45,11 @@ class Stage:
         return Program(name=name, command=[str(file)], variables=variables, **rest)  # type: ignore[arg-type]
 
     def run(self, *programs: Program, patience: Patience = QUICK, fds: Sequence[int] = ()) -> None:
-        keep_running(programs, patience=patience, told=self.restarts.append, pass_fds=fds)
+        keep_running(programs, patience=patience, told=self.changes.append, pass_fds=fds)
+
+    @property
+    def restarts(self) -> list[Restart]:
+        return [change for change in self.changes if isinstance(change, Restart)]
 
     def starts(self, name: str) -> int:
         return len((self.folder / f"{name}.starts").read_text().split())
@@ -104,6 +109,8 @@ def test_one_that_ends_leaves_the_others_alone(stage: Stage) -> None:
         patience=Patience(first=0.02, longest=0.05),
     )
     assert (stage.starts("a"), stage.starts("b")) == (1, 3)
+    told = Counter(change.program for change in stage.changes if isinstance(change, Start))
+    assert told == {"a": 1, "b": 3}
 
 
 def test_what_would_end_the_same_is_not_tried_again(stage: Stage) -> None:
