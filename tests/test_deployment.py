@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import client.cli
+import server.cli
 from client.setup import make_site
 from server.checkpoint import Checkpoint
 from server.runs import read_config
@@ -78,6 +81,14 @@ def until(holds: Callable[[], object], seconds: float = 60.0, why: Callable[[], 
         time.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Typed:
+    """What a command said."""
+
+    stdout: str
+    stderr: str
+
+
 @dataclass
 class Deployment:
     """A coordinator and its partners in one folder."""
@@ -106,20 +117,21 @@ class Deployment:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "SOTTO_"))}
         return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
-    def types(
-        self, program: str, *arguments: object, code: int = 0
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(program, *arguments),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, f"{arguments}: {done.stdout}\n{done.stderr}"
-        return done
+    def types(self, program: str, *arguments: object, code: int = 0) -> Typed:
+        """What `main` of the program does, in this process: a start of each takes seconds."""
+        out, err = io.StringIO(), io.StringIO()
+        main = {"sotto-server": server.cli.main, "sotto-node": client.cli.main}[program]
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            chdir(self.folder),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            patched.setattr(sys, "argv", [program, *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == code, f"{arguments}: {out.getvalue()}\n{err.getvalue()}"
+        return Typed(out.getvalue(), err.getvalue())
 
     def starts(self, name: str, program: str, *arguments: object) -> None:
         with self.log(name).open("ab") as log:
