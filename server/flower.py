@@ -204,7 +204,7 @@ def _run(row: Mapping[str, Any]) -> FlowerRun:
     return FlowerRun(
         number=str(row["run-id"]),
         status=Status(status) if status in list(Status) else Status.PENDING,
-        details=str(row.get("status-details") or ""),
+        details=str(row.get("status-details") or "").replace("N/A", ""),
         bytes_in=int(row["network-traffic"]["inbound-bytes"]),
         bytes_out=int(row["network-traffic"]["outbound-bytes"]),
     )
