@@ -41,7 +41,13 @@ from shared.config import Aggregation, ServerConfig, Weighting
 from shared.errors import ConfigError
 from shared.wire import Weights
 
-__all__ = ["check_aggregation", "least_replies", "robust_change"]
+__all__ = [
+    "check_aggregation",
+    "least_partners",
+    "least_replies",
+    "quorum_of",
+    "robust_change",
+]
 
 
 def least_replies(config: ServerConfig) -> int:
@@ -60,6 +66,23 @@ def least_replies(config: ServerConfig) -> int:
             return 2 * attackers + 3
         case Aggregation.BULYAN:
             return 4 * attackers + 3
+
+
+def quorum_of(config: ServerConfig, organisations: int) -> int:
+    """Valid replies that make a round of so many organisations.
+
+    >>> quorum_of(ServerConfig(quorum=0.28), 25)
+    7
+    """
+    # Not a ceiling: 0.28 * 25 is a little above 7.
+    share = next(n for n in range(1, organisations + 1) if n / organisations >= config.quorum)
+    return max(share, least_replies(config))
+
+
+def least_partners(config: ServerConfig, *, resumed: bool) -> int:
+    """Organisations that a start waits for: all that are wanted, or a quorum where it goes on."""
+    wanted = config.organisations
+    return quorum_of(config, wanted) if resumed else wanted
 
 
 def check_aggregation(config: ServerConfig) -> None:

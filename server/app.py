@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
 from server import logs
-from server.aggregation import check_aggregation
+from server.aggregation import check_aggregation, least_partners
 from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
 from server.grid import PatientGrid
@@ -89,7 +89,7 @@ def _federate(
     """All rounds that are left; the state after the last one."""
     out, done = _out(config), checkpoint.progress.round
     roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
-    roll.gather(grid)
+    roll.gather(grid, least_partners(config.server, resumed=done > 0))
     journal.running()
     terms = Terms(
         run=checkpoint.progress.run,

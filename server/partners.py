@@ -1,7 +1,8 @@
 """Who takes part: looked up again before every attempt at a round.
 
 A node that is new is asked for its public constants, and takes part from the first round that
-begins after its answer: nobody waits for it. A node that is gone is left out until it is back.
+begins after its answer: nobody waits for it. A node that is gone is left out until it is back. A
+new run begins with `server.organisations`; one that is resumed goes on with a quorum of them.
 What a run asks of an organisation is planned for all its rounds, so one that joins late, or is
 away for a while, answers fewer requests than its ε was planned for, and spends less than that.
 """
@@ -26,6 +27,8 @@ __all__ = ["Partner", "Roll"]
 log = logging.getLogger("sotto.server")
 ASK_AGAIN = 60.0
 """Seconds until a node that could not take part is asked again."""
+REMIND = 20.0
+"""Seconds until a node that has said nothing is asked again; either answer will do."""
 LOOK_AGAIN = 0.2
 """Seconds between two looks for nodes before the first round."""
 
@@ -72,14 +75,14 @@ class Roll:
         self._asked: dict[str, tuple[int, float]] = {}
         self._declined: dict[int, _Declined] = {}
 
-    def gather(self, grid: Grid) -> list[Partner]:
-        """Waits for as many organisations as the first round takes.
+    def gather(self, grid: Grid, wanted: int) -> list[Partner]:
+        """Waits for so many organisations, and for all others that are connected by then.
 
         Raises:
             ConfigError: two nodes go by one name, or δ is not below 1 / population at some partner.
             QuorumError: too few can take part before `server.deadline_seconds` are over.
         """
-        wanted, deadline = self._config.server.organisations, self._config.server.deadline_seconds
+        deadline = self._config.server.deadline_seconds
         end = time.monotonic() + deadline
         while True:
             partners = self._look_up(grid, strictly=True)
@@ -112,19 +115,15 @@ class Roll:
 
     def _greet(self, grid: Grid, nodes: set[int]) -> None:
         now = time.monotonic()
-        patience = max(ASK_AGAIN, self._config.server.deadline_seconds)
-        self._asked = {
-            number: (node, at)
-            for number, (node, at) in self._asked.items()
-            if node in nodes and now - at < patience
-        }
+        self._asked = {n: asked for n, asked in self._asked.items() if asked[0] in nodes}
         self._declined = {
             node: declined
             for node, declined in self._declined.items()
             if node in nodes and now - declined.at < ASK_AGAIN
         }
         met = {partner.node_id for partner in self._known.values()}
-        new = nodes - met - set(self._declined) - {node for node, _ in self._asked.values()}
+        lately = {node for node, at in self._asked.values() if now - at < REMIND}
+        new = nodes - met - set(self._declined) - lately
         content = DescribeRequest().to_content()
         messages = [Message(content, node, DESCRIBE) for node in sorted(new)]
         for message, number in zip(messages, grid.push_messages(messages), strict=False):
@@ -137,6 +136,7 @@ class Roll:
             node, _ = self._asked.pop(reply.metadata.reply_to_message_id, (None, 0))
             if node is None:
                 continue
+            self._asked = {n: asked for n, asked in self._asked.items() if asked[0] != node}
             try:
                 self._admit(_described(reply, node, self._catalogue))
             except (ReplyError, WireError) as error:
@@ -170,7 +170,8 @@ class Roll:
     def _problems(self, grid: Grid) -> str:
         reasons = [declined.reason for declined in self._declined.values()]
         if self._asked:
-            reasons.append(f"{len(self._asked)} did not say who they are")
+            silent = {node for node, _ in self._asked.values()}
+            reasons.append(f"{len(silent)} did not say who they are")
         return "; ".join(reasons) or f"{len(list(grid.get_node_ids()))} nodes are connected"
 
 

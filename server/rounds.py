@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message
 
-from server.aggregation import least_replies
+from server.aggregation import quorum_of
 from server.partners import Partner
 from server.replies import checked_change
 from shared.config import ServerConfig
@@ -203,9 +203,7 @@ class Round:
     def _needed(self) -> int:
         asked = {partner.organisation for partner in self._asked.values()}
         total = max(len(asked), self._config.organisations)
-        # Not a ceiling: 0.28 * 25 is a little above 7.
-        quorum = next(n for n in range(1, total + 1) if n / total >= self._config.quorum)
-        return max(quorum, least_replies(self._config))
+        return quorum_of(self._config, total)
 
     def _message(self, partner: Partner) -> Message:
         return Message(self._content, partner.node_id, TRAIN, group_id=str(self.request.round))

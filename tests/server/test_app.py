@@ -360,6 +360,18 @@ def test_a_partner_that_joins_and_one_that_leaves(two: Make, config: RunConfig) 
     assert alpha is not beta
 
 
+def test_a_resumed_run_goes_on_with_a_quorum(two: Make, config: RunConfig) -> None:
+    """A new one waits for all."""
+    federation = two(config)
+    with pytest.raises(Killed):
+        federation.run(observer=killed_after(1))
+    grid = federation.connect(federation.sites)
+    del grid.nodes[2]
+    paths = replace(federation.config.paths, resume=True)
+    coordinate(grid, replace(federation.config, paths=paths), lambda _: None)
+    assert federation.releases() == [ROUNDS, 1]
+
+
 def test_one_coordinator_a_folder(two: Make, config: RunConfig) -> None:
     federation = two(config)
 
