@@ -22,7 +22,7 @@ from server.settings import Settings
 from server.setup import NewServer, OwnCertificate, make_server, new_folder, renew
 from shared.commands import messages, output, write_json
 from shared.errors import ServerError
-from shared.supervise import Restart
+from shared.supervise import Restart, Start
 
 __all__ = [
     "audit_command",
@@ -169,7 +169,9 @@ def _tell_ready(settings: Settings) -> None:
         )
 
 
-def _tell_restart(restart: Restart) -> None:
+def _tell_restart(restart: Start | Restart) -> None:
+    if isinstance(restart, Start):
+        return
     messages.print(
         f"{restart.program} ended with {restart.code}; it starts again in {restart.seconds:g} s.",
         style="yellow",

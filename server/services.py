@@ -30,7 +30,7 @@ from server.listeners import bound
 from server.pki import days_left
 from server.settings import Settings
 from shared.errors import ServerError
-from shared.supervise import Patience, Program, Restart, keep_running
+from shared.supervise import Patience, Program, Restart, Start, keep_running
 
 __all__ = ["check", "keep_up", "only_server", "programs", "until_ready"]
 
@@ -116,7 +116,7 @@ def only_server(folder: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def keep_up(settings: Settings, lock: int, told: Callable[[Restart], None]) -> None:
+def keep_up(settings: Settings, lock: int, told: Callable[[Start | Restart], None]) -> None:
     """Keeps everything running until SIGTERM or SIGINT.
 
     Args:

@@ -28,7 +28,7 @@ from server.progress import RunStatus
 from shared.catalogue import Catalogue
 from shared.histories import Histories, write_interactions
 
-__all__ = ["Deployment", "Wire", "wait_for"]
+__all__ = ["EPSILON", "Deployment", "Wire", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
@@ -209,7 +209,7 @@ class Deployment:
 
     def run(self, rounds: int, **settings: object) -> None:
         """Starts a run of so many rounds, and returns at once."""
-        values = {
+        values: dict[str, dict[str, object]] = {
             "privacy": {"epsilon": EPSILON, "delta": DELTA},
             "model": {"items": "ids", "hidden_size": 8, "layers": 1, "heads": 2, "max_length": 5},
             "training": {"rounds": rounds, "sample_rate": 0.5},

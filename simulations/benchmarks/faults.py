@@ -25,7 +25,7 @@ from server.progress import RunState, RunStatus
 from shared.errors import CheckpointError, Outcome
 from simulations.benchmarks.deployment import EPSILON, Deployment, wait_for
 
-__all__ = ["Fault", "Seen", "faults", "suffer"]
+__all__ = ["Fault", "Seen", "faults", "started", "suffer"]
 
 PARTNERS = ("alpha", "beta", "gamma")
 ROUNDS = 400

@@ -27,6 +27,7 @@ from client.site import Site
 from server.audit import AuditLog
 from server.checkpoint import Checkpoint
 from server.journal import Journal
+from server.partners import Roll
 from server.progress import RunStatus
 from server.rounds import Round
 from server.strategy import FederatedStrategy
@@ -92,7 +93,7 @@ def torn() -> None:
 
 # The checkpoint is written once before the first round, and once after each.
 POINTS: dict[str, Arm] = {
-    "before anybody is met": at_call(server.app.Roll, "gather", 1),
+    "before anybody is met": at_call(Roll, "gather", 1),
     "before the first checkpoint": at_call(Checkpoint, "save", 1),
     "before a round is asked for": at_call(FederatedStrategy, "configure_train", 2),
     "when one partner has answered": after_call(client.app.NodeApp, "__call__", 2 + 2 + 1),

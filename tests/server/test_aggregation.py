@@ -119,7 +119,7 @@ def test_one_attacker_of_seven_moves_a_rule_little_and_the_mean_far(
     def moved(server: ServerConfig, changes: list[Weights]) -> Matrix:
         return flat(ServerOptimiser(server, list(SHAPES)).step(1, start, changes, [1.0] * 7))
 
-    fedavg = {"strategy": StrategyName.FEDAVG}
+    fedavg: dict[str, Any] = {"strategy": StrategyName.FEDAVG}
     robust, mean = config(rule, **fedavg), config(Aggregation.MEAN, 0, **fedavg)
     assert np.linalg.norm(moved(robust, attacked)) <= farthest
     assert np.linalg.norm(moved(robust, attacked) - moved(robust, honest)) <= 2 * farthest
@@ -145,7 +145,7 @@ def test_the_optimiser_steps_along_the_one_change(
     rule: Aggregation, strategy: StrategyName
 ) -> None:
     """As it would for a single organisation that sent that change."""
-    settings_of = {"strategy": strategy, "learning_rate": 0.3, "momentum": 0.5}
+    settings_of: dict[str, Any] = {"strategy": strategy, "learning_rate": 0.3, "momentum": 0.5}
     robust = ServerOptimiser(config(rule, **settings_of), list(SHAPES))
     single = ServerOptimiser(config(Aggregation.MEAN, 0, **settings_of), list(SHAPES))
     (weights,) = some_changes(1, seed=99)

@@ -14,11 +14,11 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import server.app
-import server.checkpoint
 from client.ledger import Ledger
 from client.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.checkpoint import Checkpoint
+from server.files import replace_file
 from server.progress import RunState, RunStatus
 from shared.config import (
     ItemRepresentation,
@@ -315,7 +315,7 @@ def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
     two: Make, config: RunConfig, through: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second round's checkpoint does not fit."""
-    federation, whole, saved = two(config), server.checkpoint.replace_file, 0
+    federation, whole, saved = two(config), replace_file, 0
 
     def full(file: Path, content: bytes) -> None:
         nonlocal saved

@@ -62,10 +62,7 @@ FAULTS: dict[Outcome, Callable[[Message], Message | None]] = {
     Outcome.WRONG_SHAPE: lambda m: answer(m, b=np.zeros(1, np.float32)),
     Outcome.TOO_LONG: lambda m: answer(m, b=np.full(3, 1e9, np.float32)),
     Outcome.MALFORMED: lambda m: Message(RecordDict(), reply_to=m),
-} | {
-    Outcome.of(code): lambda message, code=code: refusal_reply(code, message)  # type: ignore[misc]
-    for code in Refusal
-}
+} | {Outcome.of(code): lambda message, code=code: refusal_reply(code, message) for code in Refusal}
 
 
 @pytest.fixture(scope="module")
