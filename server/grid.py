@@ -15,12 +15,17 @@ SHORTEST, LONGEST = 0.02, 1.0
 """Seconds between two looks for replies; each is twice as long as the one before."""
 
 
+_Question = tuple[int, str, str]
+"""Who is asked, what, and for which round: the same again is the same question."""
+
+
 class PatientGrid(Grid):
     """Flower's grid, with three differences that a long run needs.
 
     - A message that cannot be delivered, because its node is gone, does not end the run: Flower
       gives it no number, and would then ask for the answer to "None".
-    - What is answered after its deadline is not lost, but told by `late`.
+    - What is answered after its deadline is not lost, but told by `late`; where the same is asked
+      of a node again, an answer to either request is its answer, and nobody waits for the other.
     - It looks more often, at first: Flower looks every three seconds.
 
     Args:
@@ -29,16 +34,19 @@ class PatientGrid(Grid):
 
     def __init__(self, inner: Grid) -> None:
         self._inner = inner
-        self._unanswered: set[str] = set()
+        self._unanswered: dict[str, _Question] = {}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """The answers to these messages that come in time, and no others."""
+        """The answers that come in time, to these messages or to the same ones sent before."""
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         pending, replies, wait = self._pushed(list(messages)), list[Message](), SHORTEST
+        asked = set(pending.values())
         while pending:
-            found = self._pulled(pending)
+            again = {n: question for n, question in self._unanswered.items() if question in asked}
+            found = self._pulled(pending | again)
+            self._settle(pending, found)
             replies += found
             wait = SHORTEST if found else min(2 * wait, LONGEST)
             left = end - time.monotonic()
@@ -46,21 +54,32 @@ class PatientGrid(Grid):
                 break
             if not found:
                 time.sleep(min(wait, left))
-        self._unanswered |= pending
+        self._unanswered.update(pending)
         return replies
 
     def late(self) -> list[Message]:
         """What has come since then to messages whose deadline was over, each once."""
-        return self._pulled(self._unanswered)
-
-    def _pushed(self, messages: list[Message]) -> set[str]:
-        return {number for number in self._inner.push_messages(messages) if number}
-
-    def _pulled(self, pending: set[str]) -> list[Message]:
-        """Answers to some of these, which are then no longer pending."""
-        found = list(self._inner.pull_messages(sorted(pending))) if pending else []
-        pending.difference_update(reply.metadata.reply_to_message_id for reply in found)
+        found = self._pulled(self._unanswered)
+        for reply in found:
+            self._unanswered.pop(reply.metadata.reply_to_message_id, None)
         return found
+
+    def _pushed(self, messages: list[Message]) -> dict[str, _Question]:
+        accepted = set(self._inner.push_messages(messages))
+        numbered = {message.metadata.message_id: message for message in messages}
+        return {n: _question(message) for n, message in numbered.items() if n in accepted}
+
+    def _pulled(self, numbers: Iterable[str]) -> list[Message]:
+        wanted = sorted(numbers)
+        return list(self._inner.pull_messages(wanted)) if wanted else []
+
+    def _settle(self, pending: dict[str, _Question], found: list[Message]) -> None:
+        """Takes out what was answered; the same question's other messages may be answered late."""
+        for reply in found:
+            number = reply.metadata.reply_to_message_id
+            question = pending.pop(number, None) or self._unanswered.pop(number, None)
+            for other in [n for n, asked in pending.items() if asked == question]:
+                self._unanswered[other] = pending.pop(other)
 
     def set_run(self, run: Run) -> None:
         """As Flower's."""
@@ -93,3 +112,8 @@ class PatientGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As Flower's."""
         return self._inner.pull_messages(message_ids)
+
+
+def _question(message: Message) -> _Question:
+    known = message.metadata
+    return known.dst_node_id, known.message_type, known.group_id

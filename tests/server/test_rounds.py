@@ -293,6 +293,27 @@ def test_an_answer_between_two_attempts_counts(grid_of: MakeGrid) -> None:
     assert len(held) == 1
 
 
+def test_an_answer_to_the_first_attempt_ends_the_second(grid_of: MakeGrid) -> None:
+    """A node that was slow once sends what it had, and is not waited for again."""
+    held: list[Message] = []
+
+    def slow(message: Message) -> Message | None:
+        held.append(message)
+        if len(held) == 2:
+            first = held[0].metadata.message_id
+            federation.fake._replies[first] = answer(held[0])
+        return None
+
+    federation = Federation(grid_of, {"alpha": slow}, quorum=1.0, deadline_seconds=1.0)
+    started = time.monotonic()
+    report = federation.round()
+    assert (outcomes(report)["alpha"], report.attempts) == (Outcome.VALID, 2)
+    assert time.monotonic() - started < 1.9, "one deadline, not two"
+    federation.fake._replies[held[1].metadata.message_id] = answer(held[1])
+    federation.fake.nodes[1] = answer
+    assert federation.round().late == ("alpha",)
+
+
 def test_nodes_that_come_back_between_attempts_take_part(grid_of: MakeGrid) -> None:
     federation = Federation(grid_of, {}, quorum=0.5)
     back: dict[int, Node] = {1: answer, 2: answer}
