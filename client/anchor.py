@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.chain import UNIT, Balance, encoded, release_of
+from client.chain import UNIT, Balance, release_of
+from shared.chain import encoded
 from shared.errors import LedgerError
 from shared.privacy.release import Release
 

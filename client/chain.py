@@ -1,31 +1,22 @@
-"""A chain of entries: each one's hash covers all before it, so that no edit goes unseen.
-
-An entry is one JSON object with sorted keys, no spaces and ASCII alone; it is stored as that text,
-and the text is what is hashed:
-
-    hash(n) = SHA-256(hash(n - 1) || text(n)),  hash(0) = 32 zero bytes
-
-Nothing else of an entry is stored, so nothing of it can differ from what was hashed.
-"""
+"""What the ledger's chain of entries holds, and what it comes to; see `shared.chain`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from shared.chain import START, linked
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["FORMAT", "UNIT", "Balance", "What", "encoded", "linked", "release_of"]
+__all__ = ["FORMAT", "UNIT", "Balance", "What", "release_of"]
 
 UNIT = "user"
 """The privacy unit: one user's whole history."""
 FORMAT = 1
 """Raised whenever an entry changes its form."""
-_START = bytes(32)
 
 
 class What(StrEnum):
@@ -37,20 +28,6 @@ class What(StrEnum):
     REFUSAL = "refusal"
     ANSWER = "answer"
     TRUSTED = "trusted"
-
-
-def encoded(fields: Mapping[str, Any]) -> str:
-    """The canonical text of an entry.
-
-    >>> encoded({"round": 1, "entry": "charge"})
-    '{"entry":"charge","round":1}'
-    """
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def linked(previous: bytes, text: str) -> bytes:
-    """The hash of an entry, from the hash before it; 32 bytes each."""
-    return hashlib.sha256(previous + text.encode()).digest()
 
 
 @dataclass(slots=True)
@@ -69,8 +46,8 @@ class Balance:
     ledger: str = ""
     user_base: str = ""
     entries: int = 0
-    head: bytes = _START
-    previous: bytes = _START
+    head: bytes = START
+    previous: bytes = START
     steps: dict[tuple[str, float, float], int] = field(default_factory=dict)
 
     def follow(self, number: int, text: str, digest: bytes) -> None:

@@ -10,6 +10,7 @@ the libraries loaded (a fork server), so a request does not pay for the imports 
 | answers                          | the next task                                             |
 | dies once it has the request     | the coordinator is told at once that the request failed   |
 | dies before that                 | the SuperNode gives the task out again, 30 s later        |
+| waits for a request for long     | the next task no longer waits for it                      |
 | loses the SuperNode              | it ends; what was charged costs nothing when asked again  |
 """
 
@@ -20,9 +21,12 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
 import httpx
@@ -39,6 +43,8 @@ from shared.wire import refusal_reply
 __all__ = ["main"]
 
 _POLL = 0.2
+_FETCH = 5.0
+"""Seconds after which the next task no longer waits for one that still fetches its request."""
 _AWAY = 2.0
 """Seconds until a SuperNode that does not answer is asked again."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -63,18 +69,49 @@ def _serve(site: str, runtime: str, secret: bytes) -> NoReturn:
     context.set_forkserver_preload(_PRELOADED)
     forkserver.ensure_running()  # so that the first request finds the libraries loaded, too
     superexec = _superexec(runtime, secret)
+    tasks: list[_Task] = []
     while True:
-        token = _acquire(superexec)
+        tasks = [task for task in tasks if not task.over()]
+        token = "" if any(task.at_work for task in tasks) else _acquire(superexec)
         if not token:
             time.sleep(_POLL)
             continue
         here, there = context.Pipe(duplex=False)
-        with here, there:
-            worker = context.Process(target=_work, args=(site, runtime, token, there))
-            worker.start()
-            worker.join()
-            if worker.exitcode != 0 and here.poll():
-                _apologise(runtime, token, here.recv_bytes())
+        worker = context.Process(target=_work, args=(site, runtime, token, there))
+        worker.start()
+        there.close()
+        tasks.append(_Task(worker, here, partial(_apologise, runtime, token)))
+
+
+class _Task:
+    """A process that fetches a request and answers it.
+
+    Fetching may take as long as Flower tries, which is hours where the run ended meanwhile: no
+    other request waits for that. Answers are computed one at a time.
+    """
+
+    def __init__(
+        self, worker: BaseProcess, here: Connection, apologise: Callable[[bytes], None]
+    ) -> None:
+        self._worker, self._here, self._apologise = worker, here, apologise
+        self._started, self._request = time.monotonic(), b""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the next task is to wait for this one."""
+        return bool(self._request) or time.monotonic() - self._started < _FETCH
+
+    def over(self) -> bool:
+        """Whether it has ended; tells the coordinator where it ended badly."""
+        ended = self._worker.exitcode is not None
+        if not self._request and self._here.poll():
+            with suppress(EOFError):
+                self._request = self._here.recv_bytes()
+        if ended:
+            self._here.close()
+            if self._worker.exitcode != 0 and self._request:
+                self._apologise(self._request)
+        return ended
 
 
 def _work(site: str, runtime: str, token: str, told: Connection) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
-from client.chain import encoded
 from client.ledger import Entry, Ledger
 from client.site import Ask, Site
+from shared.chain import encoded
 from shared.config import flatten
 from shared.errors import Refusal, Refused, WireError
 from shared.models.moments import LONGEST

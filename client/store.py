@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from client.anchor import Anchor
-from client.chain import FORMAT, UNIT, Balance, What, encoded, linked
+from client.chain import FORMAT, UNIT, Balance, What
 from client.fingerprint import app_fingerprint
+from shared.chain import encoded, linked
 from shared.errors import LedgerError
 from shared.privacy.release import Release
 

@@ -10,22 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord
+from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
+from server import logs
+from server.aggregation import check_aggregation, least_partners
 from server.checkpoint import Checkpoint, Progress
+from server.files import alone_in
+from server.grid import PatientGrid
+from server.journal import Journal
+from server.partners import Partner, Roll
 from server.posterior import Prior
 from server.pretrain import read_public
-from server.replies import refusal_reason
-from server.strategy import FederatedStrategy, Partner, to_arrays, to_weights
+from server.records import to_arrays, to_weights
+from server.strategy import FederatedStrategy, Terms
 from server.warm_start import Asker, warm_start
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
-from shared.errors import CheckpointError, ConfigError, QuorumError, WireError
+from shared.errors import CheckpointError, ConfigError
 from shared.models.attention import AttentionRecommender, build, trainable
 from shared.privacy.planning import NoisePlan, noise_plan
-from shared.wire import DESCRIBE, DescribeReply, DescribeRequest
 
 __all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
 
@@ -47,6 +52,8 @@ def make_app(config: RunConfig | None = None, observer: Observer | None = None) 
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
+        if config is None:  # a process of its own
+            logs.set_up()
         run = config or RunConfig.from_flat(context.run_config)
         coordinate(grid, run, observer or (lambda _: None))
 
@@ -60,58 +67,82 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """Runs the federation, or what is left of it, to its end.
 
     Raises:
-        ConfigError: a path is missing, or δ is not below 1 / population at some partner.
-        CheckpointError: there is a run already, or another one than is to be resumed.
+        ConfigError: a path is missing, an aggregation rule cannot be kept, or δ is not below
+            1 / population at some partner.
+        CheckpointError: there is a run already, or another one than is to be resumed; another
+            coordinator is at work; or what is finished cannot be saved.
         QuorumError: too few organisations are there or answer a round; what is finished is saved.
+        AuditError: the audit log cannot be written, or was changed.
     """
     out, catalogue = _out(config), _catalogue(config)
-    checkpoint = _first_checkpoint(config, catalogue, out)
-    partners = _meet(grid, config, catalogue.fingerprint)
-    _check_delta(config, partners)
+    check_aggregation(config.server)
+    with alone_in(out):
+        checkpoint = _first_checkpoint(config, catalogue, out)
+        journal = Journal(out, config, checkpoint.progress)
+        with journal.telling():
+            checkpoint = _federate(PatientGrid(grid), config, checkpoint, journal, observer)
+            disable_progress_bar()
+            model_with(checkpoint, config, catalogue).save_pretrained(out / MODEL)
+
+
+def _federate(
+    grid: Grid, config: RunConfig, checkpoint: Checkpoint, journal: Journal, observer: Observer
+) -> Checkpoint:
+    """All rounds that are left; the state after the last one."""
+    out, done = _out(config), checkpoint.progress.round
+    roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
+    partners = roll.gather(grid, least_partners(config.server, resumed=done > 0))
+    journal.running()
     noise = _noise_plan(config)
     if not checkpoint.progress.warm:
         checkpoint.save(out)  # its name, by which partners know a repeated request
-        checkpoint = _warmed(checkpoint, grid, partners, noise, config, catalogue)
-    training, done = config.training, checkpoint.progress.round
+        checkpoint = _warmed(checkpoint, grid, partners, noise, config)
     config = with_own_items(config, checkpoint)
+    terms = Terms(
+        run=checkpoint.progress.run,
+        catalogue=checkpoint.progress.catalogue,
+        noise_multiplier=noise.training,
+    )
     strategy = FederatedStrategy(
         config,
-        partners,
-        run=checkpoint.progress.run,
-        catalogue=catalogue.fingerprint,
-        noise_multiplier=noise.training,
+        terms,
+        roll.look_up,
+        names=list(checkpoint.weights),
         rounds_done=done,
+        on_miss=journal.missed,
     )
-    strategy.restore(checkpoint.state, list(checkpoint.weights))
+    strategy.restore(checkpoint.state, checkpoint.progress.answers)
     started = time.monotonic() - checkpoint.progress.seconds
 
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint
         if rounds:
+            report = strategy.report
+            progress = replace(
+                checkpoint.progress,
+                round=done + rounds,
+                seconds=time.monotonic() - started,
+                bytes_up=report.bytes_up,
+                bytes_down=report.bytes_down,
+                answers=strategy.answers,
+            )
             checkpoint = Checkpoint(
-                progress=replace(
-                    checkpoint.progress,
-                    round=done + rounds,
-                    seconds=time.monotonic() - started,
-                    bytes_up=strategy.traffic.up,
-                    bytes_down=strategy.traffic.down,
-                ),
-                weights=to_weights(arrays),
-                state=strategy.state,
+                progress=progress, weights=to_weights(arrays), state=strategy.state
             )
         checkpoint.save(out)
+        if rounds:
+            journal.finished_round(report, strategy.metrics)
         observer(checkpoint)
         return None
 
     strategy.start(
         grid,
         to_arrays(checkpoint.weights),
-        num_rounds=training.rounds - done,
+        num_rounds=config.training.rounds - done,
         timeout=config.server.deadline_seconds,
         evaluate_fn=after_round,
     )
-    disable_progress_bar()
-    model_with(checkpoint, config, catalogue).save_pretrained(out / MODEL)
+    return checkpoint
 
 
 def model_with(
@@ -172,9 +203,9 @@ def _warmed(
     partners: Sequence[Partner],
     noise: NoisePlan,
     config: RunConfig,
-    catalogue: Catalogue,
 ) -> Checkpoint:
     """The checkpoint with the weights that training begins with."""
+    catalogue = _catalogue(config)
     public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
     progress = replace(checkpoint.progress, warm=True)
     if not config.warm_start.share and (public is None or not config.model.items.uses_features):
@@ -204,63 +235,4 @@ def _noise_plan(config: RunConfig) -> NoisePlan:
         share=config.warm_start.share,
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
-    )
-
-
-def _check_delta(config: RunConfig, partners: list[Partner]) -> None:
-    for partner in partners:
-        if config.privacy.private and config.privacy.delta >= 1 / partner.population:
-            raise ConfigError(
-                f"privacy.delta = {config.privacy.delta:g} is not below 1 / {partner.population}, "
-                f"the population of {partner.organisation}: at such a δ a mechanism may publish "
-                f"a user outright. Choose one below {1 / partner.population:.2g}."
-            )
-
-
-def _meet(grid: Grid, config: RunConfig, catalogue: str) -> list[Partner]:
-    """Waits for the organisations and asks each for its public constants."""
-    wanted, deadline = config.server.organisations, config.server.deadline_seconds
-    end = time.monotonic() + deadline
-    while len(nodes := list(grid.get_node_ids())) < wanted:
-        if time.monotonic() > end:
-            raise QuorumError(
-                f"{len(nodes)} organisations are connected after {deadline:g} s, {wanted} are "
-                "wanted: start their nodes, or lower server.organisations."
-            )
-        time.sleep(0.2)
-    content = DescribeRequest().to_content()
-    requests = [Message(content, node, DESCRIBE) for node in nodes]
-    partners: dict[str, Partner] = {}
-    problems: list[str] = []
-    for reply in grid.send_and_receive(requests, timeout=deadline):
-        try:
-            partner = _partner(reply, catalogue)
-        except WireError as error:
-            problems.append(str(error))
-            continue
-        if partner.organisation in partners:
-            raise ConfigError(
-                f"two nodes call themselves '{partner.organisation}': give each its own name."
-            )
-        partners[partner.organisation] = partner
-    if len(partners) < wanted:
-        raise QuorumError(
-            f"{len(partners)} of {wanted} organisations can take part "
-            f"({'; '.join(problems) or 'the others did not answer'})."
-        )
-    for problem in problems:
-        log.warning("an organisation cannot take part: %s", problem)
-    return list(partners.values())
-
-
-def _partner(reply: Message, catalogue: str) -> Partner:
-    if not reply.has_content():
-        raise WireError(refusal_reason(reply))
-    described = DescribeReply.from_content(reply.content)
-    if described.catalogue != catalogue:
-        raise WireError(f"{described.organisation} holds another version of the catalogue")
-    return Partner(
-        node_id=reply.metadata.src_node_id,
-        organisation=described.organisation,
-        population=described.population,
     )

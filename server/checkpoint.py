@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from server.files import replace_file
 from shared.errors import CheckpointError
 from shared.wire import Weights
 
@@ -42,6 +43,7 @@ class Progress:
         bytes_down: arrays sent in the last round.
         warm: whether the warm start is over, if there is one.
         own_items: what it chose, see `ModelConfig`.
+        answers: digests of the partners' last answers; see `server.rounds.Memory`.
     """
 
     run: str
@@ -53,6 +55,7 @@ class Progress:
     bytes_down: int = 0
     warm: bool = False
     own_items: tuple[int, ...] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,17 +73,23 @@ class Checkpoint:
     state: State
 
     def save(self, folder: Path) -> None:
-        """Replaces the folder's checkpoint; a crash leaves the old one or the new one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary, file = folder / f"{_FILE}.new", folder / _FILE
+        """Replaces the folder's checkpoint; a crash leaves the old one or the new one.
+
+        Raises:
+            CheckpointError: it cannot be written; the old one is as it was.
+        """
         arrays = {_WEIGHT + name: value for name, value in self.weights.items()}
         arrays |= {_STATE + name: value for name, value in self.state.items()}
         arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         metadata = {"progress": json.dumps(dataclasses.asdict(self.progress))}
-        save_file(arrays, temporary, metadata=metadata)
-        _sync(temporary)
-        temporary.replace(file)
-        _sync(folder)
+        try:
+            replace_file(folder / _FILE, save(arrays, metadata=metadata))
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint of round {self.progress.round} cannot be written to {folder} "
+                f"({error.strerror}): the one before is whole. Make room or mend the folder's "
+                "permissions, and resume: no partner pays again."
+            ) from error
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -132,11 +141,3 @@ def _part(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any
         for name, value in arrays.items()
         if name.startswith(prefix)
     }
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

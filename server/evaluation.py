@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from server.replies import refusal_reason
-from shared.errors import ReplyError, WireError
+from server.replies import checked_content
+from shared.errors import Outcome, ReplyError, WireError
 from shared.wire import SUMS, EvaluateReply, EvaluateRequest
 
 __all__ = ["checked_sums", "mean_metrics"]
@@ -27,15 +27,14 @@ def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> S
         ReplyError: an error or refusal, not of the wire's form, not finite, or more than the
             partner's declared users could add up to.
     """
-    if not reply.has_content():
-        raise ReplyError(refusal_reason(reply))
+    content = checked_content(reply)
     try:
-        sums = EvaluateReply.from_content(reply.content).sums
+        sums = EvaluateReply.from_content(content).sums
     except WireError as error:
-        raise ReplyError(str(error)) from error
+        raise ReplyError(Outcome.MALFORMED, str(error)) from error
     limit = population + _OUTLIER * request.noise_multiplier * request.clip_norm
     if not np.all(np.abs(sums) <= limit):  # NaN too
-        raise ReplyError(f"sums beyond what {population} users add up to")
+        raise ReplyError(Outcome.TOO_LONG, f"sums beyond what {population} users add up to")
     return sums
 
 

@@ -7,12 +7,33 @@ broadcasts, an example count of 1e300 takes the model over.
 from __future__ import annotations
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 
-from shared.errors import ReplyError, WireError
+from shared.errors import Outcome, ReplyError, WireError
 from shared.wire import TrainReply, Weights, refusal_in
 
-__all__ = ["checked_change", "refusal_reason"]
+__all__ = ["checked_change", "checked_content"]
+
+
+def checked_content(reply: Message) -> RecordDict:
+    """What a reply holds, if it is neither an error nor empty.
+
+    The text of an error that is not ours is the other side's: it goes into no log.
+
+    Raises:
+        ReplyError: it is, with the outcome and our own words for it.
+    """
+    if reply.has_content():
+        return reply.content
+    if not reply.has_error():
+        raise ReplyError(Outcome.MALFORMED, "the reply is empty")
+    refusal, code = refusal_in(reply), reply.error.code
+    if refusal is not None:
+        raise ReplyError(Outcome.of(refusal), refusal.sentence)
+    if code == ErrorCode.NODE_UNAVAILABLE:
+        raise ReplyError(Outcome.ABSENT, "the node went away")
+    raise ReplyError(Outcome.FAILED, f"the node failed (code {code})")
 
 
 def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights:
@@ -27,32 +48,24 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
         ReplyError: an error or refusal, not of the wire's form, other names or shapes, a value
             that is not finite, or a change that is too long.
     """
-    if not reply.has_content():
-        raise ReplyError(refusal_reason(reply))
+    content = checked_content(reply)
     try:
-        change = TrainReply.from_content(reply.content).change
+        change = TrainReply.from_content(content).change
     except WireError as error:
-        raise ReplyError(str(error)) from error
+        raise ReplyError(Outcome.MALFORMED, str(error)) from error
     if set(change) != set(like):
         odd = sorted(set(change) ^ set(like))
-        raise ReplyError(f"the weights differ from the model's in {odd}")
+        raise ReplyError(Outcome.WRONG_SHAPE, f"the weights differ from the model's in {odd}")
     for name, value in change.items():
         if value.shape != like[name].shape:
-            raise ReplyError(f"'{name}' has shape {value.shape}, not {like[name].shape}")
+            shapes = f"{value.shape}, not {like[name].shape}"
+            raise ReplyError(Outcome.WRONG_SHAPE, f"'{name}' has shape {shapes}")
         if not np.isfinite(value).all():
-            raise ReplyError(f"'{name}' holds values that are not finite")
+            raise ReplyError(Outcome.NOT_FINITE, f"'{name}' holds values that are not finite")
     norm = float(np.sqrt(sum(np.square(v, dtype=np.float64).sum() for v in change.values())))
     if norm > max_norm:
-        raise ReplyError(f"the change has norm {norm:.3g}; server.max_update_norm is {max_norm:g}")
+        raise ReplyError(
+            Outcome.TOO_LONG,
+            f"the change has norm {norm:.3g}; server.max_update_norm is {max_norm:g}",
+        )
     return change
-
-
-def refusal_reason(reply: Message) -> str:
-    """Why a reply without content failed, in our own words.
-
-    The text of an error that is not ours is the other side's: it goes into no log.
-    """
-    if not reply.has_error():
-        return "the reply is empty"
-    refusal = refusal_in(reply)
-    return refusal.sentence if refusal else f"the node failed (code {reply.error.code})"

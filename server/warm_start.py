@@ -22,12 +22,12 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server.partners import Partner
 from server.posterior import Prior, moment, popularity, set_weights
-from server.replies import refusal_reason
-from server.strategy import Partner
+from server.replies import checked_content
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
-from shared.errors import QuorumError, ReplyError, WireError
+from shared.errors import Outcome, QuorumError, ReplyError, WireError
 from shared.models.attention import build, described_items, trainable
 from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, Weights
 
@@ -180,17 +180,20 @@ def _checked(
             than the partner's declared users could add up to.
     """
     if reply is None:
-        raise ReplyError("no reply before the deadline")
-    if not reply.has_content():
-        raise ReplyError(refusal_reason(reply))
+        raise ReplyError(Outcome.MISSING, "no reply before the deadline")
     try:
-        total = StatisticsReply.from_content(reply.content).total.astype(np.float64)
+        total = StatisticsReply.from_content(checked_content(reply)).total.astype(np.float64)
     except WireError as error:
-        raise ReplyError(str(error)) from error
+        raise ReplyError(Outcome.MALFORMED, str(error)) from error
     if total.shape != shape:
-        raise ReplyError(f"a statistic of shape {total.shape}, not {shape}")
+        raise ReplyError(Outcome.WRONG_SHAPE, f"a statistic of shape {total.shape}, not {shape}")
+    if not np.isfinite(total).all():
+        raise ReplyError(Outcome.NOT_FINITE, "a statistic holds values that are not finite")
     norm = float(np.linalg.norm(total))
     noise = noise_multiplier * (math.sqrt(total.size) + _OUTLIER)
-    if not norm <= (population + noise) * (1 + 1e-6):  # NaN too
-        raise ReplyError(f"a statistic of norm {norm:.3g}, more than {population} users add up to")
+    if norm > (population + noise) * (1 + 1e-6):
+        raise ReplyError(
+            Outcome.TOO_LONG,
+            f"a statistic of norm {norm:.3g}, more than {population} users add up to",
+        )
     return total

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from shared.errors import ConfigError
 
 __all__ = [
+    "Aggregation",
     "Decay",
     "ItemRepresentation",
     "ModelConfig",
@@ -91,6 +92,17 @@ class StrategyName(StrEnum):
     FEDAVG = "fedavg"
     FEDAVGM = "fedavgm"
     FEDADAM = "fedadam"
+
+
+class Aggregation(StrEnum):
+    """Which rule makes one change out of a round's; see `server.aggregation`."""
+
+    MEAN = "mean"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed-mean"
+    KRUM = "krum"
+    MULTI_KRUM = "multi-krum"
+    BULYAN = "bulyan"
 
 
 class Weighting(StrEnum):
@@ -307,12 +319,19 @@ class ServerConfig:
         momentum: of "fedavgm", or the first decay rate of "fedadam", in [0, 1).
         tau: of "fedadam": added to the root of the second moment, > 0 (arXiv:2003.00295).
         weighting: "equal", or by declared "population": nobody checks what a partner declares.
+        aggregation: "mean", or a rule that withstands attackers among the organisations, from
+            whose changes it makes one: "median", "trimmed-mean", "krum", "multi-krum", "bulyan".
+        malicious: attackers that the rule is to withstand, >= 0; a mean withstands none.
         organisations: how many must be connected before the first round, >= 1.
-        quorum: share of the connected organisations whose valid replies make a round, in (0, 1].
-        deadline_seconds: how long a round waits for replies, > 0.
+        quorum: share of the organisations whose valid replies make a round, in (0, 1]: of those
+            that are asked, or of `organisations` where that is more.
+        deadline_seconds: how long an attempt at a round waits for replies, > 0.
+        retries: further attempts at a round that has too few valid replies, >= 0.
+        retry_seconds: wait before the first of them, >= 0; each wait is twice the one before.
         max_update_norm: a reply whose change is longer than this is refused, > 0.
         evaluate_every: rounds between requests for noised metrics, each of which costs what a
             training step costs; 0 asks for none.
+        mlflow: address of an MLflow server that the run's figures are sent to; "" sends none.
     """
 
     strategy: StrategyName = StrategyName.FEDAVG
@@ -320,11 +339,16 @@ class ServerConfig:
     momentum: float = 0.9
     tau: float = 0.001
     weighting: Weighting = Weighting.EQUAL
+    aggregation: Aggregation = Aggregation.MEAN
+    malicious: int = 0
     organisations: int = 1
     quorum: float = 0.5
     deadline_seconds: float = 600.0
+    retries: int = 3
+    retry_seconds: float = 10.0
     max_update_norm: float = 1e4
     evaluate_every: int = 0
+    mlflow: str = ""
 
     def __post_init__(self) -> None:
         _at_least_one("server", organisations=self.organisations)
@@ -341,6 +365,12 @@ class ServerConfig:
         )
         _require(0 <= self.momentum < 1, f"server.momentum = {self.momentum}: choose from [0, 1).")
         _require(0 < self.quorum <= 1, f"server.quorum = {self.quorum}: choose from (0, 1].")
+        _require(self.malicious >= 0, f"server.malicious = {self.malicious}: choose a number >= 0.")
+        _require(self.retries >= 0, f"server.retries = {self.retries}: choose a number >= 0.")
+        _require(
+            0 <= self.retry_seconds < float("inf"),
+            f"server.retry_seconds = {self.retry_seconds}: choose a number >= 0.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,7 +463,7 @@ class RunConfig:
     @property
     def identity(self) -> dict[str, Value]:
         """What may not change between a run and its continuation."""
-        free = ("paths.", "server.deadline_seconds", "server.quorum")
+        free = ("paths.", *(f"server.{name}" for name in _FREE))
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
 
     @property
@@ -442,6 +472,8 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
+_FREE = ("deadline_seconds", "mlflow", "quorum", "retries", "retry_seconds")
+"""What may be changed of the server's part when a run is resumed."""
 T = TypeVar("T")
 
 

@@ -6,6 +6,7 @@ SottoError
 ├── AccountingError      no noise can meet the target, or no ε follows from the releases
 ├── ClippingError        no bound on one user's share can be proven for a model or a loss
 ├── SiteError            a partner's site.toml is missing, unreadable or inconsistent
+├── ServerError          the coordinator's files, partners, runs or services are not as needed
 ├── BundleError          an app bundle is malformed, or is not the one that the partner vetted
 ├── ProcessError         a program cannot be kept running
 ├── LedgerError          the privacy ledger cannot be read or written: nothing may be trained
@@ -15,6 +16,7 @@ SottoError
 ├── ReplyError           a partner's reply was refused before any arithmetic saw it
 ├── QuorumError          too few organisations answered a round
 ├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
+├── AuditError           the audit log cannot be written, or was changed
 └── FetchError           a download failed or does not match its checksum
 
 Each message says what is wrong, the value, and the remedy. Commands print it and exit 2;
@@ -28,6 +30,7 @@ from pathlib import Path
 
 __all__ = [
     "AccountingError",
+    "AuditError",
     "BudgetExceeded",
     "BundleError",
     "CheckpointError",
@@ -36,11 +39,13 @@ __all__ = [
     "DataError",
     "FetchError",
     "LedgerError",
+    "Outcome",
     "ProcessError",
     "QuorumError",
     "Refusal",
     "Refused",
     "ReplyError",
+    "ServerError",
     "SiteError",
     "SottoError",
     "WireError",
@@ -99,6 +104,10 @@ class ClippingError(SottoError):
 
 class SiteError(SottoError):
     """A partner's site.toml is missing, unreadable or inconsistent."""
+
+
+class ServerError(SottoError):
+    """The coordinator's files, partners, runs or services are not as needed."""
 
 
 class BundleError(SottoError):
@@ -165,8 +174,54 @@ class WireError(SottoError):
     """A message does not have the form that `shared.wire` states."""
 
 
+class Outcome(StrEnum):
+    """How an organisation's part in a round ended, as the coordinator counts it."""
+
+    VALID = "valid"
+    MISSING = "missing"
+    LATE = "late"
+    ABSENT = "absent"
+    FAILED = "failed"
+    REFUSED_BUDGET = "refused-budget"
+    REFUSED_POLICY = "refused-policy"
+    REFUSED_CATALOGUE = "refused-catalogue"
+    REFUSED_CLOSED = "refused-closed"
+    REFUSED_MALFORMED = "refused-malformed"
+    REFUSED_FAILED = "refused-failed"
+    REFUSED_BUNDLE = "refused-bundle"
+    MALFORMED = "malformed"
+    WRONG_SHAPE = "wrong-shape"
+    NOT_FINITE = "not-finite"
+    TOO_LONG = "too-long"
+    STALE = "stale"
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> Outcome:
+        """What a refusal counts as."""
+        return cls(f"refused-{refusal}")
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may be answered well a little later."""
+        return self in (
+            Outcome.MISSING,
+            Outcome.ABSENT,
+            Outcome.FAILED,
+            Outcome.REFUSED_FAILED,
+        )
+
+
 class ReplyError(SottoError):
-    """A partner's reply was refused before any arithmetic saw it."""
+    """A partner's reply was refused before any arithmetic saw it.
+
+    Args:
+        outcome: what it counts as.
+        reason: in our own words, as a clause without a full stop.
+    """
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        self.outcome = outcome
+        super().__init__(reason)
 
 
 class QuorumError(SottoError):
@@ -175,6 +230,10 @@ class QuorumError(SottoError):
 
 class CheckpointError(SottoError):
     """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class AuditError(SottoError):
+    """The audit log cannot be written, or was changed after it was written."""
 
 
 class FetchError(SottoError):

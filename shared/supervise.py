@@ -107,6 +107,7 @@ class Program:
         secret: what it reads on its standard input.
         account: whose process it is; None leaves it ours. Another one takes root.
         advice: what to do where it cannot be kept running, as a sentence.
+        children_stay: whether what it has started outlives its death, until all ends.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Program:
     secret: bytes = b""
     account: Account | None = None
     advice: str = "See what it said above."
+    children_stay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +173,19 @@ def keep_running(
                 stop.wait(_POLL)
         finally:
             _end([one.child for one in kept if one.child is not None], patience.end)
+            for group in (group for one in kept for group in one.left):
+                _kill(group)
 
 
 @dataclass(slots=True, kw_only=True)
 class Kept:
-    """One program, and when it runs next."""
+    """One program, when it runs next, and the process groups that it has left behind."""
 
     program: Program
     patience: Patience
     pass_fds: tuple[int, ...] = ()
     child: subprocess.Popen[bytes] | None = None
+    left: tuple[int, ...] = ()
     wait: float = 0.0
     _began: float = 0.0
     _due: float = -1.0
@@ -192,6 +197,7 @@ class Kept:
         Raises:
             ProcessError: there is no use in another start.
         """
+        self.left = tuple(group for group in self.left if _alive(group))
         if self.child is None:
             if now < self._due:
                 return None
@@ -200,7 +206,10 @@ class Kept:
         code = self.child.poll()
         if code is None:
             return None
-        _end([self.child], 0.0)  # what it started
+        if self.program.children_stay:
+            self.left += (self.child.pid,)
+        else:
+            _kill(self.child.pid)
         self.child = None
         self.judge(code, now - self._began)
         self._due = now + self.wait
@@ -273,9 +282,22 @@ def _end(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             child.wait(max(0.0, until - time.monotonic()))
-        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of none but zombies
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill(child.pid)
         child.wait()
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # macOS: a group of none but zombies
+        os.killpg(group, signal.SIGKILL)
+
+
+def _alive(group: int) -> bool:
+    """Whether anything of it runs; a number that is free again may soon be another's."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ import client.app
 from client.ledger import Ledger
 from client.site import FILE, SIMULATED, Site
 from server.app import Observer, make_app
+from server.grid import PatientGrid
 from shared.catalogue import Catalogue
 from shared.config import PrivacyConfig, RunConfig
 from shared.histories import Histories, write_interactions
@@ -135,7 +135,8 @@ class InProcessGrid(Grid):
             )
             for node, site in enumerate(sites, start=1)
         }
-        self._replies: dict[str, Message] = {}
+        self._messages: dict[str, Message] = {}
+        self._count = 0
         # A Message takes its run and source from here; Flower sets it in every process it starts.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
 
@@ -164,31 +165,31 @@ class InProcessGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Lets each receiver answer at once."""
-        return [self._deliver(message) for message in messages]
+        """Takes the messages; their receivers answer when the answers are pulled."""
+        return [self._accept(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The answers to these messages, once."""
-        return [self._replies.pop(number) for number in message_ids if number in self._replies]
+        """The answer to the first of these messages that has none yet.
+
+        One at a time: whoever waits can stop at the deadline, after which nobody else is asked.
+        """
+        for number in self._messages:
+            if number in set(message_ids):
+                message = self._messages.pop(number)
+                return [self._app(message, self._contexts[message.metadata.dst_node_id])]
+        return []
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """The answers that came in time; after the deadline nobody else is asked."""
-        end = time.monotonic() + (float("inf") if timeout is None else timeout)
-        replies: list[Message] = []
-        for message in messages:
-            if time.monotonic() > end:
-                break
-            reply = self.pull_messages([self._deliver(message)])
-            if time.monotonic() <= end:
-                replies.extend(reply)
-        return replies
+        """As a patient coordinator waits."""
+        return PatientGrid(self).send_and_receive(messages, timeout=timeout)
 
-    def _deliver(self, message: Message) -> str:
-        number = f"{len(self._replies)}-{id(message)}-{time.monotonic_ns()}"
+    def _accept(self, message: Message) -> str:
+        self._count += 1
+        number = f"message-{self._count}"
         message.metadata.__dict__["_message_id"] = number
-        self._replies[number] = self._app(message, self._contexts[message.metadata.dst_node_id])
+        self._messages[number] = message
         return number
 
 

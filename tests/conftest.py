@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hypothesis
 import pytest
@@ -68,12 +68,14 @@ def flower_identity() -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """A real node takes its process's logging over."""
-    root, node = logging.getLogger(), logging.getLogger("sotto.node")
-    handlers, level = [*root.handlers], node.level
+    """A real node takes its process's logging over, and a coordinator that of its own lines."""
+    loggers = [logging.getLogger(name) for name in ("", "sotto", "sotto.node")]
+    before = [([*log.handlers], log.level, log.propagate) for log in loggers]
     yield
-    root.handlers[:] = handlers
-    node.setLevel(level)
+    for log, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        log.handlers[:] = handlers
+        log.setLevel(level)
+        log.propagate = propagate
     logging.captureWarnings(capture=False)
 
 
@@ -116,6 +118,7 @@ class FakeGrid(Grid):
         self.nodes = dict(nodes)
         self.sent: list[Message] = []
         self.received: list[Message] = []
+        self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
@@ -123,14 +126,7 @@ class FakeGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        replies: list[Message] = []
-        for message in messages:
-            self.sent.append(numbered(message))
-            reply = self.nodes[message.metadata.dst_node_id](transported(message))
-            if reply is not None:
-                replies.append(transported(reply))
-        self.received += replies
-        return replies
+        return self.pull_messages(self.push_messages(messages))
 
     def set_run(self, run: Run) -> None:
         raise NotImplementedError
@@ -149,11 +145,25 @@ class FakeGrid(Grid):
     ) -> Message:
         raise NotImplementedError
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self._deliver(numbered(message)) for message in messages]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        ready = [number for number in message_ids if number in self._replies]
+        replies = [self._replies.pop(number) for number in ready]
+        self.received += replies
+        return replies
+
+    def _deliver(self, message: Message) -> str:
+        self.sent.append(message)
+        number = message.metadata.message_id
+        node = self.nodes.get(message.metadata.dst_node_id)
+        if node is None:  # as Flower does where there is no such node
+            return cast(str, None)
+        reply = node(transported(message))
+        if reply is not None:
+            self._replies[number] = transported(reply)
+        return number
 
 
 def node(app: ClientApp, site: Path) -> Node:

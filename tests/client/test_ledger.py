@@ -22,10 +22,11 @@ import client.anchor
 import client.ledger
 import client.store
 from client.anchor import Anchor, default_anchor
-from client.chain import What, encoded, linked
+from client.chain import What
 from client.fingerprint import app_fingerprint
 from client.ledger import Entry, Ledger
 from client.outbox import ArrayForm, Outbox
+from shared.chain import encoded, linked
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
 from shared.privacy.accounting import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -840,6 +841,7 @@ import json, os, signal, sys
 from pathlib import Path
 import client.ledger
 from client.ledger import Entry, Ledger
+from shared.chain import encoded, linked
 from shared.errors import BudgetExceeded
 from shared.privacy.release import Release, ReleaseKind
 

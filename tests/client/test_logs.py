@@ -15,9 +15,9 @@ from flwr.app import Context, RecordDict
 import client
 import client.app
 from client import logs
-from client.chain import encoded
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.site import Site
+from shared.chain import encoded
 from shared.errors import (
     BudgetExceeded,
     DataError,
@@ -184,7 +184,7 @@ def test_the_line_of_code_is_ours_even_if_a_library_raised(tmp_path: Path) -> No
     with pytest.raises(TypeError) as refused:
         encoded({"no": object()})
     assert Path(refused.traceback[-1].path).name == "encoder.py", "json's own"
-    assert str(cause(refused.value)["where"]).startswith("client/chain.py:")
+    assert str(cause(refused.value)["where"]).startswith("shared/chain.py:")
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from safetensors.torch import save
 
 import client.metrics
 import client.store
-from client.chain import encoded
 from client.ledger import Entry
 from client.metrics import BUCKETS, NodeMetrics, Processes
 from client.node_config import NodeConfig
 from client.probes import probes
 from client.site import Site
+from shared.chain import encoded
 from shared.errors import ConfigError, Refusal, SiteError
 from shared.privacy.accounting import epsilon
 from shared.privacy.release import Release, ReleaseKind

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,6 +18,8 @@ from client.ledger import Ledger
 from client.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.checkpoint import Checkpoint
+from server.files import replace_file
+from server.progress import RunState, RunStatus
 from shared.config import (
     ItemRepresentation,
     ModelConfig,
@@ -129,7 +133,9 @@ def config(model: ModelConfig) -> RunConfig:
         model=model,
         warm_start=WarmStartConfig(share=0.0),
         training=TrainingConfig(rounds=ROUNDS, sample_rate=0.5, learning_rate=0.5),
-        server=ServerConfig(organisations=2, deadline_seconds=0.3, learning_rate=0.05),
+        server=ServerConfig(
+            organisations=2, deadline_seconds=0.3, learning_rate=0.05, retries=0, retry_seconds=0.0
+        ),
         seed=1,
     )
 
@@ -307,6 +313,78 @@ def test_a_lost_quorum_ends_the_run_and_keeps_what_is_finished(
     assert federation.checkpoint.progress.round == ROUNDS
 
 
+def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
+    two: Make, config: RunConfig, through: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second round's checkpoint does not fit."""
+    federation, whole, saved = two(config), replace_file, 0
+
+    def full(file: Path, content: bytes) -> None:
+        nonlocal saved
+        saved += 1
+        if saved == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.checkpoint.replace_file", full)
+        with pytest.raises(
+            CheckpointError, match=r"round 2 cannot be written .*No space left .* one before is wh"
+        ):
+            federation.run()
+    assert federation.checkpoint.progress.round == 1
+    status = RunStatus.load(federation.out)
+    assert (status.state, status.round) == (RunState.FAILED, 1)
+    assert "Make room" in status.reason
+    federation.run(resume=True)
+    assert bits(federation.checkpoint) == bits(through.checkpoint)
+    assert federation.releases() == [ROUNDS, ROUNDS]
+
+
+def test_a_partner_that_joins_and_one_that_leaves(two: Make, config: RunConfig) -> None:
+    """Beta is there from the second round on, and alpha until the second one."""
+    server_config = replace(config.server, organisations=1)
+    federation = two(replace(config, server=server_config))
+    grid = federation.connect(federation.sites)
+    alpha, beta = grid.nodes[1], grid.nodes.pop(2)
+
+    def turn(checkpoint: Checkpoint) -> None:
+        if checkpoint.progress.round == 1:
+            grid.nodes[2] = beta
+        if checkpoint.progress.round == 2:
+            del grid.nodes[1]
+
+    coordinate(grid, federation.config, turn)
+    assert federation.releases() == [2, 2]
+    organisations = RunStatus.load(federation.out).organisations
+    assert organisations["alpha"].replies == {"valid": 2, "absent": 1}
+    assert organisations["beta"].replies == {"valid": 2}
+    assert alpha is not beta
+
+
+def test_a_resumed_run_goes_on_with_a_quorum(two: Make, config: RunConfig) -> None:
+    """A new one waits for all."""
+    federation = two(config)
+    with pytest.raises(Killed):
+        federation.run(observer=killed_after(1))
+    grid = federation.connect(federation.sites)
+    del grid.nodes[2]
+    paths = replace(federation.config.paths, resume=True)
+    coordinate(grid, replace(federation.config, paths=paths), lambda _: None)
+    assert federation.releases() == [ROUNDS, 1]
+
+
+def test_one_coordinator_a_folder(two: Make, config: RunConfig) -> None:
+    federation = two(config)
+
+    def second(checkpoint: Checkpoint) -> None:
+        with pytest.raises(CheckpointError, match="another coordinator is at work in"):
+            federation.run(resume=True)
+
+    federation.run(observer=second)
+    assert federation.releases() == [ROUNDS, ROUNDS]
+
+
 # --- privacy -----------------------------------------------------------------------------------
 
 
@@ -400,11 +478,12 @@ def test_too_few_organisations_before_the_deadline(two: Make, config: RunConfig)
     federation = two(replace(config, server=replace(config.server, organisations=3)))
     started = time.monotonic()
     with pytest.raises(
-        QuorumError, match=r"2 organisations are connected after 0\.3 s, 3 are wanted: start their"
+        QuorumError,
+        match=r"2 of 3 organisations can take part after 0\.3 s \(2 nodes are connected\): start",
     ):
         federation.run()
     assert 0.3 < time.monotonic() - started < 5
-    assert not federation.out.exists()
+    assert not Checkpoint.exists(federation.out)
 
 
 def test_organisations_may_come_late(
@@ -442,7 +521,7 @@ def test_another_catalogue_at_a_partner_is_refused(two: Make, config: RunConfig)
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda message: None, "the others did not answer"),
+        (lambda message: None, "1 did not say who they are"),
         (lambda message: refusal_reply(Refusal.FAILED, message), Refusal.FAILED.sentence),
         (lambda message: Message(RecordDict(), reply_to=message), "the message holds"),
     ],
@@ -451,7 +530,8 @@ def test_another_catalogue_at_a_partner_is_refused(two: Make, config: RunConfig)
 def test_a_partner_that_does_not_describe_itself_is_missing(
     two: Make, config: RunConfig, answer: Node, reason: str
 ) -> None:
-    with pytest.raises(QuorumError, match=rf"1 of 2 organisations can take part \(.*{reason}"):
+    missing = rf"1 of 2 organisations can take part after .*\(.*{reason}"
+    with pytest.raises(QuorumError, match=missing):
         two(config).run(beta=answer)
 
 

@@ -117,7 +117,7 @@ def test_a_crash_before_the_file_is_replaced_leaves_the_old_one(
 def test_a_crash_of_the_first_save_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.checkpoint.save_file", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("server.checkpoint.save", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         SAVED.save(tmp_path)
     assert not Checkpoint.exists(tmp_path)

@@ -12,7 +12,9 @@ from flwr.app import ConfigRecord, Message
 
 from client.site import Site
 from server.evaluation import checked_sums, mean_metrics
-from server.strategy import FederatedStrategy, Partner, to_arrays
+from server.partners import Partner
+from server.records import to_arrays
+from server.strategy import FederatedStrategy, Terms
 from shared.config import (
     ModelConfig,
     PrivacyConfig,
@@ -108,10 +110,9 @@ def test_partners_that_allow_it_answer_and_are_charged(
         training=TrainingConfig(rounds=4, sample_rate=1.0),
         server=ServerConfig(evaluate_every=2),
     )
-    strategy = FederatedStrategy(
-        config, partners, run="r", catalogue=sites.catalogue.fingerprint, noise_multiplier=1.0
-    )
     arrays = to_arrays(sites.request().weights)
+    terms = Terms(run="r", catalogue=sites.catalogue.fingerprint, noise_multiplier=1.0)
+    strategy = FederatedStrategy(config, terms, lambda _: partners, names=list(arrays))
     found = {}
     for number in (1, 2, 3, 4):
         messages = list(strategy.configure_evaluate(number, arrays, ConfigRecord(), grid))

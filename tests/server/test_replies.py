@@ -8,8 +8,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.replies import checked_change, refusal_reason
-from shared.errors import Refusal, ReplyError
+from server.replies import checked_change
+from shared.errors import Outcome, Refusal, ReplyError
 from shared.wire import TRAIN, TrainReply, Weights, refusal_reply
 
 LIKE: Weights = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
@@ -167,7 +167,9 @@ def test_a_refusal_is_told_in_its_fixed_sentence(code: Refusal) -> None:
     message.error.__dict__["_reason"] = HOSTILE
     with pytest.raises(ReplyError) as caught:
         check(message)
-    assert str(caught.value) == refusal_reason(message) == code.sentence
+    assert str(caught.value) == code.sentence
+    assert caught.value.outcome is Outcome.of(code)
+    assert str(caught.value.outcome) == f"refused-{code}"
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 999, 5000])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,9 @@ from flwr.app import ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 
 from server.checkpoint import Checkpoint, Progress
-from server.strategy import FederatedStrategy, Partner, to_arrays, to_weights
+from server.partners import Partner
+from server.records import to_arrays, to_weights
+from server.strategy import FederatedStrategy, Terms
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, StrategyName, Weighting
 from shared.errors import QuorumError, Refusal
 from shared.wire import TRAIN, TrainReply, TrainRequest, Weights, refusal_reply, traffic
@@ -57,14 +60,15 @@ class Rounds:
         weights: Weights = START,
         done: int = 0,
     ) -> None:
-        self.config = RunConfig(privacy=PrivacyConfig(epsilon=8.0, delta=1e-5), server=server)
+        self.config = RunConfig(
+            privacy=PrivacyConfig(epsilon=8.0, delta=1e-5), server=replace(server, retries=0)
+        )
         self.partners = {partner.node_id: partner.organisation for partner in partners}
         self.strategy = FederatedStrategy(
             self.config,
-            partners,
-            run="r",
-            catalogue="c",
-            noise_multiplier=1.25,
+            Terms(run="r", catalogue="c", noise_multiplier=1.25),
+            lambda _: partners,
+            names=list(weights),
             rounds_done=done,
         )
         self.weights, self.started = weights, 0
@@ -332,7 +336,7 @@ def test_a_round_without_any_reply_ends_the_run() -> None:
 def test_a_reply_to_something_else_does_not_count() -> None:
     federation, changes = Rounds(STRATEGIES[StrategyName.FEDAVG]), some_changes(0)
     old = federation.ask()
-    federation.round(changes)
+    federation.round(some_changes(1))
     asked = federation.ask()
     late = [reply(old[name], changes[name]) for name in changes]
     with pytest.raises(QuorumError, match="1 valid replies of 3"):
@@ -373,7 +377,7 @@ def test_a_restored_strategy_goes_on_bit_for_bit(
     Checkpoint(progress=progress, weights=through.weights, state=state).save(tmp_path)
     saved = Checkpoint.load(tmp_path)
     resumed = Rounds(STRATEGIES[name], weights=saved.weights, done=rounds)
-    resumed.strategy.restore(saved.state, list(saved.weights))
+    resumed.strategy.restore(saved.state, saved.progress.answers)
     for number in range(rounds, rounds + 2):
         changes = some_changes(number)
         assert bits(resumed.round(changes)) == bits(through.round(changes))
@@ -435,12 +439,12 @@ def test_rounds_go_on_counting() -> None:
 
 def test_traffic_is_that_of_the_last_round() -> None:
     federation, changes = Rounds(STRATEGIES[StrategyName.FEDAVG]), some_changes(0)
-    federation.round(changes)
+    federation.round(some_changes(1))
     asked = federation.ask()
     replies = [reply(asked[name], changes[name]) for name in ("alpha", "beta")]
     federation.take(replies)
-    assert federation.strategy.traffic.down == sum(traffic(m) for m in asked.values()) > 0
-    assert federation.strategy.traffic.up == sum(traffic(m) for m in replies) > 0
+    assert federation.strategy.report.bytes_down == sum(traffic(m) for m in asked.values()) > 0
+    assert federation.strategy.report.bytes_up == sum(traffic(m) for m in replies) > 0
 
 
 def test_partners_are_asked_for_no_metrics() -> None:
@@ -450,7 +454,7 @@ def test_partners_are_asked_for_no_metrics() -> None:
     assert federation.strategy.aggregate_evaluate(1, []) is None
 
 
-def test_the_summary_names_who_takes_part(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_summary_says_how_replies_are_aggregated(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sotto.server"):
         Rounds(STRATEGIES[StrategyName.FEDADAM]).strategy.summary()
-    assert "FedAdam over alpha, beta, gamma" in caplog.text
+    assert "aggregated by FedAdam" in caplog.text

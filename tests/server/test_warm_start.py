@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from client.site import Site
+from server.partners import Partner
 from server.posterior import Prior
-from server.strategy import Partner
 from server.warm_start import Asker, warm_start, worth_the_noise
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
 from shared.errors import QuorumError
@@ -124,7 +124,7 @@ def test_who_declines_is_left_out(sites: Sites, connect: Connect) -> None:
     ("cheat", "problem"),
     [
         (None, "no reply before the deadline"),
-        (lambda total: total * np.nan, "norm nan"),
+        (lambda total: total * np.nan, "values that are not finite"),
         (lambda total: total * 0 + 1e3, "more than 40 users add up to"),
         (lambda total: total[:-1], "a statistic of shape"),
     ],

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.config import (
+    Aggregation,
     ItemRepresentation,
     ModelConfig,
     Optimiser,
@@ -102,6 +103,11 @@ runs = st.builds(
         momentum=shares,
         tau=positive,
         weighting=st.sampled_from(Weighting),
+        aggregation=st.sampled_from(Aggregation),
+        malicious=st.integers(0, 99),
+        retries=st.integers(0, 99),
+        retry_seconds=st.floats(0, 1e6),
+        mlflow=st.text(),
         organisations=counts,
         quorum=chances,
         deadline_seconds=positive,
@@ -132,6 +138,7 @@ def changed(key: str) -> Value:
         "training.decay": "linear",
         "server.strategy": "fedavgm",
         "server.weighting": "population",
+        "server.aggregation": "median",
     }
     if key in chosen:
         return chosen[key]
@@ -245,7 +252,14 @@ def test_a_value_of_another_type_is_refused(keys: list[str], bad: list[Value]) -
 
 @pytest.mark.parametrize(
     "key",
-    ["model.items", "training.optimiser", "training.decay", "server.strategy", "server.weighting"],
+    [
+        "model.items",
+        "training.optimiser",
+        "training.decay",
+        "server.strategy",
+        "server.weighting",
+        "server.aggregation",
+    ],
 )
 @pytest.mark.parametrize("value", ["", "none", "IDS", "fedprox"])
 def test_a_choice_lists_what_there_is(key: str, value: str) -> None:
@@ -294,6 +308,9 @@ def test_a_whole_number_is_a_number() -> None:
         ("server.deadline_seconds", [0.0]),
         ("server.max_update_norm", [0.0]),
         ("server.evaluate_every", [-1]),
+        ("server.malicious", [-1]),
+        ("server.retries", [-1]),
+        ("server.retry_seconds", [-0.1]),
         ("seed", [-1]),
     ],
 )
@@ -316,7 +333,13 @@ def test_the_width_is_shared_out_among_the_heads() -> None:
 @pytest.mark.parametrize("key", FLAT)
 def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
     other = RunConfig.from_flat(with_another(key))
-    free = key.startswith("paths.") or key in ("server.deadline_seconds", "server.quorum")
+    free = key.startswith("paths.") or key in (
+        "server.deadline_seconds",
+        "server.mlflow",
+        "server.quorum",
+        "server.retries",
+        "server.retry_seconds",
+    )
     assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free
 
 

@@ -53,9 +53,9 @@ def test_every_node_answers_for_its_own_site(slow_app: ClientApp) -> None:
     assert [reply.metadata.src_node_id for reply in replies] == [1, 2]
 
 
-def test_after_the_deadline_replies_are_absent(slow_app: ClientApp) -> None:
+def test_after_the_deadline_nobody_else_is_asked(slow_app: ClientApp) -> None:
     grid = InProcessGrid(slow_app, [Path(name) for name in "abcd"])
-    assert len(list(grid.send_and_receive(ask(grid), timeout=0.12))) in (1, 2)
+    assert len(list(grid.send_and_receive(ask(grid), timeout=0.12))) in (1, 2, 3)
     assert len(list(grid.send_and_receive(ask(grid), timeout=10))) == 4
 
 

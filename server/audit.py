@@ -1,0 +1,209 @@
+"""The coordinator's audit log: what was done, by whom, in an order that nobody can change unseen.
+
+A file of JSON lines, only ever appended to. Each line holds an entry and its hash, which covers
+all lines before it (`shared.chain`). A line is on disk when `record` returns; a line that a crash
+cut short was never acknowledged, and the next writer takes it out. Several processes may write.
+
+What the chain cannot show is that its last lines were cut off: whoever must be sure of that keeps
+`AuditLog.head` where the coordinator's machine cannot write.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from shared.chain import START, encoded, linked
+from shared.errors import AuditError
+
+__all__ = ["FILE", "AuditEvent", "AuditLog"]
+
+FILE = "audit.jsonl"
+"""Its name, in the folder that it is about."""
+_BLOCK = 4096
+Plain = str | int | float | bool | None
+"""What a field holds: plain values, or lists and tables of them."""
+Field = Plain | list[Plain] | Mapping[str, Plain]
+
+
+class AuditEvent(StrEnum):
+    """Everything that is ever recorded."""
+
+    INITIALISED = "initialised"
+    INVITED = "invited"
+    ACCEPTED = "accepted"
+    REVOKED = "revoked"
+    SERVICE_STARTED = "service-started"
+    SERVICE_STOPPED = "service-stopped"
+    RUN_STARTED = "run-started"
+    RUN_RESUMED = "run-resumed"
+    PARTNER_JOINED = "partner-joined"
+    PARTNER_LEFT = "partner-left"
+    ROUND_FINISHED = "round-finished"
+    ROUND_MISSED = "round-missed"
+    RUN_PAUSED = "run-paused"
+    RUN_FAILED = "run-failed"
+    RUN_FINISHED = "run-finished"
+    PUBLISHED = "published"
+
+
+class AuditLog:
+    """One file of entries.
+
+    Args:
+        path: the file; it is made, for its owner alone, with the first entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def record(self, event: AuditEvent, **fields: Field) -> None:
+        """Appends an entry, which is on disk when this returns.
+
+        Args:
+            event: what happened.
+            fields: what it was about; no secret, nothing of a user, no text that a partner chose
+                but its name.
+
+        Raises:
+            AuditError: it cannot be written, or the last line is not one of this log.
+        """
+        try:
+            with _alone(self._path) as file:
+                number, head = _last(file, self._path)
+                at = datetime.now(UTC).isoformat(timespec="milliseconds")
+                entry = fields | {"n": number + 1, "event": str(event), "at": at}
+                _append(file, _line(entry, linked(head, encoded(entry))))
+        except OSError as error:
+            raise AuditError(
+                f"{self._path} cannot be written ({error.strerror}): make room or mend its "
+                "permissions; nothing goes on that is not recorded."
+            ) from error
+
+    def entries(self) -> Iterator[Mapping[str, Any]]:
+        """Every entry in order, each one checked.
+
+        Raises:
+            AuditError: the file cannot be read, or an entry was changed, taken out or put in.
+        """
+        head = START
+        try:
+            with self._path.open(encoding="utf-8", newline="\n") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.endswith("\n"):
+                        return  # cut short by a crash, or still being written
+                    entry, digest = _parsed(line, self._path, number)
+                    if entry["n"] != number or linked(head, encoded(entry)) != digest:
+                        raise _changed(self._path, number)
+                    head = digest
+                    yield entry
+        except FileNotFoundError:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            raise AuditError(f"{self._path} cannot be read ({error}): mend the file.") from error
+
+    def verify(self) -> int:
+        """How many entries there are, all of them whole.
+
+        Raises:
+            AuditError: as `entries`.
+        """
+        return sum(1 for _ in self.entries())
+
+    @property
+    def head(self) -> str:
+        """The last entry's hash in hex, to be kept elsewhere; that of an empty log is all zeros.
+
+        Raises:
+            AuditError: the file cannot be read.
+        """
+        if not self._path.exists():
+            return START.hex()
+        try:
+            with self._path.open("rb") as file:
+                return _last(file, self._path)[1].hex()
+        except OSError as error:
+            raise AuditError(f"{self._path} cannot be read ({error.strerror}).") from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[bytes]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "r+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _append(file: IO[bytes], line: bytes) -> None:
+    """Writes after the last whole line; a disk that fills up leaves what was there."""
+    end = _whole(file)
+    file.truncate(end)
+    file.seek(end)
+    try:
+        while line:  # a disk that is nearly full takes a part, and refuses the next one
+            line = line[file.write(line) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
+
+
+def _whole(file: IO[bytes]) -> int:
+    """Where the last whole line ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _last(file: IO[bytes], path: Path) -> tuple[int, bytes]:
+    """Number and hash of the last whole line."""
+    end = _whole(file)
+    if not end:
+        return 0, START
+    text, start = b"", end - 1
+    while start and b"\n" not in text:
+        start = max(0, start - _BLOCK)
+        file.seek(start)
+        text = file.read(end - 1 - start)
+    entry, digest = _parsed(text.rpartition(b"\n")[2].decode(errors="replace") + "\n", path, 0)
+    return int(entry["n"]), digest
+
+
+def _line(entry: Mapping[str, Any], digest: bytes) -> bytes:
+    return (encoded({"entry": entry, "hash": digest.hex()}) + "\n").encode()
+
+
+def _parsed(line: str, path: Path, number: int) -> tuple[dict[str, Any], bytes]:
+    """The entry of a line that is written as this log writes, and its hash."""
+    try:
+        found = json.loads(line)
+        entry, digest = found["entry"], bytes.fromhex(found["hash"])
+        as_written = _line(entry, digest) == line.encode() and isinstance(entry["n"], int)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        as_written = False
+    if not as_written:
+        raise _changed(path, number)
+    return entry, digest
+
+
+def _changed(path: Path, number: int) -> AuditError:
+    which = f"line {number}, or one before it," if number else "the last line"
+    return AuditError(
+        f"{path}: {which} was changed after it was written: put a copy of the file back, or move "
+        "it away and keep it as evidence."
+    )

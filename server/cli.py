@@ -1,0 +1,62 @@
+"""sotto-server: what the coordinator types."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
+
+from server.partner_commands import (
+    accept_command,
+    invite_command,
+    list_command,
+    revoke_command,
+)
+from server.publish_command import publish_command
+from server.run_commands import (
+    bundle_command,
+    resume_command,
+    run_command,
+    status_command,
+    stop_command,
+)
+from server.service_commands import (
+    audit_command,
+    init_command,
+    keep_command,
+    proxy_command,
+    renew_command,
+    up_command,
+)
+from shared.commands import command_group, run
+
+__all__ = ["main"]
+
+app = command_group("Invite partners, start and resume runs, publish the model.")
+# In the order in which a coordinator needs them.
+app.command("init")(init_command)
+app.command("up")(up_command)
+app.command("bundle")(bundle_command)
+app.command("invite")(invite_command)
+app.command("accept")(accept_command)
+app.command("revoke")(revoke_command)
+app.command("list")(list_command)
+app.command("run")(run_command)
+app.command("status")(status_command)
+app.command("stop")(stop_command)
+app.command("resume")(resume_command)
+app.command("publish")(publish_command)
+app.command("renew")(renew_command)
+app.command("audit")(audit_command)
+# What `up` keeps running, for machines where something else does that.
+app.command("proxy")(proxy_command)
+app.command("keep")(keep_command)
+
+
+def main() -> None:
+    """The console command; see `shared.commands` for its exit codes."""
+    run(app, interrupted="a run that was started goes on: sotto-server status, or stop")
+
+
+if __name__ == "__main__":
+    main()

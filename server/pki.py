@@ -1,0 +1,238 @@
+"""A certificate authority of the coordinator's own, and the server certificates that it signs.
+
+Keys are NIST P-384. The authority's certificate is what partners get; with it they trust nothing
+but what this coordinator signs. Server certificates carry `subjectAltName` and
+`extendedKeyUsage=serverAuth`, without which Flower's and Python's clients refuse them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from shared.errors import ServerError
+
+__all__ = [
+    "AUTHORITY_DAYS",
+    "SERVER_DAYS",
+    "Authority",
+    "check_pair",
+    "days_left",
+    "fingerprint",
+    "names_of",
+    "write_private",
+]
+
+AUTHORITY_DAYS, SERVER_DAYS = 3650, 397
+"""How long certificates are valid; browsers, too, accept no server's for more than 398 days."""
+_SLACK = timedelta(hours=1)
+"""A partner's clock may be behind by this much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Signs server certificates.
+
+    Attributes:
+        certificate: PEM file of its own certificate.
+        key: PEM file of its private key, its owner's alone.
+    """
+
+    certificate: Path
+    key: Path
+
+    def create(self, name: str) -> None:
+        """Makes key and certificate.
+
+        Args:
+            name: what the certificate says that it is.
+        """
+        key = ec.generate_private_key(ec.SECP384R1())
+        builder = (
+            _builder(name, name, AUTHORITY_DAYS)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        )
+        write_private(self.key, _pem(key))
+        self.certificate.write_bytes(builder.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM))
+
+    def sign(self, names: Sequence[str], certificate: Path, key: Path) -> None:
+        """Makes a server's key and certificate; what was there is replaced.
+
+        Args:
+            names: host names and IP addresses by which clients reach it, the main one first.
+            certificate: where the certificate goes.
+            key: where the private key goes.
+
+        Raises:
+            ServerError: the authority's own files are not readable, or a name is none.
+        """
+        own, signer = self._loaded()
+        made = ec.generate_private_key(ec.SECP384R1())
+        days = min(SERVER_DAYS, days_left(own))
+        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = (
+            _builder(names[0], "", days)
+            .issuer_name(own.subject)
+            .public_key(made.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(purpose, critical=False)
+            .add_extension(identifier, critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
+            )
+        )
+        signed = builder.sign(signer, hashes.SHA384())
+        write_private(key, _pem(made))
+        certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+
+    def _loaded(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        try:
+            own = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+            key = load_pem_private_key(self.key.read_bytes(), None)
+        except (OSError, ValueError, TypeError) as error:
+            raise ServerError(
+                f"the certificate authority cannot be used: {self.certificate} or {self.key} is "
+                "missing or damaged. Put a copy back, or make a new coordinator's folder."
+            ) from error
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return own, key
+
+
+def fingerprint(certificate: Path) -> str:
+    """SHA-256 of a certificate, in hex with colons, as `openssl x509 -fingerprint` has it.
+
+    Raises:
+        ServerError: it is missing or no certificate.
+    """
+    digest = _read(certificate).fingerprint(hashes.SHA256())
+    return ":".join(f"{byte:02X}" for byte in digest)
+
+
+def names_of(certificate: Path) -> list[str]:
+    """The host names and IP addresses that a certificate is for.
+
+    Raises:
+        ServerError: it is missing or no certificate.
+    """
+    try:
+        extension = _read(certificate).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in extension.value]
+
+
+def days_left(certificate: Path | x509.Certificate) -> int:
+    """Whole days for which a certificate is still valid; negative where it has expired.
+
+    Raises:
+        ServerError: it is missing or no certificate.
+    """
+    found = _read(certificate) if isinstance(certificate, Path) else certificate
+    return (found.not_valid_after_utc - datetime.now(UTC)).days
+
+
+def check_pair(certificate: Path, key: Path) -> None:
+    """Refuses a certificate and a private key that do not belong together.
+
+    Raises:
+        ServerError: either is missing or unreadable, or they do not fit.
+    """
+    found = _read(certificate)
+    try:
+        private = load_pem_private_key(key.read_bytes(), None)
+    except OSError as error:
+        raise ServerError(f"{key}: not readable ({error.strerror}). Check the path.") from error
+    except (ValueError, TypeError):
+        # The parser's own words could repeat a piece of the key.
+        raise ServerError(f"{key}: not a private key in PEM form without a passphrase.") from None
+    if private.public_key() != found.public_key():
+        raise ServerError(f"{certificate} and {key} do not belong together: name the pair.")
+
+
+def write_private(file: Path, content: bytes) -> None:
+    """Writes a file that only its owner may open, in one step."""
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.replace(file)
+
+
+def _read(certificate: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(certificate.read_bytes())
+    except OSError as error:
+        raise ServerError(
+            f"{certificate}: not readable ({error.strerror}). Check the path."
+        ) from error
+    except ValueError as error:
+        raise ServerError(f"{certificate}: not a certificate in PEM form.") from error
+
+
+def _builder(subject: str, issuer: str, days: int) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_name(subject))
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SLACK)
+        .not_valid_after(now + timedelta(days=days))
+    )
+    return builder.issuer_name(_name(issuer)) if issuer else builder
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(name.encode("idna").decode("ascii"))
+    except UnicodeError:
+        raise ServerError(f"'{name}' is neither a host name nor an IP address.") from None
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

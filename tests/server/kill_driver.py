@@ -1,0 +1,176 @@
+"""Runs a coordinator again and again, kills it at a stated point, and resumes it.
+
+    python kill_driver.py TEMPLATE CONFIG
+
+TEMPLATE holds sites and catalogue, CONFIG the run's parameters as JSON; each point has a copy of
+its own. Prints one JSON object a point. One process that forks: importing the model takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import client.app
+import server.app
+import server.checkpoint
+import server.files
+from client.site import Site
+from server.audit import AuditLog
+from server.checkpoint import Checkpoint
+from server.journal import Journal
+from server.partners import Roll
+from server.progress import RunStatus
+from server.rounds import Round
+from server.strategy import FederatedStrategy
+from shared.config import RunConfig
+from shared.models.attention import AttentionRecommender
+from simulations.federation import InProcessGrid, sites_in
+
+Arm = Callable[[], None]
+
+
+def die(*_: object, **__: object) -> Any:  # noqa: ANN401
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(owner: Any, name: str, times: int) -> Arm:  # noqa: ANN401
+    """Dies where this function is called for the n-th time."""
+
+    def arm() -> None:
+        whole, left = getattr(owner, name), times
+
+        def called(*arguments: object, **options: object) -> Any:  # noqa: ANN401
+            nonlocal left
+            left -= 1
+            return whole(*arguments, **options) if left else die()
+
+        setattr(owner, name, called)
+
+    return arm
+
+
+def after_call(owner: Any, name: str, times: int) -> Arm:  # noqa: ANN401
+    """Dies where this function has returned for the n-th time."""
+
+    def arm() -> None:
+        whole, left = getattr(owner, name), times
+
+        def called(*arguments: object, **options: object) -> Any:  # noqa: ANN401
+            nonlocal left
+            left -= 1
+            result = whole(*arguments, **options)
+            return result if left else die()
+
+        setattr(owner, name, called)
+
+    return arm
+
+
+def torn() -> None:
+    """Dies with half of the second round's checkpoint written."""
+    left = 3
+
+    def half(file: Path, content: bytes) -> None:
+        nonlocal left
+        left -= file.name.startswith("checkpoint")
+        if left == 0 and file.name.startswith("checkpoint"):
+            file.with_name(f"{file.name}.new").write_bytes(content[: len(content) // 2])
+            die()
+        whole(file, content)
+
+    whole = server.files.replace_file
+    server.checkpoint.replace_file = half  # type: ignore[attr-defined]
+
+
+# The checkpoint is written once before the first round, and once after each.
+POINTS: dict[str, Arm] = {
+    "before anybody is met": at_call(Roll, "gather", 1),
+    "before the first checkpoint": at_call(Checkpoint, "save", 1),
+    "before a round is asked for": at_call(FederatedStrategy, "configure_train", 2),
+    "when one partner has answered": after_call(client.app.NodeApp, "__call__", 2 + 2 + 1),
+    "when all have answered": at_call(Round, "take", 2),
+    "between aggregation and checkpoint": after_call(FederatedStrategy, "aggregate_train", 2),
+    "with half a checkpoint written": torn,
+    "between checkpoint and journal": at_call(Journal, "finished_round", 2),
+    "between audit log and status": after_call(AuditLog, "record", 1 + 2 + 2),
+    "after the last round": after_call(Journal, "finished_round", 3),
+    "while the model is saved": at_call(AttentionRecommender, "save_pretrained", 1),
+    "with the model saved": after_call(AttentionRecommender, "save_pretrained", 1),
+}
+
+
+def coordinated(folder: Path, config: RunConfig, arm: Arm | None = None) -> int:
+    """How a coordinator's process ended."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        if arm is not None:
+            arm()
+        out = folder / "run"
+        paths = replace(
+            config.paths,
+            catalogue=str(folder / "catalogue"),
+            out=str(out),
+            resume=Checkpoint.exists(out),
+        )
+        grid = InProcessGrid(client.app.app, sites_in(folder))
+        server.app.coordinate(grid, replace(config, paths=paths), lambda _: None)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def charged(folder: Path) -> list[int]:
+    """Steps that each site's ledger says were released."""
+    ledgers = [Site.load(site).open_ledger() for site in sites_in(folder)]
+    return [sum(release.steps for release in ledger.releases()) for ledger in ledgers]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What a run has come to."""
+    out = folder / "run"
+    checkpoint, digest = Checkpoint.load(out), hashlib.sha256()
+    for part in (checkpoint.weights, checkpoint.state):
+        for name in sorted(part):
+            digest.update(name.encode() + part[name].tobytes())
+    return {
+        "bits": digest.hexdigest(),
+        "round": checkpoint.progress.round,
+        "charged": charged(folder),
+        "state": RunStatus.load(out).state,
+        "entries": AuditLog(out / "audit.jsonl").verify(),
+        "left over": sorted(path.name for path in out.glob("*.new")),
+        "model": (out / "model" / "model.safetensors").is_file(),
+    }
+
+
+def main() -> None:
+    """Kills at every point, and resumes."""
+    template = Path(sys.argv[1])
+    config = RunConfig.from_flat(json.loads(sys.argv[2]))
+    for number, (point, arm) in enumerate({"": None, **POINTS}.items()):
+        folder = template.with_name(f"{template.name}-{number}")
+        shutil.copytree(template, folder)
+        found = {"point": point, "status": coordinated(folder, config, arm)}
+        if arm is not None:
+            found["killed"] = {
+                "state": RunStatus.load(folder / "run").state,
+                "charged": charged(folder),
+            }
+            found["resumed"] = coordinated(folder, config)
+        sys.stdout.write(json.dumps(found | result(folder)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
