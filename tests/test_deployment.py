@@ -369,7 +369,8 @@ def test_the_weights_are_those_of_the_in_process_engine(
         values |= {"catalogue": str(made.folder / "catalogue"), "anchor": str(tmp_path / name)}
         values |= {"policy.max_epsilon": float("inf"), "policy.delta": 1e-4}
         site = make_site(tmp_path / f"site {name}", values).site
-        (Path(site.folder) / "site.toml").open("a").write("\n[lab]\nseed = 0\n")
+        file = Path(site.folder) / "site.toml"
+        file.write_text(file.read_text() + "\n[lab]\nseed = 0\n")
         sites.append(Path(site.folder))
     flat = read_config(made.folder / "open.toml") | {"paths.out": str(tmp_path / "out")}
     seen: list[Checkpoint] = []

@@ -64,7 +64,7 @@ def test_a_client_refuses_another_name_and_another_authority(
     authority: Authority, tmp_path: Path
 ) -> None:
     pair = sign(authority, tmp_path, "sotto.example")
-    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'other.example'"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'other\.example'"):
         handshake(pair, authority.certificate, "other.example")
     stranger = Authority(tmp_path / "x.crt", tmp_path / "x.key")
     stranger.create("Somebody else")
