@@ -33,7 +33,7 @@ from client.setup import make_site
 from server.checkpoint import Checkpoint
 from server.runs import read_config
 from shared.catalogue import Catalogue
-from shared.config import RunConfig
+from shared.config import RunConfig, Value
 from shared.models.attention import AttentionRecommender
 from simulations.config import Engine
 from simulations.federation import run_federation
@@ -363,7 +363,8 @@ def test_the_weights_are_those_of_the_in_process_engine(
 
     sites = []
     for name, source in write_sources(tmp_path).items():
-        values = {"organisation": name, "user_base": name, "population": USERS}
+        values: dict[str, Value] = {"organisation": name, "user_base": name}
+        values |= {"population": USERS}
         values |= {"data.source": str(source[0] if "://" in source[0] else tmp_path / source[0])}
         values |= {"data.table": source[2]} if len(source) > 1 else {}
         values |= {"catalogue": str(made.folder / "catalogue"), "anchor": str(tmp_path / name)}

@@ -36,7 +36,9 @@ class StandIn(Flower):
     """In place of Flower: says of the last start what it is told to."""
 
     def __init__(self, bundle: str) -> None:
-        self.bundle, self.status, self.started, self.stopped = bundle, Status.FAILED, 0, []
+        self.bundle, self.started = bundle, 0
+        self.status: Status | None = Status.FAILED
+        self.stopped: list[str] = []
 
     def start(self, app: Path, config: Path) -> tuple[str, str]:
         self.started += 1
