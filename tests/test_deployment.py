@@ -30,6 +30,7 @@ import torch
 import client.cli
 import server.cli
 from client.setup import make_site
+from server.bundle import build
 from server.checkpoint import Checkpoint
 from server.runs import read_config
 from shared.catalogue import Catalogue
@@ -233,9 +234,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     sources = write_sources(made.folder)
     listen = ["--address", f"localhost:{public}", "--listen", f"127.0.0.1:{public}"]
     listen += ["--administrators", f"127.0.0.1:{administrators}"]
-    made.types(
-        "sotto-server", "init", made.server, *listen, "--superlink", f"127.0.0.1:{superlink}"
-    )
+    listen += ["--superlink", f"127.0.0.1:{superlink}"]
+    # A source of its own: an edit meanwhile would make another bundle, which partners refuse.
+    app = build(ROOT).unpack(made.folder / "source")
+    made.types("sotto-server", "init", made.server, *listen, "--app", app)
     made.starts("coordinator", "sotto-server", "up", "--server", made.server)
     try:
         made.says("coordinator", "The coordinator is up")
