@@ -25,6 +25,7 @@ from server.service_commands import (
     init_command,
     keep_command,
     proxy_command,
+    ready_command,
     renew_command,
     up_command,
 )
@@ -48,6 +49,7 @@ app.command("resume")(resume_command)
 app.command("publish")(publish_command)
 app.command("renew")(renew_command)
 app.command("audit")(audit_command)
+app.command("ready")(ready_command)
 # What `up` keeps running, for machines where something else does that.
 app.command("proxy")(proxy_command)
 app.command("keep")(keep_command)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from server.audit import FILE as AUDIT
 from server.audit import AuditEvent, AuditLog
@@ -103,10 +104,11 @@ def list_command(server: ServerOption = Path(), *, as_json: JsonOption = False) 
     if as_json:
         write_json([asdict(partner) | {"connection": _at(partner, nodes)} for partner in partners])
         return
-    table = table_of("partner", "state", "since", "node", "connection", "key")
+    table = table_of("partner", "state", "since (UTC)", "connection", "node")
     for partner in partners:
-        row = (partner.name, partner.state, partner.since, partner.node, _at(partner, nodes))
-        table.add_row(*map(str, row), partner.key[:12])
+        since = partner.since[:16].replace("T", " ")
+        row = (partner.name, partner.state, since, _at(partner, nodes), partner.node)
+        table.add_row(*(Text(str(cell)) for cell in row))
     output.print(table)
 
 

@@ -96,10 +96,11 @@ def status_command(server: ServerOption = Path(), *, as_json: JsonOption = False
     if as_json:
         write_json(rows)
         return
-    table = table_of("run", "state", "rounds", "starts", "created", "why")
+    table = table_of("run", "state", "rounds", "starts", "created (UTC)", "why")
     for row in rows:
         rounds = f"{row['round']} of {row['rounds']}"
-        cells = (row["name"], row["state"], rounds, row["starts"], row["created"], row["reason"])
+        created = row["created"][:16].replace("T", " ")
+        cells = (row["name"], row["state"], rounds, row["starts"], created, row["reason"])
         table.add_row(*(Text(str(cell)) for cell in cells))
     output.print(table)
 

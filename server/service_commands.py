@@ -17,10 +17,10 @@ from server.keeper import Keeper
 from server.listeners import serve
 from server.options import JsonOption, ServerOption
 from server.pki import fingerprint
-from server.services import check, keep_up, only_server, until_ready
+from server.services import check, is_ready, keep_up, only_server, until_ready
 from server.settings import Settings
 from server.setup import NewServer, OwnCertificate, make_server, new_folder, renew
-from shared.commands import messages, output, write_json
+from shared.commands import failed, messages, output, write_json
 from shared.errors import ServerError
 from shared.supervise import Restart, Start
 
@@ -29,6 +29,7 @@ __all__ = [
     "init_command",
     "keep_command",
     "proxy_command",
+    "ready_command",
     "renew_command",
     "up_command",
 ]
@@ -125,6 +126,13 @@ def up_command(server: ServerOption = Path()) -> None:
         finally:
             audit.record(AuditEvent.SERVICE_STOPPED)
     messages.print("The coordinator is down.")
+
+
+def ready_command(server: ServerOption = Path()) -> None:
+    """Look whether the coordinator answers: 0 it does, 1 it does not. For probes."""
+    if not is_ready(Settings.load(server)):
+        messages.print("It does not answer.")
+        failed()
 
 
 def proxy_command(server: ServerOption = Path()) -> None:

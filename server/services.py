@@ -32,7 +32,7 @@ from server.settings import Settings
 from shared.errors import ServerError
 from shared.supervise import Patience, Program, Restart, Start, keep_running
 
-__all__ = ["check", "keep_up", "only_server", "programs", "until_ready"]
+__all__ = ["check", "is_ready", "keep_up", "only_server", "programs", "until_ready"]
 
 _LOCK = "server.lock"
 _PYTHON = (sys.executable, "-P", "-m")
@@ -131,16 +131,22 @@ def keep_up(settings: Settings, lock: int, told: Callable[[Start | Restart], Non
     keep_running(programs(settings), patience=_PATIENCE, told=told, pass_fds=(lock,))
 
 
-def until_ready(settings: Settings, seconds: float = 120.0) -> bool:
-    """Waits until the proxy and the SuperLink behind it answer, and tells systemd, if it asked."""
+def is_ready(settings: Settings) -> bool:
+    """Whether the proxy and the SuperLink behind it answer."""
     context = ssl.create_default_context(cafile=settings.internal_authority)
+    with suppress(httpx.HTTPError):
+        url = f"https://{settings.administrators}/readyz"
+        return httpx.get(url, verify=context, trust_env=False).status_code == 200
+    return False
+
+
+def until_ready(settings: Settings, seconds: float = 120.0) -> bool:
+    """Waits until everything answers, and tells systemd, if it asked."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with suppress(httpx.HTTPError):
-            url = f"https://{settings.administrators}/readyz"
-            if httpx.get(url, verify=context, trust_env=False).status_code == 200:
-                _notify("READY=1")
-                return True
+        if is_ready(settings):
+            _notify("READY=1")
+            return True
         time.sleep(0.2)
     return False
 

@@ -30,6 +30,7 @@ import torch
 import client.cli
 import server.cli
 from client.setup import make_site
+from server.bundle import build
 from server.checkpoint import Checkpoint
 from server.runs import read_config
 from shared.catalogue import Catalogue
@@ -233,9 +234,10 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     sources = write_sources(made.folder)
     listen = ["--address", f"localhost:{public}", "--listen", f"127.0.0.1:{public}"]
     listen += ["--administrators", f"127.0.0.1:{administrators}"]
-    made.types(
-        "sotto-server", "init", made.server, *listen, "--superlink", f"127.0.0.1:{superlink}"
-    )
+    listen += ["--superlink", f"127.0.0.1:{superlink}"]
+    # A source of its own: an edit meanwhile would make another bundle, which partners refuse.
+    app = build(ROOT).unpack(made.folder / "source")
+    made.types("sotto-server", "init", made.server, *listen, "--app", app)
     made.starts("coordinator", "sotto-server", "up", "--server", made.server)
     try:
         made.says("coordinator", "The coordinator is up")
@@ -363,13 +365,15 @@ def test_the_weights_are_those_of_the_in_process_engine(
 
     sites = []
     for name, source in write_sources(tmp_path).items():
-        values: dict[str, Value] = {"organisation": name, "user_base": name, "population": USERS}
+        values: dict[str, Value] = {"organisation": name, "user_base": name}
+        values |= {"population": USERS}
         values |= {"data.source": str(source[0] if "://" in source[0] else tmp_path / source[0])}
         values |= {"data.table": source[2]} if len(source) > 1 else {}
         values |= {"catalogue": str(made.folder / "catalogue"), "anchor": str(tmp_path / name)}
         values |= {"policy.max_epsilon": float("inf"), "policy.delta": 1e-4}
         site = make_site(tmp_path / f"site {name}", values).site
-        (Path(site.folder) / "site.toml").open("a").write("\n[lab]\nseed = 0\n")
+        file = Path(site.folder) / "site.toml"
+        file.write_text(file.read_text() + "\n[lab]\nseed = 0\n")
         sites.append(Path(site.folder))
     flat = read_config(made.folder / "open.toml") | {"paths.out": str(tmp_path / "out")}
     seen: list[Checkpoint] = []

@@ -271,3 +271,14 @@ def test_an_account_by_name_and_by_number() -> None:
     assert Account.of(found.pw_name) == Account.of(found.pw_uid)
     with pytest.raises(ProcessError, match=r"'no-such-user'.*useradd"):
         Account.of("no-such-user")
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_children_outlive_a_death_only_where_they_may(stage: Stage, *, stays: bool) -> None:
+    """And never the end of everything."""
+    pid, seen = stage.folder / "pid", stage.folder / "seen"
+    first = f"[ -e {pid} ] || {{ sleep 60 & echo $! > {pid}; exit 7; }}"
+    look = f"sleep 0.2; cut -d' ' -f3 /proc/$(cat {pid})/stat > {seen}"
+    stage.run(stage.program("a", f"{first}; {look}; {SIGNAL_PARENT}", children_stay=stays))
+    assert (seen.read_text().strip() in ("S", "R")) is stays
+    until(lambda: gone(int(pid.read_text())))
