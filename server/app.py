@@ -20,6 +20,7 @@ from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
 from server.grid import PatientGrid
 from server.journal import Journal
+from server.noise import noise_of
 from server.partners import Partner, Roll
 from server.posterior import Prior
 from server.pretrain import read_public
@@ -30,7 +31,7 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError
 from shared.models.attention import AttentionRecommender, build, trainable
-from shared.privacy.planning import NoisePlan, noise_plan
+from shared.privacy.planning import NoisePlan
 
 __all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
 
@@ -93,7 +94,7 @@ def _federate(
     roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
     partners = roll.gather(grid, least_partners(config.server, resumed=done > 0))
     journal.running()
-    noise = _noise_plan(config)
+    noise = noise_of(config)
     if not checkpoint.progress.warm:
         checkpoint.save(out)  # its name, by which partners know a repeated request
         checkpoint = _warmed(checkpoint, grid, partners, noise, config)
@@ -223,16 +224,4 @@ def _warmed(
         checkpoint,
         progress=replace(progress, own_items=first.own_items),
         weights=first.weights,
-    )
-
-
-def _noise_plan(config: RunConfig) -> NoisePlan:
-    if config.privacy.epsilon is None:
-        return NoisePlan()
-    return noise_plan(
-        config.privacy.epsilon,
-        config.privacy.delta,
-        share=config.warm_start.share,
-        sample_rate=config.training.sample_rate,
-        steps=config.noised_sums,
     )

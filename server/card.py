@@ -6,12 +6,17 @@ nothing that a partner spent. It is an upper bound for one partner's part in thi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.noise import noise_of
 from shared.config import RunConfig
-from shared.privacy.accounting import epsilon, noise_multiplier_for
+from shared.models.moments import LONGEST
+from shared.privacy.accounting import epsilon
+from shared.privacy.planning import STATISTICS_ASKED
 from shared.privacy.release import Release, ReleaseKind
+from shared.wire import SUMS
 
 __all__ = ["Part", "Published", "card", "claimed", "releases_of"]
 
@@ -58,29 +63,17 @@ class Published:
 
 def releases_of(config: RunConfig, rounds: int) -> list[Release]:
     """What `rounds` rounds of a run ask of one organisation."""
-    noise = (
-        noise_multiplier_for(
-            config.privacy.epsilon or 0.0,
-            config.privacy.delta,
-            sample_rate=config.training.sample_rate,
-            steps=config.noised_sums,
-        )
-        if config.privacy.private
-        else 0.0
-    )
+    noise, rate = noise_of(config), config.training.sample_rate
     every = config.server.evaluate_every
-    asked = {
-        ReleaseKind.TRAIN: rounds * config.training.local_steps,
-        ReleaseKind.EVALUATE: rounds // every if every else 0,
-    }
+    statistics = STATISTICS_ASKED if config.warm_start.share else 0
+    asked = (
+        (ReleaseKind.STATISTICS, noise.statistics, 1.0, statistics),
+        (ReleaseKind.TRAIN, noise.training, rate, rounds * config.training.local_steps),
+        (ReleaseKind.EVALUATE, noise.training, rate, rounds // every if every else 0),
+    )
     return [
-        Release(
-            kind=kind,
-            noise_multiplier=noise,
-            sample_rate=config.training.sample_rate,
-            steps=steps,
-        )
-        for kind, steps in asked.items()
+        Release(kind=kind, noise_multiplier=multiplier, sample_rate=sampled, steps=steps)
+        for kind, multiplier, sampled, steps in asked
         if steps
     ]
 
@@ -131,7 +124,11 @@ def _privacy(published: Published) -> str:
 **None.** This model was trained without noise. It may repeat what single users did: it is fit for
 public data alone.
 """
-    noise = releases_of(config, published.rounds)[0].noise_multiplier
+    sums = "\n".join(
+        f"| {release.kind} | {release.steps} | {release.noise_multiplier:.4g} | "
+        f"{release.sample_rate:g} | {_clip_norm(release.kind, config):.4g} |"
+        for release in releases_of(config, published.rounds)
+    )
     return f"""\
 ## Privacy
 | | |
@@ -143,10 +140,15 @@ public data alone.
 | δ | {config.privacy.delta:g} |
 | mechanism | Poisson-subsampled Gaussian on clipped per-user sums; each organisation adds its \
 noise before anything leaves it |
-| noise multiplier, sample rate, clip norm | {noise:.4g}, {config.training.sample_rate:g}, \
-{config.training.clip_norm:g} |
-| accountant | numerical composition (PRV, arXiv:2106.02848), within 1% |
+| accountant | numerical composition of privacy loss distributions ("connect the dots", \
+arXiv:2207.04380), an upper bound |
 | trust | none in the coordinator: the claim holds against it, too |
+
+What every organisation was asked for:
+
+| noised sums | how many | noise multiplier | sample rate | clip norm |
+|---|---|---|---|---|
+{sums}
 
 What this does **not** say:
 - *A user of several organisations*: each of them counts alone. The ε of one person's part in the
@@ -161,6 +163,15 @@ What this does **not** say:
   that a node ran the vetted app; a partner protects its own users by running it.
 - *Quality against attackers*: privacy is no protection against an organisation that sends nonsense.
 """
+
+
+def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:
+    bounds = {
+        ReleaseKind.STATISTICS: LONGEST,
+        ReleaseKind.TRAIN: config.training.clip_norm,
+        ReleaseKind.EVALUATE: math.sqrt(len(SUMS)),
+    }
+    return bounds[kind]
 
 
 def _partners(published: Published) -> str:
