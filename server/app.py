@@ -95,9 +95,13 @@ def _federate(
     partners = roll.gather(grid, least_partners(config.server, resumed=done > 0))
     journal.running()
     noise = noise_of(config)
+    started = time.monotonic() - checkpoint.progress.seconds
     if not checkpoint.progress.warm:
-        checkpoint.save(out)  # its name, by which partners know a repeated request
+        if config.warm_start.share:
+            checkpoint.save(out)  # its name, by which partners know a repeated request
         checkpoint = _warmed(checkpoint, grid, partners, noise, config)
+        seconds = time.monotonic() - started
+        checkpoint = replace(checkpoint, progress=replace(checkpoint.progress, seconds=seconds))
     config = with_own_items(config, checkpoint)
     terms = Terms(
         run=checkpoint.progress.run,
@@ -113,7 +117,6 @@ def _federate(
         on_miss=journal.missed,
     )
     strategy.restore(checkpoint.state, checkpoint.progress.answers)
-    started = time.monotonic() - checkpoint.progress.seconds
 
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint

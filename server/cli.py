@@ -12,6 +12,7 @@ from server.partner_commands import (
     list_command,
     revoke_command,
 )
+from server.pretrain_command import pretrain_command
 from server.publish_command import publish_command
 from server.run_commands import (
     bundle_command,
@@ -36,6 +37,7 @@ __all__ = ["main"]
 app = command_group("Invite partners, start and resume runs, publish the model.")
 # In the order in which a coordinator needs them.
 app.command("init")(init_command)
+app.command("pretrain")(pretrain_command)
 app.command("up")(up_command)
 app.command("bundle")(bundle_command)
 app.command("invite")(invite_command)

@@ -19,7 +19,7 @@ def noise_of(config: RunConfig) -> NoisePlan:
     return noise_plan(
         config.privacy.epsilon,
         config.privacy.delta,
-        share=config.warm_start.share,
+        share=config.statistics_share,
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
     )

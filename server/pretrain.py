@@ -16,14 +16,17 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
 from shared.catalogue import Catalogue
+from shared.errors import ConfigError
 from shared.histories import Histories, read_histories, write_interactions
 from shared.models.moments import popularity_sum
 from shared.models.whitening import signs, whitened
 
-__all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public"]
+__all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public", "text_size"]
 
 PUBLIC = "public.parquet"
 """File of public interactions, in the coordinator's catalogue folder."""
+TEXT_SHARE = 0.4
+"""Of the features."""
 _DAMPING = 20.0
 """Events that an item is taken to have more: one that few chose says little of the others."""
 _UNSEEN = 0.3
@@ -40,7 +43,7 @@ def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
     matters.
 
     Args:
-        catalogue: with features of text, [V, R], R < size.
+        catalogue: with features of text; the strongest `text_size(size)` are taken.
         public: interactions with its items that everybody may know.
         size: wanted directions F.
 
@@ -48,15 +51,23 @@ def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
         Features float32 [V, F]; columns beyond the directions that there are hold zeros.
 
     Raises:
-        ValueError: the catalogue has no features, or as many as are wanted already.
+        ConfigError: the catalogue has no features, or size is 1.
     """
-    if catalogue.features is None or not catalogue.feature_size < size:
-        raise ValueError(f"{catalogue.feature_size} features leave no room in {size}")
-    text = catalogue.features.numpy().astype(np.float64)
+    if catalogue.features is None or size < 2:
+        raise ConfigError(
+            f"a catalogue with {catalogue.feature_size} features cannot be given {size}: make some "
+            "of its text first (sotto-lab items encode), and ask for 2 or more."
+        )
+    text = catalogue.features.numpy().astype(np.float64)[:, : text_size(size)]
     together = whitened(chosen_together(public, len(catalogue), size - text.shape[1]), size)
     vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
     weights = popularity_sum(public, len(catalogue)) + _UNSEEN
     return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
+
+
+def text_size(size: int) -> int:
+    """How many of so many features tell of text; co-occurrence gets the others."""
+    return min(max(1, round(TEXT_SHARE * size)), size - 1)
 
 
 def chosen_together(public: Histories, items: int, size: int) -> Floats:

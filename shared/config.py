@@ -198,9 +198,9 @@ class WarmStartConfig:
     """What training begins with, see `server.warm_start`; needs items with features.
 
     Attributes:
-        share: of ε, in [0, 1], for two noised statistics of each site (popularity, and a moment of
-            past and next items), from which the first weights are computed. 0 asks for none; 1
-            leaves nothing to train with. Without privacy, any share above 0 asks for them.
+        share: of ε, in [0, 1), for two noised statistics of each site (popularity, and a moment of
+            past and next items), from which the first weights are computed. Training gets the
+            rest; with no rounds of training, statistics get all. 0 asks for none.
         own_items: how many items at most get a direction of their own, >= 0: the most popular of
             those that stand out from the noise.
     """
@@ -210,7 +210,7 @@ class WarmStartConfig:
 
     def __post_init__(self) -> None:
         _require(
-            0 <= self.share <= 1, f"warm_start.share = {self.share}: choose a number in [0, 1]."
+            0 <= self.share < 1, f"warm_start.share = {self.share}: choose a number in [0, 1)."
         )
         _require(
             self.own_items >= 0,
@@ -235,7 +235,7 @@ class TrainingConfig:
             ranks them among the whole catalogue.
     """
 
-    rounds: int = 4
+    rounds: int = 0
     local_steps: int = 1
     sample_rate: float = 1.0
     clip_norm: float = 1.0
@@ -425,11 +425,6 @@ class RunConfig:
             "training.rounds = 0 and warm_start.share = 0: nothing would be learned. Set one.",
         )
         _require(
-            not self.privacy.private or self.warm_start.share < 1 or not self.noised_sums,
-            f"warm_start.share = 1 leaves no ε for training.rounds = {self.training.rounds}: "
-            "choose a smaller share, or 0 rounds.",
-        )
-        _require(
             self.model.items.uses_features or not self.warm_start.share,
             f"warm_start.share = {self.warm_start.share} with model.items = '{self.model.items}': "
             "a warm start needs item features. Set the share to 0, or items to 'features'.",
@@ -439,6 +434,11 @@ class RunConfig:
             f"model.hidden_size = {self.model.hidden_size} with a warm start, whose model is as "
             "wide as the features: set it to 0, or warm_start.share to 0.",
         )
+
+    @property
+    def statistics_share(self) -> float:
+        """Of ε, what the warm start's statistics may cost: all of it where nothing follows."""
+        return 1.0 if self.warm_start.share and not self.noised_sums else self.warm_start.share
 
     @property
     def noised_sums(self) -> int:

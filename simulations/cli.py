@@ -30,6 +30,7 @@ from simulations.accountant import accountant_command
 from simulations.config import Engine, read_settings
 from simulations.items import encode_command
 from simulations.partition import Scheme
+from simulations.pretrain import pretrain_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
 
@@ -41,6 +42,7 @@ app.add_typer(data, name="data")
 items = command_group("Public item features.")
 app.add_typer(items, name="items")
 items.command("encode")(encode_command)
+app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
 
 DataOption = Annotated[
@@ -55,7 +57,15 @@ CatalogueOption = Annotated[
     Path | None,
     typer.Option(
         "--catalogue",
-        help="Folder that `sotto-lab items encode` wrote for these items. Without it: tf-idf.",
+        help="Folder that `sotto-lab items encode` or `pretrain` wrote for these items. Without "
+        "it: tf-idf.",
+    ),
+]
+PublicOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--public",
+        help="Folder of interactions that everybody may know, with the same item ids.",
     ),
 ]
 EpsilonOption = Annotated[
@@ -83,6 +93,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     out: Annotated[Path, typer.Option(help="Folder for everything of the run.")],
     data_folder: DataOption = None,
     catalogue: CatalogueOption = None,
+    public: PublicOption = None,
     organisations: OrganisationsOption = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     epsilon: EpsilonOption = None,
@@ -99,9 +110,15 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
 
     What is given later wins: --config, then options, then --set. See: sotto-lab settings.
     """
-    options: dict[str, Any] = _options(
-        data_folder, catalogue, organisations, epsilon, delta, partition, seed
-    ) | {"training.rounds": rounds, "lab.engine": engine}
+    options = _paths(data=data_folder, catalogue=catalogue, public=public) | {
+        "lab.organisations": organisations,
+        "privacy.epsilon": _number(epsilon),
+        "privacy.delta": delta,
+        "lab.partition": partition,
+        "seed": seed,
+        "training.rounds": rounds,
+        "lab.engine": engine,
+    }
     if resume:
         simulation = reopen(out, options, assignments or [])
     else:
@@ -121,6 +138,7 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     out: Annotated[Path, typer.Option(help="Folder for catalogue, sites and results.")],
     data_folder: DataOption = None,
     catalogue: CatalogueOption = None,
+    public: PublicOption = None,
     organisations: OrganisationsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
@@ -130,7 +148,13 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     assignments: SetOption = None,
 ) -> None:
     """Write the sites of a federation, to be run with `flwr run .` instead of `simulate`."""
-    options = _options(data_folder, catalogue, organisations, epsilon, delta, partition, seed)
+    options = _paths(data=data_folder, catalogue=catalogue, public=public) | {
+        "lab.organisations": organisations,
+        "privacy.epsilon": _number(epsilon),
+        "privacy.delta": delta,
+        "lab.partition": partition,
+        "seed": seed,
+    }
     simulation = prepare(read_settings(config, options, assignments or []), out)
     _tell_data(simulation)
     file = _write_run_config(simulation)
@@ -218,23 +242,9 @@ def _bars() -> Progress:
     )
 
 
-def _options(
-    data_folder: Path | None,
-    catalogue: Path | None,
-    organisations: int | None,
-    epsilon: str | None,
-    delta: float | None,
-    partition: Scheme | None,
-    seed: int | None,
-) -> dict[str, Any]:
+def _paths(**given: Path | None) -> dict[str, Any]:
     return {
-        "lab.data": None if data_folder is None else str(data_folder.resolve()),
-        "lab.catalogue": None if catalogue is None else str(catalogue.resolve()),
-        "lab.organisations": organisations,
-        "lab.partition": partition,
-        "privacy.epsilon": _number(epsilon),
-        "privacy.delta": delta,
-        "seed": seed,
+        f"lab.{key}": None if path is None else str(path.resolve()) for key, path in given.items()
     }
 
 

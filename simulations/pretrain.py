@@ -13,21 +13,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from server.pretrain import pretrained, read_public
+from server.pretrain import pretrained, read_public, text_size
+from server.pretrain_command import save_pretrained, tell_pretrained
 from shared.catalogue import Catalogue
+from shared.config import ModelConfig
 from shared.errors import ConfigError
 from shared.histories import Histories
 from shared.models.lsa import text_features
 from simulations.config import SimulationConfig
-from simulations.datasets import Dataset, load
+from simulations.datasets import Dataset, load, load_items
 
-__all__ = ["described", "onto"]
-
-TEXT_SHARE = 0.4
-"""Of the features, where public interactions give the rest."""
+__all__ = ["described", "onto", "pretrain_command"]
 
 
 def described(items: Catalogue, config: SimulationConfig) -> tuple[Catalogue, Histories | None]:
@@ -40,7 +41,7 @@ def described(items: Catalogue, config: SimulationConfig) -> tuple[Catalogue, Hi
     size, lab = config.model.feature_size, config.lab
     if lab.public:
         public = onto(load(Path(lab.public)), items)
-        text = _texts(items, lab.catalogue, max(1, round(TEXT_SHARE * size)))
+        text = _texts(items, lab.catalogue, text_size(size)) if size > 1 else items
         return pretrained(text, public, size), public
     catalogue = _texts(items, lab.catalogue, size)
     return catalogue, read_public(Path(lab.catalogue), catalogue) if lab.catalogue else None
@@ -62,6 +63,31 @@ def onto(public: Dataset, items: Catalogue) -> Histories:
         )
     ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
     return Histories(public.histories.users, found[kept], ends[public.histories.offsets])
+
+
+def pretrain_command(
+    *,
+    public: Annotated[
+        Path, typer.Option(help="Folder of interactions that everybody may know, as for --data.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the catalogue and what it travels with.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with the items (CSV or Parquet), or MovieLens's own.")
+    ],
+    catalogue: Annotated[
+        Path | None, typer.Option(help="Folder of `items encode`. Without it: tf-idf.")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Features an item, >= 2.")] = ModelConfig().feature_size,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as data.")] = False,
+) -> None:
+    """Learn from public interactions, before any federation: features, and what to expect.
+
+    For example: sotto-lab pretrain --data my-data --public public-data --out catalogue
+    """
+    items = load_items(data)
+    known = onto(load(public), items)
+    text = _texts(items, "" if catalogue is None else str(catalogue), text_size(size))
+    tell_pretrained(save_pretrained(text, known, size, out), known, out, as_json=as_json)
 
 
 def _texts(items: Catalogue, folder: str, size: int) -> Catalogue:

@@ -8,7 +8,7 @@ import torch
 
 from server.pretrain import PUBLIC, chosen_together, pretrained, read_public, save_public
 from shared.catalogue import Catalogue
-from shared.errors import DataError
+from shared.errors import ConfigError, DataError
 from shared.histories import Histories
 from shared.models.moments import popularity_sum
 
@@ -22,8 +22,13 @@ PUBLIC_USERS = Histories.from_lists(
 
 def items() -> Catalogue:
     names = tuple(f"i{n}" for n in range(V))
-    text = torch.randn(V, 3, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(V, 6, generator=torch.Generator().manual_seed(0))
     return Catalogue(names, names, ((),) * V, (None,) * V, text)
+
+
+def text_of(catalogue: Catalogue) -> torch.Tensor:
+    assert catalogue.features is not None
+    return catalogue.features
 
 
 def test_items_chosen_together_lie_together() -> None:
@@ -49,13 +54,23 @@ def test_directions_that_there_are_not_are_zero() -> None:
     features = pretrained(items(), Histories.from_lists([[1, 2], [2, 3]]), 12).features
     assert features is not None
     assert features.shape == (V, 12)
-    assert not features[:, 4:].any()
+    assert not features[:, 8:].any()
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_text_must_leave_room(size: int) -> None:
-    with pytest.raises(ValueError, match="3 features leave no room"):
-        pretrained(items(), PUBLIC_USERS, size)
+def test_text_keeps_its_share_of_the_features() -> None:
+    made = pretrained(items(), PUBLIC_USERS, 5).features
+    same_text = items().with_features(torch.cat([text_of(items())[:, :2], torch.ones(V, 4)], 1))
+    again = pretrained(same_text, PUBLIC_USERS, 5).features
+    assert made is not None
+    assert again is not None
+    assert made.equal(again)
+
+
+@pytest.mark.parametrize(("bare", "size"), [(True, 9), (False, 1)])
+def test_text_is_needed_and_room_for_more(bare: bool, size: int) -> None:
+    catalogue = items().without_features() if bare else items()
+    with pytest.raises(ConfigError, match=f"cannot be given {size}: make some of its text"):
+        pretrained(catalogue, PUBLIC_USERS, size)
 
 
 def test_interactions_travel_with_the_coordinators_catalogue(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ COLD = RunConfig(
     privacy=PRIVACY,
     model=ModelConfig(hidden_size=64, heads=2, trained=Trained.ALL),
     warm_start=WarmStartConfig(share=0.0),
+    training=TrainingConfig(rounds=60),
 )
 FLAT = COLD.to_flat()
 FLOATS = [key for key, value in FLAT.items() if isinstance(value, float)]
@@ -76,7 +77,7 @@ privacies = st.builds(
 
 @st.composite
 def configs(draw: st.DrawFn) -> RunConfig:
-    share = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    share = draw(st.sampled_from([0.0, 0.3, 0.9]))
     warm_start = WarmStartConfig(share=share, own_items=draw(st.integers(0, 10**6)))
     model = draw(models(warm=share > 0))
     return replace(draw(runs), model=model, warm_start=warm_start)
@@ -291,7 +292,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("model.max_length", [0]),
         ("model.recency", [0.0, 1.01]),
         ("model.dropout", [-0.1, 1.0]),
-        ("warm_start.share", [-0.1, 1.01]),
+        ("warm_start.share", [-0.1, 1.0]),
         ("warm_start.own_items", [-1]),
         ("training.rounds", [-1]),
         ("training.local_steps", [0]),
@@ -383,7 +384,6 @@ def test_a_warm_start_is_as_wide_as_what_describes_an_item() -> None:
         ({"model.items": "ids", "model.hidden_size": 0}, "model.hidden_size = 0 is as wide as"),
         ({"model.items": "ids", "model.trained": "scores"}, "model.trained = 'scores' with"),
         ({"warm_start.share": 0.5}, "model.hidden_size = 64 with a warm start"),
-        ({"warm_start.share": 1.0, "model.hidden_size": 0}, "share = 1 leaves no ε for"),
         ({"training.rounds": 0}, "training.rounds = 0 and warm_start.share = 0: nothing would be"),
         (
             {"warm_start.share": 0.5, "model.items": "both", "model.hidden_size": 8},
@@ -397,9 +397,12 @@ def test_what_does_not_go_together_is_refused(change: dict[str, Value], problem:
         RunConfig.from_flat(FLAT | change)
 
 
-def test_statistics_alone_take_no_rounds() -> None:
-    flat = FLAT | {"warm_start.share": 1.0, "model.hidden_size": 0, "training.rounds": 0}
-    assert RunConfig.from_flat(flat).noised_sums == 0
+def test_statistics_get_all_where_nothing_follows() -> None:
+    alone = RunConfig(privacy=PRIVACY)
+    assert (alone.noised_sums, alone.statistics_share) == (0, 1.0)
+    trained = RunConfig(privacy=PRIVACY, training=TrainingConfig(rounds=2))
+    assert trained.statistics_share == trained.warm_start.share == 0.7
+    assert COLD.statistics_share == 0
 
 
 @pytest.mark.parametrize(("every", "sums"), [(0, 30), (1, 40), (3, 33), (10, 31), (11, 30)])
