@@ -1,4 +1,10 @@
-"""A grid that waits as the coordinator needs it to."""
+"""A grid that waits as the coordinator needs it to.
+
+Flower 1.41's SuperNode takes one message, sends whichever reply is ready, and takes the next one.
+Where a reply is left over, after a kill for instance, each answer stays at its node until another
+message comes. So a node that says nothing is nudged: with a question that every node answers at
+once, that costs nothing, and whose answer nobody needs.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +15,28 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from shared.wire import DESCRIBE, DescribeRequest
+
 __all__ = ["PatientGrid"]
 
 SHORTEST, LONGEST = 0.02, 1.0
 """Seconds between two looks for replies; each is twice as long as the one before."""
 
 
+NUDGES = (10.0, 30.0, 90.0)
+"""Seconds without an answer after which a node is nudged."""
 _Question = tuple[int, str, str]
 """Who is asked, what, and for which round: the same again is the same question."""
 
 
 class PatientGrid(Grid):
-    """Flower's grid, with three differences that a long run needs.
+    """Flower's grid, with four differences that a long run needs.
 
     - A message that cannot be delivered, because its node is gone, does not end the run: Flower
       gives it no number, and would then ask for the answer to "None".
     - What is answered after its deadline is not lost, but told by `late`; where the same is asked
       of a node again, an answer to either request is its answer, and nobody waits for the other.
+    - A node that says nothing is nudged.
     - It looks more often, at first: Flower looks every three seconds.
 
     Args:
@@ -42,8 +53,11 @@ class PatientGrid(Grid):
         """The answers that come in time, to these messages or to the same ones sent before."""
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         pending, replies, wait = self._pushed(list(messages)), list[Message](), SHORTEST
-        asked = set(pending.values())
+        asked, nudges, began = set(pending.values()), list(NUDGES), time.monotonic()
         while pending:
+            if nudges and time.monotonic() - began >= nudges[0]:
+                self._nudge({node for node, _, _ in pending.values()})
+                del nudges[0]
             again = {n: question for n, question in self._unanswered.items() if question in asked}
             found = self._pulled(pending | again)
             self._settle(pending, found)
@@ -63,6 +77,12 @@ class PatientGrid(Grid):
         for reply in found:
             self._unanswered.pop(reply.metadata.reply_to_message_id, None)
         return found
+
+    def _nudge(self, nodes: Iterable[int]) -> None:
+        content = DescribeRequest().to_content()
+        list(
+            self._inner.push_messages([Message(content, node, DESCRIBE) for node in sorted(nodes)])
+        )
 
     def _pushed(self, messages: list[Message]) -> dict[str, _Question]:
         accepted = set(self._inner.push_messages(messages))

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from client.site import Site
+from server.audit import FILE, AuditEvent, AuditLog
 from server.progress import RunState, RunStatus
 from shared.errors import CheckpointError, Outcome
 from simulations.benchmarks.deployment import EPSILON, Deployment
@@ -99,7 +100,11 @@ def _partner(deployment: Deployment, name: str, status: RunStatus) -> dict[str, 
     """ε, steps and answers by the partner's own ledger, against what the coordinator counted."""
     epsilon, steps = deployment.spent(name)
     answers = len(Site.load(deployment.folder / name).open_ledger().outbox())
-    used = status.organisations[name].replies.get(Outcome.VALID, 0)
+    used = sum(
+        entry["outcomes"].get(name) == Outcome.VALID
+        for entry in AuditLog(deployment.out / FILE).entries()
+        if entry["event"] == AuditEvent.ROUND_FINISHED
+    )
     assert epsilon <= EPSILON, f"{name} spent more than its cap"
     assert steps <= status.rounds, f"{name} was charged twice for a round"
     assert steps >= answers >= used, f"{name} released more than its ledger says"

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class Deployment:
         """The coordinator's folder."""
         return self.folder / "server"
 
-    @property
+    @cached_property
     def out(self) -> Path:
         """The run's folder of results."""
         rows = json.loads(self.call("server", "status", "--server", self.server, "--json"))
@@ -233,13 +234,7 @@ class Deployment:
     @property
     def status(self) -> RunStatus:
         """How the run stands."""
-        return RunStatus.load(self._out)
-
-    @property
-    def _out(self) -> Path:
-        if not hasattr(self, "_known_out"):
-            self._known_out = self.out
-        return self._known_out
+        return RunStatus.load(self.out)
 
     # --- nodes -----------------------------------------------------------------------------------
 

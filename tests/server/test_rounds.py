@@ -14,6 +14,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+import server.grid
 from server.grid import PatientGrid
 from server.partners import Partner
 from server.records import to_arrays, to_weights
@@ -21,7 +22,7 @@ from server.rounds import RoundReport
 from server.strategy import FederatedStrategy, Terms
 from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import Outcome, QuorumError, Refusal
-from shared.wire import TrainReply, TrainRequest, Weights, refusal_reply
+from shared.wire import DESCRIBE, TRAIN, TrainReply, TrainRequest, Weights, refusal_reply
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node
@@ -363,6 +364,28 @@ def test_a_message_that_cannot_be_delivered_does_not_end_the_run(grid_of: MakeGr
     everybody = list(federation.partners.values())
     federation.strategy._look_up = lambda _: everybody
     assert outcomes(federation.round())["delta"] is Outcome.MISSING
+
+
+def test_a_node_that_lags_by_one_message_is_nudged(
+    grid_of: MakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends each answer when the next message comes, as Flower's SuperNode may."""
+    monkeypatch.setattr(server.grid, "NUDGES", (0.05, 0.1))
+    left_over: list[Message] = []
+
+    def lagging(message: Message) -> None:
+        for old in left_over:
+            federation.fake._replies[old.metadata.message_id] = answer(old)
+        left_over[:] = [message]
+
+    federation = Federation(grid_of, {"alpha": lagging}, quorum=1.0, deadline_seconds=5.0)
+    started = time.monotonic()
+    for _ in range(3):
+        report = federation.round()
+        assert (outcomes(report)["alpha"], report.attempts) == (Outcome.VALID, 1)
+    assert time.monotonic() - started < 3
+    kinds = [message.metadata.message_type for message in federation.fake.sent]
+    assert kinds == [TRAIN, DESCRIBE] * 3
 
 
 def test_waiting_ends_with_the_deadline(grid_of: MakeGrid) -> None:
