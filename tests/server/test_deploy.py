@@ -31,6 +31,7 @@ def test_no_template_is_left_out_here() -> None:
     found = {str(file.relative_to(DEPLOY)) for file in DEPLOY.rglob("*") if file.is_file()}
     assert found == {
         *("Dockerfile", "compose.yaml", "nginx.conf", "sotto-server.service"),
+        *("grafana.json", "alerts.yaml"),
         "kubernetes/coordinator.yaml",
     }
 

@@ -93,12 +93,14 @@ def test_both_commands_make_the_same_and_a_simulation_takes_it(
     tmp_path: Path,
 ) -> None:
     made, same, text = tmp_path / "made", tmp_path / "same", tmp_path / "text"
+    encoded = ["items", "encode", "--words", "--data", tiny_data, "--size", 4, "--out", text]
+    assert types(monkeypatch, lab_main, *encoded) == 0
+    capsys.readouterr()
     given = ["--data", tiny_data, "--public", public_data, "--out", made, "--size", 4]
+    given += ["--catalogue", text]
     assert types(monkeypatch, lab_main, "pretrain", *given, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["features"], record["public_users"]) == (4, 30)
-    encoded = ["items", "encode", "--words", "--data", tiny_data, "--size", 4, "--out", text]
-    assert types(monkeypatch, lab_main, *encoded) == 0
     asked = ["--catalogue", text, "--interactions", public_data / "interactions.csv"]
     assert types(monkeypatch, server_main, "pretrain", *asked, "--out", same, "--size", 4) == 0
     assert Catalogue.load(same).fingerprint == record["fingerprint"]
