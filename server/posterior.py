@@ -20,6 +20,8 @@ __all__ = ["Prior", "moment", "popularity", "set_weights"]
 
 LOGIT_SPREAD = 0.5
 """Root mean square of what the moment adds to a score; the rest is popularity."""
+HEARD = 0.1
+"""Part of the moment that must be known for it to speak as loudly as that."""
 _LEAST_POPULARITY = 0.05
 """Of the mean: nobody knows that an item is less popular than that."""
 _TINY = 1e-9
@@ -52,12 +54,12 @@ class Prior:
 
 def popularity(noised: Floats | None, spread: float, prior: Floats) -> Floats:
     """What is known of each item's popularity, > 0, [V]; see `moment`."""
-    found = prior if noised is None else _posterior(noised, spread, prior)
+    found = prior if noised is None else _posterior(noised, spread, prior)[0]
     return np.maximum(found, _LEAST_POPULARITY * max(float(found.mean()), _TINY))
 
 
-def moment(noised: Floats | None, spread: float, prior: Floats) -> Floats:
-    """What is known of the moment, [F, F].
+def moment(noised: Floats | None, spread: float, prior: Floats) -> tuple[Floats, float]:
+    """What is known of the moment, [F, F], and which part of all there is to know that is.
 
     The sum of the sites' moments is a · prior + a deviation, whose numbers are taken to be
     independent N(0, τ²), plus noise N(0, spread²). a is the least-squares fit, τ² what the noise
@@ -68,32 +70,42 @@ def moment(noised: Floats | None, spread: float, prior: Floats) -> Floats:
         noised: the sum of what the sites answered; None where nobody was asked.
         spread: standard deviation of the noise in it.
         prior: what the public users' sum is.
+
+    Returns:
+        The posterior mean, and its squared length over that of the true sum, both expected: 1
+        without noise, towards 0 where noise and nothing else was heard.
     """
-    return prior if noised is None else _posterior(noised, spread, prior)
+    return (prior, 1.0) if noised is None else _posterior(noised, spread, prior)
 
 
-def _posterior(noised: Floats, spread: float, prior: Floats) -> Floats:
+def _posterior(noised: Floats, spread: float, prior: Floats) -> tuple[Floats, float]:
     length = float((prior**2).sum())
     expected = prior * (float((noised * prior).sum()) / length if length else 0.0)
     rest = noised - expected
     signal = max(float((rest**2).mean()) - spread**2, 0.0)
     trust = signal / (signal + spread**2) if signal else 0.0
-    return np.asarray(expected + trust * rest)
+    before = float((expected**2).mean())
+    known = (before + trust * signal) / (before + signal) if before + signal else 0.0
+    return np.asarray(expected + trust * rest), known
 
 
-def set_weights(model: AttentionRecommender, known: Floats, popular: Floats) -> None:
+def set_weights(
+    model: AttentionRecommender, known: Floats, popular: Floats, part: float = 1.0
+) -> None:
     """Makes the untrained recommender score by a bilinear form of state and item, and popularity.
 
     Args:
         model: of features, untrained.
         known: the moment, [F, F].
         popular: popularity, > 0, [V].
+        part: of the moment that is known, in [0, 1]: what is heard in noise speaks more softly.
     """
     table = model.features.table.detach().cpu().numpy().astype(np.float64)  # [V, F]
     normed, weight = layer_norm(table), popular / popular.sum()
     past = (normed * weight[:, None]).T @ normed  # [F, F]: a state's second moment, about
     spread = float(np.sum((known.T @ past @ known) * (table.T @ table)) / len(table))
-    scale = LOGIT_SPREAD / math.sqrt(spread) if spread > 0 else 0.0
+    loudness = LOGIT_SPREAD * min(1.0, part / HEARD)
+    scale = loudness / math.sqrt(spread) if spread > 0 else 0.0
     with torch.no_grad():
         model.feature_out.weight.copy_(torch.from_numpy(scale * known.T))
         if model.item_scores.offset is not None:

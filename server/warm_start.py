@@ -34,7 +34,7 @@ from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsReques
 __all__ = ["Asker", "FirstWeights", "warm_start", "worth_the_noise"]
 
 log = logging.getLogger("sotto.server")
-LOUD = 10.0
+LOUD = 12.0
 """How often the noise's deviation an item's popularity must be for a direction of its own."""
 _OUTLIER = 20.0
 """Standard deviations of noise that no honest partner ever sees."""
@@ -149,11 +149,11 @@ def warm_start(
     shape = replace(config.model, own_items=own)
     table = described_items(shape, catalogue).numpy()
     summed: Answer = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else _NOBODY
-    known = moment(*summed, prior.moment(table, shape.recency))
+    known, part = moment(*summed, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)
-    set_weights(model, known, popular)
+    set_weights(model, known, popular, part)
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
     return FirstWeights(own, weights)
 

@@ -165,7 +165,7 @@ def test_the_budget_is_told_in_rounds_of_a_stated_form(joined: Partner) -> None:
         ("--sample-rate", -1),
         ("--local-steps", 0),
         ("--candidates", -1),
-        ("--hidden-size", 0),
+        ("--hidden-size", -1),
     ],
 )
 def test_a_form_that_no_round_has_is_refused(joined: Partner, flag: str, value: object) -> None:

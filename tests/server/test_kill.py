@@ -18,6 +18,7 @@ from shared.config import (
     ServerConfig,
     StrategyName,
     TrainingConfig,
+    WarmStartConfig,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def story(
     config = RunConfig(
         privacy=PrivacyConfig(epsilon=4.0, delta=1e-3),
         model=model,
+        warm_start=WarmStartConfig(share=0.0),
         training=TrainingConfig(rounds=ROUNDS, sample_rate=0.5, learning_rate=0.5),
         server=ServerConfig(
             organisations=2, strategy=StrategyName.FEDADAM, learning_rate=0.05, quorum=1.0

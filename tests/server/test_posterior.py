@@ -17,12 +17,14 @@ DRAW = np.random.default_rng(7)
 def test_without_noise_nothing_is_changed() -> None:
     sums = DRAW.standard_normal((9, 9))
     for prior in (np.zeros((9, 9)), DRAW.standard_normal((9, 9))):
-        np.testing.assert_allclose(moment(sums, 0.0, prior), sums)
+        found, part = moment(sums, 0.0, prior)
+        np.testing.assert_allclose(found, sums)
+        assert part == pytest.approx(1.0)
 
 
 def test_without_an_answer_the_prior_is_all() -> None:
     prior = DRAW.uniform(1, 2, 9)
-    np.testing.assert_array_equal(moment(None, 0.0, prior), prior)
+    np.testing.assert_array_equal(moment(None, 0.0, prior)[0], prior)
     np.testing.assert_array_equal(popularity(None, 0.0, prior), prior)
 
 
@@ -32,10 +34,23 @@ def test_it_is_nearer_than_what_was_answered_and_than_the_prior(spread: float) -
     prior = DRAW.standard_normal((200, 200))
     truth = 3 * prior + DRAW.standard_normal((200, 200))
     noised = truth + spread * DRAW.standard_normal((200, 200))
-    found = moment(noised, spread, prior)
+    found, part = moment(noised, spread, prior)
+    assert part == pytest.approx((found**2).mean() / (truth**2).mean(), rel=0.05)
     error = ((found - truth) ** 2).mean()
     assert error == pytest.approx(spread**2 / (1 + spread**2), rel=0.05)
     assert error < min(spread**2, ((prior - truth) ** 2).mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_only_noise_is_heard_popularity_speaks_alone(seed: int) -> None:
+    """Otherwise noise, scaled up, would be all that a score is made of."""
+    noise = 50 * np.random.default_rng(seed).standard_normal((200, 200))
+    _, part = moment(noise, 50.0, np.zeros((200, 200)))
+    assert part < 0.05
+    model = build(DESCRIBED, some_catalogue())
+    silent, loud = DRAW.standard_normal((4, 4)), np.zeros((4, 4))
+    set_weights(model, silent, np.ones(ITEMS), part=0.0)
+    np.testing.assert_array_equal(model.feature_out.weight.detach().numpy(), loud)
 
 
 def test_popularity_is_positive_whatever_the_noise() -> None:

@@ -518,6 +518,7 @@ def test_the_codes_are_part_of_the_protocol() -> None:
         Refusal.CLOSED: 1003,
         Refusal.MALFORMED: 1004,
         Refusal.FAILED: 1005,
+        Refusal.BUNDLE: 1006,
     }
 
 
