@@ -119,7 +119,7 @@ def check_command(  # noqa: PLR0913 each is a command-line option
     ] = None,
     sample_rate: Annotated[float | None, typer.Option(help="Of a round, in (0, 1].")] = None,
     local_steps: Annotated[int | None, typer.Option(help="Noised sums in a round.")] = None,
-    hidden_size: Annotated[int, typer.Option(help="The model's, for its memory.")] = 384,
+    hidden_size: Annotated[int, typer.Option(help="The model's, for its memory.")] = 456,
     max_length: Annotated[int, typer.Option(help="The model's, for its memory.")] = 50,
     candidates: Annotated[int, typer.Option(help="The run's, for its memory.")] = 0,
     as_json: JsonOption = False,

@@ -34,7 +34,7 @@ from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsReques
 __all__ = ["Asker", "FirstWeights", "warm_start", "worth_the_noise"]
 
 log = logging.getLogger("sotto.server")
-LOUD = 12.0
+LOUD = 10.0
 """How often the noise's deviation an item's popularity must be for a direction of its own."""
 _OUTLIER = 20.0
 """Standard deviations of noise that no honest partner ever sees."""

@@ -206,7 +206,7 @@ class WarmStartConfig:
     """
 
     share: float = 0.7
-    own_items: int = 128
+    own_items: int = 200
 
     def __post_init__(self) -> None:
         _require(
