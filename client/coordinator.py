@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.address import PORTS, Address
 from shared.errors import ConfigError
 
-__all__ = ["CoordinatorConfig", "parsed_address"]
-
-_PORTS = range(1, 65536)
+__all__ = ["CoordinatorConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +44,12 @@ class CoordinatorConfig:
     local_port: int = 9094
 
     def __post_init__(self) -> None:
-        if self.superlink and not parsed_address(self.superlink):
+        if self.superlink and Address.parse(self.superlink) is None:
             raise ConfigError(
                 f"coordinator.superlink = '{self.superlink}': give host:port, without https://, "
                 "as in sotto.example:9092 or [2001:db8::1]:9092."
             )
-        if self.local_port not in _PORTS:
+        if self.local_port not in PORTS:
             raise ConfigError(
                 f"coordinator.local_port = {self.local_port}: choose a port from 1 to 65535."
             )
@@ -65,28 +64,10 @@ class CoordinatorConfig:
         Raises:
             ConfigError: none is stated.
         """
-        found = parsed_address(self.superlink)
+        found = Address.parse(self.superlink)
         if found is None:
             raise ConfigError(
                 "'coordinator.superlink' is not set: state the address that the coordinator gave "
                 "you, as host:port."
             )
-        return found
-
-
-def parsed_address(text: str) -> tuple[str, int] | None:
-    """Host and port of host:port; None where it is none."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        return None
-    if not host or set("/@?# \t\n") & set(host):
-        return None
-    if not (port.isascii() and port.isdigit() and int(port) in _PORTS):
-        return None
-    try:
-        host.encode("idna")
-    except UnicodeError:  # a label that is empty or too long
-        return None
-    return host, int(port)
+        return found.host, found.port

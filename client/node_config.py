@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from client.coordinator import parsed_address
+from shared.address import Address
 from shared.errors import ConfigError
 
 __all__ = ["NodeConfig"]
@@ -37,7 +37,7 @@ class NodeConfig:
     metrics: str = ""
 
     def __post_init__(self) -> None:
-        if self.metrics and parsed_address(self.metrics) is None:
+        if self.metrics and Address.parse(self.metrics) is None:
             raise ConfigError(
                 f"node.metrics = '{self.metrics}': give host:port, as in 127.0.0.1:9464, or '' "
                 "for none."
@@ -50,4 +50,5 @@ class NodeConfig:
         >>> NodeConfig(metrics="127.0.0.1:9464").metrics_address
         ('127.0.0.1', 9464)
         """
-        return parsed_address(self.metrics) if self.metrics else None
+        found = Address.parse(self.metrics)
+        return None if found is None else (found.host, found.port)
