@@ -49,7 +49,6 @@ epsilon = {epsilon}
 delta = 1e-4
 [model]
 feature_size = 8
-hidden_size = 8
 heads = 1
 max_length = 6
 [training]

@@ -212,7 +212,8 @@ class Deployment:
         """Starts a run of so many rounds, and returns at once."""
         values: dict[str, dict[str, object]] = {
             "privacy": {"epsilon": EPSILON, "delta": DELTA},
-            "model": {"items": "ids", "hidden_size": 8, "layers": 1, "heads": 2, "max_length": 5},
+            "model": {"items": "ids", "trained": "all", "hidden_size": 8, "max_length": 5},
+            "warm_start": {"share": 0.0},
             "training": {"rounds": rounds, "sample_rate": 0.5},
             "server": {
                 "organisations": len(self.partners),
