@@ -26,7 +26,7 @@ from server.posterior import Prior
 from server.pretrain import read_public
 from server.records import to_arrays, to_weights
 from server.strategy import FederatedStrategy, Terms
-from server.warm_start import Asker, warm_start
+from server.warm_start import Asker, Choice, warm_start
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError
@@ -198,7 +198,7 @@ def _first_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Che
 def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
     """The run's parameters with the items that its warm start chose."""
     own = checkpoint.progress.own_items
-    return replace(config, model=replace(config.model, own_items=own))
+    return replace(config, model=replace(config.model, own_items=own or ()))
 
 
 def _warmed(
@@ -222,9 +222,21 @@ def _warmed(
         config=config,
         catalogue=catalogue.fingerprint,
     )
-    first = warm_start(asker if config.warm_start.share else None, config, catalogue, Prior(public))
+
+    def chosen(own: tuple[int, ...]) -> None:
+        # A round is one request for ever: the second one names these items, whoever answers.
+        known = replace(checkpoint.progress, own_items=own)
+        replace(checkpoint, progress=known).save(_out(config))
+
+    first = warm_start(
+        asker if config.warm_start.share else None,
+        config,
+        catalogue,
+        Prior(public),
+        Choice(checkpoint.progress.own_items, chosen),
+    )
     return replace(
         checkpoint,
-        progress=replace(progress, own_items=first.own_items),
+        progress=replace(progress, own_items=first.own_items, bytes_up=first.bytes_up),
         weights=first.weights,
     )

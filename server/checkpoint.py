@@ -42,7 +42,7 @@ class Progress:
         bytes_up: arrays received in the last round.
         bytes_down: arrays sent in the last round.
         warm: whether the warm start is over, if there is one.
-        own_items: what it chose, see `ModelConfig`.
+        own_items: what it chose, see `ModelConfig`; None until it has.
         answers: digests of the partners' last answers; see `server.rounds.Memory`.
     """
 
@@ -54,7 +54,7 @@ class Progress:
     bytes_up: int = 0
     bytes_down: int = 0
     warm: bool = False
-    own_items: tuple[int, ...] = ()
+    own_items: tuple[int, ...] | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -109,7 +109,8 @@ class Checkpoint:
         try:
             with safe_open(file, framework="numpy") as opened:
                 fields = json.loads(opened.metadata()["progress"])
-                fields["own_items"] = tuple(fields["own_items"])
+                own = fields["own_items"]
+                fields["own_items"] = None if own is None else tuple(own)
                 progress = Progress(**fields)
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,9 +29,16 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.errors import Outcome, QuorumError, ReplyError, WireError
 from shared.models.attention import build, described_items, trainable
-from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, Weights
+from shared.wire import (
+    STATISTICS,
+    Statistic,
+    StatisticsReply,
+    StatisticsRequest,
+    Weights,
+    traffic,
+)
 
-__all__ = ["Asker", "FirstWeights", "warm_start", "worth_the_noise"]
+__all__ = ["Asker", "Choice", "FirstWeights", "warm_start", "worth_the_noise"]
 
 log = logging.getLogger("sotto.server")
 LOUD = 10.0
@@ -40,9 +47,21 @@ _OUTLIER = 20.0
 """Standard deviations of noise that no honest partner ever sees."""
 
 Floats = NDArray[np.float64]
-Answer = tuple[Floats | None, float]
-"""The sum of what the sites answered, None of nobody, and its noise's standard deviation."""
-_NOBODY: Answer = (None, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the sites answered together.
+
+    Attributes:
+        total: the sum; None where nobody was asked.
+        spread: standard deviation of the noise in it.
+        bytes_up: arrays received.
+    """
+
+    total: Floats | None = None
+    spread: float = 0.0
+    bytes_up: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +71,12 @@ class FirstWeights:
     Attributes:
         own_items: internal ids, ascending, of the items with a direction of their own.
         weights: of the recommender with these directions.
+        bytes_up: arrays received in the larger of the two rounds.
     """
 
     own_items: tuple[int, ...]
     weights: Weights
+    bytes_up: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +102,7 @@ class Asker:
     def sum(
         self, statistic: Statistic, own_items: tuple[int, ...], shape: tuple[int, ...]
     ) -> Answer:
-        """The sum of the sites' answers, and the standard deviation of its noise.
+        """The sum of the sites' answers.
 
         Raises:
             QuorumError: too few sites gave a valid answer.
@@ -99,11 +120,13 @@ class Asker:
         asked = [
             Message(content, partner.node_id, STATISTICS, group_id="0") for partner in self.partners
         ]
-        replies = self.grid.send_and_receive(asked, timeout=self.config.server.deadline_seconds)
+        deadline = self.config.server.deadline_seconds
+        replies = list(self.grid.send_and_receive(asked, timeout=deadline))
         totals = self._valid(replies, shape)
         spread = self.noise_multiplier * math.sqrt(len(totals))
         # In the order of their names: floating-point sums depend on it.
-        return np.sum([totals[name] for name in sorted(totals)], axis=0), spread
+        total = np.sum([totals[name] for name in sorted(totals)], axis=0)
+        return Answer(total, spread, sum(map(traffic, replies)))
 
     def _valid(self, replies: Iterable[Message], shape: tuple[int, ...]) -> dict[str, Floats]:
         totals: dict[str, Floats] = {}
@@ -128,8 +151,21 @@ class Asker:
         return totals
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which items get a direction of their own, once and for all.
+
+    Attributes:
+        made: in an earlier start of the run; None where it was not.
+        tell: called with what is chosen now, before anything is asked about it.
+    """
+
+    made: tuple[int, ...] | None
+    tell: Callable[[tuple[int, ...]], None]
+
+
 def warm_start(
-    asker: Asker | None, config: RunConfig, catalogue: Catalogue, prior: Prior
+    asker: Asker | None, config: RunConfig, catalogue: Catalogue, prior: Prior, choice: Choice
 ) -> FirstWeights:
     """The first weights, from the sites' noised statistics and from public interactions.
 
@@ -138,24 +174,28 @@ def warm_start(
         config: the run's parameters.
         catalogue: with features.
         prior: what public interactions say.
+        choice: of own directions.
 
     Raises:
         QuorumError: too few sites gave a valid answer.
     """
     items = len(catalogue)
-    counted: Answer = asker.sum(Statistic.POPULARITY, (), (items,)) if asker else _NOBODY
-    popular = popularity(*counted, prior.popularity(items))
-    own = worth_the_noise(popular, counted[1], config.warm_start.own_items)
+    counted = asker.sum(Statistic.POPULARITY, (), (items,)) if asker else Answer()
+    popular = popularity(counted.total, counted.spread, prior.popularity(items))
+    own = choice.made
+    if own is None:
+        own = worth_the_noise(popular, counted.spread, config.warm_start.own_items)
+        choice.tell(own)
     shape = replace(config.model, own_items=own)
     table = described_items(shape, catalogue).numpy()
-    summed: Answer = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else _NOBODY
-    known, part = moment(*summed, prior.moment(table, shape.recency))
+    summed = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else Answer()
+    known, part = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)
     set_weights(model, known, popular, part)
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
-    return FirstWeights(own, weights)
+    return FirstWeights(own, weights, max(counted.bytes_up, summed.bytes_up))
 
 
 def worth_the_noise(popular: Floats, spread: float, most: int) -> tuple[int, ...]:

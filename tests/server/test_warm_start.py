@@ -11,7 +11,7 @@ import pytest
 from client.site import Site
 from server.partners import Partner
 from server.posterior import Prior
-from server.warm_start import Asker, warm_start, worth_the_noise
+from server.warm_start import Asker, Choice, warm_start, worth_the_noise
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
 from shared.errors import QuorumError
 from shared.histories import Histories
@@ -47,6 +47,8 @@ class House:
     ) -> None:
         keys = {name: changes if name == "beta" else {} for name in NAMES}
         self.folders = [sites.make(name, keys[name], users=40) for name in NAMES]
+        self.told: list[tuple[int, ...]] = []
+        self.choice = Choice(None, self.told.append)
         self.sites, self.noise, self.grid = sites, noise, connect(self.folders)
         self.config = RunConfig(
             privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
@@ -70,7 +72,9 @@ class House:
         )
 
     def warm(self, prior: Histories | None = None, run: str = "r") -> dict[str, np.ndarray]:
-        first = warm_start(self.asker(run), self.config, self.sites.catalogue, Prior(prior))
+        first = warm_start(
+            self.asker(run), self.config, self.sites.catalogue, Prior(prior), self.choice
+        )
         return {**first.weights, "own": np.array(first.own_items)}
 
 
@@ -149,7 +153,8 @@ def test_too_few_valid_answers_end_it_and_say_why(
 
 
 def test_without_asking_anybody_the_public_users_say_all(house: House) -> None:
-    first = warm_start(None, house.config, house.sites.catalogue, Prior(some_histories(30, seed=9)))
+    prior = Prior(some_histories(30, seed=9))
+    first = warm_start(None, house.config, house.sites.catalogue, prior, house.choice)
     assert first.weights["feature_out.weight"].any()
     assert house.grid.sent == []
 
@@ -159,3 +164,20 @@ def test_an_item_must_stand_out_from_the_noise() -> None:
     assert worth_the_noise(popular, 0.0, 2) == (2, 4)
     assert worth_the_noise(popular, 5.0, 4) == (2, 4)
     assert worth_the_noise(popular, 50.0, 4) == ()
+
+
+def test_what_was_chosen_once_stays_though_others_answer_later(
+    sites: Sites, connect: Connect
+) -> None:
+    """Else partners that answered about these items would refuse to be asked about others."""
+    house = House(sites, connect, 2.0, **{"policy.max_epsilon": 20.0})
+    absent = house.grid.nodes[3]
+    house.grid.nodes[3] = lambda _: None
+    first = house.warm()
+    assert house.told == [tuple(first["own"])]
+    house.grid.nodes[3] = absent
+    house.choice = Choice(house.told[0], house.told.append)
+    again = house.warm()
+    assert list(again["own"]) == list(first["own"])
+    assert len(house.told) == 1
+    assert not same(again, first)
