@@ -29,7 +29,20 @@ from simulations import datasets
 from simulations.accountant import accountant_command
 from simulations.config import Engine, read_settings
 from simulations.items import encode_command
-from simulations.partition import Scheme
+from simulations.options import (
+    CatalogueOption,
+    ConfigOption,
+    DataOption,
+    DeltaOption,
+    EpsilonOption,
+    OrganisationsOption,
+    PartitionOption,
+    PublicOption,
+    SeedOption,
+    SetOption,
+    number,
+    paths,
+)
 from simulations.pretrain import pretrain_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
@@ -44,47 +57,6 @@ app.add_typer(items, name="items")
 items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
-
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="Folder with interactions.* and items.* (CSV or Parquet), or MovieLens's own files. "
-        "Without it: the embedded MovieLens latest-small.",
-    ),
-]
-CatalogueOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--catalogue",
-        help="Folder that `sotto-lab items encode` or `pretrain` wrote for these items. Without "
-        "it: tf-idf.",
-    ),
-]
-PublicOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--public",
-        help="Folder of interactions that everybody may know, with the same item ids.",
-    ),
-]
-EpsilonOption = Annotated[
-    str | None,
-    typer.Option(help="Privacy budget of each organisation's users; 'none' trains without."),
-]
-DeltaOption = Annotated[
-    float | None, typer.Option(help="δ of the claim; below 1 / users of any organisation.")
-]
-OrganisationsOption = Annotated[int | None, typer.Option(help="How many share the users.")]
-PartitionOption = Annotated[
-    Scheme | None, typer.Option(help="How users are spread: evenly, or skewed by size or taste.")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Of partition, weights, samples and noise.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as section.key=value."),
-]
 
 
 @app.command("simulate")
@@ -110,9 +82,9 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
 
     What is given later wins: --config, then options, then --set. See: sotto-lab settings.
     """
-    options = _paths(data=data_folder, catalogue=catalogue, public=public) | {
+    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
         "lab.organisations": organisations,
-        "privacy.epsilon": _number(epsilon),
+        "privacy.epsilon": number(epsilon),
         "privacy.delta": delta,
         "lab.partition": partition,
         "seed": seed,
@@ -148,9 +120,9 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     assignments: SetOption = None,
 ) -> None:
     """Write the sites of a federation, to be run with `flwr run .` instead of `simulate`."""
-    options = _paths(data=data_folder, catalogue=catalogue, public=public) | {
+    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
         "lab.organisations": organisations,
-        "privacy.epsilon": _number(epsilon),
+        "privacy.epsilon": number(epsilon),
         "privacy.delta": delta,
         "lab.partition": partition,
         "seed": seed,
@@ -240,19 +212,6 @@ def _bars() -> Progress:
         console=messages,
         disable=not messages.is_terminal,
     )
-
-
-def _paths(**given: Path | None) -> dict[str, Any]:
-    return {
-        f"lab.{key}": None if path is None else str(path.resolve()) for key, path in given.items()
-    }
-
-
-def _number(text: str | None) -> float | str | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 def _write_run_config(simulation: Simulation) -> Path:
