@@ -30,7 +30,7 @@ from simulations.federation import SimulatedSite, make_site, run_federation, sit
 from simulations.partition import partition
 from simulations.pretrain import described
 
-__all__ = ["Planted", "Reporter", "Simulation", "prepare", "reopen", "simulate"]
+__all__ = ["SITES", "Planted", "Reporter", "Simulation", "prepare", "reopen", "simulate"]
 
 SETTINGS, CATALOGUE, SITES, ALONE = "config.toml", "catalogue", "sites", "alone"
 

@@ -40,6 +40,8 @@ FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of the canaries that are guessed, the surest first; all are tried, and paid for."""
 _LARGEST = 50.0
 """Beyond this e^ε says nothing any more."""
+_BEYOND = 1000.0
+"""What an estimate is said to be that is larger: there is no privacy to speak of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ class Estimate:
     """An ε under an assumption, with an interval.
 
     Attributes:
-        epsilon: the estimate, >= 0.
+        epsilon: the estimate, in [0, 1000].
         low: the interval's lower end.
         high: its upper end.
     """
@@ -207,7 +209,7 @@ def gaussian_estimate(
     within, without = scores[inside], scores[~inside]
     n1, n0 = len(within), len(without)
     if min(n1, n0) < 2:
-        return Estimate(epsilon=0.0, low=0.0, high=math.inf)
+        return Estimate(epsilon=0.0, low=0.0, high=_BEYOND)
     pooled = math.sqrt(
         ((n1 - 1) * within.var(ddof=1) + (n0 - 1) * without.var(ddof=1)) / (n1 + n0 - 2)
     )
@@ -217,7 +219,7 @@ def gaussian_estimate(
     width = math.sqrt((n1 + n0) / (n1 * n0) + distance**2 / (2 * (n1 + n0)))
     reach = float(norm.isf(1 - confidence)) * width
     low, middle, high = (
-        gaussian_epsilon(max(value, 0.0), delta)
+        min(gaussian_epsilon(max(value, 0.0), delta), _BEYOND)
         for value in (distance - reach, distance, distance + reach)
     )
     return Estimate(epsilon=middle, low=low, high=high)
