@@ -12,7 +12,6 @@ import pytest
 from simulations.benchmarks.planted_faults import FAULTS
 from simulations.cli import main
 
-
 Typed = Callable[..., int]
 
 
