@@ -59,14 +59,14 @@ def privacy_section(
     }
 
 
-def evaluation_section(models: Mapping[str, Metrics]) -> dict[str, Any]:
-    """Each model's figures over the same users."""
+def evaluation_section(models: Mapping[str, Metrics], split: str) -> dict[str, Any]:
+    """Each model's figures over the same users, on the events that `split` names."""
     users = {metrics.users for metrics in models.values()}
     if len(users) != 1:
         raise ValueError(f"the models were measured over different users: {users}")
     return {
         "protocol": _PROTOCOL,
-        "split": "test",
+        "split": split,
         "users": users.pop(),
         "models": {name: metrics.as_dict() for name, metrics in models.items()},
     }

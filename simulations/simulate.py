@@ -23,7 +23,7 @@ from shared.metrics import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items
-from simulations.config import SimulationConfig, read_settings
+from simulations.config import SimulationConfig, Split, read_settings
 from simulations.datasets import Dataset, load
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
 from simulations.partition import partition
@@ -71,6 +71,13 @@ class Simulation:
         """The organisations, in the order of `parts` and of their folders."""
         width = len(str(len(self.parts)))
         return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
+
+    @property
+    def asked(self) -> LeaveOneOut:
+        """What the models are measured on: the split with the events that `lab.split` names."""
+        if self.config.lab.split is Split.VALIDATION:
+            return self.split.on_validation()
+        return self.split
 
     def site(self, number: int, *, alone: bool = False) -> SimulatedSite:
         """Organisation `number`, counted from 0, with its training events."""
@@ -269,21 +276,22 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
 
 def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
     section = results.evaluation_section(
-        {name: ranking.metrics() for name, ranking in rankings.items()}
+        {name: ranking.metrics() for name, ranking in rankings.items()},
+        str(simulation.config.lab.split),
     )
     if len(simulation.cold):
-        section["cold"] = cold_section(simulation.split, simulation.cold, rankings)
+        section["cold"] = cold_section(simulation.asked, simulation.cold, rankings)
     return section
 
 
 def _measure(
     simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
 ) -> dict[str, Ranking]:
-    """Every model's ranking of the test users, in the order of the split."""
+    """Every model's ranking of the users who are asked, in the order of the split."""
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train = len(catalogue), simulation.split.train
     cases = baselines.Cases(
-        simulation.split, simulation.parts, items=items, window=config.model.max_length
+        simulation.asked, simulation.parts, items=items, window=config.model.max_length
     )
     run = _run_config(simulation, simulation.folder)
 
