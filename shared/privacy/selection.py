@@ -3,11 +3,11 @@
 Papernot & Steinke, "Hyperparameter Tuning with Rényi Differential Privacy" (arXiv:2110.03620v2):
 theorem 2 for the truncated negative binomial distribution, theorem 6 for the Poisson one.
 
-| K is drawn           | P[K = k]                              | least K | E[K] runs cost about         |
-|----------------------|---------------------------------------|---------|------------------------------|
-| geometric (η = 1)    | γ (1 - γ)^(k-1)                       | 1       | 3 runs' ε, and log E[K]      |
-| logarithmic (η = 0)  | (1 - γ)^k / (k log(1/γ))              | 1       | 2 runs' ε, and log E[K]      |
-| Poisson (μ)          | μ^k exp(-μ) / k!                      | 0       | 1 run's, if it costs little  |
+| K is drawn          | P[K = k]                 | least K | the best of K costs about     |
+|---------------------|--------------------------|---------|-------------------------------|
+| geometric (η = 1)   | γ (1 - γ)^(k-1)          | 1       | 3 runs, and log E[K]          |
+| logarithmic (η = 0) | (1 - γ)^k / (k log(1/γ)) | 1       | 2 runs, and log E[K]          |
+| Poisson (μ)         | μ^k exp(-μ) / k!         | 0       | 1 run, where one costs little |
 
 What must hold, else there is no such bound: the distribution of K is public and fixed before, and
 so is that of a run's parameters; every run draws its own, knowing nothing of the others, and is as

@@ -72,6 +72,7 @@ def exact(p: Floats, q: Floats) -> Floats:
 MECHANISMS = {
     "response, ε = 1, the better answer likelier": ([0.2689, 0.7311], [0.7311, 0.2689]),
     "response, ε = .1": ([0.475, 0.525], [0.525, 0.475]),
+    "response, ε = 4.6: what K is costs less than a run": ([0.99, 0.01], [0.01, 0.99]),
     "a rare best answer": ([0.99, 0.01], [0.98, 0.02]),
     "three answers": ([0.5, 0.3, 0.2], [0.3, 0.3, 0.4]),
     "four answers, one all but revealing": ([0.4, 0.3, 0.29, 0.01], [0.3, 0.3, 0.3, 0.1]),
@@ -122,7 +123,7 @@ def test_it_is_what_another_accountant_says(
     found = selection_epsilon([[release(noise, rate, steps)]], 1e-5, law=law, mean=mean)
     theirs = accountant.get_epsilon(1e-5)
     # Its series fails below order 2 here, where we have an order or two more.
-    assert theirs * 0.97 <= found <= theirs * 1.001
+    assert theirs * 0.95 <= found <= theirs * 1.001
 
 
 @pytest.mark.parametrize(("law", "shape"), [(TrialLaw.GEOMETRIC, 1), (TrialLaw.LOGARITHMIC, 0)])
