@@ -46,6 +46,7 @@ from simulations.options import (
 from simulations.pretrain import pretrain_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
+from simulations.sweep import sweep_command
 
 __all__ = ["main"]
 
@@ -57,6 +58,7 @@ app.add_typer(items, name="items")
 items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
+app.command("sweep")(sweep_command)
 
 
 @app.command("simulate")
