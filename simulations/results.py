@@ -24,7 +24,15 @@ from shared.metrics import Ranking
 from shared.privacy.release import Release
 from simulations.datasets import Dataset
 
-__all__ = ["cost", "data_section", "evaluation_section", "privacy_section", "versions", "write"]
+__all__ = [
+    "FILE",
+    "cost",
+    "data_section",
+    "evaluation_section",
+    "privacy_section",
+    "versions",
+    "write",
+]
 
 FILE = "result.json"
 _PROTOCOL = "leave-one-out, full ranking, seen items removed"
