@@ -28,7 +28,7 @@ from shared.errors import ConfigError
 from shared.histories import Columns
 from simulations.partition import Scheme
 
-__all__ = ["Engine", "LabConfig", "SimulationConfig", "read_settings"]
+__all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]
 
 
 UNUSED_DELTA = 1e-9
@@ -40,6 +40,13 @@ class Engine(StrEnum):
 
     INPROCESS = "inprocess"
     RAY = "ray"
+
+
+class Split(StrEnum):
+    """Which held-out event of each user is asked for; training sees neither."""
+
+    TEST = "test"
+    VALIDATION = "validation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,7 @@ class LabConfig:
     device: str = "auto"
     alone: bool = True
     cold: float = 0.0
+    split: Split = Split.TEST
     user: str = ""
     item: str = ""
     time: str = ""
@@ -187,11 +195,15 @@ def _assignment(text: str) -> tuple[str, Value]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} does not fit: write --set section.key=value.")
-    return key.strip(), _value(value.strip())
+    return key.strip(), plain_value(value.strip())
 
 
-def _value(text: str) -> Value:
-    """A TOML value, or else the text itself: quotes are a nuisance on a command line."""
+def plain_value(text: str) -> Value:
+    """A TOML value, or else the text itself: quotes are a nuisance on a command line.
+
+    >>> plain_value("8"), plain_value("none"), plain_value("true")
+    (8, 'none', True)
+    """
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
     except ValueError:

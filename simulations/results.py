@@ -73,25 +73,28 @@ def privacy_section(
     }
 
 
-def evaluation_section(rankings: Mapping[str, Ranking], split: LeaveOneOut) -> dict[str, Any]:
+def evaluation_section(
+    rankings: Mapping[str, Ranking], asked: LeaveOneOut, split: str
+) -> dict[str, Any]:
     """Each model's figures over the same users, and where its recommendations went.
 
     Args:
-        rankings: by model, each of all M test users in the order of the split.
-        split: whose test is ranked; popularity is that of its training events.
+        rankings: by model, each of all M users who are asked, in the order of the split.
+        asked: whose test is ranked; popularity is that of its training events.
+        split: the name of the events that are asked for.
     """
     users = {len(ranking.ranks) for ranking in rankings.values()}
     if len(users) != 1:
         raise ValueError(f"the models were measured over different users: {users}")
     items = next(iter(rankings.values())).items
-    counts = np.bincount(split.train.items, minlength=items + 1)[1:]  # [V]
-    chosen = torch.from_numpy(split.test_targets)[:, None]
+    counts = np.bincount(asked.train.items, minlength=items + 1)[1:]  # [V]
+    chosen = torch.from_numpy(asked.test_targets)[:, None]
     return {
         "protocol": _PROTOCOL,
-        "split": "test",
+        "split": split,
         "users": users.pop(),
         "models": {
-            name: _figures(ranking, counts, len(split.train)) for name, ranking in rankings.items()
+            name: _figures(ranking, counts, len(asked.train)) for name, ranking in rankings.items()
         },
         "exposure": {
             "deciles": "of the catalogue by training events, most popular first",

@@ -23,7 +23,7 @@ from shared.metrics import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items
-from simulations.config import SimulationConfig, read_settings
+from simulations.config import SimulationConfig, Split, read_settings
 from simulations.datasets import Dataset, load
 from simulations.evaluation import TestUsers, write_evaluation
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
@@ -72,6 +72,13 @@ class Simulation:
         """The organisations, in the order of `parts` and of their folders."""
         width = len(str(len(self.parts)))
         return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
+
+    @property
+    def asked(self) -> LeaveOneOut:
+        """What the models are measured on: the split with the events that `lab.split` names."""
+        if self.config.lab.split is Split.VALIDATION:
+            return self.split.on_validation()
+        return self.split
 
     def site(self, number: int, *, alone: bool = False) -> SimulatedSite:
         """Organisation `number`, counted from 0, with its training events."""
@@ -271,9 +278,11 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
 
 
 def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
-    section = results.evaluation_section(rankings, simulation.split)
+    section = results.evaluation_section(
+        rankings, simulation.asked, str(simulation.config.lab.split)
+    )
     if len(simulation.cold):
-        section["cold"] = cold_section(simulation.split, simulation.cold, rankings)
+        section["cold"] = cold_section(simulation.asked, simulation.cold, rankings)
     return section
 
 
@@ -281,7 +290,7 @@ def _test_users(simulation: Simulation) -> TestUsers:
     histories = simulation.dataset.histories
     row = {user: number for number, user in enumerate(histories.users)}
     return TestUsers.of(
-        np.array([row[user] for user in simulation.split.test_inputs.users], np.int64),
+        np.array([row[user] for user in simulation.asked.test_inputs.users], np.int64),
         organisations=dict(zip(simulation.names, simulation.parts, strict=True)),
         events=simulation.split.train.lengths,
         groups=simulation.dataset.groups,
@@ -291,11 +300,11 @@ def _test_users(simulation: Simulation) -> TestUsers:
 def _measure(
     simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
 ) -> dict[str, Ranking]:
-    """Every model's ranking of the test users, in the order of the split."""
+    """Every model's ranking of the users who are asked, in the order of the split."""
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train = len(catalogue), simulation.split.train
     cases = baselines.Cases(
-        simulation.split, simulation.parts, items=items, window=config.model.max_length
+        simulation.asked, simulation.parts, items=items, window=config.model.max_length
     )
     run = _run_config(simulation, simulation.folder)
 
