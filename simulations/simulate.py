@@ -25,6 +25,7 @@ from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.config import SimulationConfig, Split, read_settings
 from simulations.datasets import Dataset, load
+from simulations.evaluation import TestUsers, write_evaluation
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
 from simulations.partition import partition
 from simulations.pretrain import described
@@ -176,6 +177,8 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
         "seed": simulation.config.seed,
         "versions": results.versions(),
     }
+    # The result comes last: a folder that has one is whole.
+    write_evaluation(simulation.folder, _test_users(simulation), rankings)
     results.write(simulation.folder, result)
     return result
 
@@ -276,12 +279,22 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
 
 def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
     section = results.evaluation_section(
-        {name: ranking.metrics() for name, ranking in rankings.items()},
-        str(simulation.config.lab.split),
+        rankings, simulation.asked, str(simulation.config.lab.split)
     )
     if len(simulation.cold):
         section["cold"] = cold_section(simulation.asked, simulation.cold, rankings)
     return section
+
+
+def _test_users(simulation: Simulation) -> TestUsers:
+    histories = simulation.dataset.histories
+    row = {user: number for number, user in enumerate(histories.users)}
+    return TestUsers.of(
+        np.array([row[user] for user in simulation.asked.test_inputs.users], np.int64),
+        organisations=dict(zip(simulation.names, simulation.parts, strict=True)),
+        events=simulation.split.train.lengths,
+        groups=simulation.dataset.groups,
+    )
 
 
 def _measure(
