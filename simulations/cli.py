@@ -27,6 +27,7 @@ from shared.commands import command_group, messages, output, run, write_json
 from shared.config import RunConfig
 from simulations import datasets
 from simulations.accountant import accountant_command
+from simulations.calibrate_command import calibrate_command
 from simulations.config import Engine, read_settings
 from simulations.items import encode_command
 from simulations.options import (
@@ -59,6 +60,7 @@ items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
 app.command("sweep")(sweep_command)
+app.command("calibrate")(calibrate_command)
 
 
 @app.command("simulate")
