@@ -208,6 +208,15 @@ class LeaveOneOut:
     test_inputs: Histories
     test_targets: Ints
 
+    def on_validation(self) -> LeaveOneOut:
+        """The same split, in which the validation items are what is asked for.
+
+        For choosing parameters: what the test items say must not decide anything.
+        """
+        return replace(
+            self, test_inputs=self.validation_inputs, test_targets=self.validation_targets
+        )
+
 
 def leave_one_out(histories: Histories) -> LeaveOneOut:
     """Hold out each user's last event for the test and the one before it for validation.

@@ -20,6 +20,7 @@ from shared.config import RunConfig
 from simulations import datasets
 from simulations.accountant import accountant_command
 from simulations.audit.command import audit_command
+from simulations.calibrate_command import calibrate_command
 from simulations.config import Engine, read_settings
 from simulations.items import encode_command
 from simulations.options import (
@@ -40,6 +41,7 @@ from simulations.pretrain import pretrain_command
 from simulations.progress import Bars, bars
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
+from simulations.sweep import sweep_command
 
 __all__ = ["main"]
 
@@ -52,6 +54,8 @@ items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
 app.command("audit")(audit_command)
+app.command("sweep")(sweep_command)
+app.command("calibrate")(calibrate_command)
 
 
 @app.command("simulate")
@@ -217,7 +221,8 @@ _TITLES = {
 
 def _tell_result(result: dict[str, Any], out: Path) -> None:
     privacy, evaluation = result["privacy"], result["evaluation"]
-    figures = list(next(iter(evaluation["models"].values())))
+    # Those of accuracy and coverage: what fits a terminal.
+    figures = list(next(iter(evaluation["models"].values())))[:4]
     table = Table(title=f"{evaluation['users']:,} users, {evaluation['protocol']}")
     table.add_column("model")
     for name in figures:

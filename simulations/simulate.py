@@ -24,13 +24,23 @@ from shared.metrics import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items
-from simulations.config import SimulationConfig, read_settings
+from simulations.config import SimulationConfig, Split, read_settings
 from simulations.datasets import Dataset, load
+from simulations.evaluation import TestUsers, write_evaluation
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
 from simulations.partition import partition
 from simulations.pretrain import described
 
-__all__ = ["SITES", "Planted", "Reporter", "Simulation", "prepare", "reopen", "simulate"]
+__all__ = [
+    "SETTINGS",
+    "SITES",
+    "Planted",
+    "Reporter",
+    "Simulation",
+    "prepare",
+    "reopen",
+    "simulate",
+]
 
 SETTINGS, CATALOGUE, SITES, ALONE = "config.toml", "catalogue", "sites", "alone"
 
@@ -101,6 +111,13 @@ class Simulation:
             return self.split.train.select(self.parts[number])
         own = self.split.train.select(self.planted.kept[number])
         return Histories.joined([own, self.planted.added[number]])
+
+    @property
+    def asked(self) -> LeaveOneOut:
+        """What the models are measured on: the split with the events that `lab.split` names."""
+        if self.config.lab.split is Split.VALIDATION:
+            return self.split.on_validation()
+        return self.split
 
     def site(self, number: int, *, alone: bool = False) -> SimulatedSite:
         """Organisation `number`, counted from 0."""
@@ -218,6 +235,8 @@ def simulate(
         "seed": simulation.config.seed,
         "versions": results.versions(),
     }
+    # The result comes last: a folder that has one is whole.
+    write_evaluation(simulation.folder, _test_users(simulation), rankings)
     results.write(simulation.folder, result)
     return result
 
@@ -321,21 +340,32 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
 
 def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
     section = results.evaluation_section(
-        {name: ranking.metrics() for name, ranking in rankings.items()}
+        rankings, simulation.asked, str(simulation.config.lab.split)
     )
     if len(simulation.cold):
-        section["cold"] = cold_section(simulation.split, simulation.cold, rankings)
+        section["cold"] = cold_section(simulation.asked, simulation.cold, rankings)
     return section
+
+
+def _test_users(simulation: Simulation) -> TestUsers:
+    histories = simulation.dataset.histories
+    row = {user: number for number, user in enumerate(histories.users)}
+    return TestUsers.of(
+        np.array([row[user] for user in simulation.asked.test_inputs.users], np.int64),
+        organisations=dict(zip(simulation.names, simulation.parts, strict=True)),
+        events=simulation.split.train.lengths,
+        groups=simulation.dataset.groups,
+    )
 
 
 def _measure(
     simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
 ) -> dict[str, Ranking]:
-    """Every model's ranking of the test users, in the order of the split."""
+    """Every model's ranking of the users who are asked, in the order of the split."""
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train = len(catalogue), simulation.split.train
     cases = baselines.Cases(
-        simulation.split, simulation.parts, items=items, window=config.model.max_length
+        simulation.asked, simulation.parts, items=items, window=config.model.max_length
     )
     run = _run_config(simulation, simulation.folder)
 
