@@ -44,6 +44,7 @@ from simulations.options import (
     paths,
 )
 from simulations.pretrain import pretrain_command
+from simulations.report.command import report_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
 
@@ -57,6 +58,7 @@ app.add_typer(items, name="items")
 items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
+app.command("report")(report_command)
 
 
 @app.command("simulate")
