@@ -47,6 +47,7 @@ from simulations.pretrain import pretrain_command
 from simulations.report.command import report_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
+from simulations.sweep import sweep_command
 
 __all__ = ["main"]
 
@@ -59,6 +60,7 @@ items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
 app.command("report")(report_command)
+app.command("sweep")(sweep_command)
 
 
 @app.command("simulate")

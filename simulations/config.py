@@ -136,6 +136,14 @@ class SimulationConfig:
     lab: LabConfig = field(default_factory=LabConfig)
     seed: int = 0
 
+    @property
+    def planned(self) -> RunConfig:
+        """The run as it is known before there is any folder: enough to tell its noise."""
+        here = Path()
+        return self.run(
+            organisations=self.lab.organisations, catalogue=here, out=here, resume=False
+        )
+
     def run(self, *, organisations: int, catalogue: Path, out: Path, resume: bool) -> RunConfig:
         """The run that a coordinator of so many organisations is given."""
         flat = {k: v for k, v in flatten(self).items() if not k.startswith("lab.")}

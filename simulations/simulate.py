@@ -30,7 +30,7 @@ from simulations.federation import SimulatedSite, make_site, run_federation, sit
 from simulations.partition import partition
 from simulations.pretrain import described
 
-__all__ = ["Reporter", "Simulation", "prepare", "reopen", "simulate"]
+__all__ = ["SETTINGS", "Reporter", "Simulation", "prepare", "reopen", "simulate"]
 
 SETTINGS, CATALOGUE, SITES, ALONE = "config.toml", "catalogue", "sites", "alone"
 
