@@ -77,8 +77,8 @@ def claim_of_run(run: Run) -> Claim:
     return Claim(
         private=True,
         headline=(
-            f"Whoever sees everything that {who} sent learns little about any one of its users: "
-            f"ε = {epsilon:.2f}, at δ = {run.delta:g}."
+            f"Whoever sees everything that {who} sent can learn only so much about any one of its "
+            f"users: ε = {epsilon:.2f}, at δ = {run.delta:g}."
         ),
         meaning=(_meaning(epsilon, run.delta),),
         covers=_covers(),
@@ -146,7 +146,11 @@ def _covers() -> tuple[tuple[str, str], ...]:
             "how much an observer may learn about one person: 0 is nothing at all, and each step "
             "up lets the odds of a guess about the person grow by a factor of 2.7 more.",
         ),
-        ("δ (delta)", "the chance, as good as nil, that this limit is missed."),
+        (
+            "δ (delta)",
+            "the chance that this limit is missed: smaller than one in the number of an "
+            "organisation's users.",
+        ),
         (
             "Who is protected",
             "each user, with their whole history at one organisation: as if it had been there or "
@@ -219,8 +223,9 @@ def _spent(run: Run) -> Card:
     if not run.private:
         return Card("none", "privacy", "no noise was added: any ε may have leaked", good=False)
     worst = run.worst
-    several = f", by {worst.name}, which spent most" if len(run.organisations) > 1 else ""
-    return Card(f"{worst.epsilon:.2f}", "ε spent", f"at δ = {run.delta:g}{several}")
+    alike = len({round(one.epsilon or 0, 2) for one in run.organisations}) == 1
+    who = "by each organisation" if alike else f"by {worst.name}, which spent most"
+    return Card(f"{worst.epsilon:.2f}", "ε spent", f"{who}, at δ = {run.delta:g}")
 
 
 def _verdict(audits: Sequence[Audit]) -> Card:

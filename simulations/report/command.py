@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,8 @@ def _page_of_sweep(sweep: Sweep, audits: list[Audit], detail: str | None) -> Pag
         facts=facts_of(run),
         files=((SETTINGS, sweep.settings), (f"{CONFIG} of {name}", run.config_text)),
         commands=(
-            commands_of(["sweep", "--config", sweep.folder / SETTINGS, "--out", "FOLDER"]),
+            f"mkdir FOLDER && cp {shlex.quote(str(sweep.folder / SETTINGS))} FOLDER",
+            commands_of(["sweep", "--out", "FOLDER"]),
             commands_of(["report", "FOLDER", "--out", "report.html"]),
         ),
     )

@@ -110,21 +110,24 @@ def _line(axes: Axes, line: Line, own: Look, place: _Places, *, width: float) ->
     points = [point for point in line.points if point.epsilon > 0]
     private = [point for point in points if math.isfinite(point.epsilon)]
     for some in (private, points[len(private) :]):
-        axes.errorbar(
-            [place(point.epsilon) for point in some],
-            [point.mean for point in some],
-            yerr=[point.spread for point in some],
+        places, means = [place(point.epsilon) for point in some], [point.mean for point in some]
+        axes.plot(
+            places,
+            means,
             color=own.colour,
             linestyle=own.line,
             linewidth=width,
             marker=own.marker,
             markersize=7,
             markeredgecolor=PAPER,
-            capsize=4,
-            elinewidth=1.4,
             label=own.label if some and some[0] is points[0] else None,
             zorder=4,
         )
+        spreads = [point.spread for point in some]
+        if any(spreads):
+            axes.errorbar(
+                places, means, spreads, fmt="none", ecolor=own.colour, capsize=4, elinewidth=1.4
+            )
     for point in points:
         if len(point.values) > 1:
             places = [place(point.epsilon) + 0.09] * len(point.values)
@@ -226,6 +229,8 @@ def roc_picture(found: Membership, epsilon: float | None, delta: float) -> Pictu
             axes.plot([rate.fpr] * 2, [low, high], color=INK, linewidth=1.4, zorder=4)
             axes.plot(rate.fpr, max(rate.tpr, lowest), "o", color=INK, markersize=5, zorder=5)
         axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.15))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.minorticks_off()
         axes.set_xlabel("false positives: others taken for members")
         axes.set_ylabel("true positives" if narrow else "true positives: members recognised")

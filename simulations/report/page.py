@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,8 +79,14 @@ def rendered(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.globals["svgs"] = _svgs
-    style = environment.loader.get_source(environment, "page.css")[0] if environment.loader else ""
-    return environment.get_template("page.html").render(page=page, style=Markup(style))
+    environment.filters["marked"] = _marked
+    return environment.get_template("page.html").render(page=page)
+
+
+def _marked(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code, and formulas that no line end tears."""
+    whole = re.sub(r"(\b|[εδ]) ([=≥≤<±]) ", "\\1\u00a0\\2\u00a0", text)
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(whole)))  # noqa: S704 escaped
 
 
 def _svgs(section: Section) -> Markup:
@@ -89,7 +96,7 @@ def _svgs(section: Section) -> Markup:
     # The sentence below the figure says what it comes to, and the table has the numbers.
     label = escape(f"Figure: {section.title} {section.takeaway}", quote=True)
     drawn = (inline_svg(section.picture, narrow=narrow, label=label) for narrow in (False, True))
-    return Markup("".join(drawn))  # noqa: S704 ours; what comes from files is escaped above
+    return Markup("".join(drawn))  # noqa: S704 ours, and the label is escaped
 
 
 def facts_of(run: Run) -> tuple[tuple[str, str], ...]:

@@ -38,7 +38,8 @@ SHADES = (
     ("#dbe9f3", "#14202b"),
 )
 """Of a segment, and of what is written on it; the same on a dark screen."""
-ROOM_FOR_LABEL = 0.07
+ROOM_FOR_LABEL = {False: 0.06, True: 0.13}
+"""Share of the width that a percentage needs, on a wide figure and on a narrow one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,10 @@ def hits_picture(name: str, rows: Sequence[Row]) -> Picture:
                     color=own.colour,
                     markersize=7,
                     markeredgecolor=PAPER,
+                    clip_on=False,
                     label=own.label if place == 0 else None,
                 )
-        _rows(axes, [row.label for row in rows])
+        _rows(axes, [_folded(row.label) if narrow else row.label for row in rows])
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_percent)
         axes.set_xlabel("users who are hit" if narrow else "users whose item is among their ten")
@@ -112,6 +114,7 @@ def gain_picture(found: Sequence[Gain]) -> Picture:
                 markeredgecolor=VERMILION,
                 markeredgewidth=1.8,
                 markersize=6.5,
+                clip_on=False,
                 label="alone" if first else None,
                 zorder=3,
             )
@@ -121,6 +124,7 @@ def gain_picture(found: Sequence[Gain]) -> Picture:
                 "o",
                 color=BLUE,
                 markersize=8,
+                clip_on=False,
                 label="together" if first else None,
                 zorder=4,
             )
@@ -143,9 +147,8 @@ def exposure_picture(found: Exposure, models: Sequence[str]) -> Picture:
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
         for place, shares in enumerate(rows.values()):
-            _bar(axes, place, shares)
-        labels = [label.replace(", ", ",\n") if narrow else label for label in rows]
-        _rows(axes, labels)
+            _bar(axes, place, shares, room=ROOM_FOR_LABEL[narrow])
+        _rows(axes, [_folded(label) if narrow else label for label in rows])
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(_percent)
         axes.grid(visible=False)
@@ -158,7 +161,7 @@ def exposure_picture(found: Exposure, models: Sequence[str]) -> Picture:
     return Picture("exposure", draw, 1.2 + 0.45 * len(rows), 1.5 + 0.5 * len(rows))
 
 
-def _bar(axes: Axes, place: int, shares: Sequence[float]) -> None:
+def _bar(axes: Axes, place: int, shares: Sequence[float], *, room: float) -> None:
     left, decile = 0.0, 0
     for (tenths, label), (shade, letters) in zip(STEPS, SHADES, strict=True):
         width = sum(shares[decile : decile + tenths])
@@ -172,7 +175,7 @@ def _bar(axes: Axes, place: int, shares: Sequence[float]) -> None:
             linewidth=1.0,
             label=label if place == 0 else None,
         )
-        if width >= ROOM_FOR_LABEL:
+        if width >= room:
             middle = left + width / 2
             axes.text(middle, place, f"{width:.0%}", color=letters, ha="center", va="center")
         left, decile = left + width, decile + tenths
@@ -209,7 +212,7 @@ def audit_picture(audits: Sequence[Audit]) -> Picture:
 
 def _observer(axes: Axes, place: int, found: Observer) -> None:
     axes.plot([0, found.lower_bound], [place, place], color=BLUE, linewidth=6, zorder=3)
-    axes.plot(found.lower_bound, place, "o", color=BLUE, markersize=8, zorder=4)
+    axes.plot(found.lower_bound, place, "o", color=BLUE, markersize=8, clip_on=False, zorder=4)
     axes.plot(
         found.largest_provable,
         place,
@@ -229,7 +232,7 @@ def _observer(axes: Axes, place: int, found: Observer) -> None:
 
 def _legend_of_audits(axes: Axes) -> None:
     axes.plot([], [], color=VERMILION, linewidth=3.4, label="claimed: at most this")
-    axes.plot([], [], color=BLUE, linewidth=6, marker="o", label="proven: at least this")
+    axes.plot([], [], color=BLUE, linewidth=5, label="proven: at least this")
     axes.plot(
         [],
         [],
@@ -247,6 +250,11 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.5, -0.5)
     frame(axes, grid="x")
     axes.tick_params(axis="y", length=0)
+
+
+def _folded(label: str) -> str:
+    """Two lines of a label with a comma: on a phone there is no room beside the figure."""
+    return label.replace(", ", ",\n")
 
 
 def _percent(value: float, _: float) -> str:

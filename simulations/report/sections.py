@@ -286,7 +286,7 @@ def _gains(found: Evaluation) -> Section:
     each = gains(found)
     if not each:
         return _missing("gain", title, texts.NO_ALONE)
-    head = "organisation|users|hit alone|hit together|NDCG@10 alone|NDCG@10 together|p"
+    head = "organisation|users|hit alone|hit together|NDCG@10 alone|NDCG@10 together|chance"
     return Section(
         key="gain",
         title=title,
@@ -303,7 +303,7 @@ def _gains(found: Evaluation) -> Section:
                     f"{one.together.count:,} ({one.together.value:.1%})",
                     f"{one.alone_ndcg:.4f}",
                     f"{one.together_ndcg:.4f}",
-                    f"{one.p:.2g}",
+                    words.chance(one.p),
                 )
                 for one in each
             ],

@@ -81,7 +81,7 @@ EXPOSURE = (
 
 NO_AUDIT = (
     "Nobody has attacked this claim yet: it rests on the accountant alone. `sotto-lab audit` does, "
-    "and --audit FOLDER adds what it finds."
+    "and `--audit FOLDER` adds what it finds."
 )
 NO_MEMBERSHIP = "This audit did not try to tell members from others by the published model."
 NO_BUDGET = "Nothing was noised, so there is no budget: each answer may give away anything."
@@ -92,10 +92,10 @@ NO_EVALUATION = (
 )
 NO_ALONE = (
     "The organisations were not trained alone in this run, so nobody knows what they gain. Set "
-    "lab.alone to true to see it."
+    "`lab.alone` to true to see it."
 )
 NO_GROUPS = (
-    "The data set has no public groups of users. A users.csv beside the interactions adds them."
+    "The data set has no public groups of users. A `users.csv` beside the interactions adds them."
 )
 NO_EXPOSURE = "This run was made by a version that did not write where recommendations went."
 ALL_ALIKE = "All users are alike in this, so there is nothing to compare."
@@ -119,9 +119,9 @@ def lead_of_sweep(sweep: Sweep, run: Run) -> str:
     """Of many runs."""
     count = len(sweep.runs)
     return (
-        f"{count} run{'s' * (count != 1)} of one federated recommender on {run.data} ({run.users:,} "
-        f"users, {len(run.organisations)} simulated organisations) at different privacy budgets: "
-        "what each promises to these users, and what it is worth."
+        f"{count} run{'s' * (count != 1)} of one federated recommender on {run.data} "
+        f"({run.users:,} users, {len(run.organisations)} simulated organisations) at different "
+        "privacy budgets: what each promises to these users, and what it is worth."
     )
 
 

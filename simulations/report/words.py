@@ -18,6 +18,7 @@ __all__ = [
     "audit_notes",
     "audits",
     "budget",
+    "chance",
     "epsilon_text",
     "exposure",
     "frontier",
@@ -39,13 +40,18 @@ def number(value: float | None, digits: int = 2) -> str:
     return "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
+def chance(p: float) -> str:
+    """A p-value, no more exactly than anybody can use."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
 def epsilon_text(value: float) -> str:
     """An ε that was asked for."""
     return "none" if math.isinf(value) else f"{value:g}"
 
 
-def _of(share: Share) -> str:
-    return f"{share.value:.1%} ({share.count:,} of {share.users:,})"
+def _hit(share: Share) -> str:
+    return f"{share.value:.1%} of users ({share.count:,} of {share.users:,})"
 
 
 # --- a sweep -------------------------------------------------------------------------------------
@@ -202,10 +208,10 @@ def models(run: Run) -> str:
     }
     if own not in shares:
         return "There is no federated model in this run."
-    text = f"The federated model hits {_of(shares[own])} of the test users"
+    text = f"The federated model hits {_hit(shares[own])}"
     if rival not in shares:
         return f"{text}."
-    text += f"; the {look(rival).label} hit {_of(shares[rival])}"
+    text += f"; {look(rival).label} hits {_hit(shares[rival])}"
     if run.evaluation is None:
         return f"{text}."
     p = paired_p(run.evaluation.ranks[own], run.evaluation.ranks[rival])
@@ -213,9 +219,10 @@ def models(run: Run) -> str:
 
 
 def _beyond(p: float) -> str:
+    test = f"{chance(p)}, McNemar's exact test"
     if p < CHANCE:
-        return f"The difference is beyond chance (p = {p:.2g}, McNemar's exact test)."
-    return f"There is no difference beyond chance (p = {p:.2g}, McNemar's exact test)."
+        return f"The difference is beyond chance ({test})."
+    return f"There is no difference beyond chance ({test})."
 
 
 def budget(run: Run) -> str:
@@ -237,7 +244,7 @@ def gains(found: Sequence[Gain]) -> str:
     every, *each = found
     more = sum(one.together.count > one.alone.count for one in each)
     return (
-        f"Together {_of(every.together)} of the users are hit, alone {every.alone.value:.1%} "
+        f"Together {_hit(every.together)} are hit, alone {every.alone.value:.1%} "
         f"({every.alone.count:,}). {_beyond(every.p)} {more} of {len(each)} organisations have "
         "more hits together."
     )
@@ -260,10 +267,10 @@ def parts(found: Sequence[Part], what: str) -> str:
             f"{least.value:.1%} to {most.value:.1%} are within chance (χ² test at 5%)."
         )
     return (
-        f"The federated model hits {_of(most)} of the users with {high}{unit}, and {_of(least)} of "
-        f"those with {low}{unit}: the parts differ beyond chance (χ² test at 5%)."
+        f"The federated model hits {_hit(most)} with {high}{unit}, and {_hit(least)} with "
+        f"{low}{unit}: the parts differ beyond chance (χ² test at 5%)."
         if what == "events"
-        else f"The federated model hits {_of(most)} in the group “{high}”, and {_of(least)} in "
+        else f"The federated model hits {_hit(most)} in the group “{high}”, and {_hit(least)} in "
         f"“{low}”: the groups differ beyond chance (χ² test at 5%)."
     )
 

@@ -42,8 +42,6 @@ def test_divergences_are_never_below_their_integral(form: tuple[float, float], i
 
 def test_the_conversion_is_that_of_opacus() -> None:
     bound = Renyi([(1.0, 0.05, 100), (2.0, 0.1, 30)])
-    expected, order = rdp.get_privacy_spent(
-        orders=list(renyi.ORDERS), rdp=bound.curve, delta=1e-5
-    )
+    expected, order = rdp.get_privacy_spent(orders=list(renyi.ORDERS), rdp=bound.curve, delta=1e-5)
     assert bound.epsilon(1e-5) == pytest.approx(expected)
     assert bound.best_order(1e-5) == order
