@@ -99,7 +99,7 @@ def claim_of_sweep(sweep: Sweep, detail: Run) -> Claim:
         private=True,
         headline=(
             f"{runs} run{'s' * (runs != 1)}, {spread}: whoever sees everything that an "
-            f"organisation sent in one of them learns no more about any one of its users than that "
+            "organisation sent in a run can learn only so much about any one of its users as that "
             f"run's ε allows.{extra}"
         ),
         meaning=tuple(_meaning(one, detail.delta) for one in dict.fromkeys((low, high))),

@@ -142,7 +142,7 @@ def _page_of_run(run: Run, audits: list[Audit]) -> Page:
 
 
 def _page_of_sweep(sweep: Sweep, audits: list[Audit], detail: str | None) -> Page:
-    name = _detail(sweep, detail)
+    name = _detail(sweep, audits, detail)
     run = read_run(sweep.run_folder(name))
     return Page(
         title=f"Privacy and utility on {run.data}",
@@ -174,14 +174,16 @@ def _page_of_sweep(sweep: Sweep, audits: list[Audit], detail: str | None) -> Pag
     )
 
 
-def _detail(sweep: Sweep, wanted: str | None) -> str:
-    """The run to look into: the one that was asked for, or a private one in the middle."""
+def _detail(sweep: Sweep, audits: list[Audit], wanted: str | None) -> str:
+    """The run to look into: the one that was asked for, or one of the audited or a middle ε."""
     if wanted is not None:
         if wanted not in sweep.runs:
             some = ", ".join(sweep.runs[:5])
             raise ReportError(f"--detail {wanted}: no such run has ended. There are {some}.")
         return wanted
     private = sorted({row.epsilon for row in sweep.rows if math.isfinite(row.epsilon)})
-    middle = statistics.median_low(private) if private else None
-    fitting = [row for row in sweep.rows if middle is None or row.epsilon == middle]
+    audited = [audit.epsilon for audit in audits if audit.epsilon is not None]
+    wished = audited[0] if audited else statistics.median_high(private) if private else math.inf
+    nearest = min(private, key=lambda one: abs(one - wished), default=math.inf)
+    fitting = [row for row in sweep.rows if row.epsilon == nearest]
     return min(fitting, key=lambda row: row.seed).run

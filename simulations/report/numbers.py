@@ -89,7 +89,7 @@ class Frontier:
 
     Attributes:
         metric: as in result.json.
-        lines: of the federated model, one a variant.
+        lines: of the federated model, one a variant, the best first.
         baselines: of the other models; over all variants.
     """
 
@@ -107,6 +107,7 @@ def frontier(sweep: Sweep, metric: str = f"ndcg@{10}") -> Frontier:
         Line(FEDERATED, _variant(others, differing), _points(own, metric, others))
         for others in variants
     ]
+    lines.sort(key=lambda line: -line.points[-1].mean)
     baselines = []
     for model in BASELINES:
         points = _points([row for row in sweep.rows if row.model == model], metric)
@@ -124,7 +125,14 @@ def _varied(rows: Sequence[Measured]) -> set[str]:
 
 
 def _variant(others: tuple[tuple[str, str], ...], differing: set[str]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in others if key in differing)
+    """The settings that differ, by the last part of their keys where that tells them apart."""
+    lasts = [key.rpartition(".")[2] for key in differing]
+    short = len(set(lasts)) == len(lasts)
+    return ", ".join(
+        f"{key.rpartition('.')[2] if short else key} = {value}"
+        for key, value in others
+        if key in differing
+    )
 
 
 def _points(

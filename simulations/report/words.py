@@ -59,7 +59,7 @@ def _hit(share: Share) -> str:
 
 def frontier(found: Frontier) -> str:
     """What the best line does between its ends, and against the most popular at the same ε."""
-    line = max(found.lines, key=lambda one: one.points[-1].mean)
+    line = found.lines[0]
     private = [point for point in line.points if math.isfinite(point.epsilon)]
     text = [f"Among the settings, {line.variant} ends highest."] if line.variant else []
     if len(private) > 1:
@@ -119,7 +119,8 @@ def frontier_notes(found: Frontier, sweep: Sweep) -> tuple[str, ...]:
         more = len(sweep.unfinished) - 5
         rest = f" and {more} more" if more > 0 else ""
         notes.append(f"Not in these figures, for they have not ended: {some}{rest}.")
-    return tuple(notes)
+    known = dict.fromkeys(line.model for line in (*found.lines, *found.baselines))
+    return (*notes, *(f"{look(model).label}: {look(model).meaning}" for model in known))
 
 
 # --- audits --------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def models(run: Run) -> str:
     text = f"The federated model hits {_hit(shares[own])}"
     if rival not in shares:
         return f"{text}."
-    text += f"; {look(rival).label} hits {_hit(shares[rival])}"
+    text += f"; “{look(rival).label}” hits {_hit(shares[rival])}"
     if run.evaluation is None:
         return f"{text}."
     p = paired_p(run.evaluation.ranks[own], run.evaluation.ranks[rival])
