@@ -18,9 +18,10 @@ from simulations.report import claim, texts
 from simulations.report.audits import AUDIT, Audit, read_audit
 from simulations.report.canvas import write_files
 from simulations.report.page import Chapter, Page, commands_of, facts_of, rendered
+from simulations.report.privacy_sections import audit_sections, budget_section
 from simulations.report.runs import CONFIG, Run, read_run
-from simulations.report.sections import audit_sections, budget_section, run_sections, sweep_sections
 from simulations.report.sweeps import SETTINGS, TABLE, Sweep, read_sweep
+from simulations.report.user_sections import run_sections, sweep_sections
 from simulations.results import FILE
 
 __all__ = ["Written", "report", "report_command"]

@@ -22,8 +22,9 @@ from simulations.report.canvas import (
     legend,
     shortened,
 )
+from simulations.report.frontier import Frontier, Line
 from simulations.report.models import Look, look
-from simulations.report.numbers import Frontier, Line, Spending, allowed_tpr
+from simulations.report.privacy_numbers import Spending, allowed_tpr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from simulations.report.canvas import (
     shortened,
 )
 from simulations.report.models import look
-from simulations.report.numbers import Gain, Part
 from simulations.report.runs import Exposure
 from simulations.report.shares import Share
+from simulations.report.user_numbers import Gain, Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

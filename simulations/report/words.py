@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from simulations.report.audits import Audit, Membership
 from simulations.report.curves import MOST_LINES
+from simulations.report.frontier import Frontier, Line, Point
 from simulations.report.models import look
-from simulations.report.numbers import Frontier, Gain, Line, Part, Point
 from simulations.report.runs import Exposure, Run
 from simulations.report.shares import CHANCE, Share, differ, paired_p
 from simulations.report.sweeps import Sweep
+from simulations.report.user_numbers import Gain, Part
 
 __all__ = [
     "area",
