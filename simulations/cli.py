@@ -39,6 +39,7 @@ from simulations.options import (
 )
 from simulations.pretrain import pretrain_command
 from simulations.progress import Bars, bars
+from simulations.report.command import report_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
 from simulations.sweep import sweep_command
@@ -54,6 +55,7 @@ items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
 app.command("audit")(audit_command)
+app.command("report")(report_command)
 app.command("sweep")(sweep_command)
 app.command("calibrate")(calibrate_command)
 
