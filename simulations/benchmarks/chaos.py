@@ -29,7 +29,7 @@ from server.progress import RunState, RunStatus, now
 from shared.errors import CheckpointError, Outcome
 from shared.privacy.release import Release
 from simulations.benchmarks.deployment import DELTA, EPSILON, Deployment
-from simulations.benchmarks.faults import started
+from simulations.benchmarks.suffering import started
 
 __all__ = ["main"]
 

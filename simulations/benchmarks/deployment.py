@@ -290,6 +290,13 @@ class Deployment:
             if re.search(pattern, _command_line(pid))
         ]
 
+    def down(self, owner: str) -> None:
+        """Ends the coordinator or a node as its operator would, if it runs."""
+        process = self.processes.pop(owner, None)
+        if process is not None:
+            process.terminate()
+            process.wait(60)
+
     def kill(self, owner: str, pattern: str) -> list[int]:
         """SIGKILLs them; which ones."""
         killed = self.found(owner, pattern)
