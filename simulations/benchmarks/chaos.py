@@ -40,7 +40,7 @@ KILLED = {
         *("flower-superlink", r"shared\.superexec", "flwr-serverapp"),
         *(r"server\.listeners", r"server\.cli keep"),
     ),
-    "node": ("flower-supernode", r"client\.executor", r"multiprocessing\.forkserver"),
+    "node": (r"client\.supernode", r"client\.executor", r"multiprocessing\.forkserver"),
 }
 
 

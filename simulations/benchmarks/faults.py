@@ -59,7 +59,7 @@ _SERVER = {
     "keeper": r"server\.cli keep",
 }
 _NODE = {
-    "SuperNode": r"flower-supernode",
+    "SuperNode": r"client\.supernode",
     "node's executor": r"client\.executor",
     "ClientApp": r"multiprocessing\.forkserver",
 }
