@@ -149,7 +149,8 @@ class Deployment:
             check=False,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            timeout=180,
+            timeout=600,
+            start_new_session=True,  # a share of the processor of its own
         )
         if done.returncode:
             raise RuntimeError(f"{side} {arguments[0]} gave {done.returncode}: {done.stderr}")
@@ -172,7 +173,12 @@ class Deployment:
         """Starts a process that is ended with the deployment."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     # --- the coordinator -------------------------------------------------------------------------
@@ -201,7 +207,7 @@ class Deployment:
     def up_server(self) -> None:
         """Starts the coordinator and waits until it answers."""
         self.keep("server", self.command("server", "up", "--server", self.server))
-        wait_for("the coordinator", self._answers, 60)
+        wait_for("the coordinator", self._answers, 300)
 
     def _answers(self) -> bool:
         with suppress(RuntimeError):

@@ -323,10 +323,15 @@ def main() -> None:
     """Suffers each fault in turn, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", nargs="+", default=[""], help="faults whose name holds one of it")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        help="faults whose name holds a word, in the order of the words",
+    )
     parser.add_argument("--list", action="store_true", help="show the names, and do nothing")
     arguments = parser.parse_args()
-    chosen = [fault for fault in faults() if any(word in fault.name for word in arguments.only)]
+    chosen = [fault for word in arguments.only for fault in faults() if word in fault.name]
     if arguments.list or not chosen:
         sys.stdout.writelines(f"{fault.name}\n" for fault in chosen or faults())
         return
