@@ -1,8 +1,8 @@
 """What `sotto-lab audit` says of a pipeline with a fault planted in it, fault by fault.
 
-    python -m simulations.benchmarks.planted_faults [--canaries 1000] [--epsilon 4] [--only NAME]
+    python -m simulations.benchmarks.planted_faults [--canaries 600] [--epsilon 4] [--only NAME]
 
-On the embedded data, four organisations, statistics and four rounds of DP-SGD; the tied table's
+On the embedded data, four organisations, statistics and two rounds of DP-SGD; the tied table's
 fault in a model of learned ids. Prints a table: the verdict, what each observer's guesses prove and
 what its scores look like, one user's largest share of a clip norm, and what the books say.
 """
@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--canaries", type=int, default=1000)
+    parser.add_argument("--canaries", type=int, default=600)
     parser.add_argument("--epsilon", type=float, default=4.0)
     parser.add_argument("--only", choices=list(FAULTS), action="append")
     options = parser.parse_args()
@@ -185,7 +185,7 @@ def main() -> None:
         settings = [
             f"privacy.epsilon={options.epsilon}",
             "privacy.delta=1e-5",
-            "training.rounds=4",
+            "training.rounds=2",
             "lab.alone=false",
             *(TIED_IDS if fault.startswith("a tied") else ()),
         ]
