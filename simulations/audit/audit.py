@@ -214,9 +214,11 @@ def _observers(
     confidence: float,
 ) -> list[dict[str, Any]]:
     seeing = {name: each for name, each in scores.items() if any(s is not None for s in each)}
-    each = 1 - (1 - confidence) / (2 * len(seeing))
+    others = max(1, len(seeing) - 1)
+    errors = {name: (1 - confidence) / (2 if name == WHITE_BOX else 2 * others) for name in seeing}
     return [
-        {"name": name, "sees": _SEES[name]} | observer(parts, experiment.canaries, claim, each)
+        {"name": name, "sees": _SEES[name]}
+        | observer(parts, experiment.canaries, claim, 1 - errors[name] / 2)
         for name, parts in seeing.items()
     ]
 

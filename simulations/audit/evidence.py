@@ -36,7 +36,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+FRACTIONS = (1 / 32, 1 / 8, 1 / 2)
 """Shares of the canaries that are guessed, the surest first; all are tried, and paid for."""
 _LARGEST = 50.0
 """Beyond this e^ε says nothing any more."""

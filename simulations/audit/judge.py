@@ -1,7 +1,8 @@
 """What scores and books add up to: figures for each observer, a verdict, and what it cannot say.
 
-An honest pipeline is called violated with a chance of at most 1 - confidence: half of the error
-goes to what guesses prove, half to what scores look like, shared out among the observers.
+An honest pipeline is called violated with a chance of at most 1 - confidence. Half of that error is
+the white-box observer's, who sees most, the rest is shared out among the others; half of each goes
+to what guesses prove, half to what scores look like.
 """
 
 from __future__ import annotations

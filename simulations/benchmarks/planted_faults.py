@@ -89,7 +89,7 @@ def _no_clipping() -> Iterator[None]:
         patch.object(client.statistician, "moment_sum", moments),
         patch.object(client.trainer, "PerUserClipping", unclipped),
         # The coordinator would refuse sums that no clipped users add up to.
-        patch("server.warm_start._OUTLIER", 1e9),
+        patch("server.asker._OUTLIER", 1e9),
     ):
         yield
 
