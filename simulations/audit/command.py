@@ -120,18 +120,19 @@ def _tell(found: dict[str, Any], out: Path) -> None:
 
 
 def _observers(found: dict[str, Any]) -> Table:
-    table = Table("observer", title="Who could tell the canaries' coins", box=SIMPLE_HEAD)
-    for name in ("right", "ε at least", "provable", "looks like", "interval"):
+    table = Table(title="ε by who could tell the canaries' coins", box=SIMPLE_HEAD)
+    table.add_column("observer", no_wrap=True)
+    for name in ("right", "at least", "provable", "looks like", "interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found["observers"]:
         estimate = each["estimate"]
         table.add_row(
             each["name"],
-            f"{each['correct']} of {each['guesses']}",
+            f"{each['correct']}/{each['guesses']}",
             f"{each['epsilon_lower_bound']:.2f}",
             f"{each['largest_provable']:.2f}",
             f"{estimate['epsilon']:.3g}",
-            f"{estimate['low']:.3g} to {estimate['high']:.3g}",
+            f"{estimate['low']:.3g}–{estimate['high']:.3g}",
             style="bold red" if each["violated"] else "",
         )
     return table
