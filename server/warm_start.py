@@ -6,7 +6,8 @@
 |       |                                                      | direction of their own            |
 | 2     | moment of past and next items, in these directions   | the bilinear form that scores     |
 
-Public interactions, where there are any, say what to expect; without statistics they say all.
+Public interactions, where there are any, say what to expect; without statistics they say all. Their
+users' states then take the first weights further (`server.matching`), and nobody is asked again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server.matching import match_moment, public_states
 from server.partners import Partner
 from server.posterior import Prior, moment, popularity, set_weights
 from server.replies import checked_content
@@ -189,11 +191,18 @@ def warm_start(
     shape = replace(config.model, own_items=own)
     table = described_items(shape, catalogue).numpy()
     summed = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else Answer()
-    known, part = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
+    known = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)
-    set_weights(model, known, popular, part)
+    set_weights(model, known, popular)
+    if prior.histories is not None and config.warm_start.steps:
+        match_moment(
+            model,
+            known,
+            public_states(prior.histories, table, shape.recency),
+            config.warm_start.steps,
+        )
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
     return FirstWeights(own, weights, max(counted.bytes_up, summed.bytes_up))
 
