@@ -61,20 +61,23 @@ def public_states(histories: Histories, table: NDArray[np.float32], recency: flo
         recency: what an event weighs relative to the one after it, in (0, 1].
     """
     normed = layer_norm(table)
+    long = [history for history in histories if len(history) >= 2]
+    ends = np.cumsum([0, *(len(history) - 1 for history in long)])
+    kept = np.linspace(0, ends[-1] - 1, min(int(ends[-1]), MOST_STATES)).astype(np.int64)
     found, counts = [np.zeros((0, table.shape[1]), np.float32)], [np.zeros(0)]
-    for history in histories:
-        if len(history) < 2:
+    for number, history in enumerate(long):
+        low, high = np.searchsorted(kept, ends[number : number + 2])
+        if low == high:
             continue
         past = states(normed, history[:-1], recency)
         length = float(np.linalg.norm(past.T @ table[history[1:] - 1]))
         if length > LEAST and np.isfinite(length):
-            found.append(past)
-            counts.append(np.full(len(past), 1 / length))
-    total = sum(map(len, found))
-    kept = np.linspace(0, total - 1, min(total, MOST_STATES)).astype(np.int64)
-    shares = torch.from_numpy(np.concatenate(counts)[kept])
+            found.append(past[kept[low:high] - ends[number]])
+            counts.append(np.full(high - low, 1 / length))
+    shares = np.concatenate(counts)
     return PublicStates(
-        torch.from_numpy(np.concatenate(found)[kept]), (shares / shares.sum()).float()
+        torch.from_numpy(np.concatenate(found)),
+        torch.from_numpy(shares / max(shares.sum(), LEAST)).float(),
     )
 
 
