@@ -6,7 +6,8 @@
 |       |                                                      | direction of their own            |
 | 2     | moment of past and next items, in these directions   | the bilinear form that scores     |
 
-Public interactions, where there are any, say what to expect; without statistics they say all.
+Public interactions, where there are any, say what to expect; without statistics they say all. Their
+users' states then take the first weights further (`server.matching`), and nobody is asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from server.asker import Answer, Asker, Floats
+from server.matching import match_moment, public_states
 from server.posterior import Prior, moment, popularity, set_weights
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
@@ -83,11 +85,18 @@ def warm_start(
     shape = replace(config.model, own_items=own)
     table = described_items(shape, catalogue).numpy()
     summed = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else Answer()
-    known, part = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
+    known = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)
-    set_weights(model, known, popular, part)
+    set_weights(model, known, popular)
+    if prior.histories is not None and config.warm_start.steps:
+        match_moment(
+            model,
+            known,
+            public_states(prior.histories, table, shape.recency),
+            config.warm_start.steps,
+        )
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
     return FirstWeights(own, weights, max(counted.bytes_up, summed.bytes_up))
 

@@ -200,6 +200,23 @@ def test_without_asking_anybody_the_public_users_say_all(house: House) -> None:
     assert house.grid.sent == []
 
 
+def test_public_states_take_it_further_and_nobody_is_asked_again(house: House) -> None:
+    public, asked = some_histories(60, seed=9), []
+    found = {}
+    for steps in (0, 8):
+        warm_start_config = replace(house.config.warm_start, steps=steps)
+        house.config = replace(house.config, warm_start=warm_start_config)
+        for prior in (None, public):
+            house.grid.sent.clear()
+            found[steps, prior is None] = house.warm(prior)
+            asked.append(len(house.grid.sent))
+    assert asked == [2 * len(NAMES)] * 4
+    assert same(found[0, True], found[8, True])
+    assert not same(found[0, False], found[8, False])
+    offsets = "item_scores.offset"
+    np.testing.assert_array_equal(found[0, False][offsets], found[8, False][offsets])
+
+
 def test_an_item_must_stand_out_from_the_noise() -> None:
     popular = np.array([5.0, 100.0, 40.0, 60.0])
     assert worth_the_noise(popular, 0.0, 2) == (2, 4)
