@@ -20,9 +20,9 @@ from simulations.groups import RESERVED
 from simulations.report.fields import Fields, read_json
 from simulations.results import FILE
 
-__all__ = ["Evaluation", "Exposure", "Organisation", "Run", "read_run"]
+__all__ = ["CONFIG", "Evaluation", "Exposure", "Organisation", "Run", "read_run"]
 
-K = 10
+K, CONFIG = 10, "config.toml"
 REMEDY = "give the folder of a run that has ended, which `sotto-lab simulate --out` wrote."
 
 
@@ -86,7 +86,8 @@ class Run:
         private: whether noise was added at all.
         delta: δ of the claim.
         organisations: in the order of result.json.
-        tested: users with a test item.
+        tested: users who are asked for an item.
+        split: which of their items that is: "test" or "validation".
         protocol: how it was measured.
         models: by name, the figures of each.
         exposure: None if result.json has none, being of an earlier version.
@@ -107,6 +108,7 @@ class Run:
     delta: float
     organisations: tuple[Organisation, ...]
     tested: int
+    split: str
     protocol: str
     models: Mapping[str, Mapping[str, float]]
     exposure: Exposure | None
@@ -141,7 +143,7 @@ def read_run(folder: Path) -> Run:
     section = evaluation.section("models")
     models = {name: _figures(section.section(name)) for name in section.keys()}  # noqa: SIM118
     tested = evaluation.count("users")
-    text, config = _config(folder / "config.toml")
+    text, config = _config(folder / CONFIG)
     return Run(
         folder=folder,
         data=data.text("name"),
@@ -152,6 +154,7 @@ def read_run(folder: Path) -> Run:
         delta=privacy.number("delta", 0, 1),
         organisations=_organisations(data, privacy),
         tested=tested,
+        split=evaluation.text("split"),
         protocol=evaluation.text("protocol"),
         models=models,
         exposure=_exposure(evaluation, models),

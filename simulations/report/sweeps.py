@@ -17,6 +17,11 @@ __all__ = ["SETTINGS", "TABLE", "Measured", "Sweep", "read_sweep"]
 
 SETTINGS, TABLE, RUNS = "sweep.toml", "sweep.parquet", "runs"
 EPSILON, SEED = "privacy.epsilon", "seed"
+KNOWN = (
+    *("run", "status", EPSILON, "privacy.delta", SEED, "split", "model", "epsilon_spent"),
+    *("seconds_train", "seconds_total"),
+)
+"""Columns that are no varied setting; δ is not what a frontier compares."""
 REMEDY = "give the folder of a sweep that has ended, which `sotto-lab sweep --out` wrote."
 
 
@@ -105,7 +110,7 @@ def _measured(row: Mapping[str, Any], file: Path) -> Measured:
     others = {
         key: value
         for key, value in row.items()
-        if "." in key and key not in (EPSILON, "privacy.delta") and value is not None
+        if key not in KNOWN and "@" not in key and value is not None
     }
     if not all(math.isfinite(value) for value in figures.values()):
         raise ReportError(f"{file}, run '{row['run']}': a figure is not finite. Run it again.")

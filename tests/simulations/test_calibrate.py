@@ -227,11 +227,10 @@ def test_as_data_and_drawn(
     assert "all share one chance to be in a step" in capsys.readouterr().err
 
     steps = ("--rounds", 60, "--dimension", 1000, "--set", "warm_start.share=0")
-    options = ("--population", 300, "--organisations", 2, "--epsilons", "4,2", *steps)
+    two = ("--population", 300, "--organisations", 2, "--epsilons", "4,2", *steps)
     picture = tmp_path / "p.svg"
     assert (
-        command(monkeypatch, *options, *SMALL, "--participation", 30, "--json", "--plot", picture)
-        == 0
+        command(monkeypatch, *two, *SMALL, "--participation", 30, "--json", "--plot", picture) == 0
     )
     data = json.loads(capsys.readouterr().out)
     assert [one["epsilon"] for one in data["budgets"]] == [2, 4]

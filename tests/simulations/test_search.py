@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -29,18 +30,21 @@ from simulations.sweep_work import outcome_of
 from tests.simulations.conftest import TINY_SETTINGS
 
 ROOT = Path(__file__).parents[2]
+EMPTY: Mapping[str, Value] = MappingProxyType({})
 BASE: dict[str, Any] = {"seed": 0, "model.recency": 0.75, "lab.split": "validation", "x.on": True}
 
 
-def planned(*spaces: str, trials: int = 4, law: str | None = None, **options: Value) -> Plan:
+def planned(
+    *spaces: str, trials: int = 4, law: str | None = None, other: Mapping[str, Value] = EMPTY
+) -> Plan:
     given: dict[str, Value | None] = {
         "privacy.epsilon": 8.0,
         "privacy.delta": 1e-3,
         "lab.split": "validation",
     }
-    given |= options
+    given |= other
     asked = Asked(options=given, assignments=TINY_SETTINGS)
-    return Plan.of(asked, asked_search(trials, law and TrialLaw(law), None, spaces))
+    return Plan.of(asked, asked_search(trials, TrialLaw(law) if law else None, None, spaces))
 
 
 def run_of(plan: Plan) -> SimulationConfig:
@@ -92,7 +96,7 @@ def test_a_search_is_checked_before_anything_runs() -> None:
         (planned(space, trials=0), "--search 0: give a number of 1 or more"),
         (planned("model.recency=0.5..2"), "model.recency = 2.0"),
         (planned("model.recencey=0.5|1"), "did you mean 'model.recency'"),
-        (planned(space, **{"lab.split": "test"}), "a search that looks at test items"),
+        (planned(space, other={"lab.split": "test"}), "a search that looks at test items"),
     ]:
         with pytest.raises(ConfigError, match=message):
             search_plan(plan)
@@ -107,7 +111,7 @@ def test_a_search_is_checked_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="one recipe, one ε and one seed"):
         search_plan(Plan.of(asked, asked_search(3, None, None, [space])))
     mixed = asked_search(3, TrialLaw.POISSON, Draws.TPE, [space])
-    one = Asked(options=asked.options | {"privacy.epsilon": 1.0})
+    one = Asked(options={**asked.options, "privacy.epsilon": 1.0})
     with pytest.raises(ConfigError, match="without a look at earlier scores"):
         search_plan(Plan.of(one, mixed))
 
@@ -258,7 +262,7 @@ def test_no_bound_is_claimed_where_releases_cannot_be_gone_through() -> None:
 
 @pytest.mark.parametrize("spaces", [("model.recency=0.5..1",), ("privacy.epsilon=none|8.0",)])
 def test_without_privacy_nothing_is_claimed(spaces: tuple[str, ...]) -> None:
-    plan = planned(*spaces, **{"privacy.epsilon": "none"})
+    plan = planned(*spaces, other={"privacy.epsilon": "none"})
     found = price(search_plan(plan), plan, 3)
     assert found.epsilon == math.inf
     assert found.sentences == [
