@@ -42,9 +42,13 @@ class Fields:
         value = self._values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(key, "a number")
-        if not (math.isfinite(value) and low <= value <= high):
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if not (math.isfinite(found) and low <= found <= high):
             raise self.wrong(key, f"a number from {low:g} to {high:g}")
-        return float(value)
+        return found
 
     def number_or_none(self, key: str) -> float | None:
         """A finite number, or None for null or nothing."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared.config import Value, flat_tables
 from shared.errors import ReportError
+from shared.exposure import DECILES
 from shared.privacy.release import Release, ReleaseKind
 from simulations.evaluation import EVALUATION
 from simulations.groups import RESERVED
@@ -142,6 +143,8 @@ def read_run(folder: Path) -> Run:
     evaluation, versions = fields.section("evaluation"), fields.section("versions")
     section = evaluation.section("models")
     models = {name: _figures(section.section(name)) for name in section.keys()}  # noqa: SIM118
+    if not models:
+        raise evaluation.wrong("models", "at least one model")
     tested = evaluation.count("users")
     text, config = _config(folder / CONFIG)
     return Run(
@@ -222,9 +225,16 @@ def _exposure(evaluation: Fields, models: Mapping[str, object]) -> Exposure | No
     section = evaluation.section("exposure")
     shares = section.section("models")
     return Exposure(
-        chosen=section.numbers("chosen", 0, 1),
-        models={name: shares.numbers(name, 0, 1) for name in models},
+        chosen=_deciles(section, "chosen"),
+        models={name: _deciles(shares, name) for name in models},
     )
+
+
+def _deciles(fields: Fields, key: str) -> tuple[float, ...]:
+    found = fields.numbers(key, 0, 1)
+    if len(found) != DECILES:
+        raise fields.wrong(key, f"{DECILES} numbers")
+    return found
 
 
 # --- each user's rank ----------------------------------------------------------------------------
