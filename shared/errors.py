@@ -17,6 +17,7 @@ SottoError
 ├── QuorumError          too few organisations answered a round
 ├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
 ├── AuditError           the audit log cannot be written, or was changed
+├── ReportError          what a report is to show is missing, damaged, or not of one run
 └── FetchError           a download failed or does not match its checksum
 
 Each message says what is wrong, the value, and the remedy. Commands print it and exit 2;
@@ -45,6 +46,7 @@ __all__ = [
     "Refusal",
     "Refused",
     "ReplyError",
+    "ReportError",
     "ServerError",
     "SiteError",
     "SottoError",
@@ -234,6 +236,10 @@ class CheckpointError(SottoError):
 
 class AuditError(SottoError):
     """The audit log cannot be written, or was changed after it was written."""
+
+
+class ReportError(SottoError):
+    """What a report is to show is missing, damaged, or does not belong together."""
 
 
 class FetchError(SottoError):

@@ -29,13 +29,14 @@ from typing import Any
 
 from shared.errors import ProcessError
 
-__all__ = ["Account", "Kept", "Patience", "Program", "Restart", "Start", "keep_running"]
+__all__ = ["TIED", "Account", "Kept", "Patience", "Program", "Restart", "Start", "keep_running"]
 
 _POLL = 0.1
 _USAGE = 2  # argparse
 # Linux ends a process so started (PR_SET_PDEATHSIG) when the one that started it is killed.
 _TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
-_TIED = (sys.executable, "-c", _TIE) if sys.platform.startswith("linux") else ()
+TIED = (sys.executable, "-c", _TIE) if sys.platform.startswith("linux") else ()
+"""Comes before a command: the process ends when the one that started it does, even by a kill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Patience:
 
     first: float = 10.0
     longest: float = 300.0
-    settled: float = 600.0
+    settled: float = 120.0
     brief: float = 60.0
     starts: int | None = None
     end: float = 15.0
@@ -244,7 +245,7 @@ class Kept:
         try:
             with _given(program.secret, account) as stdin:
                 return subprocess.Popen(
-                    [*_TIED, *program.command],
+                    [*TIED, *program.command],
                     env=dict(program.variables) | variables,
                     stdin=stdin,
                     start_new_session=True,

@@ -28,7 +28,7 @@ from shared.errors import ConfigError
 from shared.histories import Columns
 from simulations.partition import Scheme
 
-__all__ = ["Engine", "LabConfig", "SimulationConfig", "read_settings"]
+__all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]
 
 
 UNUSED_DELTA = 1e-9
@@ -40,6 +40,13 @@ class Engine(StrEnum):
 
     INPROCESS = "inprocess"
     RAY = "ray"
+
+
+class Split(StrEnum):
+    """Which held-out event of each user is asked for; training sees neither."""
+
+    TEST = "test"
+    VALIDATION = "validation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,8 @@ class LabConfig:
         alone: whether to train each organisation alone too, for comparison.
         cold: share of the items, in [0, 1), that leave all training data, to measure how well
             items that nobody chose yet are ranked.
+        split: "test" asks for each user's last event, "validation" for the one before it, as a
+            search over settings must; training sees neither.
         user: column of the interactions; "" as the file's form has it. So are the next ones.
         item: column of the interactions.
         time: column of the interactions.
@@ -77,6 +86,7 @@ class LabConfig:
     device: str = "auto"
     alone: bool = True
     cold: float = 0.0
+    split: Split = Split.TEST
     user: str = ""
     item: str = ""
     time: str = ""
@@ -127,6 +137,14 @@ class SimulationConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     lab: LabConfig = field(default_factory=LabConfig)
     seed: int = 0
+
+    @property
+    def planned(self) -> RunConfig:
+        """The run as it is known before there is any folder: enough to tell its noise."""
+        here = Path()
+        return self.run(
+            organisations=self.lab.organisations, catalogue=here, out=here, resume=False
+        )
 
     def run(self, *, organisations: int, catalogue: Path, out: Path, resume: bool) -> RunConfig:
         """The run that a coordinator of so many organisations is given."""
@@ -187,11 +205,15 @@ def _assignment(text: str) -> tuple[str, Value]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r} does not fit: write --set section.key=value.")
-    return key.strip(), _value(value.strip())
+    return key.strip(), plain_value(value.strip())
 
 
-def _value(text: str) -> Value:
-    """A TOML value, or else the text itself: quotes are a nuisance on a command line."""
+def plain_value(text: str) -> Value:
+    """A TOML value, or else the text itself: quotes are a nuisance on a command line.
+
+    >>> plain_value("8"), plain_value("none"), plain_value("true")
+    (8, 'none', True)
+    """
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
     except ValueError:

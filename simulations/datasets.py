@@ -7,6 +7,7 @@
 |   publishes them                                         |   every rating is an interaction     |
 | neither pair, or no such folder                          | refused, with what was looked for    |
 | both pairs, or one file in two formats                   | refused as ambiguous                 |
+| users beside them, as .csv, .parquet or (with .dat) .dat | groups of users, see `groups`        |
 
 The embedded set is MovieLens latest-small: F. Maxwell Harper and Joseph A. Konstan, "The MovieLens
 Datasets: History and Context", ACM TiiS 5(4), 2015. Its terms are in the README.txt beside it.
@@ -21,16 +22,16 @@ import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-
-import pyarrow as pa
 
 from shared.catalogue import Catalogue, ItemColumns, items_from_table, read_items
 from shared.errors import DataError, FetchError
 from shared.histories import Columns, Histories, histories_from_tables, read_histories
 from shared.tables import MemoryTable
+from simulations.groups import Groups, groups_of, read_users
+from simulations.movielens import MOVIES, RATINGS, read_dat
 
 __all__ = ["EMBEDDED", "SOURCES", "Dataset", "Source", "fetch", "load", "load_items"]
 
@@ -46,11 +47,13 @@ class Dataset:
         name: what reports call it.
         catalogue: all items, whether or not anyone has met them.
         histories: one per user, over that catalogue.
+        groups: by name, each user's group in the order of the histories; empty without any.
     """
 
     name: str
     catalogue: Catalogue
     histories: Histories
+    groups: Groups = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,11 @@ class _Form:
         interactions = [folder / (self.interactions + suffix) for suffix in self.suffixes]
         items = [folder / (self.items + suffix) for suffix in self.suffixes]
         return [p for p in interactions if p.exists()], [p for p in items if p.exists()]
+
+    def users(self, folder: Path) -> list[Path]:
+        """The tables of users in `folder`, whatever their suffix."""
+        suffixes = dict.fromkeys((".csv", ".parquet", *self.suffixes))
+        return [path for suffix in suffixes if (path := folder / f"users{suffix}").exists()]
 
     def __str__(self) -> str:
         suffixes = "|".join(self.suffixes)
@@ -90,8 +98,6 @@ _FORMS = (
         item_columns=ItemColumns(item="movieId", genres="genres"),
     ),
 )
-_RATINGS_DAT = ("userId", "movieId", "rating", "timestamp")
-_MOVIES_DAT = ("movieId", "title", "genres")
 
 
 def load(
@@ -117,12 +123,13 @@ def load(
     columns, item_columns = columns or form.columns, item_columns or form.item_columns
     catalogue = _read_items(items, item_columns)
     if interactions.suffix == ".dat":
-        table = _read_dat(interactions, _RATINGS_DAT)
+        table = read_dat(interactions, RATINGS)
         rows = MemoryTable(table, str(interactions))
         histories = histories_from_tables([rows], catalogue, columns, source=rows.source)
     else:
         histories = read_histories(interactions, catalogue, columns)
-    return Dataset(folder.resolve().name, catalogue, histories)
+    groups = _read_groups(folder, form.users(folder), columns.user, histories)
+    return Dataset(folder.resolve().name, catalogue, histories, groups)
 
 
 def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> Catalogue:
@@ -146,9 +153,19 @@ def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> C
     return _read_items(path, item_columns or form.item_columns)
 
 
+def _read_groups(folder: Path, found: list[Path], column: str, histories: Histories) -> Groups:
+    if not found:
+        return {}
+    if len(found) > 1:
+        several = ", ".join(path.name for path in found)
+        problem = f"it is not clear which table of users to read: {several}"
+        raise DataError(problem, file=folder, remedy="Leave one of them.")
+    return groups_of(read_users(found[0]), column, histories.users, found[0])
+
+
 def _read_items(path: Path, columns: ItemColumns) -> Catalogue:
     if path.suffix == ".dat":
-        return items_from_table(_read_dat(path, _MOVIES_DAT), columns, path)
+        return items_from_table(read_dat(path, MOVIES), columns, path)
     return read_items(path, columns)
 
 
@@ -169,27 +186,6 @@ def _locate(folder: Path) -> tuple[_Form, Path, Path]:
         problem = f"it is not clear which files to read: {', '.join(several)}"
         raise DataError(problem, file=folder, remedy="Leave one file of each kind.")
     return form, interactions[0], items[0]
-
-
-def _read_dat(path: Path, names: Sequence[str]) -> pa.Table:
-    """The '::'-separated Latin-1 files of MovieLens 1M, as text columns."""
-    try:
-        with path.open(encoding="latin-1") as lines:
-            rows = [line.rstrip("\n").split("::") for line in lines]
-    except OSError as fault:
-        problem = f"the file cannot be read ({fault.strerror})"
-        raise DataError(problem, file=path, remedy="Check its permissions.") from None
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            raise DataError(
-                f"the row has {len(row)} fields, not {len(names)}",
-                file=path,
-                row=number,
-                remedy="Fetch the file again.",
-            )
-    if not rows:
-        raise DataError("the file is empty", file=path, remedy="Fetch the file again.")
-    return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

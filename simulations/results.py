@@ -12,13 +12,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from server.checkpoint import Progress
 from shared.config import PrivacyConfig
-from shared.metrics import Metrics
+from shared.exposure import arp, exposure, gini
+from shared.histories import LeaveOneOut
+from shared.metrics import Ranking
 from shared.privacy.release import Release
 from simulations.datasets import Dataset
 
-__all__ = ["cost", "data_section", "evaluation_section", "privacy_section", "versions", "write"]
+__all__ = [
+    "FILE",
+    "cost",
+    "data_section",
+    "evaluation_section",
+    "privacy_section",
+    "versions",
+    "write",
+]
 
 FILE = "result.json"
 _PROTOCOL = "leave-one-out, full ranking, seen items removed"
@@ -59,17 +73,46 @@ def privacy_section(
     }
 
 
-def evaluation_section(models: Mapping[str, Metrics]) -> dict[str, Any]:
-    """Each model's figures over the same users."""
-    users = {metrics.users for metrics in models.values()}
+def evaluation_section(
+    rankings: Mapping[str, Ranking], asked: LeaveOneOut, split: str
+) -> dict[str, Any]:
+    """Each model's figures over the same users, and where its recommendations went.
+
+    Args:
+        rankings: by model, each of all M users who are asked, in the order of the split.
+        asked: whose test is ranked; popularity is that of its training events.
+        split: the name of the events that are asked for.
+    """
+    users = {len(ranking.ranks) for ranking in rankings.values()}
     if len(users) != 1:
         raise ValueError(f"the models were measured over different users: {users}")
+    items = next(iter(rankings.values())).items
+    counts = np.bincount(asked.train.items, minlength=items + 1)[1:]  # [V]
+    chosen = torch.from_numpy(asked.test_targets)[:, None]
     return {
         "protocol": _PROTOCOL,
-        "split": "test",
+        "split": split,
         "users": users.pop(),
-        "models": {name: metrics.as_dict() for name, metrics in models.items()},
+        "models": {
+            name: _figures(ranking, counts, len(asked.train)) for name, ranking in rankings.items()
+        },
+        "exposure": {
+            "deciles": "of the catalogue by training events, most popular first",
+            "chosen": _rounded(exposure(chosen, counts)),
+            "models": {name: _rounded(exposure(r.top, counts)) for name, r in rankings.items()},
+        },
     }
+
+
+def _figures(ranking: Ranking, counts: NDArray[np.int64], users: int) -> dict[str, float]:
+    return ranking.metrics().as_dict() | {
+        f"arp@{ranking.k}": arp(ranking.top, counts, users),
+        f"gini@{ranking.k}": gini(ranking.top, ranking.items),
+    }
+
+
+def _rounded(shares: list[float]) -> list[float]:
+    return [round(share, 6) for share in shares]
 
 
 def cost(progress: Progress, *, total: float, evaluate: float) -> dict[str, Any]:
@@ -92,8 +135,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def write(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes result.json, whole or not at all."""
-    file, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+def write(folder: Path, result: Mapping[str, Any], name: str = FILE) -> Path:
+    """Writes result.json, or a file of another name, whole or not at all."""
+    file, temporary = folder / name, folder / f".{name}.{os.getpid()}"
     temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return temporary.replace(file)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.allocator import keep_freed_memory
@@ -23,13 +24,23 @@ from shared.metrics import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items
-from simulations.config import SimulationConfig, read_settings
+from simulations.config import SimulationConfig, Split, read_settings
 from simulations.datasets import Dataset, load
+from simulations.evaluation import TestUsers, write_evaluation
 from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
 from simulations.partition import partition
 from simulations.pretrain import described
 
-__all__ = ["Reporter", "Simulation", "prepare", "reopen", "simulate"]
+__all__ = [
+    "SETTINGS",
+    "SITES",
+    "Planted",
+    "Reporter",
+    "Simulation",
+    "prepare",
+    "reopen",
+    "simulate",
+]
 
 SETTINGS, CATALOGUE, SITES, ALONE = "config.toml", "catalogue", "sites", "alone"
 
@@ -44,6 +55,21 @@ class Reporter(Protocol):
         """A round is over: validation loss in nats, and the worst organisation's ε so far."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """How an audit changes whom the organisations have; nobody that it adds is measured.
+
+    Attributes:
+        kept: user rows that stay, of each organisation.
+        added: users that come, to each organisation.
+        populations: what each organisation declares: nothing that depends on the two.
+    """
+
+    kept: Sequence[NDArray[np.int64]]
+    added: Sequence[Histories]
+    populations: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Simulation:
     """A simulation whose sites are on disk.
@@ -56,6 +82,7 @@ class Simulation:
         parts: user rows of each organisation.
         cold: ascending internal ids of the items that no training event has, see `lab.cold`.
         public: interactions that everybody may know; None where there are none.
+        planted: whom an audit adds and takes away; None where nothing is audited.
     """
 
     folder: Path
@@ -65,6 +92,7 @@ class Simulation:
     parts: Sequence[NDArray[np.int64]]
     cold: NDArray[np.int64]
     public: Histories | None = None
+    planted: Planted | None = None
 
     @property
     def names(self) -> list[str]:
@@ -72,19 +100,48 @@ class Simulation:
         width = len(str(len(self.parts)))
         return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
 
+    @property
+    def populations(self) -> list[int]:
+        """Declared users of each organisation."""
+        return list(self.planted.populations) if self.planted else [len(p) for p in self.parts]
+
+    def histories(self, number: int) -> Histories:
+        """Training events of organisation `number`, counted from 0."""
+        if self.planted is None:
+            return self.split.train.select(self.parts[number])
+        own = self.split.train.select(self.planted.kept[number])
+        return Histories.joined([own, self.planted.added[number]])
+
+    @property
+    def asked(self) -> LeaveOneOut:
+        """What the models are measured on: the split with the events that `lab.split` names."""
+        if self.config.lab.split is Split.VALIDATION:
+            return self.split.on_validation()
+        return self.split
+
     def site(self, number: int, *, alone: bool = False) -> SimulatedSite:
-        """Organisation `number`, counted from 0, with its training events."""
+        """Organisation `number`, counted from 0."""
         return SimulatedSite(
             organisation=self.names[number],
-            histories=self.split.train.select(self.parts[number]),
+            histories=self.histories(number),
+            population=self.populations[number],
             # Alone it is another world: its noise is not that of the federation.
             stream=number + len(self.parts) * alone,
             evaluates=self.config.server.evaluate_every > 0,
         )
 
 
-def prepare(config: SimulationConfig, folder: Path) -> Simulation:
+def prepare(
+    config: SimulationConfig,
+    folder: Path,
+    plant: Callable[[Simulation], Planted] | None = None,
+) -> Simulation:
     """Reads the data, checks the parameters against it, and writes every site.
+
+    Args:
+        config: what is asked.
+        folder: for all of it; empty, or not there yet.
+        plant: says whom an audit adds and takes away.
 
     Raises:
         SottoError: something does not fit; nothing was written.
@@ -95,6 +152,8 @@ def prepare(config: SimulationConfig, folder: Path) -> Simulation:
             "with --out, or remove it."
         )
     simulation = _load(config, folder)
+    if plant is not None:
+        simulation = replace(simulation, planted=plant(simulation))
     _check_populations(simulation)
     simulation.dataset.catalogue.save(folder / CATALOGUE)
     if simulation.public is not None:
@@ -140,8 +199,15 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
     return simulation
 
 
-def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
+def simulate(
+    simulation: Simulation, reporter: Reporter, app: ClientApp | None = None
+) -> dict[str, Any]:
     """Runs, or goes on with, a prepared simulation and writes its result.json.
+
+    Args:
+        simulation: what to run.
+        reporter: told how it goes.
+        app: what the nodes of the federation run in this process, if not the ClientApp itself.
 
     Returns:
         The result, as written.
@@ -149,7 +215,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
     keep_freed_memory()
     started = time.monotonic()
     reporter.stage("training together")
-    final = _federate(simulation, simulation.folder, reporter)
+    final = _federate(simulation, simulation.folder, reporter, app)
     alone = _train_alone(simulation, reporter) if simulation.config.lab.alone else None
     reporter.stage("measuring")
     measured = time.monotonic()
@@ -159,7 +225,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
         "schema": 1,
         "data": results.data_section(
             simulation.dataset,
-            dict(zip(simulation.names, map(len, simulation.parts), strict=True)),
+            dict(zip(simulation.names, simulation.populations, strict=True)),
         ),
         "privacy": results.privacy_section(
             simulation.config.privacy, spent(sites_in(simulation.folder / SITES))
@@ -169,6 +235,8 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
         "seed": simulation.config.seed,
         "versions": results.versions(),
     }
+    # The result comes last: a folder that has one is whole.
+    write_evaluation(simulation.folder, _test_users(simulation), rankings)
     results.write(simulation.folder, result)
     return result
 
@@ -195,7 +263,7 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
 
 def _check_populations(simulation: Simulation) -> None:
     privacy = simulation.config.privacy
-    largest = max(len(rows) for rows in simulation.parts)
+    largest = max(simulation.populations)
     if privacy.delta >= 1 / largest:
         raise ConfigError(
             f"privacy.delta = {privacy.delta:g} is not below 1 / {largest}, an organisation's "
@@ -226,7 +294,9 @@ def _run_config(simulation: Simulation, folder: Path) -> RunConfig:
     )
 
 
-def _federate(simulation: Simulation, folder: Path, reporter: Reporter) -> Checkpoint:
+def _federate(
+    simulation: Simulation, folder: Path, reporter: Reporter, app: ClientApp | None = None
+) -> Checkpoint:
     """The last checkpoint of the federation below `folder`; runs what is left of it."""
     sites, config = sites_in(folder / SITES), _run_config(simulation, folder)
     run_federation(
@@ -234,6 +304,7 @@ def _federate(simulation: Simulation, folder: Path, reporter: Reporter) -> Check
         sites,
         engine=simulation.config.lab.engine,
         observer=_observer(simulation, config, sites, reporter),
+        app=app,
     )
     return Checkpoint.load(folder)
 
@@ -269,21 +340,32 @@ def _train_alone(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]
 
 def _evaluation(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
     section = results.evaluation_section(
-        {name: ranking.metrics() for name, ranking in rankings.items()}
+        rankings, simulation.asked, str(simulation.config.lab.split)
     )
     if len(simulation.cold):
-        section["cold"] = cold_section(simulation.split, simulation.cold, rankings)
+        section["cold"] = cold_section(simulation.asked, simulation.cold, rankings)
     return section
+
+
+def _test_users(simulation: Simulation) -> TestUsers:
+    histories = simulation.dataset.histories
+    row = {user: number for number, user in enumerate(histories.users)}
+    return TestUsers.of(
+        np.array([row[user] for user in simulation.asked.test_inputs.users], np.int64),
+        organisations=dict(zip(simulation.names, simulation.parts, strict=True)),
+        events=simulation.split.train.lengths,
+        groups=simulation.dataset.groups,
+    )
 
 
 def _measure(
     simulation: Simulation, final: Checkpoint, alone: list[Checkpoint] | None
 ) -> dict[str, Ranking]:
-    """Every model's ranking of the test users, in the order of the split."""
+    """Every model's ranking of the users who are asked, in the order of the split."""
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train = len(catalogue), simulation.split.train
     cases = baselines.Cases(
-        simulation.split, simulation.parts, items=items, window=config.model.max_length
+        simulation.asked, simulation.parts, items=items, window=config.model.max_length
     )
     run = _run_config(simulation, simulation.folder)
 

@@ -17,14 +17,22 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from shared.errors import AccountingError
 from shared.privacy.composition import SLACK, Form, composed_epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.privacy.renyi import Renyi
+from shared.privacy.renyi import ORDERS, Renyi
 
-__all__ = ["MOST_STEPS", "epsilon", "noise_multiplier_for", "renyi_epsilon", "steps_for"]
+__all__ = [
+    "MOST_STEPS",
+    "divergences",
+    "epsilon",
+    "noise_multiplier_for",
+    "renyi_epsilon",
+    "steps_for",
+]
 
 LARGEST_EPSILON = 500.0
 """Beyond it exp(ε) leaves the floating range, and the Rényi bound is reported."""
@@ -60,6 +68,19 @@ def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
         AccountingError: delta is not in (0, 1).
     """
     return _bound(releases, delta, lambda forms, delta: Renyi(forms).epsilon(delta))
+
+
+def divergences(releases: Sequence[Release]) -> NDArray[np.float64]:
+    """Upper bounds on the Rényi divergences of releases together, at `shared.privacy.renyi.ORDERS`.
+
+    Returns:
+        Zeros for no release; infinities if one carried no noise.
+    """
+    if not releases:
+        return np.zeros(len(ORDERS))
+    if not all(release.private for release in releases):
+        return np.full(len(ORDERS), np.inf)
+    return Renyi(_forms(releases)).curve
 
 
 def _bound(

@@ -17,13 +17,14 @@ from scipy.special import gammaln
 
 from shared.privacy.composition import Form
 
-__all__ = ["Renyi"]
+__all__ = ["ORDERS", "Renyi", "epsilon_of"]
 
 _WHOLE = np.array(
     [*range(2, 16), *range(16, 32, 2), *range(32, 64, 4), 64, 96, 128, 192, 256, 512, 1024]
 )
 _BELOW_TWO = [1.02, 1.05, 1.1, 1.15, 1.2, 1.27, 1.35, 1.5, 1.65, 1.8]
-_ORDERS = np.concatenate([_BELOW_TWO, _WHOLE])
+ORDERS = np.concatenate([_BELOW_TWO, _WHOLE])
+"""Orders α > 1, ascending, at which divergences are bounded."""
 
 # All terms of Mironov et al.'s sum, for every whole order in turn.
 _TERM = np.concatenate([np.arange(order + 1.0) for order in _WHOLE])
@@ -40,33 +41,42 @@ class Renyi:
 
     Args:
         forms: distinct releases, at least one.
+
+    Attributes:
+        curve: an upper bound on the divergence at each of `ORDERS`, >= 0.
     """
 
     def __init__(self, forms: Sequence[Form]) -> None:
-        self._curve = np.zeros(len(_ORDERS))
+        self.curve: NDArray[np.float64] = np.zeros(len(ORDERS))
         for noise, rate, steps in forms:
             with np.errstate(all="ignore"):
-                self._curve += steps * _curve(noise, rate)
+                self.curve += steps * _curve(noise, rate)
 
     def epsilon(self, delta: float) -> float:
         """An upper bound on the ε at `delta` in (0, 1), >= 0; infinity if no order has one."""
-        return max(0.0, float(np.min(self._bounds(delta))))
+        return epsilon_of(self.curve, delta)
 
     def best_order(self, delta: float) -> float:
         """The order > 1 that gives the least bound."""
-        return float(_ORDERS[np.argmin(self._bounds(delta))])
+        return float(ORDERS[np.argmin(_bounds(self.curve, delta))])
 
-    def _bounds(self, delta: float) -> NDArray[np.float64]:
-        gain = np.log1p(-1 / _ORDERS) - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1)
-        return np.asarray(self._curve + gain)
+
+def epsilon_of(curve: NDArray[np.float64], delta: float) -> float:
+    """The ε >= 0 at `delta` in (0, 1) that divergences at `ORDERS` prove; infinity if none does."""
+    return max(0.0, float(np.min(_bounds(curve, delta))))
+
+
+def _bounds(curve: NDArray[np.float64], delta: float) -> NDArray[np.float64]:
+    gain = np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
+    return np.asarray(curve + gain)
 
 
 @lru_cache(maxsize=4096)
 def _curve(noise: float, rate: float) -> NDArray[np.float64]:
     if noise**2 == 0:  # underflow
-        return np.full(len(_ORDERS), np.inf)
+        return np.full(len(ORDERS), np.inf)
     if rate == 1:
-        return np.asarray(_ORDERS / (2 * noise**2))
+        return np.asarray(ORDERS / (2 * noise**2))
     whole = _whole(noise, rate)
     # A divergence grows with its order, so the second bounds the fractions below it. With
     # little noise that is too much; with more, Opacus's series for a fraction takes seconds.

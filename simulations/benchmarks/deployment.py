@@ -29,7 +29,7 @@ from server.progress import RunStatus
 from shared.catalogue import Catalogue
 from shared.histories import Histories, write_interactions
 
-__all__ = ["EPSILON", "Deployment", "Wire", "wait_for"]
+__all__ = ["DELTA", "EPSILON", "Deployment", "Wire", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
@@ -149,7 +149,8 @@ class Deployment:
             check=False,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            timeout=180,
+            timeout=600,
+            start_new_session=True,  # a share of the processor of its own
         )
         if done.returncode:
             raise RuntimeError(f"{side} {arguments[0]} gave {done.returncode}: {done.stderr}")
@@ -172,7 +173,12 @@ class Deployment:
         """Starts a process that is ended with the deployment."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     # --- the coordinator -------------------------------------------------------------------------
@@ -201,7 +207,7 @@ class Deployment:
     def up_server(self) -> None:
         """Starts the coordinator and waits until it answers."""
         self.keep("server", self.command("server", "up", "--server", self.server))
-        wait_for("the coordinator", self._answers, 60)
+        wait_for("the coordinator", self._answers, 300)
 
     def _answers(self) -> bool:
         with suppress(RuntimeError):
@@ -289,6 +295,13 @@ class Deployment:
             for pid in _descendants(self.processes[owner].pid)
             if re.search(pattern, _command_line(pid))
         ]
+
+    def down(self, owner: str) -> None:
+        """Ends the coordinator or a node as its operator would, if it runs."""
+        process = self.processes.pop(owner, None)
+        if process is not None:
+            process.terminate()
+            process.wait(60)
 
     def kill(self, owner: str, pattern: str) -> list[int]:
         """SIGKILLs them; which ones."""

@@ -58,6 +58,9 @@ def test_movielens_1m() -> None:
     assert (len(dataset.histories), dataset.histories.events) == (6040, 999_611)
     assert len(dataset.catalogue) == 3883
     assert len(set(dataset.histories.items.tolist())) == 3416
+    assert set(dataset.groups) == {"gender", "age"}
+    assert set(dataset.groups["gender"]) == {"F", "M"}
+    assert dataset.groups["age"].count("under 18") == 222
 
 
 def test_a_folder_of_csv(tmp_path: Path) -> None:
@@ -88,6 +91,20 @@ def test_movielens_dat(tmp_path: Path) -> None:
     assert histories(dataset) == {"7": [2, 1]}
     assert dataset.catalogue.titles == ('Café, le "petit" (2001)', "Two\x85 (1990)")
     assert dataset.catalogue.years == (2001, 1990)
+
+
+def test_movielens_dat_with_users(tmp_path: Path) -> None:
+    folder(tmp_path, ratings_dat="8::1::1::1\n8::2::1::2\n" + RATINGS_DAT, movies_dat=MOVIES_DAT)
+    codes = ["1", "18", "25", "35", "45", "50", "56"]
+    rows = [
+        f"{number}::{'MF'[number % 2]}::{age}::3::0{number}" for number, age in enumerate(codes, 6)
+    ]
+    (tmp_path / "users.dat").write_text("\n".join(rows) + "\n")
+    assert load(tmp_path).groups == {
+        "gender": ("M", "F"),  # users 8 and 7, as they first appear
+        "age": ("25-34", "18-24"),
+        "zip": ("08", "07"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,7 +175,8 @@ def server(
 
 
 def archive(**extra: str) -> bytes:
-    content = {"movies.dat": MOVIES_DAT, "ratings.dat": RATINGS_DAT, "README": "", "users.dat": ""}
+    content = {"movies.dat": MOVIES_DAT, "ratings.dat": RATINGS_DAT, "README": ""}
+    content["users.dat"] = "7::F::1::3::04711\n"
     package = io.BytesIO()
     with zipfile.ZipFile(package, "w") as file:
         for name, text in content.items():

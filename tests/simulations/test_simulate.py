@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
@@ -82,14 +85,62 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
     models = evaluation["models"]
     assert set(models) == {"popularity", "popularity_private", "markov", "local", "federated"}
     for figures in models.values():
-        assert list(figures) == ["hr@10", "ndcg@10", "mrr@10", "coverage@10"]
+        assert list(figures) == [
+            *("hr@10", "ndcg@10", "mrr@10", "coverage@10", "arp@10", "gini@10"),
+        ]
         assert all(0 <= value <= 1 for value in figures.values())
+    exposure = evaluation["exposure"]
+    assert set(exposure) == {"deciles", "chosen", "models"}
+    for shares in (exposure["chosen"], *(exposure["models"][name] for name in models)):
+        assert len(shares) == 10
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
     assert set(result["cost"]["seconds"]) == {"total", "train", "evaluate"}
     weights = Checkpoint.load(private_run).weights
     size = 3 * sum(value.nbytes + 128 for value in weights.values())  # 128: NumPy's header
     assert result["cost"]["bytes_up_per_round"] == size
     assert result["cost"]["bytes_down_per_round"] == size
     assert result["cost"]["peak_rss_bytes"] > 10**7
+
+
+def test_each_users_rank_is_written_beside_the_result(private_run: Path) -> None:
+    result = json.loads((private_run / "result.json").read_text())
+    rows = pq.read_table(private_run / "evaluation.parquet").to_pylist()
+
+    assert list(rows[0]) == ["user", "organisation", "events", "model", "rank"]
+    assert len(rows) == USERS * len(result["evaluation"]["models"])
+    for name, figures in result["evaluation"]["models"].items():
+        ranks = np.array([row["rank"] for row in rows if row["model"] == name])
+        hits = ranks[ranks <= 10]
+        assert len(ranks) == USERS
+        assert figures["hr@10"] == pytest.approx(len(hits) / USERS)
+        assert figures["ndcg@10"] == pytest.approx((1 / np.log2(1 + hits)).sum() / USERS)
+    organisations = {row["user"]: row["organisation"] for row in rows}
+    assert set(organisations) == {str(number) for number in range(USERS)}
+    populations = {o["name"]: o["population"] for o in result["data"]["organisations"]}
+    assert Counter(organisations.values()) == populations
+    for name, site in ((name, private_run / "sites" / name) for name in populations):
+        trained = Counter(pq.read_table(site / "interactions.parquet")["user_id"].to_pylist())
+        written = sorted(
+            {r["user"]: r["events"] for r in rows if r["organisation"] == name}.items()
+        )
+        assert sorted(events for _, events in written) == sorted(trained.values())
+
+
+def test_public_groups_of_users_are_written_too(tiny_data: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "grouped")
+    rows = [f"u{user},{'mf'[user % 2]}" for user in range(USERS - 1)]
+    (data / "users.csv").write_text("\n".join(["user_id,gender", *rows]) + "\n")
+    simulation = prepare(settings(data, "training.rounds=2"), tmp_path / "run")
+    simulate(simulation, Silent())
+
+    rows = pq.read_table(tmp_path / "run" / "evaluation.parquet").to_pylist()
+    wanted = {f"u{user}": "mf"[user % 2] for user in range(USERS - 1)} | {
+        f"u{USERS - 1}": "unknown"
+    }
+    users = simulation.dataset.histories.users
+    assert {users[int(row["user"])]: row["gender"] for row in rows} == wanted
+    sites = (tmp_path / "run" / "sites").rglob("*")
+    assert not any("gender" in str(path) or path.name == "users.csv" for path in sites)
 
 
 def test_the_stated_epsilon_is_what_an_independent_accountant_says(private_run: Path) -> None:

@@ -1,0 +1,286 @@
+"""sotto-lab sweep: every combination of some settings, or a search over them, run by run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from shared.commands import failed, messages, output, write_json
+from shared.errors import ConfigError
+from shared.privacy.selection import TrialLaw
+from simulations.config import Engine
+from simulations.options import (
+    CatalogueOption,
+    DataOption,
+    DeltaOption,
+    OrganisationsOption,
+    PartitionOption,
+    PublicOption,
+    SetOption,
+    paths,
+)
+from simulations.price import Price, price
+from simulations.search import OBJECTIVE, Draws, SearchPlan, Trials, asked_search, search_plan
+from simulations.sweep_board import board
+from simulations.sweep_folder import SweepFolder, settled_plan
+from simulations.sweep_plan import Asked, Keep, Plan, label, parse_axes
+from simulations.sweep_table import Cell, Outcome, cells
+from simulations.sweep_work import Grid, Source, work
+from simulations.workers import LocalWorkers, RayWorkers, Workers, cores, devices
+
+__all__ = ["sweep_command"]
+
+FIGURES = ("hr@10", "ndcg@10", "mrr@10", "coverage@10")
+BEST = "best.toml"
+
+
+def sweep_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for everything of the sweep.")],
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", help="TOML file of settings; several are compared."),
+    ] = None,
+    epsilons: Annotated[
+        str | None, typer.Option(help="Privacy budgets, as in 1,2,4,8,none.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="As in 0,1,2: what tells luck apart.")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2", help="Any other setting's values. May be repeated."),
+    ] = None,
+    search: Annotated[
+        int | None, typer.Option(help="Trials of a search over --space, instead of a grid.")
+    ] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=LOW..HIGH[:log] | KEY=A|B",
+            help="Where --search looks. May be repeated.",
+        ),
+    ] = None,
+    trials: Annotated[
+        TrialLaw | None,
+        typer.Option(help="Draw the number of trials, with mean --search: bounds its ε."),
+    ] = None,
+    sampler: Annotated[Draws | None, typer.Option(help="How trials' settings are drawn.")] = None,
+    data_folder: DataOption = None,
+    catalogue: CatalogueOption = None,
+    public: PublicOption = None,
+    organisations: OrganisationsOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    delta: DeltaOption = None,
+    partition: PartitionOption = None,
+    engine: Annotated[Engine | None, typer.Option(help="What runs the apps.")] = None,
+    assignments: SetOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at a time. Without it: one for each core, or for each GPU."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of each run.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on a Ray cluster whose machines reach data, code and --out by the same "
+            "paths: its address, 'auto', or 'local' to start one here.",
+        ),
+    ] = None,
+    keep: Annotated[
+        Keep | None,
+        typer.Option(
+            help="'results' (as without it) drops a finished run's model, catalogue, copies of "
+            "the data and organisations trained alone, and keeps figures, ledgers and settings, "
+            "which `report` reads; 'all' keeps all.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out; so does the same call.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; start none.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as data.")] = False,
+) -> None:
+    """Run a simulation for every combination of ε, seeds and any settings, or search them.
+
+    Each run is a `sotto-lab simulate` in a process and a folder of its own. For example:
+
+    sotto-lab sweep --epsilons 1,2,4,8,none --seeds 0,1,2 --delta 1e-5 --out runs/frontier
+
+    sotto-lab sweep --search 20 --space model.recency=.5..1 --space warm_start.own_items=0|200
+    --set privacy.epsilon=8 --delta 1e-5 --out runs/search
+
+    Exit code 1: a run failed; the others went on, and calling again tries it again.
+    """
+    if search is None and (space or trials or sampler):
+        raise ConfigError(
+            "--space, --trials and --sampler belong to --search: say how many trials."
+        )
+    asked = Asked(
+        recipes=config or [],
+        options=paths(data=data_folder, catalogue=catalogue, public=public)
+        | {
+            "lab.organisations": organisations,
+            "training.rounds": rounds,
+            "privacy.delta": delta,
+            "lab.partition": partition,
+            "lab.engine": engine,
+            "lab.split": None if search is None else "validation",
+        },
+        assignments=assignments or [],
+        axes=parse_axes(epsilons, seeds, grid or []),
+        keep=keep,
+    )
+    wanted = {} if search is None else asked_search(search, trials, sampler, space or [])
+    _check(jobs, threads)
+    folder = SweepFolder(out)
+    plan = settled_plan(folder, asked, wanted, resume=resume)
+    found = search_plan(plan) if plan.search else None
+    if dry_run:
+        _tell_runs(folder, plan, found, as_json=as_json)
+        return
+    with folder.locked():
+        folder.write_plan(plan)
+        source: Source = Trials(found, plan, folder) if found else Grid(plan.runs(), folder)
+        workers = _workers(ray, jobs, threads)
+        with board(source.total, source.known, messages) as shown:
+            work(source, workers, folder, plan.keep, shown)
+    cost = price(found, plan, source.total) if found else None
+    if isinstance(source, Trials) and source.best is not None:
+        _write_best(folder, source.best)
+    if as_json:
+        write_json(_data(folder, source, cost))
+    else:
+        _tell(folder, source, cost)
+    if any(outcome.status == "failed" for outcome in source.known):
+        failed()
+
+
+def _check(jobs: int | None, threads: int) -> None:
+    for option, value in (("--jobs", jobs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} {value}: choose a whole number >= 1.")
+
+
+def _workers(ray: str | None, jobs: int | None, threads: int) -> Workers:
+    if ray is not None:
+        if jobs is not None:
+            raise ConfigError("--jobs with --ray: the cluster's cores decide. Leave one out.")
+        return RayWorkers(ray, threads)
+    return LocalWorkers(jobs or len(devices()) or max(1, cores() // threads), threads)
+
+
+def _write_best(folder: SweepFolder, best: Outcome) -> None:
+    """The best trial's settings, to be measured once on what the search never saw."""
+    text = best.run.config.to_toml().replace('split = "validation"', 'split = "test"')
+    (folder.path / BEST).write_text(text, encoding="utf-8")
+
+
+# --- what is told ------------------------------------------------------------------------------
+
+
+def _tell_runs(
+    folder: SweepFolder, plan: Plan, search: SearchPlan | None, *, as_json: bool
+) -> None:
+    if search is not None:
+        [base] = plan.recipes.values()
+        count, known = search.count(int(base["seed"])), []
+        drawn = "" if search.law is None else f" ({search.law}, mean {search.trials})"
+    else:
+        known = list(Grid(plan.runs(), folder).known)
+        count, drawn = len(known), ""
+    if as_json:
+        listed = [{"name": one.run.name, "status": one.status} for one in known]
+        write_json({"folder": str(folder.path), "count": count, "runs": listed})
+        return
+    for outcome in known:
+        output.print(f"{outcome.run.name}  {outcome.status}", markup=False, soft_wrap=True)
+    kind = "runs" if search is None else "trials"
+    done = sum(outcome.status == "finished" for outcome in known)
+    messages.print(f"{count} {kind}{drawn}, {done} finished; nothing was started.")
+
+
+def _data(folder: SweepFolder, source: Source, cost: Price | None) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "folder": str(folder.path),
+        "table": str(folder.path / "sweep.parquet"),
+        "runs": [
+            {
+                "name": outcome.run.name,
+                "status": outcome.status,
+                "reason": outcome.reason or None,
+                "settings": dict(outcome.run.values),
+                "federated": dict(outcome.federated) or None,
+            }
+            for outcome in source.known
+        ],
+        "cells": [
+            {"settings": dict(cell.values), "finished": cell.finished, "federated": _spread(cell)}
+            for cell in cells(source.known)
+        ],
+    }
+    if cost is not None:
+        best = source.best if isinstance(source, Trials) else None
+        data |= {"best": best and best.run.name, "price": asdict(cost), "says": cost.sentences}
+    return data
+
+
+def _spread(cell: Cell) -> dict[str, Any]:
+    found = {name: cell.figure(name) for name in FIGURES}
+    return {
+        name: None if figure is None else {"mean": figure[0], "sd": figure[1]}
+        for name, figure in found.items()
+    }
+
+
+def _tell(folder: SweepFolder, source: Source, cost: Price | None) -> None:
+    outcomes = source.known
+    if isinstance(source, Trials):
+        key = OBJECTIVE
+        ranked = sorted(outcomes, key=lambda one: -one.federated.get(key, -1.0))
+        output.print(_table(cells(ranked[:10]), "Best of the trials, on validation items"))
+    else:
+        spread = "the federated model, mean ± standard deviation over seeds"
+        output.print(_table(cells(outcomes), spread[0].upper() + spread[1:]))
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            messages.print(
+                f"failed: {outcome.run.name}: {outcome.reason}", markup=False, soft_wrap=True
+            )
+    for sentence in cost.sentences if cost else []:
+        output.print(sentence, soft_wrap=True)
+    path = folder.path
+    output.print(f"Written to {path}: sweep.parquet, runs/*/result.json", soft_wrap=True)
+    if isinstance(source, Trials) and source.best is not None:
+        follow = f"sotto-lab simulate --config {path / BEST} --out {path}-best"
+        output.print(f"Measure the best once, on test items: {follow}", soft_wrap=True)
+    else:
+        output.print(
+            f"See it: sotto-lab report {path} --out {path / 'report.html'}", soft_wrap=True
+        )
+
+
+def _table(found: Sequence[Cell], title: str) -> Table:
+    table = Table(title=title)
+    keys = list(dict.fromkeys(key for cell in found for key in cell.values))
+    for key in keys:
+        table.add_column(key)
+    for name in ("runs", *FIGURES):
+        table.add_column(name, justify="right")
+    for cell in found:
+        settings = [label(key, cell.values[key]) if key in cell.values else "" for key in keys]
+        figures = [_shown(cell.figure(name)) for name in FIGURES]
+        table.add_row(*settings, str(cell.finished), *figures)
+    return table
+
+
+def _shown(figure: tuple[float, float] | None) -> str:
+    if figure is None:
+        return "-"
+    mean, spread = figure
+    return f"{mean:.4f}" if math.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"

@@ -1,0 +1,133 @@
+"""A sweep as one tidy table, a row for each run and model, and its means over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shared.config import Value, flatten
+from simulations.sweep_plan import PlannedRun
+
+__all__ = ["Cell", "Outcome", "cells", "rows", "write_table"]
+
+FILE = "sweep.parquet"
+_ALWAYS = ("privacy.epsilon", "privacy.delta", "seed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How far a run came.
+
+    Attributes:
+        run: what it is.
+        status: "finished", "failed", "begun" or "waiting".
+        result: its result.json, if it is finished.
+        reason: why it failed, else "".
+    """
+
+    run: PlannedRun
+    status: str
+    result: Mapping[str, Any] | None = None
+    reason: str = ""
+
+    @property
+    def federated(self) -> Mapping[str, float]:
+        """The federated model's figures; none unless finished."""
+        if self.result is None:
+            return {}
+        figures: Mapping[str, float] = self.result["evaluation"]["models"]["federated"]
+        return figures
+
+
+@dataclass(slots=True)
+class Cell:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        values: what varies besides the seed.
+        outcomes: of its runs.
+    """
+
+    values: Mapping[str, Value]
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def figure(self, name: str) -> tuple[float, float] | None:
+        """Mean and standard deviation (NaN for one run) over finished runs; None without any."""
+        found = [outcome.federated[name] for outcome in self.outcomes if outcome.federated]
+        if not found:
+            return None
+        return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else math.nan
+
+    @property
+    def finished(self) -> int:
+        """How many of its runs are."""
+        return sum(outcome.status == "finished" for outcome in self.outcomes)
+
+
+def cells(outcomes: Sequence[Outcome]) -> list[Cell]:
+    """The runs by what varies besides the seed, in order of first appearance."""
+    found: dict[tuple[tuple[str, Value], ...], Cell] = {}
+    for outcome in outcomes:
+        values = {key: value for key, value in outcome.run.values.items() if key != "seed"}
+        found.setdefault(tuple(values.items()), Cell(values)).outcomes.append(outcome)
+    return list(found.values())
+
+
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One row for each run and model; one without a model where a run is not finished."""
+    return [row for outcome in outcomes for row in _rows(outcome)]
+
+
+def _rows(outcome: Outcome) -> list[dict[str, Any]]:
+    settings = flatten(outcome.run.config)
+    varied = dict.fromkeys((*outcome.run.values, *_ALWAYS))
+    start: dict[str, Any] = {"run": outcome.run.name, "status": outcome.status}
+    for key in varied:
+        start[key] = settings.get(key, outcome.run.values.get(key))
+    if start["privacy.epsilon"] == "none":
+        start["privacy.epsilon"] = math.inf
+    if outcome.result is None:
+        return [start | {"split": str(outcome.run.config.lab.split), "model": None}]
+    evaluation, privacy = outcome.result["evaluation"], outcome.result["privacy"]
+    spent = [one["epsilon"] for one in privacy["organisations"]]
+    seconds = outcome.result["cost"]["seconds"]
+    end = {
+        "epsilon_spent": max(spent) if privacy["private"] else math.inf,
+        "seconds_train": seconds["train"],
+        "seconds_total": seconds["total"],
+    }
+    return [
+        start | {"split": evaluation["split"], "model": name} | _plain(figures) | end
+        for name, figures in evaluation["models"].items()
+    ]
+
+
+def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figures.items() if not isinstance(value, list | Mapping)}
+
+
+def write_table(outcomes: Sequence[Outcome], folder: Path) -> Path:
+    """Writes sweep.parquet, whole or not at all."""
+    found = rows(outcomes)
+    names = list(dict.fromkeys(name for row in found for name in row))
+    columns = {name: [row.get(name) for row in found] for name in names}
+    file, temporary = folder / FILE, folder / f".{FILE}"
+    pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), temporary)
+    return temporary.replace(file)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Numbers as numbers; values of several kinds, such as 3 and "all", as texts."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return pa.array([None if value is None else float(value) for value in values])
+    if len(kinds) > 1:
+        return pa.array([None if value is None else str(value) for value in values])
+    return pa.array(values)

@@ -1,0 +1,235 @@
+"""Where the runs of a sweep run: processes on this machine, or tasks of a Ray cluster.
+
+Each is one process with a log of its own. It ends with the sweep, however that ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from shared.errors import ConfigError
+from shared.supervise import TIED
+
+__all__ = ["Job", "LocalWorkers", "RayWorkers", "Workers", "cores", "devices"]
+
+_PATIENCE = 10.0
+"""Seconds between asking a process to end and ending it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A process to run.
+
+    Attributes:
+        name: tells it from the others.
+        command: the program and its arguments.
+        log: a file for all that it says; written anew.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+
+
+class Workers(Protocol):
+    """Who runs jobs."""
+
+    @property
+    def free(self) -> bool:
+        """Whether another job may start now."""
+
+    @property
+    def busy(self) -> int:
+        """How many jobs run, or wait to."""
+
+    def start(self, job: Job) -> None:
+        """Starts it."""
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Names and exit codes of those that have ended since; minus a signal's number."""
+
+    def stop(self) -> None:
+        """Ends all that still run."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform.startswith("linux"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def devices() -> list[str]:
+    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _variables(threads: int) -> dict[str, str]:
+    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+class LocalWorkers:
+    """Processes of this machine; with GPUs, each sees one of them, in turn.
+
+    Args:
+        jobs: how many at a time, >= 1.
+        threads: of each, >= 1.
+    """
+
+    def __init__(self, jobs: int, threads: int) -> None:
+        self._jobs, self._threads, self._gpus = jobs, threads, devices()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._place: dict[str, int] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether fewer than `jobs` run."""
+        return len(self._running) < self._jobs
+
+    @property
+    def busy(self) -> int:
+        """How many run."""
+        return len(self._running)
+
+    def start(self, job: Job) -> None:
+        """In a session of its own: Ctrl-C reaches the sweep alone, which ends it."""
+        place = min(set(range(self._jobs)) - set(self._place.values()))
+        variables = os.environ | _variables(self._threads)
+        if self._gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
+        with job.log.open("wb") as log:
+            self._running[job.name] = subprocess.Popen(
+                [*TIED, *job.command],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._place[job.name] = place
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Those that have ended; what they had started is ended too."""
+        found = []
+        for name, process in list(self._running.items()):
+            if (code := process.poll()) is not None:
+                _kill(process.pid)
+                del self._running[name], self._place[name]
+                found.append((name, code))
+        return found
+
+    def stop(self) -> None:
+        """Asks all to end, and soon insists."""
+        for process in self._running.values():
+            process.terminate()
+        for process in self._running.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
+            _kill(process.pid)
+            process.wait()
+        self._running.clear()
+        self._place.clear()
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+class RayWorkers:
+    """Tasks of a Ray cluster whose machines reach the sweep's folder, data and code by one path.
+
+    Args:
+        address: of the cluster, "auto" for the one that this machine belongs to, or "local" to
+            start one here.
+        threads: of each task, >= 1.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no cluster.
+    """
+
+    def __init__(self, address: str, threads: int) -> None:
+        try:
+            import ray  # noqa: PLC0415 it takes seconds to import
+        except ImportError as error:
+            raise ConfigError("--ray needs Ray: pip install 'flwr[simulation]'.") from error
+        self._ray: Any = ray
+        try:
+            ray.init(
+                address=address,
+                ignore_reinit_error=True,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"--ray {address}: there is no such cluster ({reason}). Start one with `ray start "
+                "--head`, or give 'local'."
+            ) from error
+        resources = self._ray.cluster_resources()
+        gpus = 1 if resources.get("GPU") else 0
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+        self._execute: Any = task(_execute)
+        self._slots = max(1, int(resources.get("CPU", 1) // threads))
+        self._threads = threads
+        self._running: dict[Any, str] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether the cluster has cores left."""
+        return len(self._running) < self._slots
+
+    @property
+    def busy(self) -> int:
+        """How many run, or wait for the cluster."""
+        return len(self._running)
+
+    def start(self, job: Job) -> None:
+        """Hands it to the cluster."""
+        given = [*job.command], str(job.log.resolve()), _variables(self._threads)
+        self._running[self._execute.remote(*given)] = job.name
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Those that have ended; a lost machine's with code -1."""
+        waiting = list(self._running)
+        done, _ = (
+            self._ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], 0)
+        )
+        found = []
+        for reference in done:
+            try:
+                code = int(self._ray.get(reference))
+            except self._ray.exceptions.RayError:
+                code = -1
+            found.append((self._running.pop(reference), code))
+        return found
+
+    def stop(self) -> None:
+        """Ends all tasks, with their processes, and leaves the cluster."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        self._ray.shutdown()
+
+
+def _execute(command: list[str], log: str, variables: dict[str, str]) -> int:
+    """On a machine of the cluster, in a process that ends with the task's."""
+    with Path(log).open("wb") as file:
+        whole = [*TIED, *command]
+        return subprocess.call(whole, env=os.environ | variables, stdout=file, stderr=file)
