@@ -24,7 +24,9 @@ def test_without_noise_nothing_is_changed() -> None:
 
 def test_without_an_answer_the_prior_is_all() -> None:
     prior = DRAW.uniform(1, 2, 9)
-    np.testing.assert_array_equal(moment(None, 0.0, prior).mean, prior)
+    known = moment(None, 0.0, prior)
+    np.testing.assert_array_equal(known.mean, prior)
+    assert (known.part, known.trust) == (1.0, 0.0)  # nothing was heard that could be trusted
     np.testing.assert_array_equal(popularity(None, 0.0, prior), prior)
 
 
