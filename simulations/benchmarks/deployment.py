@@ -250,7 +250,7 @@ class Deployment:
             "training": {"rounds": rounds, "sample_rate": 0.5},
             "server": {
                 "organisations": len(self.partners),
-                "deadline_seconds": 90.0,
+                "deadline_seconds": 180.0,
                 "retry_seconds": 2.0,
                 "retries": 6,
                 **settings,
