@@ -112,7 +112,7 @@ def status_of(deployment: Deployment) -> RunStatus:
             return deployment.status
         return None
 
-    status = wait_for("the run's status", read, 60)
+    status = wait_for("the run's status", read, PATIENCE)
     assert isinstance(status, RunStatus)
     return status
 
