@@ -203,6 +203,21 @@ def test_no_held_out_event_reaches_a_site(tiny_data: Path, tmp_path: Path) -> No
     assert all(list(inputs[:-1]) == list(train) for inputs, train in held)
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_run_is_measured_on_the_events_that_its_split_names(
+    tiny_data: Path, tmp_path: Path, split: str
+) -> None:
+    simulation = prepare(settings(tiny_data, f"lab.split={split}"), tmp_path / "run")
+    histories = list(simulation.dataset.histories)
+    place = -1 if split == "test" else -2
+    assert list(simulation.asked.test_targets) == [history[place] for history in histories]
+    for inputs, history in zip(simulation.asked.test_inputs, histories, strict=True):
+        assert list(inputs) == list(history[:place])
+    assert [len(train) for train in simulation.split.train] == [EVENTS - 2] * USERS
+    result = simulate(simulation, Silent())
+    assert result["evaluation"]["split"] == split
+
+
 def test_without_privacy_nothing_is_claimed(tiny_data: Path, tmp_path: Path) -> None:
     result = run(settings(tiny_data, epsilon="none"), tmp_path / "run")
     assert result["privacy"]["private"] is False
