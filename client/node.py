@@ -15,8 +15,6 @@ it says. This node goes on trying.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from client.probes import probes
 from client.processes import executor, supernode
 from client.site import Site
 from shared.errors import SiteError
+from shared.locks import alone
 from shared.supervise import Patience, Restart, Start, keep_running
 
 __all__ = ["only_node", "run_node"]
@@ -45,21 +44,15 @@ def only_node(folder: Path) -> Iterator[int]:
     Raises:
         SiteError: another node of this site has it.
     """
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
-            raise SiteError(
-                f"{folder}: a node of this site is running already (process {holder}). One site "
-                "has one node: end that one first."
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+
+    def taken(holder: str) -> SiteError:
+        return SiteError(
+            f"{folder}: a node of this site is running already (process {holder}). One site has "
+            "one node: end that one first."
+        )
+
+    with alone(folder / LOCK, taken) as handle:
         yield handle
-    finally:
-        os.close(handle)
 
 
 def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:

@@ -6,7 +6,6 @@ Telemetry, update checks and the installation of what an app asks for are off.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,20 +13,17 @@ from client.site import Site
 from shared.errors import SiteError
 from shared.supervise import Account, Program
 
-__all__ = ["accounts", "environment", "executable", "executor", "supernode"]
+__all__ = ["accounts", "environment", "executor", "supernode"]
 
 _OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
+_PYTHON = (sys.executable, "-P", "-m")  # -P: what lies in the current folder is not imported
+_SUPERNODE = (*_PYTHON, "client.supernode")
 _HOST = "127.0.0.1"
 _STDIN = "/dev/stdin"
-
-
-def executable() -> str | None:
-    """Where flower-supernode is: beside this Python, or on PATH."""
-    return shutil.which("flower-supernode", path=_path())
 
 
 def accounts(site: Site) -> tuple[Account | None, Account | None]:
@@ -48,22 +44,20 @@ def accounts(site: Site) -> tuple[Account | None, Account | None]:
 
 
 def supernode(site: Site, secret: bytes) -> Program:
-    """Flower's SuperNode, which runs no app itself.
+    """Flower's SuperNode, which runs no app itself; see `client.supernode`.
 
     Args:
         site: whose node it is.
         secret: what the executor proves itself with.
 
     Raises:
-        SiteError: flower-supernode is not installed, or the folder's name cannot be passed on.
+        SiteError: the folder's name cannot be passed on.
         ConfigError: no coordinator is named.
     """
-    found, roots = executable(), site.root_certificates_file
-    if found is None:
-        raise SiteError("flower-supernode is not installed: pip install 'flwr==1.41.*'.")
+    roots = site.root_certificates_file
     _ = site.coordinator.address
     command = [
-        found,
+        *_SUPERNODE,
         *("--superlink", site.coordinator.superlink),
         *(() if roots is None else ("--root-certificates", str(roots))),
         *("--auth-supernode-private-key", str(site.key_file)),
@@ -88,8 +82,7 @@ def supernode(site: Site, secret: bytes) -> Program:
 
 def executor(site: Site, secret: bytes) -> Program:
     """What runs the requests; see `client.executor`."""
-    # -P: what lies in the current folder is not imported.
-    command = [sys.executable, "-P", "-m", "client.executor", "--site", site.folder]
+    command = [*_PYTHON, "client.executor", "--site", site.folder]
     return Program(
         name="executor",
         command=[*command, "--runtime", f"{_HOST}:{site.coordinator.local_port}"],

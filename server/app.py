@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,17 +17,18 @@ from transformers.utils.logging import disable_progress_bar
 
 from server import logs
 from server.aggregation import check_aggregation, least_partners
+from server.asker import Asker
 from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
 from server.grid import PatientGrid
 from server.journal import Journal
 from server.noise import noise_of
-from server.partners import Partner, Roll
+from server.partners import Roll
 from server.posterior import Prior
 from server.pretrain import read_public
 from server.records import to_arrays, to_weights
 from server.strategy import FederatedStrategy, Terms
-from server.warm_start import Asker, Choice, warm_start
+from server.warm_start import Choice, warm_start
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError
@@ -92,14 +94,14 @@ def _federate(
     """All rounds that are left; the state after the last one."""
     out, done = _out(config), checkpoint.progress.round
     roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
-    partners = roll.gather(grid, least_partners(config.server, resumed=done > 0))
+    roll.gather(grid, least_partners(config.server, resumed=done > 0))
     journal.running()
     noise = noise_of(config)
     started = time.monotonic() - checkpoint.progress.seconds
     if not checkpoint.progress.warm:
         if config.warm_start.share:
             checkpoint.save(out)  # its name, by which partners know a repeated request
-        checkpoint = _warmed(checkpoint, grid, partners, noise, config)
+        checkpoint = _warmed(checkpoint, grid, roll, noise, config)
         seconds = time.monotonic() - started
         checkpoint = replace(checkpoint, progress=replace(checkpoint.progress, seconds=seconds))
     config = with_own_items(config, checkpoint)
@@ -204,7 +206,7 @@ def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
 def _warmed(
     checkpoint: Checkpoint,
     grid: Grid,
-    partners: Sequence[Partner],
+    roll: Roll,
     noise: NoisePlan,
     config: RunConfig,
 ) -> Checkpoint:
@@ -216,7 +218,7 @@ def _warmed(
         return replace(checkpoint, progress=progress)
     asker = Asker(
         grid=grid,
-        partners=partners,
+        look_up=partial(roll.look_up, grid),
         run=checkpoint.progress.run,
         noise_multiplier=noise.statistics,
         config=config,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import CheckpointError
+from shared.locks import alone, in_use
 
-__all__ = ["alone_in", "in_use", "replace_file"]
+__all__ = ["alone_in", "at_work", "replace_file"]
 
 _LOCK = "coordinator.lock"
 
@@ -43,42 +43,28 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another one is at work there, or the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error.strerror}): mend its permissions, or name "
-            "another folder as paths.out."
-        ) from error
-    try:
-        if not _locked(handle):
+
+    def taken(holder: str) -> CheckpointError:
+        return CheckpointError(
+            f"another coordinator (process {holder}) is at work in {folder}: wait for it, or stop "
+            "it first."
+        )
+
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(folder / _LOCK, taken))
+        except OSError as error:
             raise CheckpointError(
-                f"another coordinator is at work in {folder}: wait for it, or stop it first."
-            )
+                f"{folder} cannot be written ({error.strerror}): mend its permissions, or name "
+                "another folder as paths.out."
+            ) from error
         yield
-    finally:
-        os.close(handle)
 
 
-def in_use(folder: Path) -> bool:
+def at_work(folder: Path) -> bool:
     """Whether a coordinator is at work in `folder`."""
-    try:
-        handle = os.open(folder / _LOCK, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _locked(handle)
-    finally:
-        os.close(handle)
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return in_use(folder / _LOCK)
 
 
 def _sync(folder: Path) -> None:

@@ -6,8 +6,12 @@
 | finished                       | (not asked)                   | finished                      |
 | paused                         | (not asked)                   | paused, with its reason       |
 | failed, and it says why        | (not asked)                   | failed, with its reason       |
-| failed by a fault, interrupted | pending, starting, running    | nothing, asked again          |
-| or none of the last start      | stopped                       | stopped                       |
+| interrupted, in the last start | pending, starting, running    | its process is dead, which    |
+|                                |                               | Flower sees a minute later:   |
+|                                |                               | stopped there, and resumed    |
+| failed by a fault, or none of  | pending, starting, running    | nothing, asked again          |
+| the last start                 |                               |                               |
+| any of these                   | stopped                       | stopped                       |
 |                                | failed, completed             | resumed, at most `ATTEMPTS`   |
 |                                |                               | times without a new round     |
 |                                | (the coordinator is away)     | nothing, asked again          |
@@ -113,7 +117,7 @@ class Keeper:
         found = self.flower.run(run.starts[-1])
         if found.status is Status.STOPPED:
             self._end(run, Fate.STOPPED, "somebody stopped it")
-        elif found.status.finished:
+        elif found.status.finished or _dead(run, status):
             self._again(run, found)
 
     def _again(self, run: Run, found: FlowerRun) -> None:
@@ -134,12 +138,19 @@ class Keeper:
                         "%s broke off after round %d, and is resumed", run.name, max(done, 0)
                     )
                     start(self.settings, self.flower, run, AuditEvent.RUN_RESUMED)
+                    if not found.status.finished:  # afterwards: "stopped" is an end of its own
+                        self.flower.stop(found.number)
 
     def _end(self, run: Run, fate: Fate, reason: str) -> None:
         with run.alone() as still:
             if still == run:
                 run.changed(fate, reason)
         self._tries.pop(run.name, None)
+
+
+def _dead(run: Run, status: RunStatus | None) -> bool:
+    """Whether the last start's own process had begun, and is gone without a word."""
+    return status is not None and status.state is RunState.INTERRUPTED and run.fresh
 
 
 def _over(status: RunStatus) -> bool:

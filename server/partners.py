@@ -31,6 +31,9 @@ REMIND = 20.0
 """Seconds until a node that has said nothing is asked again; either answer will do."""
 LOOK_AGAIN = 0.2
 """Seconds between two looks for nodes before the first round."""
+LAST_CALL = 30.0
+"""Seconds that a start with enough organisations waits for nodes that have said nothing: one that
+was killed counts as connected until its lease ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +79,23 @@ class Roll:
         self._declined: dict[int, _Declined] = {}
 
     def gather(self, grid: Grid, wanted: int) -> list[Partner]:
-        """Waits for so many organisations, and for all others that are connected by then.
+        """Waits for so many organisations, and a little for all others that are connected by then.
 
         Raises:
             ConfigError: two nodes go by one name, or δ is not below 1 / population at some partner.
             QuorumError: too few can take part before `server.deadline_seconds` are over.
         """
         deadline = self._config.server.deadline_seconds
-        end = time.monotonic() + deadline
-        while True:
+        now, last_call = time.monotonic(), float("inf")
+        end = now + deadline
+        while now <= end:
             partners = self._look_up(grid, strictly=True)
             here = sum(partner.connected for partner in partners)
-            if here >= wanted and not self._asked:
+            now = time.monotonic()
+            last_call = min(last_call, now + LAST_CALL, end) if here >= wanted else float("inf")
+            if here >= wanted and (not self._asked or now > last_call):
                 return partners
-            if time.monotonic() > end:
-                break
             time.sleep(LOOK_AGAIN)
-        if here >= wanted:
-            return partners
         raise QuorumError(
             f"{here} of {wanted} organisations can take part after {deadline:g} s "
             f"({self._problems(grid)}): start their nodes, or lower server.organisations."

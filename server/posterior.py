@@ -16,7 +16,7 @@ from shared.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores
 from shared.models.moments import layer_norm, moment_sum, popularity_sum
 
-__all__ = ["Prior", "moment", "popularity", "set_weights"]
+__all__ = ["Known", "Prior", "moment", "popularity", "set_weights"]
 
 LOGIT_SPREAD = 0.5
 """Root mean square of what the moment adds to a score; the rest is popularity."""
@@ -52,14 +52,30 @@ class Prior:
         return moment_sum(self.histories, table, recency)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a sum.
+
+    Attributes:
+        mean: the posterior mean.
+        part: its squared length over that of the true sum, both expected: 1 without noise, towards
+            0 where noise and nothing else was heard.
+        trust: part of what was heard beside the expected that is no noise, in [0, 1].
+    """
+
+    mean: Floats
+    part: float = 1.0
+    trust: float = 1.0
+
+
 def popularity(noised: Floats | None, spread: float, prior: Floats) -> Floats:
     """What is known of each item's popularity, > 0, [V]; see `moment`."""
-    found = prior if noised is None else _posterior(noised, spread, prior)[0]
+    found = prior if noised is None else _posterior(noised, spread, prior).mean
     return np.maximum(found, _LEAST_POPULARITY * max(float(found.mean()), _TINY))
 
 
-def moment(noised: Floats | None, spread: float, prior: Floats) -> tuple[Floats, float]:
-    """What is known of the moment, [F, F], and which part of all there is to know that is.
+def moment(noised: Floats | None, spread: float, prior: Floats) -> Known:
+    """What is known of the moment, [F, F].
 
     The sum of the sites' moments is a · prior + a deviation, whose numbers are taken to be
     independent N(0, τ²), plus noise N(0, spread²). a is the least-squares fit, τ² what the noise
@@ -70,44 +86,37 @@ def moment(noised: Floats | None, spread: float, prior: Floats) -> tuple[Floats,
         noised: the sum of what the sites answered; None where nobody was asked.
         spread: standard deviation of the noise in it.
         prior: what the public users' sum is.
-
-    Returns:
-        The posterior mean, and its squared length over that of the true sum, both expected: 1
-        without noise, towards 0 where noise and nothing else was heard.
     """
-    return (prior, 1.0) if noised is None else _posterior(noised, spread, prior)
+    return Known(prior, trust=0.0) if noised is None else _posterior(noised, spread, prior)
 
 
-def _posterior(noised: Floats, spread: float, prior: Floats) -> tuple[Floats, float]:
+def _posterior(noised: Floats, spread: float, prior: Floats) -> Known:
     length = float((prior**2).sum())
     expected = prior * (float((noised * prior).sum()) / length if length else 0.0)
     rest = noised - expected
     signal = max(float((rest**2).mean()) - spread**2, 0.0)
     trust = signal / (signal + spread**2) if signal else 0.0
     before = float((expected**2).mean())
-    known = (before + trust * signal) / (before + signal) if before + signal else 0.0
-    return np.asarray(expected + trust * rest), known
+    part = (before + trust * signal) / (before + signal) if before + signal else 0.0
+    return Known(np.asarray(expected + trust * rest), part, trust)
 
 
-def set_weights(
-    model: AttentionRecommender, known: Floats, popular: Floats, part: float = 1.0
-) -> None:
+def set_weights(model: AttentionRecommender, known: Known, popular: Floats) -> None:
     """Makes the untrained recommender score by a bilinear form of state and item, and popularity.
 
     Args:
         model: of features, untrained.
-        known: the moment, [F, F].
+        known: the moment, [F, F]; what is heard in noise speaks more softly.
         popular: popularity, > 0, [V].
-        part: of the moment that is known, in [0, 1]: what is heard in noise speaks more softly.
     """
     table = model.features.table.detach().cpu().numpy().astype(np.float64)  # [V, F]
     normed, weight = layer_norm(table), popular / popular.sum()
     past = (normed * weight[:, None]).T @ normed  # [F, F]: a state's second moment, about
-    spread = float(np.sum((known.T @ past @ known) * (table.T @ table)) / len(table))
-    loudness = LOGIT_SPREAD * min(1.0, part / HEARD)
+    spread = float(np.sum((known.mean.T @ past @ known.mean) * (table.T @ table)) / len(table))
+    loudness = LOGIT_SPREAD * min(1.0, known.part / HEARD)
     scale = loudness / math.sqrt(spread) if spread > 0 else 0.0
     with torch.no_grad():
-        model.feature_out.weight.copy_(torch.from_numpy(scale * known.T))
+        model.feature_out.weight.copy_(torch.from_numpy(scale * known.mean.T))
         if model.item_scores.offset is not None:
             logs = np.log(weight) - np.log(weight).mean()
             model.item_scores.offset.copy_(

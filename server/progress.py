@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from server.files import in_use, replace_file
+from server.files import at_work, replace_file
 from shared.errors import CheckpointError, Outcome
 
 __all__ = ["Organisation", "RunState", "RunStatus", "now"]
@@ -132,7 +132,7 @@ class RunStatus:
         """
         file = folder / _FILE
         # Before the file is read: what a coordinator writes last, it writes while at work.
-        active = in_use(folder)
+        active = at_work(folder)
         try:
             fields = json.loads(file.read_bytes())
             parts = {name: Organisation(**part) for name, part in fields["organisations"].items()}

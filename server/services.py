@@ -13,7 +13,6 @@ the run goes on.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import ssl
@@ -30,6 +29,7 @@ from server.listeners import bound
 from server.pki import days_left
 from server.settings import Settings
 from shared.errors import ServerError
+from shared.locks import alone
 from shared.supervise import Patience, Program, Restart, Start, keep_running
 
 __all__ = ["check", "is_ready", "keep_up", "only_server", "programs", "until_ready"]
@@ -100,20 +100,14 @@ def only_server(folder: Path) -> Iterator[int]:
     Raises:
         ServerError: another `sotto-server up` has it.
     """
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
-            raise ServerError(
-                f"{folder}: a coordinator is up already (process {holder}): end that one first."
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+
+    def taken(holder: str) -> ServerError:
+        return ServerError(
+            f"{folder}: a coordinator is up already (process {holder}): end that one first."
+        )
+
+    with alone(folder / _LOCK, taken) as handle:
         yield handle
-    finally:
-        os.close(handle)
 
 
 def keep_up(settings: Settings, lock: int, told: Callable[[Start | Restart], None]) -> None:

@@ -203,10 +203,13 @@ class WarmStartConfig:
             rest; with no rounds of training, statistics get all. 0 asks for none.
         own_items: how many items at most get a direction of their own, >= 0: the most popular of
             those that stand out from the noise.
+        steps: gradient steps, >= 0, towards weights whose predictions have the noised moment, on
+            states of public users: none without public interactions, and no privacy is spent.
     """
 
     share: float = 0.7
     own_items: int = 200
+    steps: int = 8
 
     def __post_init__(self) -> None:
         _require(
@@ -216,6 +219,7 @@ class WarmStartConfig:
             self.own_items >= 0,
             f"warm_start.own_items = {self.own_items}: choose a whole number >= 0.",
         )
+        _require(self.steps >= 0, f"warm_start.steps = {self.steps}: choose a whole number >= 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

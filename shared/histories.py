@@ -110,6 +110,17 @@ class Histories:
         items = np.array([item for history in lists for item in history], np.int64)
         return cls(names, items, _offsets(np.array([len(history) for history in lists], np.int64)))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Histories]) -> Histories:
+        """The users of all parts, one part after the other.
+
+        >>> Histories.joined([Histories.from_lists([[3]]), Histories.from_lists([[1, 2]])])[1]
+        array([1, 2])
+        """
+        users = tuple(user for part in parts for user in part.users)
+        items = np.concatenate([np.empty(0, np.int64), *(part.items for part in parts)])
+        return cls(users, items, _offsets(np.concatenate([part.lengths for part in parts])))
+
     def __len__(self) -> int:
         """The number of users, N."""
         return len(self.users)

@@ -54,7 +54,7 @@ class Patience:
 
     first: float = 10.0
     longest: float = 300.0
-    settled: float = 600.0
+    settled: float = 120.0
     brief: float = 60.0
     starts: int | None = None
     end: float = 15.0

@@ -31,7 +31,7 @@ from shared.privacy.accounting import (
 )
 from shared.privacy.release import Release, ReleaseKind, merge
 
-__all__ = ["Answer", "Question", "accountant_command", "answer"]
+__all__ = ["Answer", "Question", "accountant_command", "answer", "opacus_epsilon"]
 
 OTHERS_EPSILON, OTHERS_STEPS, OTHERS_FORMS = 100.0, 100_000, 10
 """Beyond this ε, these steps or these distinct releases others take minutes: left out."""
@@ -125,7 +125,7 @@ def _by_each(releases: Sequence[Release], delta: float) -> dict[str, float | Non
         "rdp": renyi_epsilon(releases, delta),
         "prv": None,
     }
-    others = {"prv": _opacus}
+    others = {"prv": opacus_epsilon}
     if importlib.util.find_spec("dp_accounting"):
         others["pld"] = _google
         found["pld"] = None
@@ -137,8 +137,17 @@ def _by_each(releases: Sequence[Release], delta: float) -> dict[str, float | Non
     return found
 
 
-def _opacus(releases: Sequence[Release], delta: float, scale: float) -> float | None:
-    """Gopi, Lee & Wutschitz 2021 (arXiv:2106.02848), its upper bound."""
+def opacus_epsilon(releases: Sequence[Release], delta: float, scale: float) -> float | None:
+    """Upper bound of Gopi, Lee & Wutschitz 2021 (arXiv:2106.02848), as Opacus has it.
+
+    Args:
+        releases: merged; many distinct ones take minutes.
+        delta: in (0, 1).
+        scale: about what ε is, for the grid's width.
+
+    Returns:
+        None where it gave up.
+    """
     accountant = PRVAccountant()
     accountant.history = [(r.noise_multiplier, r.sample_rate, r.steps) for r in releases]
     total = sum(release.steps for release in releases)

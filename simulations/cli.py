@@ -12,21 +12,15 @@ from typing import Annotated, Any
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from shared.commands import command_group, messages, output, run, write_json
 from shared.config import RunConfig
 from simulations import datasets
 from simulations.accountant import accountant_command
+from simulations.audit.command import audit_command
+from simulations.calibrate_command import calibrate_command
 from simulations.config import Engine, read_settings
 from simulations.items import encode_command
 from simulations.options import (
@@ -44,6 +38,7 @@ from simulations.options import (
     paths,
 )
 from simulations.pretrain import pretrain_command
+from simulations.progress import Bars, bars
 from simulations.report.command import report_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
@@ -59,8 +54,10 @@ app.add_typer(items, name="items")
 items.command("encode")(encode_command)
 app.command("pretrain")(pretrain_command)
 app.command("accountant")(accountant_command)
+app.command("audit")(audit_command)
 app.command("report")(report_command)
 app.command("sweep")(sweep_command)
+app.command("calibrate")(calibrate_command)
 
 
 @app.command("simulate")
@@ -100,8 +97,8 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     else:
         simulation = prepare(read_settings(config, options, assignments or []), out)
     _tell_data(simulation)
-    with _bars() as bars:
-        result = simulate(simulation, _Progress(bars))
+    with bars() as drawn:
+        result = simulate(simulation, Bars(drawn))
     if as_json:
         write_json(result)
     else:
@@ -167,14 +164,14 @@ def fetch_command(
 ) -> None:
     """Download a benchmark from its publisher, verify its checksum, unpack it."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=messages) as bars:
-        task = bars.add_task(f"fetching {name}", total=None)
+    with Progress(*columns, console=messages) as shown:
+        task = shown.add_task(f"fetching {name}", total=None)
         folder = datasets.fetch(
             name,
             to,
             url=url,
             sha256=sha256,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=lambda done, total: shown.update(task, completed=done, total=total),
         )
     messages.print(f"{name} is in {folder}. Train on it: sotto-lab simulate --data {folder} ...")
 
@@ -184,38 +181,6 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     run(app, interrupted="finished rounds are saved: go on with --resume")
-
-
-class _Progress:
-    """Round, loss, the worst organisation's ε, time left: a bar a stage, or lines in a log."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars, self._stage = bars, ""
-        self._task: TaskID | None = None
-
-    def stage(self, text: str) -> None:
-        self._stage, self._task = text, None
-
-    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
-        spent = "no privacy" if epsilon == float("inf") else f"ε {epsilon:.2f}"
-        figures = f"loss {loss:.3f}  {spent}"
-        if self._task is None:
-            self._task = self._bars.add_task(self._stage, total=of, figures="")
-        self._bars.update(self._task, completed=done, figures=figures)
-        if not self._bars.console.is_terminal and done and done % max(1, of // 5) == 0:
-            self._bars.console.print(f"{self._stage}: round {done} of {of}, {figures}")
-
-
-def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=messages,
-        disable=not messages.is_terminal,
-    )
 
 
 def _write_run_config(simulation: Simulation) -> Path:

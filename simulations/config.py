@@ -67,6 +67,8 @@ class LabConfig:
         alone: whether to train each organisation alone too, for comparison.
         cold: share of the items, in [0, 1), that leave all training data, to measure how well
             items that nobody chose yet are ranked.
+        split: "test" asks for each user's last event, "validation" for the one before it, as a
+            search over settings must; training sees neither.
         user: column of the interactions; "" as the file's form has it. So are the next ones.
         item: column of the interactions.
         time: column of the interactions.

@@ -46,12 +46,14 @@ class SimulatedSite:
         stream: tells its noise from the other sites' under one seed.
         evaluates: whether it answers requests for noised metrics; it then keeps each user's last
             event out of training.
+        population: declared users; None: as many as it has.
     """
 
     organisation: str
     histories: Histories
     stream: int
     evaluates: bool = False
+    population: int | None = None
 
 
 def make_site(
@@ -72,12 +74,13 @@ def make_site(
     write_interactions(site.histories, catalogue, folder / _DATA)
     answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
     limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
+    population = len(site.histories) if site.population is None else site.population
     # Last, so that a folder with a site.toml is whole.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
     (folder / FILE).write_text(
         f'organisation = "{site.organisation}"\n'
         f'user_base = "{site.organisation}"\n'
-        f"population = {len(site.histories)}\n"
+        f"population = {population}\n"
         f'catalogue = "{os.path.relpath(catalogue_folder, folder)}"\n'
         f'device = "{device}"\n'
         f'anchor = "{_ANCHOR}"  # beside the ledger: nothing of a simulation lies elsewhere\n\n'
@@ -98,9 +101,21 @@ def sites_in(folder: Path) -> list[Path]:
 
 
 def run_federation(
-    config: RunConfig, sites: Sequence[Path], *, engine: Engine, observer: Observer
+    config: RunConfig,
+    sites: Sequence[Path],
+    *,
+    engine: Engine,
+    observer: Observer,
+    app: ClientApp | None = None,
 ) -> None:
     """Runs the coordinator and every site until the last round is done.
+
+    Args:
+        config: the run's parameters.
+        sites: their folders.
+        engine: what runs the apps.
+        observer: told of every round.
+        app: what every node runs in this process instead of the ClientApp itself.
 
     Raises:
         SottoError: whatever the coordinator raises.
@@ -108,7 +123,7 @@ def run_federation(
     if engine is Engine.RAY:
         _run_on_ray(config, sites, observer)
         return
-    grid = InProcessGrid(client.app.app, sites)
+    grid = InProcessGrid(app or client.app.app, sites)
     context = Context(
         run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={}
     )

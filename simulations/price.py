@@ -93,12 +93,12 @@ class Price:
             )
             other = []
         return [
-            f"Were the data private, releasing the best run would cost (ε = {self.epsilon:.2f}, "
-            f"δ = {self.delta:g}) where one run costs {self.one_run:.2f} ({bound}).",
+            f"Were the data private, releasing the best run would cost ε = {self.epsilon:.2f} at "
+            f"δ = {self.delta:g}, where one run costs {self.one_run:.2f}: {bound}.",
             *other,
             "That holds if the scores are noised within each run's own ε (server.evaluate_every) "
             "and nothing else of the search leaves. Here they are exact, of the validation items, "
-            "which are a part of the same users' data: this search itself protects nobody.",
+            "part of the same users' data: this search itself protects nobody.",
         ]
 
 

@@ -135,8 +135,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def write(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Writes result.json, whole or not at all."""
-    file, temporary = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+def write(folder: Path, result: Mapping[str, Any], name: str = FILE) -> Path:
+    """Writes result.json, or a file of another name, whole or not at all."""
+    file, temporary = folder / name, folder / f".{name}.{os.getpid()}"
     temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return temporary.replace(file)

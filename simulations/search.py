@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -112,16 +114,18 @@ class Space:
 
 
 def _number(shown: str, text: str, like: Value | None) -> int | float:
-    value = plain_value(text.strip())
-    if type(like) is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is type(like) and isinstance(value, int):
-        return value
-    kind = "whole numbers" if type(like) is int else "numbers"
-    raise ConfigError(
-        f"--space {shown}: '{text}' does not fit a range of this setting; give {kind}, or choices "
-        "as a|b|c."
-    )
+    kind = int if type(like) is int else float
+    value = math.nan
+    if not isinstance(like, bool | str) or like == "none":
+        with suppress(ValueError):
+            value = kind(text)
+    if not math.isfinite(value):
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(
+            f"--space {shown}: '{text.strip()}' is no end of a range of this setting; give "
+            f"{wanted}, or choices as a|b|c."
+        )
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

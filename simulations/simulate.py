@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.allocator import keep_freed_memory
@@ -30,7 +31,16 @@ from simulations.federation import SimulatedSite, make_site, run_federation, sit
 from simulations.partition import partition
 from simulations.pretrain import described
 
-__all__ = ["SETTINGS", "Reporter", "Simulation", "prepare", "reopen", "simulate"]
+__all__ = [
+    "SETTINGS",
+    "SITES",
+    "Planted",
+    "Reporter",
+    "Simulation",
+    "prepare",
+    "reopen",
+    "simulate",
+]
 
 SETTINGS, CATALOGUE, SITES, ALONE = "config.toml", "catalogue", "sites", "alone"
 
@@ -45,6 +55,21 @@ class Reporter(Protocol):
         """A round is over: validation loss in nats, and the worst organisation's ε so far."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """How an audit changes whom the organisations have; nobody that it adds is measured.
+
+    Attributes:
+        kept: user rows that stay, of each organisation.
+        added: users that come, to each organisation.
+        populations: what each organisation declares: nothing that depends on the two.
+    """
+
+    kept: Sequence[NDArray[np.int64]]
+    added: Sequence[Histories]
+    populations: Sequence[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Simulation:
     """A simulation whose sites are on disk.
@@ -57,6 +82,7 @@ class Simulation:
         parts: user rows of each organisation.
         cold: ascending internal ids of the items that no training event has, see `lab.cold`.
         public: interactions that everybody may know; None where there are none.
+        planted: whom an audit adds and takes away; None where nothing is audited.
     """
 
     folder: Path
@@ -66,12 +92,25 @@ class Simulation:
     parts: Sequence[NDArray[np.int64]]
     cold: NDArray[np.int64]
     public: Histories | None = None
+    planted: Planted | None = None
 
     @property
     def names(self) -> list[str]:
         """The organisations, in the order of `parts` and of their folders."""
         width = len(str(len(self.parts)))
         return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
+
+    @property
+    def populations(self) -> list[int]:
+        """Declared users of each organisation."""
+        return list(self.planted.populations) if self.planted else [len(p) for p in self.parts]
+
+    def histories(self, number: int) -> Histories:
+        """Training events of organisation `number`, counted from 0."""
+        if self.planted is None:
+            return self.split.train.select(self.parts[number])
+        own = self.split.train.select(self.planted.kept[number])
+        return Histories.joined([own, self.planted.added[number]])
 
     @property
     def asked(self) -> LeaveOneOut:
@@ -81,18 +120,28 @@ class Simulation:
         return self.split
 
     def site(self, number: int, *, alone: bool = False) -> SimulatedSite:
-        """Organisation `number`, counted from 0, with its training events."""
+        """Organisation `number`, counted from 0."""
         return SimulatedSite(
             organisation=self.names[number],
-            histories=self.split.train.select(self.parts[number]),
+            histories=self.histories(number),
+            population=self.populations[number],
             # Alone it is another world: its noise is not that of the federation.
             stream=number + len(self.parts) * alone,
             evaluates=self.config.server.evaluate_every > 0,
         )
 
 
-def prepare(config: SimulationConfig, folder: Path) -> Simulation:
+def prepare(
+    config: SimulationConfig,
+    folder: Path,
+    plant: Callable[[Simulation], Planted] | None = None,
+) -> Simulation:
     """Reads the data, checks the parameters against it, and writes every site.
+
+    Args:
+        config: what is asked.
+        folder: for all of it; empty, or not there yet.
+        plant: says whom an audit adds and takes away.
 
     Raises:
         SottoError: something does not fit; nothing was written.
@@ -103,6 +152,8 @@ def prepare(config: SimulationConfig, folder: Path) -> Simulation:
             "with --out, or remove it."
         )
     simulation = _load(config, folder)
+    if plant is not None:
+        simulation = replace(simulation, planted=plant(simulation))
     _check_populations(simulation)
     simulation.dataset.catalogue.save(folder / CATALOGUE)
     if simulation.public is not None:
@@ -148,8 +199,15 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
     return simulation
 
 
-def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
+def simulate(
+    simulation: Simulation, reporter: Reporter, app: ClientApp | None = None
+) -> dict[str, Any]:
     """Runs, or goes on with, a prepared simulation and writes its result.json.
+
+    Args:
+        simulation: what to run.
+        reporter: told how it goes.
+        app: what the nodes of the federation run in this process, if not the ClientApp itself.
 
     Returns:
         The result, as written.
@@ -157,7 +215,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
     keep_freed_memory()
     started = time.monotonic()
     reporter.stage("training together")
-    final = _federate(simulation, simulation.folder, reporter)
+    final = _federate(simulation, simulation.folder, reporter, app)
     alone = _train_alone(simulation, reporter) if simulation.config.lab.alone else None
     reporter.stage("measuring")
     measured = time.monotonic()
@@ -167,7 +225,7 @@ def simulate(simulation: Simulation, reporter: Reporter) -> dict[str, Any]:
         "schema": 1,
         "data": results.data_section(
             simulation.dataset,
-            dict(zip(simulation.names, map(len, simulation.parts), strict=True)),
+            dict(zip(simulation.names, simulation.populations, strict=True)),
         ),
         "privacy": results.privacy_section(
             simulation.config.privacy, spent(sites_in(simulation.folder / SITES))
@@ -205,7 +263,7 @@ def _load(config: SimulationConfig, folder: Path) -> Simulation:
 
 def _check_populations(simulation: Simulation) -> None:
     privacy = simulation.config.privacy
-    largest = max(len(rows) for rows in simulation.parts)
+    largest = max(simulation.populations)
     if privacy.delta >= 1 / largest:
         raise ConfigError(
             f"privacy.delta = {privacy.delta:g} is not below 1 / {largest}, an organisation's "
@@ -236,7 +294,9 @@ def _run_config(simulation: Simulation, folder: Path) -> RunConfig:
     )
 
 
-def _federate(simulation: Simulation, folder: Path, reporter: Reporter) -> Checkpoint:
+def _federate(
+    simulation: Simulation, folder: Path, reporter: Reporter, app: ClientApp | None = None
+) -> Checkpoint:
     """The last checkpoint of the federation below `folder`; runs what is left of it."""
     sites, config = sites_in(folder / SITES), _run_config(simulation, folder)
     run_federation(
@@ -244,6 +304,7 @@ def _federate(simulation: Simulation, folder: Path, reporter: Reporter) -> Check
         sites,
         engine=simulation.config.lab.engine,
         observer=_observer(simulation, config, sites, reporter),
+        app=app,
     )
     return Checkpoint.load(folder)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from shared.commands import failed, messages, output, write_json
+from shared.commands import failed, messages, output, table_of, write_json
 from shared.errors import ConfigError
 from shared.privacy.selection import TrialLaw
 from simulations.config import Engine
@@ -37,6 +37,7 @@ from simulations.workers import LocalWorkers, RayWorkers, Workers, cores, device
 __all__ = ["sweep_command"]
 
 FIGURES = ("hr@10", "ndcg@10", "mrr@10", "coverage@10")
+SHOWN = ("hr@10", "ndcg@10", "coverage@10")
 BEST = "best.toml"
 
 
@@ -243,10 +244,11 @@ def _tell(folder: SweepFolder, source: Source, cost: Price | None) -> None:
     if isinstance(source, Trials):
         key = OBJECTIVE
         ranked = sorted(outcomes, key=lambda one: -one.federated.get(key, -1.0))
-        output.print(_table(cells(ranked[:10]), "Best of the trials, on validation items"))
+        output.print("Best of the trials, on validation items:")
+        output.print(_table(cells(ranked[:10])))
     else:
-        spread = "the federated model, mean ± standard deviation over seeds"
-        output.print(_table(cells(outcomes), spread[0].upper() + spread[1:]))
+        output.print("The federated model, mean ± standard deviation over seeds:")
+        output.print(_table(cells(outcomes)))
     for outcome in outcomes:
         if outcome.status == "failed":
             messages.print(
@@ -265,16 +267,14 @@ def _tell(folder: SweepFolder, source: Source, cost: Price | None) -> None:
         )
 
 
-def _table(found: Sequence[Cell], title: str) -> Table:
-    table = Table(title=title)
+def _table(found: Sequence[Cell]) -> Table:
     keys = list(dict.fromkeys(key for cell in found for key in cell.values))
-    for key in keys:
-        table.add_column(key)
-    for name in ("runs", *FIGURES):
-        table.add_column(name, justify="right")
+    table = table_of(*(key.rpartition(".")[2] for key in keys), "runs", *SHOWN)
+    for column in table.columns[len(keys) :]:
+        column.justify = "right"
     for cell in found:
         settings = [label(key, cell.values[key]) if key in cell.values else "" for key in keys]
-        figures = [_shown(cell.figure(name)) for name in FIGURES]
+        figures = [_shown(cell.figure(name)) for name in SHOWN]
         table.add_row(*settings, str(cell.finished), *figures)
     return table
 

@@ -163,6 +163,7 @@ class Plan:
         settings = {key: value for key, value in values.items() if key != RECIPE}
         ordered = {key: values[key] for key in self.keys if key in values}
         config = parse_sections(SimulationConfig, {**self.recipes[recipe], **settings})
+        _ = config.planned  # what a run refuses, before anything has run
         return PlannedRun(name=name or _name(ordered), values=ordered or settings, config=config)
 
     def to_toml(self) -> str:
@@ -207,13 +208,15 @@ class Plan:
         ]
 
     def _flat(self) -> dict[str, object]:
-        varied = {axis.key for axis in self.axes}
         flat: dict[str, object] = {"keep": str(self.keep)}
-        flat |= {f"values of {axis.key}": axis.values for axis in self.axes}
         flat |= {f"search.{key}": value for key, value in self.search.items()}
+        several = len(self.recipes) > 1
         for name, settings in self.recipes.items():
-            prefix = f"{name}: " if len(self.recipes) > 1 else ""
-            flat |= {prefix + key: value for key, value in settings.items() if key not in varied}
+            flat |= {f"{name}: {key}" if several else key: settings[key] for key in settings}
+        for axis in self.axes:
+            for key in [f"{name}: {axis.key}" for name in self.recipes if several]:
+                del flat[key]
+            flat[axis.key] = axis.values
         return flat
 
 
@@ -307,5 +310,7 @@ def _text(value: object) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
-        return ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
-    return "not given" if value is None else str(value)
+        return ",".join(map(_shown, value))
+    if value is None:
+        return "not given"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -94,16 +94,16 @@ def work(source: Source, workers: Workers, folder: SweepFolder, keep: Keep, show
                 while workers.free and (run := source.next()) is not None:
                     running[run.name] = run
                     workers.start(folder.job(run))
-                shown.show(workers.busy)
+                if not running:
+                    break
+                shown.show(len(running))
                 for name, code in workers.ended():
                     outcome = outcome_of(folder, running.pop(name), code)
                     if outcome.status == "finished":
                         folder.slim(name, keep)
                     source.done(outcome)
-                    shown.tell(outcome, workers.busy)
+                    shown.tell(outcome, len(running))
                     write_table(source.known, folder.path)
-                if not running:
-                    break
                 time.sleep(_POLL)
         finally:
             workers.stop()

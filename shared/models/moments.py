@@ -20,14 +20,22 @@ from scipy.signal import lfilter
 
 from shared.histories import Histories
 
-__all__ = ["LONGEST", "RECENT", "layer_norm", "moment_sum", "popularity_sum", "states"]
+__all__ = [
+    "LEAST",
+    "LONGEST",
+    "RECENT",
+    "layer_norm",
+    "moment_sum",
+    "popularity_sum",
+    "states",
+]
 
 RECENT = 20
 """Last events of a user that count for popularity, which drifts."""
 LONGEST = 1.0
 """Length of what a user adds to a sum: the clip norm."""
 _EPSILON = 1e-5  # torch's, in LayerNorm
-_LEAST = 1e-6
+LEAST = 1e-6
 """Length of a moment below which it is only rounding."""
 
 Floats = NDArray[np.float64]
@@ -62,7 +70,7 @@ def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float)
             continue
         moment = states(normed, history[:-1], recency).T @ table[history[1:] - 1]
         length = float(np.linalg.norm(moment.astype(np.float64)))
-        if length > _LEAST and np.isfinite(length):
+        if length > LEAST and np.isfinite(length):
             total += moment.astype(np.float64) / length
     return total
 

@@ -2,9 +2,9 @@
 
     python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8]
 
-Prints what was killed, and at the end how long it took, and each partner's ε and steps. It fails
-if the run does not finish, if a partner's ε is above its cap, or if its ledger shows less than what
-it released.
+Tells each kill on stderr, and at the end how long it took, and each partner's ε and answers. It
+fails if the run does not finish, if a partner's ε is above its cap, or if its ledger shows fewer
+releases, or less ε by an accountant that is not ours, than the distinct answers that left it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,27 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+
 from client.site import Site
 from server.audit import FILE, AuditEvent, AuditLog
-from server.progress import RunState, RunStatus
+from server.progress import RunState, RunStatus, now
 from shared.errors import CheckpointError, Outcome
-from simulations.benchmarks.deployment import EPSILON, Deployment
-from simulations.benchmarks.faults import started
+from shared.privacy.release import Release
+from simulations.benchmarks.deployment import DELTA, EPSILON, Deployment
+from simulations.benchmarks.suffering import started
 
 __all__ = ["main"]
 
+TOLERANCE = 0.01
+"""The independent accountant's own grid is coarser than ours."""
 KILLED = {
     "server": (
         *("flower-superlink", r"shared\.superexec", "flwr-serverapp"),
         *(r"server\.listeners", r"server\.cli keep"),
     ),
-    "node": ("flower-supernode", r"client\.executor", r"multiprocessing\.forkserver"),
+    "node": (r"client\.supernode", r"client\.executor", r"multiprocessing\.forkserver"),
 }
 
 
@@ -72,7 +78,21 @@ def _rage(deployment: Deployment, every: float, limit: float) -> Counter[str]:
             with suppress(ProcessLookupError):
                 os.kill(draw.choice(found), signal.SIGKILL)
             killed[pattern.replace("\\", "")] += 1
+            _note(f"{owner}: {pattern} killed, {_standing(deployment)}")
     return killed
+
+
+def _standing(deployment: Deployment) -> str:
+    with suppress(CheckpointError):
+        status = deployment.status
+        here = sum(partner.connected for partner in status.organisations.values())
+        return f"{status.state} after round {status.round}, {here} nodes connected"
+    return "no status"
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"{now()} {text}\n")
+    sys.stderr.flush()
 
 
 def _tell(deployment: Deployment, killed: Counter[str], seconds: float) -> None:
@@ -97,9 +117,12 @@ def _tell(deployment: Deployment, killed: Counter[str], seconds: float) -> None:
 
 
 def _partner(deployment: Deployment, name: str, status: RunStatus) -> dict[str, float]:
-    """ε, steps and answers by the partner's own ledger, against what the coordinator counted."""
+    """What a partner's ledger says, against what left it and what the coordinator counted."""
     epsilon, steps = deployment.spent(name)
-    answers = len(Site.load(deployment.folder / name).open_ledger().outbox())
+    ledger = Site.load(deployment.folder / name).open_ledger()
+    distinct = len({sent.sha256 for sent in ledger.outbox()})
+    (release,) = ledger.releases()  # all rounds cost the same
+    released = independent_epsilon(release, distinct)
     used = sum(
         entry["outcomes"].get(name) == Outcome.VALID
         for entry in AuditLog(deployment.out / FILE).entries()
@@ -107,8 +130,24 @@ def _partner(deployment: Deployment, name: str, status: RunStatus) -> dict[str, 
     )
     assert epsilon <= EPSILON, f"{name} spent more than its cap"
     assert steps <= status.rounds, f"{name} was charged twice for a round"
-    assert steps >= answers >= used, f"{name} released more than its ledger says"
-    return {"epsilon": round(epsilon, 4), "steps": steps, "answers": answers, "used": used}
+    assert steps >= distinct >= used, f"{name} released more than its ledger says"
+    assert epsilon >= released * (1 - TOLERANCE), f"{name}'s ε is below what it released"
+    return {
+        "epsilon": round(epsilon, 4),
+        "cap": EPSILON,
+        "charged": steps,
+        "distinct answers": distinct,
+        "their epsilon": round(released, 4),
+        "used": used,
+    }
+
+
+def independent_epsilon(release: Release, times: int) -> float:
+    """ε of so many such releases by another accountant than the product's."""
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    step = PoissonSampledDpEvent(release.sample_rate, GaussianDpEvent(release.noise_multiplier))
+    accountant.compose(step, times)
+    return float(accountant.get_epsilon(DELTA))
 
 
 if __name__ == "__main__":

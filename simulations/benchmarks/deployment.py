@@ -13,28 +13,33 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from client.cli import main as node_main
 from client.site import Site
+from server.cli import main as server_main
 from server.progress import RunStatus
 from shared.catalogue import Catalogue
 from shared.histories import Histories, write_interactions
 
-__all__ = ["EPSILON", "Deployment", "Wire", "wait_for"]
+__all__ = ["DELTA", "EPSILON", "Deployment", "Wire", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
 RUN = "faults"
 DELTA, EPSILON = 1e-3, 8.0
+_MAIN = {"client": node_main, "server": server_main}
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:  # noqa: ANN401
@@ -139,21 +144,44 @@ class Deployment:
     def call(self, side: str, *arguments: object) -> str:
         """What a command printed on stdout.
 
+        It runs in a fork of this process, which has imported everything already: that is most of
+        what a command costs.
+
         Raises:
             RuntimeError: it failed.
         """
-        done = subprocess.run(
-            self.command(side, *arguments),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            timeout=180,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{side} {arguments[0]} gave {done.returncode}: {done.stderr}")
-        return done.stdout
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            sys.stdout.flush()
+            child = os.fork()
+            if not child:
+                self._become(side, [*map(str, arguments)], output.fileno(), errors.fileno())
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            output.seek(0)
+            errors.seek(0)
+            printed, said = output.read().decode(), errors.read().decode()
+        if code:
+            raise RuntimeError(f"{side} {arguments[0]} gave {code}: {said}")
+        return printed
+
+    def _become(self, side: str, arguments: list[str], output: int, errors: int) -> NoReturn:
+        """Turns this process, a fork, into a command."""
+        code: object = 1
+        try:
+            os.setsid()  # a share of the processor of its own
+            for file, number in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (errors, 2)):
+                os.dup2(file, number)
+            os.environ.update(self.environment)
+            sys.argv = [f"sotto-{side}", *arguments]
+            _MAIN[side]()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else int(code is not None))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -172,7 +200,12 @@ class Deployment:
         """Starts a process that is ended with the deployment."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     # --- the coordinator -------------------------------------------------------------------------
@@ -201,11 +234,11 @@ class Deployment:
     def up_server(self) -> None:
         """Starts the coordinator and waits until it answers."""
         self.keep("server", self.command("server", "up", "--server", self.server))
-        wait_for("the coordinator", self._answers, 60)
+        wait_for("the coordinator", self._answers, 300)
 
     def _answers(self) -> bool:
         with suppress(RuntimeError):
-            return self.call("server", "list", "--server", self.server) is not None
+            return self.call("server", "ready", "--server", self.server) is not None
         return False
 
     def run(self, rounds: int, **settings: object) -> None:
@@ -217,7 +250,7 @@ class Deployment:
             "training": {"rounds": rounds, "sample_rate": 0.5},
             "server": {
                 "organisations": len(self.partners),
-                "deadline_seconds": 90.0,
+                "deadline_seconds": 180.0,
                 "retry_seconds": 2.0,
                 "retries": 6,
                 **settings,
@@ -289,6 +322,13 @@ class Deployment:
             for pid in _descendants(self.processes[owner].pid)
             if re.search(pattern, _command_line(pid))
         ]
+
+    def down(self, owner: str) -> None:
+        """Ends the coordinator or a node as its operator would, if it runs."""
+        process = self.processes.pop(owner, None)
+        if process is not None:
+            process.terminate()
+            process.wait(60)
 
     def kill(self, owner: str, pattern: str) -> list[int]:
         """SIGKILLs them; which ones."""

@@ -1,9 +1,10 @@
 """What a federation of real processes does when its parts are killed, cut off or lied to.
 
-    python -m simulations.benchmarks.faults FOLDER [--only WORD]
+    python -m simulations.benchmarks.faults FOLDER [--only WORD ...] [--list]
 
-Prints, for each fault, what was seen, whether anything was lost, and the seconds until the next
-finished round. Linux; a few minutes.
+Prints a line of JSON for each fault: what was seen, whether anything was lost, and the seconds
+until the next finished round. Linux; a minute or more for each. The full disk is a tmpfs, which
+takes root to mount.
 """
 
 from __future__ import annotations
@@ -12,76 +13,60 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import ssl
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from server.progress import RunState, RunStatus
-from shared.errors import CheckpointError, Outcome
+from client.site import Site
+from server.progress import RunState
+from shared.errors import Outcome
 from simulations.benchmarks.deployment import EPSILON, Deployment, wait_for
+from simulations.benchmarks.suffering import (
+    PATIENCE,
+    Fault,
+    round_of,
+    started,
+    status_of,
+    suffer,
+    usual_seconds,
+    wait_for_round,
+)
 
-__all__ = ["Fault", "Seen", "faults", "started", "suffer"]
+__all__ = ["faults"]
 
 PARTNERS = ("alpha", "beta", "gamma")
 ROUNDS = 400
-PATIENCE = 420.0
+LIFE = 60.0
+"""Seconds that the short-lived certificate is valid."""
+SMALL_DISK = "32m"
 _SERVER = {
     "SuperLink": r"flower-superlink",
-    "its executor": r"shared\.superexec",
+    "coordinator's executor": r"shared\.superexec",
     "ServerApp": r"flwr-serverapp",
     "proxy": r"server\.listeners",
     "keeper": r"server\.cli keep",
 }
 _NODE = {
-    "SuperNode": r"flower-supernode",
+    "SuperNode": r"client\.supernode",
     "node's executor": r"client\.executor",
     "ClientApp": r"multiprocessing\.forkserver",
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """Something that goes wrong.
-
-    Attributes:
-        name: for people.
-        happen: does it, and undoes it where it does not end by itself.
-        ends: whether rounds are to be finished again afterwards.
-    """
-
-    name: str
-    happen: Callable[[Deployment], str]
-    ends: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What came of a fault.
-
-    Attributes:
-        fault: its name.
-        told: what it did.
-        outcomes: of the replies that did not count since then.
-        seconds: from the fault until the next finished round; negative where there was none.
-        usual: seconds of a round before it.
-        lost: rounds that were finished and are no more; charges beyond one for each round.
-    """
-
-    fault: str
-    told: str
-    outcomes: dict[str, int]
-    seconds: float
-    usual: float
-    lost: int
-
-
 def faults() -> list[Fault]:
-    """Every fault, the milder ones first."""
+    """Every fault; the last ones leave a node out for good."""
     found = []
     for share in (0.2, 0.7):
         when = f"at {share:.0%} of a round"
@@ -89,22 +74,32 @@ def faults() -> list[Fault]:
             found.append(Fault(f"{name} killed {when}", _kill("alpha", pattern, share)))
         for name, pattern in _SERVER.items():
             found.append(Fault(f"{name} killed {when}", _kill("server", pattern, share)))
-    found.append(Fault("the whole machine of the coordinator", _machine))
-    found.append(Fault("network cut for 90 s", _cut))
-    found.append(Fault("one node away for two rounds", _away))
-    found.append(Fault("a request to a path that partners may not reach", _forbidden))
-    found.append(Fault("an unregistered node", _unregistered))
-    found.append(Fault("a bundle changed by one byte at a node", _changed_bundle))
-    found.append(Fault("a revoked key", _revoked))
-    return found
+    return [
+        *found,
+        Fault("the coordinator's whole machine killed", _machine),
+        Fault("network cut for 90 s", _cut),
+        Fault("one node away for two rounds", _away),
+        Fault("a request to a path that partners may not reach", _forbidden),
+        Fault("an unregistered node", _unregistered),
+        Fault("a bundle changed by one byte at a node", _changed_bundle),
+        Fault("a full disk at a node", _full_disk),
+        Fault("an expired certificate", _expired),
+        Fault("a revoked key", _revoked),
+    ]
+
+
+# --- kills ---------------------------------------------------------------------------------------
 
 
 def _kill(owner: str, pattern: str, share: float) -> Callable[[Deployment], str]:
     def happen(deployment: Deployment) -> str:
-        _wait_for_round(deployment, _round(deployment) + 1)
-        time.sleep(share * deployment.status.round_seconds)
+        seconds = share * usual_seconds(deployment)
+        begun = round_of(deployment) + 1
+        wait_for_round(deployment, begun)
+        time.sleep(seconds)
         killed = deployment.kill(owner, pattern)
-        return f"{len(killed)} processes killed"
+        early = "" if round_of(deployment) == begun else ", after its end"
+        return f"{len(killed)} killed {seconds:.1f} s into round {begun + 1}{early}"
 
     return happen
 
@@ -115,7 +110,10 @@ def _machine(deployment: Deployment) -> str:
     deployment.processes["server"].kill()
     deployment.processes["server"].wait()
     deployment.up_server()
-    return f"{len(count) + 1} processes killed; started again"
+    return f"{len(count) + 1} killed; started again"
+
+
+# --- away ----------------------------------------------------------------------------------------
 
 
 def _cut(deployment: Deployment) -> str:
@@ -125,12 +123,13 @@ def _cut(deployment: Deployment) -> str:
 
 
 def _away(deployment: Deployment) -> str:
-    node = deployment.processes["beta"]
-    node.terminate()
-    node.wait(60)
-    _wait_for_round(deployment, _round(deployment) + 2)
+    deployment.down("beta")
+    wait_for_round(deployment, round_of(deployment) + 2)
     deployment.up_node("beta")
     return "ended, and started two rounds later"
+
+
+# --- not let in ----------------------------------------------------------------------------------
 
 
 def _forbidden(deployment: Deployment) -> str:
@@ -139,7 +138,7 @@ def _forbidden(deployment: Deployment) -> str:
     for path in ("/v1/runtime/acquire-task", "/v1/control/list-runs", "/docs", "/openapi.json"):
         answer = httpx.post(address + path, verify=context, timeout=20)
         told.append(f"{path} {answer.status_code}")
-        assert answer.status_code in (403, 404, 405)
+        assert answer.status_code in (403, 404, 405), f"{path}: {answer.status_code}"
     return ", ".join(told)
 
 
@@ -147,137 +146,211 @@ def _unregistered(deployment: Deployment) -> str:
     """It tries for three rounds."""
     deployment.init_node("mallory")
     deployment.up_node("mallory")
-    _wait_for_round(deployment, _round(deployment) + 3)
-    assert "mallory" not in _status(deployment).organisations
-    deployment.processes.pop("mallory").terminate()
+    wait_for_round(deployment, round_of(deployment) + 3)
+    assert "mallory" not in status_of(deployment).organisations
+    deployment.down("mallory")
     return "never took part"
+
+
+def _revoked(deployment: Deployment) -> str:
+    deployment.call("server", "revoke", "gamma", "--server", deployment.server)
+    wait_for_round(deployment, round_of(deployment) + 3)
+    told = status_of(deployment).organisations["gamma"]
+    assert not told.connected
+    return f"{told.outcome} from then on"
+
+
+# --- at a node -----------------------------------------------------------------------------------
 
 
 def _changed_bundle(deployment: Deployment) -> str:
     """One byte of an installed file; the node runs on, and is asked for two more rounds."""
     (file,) = (deployment.folder / "gamma" / "flower").rglob("client/trainer.py")
     content, mode = file.read_bytes(), file.stat().st_mode
-    steps = deployment.spent("gamma")[1]
-    file.chmod(0o600)
-    file.write_bytes(content.replace(b"noise", b"n0ise", 1))
-    file.chmod(mode)
-    _wait_for_round(deployment, _round(deployment) + 3)
-    told = _status(deployment).organisations["gamma"]
+    changed = content.replace(b"noise", b"n0ise", 1)
+    assert sum(a != b for a, b in zip(content, changed, strict=True)) == 1
+    steps = _charged(deployment, "gamma")
+    _overwrite(file, changed, mode)
+    wait_for_round(deployment, round_of(deployment) + 3)
+    told = status_of(deployment).organisations["gamma"]
     assert told.outcome != Outcome.VALID, "it ran what nobody vetted"
+    meanwhile = _charged(deployment, "gamma") - steps
+    _overwrite(file, content, mode)
+    return f"{told.outcome}; {meanwhile} charged meanwhile"
+
+
+def _overwrite(file: Path, content: bytes, mode: int) -> None:
     file.chmod(0o600)
     file.write_bytes(content)
     file.chmod(mode)
-    return f"{told.outcome}; {deployment.spent('gamma')[1] - steps} steps charged meanwhile"
 
 
-def _revoked(deployment: Deployment) -> str:
-    deployment.call("server", "revoke", "gamma", "--server", deployment.server)
-    _wait_for_round(deployment, _round(deployment) + 3)
-    told = _status(deployment).organisations["gamma"]
-    assert not told.connected
-    return f"{told.outcome} from then on"
+def _full_disk(deployment: Deployment) -> str:
+    """The whole site lies on a file system that fills up, and has room again two rounds later."""
+    with _small_disk(deployment, "gamma") as folder:
+        _wait_for_part(deployment, "gamma", valid=True)
+        _fill(folder / "filler")
+        _wait_for_part(deployment, "gamma", valid=False)
+        before = _charged(deployment, "gamma"), _left(deployment, "gamma")
+        wait_for_round(deployment, round_of(deployment) + 2)
+        told = status_of(deployment).organisations["gamma"]
+        (folder / "filler").unlink()
+        assert told.outcome != Outcome.VALID, "it answered without room to write that down"
+        assert before == (_charged(deployment, "gamma"), _left(deployment, "gamma"))
+        began = time.monotonic()
+        _wait_for_part(deployment, "gamma", valid=True)
+        again = time.monotonic() - began
+    return f"{told.outcome}, nothing charged or left; valid again {again:.0f} s after there is room"
 
 
-def suffer(deployment: Deployment, fault: Fault) -> Seen:
-    """Lets a fault happen, and waits until a round is finished again."""
-    wait_for(f"everybody, before: {fault.name}", lambda: _settled(deployment), PATIENCE)
-    before = _status(deployment)
-    began = time.monotonic()
-    told = fault.happen(deployment)
-    at = _status(deployment)
-    since = time.monotonic()
-    wait_for(f"a round after: {fault.name}", lambda: _round(deployment) > at.round, PATIENCE)
-    after = _status(deployment)
-    seconds = time.monotonic() - (since if "killed" in fault.name else began)
-    return Seen(
-        fault=fault.name,
-        told=told,
-        outcomes=_difference(before, after),
-        seconds=seconds,
-        usual=before.round_seconds,
-        lost=max(0, at.round - after.round) + _overcharged(deployment),
-    )
-
-
-def _settled(deployment: Deployment) -> bool:
-    """Whether everybody's reply counted in the last round."""
-    organisations = _status(deployment).organisations
-    return all(organisations[name].outcome == Outcome.VALID for name in deployment.partners)
-
-
-def _overcharged(deployment: Deployment) -> int:
-    """Charges beyond one for each round that was begun."""
-    begun = _round(deployment) + 1
-    return sum(max(0, deployment.spent(name)[1] - begun) for name in deployment.partners)
-
-
-def _difference(before: RunStatus, after: RunStatus) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name, organisation in after.organisations.items():
-        old = before.organisations[name].replies if name in before.organisations else {}
-        for outcome, count in organisation.replies.items():
-            if outcome != Outcome.VALID and count > old.get(outcome, 0):
-                found[outcome] = found.get(outcome, 0) + count - old.get(outcome, 0)
-    return found
-
-
-def _status(deployment: Deployment) -> RunStatus:
-    def read() -> RunStatus | None:
-        with suppress(CheckpointError):
-            return deployment.status
-        return None
-
-    status = wait_for("the run's status", read, 60)
-    assert isinstance(status, RunStatus)
-    return status
-
-
-def _round(deployment: Deployment) -> int:
-    return _status(deployment).round
-
-
-def _wait_for_round(deployment: Deployment, number: int) -> None:
-    wait_for(f"round {number}", lambda: _round(deployment) >= number, PATIENCE)
-
-
-def started(folder: Path, partners: tuple[str, ...], rounds: int) -> Deployment:
-    """A federation with a run in its second round."""
-    deployment = Deployment(folder, partners)
+@contextmanager
+def _small_disk(deployment: Deployment, name: str) -> Iterator[Path]:
+    """The site's folder on a small tmpfs for a while; it takes along what happens to it there."""
+    folder, aside = deployment.folder / name, deployment.folder / f"{name}.aside"
+    deployment.down(name)
+    folder.rename(aside)
+    folder.mkdir(mode=0o700)
+    _system("mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "sotto", folder)
     try:
-        deployment.init_server()
-        deployment.up_server()
-        for name in partners:
-            deployment.init_node(name)
-            deployment.join(name)
-            deployment.up_node(name)
-        deployment.run(rounds)
-        _wait_for_round(deployment, 1)
-    except BaseException:
-        deployment.close()
+        _system("cp", "-a", f"{aside}/.", folder)
+        deployment.up_node(name)
+        yield folder
+        deployment.down(name)
+        shutil.rmtree(aside)
+        _system("cp", "-a", folder, aside)
+    finally:
+        deployment.down(name)
+        _system("umount", folder)
+    folder.rmdir()
+    aside.rename(folder)
+    deployment.up_node(name)
+
+
+def _system(program: str, *arguments: object) -> None:
+    subprocess.run([program, *map(str, arguments)], check=True)
+
+
+def _fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+
+
+def _wait_for_part(deployment: Deployment, name: str, *, valid: bool) -> None:
+    """Waits for a round from now on in which the reply counts, or does not."""
+    number = round_of(deployment)
+
+    def found() -> bool:
+        status = status_of(deployment)
+        told = status.organisations[name].outcome == Outcome.VALID
+        return status.round > number and told == valid
+
+    wait_for(f"{name}, {valid=}", found, PATIENCE)
+
+
+def _charged(deployment: Deployment, name: str) -> int:
+    return deployment.spent(name)[1]
+
+
+def _left(deployment: Deployment, name: str) -> int:
+    """How many answers ever left a partner, by its outbox."""
+    return len(Site.load(deployment.folder / name).open_ledger().outbox())
+
+
+# --- the certificate -----------------------------------------------------------------------------
+
+
+def _expired(deployment: Deployment) -> str:
+    """The public certificate ends while all runs, and is renewed later."""
+    deployment.down("server")
+    ends = _shorten(deployment.server, timedelta(seconds=LIFE))
+    deployment.up_server()
+    time.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()) + 1.0)
+    with deployment.wire.cut():  # everybody has to connect again
+        time.sleep(1.0)
+    before = round_of(deployment)
+    time.sleep(30.0)
+    assert round_of(deployment) == before, "a node took the expired certificate"
+    told = _refusal_of_tls(deployment)
+    deployment.down("server")
+    assert "has expired" in _refusal_of(deployment, "server", "up", "--server", deployment.server)
+    deployment.call("server", "renew", "--server", deployment.server)
+    deployment.up_server()
+    return f"nodes: {told}; `up` refuses until `renew`; renewed after 30 s"
+
+
+def _shorten(folder: Path, life: timedelta) -> datetime:
+    """Signs the coordinator's public certificate anew, to end soon; says when."""
+    old = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
+    signer = load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    ends = datetime.now(UTC) + life
+    builder = x509.CertificateBuilder(
+        issuer_name=old.issuer,
+        subject_name=old.subject,
+        public_key=old.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=old.not_valid_before_utc.replace(tzinfo=None),
+        not_valid_after=ends.replace(tzinfo=None, microsecond=0),
+        extensions=[*old.extensions],
+    )
+    signed = builder.sign(signer, hashes.SHA384())
+    (folder / "server.crt").write_bytes(signed.public_bytes(Encoding.PEM))
+    return ends
+
+
+def _refusal_of(deployment: Deployment, *command: object) -> str:
+    try:
+        deployment.call(*map(str, command))
+    except RuntimeError as error:
+        return str(error)
+    raise AssertionError(f"{command[1]} was not refused")
+
+
+def _refusal_of_tls(deployment: Deployment) -> str:
+    """What a client with the partners' root certificate says of the coordinator's."""
+    context = ssl.create_default_context(cafile=str(deployment.server / "ca.crt"))
+    try:
+        httpx.get(f"https://localhost:{deployment.wire.port}/", verify=context, timeout=20)
+    except httpx.ConnectError as error:
+        if (told := "certificate has expired") in str(error):
+            return told
         raise
-    return deployment
+    raise AssertionError("the expired certificate is taken")
 
 
 def main() -> None:
     """Suffers each fault in turn, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        help="faults whose name holds a word, in the order of the words",
+    )
+    parser.add_argument("--list", action="store_true", help="show the names, and do nothing")
     arguments = parser.parse_args()
+    chosen = [fault for word in arguments.only for fault in faults() if word in fault.name]
+    if arguments.list or not chosen:
+        sys.stdout.writelines(f"{fault.name}\n" for fault in chosen or faults())
+        return
     deployment = started(arguments.folder, PARTNERS, ROUNDS)
     try:
-        for fault in faults():
-            if arguments.only in fault.name:
-                seen = suffer(deployment, fault)
-                sys.stdout.write(json.dumps(dataclasses.asdict(seen)) + "\n")
-                sys.stdout.flush()
-        state = _status(deployment).state
+        for fault in chosen:
+            _print(dataclasses.asdict(suffer(deployment, fault)))
+        state = status_of(deployment).state
         spent = {name: deployment.spent(name) for name in PARTNERS}
         assert all(epsilon <= EPSILON for epsilon, _ in spent.values())
-        sys.stdout.write(json.dumps({"state": str(state), "spent": spent}) + "\n")
+        _print({"state": str(state), "spent": spent})
         assert state in (RunState.RUNNING, RunState.RETRYING)
     finally:
         deployment.close()
+
+
+def _print(row: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

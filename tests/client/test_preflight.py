@@ -344,12 +344,6 @@ FAULTS = {
         "Install Flower again",
         "1.42.0",
     ),
-    "no Flower": Fault(
-        "flower",
-        patched(client.checks.files, "executable", lambda: None),
-        "Install Flower again",
-        "flower-supernode",
-    ),
     "no app": Fault(
         "app",
         lambda p: shutil.move(p.site / "flower", p.site / "away"),

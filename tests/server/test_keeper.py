@@ -160,6 +160,44 @@ def test_a_run_that_broke_off_is_resumed_at_once(
     assert events[-2:] == ["run-started", "run-resumed"]
 
 
+@pytest.mark.parametrize("status", [Status.PENDING, Status.STARTING, Status.RUNNING])
+def test_one_whose_process_is_dead_is_resumed_before_flower_sees_that(
+    run: Run, look: Callable[[], Run], flower: StandIn, status: Status
+) -> None:
+    """Flower waits a minute for a sign of life."""
+    tells(run, RunState.RUNNING, rounds=3)  # and its coordinator is gone
+    flower.status = status
+    assert look().starts == ("1", "2")
+    assert flower.stopped == ["1"], "it could come back to life otherwise"
+    assert look().starts == ("1", "2"), "what the first start told says nothing of the second"
+
+
+def test_a_dead_start_is_not_stopped_where_no_other_can_follow(
+    run: Run, look: Callable[[], Run], flower: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, it would count as somebody's wish."""
+
+    def away(app: Path, config: Path) -> tuple[str, str]:
+        raise ServerError("away")
+
+    tells(run, RunState.RUNNING, rounds=3)
+    flower.status = Status.RUNNING
+    with monkeypatch.context() as patched:
+        patched.setattr(flower, "start", away)
+        assert look() == run
+        assert flower.stopped == []
+    assert look().starts == ("1", "2")
+
+
+def test_one_that_somebody_stopped_is_not_taken_for_dead(
+    run: Run, look: Callable[[], Run], flower: StandIn
+) -> None:
+    tells(run, RunState.RUNNING, rounds=3)
+    flower.status = Status.STOPPED
+    assert look().state is Fate.STOPPED
+    assert (flower.started, flower.stopped) == (1, [])
+
+
 def test_a_fault_is_tried_again_and_a_mistake_is_not(
     run: Run, look: Callable[[], Run], flower: StandIn
 ) -> None:

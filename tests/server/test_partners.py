@@ -143,6 +143,22 @@ def test_everybody_who_is_connected_is_waited_for_and_not_for_ever(hall: Hall) -
     assert 0.1 <= time.monotonic() - started < 2
 
 
+def test_one_that_says_nothing_does_not_hold_a_start_up_until_the_deadline(
+    connect: MakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that was killed counts as connected until its lease ends."""
+    monkeypatch.setattr(server.partners, "LAST_CALL", 0.3)
+    config = RunConfig(
+        privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
+        server=ServerConfig(organisations=2, deadline_seconds=60.0),
+    )
+    hall = Hall(connect([]), config)
+    hall.grid.nodes.update({7: who("beta"), 3: who("alpha"), 9: lambda _: None})
+    started = time.monotonic()
+    assert len(hall.roll.gather(hall.grid, 2)) == 2
+    assert 0.3 <= time.monotonic() - started < 5
+
+
 def test_too_few_are_waited_for_until_the_deadline(hall: Hall) -> None:
     hall.grid.nodes[7] = who("beta", catalogue="other")
     with pytest.raises(QuorumError, match=r"1 of 2 .* \(beta holds another version of the cat"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from server.posterior import LOGIT_SPREAD, Prior, moment, popularity, set_weights
+from server.posterior import LOGIT_SPREAD, Known, Prior, moment, popularity, set_weights
 from shared.config import ModelConfig
 from shared.histories import Histories
 from shared.models.attention import build
@@ -17,14 +17,16 @@ DRAW = np.random.default_rng(7)
 def test_without_noise_nothing_is_changed() -> None:
     sums = DRAW.standard_normal((9, 9))
     for prior in (np.zeros((9, 9)), DRAW.standard_normal((9, 9))):
-        found, part = moment(sums, 0.0, prior)
-        np.testing.assert_allclose(found, sums)
-        assert part == pytest.approx(1.0)
+        known = moment(sums, 0.0, prior)
+        np.testing.assert_allclose(known.mean, sums)
+        assert (known.part, known.trust) == pytest.approx((1.0, 1.0))
 
 
 def test_without_an_answer_the_prior_is_all() -> None:
     prior = DRAW.uniform(1, 2, 9)
-    np.testing.assert_array_equal(moment(None, 0.0, prior)[0], prior)
+    known = moment(None, 0.0, prior)
+    np.testing.assert_array_equal(known.mean, prior)
+    assert (known.part, known.trust) == (1.0, 0.0)  # nothing was heard that could be trusted
     np.testing.assert_array_equal(popularity(None, 0.0, prior), prior)
 
 
@@ -34,8 +36,10 @@ def test_it_is_nearer_than_what_was_answered_and_than_the_prior(spread: float) -
     prior = DRAW.standard_normal((200, 200))
     truth = 3 * prior + DRAW.standard_normal((200, 200))
     noised = truth + spread * DRAW.standard_normal((200, 200))
-    found, part = moment(noised, spread, prior)
-    assert part == pytest.approx((found**2).mean() / (truth**2).mean(), rel=0.05)
+    known = moment(noised, spread, prior)
+    found = known.mean
+    assert known.trust == pytest.approx(1 / (1 + spread**2), rel=0.05, abs=0.005)
+    assert known.part == pytest.approx((found**2).mean() / (truth**2).mean(), rel=0.05)
     error = ((found - truth) ** 2).mean()
     assert error == pytest.approx(spread**2 / (1 + spread**2), rel=0.05)
     assert error < min(spread**2, ((prior - truth) ** 2).mean())
@@ -45,11 +49,10 @@ def test_it_is_nearer_than_what_was_answered_and_than_the_prior(spread: float) -
 def test_where_only_noise_is_heard_popularity_speaks_alone(seed: int) -> None:
     """Otherwise noise, scaled up, would be all that a score is made of."""
     noise = 50 * np.random.default_rng(seed).standard_normal((200, 200))
-    _, part = moment(noise, 50.0, np.zeros((200, 200)))
-    assert part < 0.05
+    assert moment(noise, 50.0, np.zeros((200, 200))).part < 0.05
     model = build(DESCRIBED, some_catalogue())
     silent, loud = DRAW.standard_normal((4, 4)), np.zeros((4, 4))
-    set_weights(model, silent, np.ones(ITEMS), part=0.0)
+    set_weights(model, Known(silent, part=0.0), np.ones(ITEMS))
     np.testing.assert_array_equal(model.feature_out.weight.detach().numpy(), loud)
 
 
@@ -66,7 +69,7 @@ def test_the_recommender_then_scores_by_moment_and_popularity() -> None:
     table = model.features.table.numpy()
     known = moment_sum(some_histories(50), table, shape.recency)
     popular = DRAW.uniform(0.1, 9, ITEMS)
-    set_weights(model, known, popular)
+    set_weights(model, Known(known), popular)
     history = torch.tensor([[5, 2, 9]])
     with torch.no_grad():
         scores = model.next_item_scores(history)[0].numpy()
@@ -83,7 +86,7 @@ def test_the_moments_part_of_a_score_has_the_stated_size() -> None:
     catalogue, model = some_catalogue(), build(DESCRIBED, some_catalogue())
     model.train(mode=False)
     known = moment_sum(some_histories(50), model.features.table.numpy(), DESCRIBED.recency)
-    set_weights(model, known, np.ones(ITEMS))
+    set_weights(model, Known(known), np.ones(ITEMS))
     with torch.no_grad():
         scores = torch.stack(
             [model.next_item_scores(torch.tensor([[i]]))[0] for i in range(1, len(catalogue) + 1)]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from client.site import Site
+from server.asker import Asker
 from server.partners import Partner
 from server.posterior import Prior
-from server.warm_start import Asker, Choice, warm_start, worth_the_noise
+from server.warm_start import Choice, warm_start, worth_the_noise
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
 from shared.errors import QuorumError
 from shared.histories import Histories
@@ -54,7 +55,7 @@ class House:
             privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
             model=DESCRIBED,
             warm_start=WarmStartConfig(share=0.7, own_items=3),
-            server=ServerConfig(quorum=0.6),
+            server=ServerConfig(quorum=0.6, retries=2, retry_seconds=0.0),
         )
 
     def asker(self, run: str = "r") -> Asker:
@@ -64,7 +65,7 @@ class House:
         ]
         return Asker(
             grid=self.grid,
-            partners=partners,
+            look_up=lambda: partners,
             run=run,
             noise_multiplier=self.noise,
             config=self.config,
@@ -152,11 +153,68 @@ def test_too_few_valid_answers_end_it_and_say_why(
         house.warm()
 
 
+def test_who_is_silent_at_first_is_asked_again_and_nobody_pays_twice(
+    sites: Sites, connect: Connect
+) -> None:
+    house = House(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
+    asked = {1: 0, 2: 0}
+    for node in (1, 2):
+        honest = house.grid.nodes[node]
+
+        def late(message: Message, honest: Node = honest, node: int = node) -> Message | None:
+            asked[node] += 1
+            reply = honest(message)  # paid for, and lost on its way at the first attempt
+            return None if asked[node] == 1 else reply
+
+        house.grid.nodes[node] = late
+    found = house.warm()
+    assert asked == {1: 3, 2: 3}, "twice for the first statistic, once for the second"
+    charged = [len(Site.load(folder).open_ledger().outbox()) for folder in house.folders]
+    assert charged == [2, 2, 2]
+    house.grid = connect(house.folders)
+    assert same(house.warm(), found), "the kept answers are the same bytes"
+
+
+def test_who_has_declined_is_not_asked_again(sites: Sites, connect: Connect) -> None:
+    house = House(sites, connect, 0.0, **{"policy.answers": ["describe", "train"]})
+    asked: list[int] = []
+    declining = house.grid.nodes[2]
+
+    def declines(message: Message) -> Message | None:
+        asked.append(2)
+        return declining(message)
+
+    def silent(_: Message) -> None:
+        asked.append(3)
+
+    house.grid.nodes |= {2: declines, 3: silent}
+    with pytest.raises(QuorumError, match="1 of 3 "):
+        house.warm()
+    assert asked == [2, 3, 3, 3], "only who may still answer"
+
+
 def test_without_asking_anybody_the_public_users_say_all(house: House) -> None:
     prior = Prior(some_histories(30, seed=9))
     first = warm_start(None, house.config, house.sites.catalogue, prior, house.choice)
     assert first.weights["feature_out.weight"].any()
     assert house.grid.sent == []
+
+
+def test_public_states_take_it_further_and_nobody_is_asked_again(house: House) -> None:
+    public, asked = some_histories(60, seed=9), []
+    found = {}
+    for steps in (0, 8):
+        warm_start_config = replace(house.config.warm_start, steps=steps)
+        house.config = replace(house.config, warm_start=warm_start_config)
+        for prior in (None, public):
+            house.grid.sent.clear()
+            found[steps, prior is None] = house.warm(prior)
+            asked.append(len(house.grid.sent))
+    assert asked == [2 * len(NAMES)] * 4
+    assert same(found[0, True], found[8, True])
+    assert not same(found[0, False], found[8, False])
+    offsets = "item_scores.offset"
+    np.testing.assert_array_equal(found[0, False][offsets], found[8, False][offsets])
 
 
 def test_an_item_must_stand_out_from_the_noise() -> None:

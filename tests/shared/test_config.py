@@ -78,7 +78,9 @@ privacies = st.builds(
 @st.composite
 def configs(draw: st.DrawFn) -> RunConfig:
     share = draw(st.sampled_from([0.0, 0.3, 0.9]))
-    warm_start = WarmStartConfig(share=share, own_items=draw(st.integers(0, 10**6)))
+    warm_start = WarmStartConfig(
+        share=share, own_items=draw(st.integers(0, 10**6)), steps=draw(st.integers(0, 99))
+    )
     model = draw(models(warm=share > 0))
     return replace(draw(runs), model=model, warm_start=warm_start)
 
@@ -294,6 +296,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("model.dropout", [-0.1, 1.0]),
         ("warm_start.share", [-0.1, 1.0]),
         ("warm_start.own_items", [-1]),
+        ("warm_start.steps", [-1]),
         ("training.rounds", [-1]),
         ("training.local_steps", [0]),
         ("training.sample_rate", [0.0, 1.0001]),

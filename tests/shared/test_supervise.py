@@ -133,7 +133,7 @@ def test_waits_double_up_to_the_longest() -> None:
         kept.judge(7, 1.0)
         waits.append(kept.wait)
     assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
-    kept.judge(7, 601.0)
+    kept.judge(7, 121.0)
     assert kept.wait == 10.0
 
 

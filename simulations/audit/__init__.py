@@ -1,0 +1,1 @@
+"""Evidence about a privacy claim: canaries, observers, and what their guesses prove."""

@@ -1,0 +1,114 @@
+"""What some users add to a release: the node's own computation, with silence for noise.
+
+Whoever attacks knows the code. If the code clips wrongly, so does its replay, and what a user
+really adds is what is looked for in what left.
+
+Letters: d numbers in a release.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import client.statistician
+import client.trainer
+from client.app import load_weights
+from shared.catalogue import Catalogue
+from shared.config import Optimiser
+from shared.histories import Histories
+from shared.models.attention import AttentionRecommender, build, described_items, trainable
+from shared.models.moments import LONGEST
+from shared.privacy.noise import SeededRandom
+from shared.wire import StatisticsRequest, TrainRequest
+from simulations.audit.tap import Seen
+
+__all__ = ["Replay", "can_replay"]
+
+Floats32 = NDArray[np.float32]
+
+
+def can_replay(request: TrainRequest | StatisticsRequest) -> bool:
+    """Whether a release is linear in what its users add: sums are, and plain steps on them."""
+    return isinstance(request, StatisticsRequest) or request.optimiser is Optimiser.SGD
+
+
+class Replay:
+    """Computes anew what a node computed for one request.
+
+    Args:
+        seen: what was asked and answered.
+        catalogue: the federation's.
+        population: that the organisation declared.
+
+    Attributes:
+        spread: standard deviation of the noise that was claimed for `released`.
+        clip_norm: what one user may add to one sum.
+    """
+
+    def __init__(self, seen: Seen, catalogue: Catalogue, population: int) -> None:
+        self._seen, self._population, request = seen, population, seen.request
+        self._table: Floats32 | None = None
+        self._model: AttentionRecommender | None = None
+        if isinstance(request, TrainRequest):
+            self._model = build(request.model, catalogue)
+            self.clip_norm, steps = request.clip_norm, request.local_steps
+        else:
+            self._table = described_items(request.model, catalogue).numpy()
+            self.clip_norm, steps = LONGEST, 1
+        self.spread = request.noise_multiplier * self.clip_norm * steps**0.5
+
+    @property
+    def expected_parts(self) -> float:
+        """How many times a user who is in the data is in the release, on average."""
+        request = self._seen.request
+        if isinstance(request, TrainRequest):
+            return request.sample_rate * request.local_steps
+        return 1.0
+
+    def released(self) -> Floats32:
+        """The noised sum that left, [d], as far as what left gives it away."""
+        request, answer = self._seen.request, self._seen.answer
+        if not isinstance(request, TrainRequest):
+            return np.asarray(answer["total"].ravel(), np.float32)
+        divisor = request.sample_rate * self._population / request.learning_rate
+        assert self._model is not None
+        flat = [-answer[name].ravel() * np.float32(divisor) for name in trainable(self._model)]
+        return np.concatenate(flat)
+
+    def added(self, histories: Histories) -> Floats32:
+        """What these users add to one sum, [d]."""
+        if isinstance(self._seen.request, TrainRequest):
+            return self._step(self._seen.request, histories)
+        assert self._table is not None
+        total = client.statistician.noised_statistic(
+            histories, self._table, self._seen.request, _Silence(0)
+        )
+        return total.numpy().ravel()
+
+    def _step(self, request: TrainRequest, histories: Histories) -> Floats32:
+        plan = client.trainer.LocalPlan(
+            steps=1,
+            sample_rate=1.0,
+            population=1,
+            clip_norm=request.clip_norm,
+            noise_multiplier=request.noise_multiplier,
+            optimiser=Optimiser.SGD,
+            learning_rate=1.0,
+            candidates=request.candidates,
+        )
+        assert self._model is not None
+        load_weights(self._model, request)
+        recent = histories.last(request.model.max_length + 1)
+        change = client.trainer.train(self._model, recent, plan, _Silence(request.round))
+        return np.concatenate([-value.numpy().ravel() for value in change.values()])
+
+
+class _Silence(SeededRandom):
+    """Uniforms, but no noise."""
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Zeros."""
+        return torch.zeros(shape, dtype=torch.float64)

@@ -1,0 +1,285 @@
+"""What a budget does to a run before any data is touched: noise beside signal, and rounds that fit.
+
+A noised sum of d numbers over N users, each of length C at most and drawn with chance q, is at most
+q N C long if all its users pull one way, which they never do. Its noise is σ C on every number and
+about σ C √d long. Of K organisations that each add their own noise, sums and noise add up to
+ratios σ √(d K) / Σ q N; were there one trusted place that noises once, to σ √d / Σ q N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from server.noise import noise_of
+from shared.config import RunConfig
+from shared.errors import AccountingError, ConfigError
+from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.moments import LONGEST
+from shared.privacy.accounting import MOST_STEPS, noise_multiplier_for, steps_for
+from shared.privacy.planning import STATISTICS_ASKED
+from shared.privacy.release import Release, ReleaseKind
+from simulations.config import SimulationConfig
+from simulations.datasets import EMBEDDED, load_items
+
+__all__ = [
+    "MOMENT",
+    "STEP",
+    "Calibration",
+    "Fit",
+    "NoisedSum",
+    "calibrate",
+    "fits",
+    "items_of",
+    "trained_numbers",
+]
+
+STEP, MOMENT = "step", "moment"
+"""What a sum of clipped gradients is called, and the last one before any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisedSum:
+    """One sum that every organisation noises, and how often.
+
+    Attributes:
+        name: what is summed.
+        times: how often it is asked for.
+        noise_multiplier: σ.
+        clip_norm: C, the longest that one user's part may be.
+        sample_rate: q.
+        numbers: d.
+        populations: users of each organisation.
+    """
+
+    name: str
+    times: int
+    noise_multiplier: float
+    clip_norm: float
+    sample_rate: float
+    numbers: int
+    populations: tuple[int, ...]
+
+    @property
+    def per_number(self) -> float:
+        """Standard deviation of the noise on each number, σ C."""
+        return self.noise_multiplier * self.clip_norm
+
+    @property
+    def noise_norm(self) -> float:
+        """Root mean square length of one organisation's noise, σ C √d."""
+        return self.per_number * math.sqrt(self.numbers)
+
+    @property
+    def signal(self) -> tuple[float, float]:
+        """The expected length of the sum at most, q N C, at the smallest and largest one."""
+        longest = self.sample_rate * self.clip_norm
+        return longest * min(self.populations), longest * max(self.populations)
+
+    @property
+    def alone(self) -> tuple[float, float]:
+        """Noise over signal at the smallest and the largest organisation."""
+        smallest, largest = self.signal
+        return self.noise_norm / smallest, self.noise_norm / largest
+
+    @property
+    def together(self) -> float:
+        """Noise over signal of all organisations, each with noise of its own."""
+        return self.central * math.sqrt(len(self.populations))
+
+    @property
+    def central(self) -> float:
+        """Noise over signal, were all users in one trusted place that adds noise once."""
+        users = self.sample_rate * sum(self.populations)
+        return self.noise_norm / (users * self.clip_norm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What one ε comes to.
+
+    Attributes:
+        epsilon: of every organisation's users.
+        delta: of the claim.
+        sums: all that is noised, in the order in which it is asked for.
+    """
+
+    epsilon: float
+    delta: float
+    sums: tuple[NoisedSum, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How many rounds a budget has room for at some noise, after the statistics' share.
+
+    Attributes:
+        epsilon: of all together.
+        noise_multiplier: of a training step.
+        rounds: >= 0.
+        more: whether there may be more: the search ends at a million steps.
+    """
+
+    epsilon: float
+    noise_multiplier: float
+    rounds: int
+    more: bool
+
+
+def calibrate(
+    config: SimulationConfig, populations: tuple[int, ...], items: int, numbers: int | None = None
+) -> Calibration:
+    """The noise of a run, and what it noises.
+
+    Args:
+        config: of the run; private.
+        populations: users of each organisation, >= 1 each.
+        items: catalogue size V.
+        numbers: that training changes; None: those of the recommender.
+
+    Raises:
+        ConfigError: the run is not private, a number is out of range, or δ is too large for the
+            populations.
+        AccountingError: no usable noise meets ε.
+    """
+    _check(config, populations, items, numbers)
+    run = config.planned
+    if run.privacy.epsilon is None:
+        raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
+    noise, sums = noise_of(run), []
+    if run.statistics_share:
+        statistic = NoisedSum(
+            name="popularity",
+            times=1,
+            noise_multiplier=noise.statistics,
+            clip_norm=LONGEST,
+            sample_rate=1.0,
+            numbers=items,
+            populations=populations,
+        )
+        width = run.model.feature_size + len(_own_items(run, items))
+        sums = [statistic, replace(statistic, name=MOMENT, numbers=width**2)]
+    if run.noised_sums:
+        step = NoisedSum(
+            name=STEP,
+            times=run.noised_sums,
+            noise_multiplier=noise.training,
+            clip_norm=run.training.clip_norm,
+            sample_rate=run.training.sample_rate,
+            numbers=numbers or trained_numbers(run, items),
+            populations=populations,
+        )
+        sums.append(step)
+    return Calibration(epsilon=run.privacy.epsilon, delta=run.privacy.delta, sums=tuple(sums))
+
+
+def _check(
+    config: SimulationConfig, populations: tuple[int, ...], items: int, numbers: int | None
+) -> None:
+    if not populations or min(populations) < 1:
+        raise ConfigError(f"--population {populations}: give numbers of users, each 1 or more.")
+    for option, value in (("--items", items), ("--dimension", numbers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} {value}: choose a whole number >= 1.")
+    if config.privacy.delta >= 1 / max(populations):
+        raise ConfigError(
+            f"privacy.delta = {config.privacy.delta:g} is not below 1 / {max(populations)}, an "
+            "organisation's users: at such a δ a mechanism may publish a user outright."
+        )
+
+
+def _own_items(run: RunConfig, items: int) -> tuple[int, ...]:
+    """As many own directions as there can be: how many there are, only the statistics tell."""
+    count = min(run.warm_start.own_items, items) if run.statistics_share else 0
+    return tuple(range(1, count + 1))
+
+
+def trained_numbers(run: RunConfig, items: int) -> int:
+    """How many numbers of the recommender training changes, at most."""
+    model, described = run.model, run.model.items.uses_features
+    config = AttentionConfig(
+        items=items,
+        item_representation=str(model.items),
+        tied=model.tied,
+        item_bias=model.item_bias,
+        feature_size=model.feature_size if described else 0,
+        own_items=_own_items(run, items) if described else (),
+        hidden_size=replace(model, own_items=_own_items(run, items)).width,
+        layers=model.layers,
+        heads=model.heads,
+        recency=model.recency,
+        max_length=model.max_length,
+        dropout=model.dropout,
+        trained=str(model.trained),
+    )
+    with torch.random.fork_rng(devices=[]):
+        features = torch.zeros(items, model.feature_size) if described else None
+        found = AttentionRecommender(config, features)
+    return sum(parameter.numel() for parameter in trainable(found).values())
+
+
+def items_of(config: SimulationConfig) -> int:
+    """The catalogue's size, from the public list of items alone.
+
+    Raises:
+        DataError: the folder has no list of items.
+    """
+    lab = config.lab
+    return len(load_items(Path(lab.data) if lab.data else EMBEDDED, lab.item_columns))
+
+
+def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
+    """How many rounds fit into the run's ε at each noise multiplier.
+
+    Raises:
+        ConfigError: the run is not private, or a noise multiplier is not above 0.
+        AccountingError: no usable noise meets the statistics' share.
+    """
+    privacy, training = config.privacy, config.training
+    if privacy.epsilon is None:
+        raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
+    spent, found = _statistics(config), []
+    for noise in noises:
+        if not 0 < noise < math.inf:
+            raise ConfigError(f"--noise-multipliers {noise}: give numbers above 0.")
+        steps = steps_for(
+            privacy.epsilon,
+            privacy.delta,
+            noise_multiplier=noise,
+            sample_rate=training.sample_rate,
+            spent=spent,
+        )
+        found.append(
+            Fit(
+                epsilon=privacy.epsilon,
+                noise_multiplier=noise,
+                rounds=steps // training.local_steps,
+                more=steps == MOST_STEPS,
+            )
+        )
+    return found
+
+
+def _statistics(config: SimulationConfig) -> list[Release]:
+    """The warm start's share, as it is where training follows."""
+    share, privacy = config.warm_start.share, config.privacy
+    if not share or privacy.epsilon is None:
+        return []
+    try:
+        noise = noise_multiplier_for(
+            share * privacy.epsilon, privacy.delta, sample_rate=1.0, steps=STATISTICS_ASKED
+        )
+    except AccountingError as error:
+        raise AccountingError(f"warm_start.share = {share:g}: {error}") from error
+    return [
+        Release(
+            kind=ReleaseKind.STATISTICS,
+            noise_multiplier=noise,
+            sample_rate=1.0,
+            steps=STATISTICS_ASKED,
+        )
+    ]

@@ -1,0 +1,249 @@
+"""sotto-lab calibrate: what a budget does to a run, as tables, data or a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from shared.commands import messages, output, table_of, write_json
+from shared.config import Value
+from shared.errors import ConfigError
+from simulations.calibrate import STEP, Calibration, Fit, NoisedSum, calibrate, fits, items_of
+from simulations.calibrate_plot import draw
+from simulations.config import SimulationConfig, read_settings
+from simulations.options import ConfigOption, DataOption, DeltaOption, SetOption, paths
+
+__all__ = ["calibrate_command"]
+
+LADDER = (5.0, 10.0, 20.0, 40.0)
+"""Noise multipliers that are tried where none is named and no training step is planned."""
+
+
+def calibrate_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    population: Annotated[
+        str, typer.Option(help="Users an organisation has, declared and public: 755, or 900,400.")
+    ],
+    epsilons: Annotated[
+        str | None, typer.Option(help="Budgets, as in 1,2,4,8. Without it: the recipe's.")
+    ] = None,
+    delta: DeltaOption = None,
+    organisations: Annotated[
+        int | None, typer.Option(help="How many of that size. Without it: the recipe's.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    sample_rate: Annotated[
+        float | None, typer.Option(help="Chance of a user to be in a step, q.")
+    ] = None,
+    participation: Annotated[
+        int | None, typer.Option(help="Users expected in a step, q N, instead of q.")
+    ] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Longest gradient of a user, C.")] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Items. Without it: those of --data's list, which is public.")
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="Numbers that a step changes. Without it: the recipe's.")
+    ] = None,
+    noise_multipliers: Annotated[
+        str | None, typer.Option(help="Noise at which to say how many rounds fit, as in 5,10.")
+    ] = None,
+    data_folder: DataOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it: a name that ends in .png, .svg or .pdf.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
+) -> None:
+    """Say what noise a budget takes, and what is left to learn from, before any data is touched.
+
+    For example, what a recipe does at four budgets, and how many rounds would fit:
+
+    sotto-lab calibrate --config simulations/recipes/ml-1m-tuned.toml --population 755
+    --epsilons 1,2,4,8
+
+    Of DP-SGD alone, with 100,000 weights:
+
+    sotto-lab calibrate --population 755 --organisations 8 --epsilons 2,8 --delta 1e-5
+    --rounds 60 --sample-rate .1 --dimension 100000 --set warm_start.share=0
+    """
+    sizes = _whole_numbers("--population", population)
+    if participation is not None:
+        sample_rate = _rate(sample_rate, participation, sizes)
+    options = paths(data=data_folder) | {
+        "privacy.delta": delta,
+        "lab.organisations": _organisations(organisations, sizes),
+        "training.rounds": rounds,
+        "training.sample_rate": sample_rate,
+        "training.clip_norm": clip_norm,
+    }
+    targets = [None] if epsilons is None else _numbers("--epsilons", epsilons)
+    configs = [
+        read_settings(config, options | {"privacy.epsilon": target}, assignments or [])
+        for target in targets
+    ]
+    populations = sizes * (configs[0].lab.organisations if len(sizes) == 1 else 1)
+    count = items_of(configs[0]) if items is None else items
+    found = [calibrate(one, populations, count, dimension) for one in configs]
+    noises = _noises(noise_multipliers, found)
+    room = [fit for one in configs for fit in fits(one, noises)]
+    if plot is not None:
+        draw(found, room, plot)
+        messages.print(f"Drawn: {plot}", soft_wrap=True)
+    if as_json:
+        write_json(_data(found, room))
+    else:
+        _tell(configs[0], found, room)
+
+
+def _organisations(given: int | None, sizes: Sequence[int]) -> int | None:
+    if len(sizes) == 1:
+        return given
+    if given not in (None, len(sizes)):
+        raise ConfigError(
+            f"--organisations {given} with {len(sizes)} populations: give one for each, or one "
+            "that all have."
+        )
+    return len(sizes)
+
+
+def _rate(sample_rate: float | None, participation: int, sizes: Sequence[int]) -> float:
+    if sample_rate is not None:
+        raise ConfigError("--participation and --sample-rate say the same: leave one out.")
+    if len(set(sizes)) > 1:
+        raise ConfigError(
+            "--participation with several populations: all share one chance to be in a step. "
+            "State --sample-rate."
+        )
+    if not 1 <= participation <= sizes[0]:
+        raise ConfigError(f"--participation {participation}: choose from 1 to {sizes[0]} users.")
+    return participation / sizes[0]
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: give whole numbers, as in 755 or 900,400.") from error
+    if min(found) < 1:
+        raise ConfigError(f"{option} {text}: give numbers of 1 or more.")
+    return found
+
+
+def _numbers(option: str, text: str) -> list[Value]:
+    try:
+        return sorted({float(part) for part in text.split(",")})
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: give numbers, as in 1,2,4,8.") from error
+
+
+def _noises(given: str | None, found: Sequence[Calibration]) -> list[float]:
+    """What is named, or else the noise that the planned rounds take at each ε."""
+    if given is not None:
+        return [float(number) for number in _numbers("--noise-multipliers", given)]
+    steps = {one.sums[-1].noise_multiplier for one in found if one.sums[-1].name == STEP}
+    return sorted(steps) or list(LADDER)
+
+
+def _data(found: Sequence[Calibration], room: Sequence[Fit]) -> dict[str, Any]:
+    return {
+        "budgets": [
+            {
+                "epsilon": one.epsilon,
+                "delta": one.delta,
+                "sums": [_figures(noised) for noised in one.sums],
+            }
+            for one in found
+        ],
+        "rounds_that_fit": [asdict(fit) for fit in room],
+    }
+
+
+def _figures(noised: NoisedSum) -> dict[str, Any]:
+    return asdict(noised) | {
+        "noise_per_number": noised.per_number,
+        "noise_norm": noised.noise_norm,
+        "signal_at_most": {"smallest": noised.signal[0], "largest": noised.signal[1]},
+        "noise_over_signal": {
+            "smallest_alone": noised.alone[0],
+            "largest_alone": noised.alone[1],
+            "together": noised.together,
+            "central": noised.central,
+        },
+    }
+
+
+def _tell(config: SimulationConfig, found: Sequence[Calibration], room: Sequence[Fit]) -> None:
+    populations = found[0].sums[0].populations
+    users = sorted({min(populations), max(populations)})
+    output.print(
+        f"{len(populations)} organisations of {' to '.join(f'{n:,}' for n in users)} users, "
+        f"δ = {found[0].delta:g}; no data was read but the list of items"
+    )
+    output.print(_noise_table(found))
+    output.print(
+        "noise: its length, σ C √numbers. signal: the sum's, at most, if all users pulled one way. "
+        "The last three are noise over signal: one organisation, all with noise of their own, all "
+        "in one trusted place. Far above 1, only what users share in few directions is learned.\n",
+        soft_wrap=True,
+    )
+    output.print(_room_table(config, room))
+
+
+def _noise_table(found: Sequence[Calibration]) -> Table:
+    names = ("ε", "sum", "times", "numbers", "σ", "noise", "signal", "alone", "together", "central")
+    table = table_of(*names)
+    for column in (*table.columns[:1], *table.columns[2:]):
+        column.justify = "right"
+    for one in found:
+        for place, noised in enumerate(one.sums):
+            table.add_row(
+                f"{one.epsilon:g}" if place == 0 else "",
+                noised.name,
+                f"{noised.times:,}",
+                f"{noised.numbers:,}",
+                _short(noised.noise_multiplier),
+                _short(noised.noise_norm),
+                _pair(noised.signal),
+                _pair(noised.alone),
+                _short(noised.together),
+                _short(noised.central),
+                end_section=place == len(one.sums) - 1,
+            )
+    return table
+
+
+def _pair(both: tuple[float, float]) -> str:
+    low, high = sorted(both)
+    return _short(low) if math.isclose(low, high) else f"{_short(low)}–{_short(high)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _room_table(config: SimulationConfig, room: Sequence[Fit]) -> Table:
+    share = config.warm_start.share
+    after = f", after statistics with {share:g} of ε" if share else ""
+    steps = config.training.local_steps
+    output.print(
+        f"Rounds that fit, of {steps} step{'s' * (steps > 1)} at sample rate "
+        f"{config.training.sample_rate:g}{after}:",
+        soft_wrap=True,
+    )
+    noises = sorted({fit.noise_multiplier for fit in room})
+    table = table_of("ε", *(f"σ = {noise:.3g}" for noise in noises))
+    for column in table.columns:
+        column.justify = "right"
+    for epsilon in dict.fromkeys(fit.epsilon for fit in room):
+        found = {fit.noise_multiplier: fit for fit in room if fit.epsilon == epsilon}
+        cells = [f"{found[n].rounds:,}{' or more' * found[n].more}" for n in noises]
+        table.add_row(f"{epsilon:g}", *cells)
+    return table

@@ -1,0 +1,68 @@
+"""sotto-lab audit, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from simulations.benchmarks.planted_faults import FAULTS
+from simulations.cli import main
+
+Typed = Callable[..., int]
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Runs a command line; its exit code."""
+
+    def run(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["sotto-lab", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def words(quick: list[str], tmp_path: Path) -> list[str]:
+    sets = [word for setting in quick for word in ("--set", setting)]
+    return ["audit", "--out", str(tmp_path / "audit"), "--canaries", "60", *sets]
+
+
+def test_an_honest_run_exits_with_0_and_says_what_was_found(
+    typed: Typed, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed(*words) == 0
+    said = capsys.readouterr()
+    assert "Claimed: ε = 4.00 at δ = 1e-05" in said.out
+    assert "white-box" in said.out
+    assert "Membership inference" in said.out
+    assert "could not have seen" in said.out
+    assert "No violation found" in said.out
+    assert "sotto-lab report" in said.err
+
+
+def test_a_violation_exits_with_1_and_its_reasons(
+    typed: Typed, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with FAULTS["clipping off"]():
+        assert typed(*words, "--json") == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found == json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert found["verdict"] == "violated"
+    assert "violated: One user added" in said.err
+
+
+def test_a_folder_in_use_is_refused(
+    typed: Typed, words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "notes.txt").write_text("mine")
+    assert typed(*words) == 2
+    assert "not an empty folder" in capsys.readouterr().err

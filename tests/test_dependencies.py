@@ -1,0 +1,46 @@
+"""What the packages import is what pyproject.toml states, and not what another library brings."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from tests.test_layering import ARROWS, MODULES, ROOT, imported_packages
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {
+    "shared": ("server", "client"),
+    "client": ("client", "postgresql"),
+    "server": ("server", "mlflow"),
+    "simulations": ("lab", "server", "client", "dev"),
+}
+"""What is installed where a package is used; of shared's, what both sides have."""
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name, as PEP 503 writes them."""
+    found = (re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements)
+    return {re.sub(r"[-_.]+", "-", match[0]).lower() for match in found if match}
+
+
+def stated(package: str) -> set[str]:
+    extras = [names(PROJECT["optional-dependencies"][extra]) for extra in EXTRAS[package]]
+    both = set.intersection(*extras) if package == "shared" else set.union(*extras)
+    return names(PROJECT["dependencies"]) | both
+
+
+@pytest.mark.parametrize("package", sorted(ARROWS))
+def test_what_is_imported_is_stated(package: str) -> None:
+    modules = [name for name in MODULES if name.partition(".")[0] == package]
+    imported = set.union(*(imported_packages(name) for name in modules))
+    foreign = imported - set(ARROWS) - set(sys.stdlib_module_names)
+    assert foreign, "there is something to look at"
+    providers = packages_distributions()
+    unstated = {
+        module for module in foreign if not names(providers.get(module, [module])) & stated(package)
+    }
+    assert unstated == set()
