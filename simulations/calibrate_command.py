@@ -66,7 +66,7 @@ def calibrate_command(  # noqa: PLR0913 each is a command-line option
 
     For example, what a recipe does at four budgets, and how many rounds would fit:
 
-    sotto-lab calibrate --config simulations/recipes/ml-1m-tuned.toml --population 755
+    sotto-lab calibrate --config simulations/recipes/ml-1m-dpsgd.toml --population 755
     --epsilons 1,2,4,8
 
     Of DP-SGD alone, with 100,000 weights:
