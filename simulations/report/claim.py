@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simulations.report.audits import Audit
 from simulations.report.runs import Run
 from simulations.report.sweeps import Sweep
 
-__all__ = ["Card", "Claim", "cards", "claim_of_run", "claim_of_sweep", "surest"]
+__all__ = ["Card", "Claim", "cards", "claim_of_run", "claim_of_sweep", "contradicted", "surest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,16 @@ class Claim:
     """What stands first on a page.
 
     Attributes:
-        private: whether anything is claimed at all.
+        holds: whether something is claimed, and no audit disproves it.
+        title: the heading.
         headline: one sentence.
         meaning: what it means, paragraph by paragraph.
         covers: what it covers, as name and sentence.
         leaves_out: what it does not cover.
     """
 
-    private: bool
+    holds: bool
+    title: str
     headline: str
     meaning: tuple[str, ...]
     covers: tuple[tuple[str, str], ...]
@@ -75,7 +77,8 @@ def claim_of_run(run: Run) -> Claim:
         return _none("Something left an organisation of this run without noise.")
     who = f"each of the {len(run.organisations)} organisations" if several else "the organisation"
     return Claim(
-        private=True,
+        holds=True,
+        title="The claim",
         headline=(
             f"Whoever sees everything that {who} sent can learn only so much about any one of its "
             f"users: ε = {epsilon:.2f}, at δ = {run.delta:g}."
@@ -96,7 +99,8 @@ def claim_of_sweep(sweep: Sweep, detail: Run) -> Claim:
     without = any(math.isinf(row.epsilon) for row in sweep.rows)
     extra = " Runs marked “none” added no noise, and promise nothing." if without else ""
     return Claim(
-        private=True,
+        holds=True,
+        title="The claim",
         headline=(
             f"{runs} run{'s' * (runs != 1)}, {spread}: whoever sees everything that an "
             "organisation sent in a run can learn only so much about any one of its users as that "
@@ -113,9 +117,26 @@ def claim_of_sweep(sweep: Sweep, detail: Run) -> Claim:
     )
 
 
+def contradicted(found: Claim, audits: Sequence[Audit]) -> Claim:
+    """The claim as it stands after these audits: unchanged, unless one disproves it."""
+    violated = [audit.name for audit in audits if audit.violated]
+    if not violated or not found.holds:
+        return found
+    return replace(
+        found,
+        holds=False,
+        title="The claim is violated",
+        headline=(
+            f"VIOLATED. What is claimed below cannot be true: an audit disproves it "
+            f"({', '.join(violated)}). {found.headline}"
+        ),
+    )
+
+
 def _none(why: str) -> Claim:
     return Claim(
-        private=False,
+        holds=False,
+        title="Nothing is claimed",
         headline=f"NO PRIVACY. {why}",
         meaning=(
             "Nothing here limits what the coordinator, or anyone who sees what was sent or the "

@@ -125,7 +125,7 @@ def _page_of_run(run: Run, audits: list[Audit]) -> Page:
     return Page(
         title=f"A federated recommender on {run.data}",
         lead=texts.lead_of_run(run),
-        claim=claim.claim_of_run(run),
+        claim=claim.contradicted(claim.claim_of_run(run), audits),
         cards=tuple(claim.cards(run, audits)),
         cards_of="",
         chapters=(
@@ -148,7 +148,7 @@ def _page_of_sweep(sweep: Sweep, audits: list[Audit], detail: str | None) -> Pag
     return Page(
         title=f"Privacy and utility on {run.data}",
         lead=texts.lead_of_sweep(sweep, run),
-        claim=claim.claim_of_sweep(sweep, run),
+        claim=claim.contradicted(claim.claim_of_sweep(sweep, run), audits),
         cards=tuple(claim.cards(run, audits)),
         cards_of=f"Of the run {name}:",
         chapters=(

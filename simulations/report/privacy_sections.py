@@ -66,7 +66,7 @@ def audit_sections(audits: Sequence[Audit]) -> list[Section]:
         )
     ]
     for number, audit in enumerate(audits, start=1):
-        suffix = f": {audit.name}" if several else ""
+        suffix = f" ({audit.name})" if several else ""
         found.append(_membership(audit, f"membership-{number}", suffix))
     return found
 

@@ -133,24 +133,26 @@ def audits(found: Sequence[Audit]) -> str:
     if violated:
         names = ", ".join(audit.name for audit in violated)
         return f"VIOLATED ({names}). {' '.join(r for audit in violated for r in audit.reasons)}"
-    bounds = [
-        (one.lower_bound, one.largest_provable, one.name, audit)
-        for audit in found
-        for one in audit.observers
-    ]
+    bounds = [(one.lower_bound, one.name, audit) for audit in found for one in audit.observers]
     if not bounds:
         return "No observer made a guess: nothing is proven, and nothing disproven."
-    bound, most, name, audit = max(bounds, key=lambda one: one[0])
+    bound, name, audit = max(bounds, key=lambda one: one[0])
     text = (
         f"No violation was found. The strongest proof is ε ≥ {bound:.2f} ({name}, confidence "
         f"{audit.confidence:.0%}), where ε ≤ {number(audit.epsilon)} is claimed."
     )
-    if audit.epsilon is not None and max(one[1] for one in bounds) < audit.epsilon:
-        text += (
-            f" It could not have found one in this way: even all guesses right would prove no more "
-            f"than {most:.2f}."
-        )
-    return text
+    return " ".join([text, *(_too_weak(audit) for audit in found if _too_weak(audit))])
+
+
+def _too_weak(audit: Audit) -> str:
+    """A sentence for an audit whose guesses could not have disproven the claim."""
+    most = max((one.largest_provable for one in audit.observers), default=0.0)
+    if audit.epsilon is None or most >= audit.epsilon:
+        return ""
+    return (
+        f"The guesses of {audit.name} could not have shown one: even if all were right, they would "
+        f"prove no more than {most:.2f}."
+    )
 
 
 def audit_notes(found: Sequence[Audit]) -> tuple[str, ...]:

@@ -104,9 +104,9 @@ def test_an_audit_that_found_nothing_says_what_it_could_have_found(tmp_path: Pat
     assert "No violation was found. The strongest proof is ε ≥ 1.07 (white-box" in words.audits(
         [found]
     )
-    assert "could not have found" not in words.audits([found])
+    assert "could not have shown" not in words.audits([found])
     blind = audit(tmp_path, claim={"epsilon": 4.5, "delta": 1e-5, "organisation": "north"})
-    assert "even all guesses right would prove no more than 4.20" in words.audits([blind])
+    assert "even if all were right, they would prove no more than 4.20" in words.audits([blind])
     notes = " ".join(words.audit_notes([found]))
     assert "24 releases were seen leaving; by dp-accounting's PLD they cost ε = 3.998" in notes
     assert "they agree" in notes
@@ -161,17 +161,28 @@ def test_the_claim_states_the_worst_organisation_and_the_sum(run: Run) -> None:
     first, *rest = run.organisations
     uneven = replace(run, organisations=(replace(first, epsilon=7.5), *rest))
     found = claim.claim_of_run(uneven)
-    assert found.private
+    assert found.holds
     assert "ε = 7.50, at δ = 1e-05" in found.headline
     total = 7.5 + sum(one.epsilon or 0 for one in rest)
     assert any(f"all 3 could lose up to ε = {total:.1f}" in text for text in found.leaves_out)
     assert "by north, which spent most" in claim.cards(uneven, [])[0].about
 
 
+def test_a_claim_that_an_audit_disproves_is_said_to_be_violated(run: Run, tmp_path: Path) -> None:
+    stated = claim.claim_of_run(run)
+    assert claim.contradicted(stated, [audit(tmp_path)]) == stated
+    found = claim.contradicted(stated, [audit(tmp_path, verdict="violated")])
+    assert (found.holds, found.title) == (False, "The claim is violated")
+    assert found.headline.startswith("VIOLATED.")
+    assert stated.headline in found.headline
+    nothing = claim.claim_of_run(replace(run, private=False))
+    assert claim.contradicted(nothing, [audit(tmp_path, verdict="violated")]) == nothing
+
+
 def test_without_noise_nothing_is_claimed(run: Run) -> None:
     open_run = replace(run, private=False)
     found = claim.claim_of_run(open_run)
-    assert not found.private
+    assert not found.holds
     assert found.headline.startswith("NO PRIVACY")
     assert found.covers == ()
     assert claim.cards(open_run, [])[0].good is False
