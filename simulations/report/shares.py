@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2_contingency
 
-__all__ = ["HITS_AT", "Share", "differ", "hits", "ndcg", "paired_p"]
+__all__ = ["CHANCE", "HITS_AT", "Share", "differ", "hits", "ndcg", "paired_p"]
 
 HITS_AT = 10
 """How many items a user is shown."""
