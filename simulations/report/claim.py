@@ -127,8 +127,8 @@ def contradicted(found: Claim, audits: Sequence[Audit]) -> Claim:
         holds=False,
         title="The claim is violated",
         headline=(
-            f"VIOLATED. What is claimed below cannot be true: an audit disproves it "
-            f"({', '.join(violated)}). {found.headline}"
+            f"VIOLATED. What was claimed cannot be true: an audit disproves it "
+            f"({', '.join(violated)}). The claim was: {found.headline}"
         ),
     )
 
