@@ -122,7 +122,7 @@ def _tell(found: dict[str, Any], out: Path) -> None:
 def _observers(found: dict[str, Any]) -> Table:
     table = Table(title="ε by who could tell the canaries' coins", box=SIMPLE_HEAD)
     table.add_column("observer", no_wrap=True)
-    for name in ("right", "at least", "provable", "looks like", "interval"):
+    for name in ("right", "at least", "provable", "looks like"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found["observers"]:
         estimate = each["estimate"]
@@ -131,8 +131,7 @@ def _observers(found: dict[str, Any]) -> Table:
             f"{each['correct']}/{each['guesses']}",
             f"{each['epsilon_lower_bound']:.2f}",
             f"{each['largest_provable']:.2f}",
-            f"{estimate['epsilon']:.3g}",
-            f"{estimate['low']:.3g}–{estimate['high']:.3g}",
+            f"{estimate['epsilon']:.3g} ({estimate['low']:.2g}–{estimate['high']:.2g})",
             style="bold red" if each["violated"] else "",
         )
     return table

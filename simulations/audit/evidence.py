@@ -42,6 +42,8 @@ _LARGEST = 50.0
 """Beyond this e^ε says nothing any more."""
 _BEYOND = 1000.0
 """What an estimate is said to be that is larger: there is no privacy to speak of."""
+_FAR = 100.0
+"""A separation whose ε is beyond that at any δ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +221,7 @@ def gaussian_estimate(
     width = math.sqrt((n1 + n0) / (n1 * n0) + distance**2 / (2 * (n1 + n0)))
     reach = float(norm.isf(1 - confidence)) * width
     low, middle, high = (
-        min(gaussian_epsilon(max(value, 0.0), delta), _BEYOND)
+        min(gaussian_epsilon(min(max(value, 0.0), _FAR), delta), _BEYOND)
         for value in (distance - reach, distance, distance + reach)
     )
     return Estimate(epsilon=middle, low=low, high=high)
