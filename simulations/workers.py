@@ -163,6 +163,8 @@ class RayWorkers:
     """
 
     def __init__(self, address: str, threads: int) -> None:
+        # A task without a GPU keeps the variable as it is: what Ray will do by itself one day.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray  # noqa: PLC0415 it takes seconds to import
         except ImportError as error:
