@@ -20,7 +20,7 @@ from shared.config import RunConfig
 from simulations import datasets
 from simulations.accountant import accountant_command
 from simulations.audit.command import audit_command
-from simulations.calibrate_command import calibrate_command
+from simulations.calibrate.command import calibrate_command
 from simulations.config import Engine, read_settings
 from simulations.items import encode_command
 from simulations.options import (
@@ -42,7 +42,7 @@ from simulations.progress import Bars, bars
 from simulations.report.command import report_command
 from simulations.settings import settings
 from simulations.simulate import Simulation, prepare, reopen, simulate
-from simulations.sweep import sweep_command
+from simulations.sweep.command import sweep_command
 
 __all__ = ["main"]
 

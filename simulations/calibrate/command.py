@@ -14,8 +14,16 @@ from rich.table import Table
 from shared.commands import messages, output, table_of, write_json
 from shared.config import Value
 from shared.errors import ConfigError
-from simulations.calibrate import STEP, Calibration, Fit, NoisedSum, calibrate, fits, items_of
-from simulations.calibrate_plot import draw
+from simulations.calibrate.numbers import (
+    STEP,
+    Calibration,
+    Fit,
+    NoisedSum,
+    calibrate,
+    fits,
+    items_of,
+)
+from simulations.calibrate.plot import draw
 from simulations.config import SimulationConfig, read_settings
 from simulations.options import ConfigOption, DataOption, DeltaOption, SetOption, paths
 

@@ -17,10 +17,10 @@ from shared.config import Value
 from shared.errors import ConfigError, SottoError
 from shared.privacy.selection import TrialLaw, draw_trials
 from simulations.config import Split, plain_value
-from simulations.sweep_folder import SweepFolder
-from simulations.sweep_plan import Plan, PlannedRun
-from simulations.sweep_table import Outcome
-from simulations.sweep_work import outcome_of
+from simulations.sweep.folder import SweepFolder
+from simulations.sweep.plan import Plan, PlannedRun
+from simulations.sweep.table import Outcome
+from simulations.sweep.work import outcome_of
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

@@ -17,14 +17,14 @@ import pytest
 
 from shared.errors import CheckpointError, ConfigError
 from simulations.cli import main
-from simulations.sweep_folder import SweepFolder, settled_plan
-from simulations.sweep_plan import Asked, Keep, Plan, parse_axes
-from simulations.sweep_table import Outcome, cells, rows, write_table
-from simulations.sweep_work import Grid
-from simulations.workers import Job, LocalWorkers, RayWorkers, devices
+from simulations.sweep.folder import SweepFolder, settled_plan
+from simulations.sweep.plan import Asked, Keep, Plan, parse_axes
+from simulations.sweep.table import Outcome, cells, rows, write_table
+from simulations.sweep.work import Grid
+from simulations.sweep.workers import Job, LocalWorkers, RayWorkers, devices
 from tests.simulations.conftest import TINY_SETTINGS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def asked(epsilons: str | None = "8,none", seeds: str | None = "0,1", *grid: str) -> Asked:

@@ -26,8 +26,8 @@ from shared.privacy.accounting import divergences, epsilon
 from shared.privacy.release import Release
 from shared.privacy.renyi import epsilon_of
 from shared.privacy.selection import TrialLaw, selection_epsilon
-from simulations.search import Draws, SearchPlan
-from simulations.sweep_plan import Plan
+from simulations.sweep.plan import Plan
+from simulations.sweep.search import Draws, SearchPlan
 
 __all__ = ["DECISIVE", "Price", "price"]
 

@@ -21,8 +21,8 @@ from typing import Any
 from shared.errors import CheckpointError, ConfigError
 from simulations import results
 from simulations.simulate import SETTINGS
-from simulations.sweep_plan import Asked, Keep, Plan, PlannedRun
-from simulations.workers import Job
+from simulations.sweep.plan import Asked, Keep, Plan, PlannedRun
+from simulations.sweep.workers import Job
 
 __all__ = ["SweepFolder", "settled_plan"]
 

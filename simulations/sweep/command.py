@@ -25,14 +25,14 @@ from simulations.options import (
     SetOption,
     paths,
 )
-from simulations.price import Price, price
-from simulations.search import OBJECTIVE, Draws, SearchPlan, Trials, asked_search, search_plan
-from simulations.sweep_board import board
-from simulations.sweep_folder import SweepFolder, settled_plan
-from simulations.sweep_plan import Asked, Keep, Plan, label, parse_axes
-from simulations.sweep_table import Cell, Outcome, cells
-from simulations.sweep_work import Grid, Source, work
-from simulations.workers import LocalWorkers, RayWorkers, Workers, cores, devices
+from simulations.sweep.board import board
+from simulations.sweep.folder import SweepFolder, settled_plan
+from simulations.sweep.plan import Asked, Keep, Plan, label, parse_axes
+from simulations.sweep.price import Price, price
+from simulations.sweep.search import OBJECTIVE, Draws, SearchPlan, Trials, asked_search, search_plan
+from simulations.sweep.table import Cell, Outcome, cells
+from simulations.sweep.work import Grid, Source, work
+from simulations.sweep.workers import LocalWorkers, RayWorkers, Workers, cores, devices
 
 __all__ = ["sweep_command"]
 

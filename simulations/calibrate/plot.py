@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigError
-from simulations.calibrate import MOMENT, STEP, Calibration, Fit
+from simulations.calibrate.numbers import MOMENT, STEP, Calibration, Fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

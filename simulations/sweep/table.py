@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.config import Value, flatten
-from simulations.sweep_plan import PlannedRun
+from simulations.sweep.plan import PlannedRun
 
 __all__ = ["Cell", "Outcome", "cells", "rows", "write_table"]
 

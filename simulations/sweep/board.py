@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from simulations.sweep_table import Outcome
+from simulations.sweep.table import Outcome
 
 __all__ = ["Board", "board"]
 

@@ -19,7 +19,7 @@ from shared.catalogue import Catalogue
 from shared.config import Value
 from shared.errors import AccountingError, ConfigError
 from shared.models.attention import build, trainable
-from simulations.calibrate import (
+from simulations.calibrate.numbers import (
     STEP,
     NoisedSum,
     calibrate,

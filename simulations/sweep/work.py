@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from simulations.sweep_board import Board
-from simulations.sweep_folder import SweepFolder
-from simulations.sweep_plan import Keep, PlannedRun
-from simulations.sweep_table import Outcome, write_table
-from simulations.workers import Workers
+from simulations.sweep.board import Board
+from simulations.sweep.folder import SweepFolder
+from simulations.sweep.plan import Keep, PlannedRun
+from simulations.sweep.table import Outcome, write_table
+from simulations.sweep.workers import Workers
 
 __all__ = ["Grid", "Source", "outcome_of", "work"]
 

@@ -20,16 +20,16 @@ from shared.privacy.accounting import epsilon, renyi_epsilon
 from shared.privacy.selection import TrialLaw, selection_epsilon
 from simulations.cli import main
 from simulations.config import SimulationConfig, read_settings
-from simulations.price import DECISIVE, price
-from simulations.search import Draws, SearchPlan, Space, Trials, asked_search, search_plan
 from simulations.settings import settings
-from simulations.sweep_folder import SweepFolder
-from simulations.sweep_plan import Asked, Plan, PlannedRun, parse_axes
-from simulations.sweep_table import Outcome
-from simulations.sweep_work import outcome_of
+from simulations.sweep.folder import SweepFolder
+from simulations.sweep.plan import Asked, Plan, PlannedRun, parse_axes
+from simulations.sweep.price import DECISIVE, price
+from simulations.sweep.search import Draws, SearchPlan, Space, Trials, asked_search, search_plan
+from simulations.sweep.table import Outcome
+from simulations.sweep.work import outcome_of
 from tests.simulations.conftest import TINY_SETTINGS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EMPTY: Mapping[str, Value] = MappingProxyType({})
 BASE: dict[str, Any] = {"seed": 0, "model.recency": 0.75, "lab.split": "validation", "x.on": True}
 

@@ -1,0 +1,1 @@
+"""What a budget takes and leaves, before any data is touched."""
