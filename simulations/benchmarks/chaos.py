@@ -1,6 +1,6 @@
 """A run of real processes in which a random one is killed every few seconds.
 
-    python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8]
+    python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8] [--deadline 60]
 
 Tells each kill on stderr, and at the end how long it took, and each partner's ε and answers. It
 fails if the run does not finish, if a partner's ε is above its cap, or if its ledger shows fewer
@@ -51,10 +51,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--every", type=float, default=8.0, help="seconds between two kills")
+    parser.add_argument("--deadline", type=float, default=60.0, help="seconds of a round")
     parser.add_argument("--limit", type=float, default=7200.0, help="seconds until it gives up")
     arguments = parser.parse_args()
     partners = tuple(f"org-{number}" for number in range(1, arguments.nodes + 1))
-    deployment = started(arguments.folder, partners, arguments.rounds)
+    deployment = started(
+        arguments.folder,
+        partners,
+        arguments.rounds,
+        deadline_seconds=arguments.deadline,
+        retries=20,
+    )
     try:
         began = time.monotonic()
         killed = _rage(deployment, arguments.every, arguments.limit)

@@ -86,8 +86,8 @@ def suffer(deployment: Deployment, fault: Fault) -> Seen:
     )
 
 
-def started(folder: Path, partners: tuple[str, ...], rounds: int) -> Deployment:
-    """A federation with a run in its second round."""
+def started(folder: Path, partners: tuple[str, ...], rounds: int, **settings: object) -> Deployment:
+    """A federation with a run in its second round; settings are of the section `server`."""
     deployment = Deployment(folder, partners)
     try:
         deployment.init_server()
@@ -96,7 +96,7 @@ def started(folder: Path, partners: tuple[str, ...], rounds: int) -> Deployment:
             deployment.init_node(name)
             deployment.join(name)
             deployment.up_node(name)
-        deployment.run(rounds)
+        deployment.run(rounds, **settings)
         wait_for_round(deployment, 1)
     except BaseException:
         deployment.close()
