@@ -1,6 +1,7 @@
 """A run of real processes in which a random one is killed every few seconds.
 
-    python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8] [--deadline 60]
+    python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8]
+        [--deadline 60]
 
 Tells each kill on stderr, and at the end how long it took, and each partner's ε and answers. It
 fails if the run does not finish, if a partner's ε is above its cap, or if its ledger shows fewer
