@@ -87,7 +87,7 @@ def moment(noised: Floats | None, spread: float, prior: Floats) -> Known:
         spread: standard deviation of the noise in it.
         prior: what the public users' sum is.
     """
-    return Known(prior, trust=0.0) if noised is None else _posterior(noised, spread, prior)
+    return Known(prior) if noised is None else _posterior(noised, spread, prior)
 
 
 def _posterior(noised: Floats, spread: float, prior: Floats) -> Known:

@@ -26,7 +26,7 @@ def test_without_an_answer_the_prior_is_all() -> None:
     prior = DRAW.uniform(1, 2, 9)
     known = moment(None, 0.0, prior)
     np.testing.assert_array_equal(known.mean, prior)
-    assert (known.part, known.trust) == (1.0, 0.0)  # nothing was heard that could be trusted
+    assert (known.part, known.trust) == (1.0, 1.0)  # what is public holds no noise
     np.testing.assert_array_equal(popularity(None, 0.0, prior), prior)
 
 
