@@ -42,6 +42,7 @@ __all__ = [
     "Block",
     "ItemScores",
     "build",
+    "configured",
     "described_items",
     "item_table",
     "trainable",
@@ -400,20 +401,16 @@ def _features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
     return features
 
 
-def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
-    """A recommender of the wanted shape over a catalogue, with weights from torch's seed.
-
-    Raises:
-        ConfigError: the model reads features that the catalogue does not have.
-    """
-    features = _features(model, catalogue) if model.items.uses_features else None
-    config = AttentionConfig(
-        items=len(catalogue),
+def configured(model: ModelConfig, items: int) -> AttentionConfig:
+    """The recommender's own configuration, for so many items."""
+    described = model.items.uses_features
+    return AttentionConfig(
+        items=items,
         item_representation=str(model.items),
         tied=model.tied,
         item_bias=model.item_bias,
-        feature_size=0 if features is None else model.feature_size,
-        own_items=() if features is None else model.own_items,
+        feature_size=model.feature_size if described else 0,
+        own_items=model.own_items if described else (),
         hidden_size=model.width,
         layers=model.layers,
         heads=model.heads,
@@ -422,7 +419,16 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
         dropout=model.dropout,
         trained=str(model.trained),
     )
-    return AttentionRecommender(config, features)
+
+
+def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
+    """A recommender of the wanted shape over a catalogue, with weights from torch's seed.
+
+    Raises:
+        ConfigError: the model reads features that the catalogue does not have.
+    """
+    features = _features(model, catalogue) if model.items.uses_features else None
+    return AttentionRecommender(configured(model, len(catalogue)), features)
 
 
 def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:

@@ -18,7 +18,7 @@ import torch
 from server.noise import noise_of
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
-from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.attention import AttentionRecommender, configured, trainable
 from shared.models.moments import LONGEST
 from shared.privacy.accounting import MOST_STEPS, noise_multiplier_for, steps_for
 from shared.privacy.planning import STATISTICS_ASKED
@@ -201,21 +201,7 @@ def _own_items(run: RunConfig, items: int) -> tuple[int, ...]:
 def trained_numbers(run: RunConfig, items: int) -> int:
     """How many numbers of the recommender training changes, at most."""
     model, described = run.model, run.model.items.uses_features
-    config = AttentionConfig(
-        items=items,
-        item_representation=str(model.items),
-        tied=model.tied,
-        item_bias=model.item_bias,
-        feature_size=model.feature_size if described else 0,
-        own_items=_own_items(run, items) if described else (),
-        hidden_size=replace(model, own_items=_own_items(run, items)).width,
-        layers=model.layers,
-        heads=model.heads,
-        recency=model.recency,
-        max_length=model.max_length,
-        dropout=model.dropout,
-        trained=str(model.trained),
-    )
+    config = configured(replace(model, own_items=_own_items(run, items)), items)
     with torch.random.fork_rng(devices=[]):
         features = torch.zeros(items, model.feature_size) if described else None
         found = AttentionRecommender(config, features)

@@ -32,11 +32,10 @@ def walkers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def quick(walkers: Path) -> list[str]:
+def quick_settings(data: Path) -> list[str]:
     """Settings of a run on it at ε = 4: statistics alone."""
     return [
-        f'lab.data="{walkers}"',
+        f'lab.data="{data}"',
         "lab.organisations=3",
         "lab.alone=false",
         "privacy.epsilon=4",
@@ -45,3 +44,9 @@ def quick(walkers: Path) -> list[str]:
         "model.max_length=10",
         "warm_start.own_items=10",
     ]
+
+
+@pytest.fixture
+def quick(walkers: Path) -> list[str]:
+    """The same, as a fixture."""
+    return quick_settings(walkers)

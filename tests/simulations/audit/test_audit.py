@@ -21,6 +21,7 @@ from simulations.audit.replay import Replay
 from simulations.benchmarks.planted_faults import TIED_IDS, planted
 from simulations.config import read_settings
 from simulations.federation import sites_in
+from tests.simulations.audit.conftest import quick_settings
 
 PLAN = AuditPlan(canaries=240, held_out=0.2)
 STEPS = ("training.rounds=2",)
@@ -39,21 +40,13 @@ class Silent:
 @pytest.fixture(scope="session")
 def audited(walkers: Path, tmp_path_factory: pytest.TempPathFactory) -> Auditor:
     """Audits a fault under more settings; each combination once."""
-    base = (
-        f'lab.data="{walkers}"',
-        "lab.organisations=3",
-        "lab.alone=false",
-        "privacy.epsilon=4",
-        "privacy.delta=1e-5",
-        "model.feature_size=24",
-        "model.max_length=10",
-        "warm_start.own_items=10",
-    )
 
     @cache
     def run(fault: str, *settings: str) -> Found:
         folder = tmp_path_factory.mktemp("audited") / "run"
-        return planted(fault, [*base, *settings], PLAN, folder) | {"folder": folder}
+        return planted(fault, [*quick_settings(walkers), *settings], PLAN, folder) | {
+            "folder": folder
+        }
 
     return run
 
