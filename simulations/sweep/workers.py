@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -171,6 +172,7 @@ class RayWorkers:
             raise ConfigError("--ray needs Ray: pip install 'flwr[simulation]'.") from error
         self._ray: Any = ray
         try:
+            _knock(address)
             ray.init(
                 address=address,
                 ignore_reinit_error=True,
@@ -178,7 +180,7 @@ class RayWorkers:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(
                 f"--ray {address}: there is no such cluster ({reason}). Start one with `ray start "
@@ -228,6 +230,17 @@ class RayWorkers:
             self._ray.cancel(reference, force=True)
         self._running.clear()
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at HOST:PORT, which Ray itself would find out after minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), _PATIENCE).close()
 
 
 def _execute(command: list[str], log: str, variables: dict[str, str]) -> int:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -358,6 +359,38 @@ def test_processes_run_side_by_side_each_with_its_threads_and_gpu(
     assert said == [["2", "3"], ["2", "5"], ["2", "3"]]
     workers.start(job(tmp_path, "d", "raise SystemExit(7)"))
     assert wait_for(workers, 1) == {"d": 7}
+
+
+ON_RAY = """
+import sys, time
+from pathlib import Path
+from simulations.sweep.workers import Job, RayWorkers
+workers, found = RayWorkers("local", 1), {}
+for name, code in (("a", "print('ran')"), ("b", "raise SystemExit(7)")):
+    log = Path(sys.argv[1], name + ".log")
+    workers.start(Job(name=name, command=[sys.executable, "-c", code], log=log))
+while workers.busy:
+    found |= dict(workers.ended())
+    time.sleep(0.05)
+workers.stop()
+assert found == {"a": 0, "b": 7}, found
+"""
+
+
+def test_a_cluster_runs_jobs_and_tells_their_exit_codes(tmp_path: Path) -> None:
+    # In a process of its own: Ray changes the one that it is started from.
+    command = [sys.executable, "-c", ON_RAY, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.log").read_text() == "ran\n"
+
+
+def test_a_cluster_where_nobody_listens_is_told_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="there is no such cluster"):
+            RayWorkers(address, 1)
 
 
 def test_ending_leaves_no_process(tmp_path: Path) -> None:
