@@ -3,9 +3,10 @@
     python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8]
         [--deadline 60]
 
-Tells each kill on stderr, and at the end how long it took, and each partner's ε and answers. It
-fails if the run does not finish, if a partner's ε is above its cap, or if its ledger shows fewer
-releases, or less ε by an accountant that is not ours, than the distinct answers that left it.
+A run that pauses, because too few nodes were there, is resumed as its operator would. Tells each
+kill on stderr, and at the end how long it took, and each partner's ε and answers. It fails if the
+run does not finish, if a partner's ε is above its cap, or if its ledger shows fewer releases, or
+less ε by an accountant that is not ours, than the distinct answers that left it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from server.audit import FILE, AuditEvent, AuditLog
 from server.progress import RunState, RunStatus, now
 from shared.errors import CheckpointError, Outcome
 from shared.privacy.release import Release
-from simulations.benchmarks.deployment import DELTA, EPSILON, Deployment
+from simulations.benchmarks.deployment import DELTA, EPSILON, RUN, Deployment
 from simulations.benchmarks.suffering import started
 
 __all__ = ["main"]
@@ -77,8 +78,10 @@ def _rage(deployment: Deployment, every: float, limit: float) -> Counter[str]:
     while time.monotonic() < end:
         with suppress(CheckpointError):
             status = deployment.status
-            if status.state in (RunState.FINISHED, RunState.PAUSED):
+            if status.state is RunState.FINISHED:
                 break
+            if status.state is RunState.PAUSED:
+                killed["resumed by hand"] += _resumed(deployment, status.reason)
         time.sleep(draw.uniform(0.5, 1.5) * every)
         owner = draw.choice(["server", *deployment.partners])
         pattern = draw.choice(KILLED["server" if owner == "server" else "node"])
@@ -88,6 +91,15 @@ def _rage(deployment: Deployment, every: float, limit: float) -> Counter[str]:
             killed[pattern.replace("\\", "")] += 1
             _note(f"{owner}: {pattern} killed, {_standing(deployment)}")
     return killed
+
+
+def _resumed(deployment: Deployment, reason: str) -> bool:
+    """As an operator would, who reads why the run was paused; who can't be told yet tries again."""
+    _note(f"paused: {reason}")
+    with suppress(RuntimeError):
+        deployment.call("server", "resume", RUN, "--server", deployment.server, "--detach")
+        return True
+    return False
 
 
 def _standing(deployment: Deployment) -> str:

@@ -33,7 +33,7 @@ from server.progress import RunStatus
 from shared.catalogue import Catalogue
 from shared.histories import Histories, write_interactions
 
-__all__ = ["DELTA", "EPSILON", "Deployment", "Wire", "wait_for"]
+__all__ = ["DELTA", "EPSILON", "RUN", "Deployment", "Wire", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
