@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
 from server.grid import PatientGrid
 from server.journal import Journal
-from server.noise import noise_of
-from server.partners import Roll
+from server.noise import noise_of, popularity_part, statistics_noise
+from server.partners import Partner, Roll
 from server.posterior import Prior
 from server.pretrain import read_public
 from server.records import to_arrays, to_weights
@@ -33,7 +33,6 @@ from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError
 from shared.models.attention import AttentionRecommender, build, trainable
-from shared.privacy.planning import NoisePlan
 
 __all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
 
@@ -91,24 +90,32 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
 def _federate(
     grid: Grid, config: RunConfig, checkpoint: Checkpoint, journal: Journal, observer: Observer
 ) -> Checkpoint:
-    """All rounds that are left; the state after the last one."""
-    out, done = _out(config), checkpoint.progress.round
+    """All that is left of a run; the state after its last round."""
     roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
-    roll.gather(grid, least_partners(config.server, resumed=done > 0))
+    resumed = checkpoint.progress.round > 0
+    partners = roll.gather(grid, least_partners(config.server, resumed=resumed))
     journal.running()
-    noise = noise_of(config)
-    started = time.monotonic() - checkpoint.progress.seconds
     if not checkpoint.progress.warm:
-        if config.warm_start.share:
-            checkpoint.save(out)  # its name, by which partners know a repeated request
-        checkpoint = _warmed(checkpoint, grid, roll, noise, config)
-        seconds = time.monotonic() - started
-        checkpoint = replace(checkpoint, progress=replace(checkpoint.progress, seconds=seconds))
+        checkpoint = _decided(checkpoint, config, partners)
+        checkpoint = _warmed(checkpoint, grid, roll, config)
     config = with_own_items(config, checkpoint)
+    return _trained(grid, config, checkpoint, roll, journal, observer)
+
+
+def _trained(
+    grid: Grid,
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    roll: Roll,
+    journal: Journal,
+    observer: Observer,
+) -> Checkpoint:
+    out, done = _out(config), checkpoint.progress.round
+    started = time.monotonic() - checkpoint.progress.seconds
     terms = Terms(
         run=checkpoint.progress.run,
         catalogue=checkpoint.progress.catalogue,
-        noise_multiplier=noise.training,
+        noise_multiplier=noise_of(config).training,
     )
     strategy = FederatedStrategy(
         config,
@@ -203,42 +210,55 @@ def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
     return replace(config, model=replace(config.model, own_items=own or ()))
 
 
-def _warmed(
-    checkpoint: Checkpoint,
-    grid: Grid,
-    roll: Roll,
-    noise: NoisePlan,
-    config: RunConfig,
-) -> Checkpoint:
+def _decided(checkpoint: Checkpoint, config: RunConfig, partners: Sequence[Partner]) -> Checkpoint:
+    """The checkpoint with how the statistics' budget is divided, saved before anything is asked.
+
+    A round is one request for ever: its noise stays as it is, whoever joins later. So does the
+    run's name, by which partners know a request that is repeated.
+    """
+    if not config.warm_start.share:
+        return checkpoint
+    progress = checkpoint.progress
+    if progress.popularity_part is None:
+        populations = [partner.population for partner in partners]
+        items = len(_catalogue(config))
+        part = popularity_part(noise_of(config).statistics, populations, items)
+        checkpoint = replace(checkpoint, progress=replace(progress, popularity_part=part))
+    checkpoint.save(_out(config))
+    return checkpoint
+
+
+def _warmed(checkpoint: Checkpoint, grid: Grid, roll: Roll, config: RunConfig) -> Checkpoint:
     """The checkpoint with the weights that training begins with."""
+    began, progress = time.monotonic(), checkpoint.progress
     catalogue = _catalogue(config)
     public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
-    progress = replace(checkpoint.progress, warm=True)
-    if not config.warm_start.share and (public is None or not config.model.items.uses_features):
-        return replace(checkpoint, progress=progress)
-    asker = Asker(
-        grid=grid,
-        look_up=partial(roll.look_up, grid),
-        run=checkpoint.progress.run,
-        noise_multiplier=noise.statistics,
-        config=config,
-        catalogue=catalogue.fingerprint,
-    )
+    asker = None
+    if progress.popularity_part is not None:
+        asker = Asker(
+            grid=grid,
+            look_up=partial(roll.look_up, grid),
+            run=progress.run,
+            noise_multipliers=statistics_noise(
+                noise_of(config).statistics, progress.popularity_part
+            ),
+            config=config,
+            catalogue=catalogue.fingerprint,
+        )
+    elif public is None or not config.model.items.uses_features:
+        return replace(checkpoint, progress=replace(progress, warm=True))
 
     def chosen(own: tuple[int, ...]) -> None:
-        # A round is one request for ever: the second one names these items, whoever answers.
-        known = replace(checkpoint.progress, own_items=own)
-        replace(checkpoint, progress=known).save(_out(config))
+        # The second request names these items, whoever answers.
+        replace(checkpoint, progress=replace(progress, own_items=own)).save(_out(config))
 
-    first = warm_start(
-        asker if config.warm_start.share else None,
-        config,
-        catalogue,
-        Prior(public),
-        Choice(checkpoint.progress.own_items, chosen),
+    choice = Choice(progress.own_items, chosen)
+    first = warm_start(asker, config, catalogue, Prior(public), choice)
+    progress = replace(
+        progress,
+        warm=True,
+        own_items=first.own_items,
+        bytes_up=first.bytes_up,
+        seconds=progress.seconds + time.monotonic() - began,
     )
-    return replace(
-        checkpoint,
-        progress=replace(progress, own_items=first.own_items, bytes_up=first.bytes_up),
-        weights=first.weights,
-    )
+    return replace(checkpoint, progress=progress, weights=first.weights)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ class Asker:
         grid: Flower's.
         look_up: which organisations there are; called before every attempt.
         run: the run's name.
-        noise_multiplier: of each statistic; 0 without privacy.
+        noise_multipliers: of the statistics; 0 without privacy.
         config: the run's parameters.
         catalogue: fingerprint of the catalogue.
     """
@@ -63,7 +63,7 @@ class Asker:
     grid: Grid
     look_up: Callable[[], Sequence[Partner]]
     run: str
-    noise_multiplier: float
+    noise_multipliers: Mapping[Statistic, float]
     config: RunConfig
     catalogue: str
 
@@ -75,15 +75,16 @@ class Asker:
         Raises:
             QuorumError: too few sites gave a valid answer, at every attempt.
         """
+        noise_multiplier = self.noise_multipliers[statistic]
         request = StatisticsRequest(
             run=self.run,
             round=list(Statistic).index(statistic) + 1,
             catalogue=self.catalogue,
             model=replace(self.config.model, own_items=own_items),
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=noise_multiplier,
             statistic=statistic,
         )
-        tally = _Tally(shape, self.noise_multiplier, self.config.server.quorum)
+        tally = _Tally(shape, noise_multiplier, self.config.server.quorum)
         self._ask(request, tally)
         for retry in range(self.config.server.retries):
             if tally.enough or tally.hopeless:
@@ -92,7 +93,7 @@ class Asker:
             time.sleep(self.config.server.retry_seconds * 2**retry)
             self._ask(request, tally)
         tally.check()
-        spread = self.noise_multiplier * math.sqrt(len(tally.totals))
+        spread = noise_multiplier * math.sqrt(len(tally.totals))
         # In the order of their names: floating-point sums depend on it.
         total = np.sum([tally.totals[name] for name in sorted(tally.totals)], axis=0)
         return Answer(total, spread, tally.bytes_up)

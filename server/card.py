@@ -14,7 +14,6 @@ from server.noise import noise_of
 from shared.config import RunConfig
 from shared.models.moments import LONGEST
 from shared.privacy.accounting import epsilon
-from shared.privacy.planning import STATISTICS_ASKED
 from shared.privacy.release import Release, ReleaseKind
 from shared.wire import SUMS
 
@@ -62,10 +61,10 @@ class Published:
 
 
 def releases_of(config: RunConfig, rounds: int) -> list[Release]:
-    """What `rounds` rounds of a run ask of one organisation."""
+    """What `rounds` rounds of a run ask of one organisation; its statistics count as one."""
     noise, rate = noise_of(config), config.training.sample_rate
     every = config.server.evaluate_every
-    statistics = STATISTICS_ASKED if config.warm_start.share else 0
+    statistics = int(config.warm_start.share > 0)
     asked = (
         (ReleaseKind.STATISTICS, noise.statistics, 1.0, statistics),
         (ReleaseKind.TRAIN, noise.training, rate, rounds * config.training.local_steps),
@@ -125,7 +124,7 @@ def _privacy(published: Published) -> str:
 public data alone.
 """
     sums = "\n".join(
-        f"| {release.kind} | {release.steps} | {release.noise_multiplier:.4g} | "
+        f"| {_NAMES[release.kind]} | {release.steps} | {release.noise_multiplier:.4g} | "
         f"{release.sample_rate:g} | {_clip_norm(release.kind, config):.4g} |"
         for release in releases_of(config, published.rounds)
     )
@@ -163,6 +162,13 @@ What this does **not** say:
   that a node ran the vetted app; a partner protects its own users by running it.
 - *Quality against attackers*: privacy is no protection against an organisation that sends nonsense.
 """
+
+
+_NAMES = {
+    ReleaseKind.STATISTICS: "statistics: popularity and a moment, which cost what one would",
+    ReleaseKind.TRAIN: "train",
+    ReleaseKind.EVALUATE: "evaluate",
+}
 
 
 def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:

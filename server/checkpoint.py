@@ -42,6 +42,7 @@ class Progress:
         bytes_up: arrays received in the last round.
         bytes_down: arrays sent in the last round.
         warm: whether the warm start is over, if there is one.
+        popularity_part: what popularity gets of its budget; None until it is decided.
         own_items: what it chose, see `ModelConfig`; None until it has.
         answers: digests of the partners' last answers; see `server.rounds.Memory`.
     """
@@ -54,6 +55,7 @@ class Progress:
     bytes_up: int = 0
     bytes_down: int = 0
     warm: bool = False
+    popularity_part: float | None = None
     own_items: tuple[int, ...] | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
 

@@ -28,7 +28,7 @@ from shared.wire import Statistic, Weights
 
 __all__ = ["Choice", "FirstWeights", "warm_start", "worth_the_noise"]
 
-LOUD = 10.0
+LOUD = 4.0
 """How often the noise's deviation an item's popularity must be for a direction of its own."""
 
 

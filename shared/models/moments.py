@@ -23,15 +23,12 @@ from shared.histories import Histories
 __all__ = [
     "LEAST",
     "LONGEST",
-    "RECENT",
     "layer_norm",
     "moment_sum",
     "popularity_sum",
     "states",
 ]
 
-RECENT = 20
-"""Last events of a user that count for popularity, which drifts."""
 LONGEST = 1.0
 """Length of what a user adds to a sum: the clip norm."""
 _EPSILON = 1e-5  # torch's, in LayerNorm
@@ -42,14 +39,20 @@ Floats = NDArray[np.float64]
 
 
 def popularity_sum(histories: Histories, items: int) -> Floats:
-    """How often each item is among a user's last `RECENT` events, [V].
+    """How often each item is chosen, and how lately, [V].
 
-    A user adds 1 / √n to each of its n different items: a vector of length 1, or 0 without events.
+    A user weighs an item by 1 / √a, where its last event with that item is its a-th last event, and
+    adds these weights scaled to length 1, or nothing without events. Popularity drifts, so what is
+    recent weighs more; nothing is left out, since every item that a user adds makes the sum stand
+    out more from the noise.
     """
     total = np.zeros(items)
     for history in histories:
-        recent = np.unique(history[-RECENT:])
-        total[recent - 1] += 1 / np.sqrt(max(len(recent), 1))
+        if len(history) == 0:
+            continue
+        chosen, before = np.unique(history[::-1], return_index=True)
+        weights = 1 / np.sqrt(1.0 + before)
+        total[chosen - 1] += weights / np.linalg.norm(weights)
     return total
 
 

@@ -40,6 +40,8 @@ SMALLEST_NOISE, LARGEST_NOISE = 0.05, 1e4
 """Less noise hides nobody; with more, nothing could be learned."""
 LEAST_RATE, MOST_NOISE = 1e-12, 1e6
 """A smaller sample rate or more noise counts as this much: that only costs more."""
+LOUDEST = 1e15
+"""All that full sums say, over their noise, at most: its bound is infinity already."""
 MOST_STEPS = 1_000_000
 """Nobody trains longer: `steps_for` looks no further."""
 TOLERANCE = 0.001
@@ -100,14 +102,25 @@ def _check(delta: float) -> None:
 
 
 def _forms(releases: Sequence[Release]) -> tuple[Form, ...]:
-    """Equal releases added up, across kinds: what a sum was for does not change its cost."""
+    """Equal releases added up, across kinds: what a sum was for does not change its cost.
+
+    Releases of all users are one, whose 1 / σ is the length of the vector of theirs (Dong, Roth &
+    Su 2019, arXiv:1905.02383, corollary 3.3): however their budget was divided, it costs the same.
+    """
     steps: dict[tuple[float, float], int] = {}
+    loudness = 0.0
     for release in releases:
-        form = (
-            min(release.noise_multiplier, MOST_NOISE),
-            max(release.sample_rate, LEAST_RATE),
-        )
-        steps[form] = steps.get(form, 0) + release.steps
+        noise = min(release.noise_multiplier, MOST_NOISE)
+        rate = max(release.sample_rate, LEAST_RATE)
+        if rate == 1:
+            loudness = math.hypot(loudness, math.sqrt(release.steps) / noise)
+        else:
+            steps[noise, rate] = steps.get((noise, rate), 0) + release.steps
+    if loudness:
+        # In as many equal pieces as keep each one's loss within the grid's reach.
+        loudness = min(loudness, LOUDEST)
+        pieces = math.ceil(max(loudness, 1.0) ** 2)
+        steps[math.sqrt(pieces) / loudness, 1.0] = pieces
     return tuple(sorted((*form, count) for form, count in steps.items()))
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from shared.privacy.accounting import noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["STATISTICS_ASKED", "NoisePlan", "noise_plan"]
-
-STATISTICS_ASKED = 2
-"""Statistics that a warm start asks of each site, one noised sum each."""
+__all__ = ["NoisePlan", "noise_for_part", "noise_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +16,8 @@ class NoisePlan:
     """Noise multipliers, with which everything together costs at most the run's ε.
 
     Attributes:
-        statistics: of each statistic; 0 where none is asked for.
+        statistics: of one release that costs what all statistics cost together; 0 where none is
+            asked for. See `noise_for_part`.
         training: of each step; 0 where none is taken.
     """
 
@@ -29,7 +28,7 @@ class NoisePlan:
 def noise_plan(
     epsilon: float, delta: float, *, share: float, sample_rate: float, steps: int
 ) -> NoisePlan:
-    """The least noise for two statistics of all users, then `steps` sums at `sample_rate`.
+    """The least noise for statistics of all users, then `steps` sums at `sample_rate`.
 
     Args:
         epsilon: what all may cost together, > 0.
@@ -44,15 +43,13 @@ def noise_plan(
     """
     statistics, spent = 0.0, []
     if share > 0:
-        statistics = noise_multiplier_for(
-            share * epsilon, delta, sample_rate=1.0, steps=STATISTICS_ASKED
-        )
+        statistics = noise_multiplier_for(share * epsilon, delta, sample_rate=1.0, steps=1)
         spent = [
             Release(
                 kind=ReleaseKind.STATISTICS,
                 noise_multiplier=statistics,
                 sample_rate=1.0,
-                steps=STATISTICS_ASKED,
+                steps=1,
             )
         ]
     if not steps:
@@ -61,3 +58,17 @@ def noise_plan(
         epsilon, delta, sample_rate=sample_rate, steps=steps, spent=spent
     )
     return NoisePlan(statistics=statistics, training=training)
+
+
+def noise_for_part(noise_multiplier: float, part: float) -> float:
+    """Noise multiplier of one of several releases that together cost what a single one would.
+
+    Gaussian releases of all users with multipliers σ_i are one of multiplier σ, where
+    1 / σ² = Σ 1 / σ_i² (Dong, Roth & Su 2019, arXiv:1905.02383, corollary 3.3): exactly, however
+    unequal they are.
+
+    Args:
+        noise_multiplier: σ, of the single one; 0 without privacy.
+        part: of 1 / σ², in (0, 1]; those of all releases add up to 1.
+    """
+    return noise_multiplier / math.sqrt(part)

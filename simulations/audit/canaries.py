@@ -4,7 +4,7 @@
 |--------|----------------------------------------------------------|------------------------|
 | pair   | two items; of an organisation's pairs no other begins or | a direction nearly of  |
 |        |   ends with the same                                     |   its own              |
-| long   | as many different items as popularity counts             | the same, and louder   |
+| long   | many different items                                     | the same, and louder   |
 |        |                                                          |   if nothing clips     |
 
 Real users have coins too: those held out are whom a membership inference attack has to tell from
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigError
 from shared.histories import Histories
-from shared.models.moments import RECENT
 from simulations.simulate import Planted, Simulation
 
 __all__ = ["KINDS", "Canaries", "Experiment", "planting"]
@@ -30,6 +29,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 KINDS = ("pair", "long")
+_LONG = 20
+"""Items of a long one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +111,7 @@ def _canaries(prefix: str, size: int, items: Ints, rng: np.random.Generator) -> 
     second = rng.permutation(items)
     first = np.roll(second, 1)
     lists = [[int(a), int(b)] for a, b in zip(first[:pairs], second[:pairs], strict=True)]
-    long = min(RECENT, len(items))
+    long = min(_LONG, len(items))
     lists += [rng.choice(items, long, replace=False).tolist() for _ in range(size - pairs)]
     return Canaries(
         Histories.from_lists(lists, [f"{prefix}{number}" for number in range(size)]),

@@ -28,7 +28,7 @@ import client.statistician
 import client.trainer
 from client.site import Site
 from shared.histories import Histories
-from shared.models.moments import RECENT, layer_norm, states
+from shared.models.moments import layer_norm, states
 from shared.privacy.bookkeeping import Outer, Rows
 from shared.privacy.clipping import LARGEST_NORM, PerUserClipping
 from shared.privacy.noise import RandomSource, SeededRandom, noised
@@ -71,8 +71,8 @@ def _half_the_noise() -> Iterator[None]:
 @contextmanager
 def _no_clipping() -> Iterator[None]:
     def counts(histories: Histories, items: int) -> Floats:
-        recent = [np.unique(history[-RECENT:]) for history in histories]
-        return np.bincount(np.concatenate(recent) - 1, minlength=items).astype(float)
+        chosen = [np.unique(history) for history in histories]
+        return np.bincount(np.concatenate(chosen) - 1, minlength=items).astype(float)
 
     def moments(histories: Histories, table: NDArray[np.float32], recency: float) -> Floats:
         normed, total = layer_norm(table), np.zeros((table.shape[1],) * 2)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from server.noise import noise_of
+from server.noise import noise_of, popularity_part, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.models.attention import AttentionRecommender, configured, trainable
 from shared.models.moments import LONGEST
 from shared.privacy.accounting import MOST_STEPS, noise_multiplier_for, steps_for
-from shared.privacy.planning import STATISTICS_ASKED
 from shared.privacy.release import Release, ReleaseKind
+from shared.wire import Statistic
 from simulations.config import SimulationConfig
 from simulations.datasets import EMBEDDED, load_items
 
@@ -152,17 +152,25 @@ def calibrate(
         raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
     noise, sums = noise_of(run), []
     if run.statistics_share:
-        statistic = NoisedSum(
+        part = popularity_part(noise.statistics, populations, items)
+        each = statistics_noise(noise.statistics, part)
+        popularity = NoisedSum(
             name="popularity",
             times=1,
-            noise_multiplier=noise.statistics,
+            noise_multiplier=each[Statistic.POPULARITY],
             clip_norm=LONGEST,
             sample_rate=1.0,
             numbers=items,
             populations=populations,
         )
         width = run.model.feature_size + len(_own_items(run, items))
-        sums = [statistic, replace(statistic, name=MOMENT, numbers=width**2)]
+        moment = replace(
+            popularity,
+            name=MOMENT,
+            noise_multiplier=each[Statistic.MOMENT],
+            numbers=width**2,
+        )
+        sums = [popularity, moment]
     if run.noised_sums:
         step = NoisedSum(
             name=STEP,
@@ -257,7 +265,7 @@ def _statistics(config: SimulationConfig) -> list[Release]:
         return []
     try:
         noise = noise_multiplier_for(
-            share * privacy.epsilon, privacy.delta, sample_rate=1.0, steps=STATISTICS_ASKED
+            share * privacy.epsilon, privacy.delta, sample_rate=1.0, steps=1
         )
     except AccountingError as error:
         raise AccountingError(f"warm_start.share = {share:g}: {error}") from error
@@ -266,6 +274,6 @@ def _statistics(config: SimulationConfig) -> list[Release]:
             kind=ReleaseKind.STATISTICS,
             noise_multiplier=noise,
             sample_rate=1.0,
-            steps=STATISTICS_ASKED,
+            steps=1,
         )
     ]

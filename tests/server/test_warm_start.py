@@ -10,6 +10,7 @@ import pytest
 
 from client.site import Site
 from server.asker import Asker
+from server.noise import statistics_noise
 from server.partners import Partner
 from server.posterior import Prior
 from server.warm_start import Choice, warm_start, worth_the_noise
@@ -17,6 +18,7 @@ from shared.config import PrivacyConfig, RunConfig, ServerConfig, WarmStartConfi
 from shared.errors import QuorumError
 from shared.histories import Histories
 from shared.models.attention import build, trainable
+from shared.models.moments import popularity_sum
 from shared.wire import StatisticsReply
 from tests.conftest import DESCRIBED, ITEMS, some_histories
 
@@ -39,7 +41,7 @@ class House:
     Args:
         sites: makes them.
         connect: makes the grid.
-        noise: of each statistic.
+        noise: of both statistics as one.
         changes: of the second site's file.
     """
 
@@ -67,7 +69,7 @@ class House:
             grid=self.grid,
             look_up=lambda: partners,
             run=run,
-            noise_multiplier=self.noise,
+            noise_multipliers=statistics_noise(self.noise, 0.3),
             config=self.config,
             catalogue=self.sites.catalogue.fingerprint,
         )
@@ -100,10 +102,7 @@ def test_it_gives_the_weights_that_training_begins_with(house: House) -> None:
 
 
 def test_own_items_are_the_most_popular_over_all_sites(house: House) -> None:
-    counts = np.zeros(ITEMS)
-    for name in NAMES:
-        for history in some_histories(40, seed=len(name)):
-            counts[np.unique(history) - 1] += 1 / np.sqrt(len(np.unique(history)))
+    counts = sum(popularity_sum(some_histories(40, seed=len(name)), ITEMS) for name in NAMES)
     assert list(house.warm()["own"]) == sorted(np.argsort(-counts)[:3] + 1)
 
 
@@ -220,7 +219,7 @@ def test_public_states_take_it_further_and_nobody_is_asked_again(house: House) -
 def test_an_item_must_stand_out_from_the_noise() -> None:
     popular = np.array([5.0, 100.0, 40.0, 60.0])
     assert worth_the_noise(popular, 0.0, 2) == (2, 4)
-    assert worth_the_noise(popular, 5.0, 4) == (2, 4)
+    assert worth_the_noise(popular, 12.0, 4) == (2, 4)
     assert worth_the_noise(popular, 50.0, 4) == ()
 
 

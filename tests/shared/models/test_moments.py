@@ -10,7 +10,7 @@ from shared.config import ModelConfig
 from shared.histories import Histories
 from shared.models.attention import build, described_items
 from shared.models.losses import loss_per_user, next_item_pairs
-from shared.models.moments import RECENT, layer_norm, moment_sum, popularity_sum, states
+from shared.models.moments import layer_norm, moment_sum, popularity_sum, states
 from tests.conftest import FEATURES, ITEMS, some_catalogue
 
 users = st.lists(st.lists(st.integers(1, ITEMS), max_size=30), min_size=1, max_size=6)
@@ -51,12 +51,21 @@ def test_a_sum_is_that_of_each_user_alone(lists: list[list[int]]) -> None:
     )
 
 
-def test_popularity_counts_each_recent_item_once() -> None:
-    long = [1] * 5 + [2, 3] * (RECENT // 2)
-    total = popularity_sum(Histories.from_lists([long, [4], []]), ITEMS)
+def test_popularity_weighs_each_item_once_by_the_root_of_how_long_ago_it_was() -> None:
+    """Item 1 was the fourth last event, item 3 the second last, item 2 the last one."""
+    total = popularity_sum(Histories.from_lists([[1, 2, 1, 3, 3, 2], [4], []]), ITEMS)
+    weights = np.array([1 / 2, 1.0, 1 / np.sqrt(2)])
     expected = np.zeros(ITEMS)
-    expected[[1, 2]], expected[3] = 1 / np.sqrt(2), 1
+    expected[:3], expected[3] = weights / np.sqrt(1 / 4 + 1 + 1 / 2), 1
     np.testing.assert_allclose(total, expected)
+
+
+def test_everything_that_a_user_chose_counts() -> None:
+    """What is left out is lost in the noise: 100 different items are all heard."""
+    total = popularity_sum(Histories.from_lists([list(range(1, 101))]), 100)
+    assert (total > 0).all()
+    # 20 of them, each with weight 1 / √20, would be heard √20 loud.
+    assert total.sum() > 1.8 * np.sqrt(20)
 
 
 def test_states_are_decayed_means_by_a_loop() -> None:
