@@ -6,10 +6,15 @@
 | the coordinator's certificate has expired        | the same                     | tries again  |
 | any other error ends the connection              | does not end                 | ends with 1  |
 | the thread of its heartbeats dies                | goes on, taken for dead      | ends with 1  |
+| a ClientApp dies while it hands its reply over   | waits for the rest for ever, | says that it |
+|                                                  | and takes no other request   | failed       |
 
 Flower takes every error that has "ssl", "tls" or "certificate" in its words for a lasting one. What
 has given up does not end, because its listener for the executor runs in another thread; so nobody
 starts it again.
+
+A ClientApp announces its reply, and then hands the content over in parts. Here the coordinator is
+told of a reply when all of it is there.
 
 Run it as `python -m client.supernode`, with the arguments of `flower-supernode`.
 """
@@ -19,23 +24,34 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import WARNING
 from typing import NoReturn
 
 import httpx
+from flwr.app import Message
 from flwr.supercore import log
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.nodestate import InMemoryNodeState, nodestate_factory
+from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
+from flwr.supernode.start_client_internal import _insert_message
 
-__all__ = ["main"]
+__all__ = ["WholeReplies", "main"]
+
+STALLED = 20.0
+"""Seconds without another part of a reply, on this machine, after which its ClientApp is dead."""
 
 
 def main() -> NoReturn:
     """Runs `flower-supernode`; whatever ends one of its threads ends the process."""
     vars(fleet_http_connection)["make_simple_http_retry_invoker"] = _patient
+    vars(nodestate_factory)["InMemoryNodeState"] = WholeReplies
     threading.excepthook = _end_with
     sys.argv[0] = "flower-supernode"
     try:
@@ -65,6 +81,60 @@ def _unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exceptio
         return others(error)
 
     return lasting
+
+
+class WholeReplies(InMemoryNodeState):
+    """The node's messages, of which a reply can be had once all of its content is here."""
+
+    def __init__(self, object_store: ObjectStore) -> None:
+        super().__init__(object_store)
+        self._missing: dict[str, tuple[int, float]] = {}
+
+    def get_messages_legacy(
+        self,
+        *,
+        run_ids: Sequence[int] | None = None,
+        is_reply: bool | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Message]:
+        """As Flower's; a reply that is not whole stays, or makes place for an error."""
+        found = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
+        return [message for message in found if self._whole(message)]
+
+    def _whole(self, message: Message) -> bool:
+        known = message.metadata
+        missing = self._count_missing(known.message_id) if known.reply_to_message_id else 0
+        if not missing:
+            self._missing.pop(known.message_id, None)
+            return True
+        before, since = self._missing.get(known.message_id, (0, 0.0))
+        if missing != before:
+            self._missing[known.message_id] = missing, time.monotonic()
+        elif time.monotonic() - since > STALLED:
+            self._replace(message)
+            return False
+        if entry := self.msg_store.get(known.message_id):
+            entry.is_retrieved = False
+        return False
+
+    def _count_missing(self, message_id: str) -> int:
+        try:
+            tree = self.object_store.get_object_tree(message_id)
+        except NoObjectInStoreError:  # it is given up with its first part
+            return 1
+        return sum(not self.object_store.get(part.object_id) for part in iterate_object_tree(tree))
+
+    def _replace(self, reply: Message) -> None:
+        """Answers in a dead ClientApp's place, unless its executor has done so."""
+        known = reply.metadata
+        log(WARNING, "The ClientApp died before all of its reply was here.")
+        del self._missing[known.message_id]
+        self.delete_messages(message_ids=[known.message_id])
+        self.object_store.delete(known.message_id)
+        request = self.msg_store.get(known.reply_to_message_id)
+        if request is not None:
+            answer = Message(CLIENT_APP_CRASHED_ERROR, reply_to=request.message)
+            _insert_message(answer, self, self.object_store)
 
 
 def _end_with(ended: threading.ExceptHookArgs) -> None:
