@@ -8,6 +8,8 @@
 | the thread of its heartbeats dies                | goes on, taken for dead      | ends with 1  |
 | a ClientApp dies while it hands its reply over   | waits for the rest for ever, | says that it |
 |                                                  | and takes no other request   | failed       |
+| a second answer comes, after an error was sent   | sends every later one only   | is not taken |
+|                                                  | with the next request        |              |
 
 Flower takes every error that has "ssl", "tls" or "certificate" in its words for a lasting one. What
 has given up does not end, because its listener for the executor runs in another thread; so nobody
@@ -32,6 +34,7 @@ from typing import NoReturn
 
 import httpx
 from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore import log
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore
@@ -84,11 +87,19 @@ def _unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exceptio
 
 
 class WholeReplies(InMemoryNodeState):
-    """The node's messages, of which a reply can be had once all of its content is here."""
+    """The node's messages: one reply to each request, which can be had once all of it is here."""
 
     def __init__(self, object_store: ObjectStore) -> None:
         super().__init__(object_store)
-        self._missing: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """As Flower's; a second answer to a request is not taken, nor its content asked for."""
+        if message.metadata.reply_to_message_id not in self.msg_store:
+            return False, []
+        return super().store_message_and_object_tree(message, object_tree, session_id)
 
     def get_messages_legacy(
         self,
@@ -99,36 +110,39 @@ class WholeReplies(InMemoryNodeState):
     ) -> Sequence[Message]:
         """As Flower's; a reply that is not whole stays, or makes place for an error."""
         found = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
-        return [message for message in found if self._whole(message)]
+        missing = [self._missing(message) for message in found]
+        for message, parts in zip(found, missing, strict=True):
+            if parts:
+                self._wait_for(message, parts)
+            else:
+                self._seen.pop(message.metadata.message_id, None)
+        return [message for message, parts in zip(found, missing, strict=True) if not parts]
 
-    def _whole(self, message: Message) -> bool:
-        known = message.metadata
-        missing = self._count_missing(known.message_id) if known.reply_to_message_id else 0
-        if not missing:
-            self._missing.pop(known.message_id, None)
-            return True
-        before, since = self._missing.get(known.message_id, (0, 0.0))
-        if missing != before:
-            self._missing[known.message_id] = missing, time.monotonic()
-        elif time.monotonic() - since > STALLED:
-            self._replace(message)
-            return False
-        if entry := self.msg_store.get(known.message_id):
-            entry.is_retrieved = False
-        return False
-
-    def _count_missing(self, message_id: str) -> int:
+    def _missing(self, message: Message) -> int:
+        """How many parts of a reply are not here; a request's come in another way."""
+        if not message.metadata.reply_to_message_id:
+            return 0
         try:
-            tree = self.object_store.get_object_tree(message_id)
-        except NoObjectInStoreError:  # it is given up with its first part
+            tree = self.object_store.get_object_tree(message.metadata.message_id)
+        except NoObjectInStoreError:  # it is being given up
             return 1
         return sum(not self.object_store.get(part.object_id) for part in iterate_object_tree(tree))
+
+    def _wait_for(self, reply: Message, missing: int) -> None:
+        number, now = reply.metadata.message_id, time.monotonic()
+        before, since = self._seen.get(number, (0, now))
+        if missing == before and now - since > STALLED:
+            self._replace(reply)
+            return
+        self._seen[number] = missing, since if missing == before else now
+        if entry := self.msg_store.get(number):
+            entry.is_retrieved = False
 
     def _replace(self, reply: Message) -> None:
         """Answers in a dead ClientApp's place, unless its executor has done so."""
         known = reply.metadata
         log(WARNING, "The ClientApp died before all of its reply was here.")
-        del self._missing[known.message_id]
+        del self._seen[known.message_id]
         self.delete_messages(message_ids=[known.message_id])
         self.object_store.delete(known.message_id)
         request = self.msg_store.get(known.reply_to_message_id)

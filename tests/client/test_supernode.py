@@ -31,6 +31,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.nodestate import InMemoryNodeState, NodeStateFactory, nodestate_factory
+from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 
 from client import supernode as ours
 from client.keys import make_key
@@ -307,6 +308,21 @@ def test_an_executors_own_answer_does_not_wait_and_is_the_only_one(clock: Clock)
     assert (here.state.msg_store, len(here.store)) == ({}, 0)
 
 
+@pytest.mark.parametrize(("state", "left_over"), [(InMemoryNodeState, 1), (WholeReplies, 0)])
+def test_the_answer_after_an_error_does_not_stay_for_the_next_request(
+    clock: Clock, state: type[InMemoryNodeState], left_over: int
+) -> None:
+    """The heartbeat of an earlier, dead ClientApp runs out while another one works."""
+    here = Here(state)
+    request = here.request()
+    here.state._store_error_replies({1}, CLIENT_APP_CRASHED_ERROR)
+    here.push()
+    assert [failed(message) for message in here.told] == [True]
+    here.announce(request)(here.count)
+    assert len(here.state.get_messages_legacy(is_reply=True)) == left_over
+    assert len(here.store) == here.count
+
+
 def test_a_reply_that_is_given_up_meanwhile_is_no_error(clock: Clock) -> None:
     """Its parts are gone first, and then the message."""
     here = Here(WholeReplies)
@@ -338,7 +354,8 @@ def test_flower_keeps_its_messages_where_we_say(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SystemExit):
         ours.main()
     assert [type(state) for state in made] == [WholeReplies]
-    here, flowers = (
-        inspect.signature(kind.get_messages_legacy) for kind in (WholeReplies, InMemoryNodeState)
-    )
-    assert list(here.parameters) == list(flowers.parameters)
+    for name in ("get_messages_legacy", "store_message_and_object_tree"):
+        here, flowers = (
+            inspect.signature(getattr(kind, name)) for kind in (WholeReplies, InMemoryNodeState)
+        )
+        assert list(here.parameters) == list(flowers.parameters)
