@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from flwr.superlink.grid import HttpGrid
 
+from server.fetching import Fetcher
 from shared.wire import DESCRIBE, DescribeRequest
 
 __all__ = ["PatientGrid"]
@@ -30,12 +32,13 @@ _Question = tuple[int, str, str]
 
 
 class PatientGrid(Grid):
-    """Flower's grid, with four differences that a long run needs.
+    """Flower's grid, with five differences that a long run needs.
 
     - A message that cannot be delivered, because its node is gone, does not end the run: Flower
       gives it no number, and would then ask for the answer to "None".
     - What is answered after its deadline is not lost, but told by `late`; where the same is asked
       of a node again, an answer to either request is its answer, and nobody waits for the other.
+    - A reply whose content does not come hides no other, and is not waited for after the deadline.
     - A node that says nothing is nudged.
     - It looks more often, at first: Flower looks every three seconds.
 
@@ -45,6 +48,7 @@ class PatientGrid(Grid):
 
     def __init__(self, inner: Grid) -> None:
         self._inner = inner
+        self._source = Fetcher(inner) if isinstance(inner, HttpGrid) else inner
         self._unanswered: dict[str, _Question] = {}
 
     def send_and_receive(
@@ -91,7 +95,7 @@ class PatientGrid(Grid):
 
     def _pulled(self, numbers: Iterable[str]) -> list[Message]:
         wanted = sorted(numbers)
-        return list(self._inner.pull_messages(wanted)) if wanted else []
+        return list(self._source.pull_messages(wanted)) if wanted else []
 
     def _settle(self, pending: dict[str, _Question], found: list[Message]) -> None:
         """Takes out what was answered; the same question's other messages may be answered late."""
@@ -131,7 +135,7 @@ class PatientGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """As Flower's."""
-        return self._inner.pull_messages(message_ids)
+        return self._source.pull_messages(message_ids)
 
 
 def _question(message: Message) -> _Question:

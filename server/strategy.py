@@ -214,7 +214,7 @@ class FederatedStrategy(Strategy):
         self._partners = self._look_up(grid)
         if isinstance(grid, PatientGrid):
             self._current.take(grid.late())
-        return self._current.ask(self._partners)
+        return [] if self._current.enough else self._current.ask(self._partners)
 
     def _ask_again(self) -> None:
         if self._grid is not None:

@@ -99,6 +99,8 @@ def _kill(owner: str, pattern: str, share: float) -> Callable[[Deployment], str]
         wait_for_round(deployment, begun)
         time.sleep(seconds)
         killed = deployment.kill(owner, pattern)
+        # A ServerApp that outlived its executor is not below `owner` any more.
+        assert killed, "nothing was there to be killed: name this fault alone"
         early = "" if round_of(deployment) == begun else ", after its end"
         return f"{len(killed)} killed {seconds:.1f} s into round {begun + 1}{early}"
 

@@ -315,6 +315,26 @@ def test_an_answer_to_the_first_attempt_ends_the_second(grid_of: MakeGrid) -> No
     assert federation.round().late == ("alpha",)
 
 
+def test_where_late_answers_are_enough_nobody_is_asked_again(grid_of: MakeGrid) -> None:
+    """A round does not wait a second deadline for a node that is dead."""
+    held: list[Message] = []
+
+    def dead(_: Message) -> None: ...
+
+    nodes: dict[str, Node] = {"alpha": held.append, "beta": held.append, "gamma": dead}
+    federation = Federation(grid_of, nodes, quorum=0.5, organisations=3, deadline_seconds=1.0)
+
+    def come(_: RoundReport) -> None:
+        federation.fake._replies |= {m.metadata.message_id: answer(m) for m in held}
+
+    federation.strategy._on_miss = come
+    started = time.monotonic()
+    report = federation.round()
+    assert time.monotonic() - started < 1.9, "one deadline, not two"
+    assert (report.valid, report.attempts, len(federation.fake.sent)) == (2, 1, 3)
+    assert outcomes(report)["gamma"] is Outcome.MISSING
+
+
 def test_nodes_that_come_back_between_attempts_take_part(grid_of: MakeGrid) -> None:
     federation = Federation(grid_of, {}, quorum=0.5)
     back: dict[int, Node] = {1: answer, 2: answer}
