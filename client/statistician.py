@@ -38,7 +38,7 @@ def noised_statistic(
         float32 [V] or [F, F].
     """
     if request.statistic is Statistic.POPULARITY:
-        total = torch.from_numpy(popularity_sum(histories, len(table)))
+        total = torch.from_numpy(popularity_sum(histories, len(table), request.fade))
     else:
         total = torch.from_numpy(moment_sum(histories, table, request.model.recency))
     if request.noise_multiplier > 0:

@@ -22,7 +22,7 @@ from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
 from server.grid import PatientGrid
 from server.journal import Journal
-from server.noise import noise_of, popularity_part, statistics_noise
+from server.noise import fade_of, noise_of, popularity_part, statistics_noise
 from server.partners import Partner, Roll
 from server.posterior import Prior
 from server.pretrain import read_public
@@ -242,6 +242,7 @@ def _warmed(checkpoint: Checkpoint, grid: Grid, roll: Roll, config: RunConfig) -
             noise_multipliers=statistics_noise(
                 noise_of(config).statistics, progress.popularity_part
             ),
+            fade=fade_of(progress.popularity_part),
             config=config,
             catalogue=catalogue.fingerprint,
         )

@@ -56,6 +56,7 @@ class Asker:
         look_up: which organisations there are; called before every attempt.
         run: the run's name.
         noise_multipliers: of the statistics; 0 without privacy.
+        fade: of popularity, in [0, 1].
         config: the run's parameters.
         catalogue: fingerprint of the catalogue.
     """
@@ -64,6 +65,7 @@ class Asker:
     look_up: Callable[[], Sequence[Partner]]
     run: str
     noise_multipliers: Mapping[Statistic, float]
+    fade: float
     config: RunConfig
     catalogue: str
 
@@ -83,6 +85,7 @@ class Asker:
             model=replace(self.config.model, own_items=own_items),
             noise_multiplier=noise_multiplier,
             statistic=statistic,
+            fade=self.fade,
         )
         tally = _Tally(shape, noise_multiplier, self.config.server.quorum)
         self._ask(request, tally)

@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 
 from shared.config import RunConfig
+from shared.models.moments import FADE
 from shared.privacy.planning import NoisePlan, noise_for_part, noise_plan
 from shared.privacy.release import Release, ReleaseKind
 from shared.wire import Statistic
 
-__all__ = ["noise_of", "planned_releases", "popularity_part", "statistics_noise"]
+__all__ = ["fade_of", "noise_of", "planned_releases", "popularity_part", "statistics_noise"]
 
 LEAST_PART, MOST_PART = 0.05, 0.9
 """Of the statistics' budget, what popularity gets."""
+STEADY = 0.7
+"""With a larger part than that, popularity is too faint for its drift to be heard."""
 DROWNED = 100.0
 """Noise, in mean numbers of users that an item has, at which popularity would get all."""
 
@@ -74,6 +77,11 @@ def popularity_part(noise_multiplier: float, populations: Sequence[int], items: 
     noise = noise_multiplier * math.sqrt(len(populations))
     users = max(sum(populations), 1) / items
     return min(max(math.sqrt(noise / users / DROWNED), LEAST_PART), MOST_PART)
+
+
+def fade_of(part: float) -> float:
+    """How older events weigh in a popularity that gets this part of the budget."""
+    return FADE if part <= STEADY else 0.0
 
 
 def statistics_noise(noise_multiplier: float, part: float) -> dict[Statistic, float]:

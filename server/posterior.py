@@ -39,11 +39,11 @@ class Prior:
 
     histories: Histories | None
 
-    def popularity(self, items: int) -> Floats:
+    def popularity(self, items: int, fade: float) -> Floats:
         """Shape of the popularity, [V]; without public users all items are alike."""
         if self.histories is None:
             return np.ones(items)
-        return popularity_sum(self.histories, items) + _LEAST_POPULARITY
+        return popularity_sum(self.histories, items, fade) + _LEAST_POPULARITY
 
     def moment(self, table: NDArray[np.float32], recency: float) -> Floats:
         """Shape of the moment, [F, F]; zeros without public users."""

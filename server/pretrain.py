@@ -18,7 +18,7 @@ from scipy.sparse.linalg import svds
 from shared.catalogue import Catalogue
 from shared.errors import ConfigError
 from shared.histories import Histories, read_histories, write_interactions
-from shared.models.moments import popularity_sum
+from shared.models.moments import FADE, popularity_sum
 from shared.models.whitening import signs, whitened
 
 __all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public", "text_size"]
@@ -61,7 +61,7 @@ def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
     text = catalogue.features.numpy().astype(np.float64)[:, : text_size(size)]
     together = whitened(chosen_together(public, len(catalogue), size - text.shape[1]), size)
     vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
-    weights = popularity_sum(public, len(catalogue)) + _UNSEEN
+    weights = popularity_sum(public, len(catalogue), FADE) + _UNSEEN
     return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
 
 

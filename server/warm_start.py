@@ -24,6 +24,7 @@ from server.posterior import Prior, moment, popularity, set_weights
 from shared.catalogue import Catalogue
 from shared.config import RunConfig
 from shared.models.attention import build, described_items, trainable
+from shared.models.moments import FADE
 from shared.wire import Statistic, Weights
 
 __all__ = ["Choice", "FirstWeights", "warm_start", "worth_the_noise"]
@@ -77,7 +78,8 @@ def warm_start(
     """
     items = len(catalogue)
     counted = asker.sum(Statistic.POPULARITY, (), (items,)) if asker else Answer()
-    popular = popularity(counted.total, counted.spread, prior.popularity(items))
+    expected = prior.popularity(items, asker.fade if asker else FADE)
+    popular = popularity(counted.total, counted.spread, expected)
     own = choice.made
     if own is None:
         own = worth_the_noise(popular, counted.spread, config.warm_start.own_items)

@@ -320,6 +320,7 @@ class StatisticsRequest:
         model: how items are described, and what recency weighs.
         noise_multiplier: noise over the clip norm, which is 1; 0 asks for a run without privacy.
         statistic: which one.
+        fade: how a user's older events weigh in popularity, in [0, 1].
     """
 
     run: str
@@ -328,12 +329,14 @@ class StatisticsRequest:
     model: ModelConfig
     noise_multiplier: float
     statistic: Statistic
+    fade: float
 
     def __post_init__(self) -> None:
         _check_ranges(
             self,
             round=self.round >= 1,
             noise_multiplier=0 <= self.noise_multiplier < float("inf"),
+            fade=0 <= self.fade <= 1,
         )
 
     def to_content(self) -> RecordDict:
@@ -358,6 +361,7 @@ _STATISTICS_FIELDS: dict[str, type] = {
     "catalogue": str,
     "noise_multiplier": float,
     "statistic": str,
+    "fade": float,
 }
 
 

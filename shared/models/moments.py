@@ -21,6 +21,7 @@ from scipy.signal import lfilter
 from shared.histories import Histories
 
 __all__ = [
+    "FADE",
     "LEAST",
     "LONGEST",
     "layer_norm",
@@ -29,6 +30,8 @@ __all__ = [
     "states",
 ]
 
+FADE = 0.5
+"""How popularity fades, where noise leaves room to hear it."""
 LONGEST = 1.0
 """Length of what a user adds to a sum: the clip norm."""
 _EPSILON = 1e-5  # torch's, in LayerNorm
@@ -38,20 +41,25 @@ LEAST = 1e-6
 Floats = NDArray[np.float64]
 
 
-def popularity_sum(histories: Histories, items: int) -> Floats:
+def popularity_sum(histories: Histories, items: int, fade: float) -> Floats:
     """How often each item is chosen, and how lately, [V].
 
-    A user weighs an item by 1 / √a, where its last event with that item is its a-th last event, and
-    adds these weights scaled to length 1, or nothing without events. Popularity drifts, so what is
-    recent weighs more; nothing is left out, since every item that a user adds makes the sum stand
-    out more from the noise.
+    A user weighs an item by a^-fade, where its last event with that item is its a-th last event,
+    and adds these weights scaled to length 1, or nothing without events. Popularity drifts, so what
+    is recent may weigh more; nothing is left out, since every item that a user adds makes the sum
+    stand out more from the noise.
+
+    Args:
+        histories: any users.
+        items: catalogue size V.
+        fade: in [0, 1]; with 0 all that a user chose weighs the same.
     """
     total = np.zeros(items)
     for history in histories:
         if len(history) == 0:
             continue
         chosen, before = np.unique(history[::-1], return_index=True)
-        weights = 1 / np.sqrt(1.0 + before)
+        weights = (1.0 + before) ** -fade
         total[chosen - 1] += weights / np.linalg.norm(weights)
     return total
 

@@ -70,7 +70,7 @@ def _half_the_noise() -> Iterator[None]:
 
 @contextmanager
 def _no_clipping() -> Iterator[None]:
-    def counts(histories: Histories, items: int) -> Floats:
+    def counts(histories: Histories, items: int, _: float) -> Floats:
         chosen = [np.unique(history) for history in histories]
         return np.bincount(np.concatenate(chosen) - 1, minlength=items).astype(float)
 

@@ -382,7 +382,7 @@ FIELDS = {
     | {"clip_norm", "local_steps", "optimiser", "learning_rate", "weight_decay", "candidates"}
     | MODEL_FIELDS,
     ("to", EVALUATE): ASKED | {"k"} | MODEL_FIELDS,
-    ("to", STATISTICS): ASKED - {"sample_rate"} | {"statistic"} | MODEL_FIELDS,
+    ("to", STATISTICS): ASKED - {"sample_rate"} | {"statistic", "fade"} | MODEL_FIELDS,
     ("to", DESCRIBE): {"protocol"},
     ("from", DESCRIBE): {"organisation", "population", "catalogue"},
 }

@@ -26,6 +26,7 @@ def request(**changes: object) -> StatisticsRequest:
         "model": DESCRIBED,
         "noise_multiplier": 2.0,
         "statistic": Statistic.MOMENT,
+        "fade": 0.5,
     }
     return StatisticsRequest(**fields | changes)  # type: ignore[arg-type]
 
@@ -33,7 +34,7 @@ def request(**changes: object) -> StatisticsRequest:
 def exactly(kind: Statistic, model: ModelConfig = DESCRIBED) -> np.ndarray:
     histories = some_histories(40)
     if kind is Statistic.POPULARITY:
-        return popularity_sum(histories, ITEMS)
+        return popularity_sum(histories, ITEMS, 0.5)
     return moment_sum(histories, described_items(model, some_catalogue()).numpy(), model.recency)
 
 

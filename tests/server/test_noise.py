@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.noise import noise_of, planned_releases, popularity_part, statistics_noise
+from server.noise import fade_of, noise_of, planned_releases, popularity_part, statistics_noise
 from shared.config import PrivacyConfig, RunConfig, TrainingConfig, WarmStartConfig
 from shared.privacy.accounting import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -62,3 +62,8 @@ def test_many_users_give_most_to_the_moment_and_few_to_popularity() -> None:
     noise = noise_of(CONFIG).statistics
     assert popularity_part(noise, [755] * 8, 3883) < 0.2
     assert popularity_part(noise, [152] * 4, 9742) > 0.5
+
+
+def test_a_popularity_that_is_hard_to_hear_does_not_fade() -> None:
+    assert fade_of(0.05) == fade_of(0.7) == 0.5
+    assert fade_of(0.71) == fade_of(0.9) == 0.0

@@ -96,8 +96,8 @@ def test_the_moments_part_of_a_score_has_the_stated_size() -> None:
 
 def test_public_users_say_what_to_expect() -> None:
     public = Histories.from_lists([[1, 2], [1, 3]])
-    assert Prior(public).popularity(5)[0] == max(Prior(public).popularity(5))
+    assert Prior(public).popularity(5, 0.5)[0] == max(Prior(public).popularity(5, 0.5))
     table = np.eye(5, dtype=np.float32)
     assert Prior(public).moment(table, 0.75).any()
     assert not Prior(None).moment(table, 0.75).any()
-    np.testing.assert_array_equal(Prior(None).popularity(5), np.ones(5))
+    np.testing.assert_array_equal(Prior(None).popularity(5, 0.5), np.ones(5))

@@ -70,6 +70,7 @@ class House:
             look_up=lambda: partners,
             run=run,
             noise_multipliers=statistics_noise(self.noise, 0.3),
+            fade=0.5,
             config=self.config,
             catalogue=self.sites.catalogue.fingerprint,
         )
@@ -102,7 +103,7 @@ def test_it_gives_the_weights_that_training_begins_with(house: House) -> None:
 
 
 def test_own_items_are_the_most_popular_over_all_sites(house: House) -> None:
-    counts = sum(popularity_sum(some_histories(40, seed=len(name)), ITEMS) for name in NAMES)
+    counts = sum(popularity_sum(some_histories(40, seed=len(name)), ITEMS, 0.5) for name in NAMES)
     assert list(house.warm()["own"]) == sorted(np.argsort(-counts)[:3] + 1)
 
 

@@ -34,6 +34,8 @@ from shared.wire import (
     DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
+    Statistic,
+    StatisticsRequest,
     TrainReply,
     TrainRequest,
     Weights,
@@ -113,6 +115,18 @@ def evaluation() -> EvaluateRequest:
         noise_multiplier=1.0,
         sample_rate=0.5,
         k=20,
+    )
+
+
+def statistic() -> StatisticsRequest:
+    return StatisticsRequest(
+        run="spring",
+        round=2,
+        catalogue="c" * 64,
+        model=ModelConfig(),
+        noise_multiplier=1.5,
+        statistic=Statistic.MOMENT,
+        fade=0.5,
     )
 
 
@@ -221,6 +235,29 @@ def test_an_evaluation_out_of_range_is_refused(key: str, values: list[Any]) -> N
             EvaluateRequest.from_content(arrived(content))
 
 
+@pytest.mark.parametrize("kind", Statistic)
+def test_a_request_for_a_statistic_arrives_as_it_was_sent(kind: Statistic) -> None:
+    sent = replace(statistic(), statistic=kind, fade=0.0)
+    assert StatisticsRequest.from_content(arrived(sent.to_content())) == sent
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("round", [0]),
+        ("noise_multiplier", [-1.0, math.nan, math.inf]),
+        ("fade", [-0.1, 1.1, math.nan]),
+        ("statistic", ["", "users"]),
+    ],
+)
+def test_a_request_for_a_statistic_out_of_range_is_refused(key: str, values: list[Any]) -> None:
+    for value in values:
+        content = arrived(statistic().to_content())
+        fields_of(content)[key] = value
+        with pytest.raises(WireError, match=f"{key}|'{value}'"):
+            StatisticsRequest.from_content(arrived(content))
+
+
 # --- fields ------------------------------------------------------------------------------------
 
 MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
@@ -228,6 +265,7 @@ MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
     "describe reply": (DescribeReply, DESCRIPTION.to_content()),
     "train request": (TrainRequest, request().to_content()),
     "evaluate request": (EvaluateRequest, evaluation().to_content()),
+    "statistics request": (StatisticsRequest, statistic().to_content()),
 }
 FIELDS = [(message, key) for message, (_, c) in MESSAGES.items() for key in fields_of(c)]
 

@@ -24,14 +24,16 @@ def lone(histories: Histories, row: int) -> Histories:
 
 
 @settings(max_examples=40, deadline=None)
-@given(users, st.sampled_from([0.5, 0.75, 1.0]))
-def test_nobody_moves_a_sum_by_more_than_one(lists: list[list[int]], recency: float) -> None:
+@given(users, st.sampled_from([0.5, 0.75, 1.0]), st.sampled_from([0.0, 0.5, 1.0]))
+def test_nobody_moves_a_sum_by_more_than_one(
+    lists: list[list[int]], recency: float, fade: float
+) -> None:
     """Against the sum without each user in turn, whatever its history."""
     histories = Histories.from_lists(lists)
-    whole = popularity_sum(histories, ITEMS), moment_sum(histories, TABLE, recency)
+    whole = popularity_sum(histories, ITEMS, fade), moment_sum(histories, TABLE, recency)
     for row in range(len(lists)):
         rest = Histories.from_lists(lists[:row] + lists[row + 1 :])
-        others = popularity_sum(rest, ITEMS), moment_sum(rest, TABLE, recency)
+        others = popularity_sum(rest, ITEMS, fade), moment_sum(rest, TABLE, recency)
         for with_user, without in zip(whole, others, strict=True):
             assert np.linalg.norm(with_user - without) <= 1 + 1e-9
 
@@ -47,22 +49,28 @@ def test_a_sum_is_that_of_each_user_alone(lists: list[list[int]]) -> None:
         atol=1e-9,
     )
     np.testing.assert_allclose(
-        popularity_sum(histories, ITEMS), sum(popularity_sum(one, ITEMS) for one in each)
+        popularity_sum(histories, ITEMS, 0.5),
+        sum(popularity_sum(one, ITEMS, 0.5) for one in each),
     )
 
 
 def test_popularity_weighs_each_item_once_by_the_root_of_how_long_ago_it_was() -> None:
     """Item 1 was the fourth last event, item 3 the second last, item 2 the last one."""
-    total = popularity_sum(Histories.from_lists([[1, 2, 1, 3, 3, 2], [4], []]), ITEMS)
+    total = popularity_sum(Histories.from_lists([[1, 2, 1, 3, 3, 2], [4], []]), ITEMS, 0.5)
     weights = np.array([1 / 2, 1.0, 1 / np.sqrt(2)])
     expected = np.zeros(ITEMS)
     expected[:3], expected[3] = weights / np.sqrt(1 / 4 + 1 + 1 / 2), 1
     np.testing.assert_allclose(total, expected)
 
 
+def test_without_fading_all_that_a_user_chose_weighs_the_same() -> None:
+    total = popularity_sum(Histories.from_lists([[1, 2, 1, 3]]), ITEMS, 0.0)
+    np.testing.assert_allclose(total[:3], 1 / np.sqrt(3))
+
+
 def test_everything_that_a_user_chose_counts() -> None:
     """What is left out is lost in the noise: 100 different items are all heard."""
-    total = popularity_sum(Histories.from_lists([list(range(1, 101))]), 100)
+    total = popularity_sum(Histories.from_lists([list(range(1, 101))]), 100, 0.5)
     assert (total > 0).all()
     # 20 of them, each with weight 1 / √20, would be heard √20 loud.
     assert total.sum() > 1.8 * np.sqrt(20)
