@@ -158,7 +158,7 @@ def _least_visible(estimate: Mapping[str, float], claim: Claim) -> str:
         )
     factor = (wanted + (middle - low)) / middle
     return (
-        f"The white-box observer would have noticed noise {factor:.2g} times weaker than claimed "
+        f"The white-box observer would have noticed noise {factor:.3g} times weaker than claimed "
         f"(then about ε = {gaussian_epsilon(factor * middle, claim.delta):.1f}), not much less."
         if factor > 1
         else "The white-box observer's estimate is above the claim already."
