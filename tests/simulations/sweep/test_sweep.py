@@ -536,9 +536,9 @@ def end_midway(options: list[str], out: Path, kind: signal.Signals) -> tuple[int
 RUN = "epsilon=8,seed=3"
 
 
-def long(data: Path, out: Path) -> list[str]:
+def long(data: Path, out: Path, rounds: int) -> list[str]:
     options = tiny(data, out, "--epsilons", "8", "--seeds", "3", "--jobs", 1)
-    options[options.index("training.rounds=4")] = "training.rounds=60"
+    options[options.index("training.rounds=4")] = f"training.rounds={rounds}"
     return options
 
 
@@ -547,7 +547,7 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_happened(
     monkeypatch: pytest.MonkeyPatch, tiny_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
-    options = long(tiny_data, out)
+    options = long(tiny_data, out, 60)
     assert end_midway(options, out, signal.SIGKILL)[0] == -signal.SIGKILL
 
     assert lab(monkeypatch, *options) == 0
@@ -566,7 +566,7 @@ def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(
     tiny_data: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:
     out = tmp_path / "sweep"
-    code, said = end_midway(long(tiny_data, out), out, kind)
+    code, said = end_midway(long(tiny_data, out, 5000), out, kind)  # more than it has time for
     assert code == 130
     assert "go on with --resume" in said
     assert "Traceback" not in said
