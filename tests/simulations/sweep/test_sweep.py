@@ -511,6 +511,8 @@ needs_linux = pytest.mark.skipif(
 
 def end_midway(options: list[str], out: Path, kind: signal.Signals) -> tuple[int, str]:
     """Begins a sweep, ends it in the middle of its first run; its exit code and words."""
+    # What a shell started in the background ignores Ctrl-C, and so would all that it starts.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "simulations", *options],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -518,6 +520,7 @@ def end_midway(options: list[str], out: Path, kind: signal.Signals) -> tuple[int
         stderr=subprocess.STDOUT,
         text=True,
     )
+    signal.signal(signal.SIGINT, heard)
     begun, until = out / "runs" / RUN / "progress.json", time.monotonic() + 300
     try:
         while not begun.exists() and process.poll() is None and time.monotonic() < until:
