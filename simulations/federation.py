@@ -27,11 +27,19 @@ from server.app import Observer, make_app
 from server.grid import PatientGrid
 from shared.catalogue import Catalogue
 from shared.config import PrivacyConfig, RunConfig
-from shared.histories import Histories, write_interactions
+from shared.histories import Histories, read_histories, write_interactions
 from shared.wire import DESCRIBE_ACTION, STATISTICS_ACTION
 from simulations.config import Engine
 
-__all__ = ["InProcessGrid", "SimulatedSite", "make_site", "run_federation", "sites_in", "spent"]
+__all__ = [
+    "InProcessGrid",
+    "SimulatedSite",
+    "make_site",
+    "run_federation",
+    "site_histories",
+    "sites_in",
+    "spent",
+]
 
 _DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
 
@@ -98,6 +106,11 @@ def make_site(
 def sites_in(folder: Path) -> list[Path]:
     """The site folders below `folder`, in order."""
     return sorted(file.parent for file in folder.glob(f"*/{FILE}"))
+
+
+def site_histories(folder: Path, catalogue: Catalogue) -> Histories:
+    """What `make_site` wrote; users without events left no trace."""
+    return read_histories(folder / _DATA, catalogue)
 
 
 def run_federation(

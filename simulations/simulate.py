@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.allocator import keep_freed_memory
 from server.app import Observer, model_with
 from server.checkpoint import Checkpoint
-from server.pretrain import save_public
+from server.pretrain import read_public, save_public
 from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
 from shared.errors import CheckpointError, ConfigError
@@ -27,7 +27,14 @@ from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.config import SimulationConfig, Split, read_settings
 from simulations.datasets import Dataset, load
 from simulations.evaluation import TestUsers, write_evaluation
-from simulations.federation import SimulatedSite, make_site, run_federation, sites_in, spent
+from simulations.federation import (
+    SimulatedSite,
+    make_site,
+    run_federation,
+    site_histories,
+    sites_in,
+    spent,
+)
 from simulations.partition import partition
 from simulations.pretrain import described
 
@@ -151,7 +158,8 @@ def prepare(
             f"{folder} is not an empty folder: resume the run in it (--resume), name another "
             "with --out, or remove it."
         )
-    simulation = _load(config, folder)
+    dataset = _load(config)
+    simulation = _split(config, folder, dataset, *_describe(config, dataset.catalogue))
     if plant is not None:
         simulation = replace(simulation, planted=plant(simulation))
     _check_populations(simulation)
@@ -189,13 +197,16 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
             f"the run in {folder} was begun with other parameters: {', '.join(differing)}. "
             "Resume it without changing them, or start a new run in another folder."
         )
-    simulation = _load(config, folder)
+    dataset = _load(config)
+    # The run's own: features made anew may differ in the last bit.
     stored = Catalogue.load(folder / CATALOGUE)
-    if stored.fingerprint != simulation.dataset.catalogue.fingerprint:
-        raise CheckpointError(
-            f"the catalogue in {folder} is not the data's any more: resume with the data that the "
-            "run was begun with, or start a new run in another folder."
-        )
+    if stored.without_features().fingerprint != dataset.catalogue.fingerprint:
+        raise _other_data(folder, "catalogue")
+    public = read_public(folder / CATALOGUE, stored)
+    simulation = _split(config, folder, dataset, stored, public)
+    for number, site in enumerate(sites_in(folder / SITES)):
+        if not _alike(site_histories(site, stored), simulation.histories(number)):
+            raise _other_data(folder, f"data of {site.name}")
     return simulation
 
 
@@ -241,24 +252,57 @@ def simulate(
     return result
 
 
-def _load(config: SimulationConfig, folder: Path) -> Simulation:
+def _load(config: SimulationConfig) -> Dataset:
     lab = config.lab
-    dataset = load(Path(lab.data) if lab.data else None, lab.columns, lab.item_columns)
-    parts = partition(
-        dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
-    )
-    public = None
+    return load(Path(lab.data) if lab.data else None, lab.columns, lab.item_columns)
+
+
+def _describe(config: SimulationConfig, items: Catalogue) -> tuple[Catalogue, Histories | None]:
+    """The catalogue with what the model reads of it, and the public interactions."""
+    lab = config.lab
     if config.model.items.uses_features:
-        catalogue, public = described(dataset.catalogue, config)
-        dataset = replace(dataset, catalogue=catalogue)
-    elif lab.catalogue:
+        return described(items, config)
+    if lab.catalogue:
         raise ConfigError(
             f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "
             "features: leave it out, or set model.items to 'features' or 'both'."
         )
-    cold = cold_items(len(dataset.catalogue), lab.cold, config.seed)
+    return items, None
+
+
+def _split(
+    config: SimulationConfig,
+    folder: Path,
+    dataset: Dataset,
+    catalogue: Catalogue,
+    public: Histories | None,
+) -> Simulation:
+    """Who has which user, and which events are held out."""
+    lab = config.lab
+    parts = partition(
+        dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
+    )
+    cold = cold_items(len(catalogue), lab.cold, config.seed)
     split = without_items(leave_one_out(dataset.histories), cold)
+    dataset = replace(dataset, catalogue=catalogue)
     return Simulation(folder, config, dataset, split, parts, cold, public)
+
+
+def _alike(stored: Histories, own: Histories) -> bool:
+    """Whether these are the same, users without events aside: what a site stores has none."""
+    own = own.select(np.flatnonzero(own.lengths))
+    return (
+        stored.users == own.users
+        and np.array_equal(stored.offsets, own.offsets)
+        and np.array_equal(stored.items, own.items)
+    )
+
+
+def _other_data(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the {what} in {folder} is not the data's any more: resume with the data that the run "
+        "was begun with, or start a new run in another folder."
+    )
 
 
 def _check_populations(simulation: Simulation) -> None:

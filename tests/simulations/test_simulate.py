@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
@@ -19,6 +20,7 @@ from server.checkpoint import Checkpoint
 from shared.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, DataError
 from shared.models.attention import AttentionRecommender
+from shared.models.lsa import text_features
 from simulations.config import SimulationConfig, read_settings
 from simulations.simulate import prepare, reopen, simulate
 
@@ -310,6 +312,46 @@ def test_a_run_is_not_resumed_with_another_catalogue(tiny_data: Path, tmp_path: 
     items = data / "items.csv"
     items.write_text(items.read_text().replace("Horror story", "Horror tale"))
     with pytest.raises(CheckpointError, match=r"the catalogue in .* is not the data's any more"):
+        reopen(tmp_path / "run", {}, [])
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_features_that_come_out_otherwise_today_do_not_stop_a_run(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public: bool
+) -> None:
+    options = [f"lab.public={tiny_data}"] if public else []
+    config = settings(tiny_data, *options)
+    expected = run(config, tmp_path / "whole")
+    with pytest.raises(Killed):
+        simulate(prepare(config, tmp_path / "run"), Silent(kill_after=1))
+
+    # As linear algebra does on another machine, or on a busy one.
+    def rounded_otherwise(catalogue: Catalogue, size: int) -> torch.Tensor:
+        return torch.nextafter(text_features(catalogue, size), torch.tensor(torch.inf))
+
+    monkeypatch.setattr("simulations.pretrain.text_features", rounded_otherwise)
+    result = simulate(reopen(tmp_path / "run", {}, []), Silent())
+    assert result["evaluation"] == expected["evaluation"]
+
+
+@pytest.mark.parametrize("change", ["another item", "another user", "a user less"])
+def test_a_run_is_not_resumed_with_other_interactions(
+    tiny_data: Path, tmp_path: Path, change: str
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "tiny")
+    prepare(settings(data), tmp_path / "run")
+    file = data / "interactions.csv"
+    header, first, *rows = file.read_text().splitlines()
+    user, item, time = first.split(",")
+    if change == "another item":
+        first = ",".join([user, next(i for r in rows if (i := r.split(",")[1]) != item), time])
+    elif change == "another user":
+        first, *rows = (row.replace(f"{user},", "stranger,", 1) for row in (first, *rows))
+    else:
+        rows = [row for row in rows if not row.startswith(f"{user},")]
+        first = rows.pop(0)
+    file.write_text("\n".join([header, first, *rows]) + "\n")
+    with pytest.raises(CheckpointError, match=r"the data of org-. in .* is not the data's any"):
         reopen(tmp_path / "run", {}, [])
 
 
