@@ -86,6 +86,10 @@ def init_command(  # noqa: PLR0913 each is a command-line option
         str | None, typer.Option(help="File of the ledger's anchor; best on another disk.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where metrics and probes answer; off without it."),
+    ] = None,
 ) -> None:
     """Set up a site: site.toml, ledger and key. Asks for what is not given."""
     new_file(folder)  # before anything is asked
@@ -107,6 +111,7 @@ def init_command(  # noqa: PLR0913 each is a command-line option
         "policy.delta": delta,
         "coordinator.superlink": superlink,
         "coordinator.root_certificates": root_certificates,
+        "node.metrics": metrics,
     }
     _tell_new(make_site(folder, _complete(given)))
 

@@ -41,3 +41,16 @@ def test_every_package_is_installed() -> None:
     }
     assert found == set(packages)
     assert all((ROOT / file).is_file() for file in ("LICENSE", "README.md", "constraints.txt"))
+
+
+def test_images_are_built_from_what_they_copy_and_nothing_else() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    first, *others = [line for line in lines if line and not line.startswith("#")]
+    copied: set[str] = set()
+    for side in ("server", "client"):
+        text = (ROOT / side / "deploy" / "Dockerfile").read_text()
+        for words in (line.split() for line in text.splitlines() if line.startswith("COPY ")):
+            copied |= set() if words[1].startswith("--from") else set(words[1:-1])
+    assert first == "*"
+    assert {line.removeprefix("!") for line in others if line.startswith("!")} == copied
+    assert [line for line in others if not line.startswith("!")] == ["**/__pycache__"]

@@ -212,6 +212,17 @@ def test_the_image_has_every_package() -> None:
     assert {"shared", "client", "server", "simulations"} <= set(copied)
 
 
+def test_every_volume_is_the_nodes_own() -> None:
+    """Docker gives a new volume its folder's owner in the image, and root where there is none."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    declared = json.loads(dict(instructions(text))["VOLUME"])
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    mounted = [entry.rsplit(":", 1)[1] for entry in compose["services"]["node"]["volumes"][:2]]
+    assert declared == mounted
+    for path in mounted:
+        assert re.search(rf"(--owner sotto .*|--home-dir ){path}[ \n]", text), path
+
+
 def test_the_compose_file_shuts_the_node_in() -> None:
     found = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     node = found["services"]["node"]

@@ -39,6 +39,7 @@ def mode(path: Path) -> int:
 
 def test_a_site_is_set_up_from_flags(partner: Partner) -> None:
     changes = {"--superlink": "sotto.example:9092", "--user": "user_id", "--device": "cpu"}
+    changes["--metrics"] = "127.0.0.1:9464"
     code, out, err = partner.init(changes)
     assert code == 0
     site = partner.loaded
@@ -49,6 +50,7 @@ def test_a_site_is_set_up_from_flags(partner: Partner) -> None:
     )
     assert site.policy == Policy(max_epsilon=8.0, delta=1e-4)
     assert site.coordinator.address == ("sotto.example", 9092)
+    assert site.node.metrics == "127.0.0.1:9464"
     assert site.data.source == str(partner.events)
     assert site.open_ledger().verify() == 1
     assert site.anchor_file.is_relative_to(partner.folder / "state")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import typer.main
 import yaml
@@ -79,8 +80,9 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path: Path) -> None:
 def test_the_image_holds_the_bundles_source_and_starts_unprivileged() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     words = [line.split() for line in lines if line and not line.startswith("#")]
-    known = {"FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "VOLUME", "EXPOSE", "STOPSIGNAL"}
-    assert {line[0] for line in words} <= known | {"HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "ARG", "RUN", "ENV", "WORKDIR", "COPY", "USER", "VOLUME", "EXPOSE"}
+    known |= {"STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT", "CMD"}
+    assert {line[0] for line in words} <= known
     copied = {line[-1].rstrip("/") for line in words if line[0] == "COPY"}
     assert {f"/opt/source/{name}" for name in ("server", "client", "shared")} <= copied
     [user] = [line[1] for line in words if line[0] == "USER"]
@@ -92,7 +94,7 @@ def test_the_image_holds_the_bundles_source_and_starts_unprivileged() -> None:
 
 def test_compose_publishes_the_partners_port_alone() -> None:
     [found] = documents("compose.yaml")
-    assert set(found) == {"services", "volumes"}
+    assert set(found) == {"name", "services", "volumes"}
     service = found["services"]["coordinator"]
     assert service["command"][0] in COMMANDS
     assert service["ports"] == ["9092:9092"]
@@ -100,10 +102,25 @@ def test_compose_publishes_the_partners_port_alone() -> None:
     assert service["cap_drop"] == ["ALL"]
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     named = {volume.partition(":")[0] for volume in service["volumes"]}
-    assert {name for name in named if not name.startswith(".")} == set(found["volumes"])
+    assert named - {"${SOTTO_DATA"} == set(found["volumes"])
+    assert next(volume for volume in service["volumes"] if "/data" in volume).endswith(":ro")
 
 
 # --- Kubernetes --------------------------------------------------------------------------------
+
+
+KUBERNETES = ("1.34", "1.37")
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field_of_the_manifests(version: str) -> None:
+    for part in documents("kubernetes/coordinator.yaml"):
+        kubernetes_validate.validate(part, version, strict=True)
+    [part, *_] = documents("kubernetes/coordinator.yaml")
+    [container] = part["spec"]["template"]["spec"]["containers"]
+    container["startupProbe"]["failureTreshold"] = 36
+    with pytest.raises(kubernetes_validate.ValidationError, match="failureTreshold"):
+        kubernetes_validate.validate(part, version, strict=True)
 
 
 def test_the_manifests_have_probes_and_one_open_port() -> None:
