@@ -36,7 +36,7 @@ SANDBOX = {
     "ProtectSystem": "strict",
     "ProtectHome": "yes",
     "PrivateTmp": "yes",
-    "ReadWritePaths": "/var/lib/sotto",
+    "ReadWritePaths": "/var/lib/sotto -/var/lib/sotto-anchor",
     "UMask": "0077",
 }
 
@@ -98,6 +98,17 @@ def test_services_are_shut_in(name: str) -> None:
     found = parsed(DEPLOY / name)
     assert {key: found[key] for key in SANDBOX} == {key: [at] for key, at in SANDBOX.items()}
     assert found["CapabilityBoundingSet"] != []
+
+
+@pytest.mark.parametrize("name", ["sotto-node.service", "sotto-node-verify.service"])
+def test_services_may_write_where_the_guide_puts_ledger_and_anchor(name: str) -> None:
+    guide = (ROOT / "docs" / "partner.md").read_text(encoding="utf-8")
+    [made] = re.findall(r"(?m)^install -d -o sotto-app -m 700 (.+)$", guide)
+    [home] = re.findall(r"(?m)^useradd .*--home-dir (\S+) sotto$", guide)
+    [allowed] = parsed(DEPLOY / name)["ReadWritePaths"]
+    writable = [Path(path.removeprefix("-")) for path in allowed.split()]
+    for folder in made.split():
+        assert any((Path(home) / folder).is_relative_to(path) for path in writable), folder
 
 
 def test_the_node_is_started_again_for_ever() -> None:

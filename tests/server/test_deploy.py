@@ -60,7 +60,7 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     text = (DEPLOY / "sotto-server.service").read_text()
-    text = text.replace("/opt/sotto/bin/sotto-server up", f"{program} up")
+    text = text.replace("/opt/sotto/.venv/bin/sotto-server up", f"{program} up")
     text = re.sub(r"^(User|Group)=sotto$", r"\1=daemon", text, flags=re.MULTILINE)
     unit = tmp_path / "sotto-server.service"
     unit.write_text(text)
