@@ -13,12 +13,13 @@ from rich.text import Text
 from server.audit import AuditEvent
 from server.bundle import Bundle, build, source
 from server.flower import Flower
+from server.following import news
 from server.keeper import start
 from server.options import JsonOption, ServerOption
 from server.runs import Fate, Run, all_runs, create_run, find_run, read_config
 from server.settings import Settings
 from shared.commands import failed, messages, output, table_of, write_json
-from shared.errors import Outcome, ServerError
+from shared.errors import ServerError
 
 __all__ = ["bundle_command", "resume_command", "run_command", "status_command", "stop_command"]
 
@@ -127,11 +128,13 @@ def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
     messages.print(f"{run.name} is started (Flower's run {run.starts[-1]}).", markup=False)
     if detach:
         return
-    status = run.status
-    told = status.round if status else 0
+    told = run.status
     while True:
         run = find_run(settings, run.name)
-        told = _tell_round(run, told)
+        if status := run.status:
+            for line in news(told, status, run.config.server.organisations):
+                messages.print(line, soft_wrap=True, markup=False)
+            told = status
         if run.state is not Fate.WANTED:
             break
         time.sleep(_POLL)
@@ -149,18 +152,6 @@ _ENDS = {
     Fate.PAUSED: "has paused itself",
     Fate.STOPPED: "was stopped",
 }
-
-
-def _tell_round(run: Run, told: int) -> int:
-    status = run.status
-    if status is None or status.round <= told:
-        return told
-    valid = sum(part.outcome == Outcome.VALID for part in status.organisations.values())
-    messages.print(
-        f"round {status.round} of {status.rounds}: {valid} valid replies of "
-        f"{len(status.organisations)}, {status.round_seconds:.1f} s"
-    )
-    return status.round
 
 
 def _after(run: Run) -> str:
