@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
 from server import logs
-from server.aggregation import check_aggregation, least_partners
+from server.aggregation import believed, check_aggregation, least_partners
 from server.asker import Asker
 from server.checkpoint import Checkpoint, Progress
 from server.files import alone_in
@@ -220,7 +220,7 @@ def _decided(checkpoint: Checkpoint, config: RunConfig, partners: Sequence[Partn
         return checkpoint
     progress = checkpoint.progress
     if progress.popularity_part is None:
-        populations = [partner.population for partner in partners]
+        populations = believed([partner.population for partner in partners], config.server)
         items = len(_catalogue(config))
         part = popularity_part(noise_of(config).statistics, populations, items)
         checkpoint = replace(checkpoint, progress=replace(progress, popularity_part=part))

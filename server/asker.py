@@ -17,9 +17,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server.aggregation import quorum_of, robust_mean
 from server.partners import Partner
 from server.replies import checked_content
-from shared.config import RunConfig
+from shared.config import Aggregation, RunConfig, ServerConfig
 from shared.errors import Outcome, QuorumError, ReplyError, WireError
 from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, traffic
 
@@ -37,7 +38,8 @@ class Answer:
     """What the sites answered together.
 
     Attributes:
-        total: the sum; None where nobody was asked.
+        total: the sum, or what a robust rule makes of it, up to a factor; None where nobody was
+            asked.
         spread: standard deviation of the noise in it.
         bytes_up: arrays received.
     """
@@ -72,7 +74,7 @@ class Asker:
     def sum(
         self, statistic: Statistic, own_items: tuple[int, ...], shape: tuple[int, ...]
     ) -> Answer:
-        """The sum of the sites' answers.
+        """The sites' answers together, by the run's rule of aggregation.
 
         Raises:
             QuorumError: too few sites gave a valid answer, at every attempt.
@@ -87,7 +89,7 @@ class Asker:
             statistic=statistic,
             fade=self.fade,
         )
-        tally = _Tally(shape, noise_multiplier, self.config.server.quorum)
+        tally = _Tally(shape, noise_multiplier, self.config.server)
         self._ask(request, tally)
         for retry in range(self.config.server.retries):
             if tally.enough or tally.hopeless:
@@ -96,10 +98,7 @@ class Asker:
             time.sleep(self.config.server.retry_seconds * 2**retry)
             self._ask(request, tally)
         tally.check()
-        spread = noise_multiplier * math.sqrt(len(tally.totals))
-        # In the order of their names: floating-point sums depend on it.
-        total = np.sum([tally.totals[name] for name in sorted(tally.totals)], axis=0)
-        return Answer(total, spread, tally.bytes_up)
+        return tally.together()
 
     def _ask(self, request: StatisticsRequest, tally: _Tally) -> None:
         content, asked = request.to_content(), tally.wanted(self.look_up())
@@ -117,16 +116,18 @@ class _Tally:
     Attributes:
         shape: of the statistic.
         noise_multiplier: in each answer.
-        quorum: share of the organisations that must have answered.
+        config: names the quorum and the rule of aggregation.
         totals: valid answers, by organisation.
+        users: that each of these declares.
         missing: why there is none from the others.
         bytes_up: arrays received.
     """
 
     shape: tuple[int, ...]
     noise_multiplier: float
-    quorum: float
+    config: ServerConfig
     totals: dict[str, Floats] = field(default_factory=dict)
+    users: dict[str, int] = field(default_factory=dict)
     missing: dict[str, ReplyError] = field(default_factory=dict)
     bytes_up: int = 0
 
@@ -152,19 +153,19 @@ class _Tally:
                 self.missing[name] = error
                 log.warning("no statistic from %s: %s", name, error)
             else:
-                self.totals[name] = total
+                self.totals[name], self.users[name] = total, partner.population
                 self.missing.pop(name, None)
 
     @property
     def enough(self) -> bool:
         """Whether a quorum has answered."""
-        return len(self.totals) >= self.quorum * self._asked and bool(self.totals)
+        return len(self.totals) >= self._needed
 
     @property
     def hopeless(self) -> bool:
         """Whether no further attempt can help: too many have given their last answer."""
         passing = sum(error.outcome.passing for error in self.missing.values())
-        return len(self.totals) + passing < max(self.quorum * self._asked, 1)
+        return len(self.totals) + passing < self._needed
 
     @property
     def reasons(self) -> str:
@@ -179,14 +180,29 @@ class _Tally:
         """
         if not self.enough:
             raise QuorumError(
-                f"{len(self.totals)} of {self._asked} organisations answered the warm start, and "
-                f"server.quorum = {self.quorum:g} ({self.reasons}). Nothing is paid twice: mend "
-                "the cause and resume, or lower server.quorum."
+                f"{len(self.totals)} of {self._asked} organisations answered the warm start, "
+                f"{self._needed} are needed ({self.reasons}). Nothing is paid twice: mend the "
+                "cause and resume, or lower server.quorum."
             )
+
+    def together(self) -> Answer:
+        """All valid answers as one."""
+        # In the order of their names: floating-point sums depend on it.
+        names = sorted(self.totals)
+        totals, users = [self.totals[n] for n in names], [self.users[n] for n in names]
+        if self.config.aggregation is Aggregation.MEAN:
+            spread = self.noise_multiplier * math.sqrt(len(totals))
+            return Answer(np.sum(totals, axis=0), spread, self.bytes_up)
+        total, spread = robust_mean(totals, users, self.noise_multiplier, self.config)
+        return Answer(total, spread, self.bytes_up)
 
     @property
     def _asked(self) -> int:
         return len(self.totals) + len(self.missing)
+
+    @property
+    def _needed(self) -> int:
+        return quorum_of(self.config, max(self._asked, self.config.organisations))
 
     def _final(self, partner: Partner) -> bool:
         error = self.missing.get(partner.organisation)

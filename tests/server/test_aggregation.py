@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.aggregation import check_aggregation, least_replies, robust_change
+from server.aggregation import (
+    believed,
+    check_aggregation,
+    least_replies,
+    robust_change,
+    robust_mean,
+)
 from server.optimiser import ServerOptimiser
 from shared.config import Aggregation, ServerConfig, StrategyName, Weighting
 from shared.errors import ConfigError
@@ -176,6 +182,73 @@ def test_as_many_attackers_as_it_says_get_nowhere(
     rows = np.stack([flat(change) for change in honest])
     assert np.all(found <= rows.max(axis=0) + 1e-6)
     assert np.all(found >= rows.min(axis=0) - 1e-6)
+
+
+# --- a warm start's sums -------------------------------------------------------------------------
+
+USERS = [60, 80, 100, 100, 120, 150, 400]
+
+
+def noised_sums(noise: float, apart: float, seed: int) -> list[Matrix]:
+    """Seven organisations' sums of 400 numbers; their means differ by `apart`, and by noise."""
+    means = apart * np.random.default_rng(1).normal(size=(7, 400))
+    draw = np.random.default_rng(seed)
+    return [n * mean + noise * draw.normal(size=400) for n, mean in zip(USERS, means, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "apart"),
+    [
+        *itertools.product(ROBUST, [0.0, 0.1]),
+        # Krum is left out: it jumps between organisations that are far apart.
+        *itertools.product([Aggregation.MEDIAN, Aggregation.TRIMMED_MEAN], [3.0]),
+    ],
+)
+def test_the_noise_that_a_rule_leaves_is_known_about(rule: Aggregation, apart: float) -> None:
+    """Against what a hundred noises make of the same sums; rather too much than too little."""
+    server = config(rule)
+    sums = [noised_sums(10.0, apart, seed) for seed in range(99)]
+    true = float(np.std([robust_mean(own, USERS, 0.0, server)[0] for own in sums], axis=0).mean())
+    told = [robust_mean(own, USERS, 10.0, server)[1] for own in sums[:5]]
+    assert 0.95 * true < np.mean(told) < 1.5 * true
+
+
+@each_rule
+def test_without_noise_a_rule_leaves_none(rule: Aggregation) -> None:
+    sums = noised_sums(0.0, 1.0, 0)
+    found, spread = robust_mean(sums, USERS, 0.0, config(rule))
+    rows = np.stack([total / users for total, users in zip(sums, USERS, strict=True)])
+    assert spread == 0
+    np.testing.assert_allclose(found, BY_HAND[rule](rows, 1), rtol=1e-5, atol=1e-6)
+
+
+def attacked(honest: list[Matrix], declared: int) -> tuple[list[Matrix], list[int]]:
+    """The longest sum that so many users may add up to, all of it for one item, without noise."""
+    attack = np.zeros(400)
+    attack[7] = declared
+    return [*honest, attack], [*USERS, declared]
+
+
+@each_rule
+@pytest.mark.parametrize("declared", [1, 100, 10**6])
+def test_who_declares_more_users_gets_no_further(rule: Aggregation, declared: int) -> None:
+    honest = noised_sums(0.5, 0.001, 0)
+    totals, users = attacked(honest, declared)
+    rows = np.stack([total / n for total, n in zip(honest, USERS, strict=True)])
+    found, _ = robust_mean(totals, users, 0.5, config(rule))
+    assert np.all(found <= rows.max(axis=0) + 1e-6)
+    assert np.all(found >= rows.min(axis=0) - 1e-6)
+    assert believed(users, config(rule)) == [100] * 8
+    assert believed(users, ServerConfig()) == users
+
+
+def test_krum_takes_an_attacker_who_adds_no_noise_for_the_typical_one() -> None:
+    """As the docs say: in loud noise, who adds none is the nearest to all others."""
+    totals, users = attacked(noised_sums(30.0, 0.001, 0), 100)
+    found, _ = robust_mean(totals, users, 30.0, config(Aggregation.KRUM))
+    np.testing.assert_array_equal(found, totals[-1] / 100)
+    median, _ = robust_mean(totals, users, 30.0, config(Aggregation.MEDIAN))
+    assert median[7] < 0.5
 
 
 # --- what is refused -----------------------------------------------------------------------------

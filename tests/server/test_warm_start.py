@@ -14,7 +14,7 @@ from server.noise import statistics_noise
 from server.partners import Partner
 from server.posterior import Prior
 from server.warm_start import Choice, warm_start, worth_the_noise
-from shared.config import PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
+from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
 from shared.errors import QuorumError
 from shared.histories import Histories
 from shared.models.attention import build, trainable
@@ -50,6 +50,7 @@ class House:
     ) -> None:
         keys = {name: changes if name == "beta" else {} for name in NAMES}
         self.folders = [sites.make(name, keys[name], users=40) for name in NAMES]
+        self.populations = dict.fromkeys(NAMES, 40)
         self.told: list[tuple[int, ...]] = []
         self.choice = Choice(None, self.told.append)
         self.sites, self.noise, self.grid = sites, noise, connect(self.folders)
@@ -62,7 +63,7 @@ class House:
 
     def asker(self, run: str = "r") -> Asker:
         partners = [
-            Partner(node_id=node, organisation=name, population=40)
+            Partner(node_id=node, organisation=name, population=self.populations[name])
             for node, name in enumerate(NAMES, start=1)
         ]
         return Asker(
@@ -105,6 +106,44 @@ def test_it_gives_the_weights_that_training_begins_with(house: House) -> None:
 def test_own_items_are_the_most_popular_over_all_sites(house: House) -> None:
     counts = sum(popularity_sum(some_histories(40, seed=len(name)), ITEMS, 0.5) for name in NAMES)
     assert list(house.warm()["own"]) == sorted(np.argsort(-counts)[:3] + 1)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
+def test_an_attacker_leads_a_sum_astray_and_a_robust_rule_hardly(house: House, rule: str) -> None:
+    """It declares as many users as δ allows, and answers with what they may add up to at most."""
+    offsets = "item_scores.offset"
+    honest, answer = house.warm()[offsets], house.grid.nodes[2]
+    item = int(honest.argmin())
+
+    def attack(message: Message) -> Message | None:
+        if (reply := answer(message)) is not None:
+            total = StatisticsReply.from_content(reply.content).total
+            told = np.zeros_like(total)
+            told.flat[item] = house.populations["beta"]
+            reply.content = StatisticsReply(total=told).to_content()
+        return reply
+
+    house.grid.nodes[2] = attack
+    house.populations["beta"] = 900
+
+    def place(run: str) -> int:
+        """Of the least popular item among all, from below."""
+        return int(house.warm(run=run)[offsets].ravel().argsort().argsort()[item])
+
+    server = house.config.server
+    assert place("mean") == ITEMS - 1
+    robust = replace(server, aggregation=Aggregation(rule), malicious=1, organisations=3)
+    house.config = replace(house.config, server=robust)
+    assert place("robust") <= 2
+
+
+def test_a_robust_rule_needs_as_many_answers_as_it_is_to_withstand(house: House) -> None:
+    house.grid.nodes[3] = lambda _: None
+    assert house.warm()["feature_out.weight"].any()
+    server = replace(house.config.server, aggregation=Aggregation.MEDIAN, malicious=1)
+    house.config = replace(house.config, server=server)
+    with pytest.raises(QuorumError, match=r"2 of 3 organisations .*, 3 are needed \(gamma"):
+        house.warm()
 
 
 def test_asked_again_everybody_gives_the_same_and_pays_nothing(
