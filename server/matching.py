@@ -8,8 +8,8 @@ states of public users do: many steps of training, and no private user is asked 
 
 Every step knows its noise. The first weights W₀ are what the moment says in one step, and a ridge
 around them (a Gaussian prior; Dudík, Phillips & Schapire 2007, jmlr.org/papers/v8/dudik07a.html)
-grows with the noise's part in the moment: where noise is all that was heard, or nothing was, they
-do not move.
+grows with the noise's part in the moment: where noise is all that was heard they do not move. Where
+no site was asked, the public users' own moment is what is known, and holds no noise.
 Post-processing of what was released: it costs no privacy.
 
 Letters: S states, V items, F directions that describe an item.

@@ -19,6 +19,7 @@ from client.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.checkpoint import Checkpoint
 from server.files import replace_file
+from server.noise import noise_of, popularity_part
 from server.progress import RunState, RunStatus
 from shared.config import (
     ItemRepresentation,
@@ -35,12 +36,14 @@ from shared.errors import CheckpointError, ConfigError, QuorumError, Refusal
 from shared.models.attention import AttentionRecommender
 from shared.wire import (
     DESCRIBE,
+    STATISTICS,
     TRAIN,
     DescribeReply,
     TrainRequest,
     Weights,
     refusal_reply,
 )
+from tests.conftest import DESCRIBED, ITEMS
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node, Sites
@@ -114,6 +117,12 @@ def killed_after(rounds: int) -> Observer:
             raise Killed
 
     return observe
+
+
+def silent_about(kind: str, federation: Federation, number: int) -> Node:
+    """The node of site `number`, counted from 1, that leaves one kind of request unanswered."""
+    node = federation.connect(federation.sites).nodes[number]
+    return lambda message: None if message.metadata.message_type == kind else node(message)
 
 
 Make = Callable[[RunConfig], Federation]
@@ -276,6 +285,25 @@ def test_a_kill_before_the_first_round_starts_the_same_run(
         broken.run(observer=killed_after(0))
     broken.run(resume=True)
     assert bits(broken.checkpoint) == bits(through.checkpoint)
+
+
+def test_the_statistics_stay_one_request_though_a_population_changes(
+    two: Make, config: RunConfig
+) -> None:
+    """How their budget is divided depends on the populations, and is decided once."""
+    config = replace(config, model=DESCRIBED, warm_start=WarmStartConfig(), privacy=PRIVATE)
+    federation = two(replace(config, server=replace(config.server, quorum=1.0)))
+    with pytest.raises(QuorumError, match="1 of 2 organisations answered the warm start"):
+        federation.run(beta=silent_about(STATISTICS, federation, 2))
+    part = federation.checkpoint.progress.popularity_part
+    file = federation.sites[1] / "site.toml"
+    before = Site.load(federation.sites[1]).population
+    file.write_text(file.read_text().replace(f"population = {before}", "population = 900"))
+    federation.run(resume=True)
+    assert federation.checkpoint.progress.popularity_part == part
+    assert part != popularity_part(noise_of(federation.config).statistics, [before, 900], ITEMS)
+    kinds = [[entry.kind for entry in ledger.outbox()] for ledger in federation.ledgers]
+    assert [own.count("statistics") for own in kinds] == [2, 2]
 
 
 def test_a_finished_run_may_be_resumed_to_write_its_model(two: Make, config: RunConfig) -> None:
