@@ -28,7 +28,7 @@ who declares more users than it has only speaks more softly.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median_low
 
 import numpy as np
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 _DRAWS = 20_000
-"""Numbers from which the noise that a rule leaves is estimated: to about half a percent."""
+"""Numbers from which the noise that a rule leaves is measured: to half a percent."""
 
 Floats = NDArray[np.float64]
 
@@ -146,9 +146,9 @@ def robust_mean(
 ) -> tuple[Floats, float]:
     """What a robust rule makes of sums over users, and how much noise is left in it.
 
-    The noise has no closed form, since a rule chooses by what it sees: it is taken to be what noise
-    of the same size, once more on top, changes (the parametric bootstrap; Efron & Tibshirani 1993,
-    "An Introduction to the Bootstrap", section 6.5), which is rather too much than too little.
+    The noise has no closed form: it is what the rule leaves of noise alone. That is right where
+    noise is louder than what organisations differ by, which is where it matters, and too little
+    where it is not.
 
     Args:
         sums: at least `least_replies`, in a fixed order, of one shape.
@@ -160,25 +160,17 @@ def robust_mean(
         The mean over a typical organisation's users, and the standard deviation of the noise in
         each of its numbers.
     """
-    means = [total / count for total, count in zip(sums, users, strict=True)]
 
-    def ruled(parts: Sequence[Floats]) -> Floats:
+    def ruled(parts: Iterable[Floats]) -> Floats:
         changes = [{"mean": part.astype(np.float32)} for part in parts]
         return robust_change(changes, config)["mean"].astype(np.float64)
 
-    found = ruled(means)
+    found = ruled(total / count for total, count in zip(sums, users, strict=True))
     if noise_multiplier == 0:
         return found, 0.0
     draw = np.random.default_rng(0)
-    spreads = [noise_multiplier / count for count in users]
-
-    def noised() -> list[Floats]:
-        pairs = zip(means, spreads, strict=True)
-        return [mean + spread * draw.standard_normal(mean.shape) for mean, spread in pairs]
-
-    draws = math.ceil(_DRAWS / found.size)
-    changes = [np.square(ruled(noised()) - found).mean() for _ in range(draws)]
-    return found, math.sqrt(float(np.mean(changes)))
+    noise = ruled(noise_multiplier / count * draw.standard_normal(_DRAWS) for count in users)
+    return found, math.sqrt(float(np.square(noise).mean()))
 
 
 def believed(users: Sequence[int], config: ServerConfig) -> list[int]:
