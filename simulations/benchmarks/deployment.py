@@ -33,9 +33,9 @@ from server.progress import RunStatus
 from shared.catalogue import Catalogue
 from shared.histories import Histories, write_interactions
 
-__all__ = ["DELTA", "EPSILON", "RUN", "Deployment", "Wire", "wait_for"]
+__all__ = ["DELTA", "EPSILON", "RUN", "SOURCE", "Deployment", "Wire", "wait_for"]
 
-ROOT = Path(__file__).parents[2]
+SOURCE = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
 RUN = "faults"
 DELTA, EPSILON = 1e-3, 8.0
@@ -187,7 +187,7 @@ class Deployment:
     def environment(self) -> dict[str, str]:
         """Of every process: nothing of the user's own Flower."""
         return os.environ | {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(SOURCE),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -196,12 +196,12 @@ class Deployment:
             "OMP_NUM_THREADS": "1",
         }
 
-    def keep(self, name: str, command: Sequence[str]) -> None:
-        """Starts a process that is ended with the deployment."""
+    def keep(self, name: str, command: Sequence[str], source: Path = SOURCE) -> None:
+        """Starts a process, with the packages in `source`, that is ended with the deployment."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command,
-                env=self.environment,
+                env=self.environment | {"PYTHONPATH": str(source)},
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -303,9 +303,9 @@ class Deployment:
         key = self.folder / name / "node_key.pub"
         self.call("server", "accept", key, "--name", name, "--server", self.server)
 
-    def up_node(self, name: str) -> None:
-        """Starts a partner's node."""
-        self.keep(name, self.command("client", "up", "--site", self.folder / name))
+    def up_node(self, name: str, source: Path = SOURCE) -> None:
+        """Starts a partner's node from the packages in `source`."""
+        self.keep(name, self.command("client", "up", "--site", self.folder / name), source)
 
     def spent(self, name: str) -> tuple[float, int]:
         """ε and steps by a partner's own ledger, whose chain is checked."""

@@ -31,7 +31,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from server.progress import RunState
 from shared.errors import Outcome, SottoError
-from simulations.benchmarks.deployment import EPSILON, Deployment, wait_for
+from simulations.benchmarks import lies
+from simulations.benchmarks.deployment import EPSILON, SOURCE, Deployment, wait_for
+from simulations.benchmarks.lies import LIES
 from simulations.benchmarks.suffering import (
     PATIENCE,
     Fault,
@@ -75,6 +77,7 @@ def faults() -> list[Fault]:
             found.append(Fault(f"{name} killed {when}", _kill("alpha", pattern, share)))
         for name, pattern in _SERVER.items():
             found.append(Fault(f"{name} killed {when}", _kill("server", pattern, share)))
+    found += [Fault(f"a node that answers {lie}", _lie(lie)) for lie in LIES]
     return [
         *found,
         Fault("the coordinator's whole machine killed", _machine),
@@ -253,6 +256,51 @@ def _wait_for_part(deployment: Deployment, name: str, *, valid: bool) -> None:
 
 def _charged(deployment: Deployment, name: str) -> int:
     return deployment.spent(name)[1]
+
+
+# --- a partner that lies -------------------------------------------------------------------------
+
+_ANSWER = "            return app(message, context)\n"
+"""In client/worker.py."""
+
+
+def _lie(lie: str) -> Callable[[Deployment], str]:
+    def happen(deployment: Deployment) -> str:
+        with _changed_code(deployment, "beta") as file:
+            _wait_for_part(deployment, "beta", valid=True)
+            file.write_text(lie)
+            _wait_for_part(deployment, "beta", valid=False)
+            told = status_of(deployment).organisations["beta"].outcome
+            assert told == LIES[lie], told
+            file.write_text("")
+            _wait_for_part(deployment, "beta", valid=True)
+        return f"{told}, and valid again with the truth"
+
+    return happen
+
+
+@contextmanager
+def _changed_code(deployment: Deployment, name: str) -> Iterator[Path]:
+    """Runs a node from a copy of the packages that may lie; yields the file that says how."""
+    copy = deployment.folder / "changed"
+    shutil.rmtree(copy, ignore_errors=True)
+    for package in ("client", "server", "shared", "simulations"):
+        ignored = shutil.ignore_patterns("__pycache__", "data")
+        shutil.copytree(SOURCE / package, copy / package, ignore=ignored)
+    worker = copy / "client" / "worker.py"
+    text = worker.read_text()
+    assert text.count(_ANSWER) == 1
+    changed = _ANSWER.replace("app(message, context)", "told(message, app(message, context))")
+    worker.write_text(f"{text.replace(_ANSWER, changed)}\n\nfrom {lies.__name__} import told\n")
+    file = copy / lies.LIE.relative_to(SOURCE)
+    file.write_text("")
+    deployment.down(name)
+    deployment.up_node(name, copy)
+    try:
+        yield file
+    finally:
+        deployment.down(name)
+        deployment.up_node(name)
 
 
 # --- the certificate -----------------------------------------------------------------------------
