@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -46,11 +47,15 @@ def test_every_package_is_installed() -> None:
 def test_images_are_built_from_what_they_copy_and_nothing_else() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     first, *others = [line for line in lines if line and not line.startswith("#")]
-    copied: set[str] = set()
+    copied, data = set[str](), set[str]()
     for side in ("server", "client"):
-        text = (ROOT / side / "deploy" / "Dockerfile").read_text()
+        deploy = ROOT / side / "deploy"
+        [default] = re.findall(r"\$\{SOTTO_DATA:-\./(.+)\}:", (deploy / "compose.yaml").read_text())
+        data.add(f"{side}/deploy/{default}")
+        text = (deploy / "Dockerfile").read_text()
         for words in (line.split() for line in text.splitlines() if line.startswith("COPY ")):
             copied |= set() if words[1].startswith("--from") else set(words[1:-1])
     assert first == "*"
     assert {line.removeprefix("!") for line in others if line.startswith("!")} == copied
-    assert [line for line in others if not line.startswith("!")] == ["**/__pycache__"]
+    assert {line for line in others if not line.startswith("!")} == {"**/__pycache__", *data}
+    assert {f"{folder}/" for folder in data} <= set((ROOT / ".gitignore").read_text().split())
