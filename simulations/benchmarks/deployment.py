@@ -316,12 +316,15 @@ class Deployment:
     # --- processes -------------------------------------------------------------------------------
 
     def found(self, owner: str, pattern: str) -> list[int]:
-        """Processes below `owner`'s whose command line holds `pattern`."""
-        return [
-            pid
-            for pid in _descendants(self.processes[owner].pid)
-            if re.search(pattern, _command_line(pid))
-        ]
+        """Processes below `owner`'s whose command line holds `pattern`.
+
+        A ServerApp that outlives its executor is the coordinator's still.
+        """
+        first = self.processes[owner].pid
+        watching = re.compile(rf"--parent-pid {first}\b")
+        below = {pid for pid in _all() if watching.search(_command_line(pid))}
+        below |= set(_descendants(first))
+        return [pid for pid in sorted(below) if re.search(pattern, _command_line(pid))]
 
     def down(self, owner: str) -> None:
         """Ends the coordinator or a node as its operator would, if it runs."""
@@ -353,13 +356,16 @@ class Deployment:
                 process.kill()
 
 
+def _all() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
 def _descendants(pid: int) -> list[int]:
     parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                parents.setdefault(parent, []).append(int(entry.name))
+    for child in _all():
+        with suppress(OSError, ValueError, IndexError):
+            parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(child)
     found, queue = [], [pid]
     while queue:
         children = parents.get(queue.pop(), [])
