@@ -10,6 +10,8 @@
 |                                                  | and takes no other request   | failed       |
 | a second answer comes, after an error was sent   | sends every later one only   | is not taken |
 |                                                  | with the next request        |              |
+| the SuperLink is killed after it stored a part   | gives the reply up, and the  | sends the    |
+| of a reply, and before it said so                | round waits for its deadline | other parts  |
 
 Flower takes every error that has "ssl", "tls" or "certificate" in its words for a lasting one. What
 has given up does not end, because its listener for the executor runs in another thread; so nobody
@@ -28,7 +30,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from logging import WARNING
 from typing import NoReturn
 
@@ -37,15 +39,19 @@ from flwr.app import Message
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore import log
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPushError,
+    push_object_contents_from_iterable,
+)
 from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
-from flwr.supernode import fleet_http_connection
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.nodestate import InMemoryNodeState, nodestate_factory
 from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 from flwr.supernode.start_client_internal import _insert_message
 
-__all__ = ["WholeReplies", "main"]
+__all__ = ["WholeReplies", "all_parts", "main"]
 
 STALLED = 20.0
 """Seconds without another part of a reply, on this machine, after which its ClientApp is dead."""
@@ -55,6 +61,7 @@ def main() -> NoReturn:
     """Runs `flower-supernode`; whatever ends one of its threads ends the process."""
     vars(fleet_http_connection)["make_simple_http_retry_invoker"] = _patient
     vars(nodestate_factory)["InMemoryNodeState"] = WholeReplies
+    vars(start_client_internal)["push_object_contents_from_iterable"] = all_parts
     threading.excepthook = _end_with
     sys.argv[0] = "flower-supernode"
     try:
@@ -84,6 +91,24 @@ def _unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exceptio
         return others(error)
 
     return lasting
+
+
+def all_parts(
+    parts: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None]
+) -> None:
+    """Pushes every part of a reply; one that is not taken keeps no other from being sent.
+
+    What is sent a second time, because the answer to the first was lost, is not taken; neither is
+    anything once the time for the reply is over, of which the coordinator hears by itself.
+    """
+
+    def push(number: str, content: bytes) -> None:
+        try:
+            push_object_fn(number, content)
+        except ObjectPushError:
+            log(WARNING, "A part of the reply was not taken: it is there, or it comes too late.")
+
+    push_object_contents_from_iterable(parts, push)
 
 
 class WholeReplies(InMemoryNodeState):

@@ -28,6 +28,7 @@ from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.nodestate import InMemoryNodeState, NodeStateFactory, nodestate_factory
@@ -35,7 +36,7 @@ from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERRO
 
 from client import supernode as ours
 from client.keys import make_key
-from client.supernode import STALLED, WholeReplies, _unless_transport
+from client.supernode import STALLED, WholeReplies, _unless_transport, all_parts
 from tests.client.authority import Authority
 from tests.conftest import ask
 from tests.shared.test_supervise import ROOT, until
@@ -335,6 +336,31 @@ def test_a_reply_that_is_given_up_meanwhile_is_no_error(clock: Clock) -> None:
     assert here.state.get_messages_legacy(is_reply=True) == []
 
 
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_part_that_was_stored_before_a_kill_keeps_no_other_from_being_sent(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """The SuperLink stores it, dies before it says so, and does not take it again."""
+    if mended:
+        place = "push_object_contents_from_iterable"
+        monkeypatch.setattr(start_client_internal, place, all_parts)
+    here = Here(WholeReplies)
+    here.announce(here.request())(here.count)
+    asked: list[str] = []
+
+    def push(run: int, session: str, name: str, content: bytes) -> None:
+        asked.append(name)
+        if len(asked) == 1:
+            raise ObjectPushError(name, run, session)
+        here.parts[name] = content
+
+    monkeypatch.setattr(here, "_push_object", push)
+    monkeypatch.setattr("flwr.supercore.inflatable.inflatable_utils.get_num_workers", lambda _: 1)
+    here.push()
+    assert len(here.parts) == (here.count - 1 if mended else 0)
+    assert (here.state.msg_store, len(here.store)) == ({}, 0)
+
+
 def test_flower_keeps_its_messages_where_we_say(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where Flower has other names or parameters for what we put our own in place of."""
     made: list[object] = []
@@ -346,6 +372,7 @@ def test_flower_keeps_its_messages_where_we_say(monkeypatch: pytest.MonkeyPatch)
     for module, name in (
         (nodestate_factory, "InMemoryNodeState"),
         (fleet_http_connection, "make_simple_http_retry_invoker"),
+        (start_client_internal, "push_object_contents_from_iterable"),
         (threading, "excepthook"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
@@ -354,6 +381,7 @@ def test_flower_keeps_its_messages_where_we_say(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SystemExit):
         ours.main()
     assert [type(state) for state in made] == [WholeReplies]
+    assert vars(start_client_internal)["push_object_contents_from_iterable"] is all_parts
     for name in ("get_messages_legacy", "store_message_and_object_tree"):
         here, flowers = (
             inspect.signature(getattr(kind, name)) for kind in (WholeReplies, InMemoryNodeState)
