@@ -18,8 +18,8 @@ what all weights have in common would drown what tells the changes apart.
 |              |                              | (arXiv:1802.07927; all chosen at once, as Flower   |
 |              |                              | does, where the paper chooses one after another)   |
 
-What every organisation adds in noise is averaged by the mean. Krum keeps one organisation's noise
-whole, and the median most of it: a robust rule costs accuracy under noise.
+What every organisation adds in noise is averaged by the mean, and nearly as well by the trimmed
+mean and the median. Krum keeps one organisation's noise whole. Figures: docs/utility.md.
 
 A warm start's sums are made means first, by declared users: all organisations then count alike, and
 who declares more users than it has only speaks more softly.

@@ -16,7 +16,7 @@ def news(before: RunStatus | None, status: RunStatus, wanted: int) -> Iterator[s
     Args:
         before: as it was at the last look, perhaps in an earlier start; None before the first.
         status: as it is now.
-        wanted: organisations that the run begins with.
+        wanted: organisations that this start waits for.
     """
     # Who was there, and what it did, an earlier start takes with it; rounds stay.
     same = before if before and before.starts == status.starts else None

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from server.aggregation import least_partners
 from server.audit import AuditEvent
 from server.bundle import Bundle, build, source
 from server.flower import Flower
@@ -132,7 +133,8 @@ def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
     while True:
         run = find_run(settings, run.name)
         if status := run.status:
-            for line in news(told, status, run.config.server.organisations):
+            wanted = least_partners(run.config.server, resumed=status.round > 0)
+            for line in news(told, status, wanted):
                 messages.print(line, soft_wrap=True, markup=False)
             told = status
         if run.state is not Fate.WANTED:
