@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from client.chain import UNIT, Balance, release_of
-from shared.chain import encoded
 from shared.errors import LedgerError
+from shared.hash_chain import encoded
 from shared.privacy.release import Release
 
 __all__ = ["Anchor", "default_anchor"]

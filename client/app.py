@@ -25,11 +25,10 @@ from client.logs import Event, cause, note
 from client.site import Ask, Site, locate, simulated_node
 from client.statistician import noised_statistic
 from client.trainer import LocalPlan, train
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import Refusal, Refused, WireError
-from shared.histories import Histories
-from shared.models.attention import AttentionRecommender, build, described_items, trainable
-from shared.wire import (
+from shared.messages import (
     DESCRIBE,
     DESCRIBE_ACTION,
     EVALUATE,
@@ -48,6 +47,7 @@ from shared.wire import (
     refusal_reply,
     traffic,
 )
+from shared.models.attention import AttentionRecommender, build, described_items, trainable
 
 __all__ = ["app", "load_weights"]
 

@@ -16,7 +16,7 @@ from client.chain import What, release_of
 from client.ledger import Ledger, Record
 from client.site import Policy, Site
 from shared.errors import Refusal
-from shared.privacy.accounting import MOST_STEPS, epsilon, steps_for
+from shared.privacy.accounting.accountant import MOST_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, merge
 
 __all__ = ["NextRound", "Point", "RunCost", "Statement", "curve", "statement"]

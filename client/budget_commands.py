@@ -17,7 +17,8 @@ from client.budget_plot import draw
 from client.ledger import Ledger
 from client.options import JsonOption, SiteOption, YesOption, no_options_before, opened
 from client.site import Site
-from shared.commands import (
+from shared.errors import ConfigError, LedgerError
+from shared.system.command_line import (
     command_group,
     confirmed,
     failed,
@@ -26,7 +27,6 @@ from shared.commands import (
     table_of,
     write_json,
 )
-from shared.errors import ConfigError, LedgerError
 
 __all__ = ["budget"]
 

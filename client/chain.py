@@ -1,4 +1,4 @@
-"""What the ledger's chain of entries holds, and what it comes to; see `shared.chain`."""
+"""What the ledger's chain of entries holds, and what it comes to; see `shared.hash_chain`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from shared.chain import START, linked
+from shared.hash_chain import START, linked
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = ["FORMAT", "UNIT", "Balance", "What", "release_of"]

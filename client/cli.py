@@ -10,7 +10,7 @@ from client.budget_commands import budget
 from client.node_commands import check_command, init_command, up_command
 from client.outbox_commands import outbox
 from client.trust_commands import trust_command
-from shared.commands import command_group, run
+from shared.system.command_line import command_group, run
 
 __all__ = ["main"]
 
@@ -25,5 +25,5 @@ app.add_typer(outbox, name="outbox")
 
 
 def main() -> None:
-    """The console command; see `shared.commands` for its exit codes."""
+    """The console command; see `shared.system.command_line` for its exit codes."""
     run(app)

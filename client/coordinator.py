@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.address import PORTS, Address
 from shared.errors import ConfigError
+from shared.system.address import PORTS, Address
 
 __all__ = ["CoordinatorConfig"]
 

@@ -25,8 +25,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from client.credentials import read_credentials, redacted
+from shared.data.tables import Table, as_text, connect
 from shared.errors import DataError, SiteError
-from shared.tables import Table, as_text, connect
 
 __all__ = ["Database"]
 

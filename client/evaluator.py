@@ -1,7 +1,7 @@
 """How well the given weights rank each user's last event: noised sums, and nothing exact.
 
 For each sampled user the model sees all events but the last and ranks the whole catalogue, without
-what the user has met before (`shared.metrics`). A user's part of the sum is (HR@k, nDCG@k, 1), each
+what the user has met before (`shared.evaluation.ranking`). A user's part of the sum is (HR@k, nDCG@k, 1), each
 in [0, 1], so its length is at most √3, whatever the data; the third sum counts users, so that
 means can be formed. The sum gets N(0, (σ√3)²) on each figure: one Poisson-subsampled Gaussian
 release, with the same unit and neighbours as a training step.
@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.histories import Histories
-from shared.metrics import rank_users
+from shared.data.histories import Histories
+from shared.evaluation.ranking import rank_users
+from shared.messages import SUMS
 from shared.models.attention import AttentionRecommender
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
-from shared.wire import SUMS
 
 __all__ = ["EvaluationPlan", "evaluate", "noised_sums"]
 
@@ -59,7 +59,7 @@ def evaluate(
         random: source of sample and noise.
 
     Returns:
-        float32 [3], in the order of `shared.wire.SUMS`, on the CPU.
+        float32 [3], in the order of `shared.messages.SUMS`, on the CPU.
     """
     (rows,) = poisson_samples(len(histories), sample_rate=plan.sample_rate, steps=1, random=random)
     model.train(mode=False)

@@ -38,7 +38,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from client.logs import Event, note, set_up
 from client.task import answer_late
 from shared.errors import Refusal
-from shared.wire import refusal_reply
+from shared.messages import refusal_reply
 
 __all__ = ["main"]
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from client.ledger import Entry, Ledger
 from client.site import Ask, Site
-from shared.chain import encoded
 from shared.config import flatten
 from shared.errors import Refusal, Refused, WireError
+from shared.hash_chain import encoded
+from shared.messages import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
 from shared.models.moments import LONGEST
-from shared.privacy.clipping import LARGEST_NORM, SMALLEST_NORM
+from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
 
 __all__ = ["Computation", "Guard"]
 

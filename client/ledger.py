@@ -38,7 +38,7 @@ from client.chain import Balance, What
 from client.outbox import Outbox, Sent, described
 from client.store import alone, append, connected, entry_text, write_new
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
 
 __all__ = ["Entry", "Ledger", "Record"]

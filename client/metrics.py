@@ -29,9 +29,9 @@ from client.ledger import Ledger, Record
 from client.site import Site
 from client.trust import trusted
 from shared.errors import BundleError, LedgerError
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release
-from shared.supervise import Restart, Start
+from shared.system.supervise import Restart, Start
 
 __all__ = ["BUCKETS", "NodeMetrics", "Processes"]
 

@@ -26,8 +26,8 @@ from client.probes import probes
 from client.processes import executor, supernode
 from client.site import Site
 from shared.errors import SiteError
-from shared.locks import alone
-from shared.supervise import Patience, Restart, Start, keep_running
+from shared.system.files import alone
+from shared.system.supervise import Patience, Restart, Start, keep_running
 
 __all__ = ["only_node", "run_node"]
 

@@ -19,9 +19,9 @@ from client.preflight import CHECKS, exit_code, preflight
 from client.processes import supernode
 from client.setup import NewSite, make_site, new_file
 from client.site import Site
-from shared.commands import messages, output, write_json
 from shared.config import ModelConfig, Value
 from shared.errors import SiteError
+from shared.system.command_line import messages, output, write_json
 
 __all__ = ["check_command", "init_command", "up_command"]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.address import Address
 from shared.errors import ConfigError
+from shared.system.address import Address
 
 __all__ = ["NodeConfig"]
 

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from client.credentials import read_credentials, redacted
+from shared.data.tables import SUFFIXES, FileTable, Table
 from shared.errors import SiteError
-from shared.tables import SUFFIXES, FileTable, Table
 
 __all__ = ["ObjectStore"]
 

@@ -16,8 +16,8 @@ from safetensors.numpy import load
 from client.options import JsonOption, SiteOption, no_options_before, opened
 from client.outbox import BODIES_KEPT, ArrayForm, Sent
 from client.site import Site
-from shared.commands import command_group, failed, messages, output, table_of, write_json
 from shared.errors import ConfigError
+from shared.system.command_line import command_group, failed, messages, output, table_of, write_json
 
 __all__ = ["outbox"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from client.site import Site
 from shared.errors import SiteError
-from shared.supervise import Account, Program
+from shared.system.supervise import Account, Program
 
 __all__ = ["accounts", "environment", "executor", "supernode"]
 

@@ -20,12 +20,12 @@ from client.credentials import refuse_secrets
 from client.ledger import Ledger
 from client.node_config import NodeConfig
 from client.sources import DataConfig, open_source, read_source
-from shared.catalogue import Catalogue
 from shared.config import Value, flat_tables, parse_sections
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError, SiteError
-from shared.histories import Histories
+from shared.messages import is_name
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
-from shared.wire import is_name
 
 __all__ = ["FILE", "SIMULATED", "Ask", "LabSeed", "Policy", "Site", "locate", "simulated_node"]
 

@@ -8,7 +8,7 @@
 | `postgresql://host/database`         | a query or a table, see `client.databases`             |
 | `sqlite:///file.db`                  | the same                                               |
 
-Whatever the source, the rows go through one validation, `shared.histories`. Paths are relative to
+Whatever the source, the rows go through one validation, `shared.data.histories`. Paths are relative to
 site.toml.
 """
 
@@ -24,10 +24,10 @@ from typing import Protocol
 from client.credentials import refuse_secrets
 from client.databases import Database
 from client.objects import ObjectStore
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Columns, Histories, histories_from_tables
+from shared.data.tables import FileTable, Table
 from shared.errors import ConfigError, SiteError
-from shared.histories import Columns, Histories, histories_from_tables
-from shared.tables import FileTable, Table
 
 __all__ = ["DataConfig", "Files", "Source", "open_source", "read_source"]
 
@@ -162,7 +162,7 @@ def read_source(
 
     Raises:
         SiteError: the source cannot be reached or read.
-        DataError: what it holds is refused, see `shared.histories`.
+        DataError: what it holds is refused, see `shared.data.histories`.
     """
     columns = Columns(user=data.user, item=data.item, time=data.time or None)
     with closing(open_source(data, folder).tables()) as tables:

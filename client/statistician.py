@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.histories import Histories
+from shared.data.histories import Histories
+from shared.messages import Statistic, StatisticsRequest
 from shared.models.moments import LONGEST, moment_sum, popularity_sum
 from shared.privacy.noise import RandomSource, noised
-from shared.wire import Statistic, StatisticsRequest
 
 __all__ = ["noised_statistic"]
 

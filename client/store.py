@@ -20,8 +20,8 @@ from typing import Any
 from client.anchor import Anchor
 from client.chain import FORMAT, UNIT, Balance, What
 from client.fingerprint import app_fingerprint
-from shared.chain import encoded, linked
 from shared.errors import LedgerError
+from shared.hash_chain import encoded, linked
 from shared.privacy.release import Release
 
 __all__ = ["alone", "append", "connected", "entry_text", "files_of", "write_new"]

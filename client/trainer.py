@@ -2,7 +2,7 @@
 
 Private training is DP-SGD (Abadi et al. 2016, arXiv:1607.00133) with one user's whole history as
 one sample: Poisson samples, one loss per user, per-user clipping, Gaussian noise. Clipping is ours
-(`shared.privacy.clipping`); the step is Opacus's, with noise from our own source.
+(`shared.privacy.clipping.clipping`); the step is Opacus's, with noise from our own source.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor
 
 from shared.config import Optimiser
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
-from shared.privacy.clipping import PerUserClipping
+from shared.privacy.clipping.clipping import PerUserClipping
+from shared.privacy.clipping.probe import probe
 from shared.privacy.noise import RandomSource, noised
-from shared.privacy.probe import probe
 from shared.privacy.sampling import poisson_samples
 
 __all__ = ["LAYERS_ALIVE", "NUMBERS_AT_ONCE", "LocalPlan", "train"]

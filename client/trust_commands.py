@@ -14,8 +14,8 @@ from client.chain import What
 from client.options import JsonOption, SiteOption, YesOption, opened
 from client.site import Site
 from client.trust import install, trusted, vetted
-from shared.commands import confirmed, failed, messages, output, table_of, write_json
 from shared.errors import BundleError, ConfigError
+from shared.system.command_line import confirmed, failed, messages, output, table_of, write_json
 
 __all__ = ["trust_command"]
 

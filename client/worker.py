@@ -24,7 +24,7 @@ from client.site import Site
 from client.task import answer
 from client.trust import Trusted, vetted
 from shared.errors import BundleError, Refusal, Refused
-from shared.wire import LONGEST_NAME, refusal_reply
+from shared.messages import LONGEST_NAME, refusal_reply
 
 __all__ = ["reply_to", "work"]
 

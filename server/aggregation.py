@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from server.records import aggregated
 from shared.config import Aggregation, ServerConfig, Weighting
 from shared.errors import ConfigError
-from shared.wire import Weights
+from shared.messages import Weights
 
 __all__ = [
     "believed",

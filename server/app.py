@@ -29,8 +29,8 @@ from server.pretrain import read_public
 from server.records import to_arrays, to_weights
 from server.strategy import FederatedStrategy, Terms
 from server.warm_start import Choice, warm_start
-from shared.catalogue import Catalogue
 from shared.config import RunConfig
+from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError
 from shared.models.attention import AttentionRecommender, build, trainable
 

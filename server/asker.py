@@ -22,7 +22,7 @@ from server.partners import Partner
 from server.replies import checked_content
 from shared.config import Aggregation, RunConfig, ServerConfig
 from shared.errors import Outcome, QuorumError, ReplyError, WireError
-from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, traffic
+from shared.messages import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, traffic
 
 __all__ = ["Answer", "Asker", "Floats"]
 

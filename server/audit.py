@@ -1,7 +1,7 @@
 """The coordinator's audit log: what was done, by whom, in an order that nobody can change unseen.
 
 A file of JSON lines, only ever appended to. Each line holds an entry and its hash, which covers
-all lines before it (`shared.chain`). A line is on disk when `record` returns; a line that a crash
+all lines before it (`shared.hash_chain`). A line is on disk when `record` returns; a line that a crash
 cut short was never acknowledged, and the next writer takes it out. Several processes may write.
 
 What the chain cannot show is that its last lines were cut off: whoever must be sure of that keeps
@@ -20,8 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from shared.chain import START, encoded, linked
 from shared.errors import AuditError
+from shared.hash_chain import START, encoded, linked
 
 __all__ = ["FILE", "AuditEvent", "AuditLog"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from server.noise import noise_of
 from shared.config import RunConfig
+from shared.messages import SUMS
 from shared.models.moments import LONGEST
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import SUMS
 
 __all__ = ["Part", "Published", "card", "claimed", "releases_of"]
 
@@ -106,7 +106,7 @@ An attention recommender over {published.items:,} items, trained with Sotto {pub
 its weights (safetensors) and shape.
 
 ```python
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender
 
 catalogue = Catalogue.load("catalogue")

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from server.files import replace_file
 from shared.errors import CheckpointError
-from shared.wire import Weights
+from shared.messages import Weights
 
 __all__ = ["Checkpoint", "Progress", "State"]
 

@@ -30,7 +30,7 @@ from server.service_commands import (
     renew_command,
     up_command,
 )
-from shared.commands import command_group, run
+from shared.system.command_line import command_group, run
 
 __all__ = ["main"]
 
@@ -58,7 +58,7 @@ app.command("keep")(keep_command)
 
 
 def main() -> None:
-    """The console command; see `shared.commands` for its exit codes."""
+    """The console command; see `shared.system.command_line` for its exit codes."""
     run(app, interrupted="a run that was started goes on: sotto-server status, or stop")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from server.replies import checked_content
 from shared.errors import Outcome, ReplyError, WireError
-from shared.wire import SUMS, EvaluateReply, EvaluateRequest
+from shared.messages import SUMS, EvaluateReply, EvaluateRequest
 
 __all__ = ["checked_sums", "mean_metrics"]
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import CheckpointError
-from shared.locks import alone, in_use
+from shared.system.files import alone, in_use
 
 __all__ = ["alone_in", "at_work", "replace_file"]
 

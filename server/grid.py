@@ -17,7 +17,7 @@ from flwr.supercore.run import Run
 from flwr.superlink.grid import HttpGrid
 
 from server.fetching import Fetcher
-from shared.wire import DESCRIBE, DescribeRequest
+from shared.messages import DESCRIBE, DescribeRequest
 
 __all__ = ["PatientGrid"]
 

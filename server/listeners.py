@@ -15,8 +15,8 @@ import uvicorn
 
 from server.proxy import ADMINISTRATORS, PARTNERS, Gate, Rule, upstream
 from server.settings import Settings
-from shared.address import Address
 from shared.errors import ServerError
+from shared.system.address import Address
 
 __all__ = ["bound", "serve"]
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from server.posterior import Known
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores
 from shared.models.moments import LEAST, layer_norm, states
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from shared.config import RunConfig
+from shared.messages import Statistic
 from shared.models.moments import FADE
-from shared.privacy.planning import NoisePlan, noise_for_part, noise_plan
+from shared.privacy.accounting.planning import NoisePlan, noise_for_part, noise_plan
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import Statistic
 
 __all__ = ["fade_of", "noise_of", "planned_releases", "popularity_part", "statistics_noise"]
 

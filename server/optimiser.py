@@ -15,7 +15,7 @@ from server.aggregation import robust_change
 from server.checkpoint import State
 from server.records import aggregated, to_arrays
 from shared.config import Aggregation, ServerConfig, StrategyName
-from shared.wire import Weights
+from shared.messages import Weights
 
 __all__ = ["ServerOptimiser"]
 

@@ -18,8 +18,8 @@ from server.options import JsonOption, ServerOption
 from server.pki import fingerprint
 from server.registry import Member, Registry, State, read_key
 from server.settings import Settings
-from shared.commands import messages, output, table_of, write_json
 from shared.errors import ServerError
+from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["accept_command", "invite_command", "list_command", "revoke_command"]
 

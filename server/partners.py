@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from server.replies import checked_content
 from shared.config import RunConfig
 from shared.errors import ConfigError, QuorumError, ReplyError, WireError
-from shared.wire import DESCRIBE, DescribeReply, DescribeRequest
+from shared.messages import DESCRIBE, DescribeReply, DescribeRequest
 
 __all__ = ["Partner", "Roll"]
 

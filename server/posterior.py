@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores
 from shared.models.moments import layer_norm, moment_sum, popularity_sum
 

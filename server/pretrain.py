@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, read_histories, write_interactions
 from shared.errors import ConfigError
-from shared.histories import Histories, read_histories, write_interactions
+from shared.item_features.whitening import signs, whitened
 from shared.models.moments import FADE, popularity_sum
-from shared.models.whitening import signs, whitened
 
 __all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public", "text_size"]
 

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from server.pretrain import pretrained, save_public
-from shared.catalogue import Catalogue
-from shared.commands import output, write_json
 from shared.config import ModelConfig
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, read_histories
 from shared.errors import ConfigError
-from shared.histories import Histories, read_histories
+from shared.system.command_line import output, write_json
 
 __all__ = ["pretrain_command", "save_pretrained", "tell_pretrained"]
 

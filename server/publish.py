@@ -11,7 +11,7 @@ from server.audit import AuditEvent, AuditLog
 from server.card import Part, Published, card, claimed
 from server.runs import Fate, Run
 from server.settings import Settings
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
 from shared.errors import Outcome, ServerError
 
 __all__ = ["CARD", "publish"]

@@ -11,7 +11,7 @@ import typer
 from server.options import ServerOption
 from server.runs import find_run
 from server.settings import Settings
-from shared.commands import messages, output
+from shared.system.command_line import messages, output
 
 __all__ = ["publish_command"]
 

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from shared.wire import TRAIN, Weights
+from shared.messages import TRAIN, Weights
 
 __all__ = ["aggregated", "to_arrays", "to_weights"]
 

@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from shared.errors import Outcome, ReplyError, WireError
-from shared.wire import TrainReply, Weights, refusal_in
+from shared.messages import TrainReply, Weights, refusal_in
 
 __all__ = ["checked_change", "checked_content"]
 

@@ -30,7 +30,7 @@ from server.partners import Partner
 from server.replies import checked_change
 from shared.config import ServerConfig
 from shared.errors import Outcome, ReplyError
-from shared.wire import TRAIN, TrainRequest, Weights, traffic
+from shared.messages import TRAIN, TrainRequest, Weights, traffic
 
 __all__ = ["Memory", "Round", "RoundReport", "Verdict"]
 

@@ -19,8 +19,8 @@ from server.keeper import start
 from server.options import JsonOption, ServerOption
 from server.runs import Fate, Run, all_runs, create_run, find_run, read_config
 from server.settings import Settings
-from shared.commands import failed, messages, output, table_of, write_json
 from shared.errors import ServerError
+from shared.system.command_line import failed, messages, output, table_of, write_json
 
 __all__ = ["bundle_command", "resume_command", "run_command", "status_command", "stop_command"]
 

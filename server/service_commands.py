@@ -20,9 +20,9 @@ from server.pki import fingerprint
 from server.services import check, is_ready, keep_up, only_server, until_ready
 from server.settings import Settings
 from server.setup import NewServer, OwnCertificate, make_server, new_folder, renew
-from shared.commands import failed, messages, output, write_json
 from shared.errors import ServerError
-from shared.supervise import Restart, Start
+from shared.system.command_line import failed, messages, output, write_json
+from shared.system.supervise import Restart, Start
 
 __all__ = [
     "audit_command",

@@ -29,8 +29,8 @@ from server.listeners import bound
 from server.pki import days_left
 from server.settings import Settings
 from shared.errors import ServerError
-from shared.locks import alone
-from shared.supervise import Patience, Program, Restart, Start, keep_running
+from shared.system.files import alone
+from shared.system.supervise import Patience, Program, Restart, Start, keep_running
 
 __all__ = ["check", "is_ready", "keep_up", "only_server", "programs", "until_ready"]
 
@@ -173,7 +173,7 @@ def _superlink(settings: Settings) -> list[str]:
 def _executor(settings: Settings) -> list[str]:
     return [
         *_PYTHON,
-        "shared.superexec",
+        "shared.system.superexec",
         *("--runtime-api-address", str(settings.superlink)),
         *("--root-certificates", str(settings.internal_authority)),
         *("--superexec-auth-secret-file", str(settings.executor_secret)),

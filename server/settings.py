@@ -6,9 +6,9 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.address import Address
 from shared.config import flat_tables, parse_sections
 from shared.errors import ConfigError, ServerError
+from shared.system.address import Address
 
 __all__ = ["FILE", "Listen", "Settings", "Tls"]
 

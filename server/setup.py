@@ -14,8 +14,8 @@ from server.audit import FILE as AUDIT
 from server.audit import AuditEvent, AuditLog
 from server.pki import Authority, check_pair, names_of, write_private
 from server.settings import FILE, Settings
-from shared.address import Address
 from shared.errors import ServerError
+from shared.system.address import Address
 
 __all__ = ["NewServer", "OwnCertificate", "make_server", "new_folder", "renew"]
 

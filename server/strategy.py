@@ -24,7 +24,7 @@ from server.records import to_arrays, to_weights
 from server.rounds import Memory, Round, RoundReport
 from shared.config import RunConfig, Weighting
 from shared.errors import QuorumError, ReplyError
-from shared.wire import EVALUATE, EvaluateRequest, TrainRequest
+from shared.messages import EVALUATE, EvaluateRequest, TrainRequest
 
 __all__ = ["FederatedStrategy", "LookUp", "Terms"]
 

@@ -21,11 +21,11 @@ import torch
 from server.asker import Answer, Asker, Floats
 from server.matching import match_moment, public_states
 from server.posterior import Prior, moment, popularity, set_weights
-from shared.catalogue import Catalogue
 from shared.config import RunConfig
+from shared.data.catalogue import Catalogue
+from shared.messages import Statistic, Weights
 from shared.models.attention import build, described_items, trainable
 from shared.models.moments import FADE
-from shared.wire import Statistic, Weights
 
 __all__ = ["Choice", "FirstWeights", "warm_start", "worth_the_noise"]
 

@@ -12,7 +12,7 @@ SottoError
 ├── LedgerError          the privacy ledger cannot be read or written: nothing may be trained
 ├── Refused              the partner's guard declined a request; carries a public code
 │   └── BudgetExceeded   the request would overspend the partner's ε
-├── WireError            a message does not have the form that `shared.wire` states
+├── WireError            a message does not have the form that `shared.messages` states
 ├── ReplyError           a partner's reply was refused before any arithmetic saw it
 ├── QuorumError          too few organisations answered a round
 ├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
@@ -173,7 +173,7 @@ class BudgetExceeded(Refused):
 
 
 class WireError(SottoError):
-    """A message does not have the form that `shared.wire` states."""
+    """A message does not have the form that `shared.messages` states."""
 
 
 class Outcome(StrEnum):

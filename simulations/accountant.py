@@ -20,9 +20,8 @@ from opacus.accountants import PRVAccountant
 from rich.table import Table
 
 from client.site import FILE, Site
-from shared.commands import output, write_json
 from shared.errors import ConfigError
-from shared.privacy.accounting import (
+from shared.privacy.accounting.accountant import (
     MOST_STEPS,
     epsilon,
     noise_multiplier_for,
@@ -30,6 +29,7 @@ from shared.privacy.accounting import (
     steps_for,
 )
 from shared.privacy.release import Release, ReleaseKind, merge
+from shared.system.command_line import output, write_json
 
 __all__ = ["Answer", "Question", "accountant_command", "answer", "opacus_epsilon"]
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shared.config import PrivacyConfig
-from shared.histories import Histories, LeaveOneOut
-from shared.metrics import Ranking, Scorer, rank_users
+from shared.data.histories import Histories, LeaveOneOut
+from shared.evaluation.ranking import Ranking, Scorer, rank_users
 from shared.models.attention import AttentionRecommender
 from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
-from shared.privacy.accounting import noise_multiplier_for
+from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.noise import SeededRandom
 
 __all__ = ["Cases", "markov", "popularity", "private_popularity", "recommender", "validation_loss"]

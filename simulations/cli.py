@@ -15,8 +15,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from shared.commands import command_group, messages, output, run, write_json
 from shared.config import RunConfig
+from shared.system.command_line import command_group, messages, output, run, write_json
 from simulations import datasets
 from simulations.accountant import accountant_command
 from simulations.audit.command import audit_command
@@ -177,7 +177,7 @@ def fetch_command(
 
 
 def main() -> None:
-    """The console command; see `shared.commands` for its exit codes."""
+    """The console command; see `shared.system.command_line` for its exit codes."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     run(app, interrupted="finished rounds are saved: go on with --resume")

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shared.data.histories import Histories, LeaveOneOut
 from shared.errors import ConfigError
-from shared.histories import Histories, LeaveOneOut
-from shared.metrics import Ranking
+from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
 
 __all__ = ["as_new", "cold_items", "cold_section", "without_items"]

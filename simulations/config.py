@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from shared.catalogue import ItemColumns
 from shared.config import (
     ModelConfig,
     PathsConfig,
@@ -24,8 +23,9 @@ from shared.config import (
     flatten,
     parse_sections,
 )
+from shared.data.catalogue import ItemColumns
+from shared.data.histories import Columns
 from shared.errors import ConfigError
-from shared.histories import Columns
 from simulations.partition import Scheme
 
 __all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]

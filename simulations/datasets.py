@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from shared.catalogue import Catalogue, ItemColumns, items_from_table, read_items
+from shared.data.catalogue import Catalogue, ItemColumns, items_from_table, read_items
+from shared.data.histories import Columns, Histories, histories_from_tables, read_histories
+from shared.data.tables import MemoryTable
 from shared.errors import DataError, FetchError
-from shared.histories import Columns, Histories, histories_from_tables, read_histories
-from shared.tables import MemoryTable
 from simulations.groups import Groups, groups_of, read_users
 from simulations.movielens import MOVIES, RATINGS, read_dat
 

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shared.metrics import Ranking
-from shared.tables import replacing
+from shared.data.tables import replacing
+from shared.evaluation.ranking import Ranking
 from simulations.groups import Groups
 
 __all__ = ["EVALUATION", "TestUsers", "write_evaluation"]

@@ -25,10 +25,10 @@ from client.ledger import Ledger
 from client.site import FILE, SIMULATED, Site
 from server.app import Observer, make_app
 from server.grid import PatientGrid
-from shared.catalogue import Catalogue
 from shared.config import PrivacyConfig, RunConfig
-from shared.histories import Histories, read_histories, write_interactions
-from shared.wire import DESCRIBE_ACTION, STATISTICS_ACTION
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, read_histories, write_interactions
+from shared.messages import DESCRIBE_ACTION, STATISTICS_ACTION
 from simulations.config import Engine
 
 __all__ = [

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from shared.data.tables import column_names, read_text, require_column
 from shared.errors import DataError
-from shared.tables import column_names, read_text, require_column
 from simulations import movielens
 
 __all__ = ["RESERVED", "UNKNOWN", "Groups", "groups_of", "read_users"]

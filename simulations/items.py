@@ -21,13 +21,13 @@ import transformers
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from shared.catalogue import Catalogue, ItemColumns
-from shared.commands import messages, output, write_json
+from shared.data.catalogue import Catalogue, ItemColumns
 from shared.errors import ConfigError, DataError
-from shared.features import FeatureSource
-from shared.models.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
-from shared.models.encoder_files import EncoderFiles, find_encoder
-from shared.models.lsa import text_features
+from shared.item_features.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
+from shared.item_features.encoder_source import EncoderFiles, find_encoder
+from shared.item_features.provenance import FeatureSource
+from shared.item_features.tfidf import text_features
+from shared.system.command_line import messages, output, write_json
 from simulations.datasets import EMBEDDED, load_items
 
 __all__ = ["Encoding", "encode", "encode_command"]

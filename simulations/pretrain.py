@@ -20,11 +20,11 @@ import typer
 
 from server.pretrain import pretrained, read_public, text_size
 from server.pretrain_command import save_pretrained, tell_pretrained
-from shared.catalogue import Catalogue
 from shared.config import ModelConfig
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError
-from shared.histories import Histories
-from shared.models.lsa import text_features
+from shared.item_features.tfidf import text_features
 from simulations.config import SimulationConfig
 from simulations.datasets import Dataset, load, load_items
 

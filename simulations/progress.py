@@ -11,7 +11,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from shared.commands import messages
+from shared.system.command_line import messages
 
 __all__ = ["Bars", "bars"]
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from server.checkpoint import Progress
 from shared.config import PrivacyConfig
-from shared.exposure import arp, exposure, gini
-from shared.histories import LeaveOneOut
-from shared.metrics import Ranking
+from shared.data.histories import LeaveOneOut
+from shared.evaluation.exposure import arp, exposure, gini
+from shared.evaluation.ranking import Ranking
 from shared.privacy.release import Release
 from simulations.datasets import Dataset
 

@@ -16,11 +16,11 @@ from client.allocator import keep_freed_memory
 from server.app import Observer, model_with
 from server.checkpoint import Checkpoint
 from server.pretrain import read_public, save_public
-from shared.catalogue import Catalogue
 from shared.config import RunConfig, flatten
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, LeaveOneOut, leave_one_out
 from shared.errors import CheckpointError, ConfigError
-from shared.histories import Histories, LeaveOneOut, leave_one_out
-from shared.metrics import Ranking
+from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations import baselines, results
 from simulations.cold import as_new, cold_items, cold_section, without_items

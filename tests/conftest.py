@@ -26,11 +26,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from client.ledger import Ledger
-from shared.catalogue import Catalogue
 from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
-from shared.histories import Histories, write_interactions
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, write_interactions
+from shared.messages import TRAIN, TrainRequest, Weights
 from shared.models.attention import build, trainable
-from shared.wire import TRAIN, TrainRequest, Weights
 
 # The same examples in every run: what fails, fails for everybody. To look further afield:
 # python -m pytest --hypothesis-profile=explore

@@ -33,8 +33,8 @@ from client.setup import make_site
 from server.bundle import build
 from server.checkpoint import Checkpoint
 from server.runs import read_config
-from shared.catalogue import Catalogue
 from shared.config import RunConfig, Value
+from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender
 from simulations.config import Engine
 from simulations.federation import run_federation

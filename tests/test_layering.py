@@ -88,7 +88,7 @@ def is_script(path: Path) -> bool:
 
 def test_there_is_something_to_look_at() -> None:
     assert {module.partition(".")[0] for module in MODULES} == set(ARROWS)
-    assert {"shared.wire", "client.guard", "server.strategy"} <= set(MODULES)
+    assert {"shared.messages", "client.guard", "server.strategy"} <= set(MODULES)
 
 
 # --- arrows ------------------------------------------------------------------------------------
@@ -104,18 +104,21 @@ def test_a_module_imports_only_where_an_arrow_leads(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "unknown"),
     [
-        ("client.trainer", {"flwr", "pathlib", "sqlite3", "shared.wire", "client"}),
-        ("shared.models.attention", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.models.losses", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.accounting", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.bookkeeping", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.clipping", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.composition", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.layers", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.noise", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.probe", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.release", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
-        ("shared.privacy.sampling", {"flwr", "pathlib", "sqlite3", "shared.wire"}),
+        ("client.trainer", {"flwr", "pathlib", "sqlite3", "shared.messages", "client"}),
+        ("shared.models.attention", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.models.losses", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.accounting.accountant", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.clipping.factors", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.clipping.clipping", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        (
+            "shared.privacy.accounting.composition",
+            {"flwr", "pathlib", "sqlite3", "shared.messages"},
+        ),
+        ("shared.privacy.clipping.layers", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.noise", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.clipping.probe", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.release", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
+        ("shared.privacy.sampling", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
     ],
 )
 def test_what_computes_knows_no_message_and_no_file(name: str, unknown: set[str]) -> None:
@@ -138,7 +141,7 @@ def test_only_the_wire_makes_and_opens_records(name: str) -> None:
         for node in ast.walk(TREES[path])
         if isinstance(node, ast.Attribute) and node.attr in RECORD_VIEWS
     }
-    if name == "shared.wire":
+    if name == "shared.messages":
         assert made
         assert opened
         return

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from server.progress import RunState
-from shared import commands
 from shared.config import PrivacyConfig, RunConfig
 from shared.errors import Outcome, Refusal
+from shared.system import command_line as commands
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")

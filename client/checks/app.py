@@ -7,7 +7,7 @@ import os
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
 from client.site import Site
 from client.trust import trusted, vetted
-from shared.supervise import Account
+from shared.system.supervise import Account
 
 __all__ = ["CHECKS"]
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from client.checks.hello import Hello, hello
 from client.ledger import Ledger
 from client.site import Site
-from shared.catalogue import Catalogue
 from shared.config import ModelConfig
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError, SottoError
-from shared.histories import Histories
 
 __all__ = ["Check", "Expected", "Facts", "Finding", "Status", "Verdict", "fine", "odd", "wrong"]
 

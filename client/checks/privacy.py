@@ -8,7 +8,7 @@ from client.anchor import Anchor
 from client.chain import What
 from client.checks.base import Check, Expected, Facts, Verdict, fine, odd
 from client.ledger import Ledger
-from shared.privacy.accounting import MOST_STEPS, epsilon, steps_for
+from shared.privacy.accounting.accountant import MOST_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = ["CHECKS"]

@@ -18,7 +18,7 @@ through two learned projections (`features`), or by their sum (`both`). Learned 
 input and as output, in one table, unless `tied` is off.
 
 Every trainable weight lies in a layer whose per-user gradients are known, and is used through that
-layer alone (`shared.privacy.layers`).
+layer alone (`shared.privacy.clipping.layers`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from shared.catalogue import Catalogue
 from shared.config import ItemRepresentation, ModelConfig, Trained
+from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 
 __all__ = [

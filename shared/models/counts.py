@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from shared.histories import Histories
+from shared.data.histories import Histories
 
 __all__ = ["Markov", "Popularity", "item_counts", "noised_item_counts"]
 

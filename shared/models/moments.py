@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from shared.histories import Histories
+from shared.data.histories import Histories
 
 __all__ = [
     "FADE",

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from server.app import model_with
 from server.checkpoint import Checkpoint
 from shared.errors import ConfigError
+from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender
-from shared.wire import TrainRequest
 from simulations.audit.books import books
 from simulations.audit.canaries import Experiment, planting
 from simulations.audit.judge import Claim, limits, observer, reasons

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
 from simulations.accountant import opacus_epsilon
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.data.histories import Histories
 from shared.errors import ConfigError
-from shared.histories import Histories
 from simulations.simulate import Planted, Simulation
 
 __all__ = ["KINDS", "Canaries", "Experiment", "planting"]

@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from shared.commands import failed, messages, output, write_json
+from shared.system.command_line import failed, messages, output, write_json
 from simulations.audit.audit import FILE, AuditPlan, audit
 from simulations.config import read_settings
 from simulations.options import (

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.catalogue import Catalogue
-from shared.histories import Histories
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from simulations.audit.canaries import Canaries
 from simulations.audit.replay import Replay, can_replay
 from simulations.audit.tap import Seen

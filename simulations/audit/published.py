@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender
 from shared.models.losses import next_item_pairs
 from simulations.audit.evidence import binomial_interval

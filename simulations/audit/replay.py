@@ -16,13 +16,13 @@ from torch import Tensor
 import client.statistician
 import client.trainer
 from client.app import load_weights
-from shared.catalogue import Catalogue
 from shared.config import Optimiser
-from shared.histories import Histories
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
+from shared.messages import StatisticsRequest, TrainRequest
 from shared.models.attention import AttentionRecommender, build, described_items, trainable
 from shared.models.moments import LONGEST
 from shared.privacy.noise import SeededRandom
-from shared.wire import StatisticsRequest, TrainRequest
 from simulations.audit.tap import Seen
 
 __all__ = ["Replay", "can_replay"]

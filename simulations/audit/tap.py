@@ -10,8 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import client.app
-from shared.privacy.release import Release, ReleaseKind
-from shared.wire import (
+from shared.messages import (
     EVALUATE,
     STATISTICS,
     TRAIN,
@@ -23,6 +22,7 @@ from shared.wire import (
     TrainRequest,
     Weights,
 )
+from shared.privacy.release import Release, ReleaseKind
 
 __all__ = ["Seen", "Tap"]
 

@@ -24,7 +24,7 @@ import numpy as np
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant
 
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
 DELTA = 1e-5

@@ -23,7 +23,7 @@ import client.app
 from server.app import model_with
 from server.checkpoint import Checkpoint
 from shared.config import Aggregation
-from shared.wire import (
+from shared.messages import (
     DESCRIBE_ACTION,
     STATISTICS,
     STATISTICS_ACTION,

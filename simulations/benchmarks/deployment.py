@@ -30,8 +30,8 @@ from client.cli import main as node_main
 from client.site import Site
 from server.cli import main as server_main
 from server.progress import RunStatus
-from shared.catalogue import Catalogue
-from shared.histories import Histories, write_interactions
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, write_interactions
 
 __all__ = ["DELTA", "EPSILON", "RUN", "SOURCE", "Deployment", "Wire", "wait_for"]
 

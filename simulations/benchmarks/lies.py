@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Message
 
 from shared.errors import Outcome
-from shared.wire import TRAIN, TrainReply, Weights
+from shared.messages import TRAIN, TrainReply, Weights
 
 __all__ = ["LIE", "LIES", "told"]
 

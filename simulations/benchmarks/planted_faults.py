@@ -27,10 +27,10 @@ import client.site
 import client.statistician
 import client.trainer
 from client.site import Site
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.moments import layer_norm, states
-from shared.privacy.bookkeeping import Outer, Rows
-from shared.privacy.clipping import LARGEST_NORM, PerUserClipping
+from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
+from shared.privacy.clipping.factors import Outer, Rows
 from shared.privacy.noise import RandomSource, SeededRandom, noised
 from simulations.audit.audit import AuditPlan, audit
 from simulations.config import read_settings

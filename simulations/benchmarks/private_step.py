@@ -47,7 +47,7 @@ from torch.nn import functional as F
 from client.allocator import keep_freed_memory
 from shared.models.attention import AttentionConfig, AttentionRecommender
 from shared.models.losses import among_candidates, loss_per_user, next_item_pairs
-from shared.privacy.clipping import PerUserClipping
+from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
 
 MODES = ("plain", "fused", "hooks", "functorch", "ghost", "ours", "fused tied", "ours tied")

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from client.sources import DataConfig, read_source
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
 from simulations.benchmarks.postgresql import Server, temporary_server
 
 __all__ = ["main"]

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from shared.commands import messages, output, table_of, write_json
 from shared.config import Value
 from shared.errors import ConfigError
+from shared.system.command_line import messages, output, table_of, write_json
 from simulations.calibrate.numbers import (
     STEP,
     Calibration,

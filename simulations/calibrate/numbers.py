@@ -18,11 +18,11 @@ import torch
 from server.noise import noise_of, popularity_part, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
+from shared.messages import Statistic
 from shared.models.attention import AttentionRecommender, configured, trainable
 from shared.models.moments import LONGEST
-from shared.privacy.accounting import MOST_STEPS, noise_multiplier_for, steps_for
+from shared.privacy.accounting.accountant import MOST_STEPS, noise_multiplier_for, steps_for
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import Statistic
 from simulations.config import SimulationConfig
 from simulations.datasets import EMBEDDED, load_items
 

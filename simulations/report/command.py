@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from shared.commands import messages, write_json
+from shared.data.tables import replacing
 from shared.errors import ReportError
-from shared.tables import replacing
+from shared.system.command_line import messages, write_json
 from simulations.report import claim, texts
 from simulations.report.audits import AUDIT, Audit, read_audit
 from simulations.report.canvas import write_files

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shared.config import Value, flat_tables
 from shared.errors import ReportError
-from shared.exposure import DECILES
+from shared.evaluation.exposure import DECILES
 from shared.privacy.release import Release, ReleaseKind
 from simulations.evaluation import EVALUATION
 from simulations.groups import RESERVED

@@ -62,7 +62,7 @@ def hits(ranks: Ranks) -> Share:
 
 
 def ndcg(ranks: Ranks) -> float:
-    """NDCG@10, as `shared.metrics.ndcg`; 0 of nobody."""
+    """NDCG@10, as `shared.evaluation.ranking.ndcg`; 0 of nobody."""
     gains = np.where(ranks <= HITS_AT, 1 / np.log2(1 + ranks), 0.0)
     return float(gains.mean()) if len(gains) else 0.0
 

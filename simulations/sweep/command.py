@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from shared.commands import failed, messages, output, table_of, write_json
 from shared.errors import ConfigError
-from shared.privacy.selection import TrialLaw
+from shared.privacy.accounting.selection import TrialLaw
+from shared.system.command_line import failed, messages, output, table_of, write_json
 from simulations.config import Engine
 from simulations.options import (
     CatalogueOption,

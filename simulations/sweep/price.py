@@ -4,7 +4,7 @@
 |----------------|----------------------------|------------------------------------------------|
 | K fixed        | by the scores so far (TPE) | all K runs, composed                           |
 | K fixed        | independently (random)     | all K runs, composed                           |
-| K itself drawn | independently (random)     | Papernot & Steinke: `shared.privacy.selection` |
+| K itself drawn | independently (random)     | Papernot & Steinke: `shared.privacy.accounting.selection` |
 
 The bounds are about runs whose score is part of what they release, with noise. The lab's own score
 is exact, so a search as the lab runs it protects nobody; `STATEMENT` says so.
@@ -22,10 +22,10 @@ import numpy as np
 from server.noise import planned_releases
 from shared.config import Value
 from shared.errors import SottoError
-from shared.privacy.accounting import divergences, epsilon
+from shared.privacy.accounting.accountant import divergences, epsilon
+from shared.privacy.accounting.renyi import epsilon_of
+from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
 from shared.privacy.release import Release
-from shared.privacy.renyi import epsilon_of
-from shared.privacy.selection import TrialLaw, selection_epsilon
 from simulations.sweep.plan import Plan
 from simulations.sweep.search import Draws, SearchPlan
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from shared.errors import ConfigError
-from shared.supervise import TIED
+from shared.system.supervise import TIED
 
 __all__ = ["Job", "LocalWorkers", "RayWorkers", "Workers", "cores", "devices"]
 

@@ -30,8 +30,8 @@ import client.app
 import client.ledger
 from client.ledger import Ledger
 from client.site import Site
+from shared.messages import TRAIN, TrainRequest
 from shared.privacy.noise import SystemRandom
-from shared.wire import TRAIN, TrainRequest
 
 Arm = Callable[[], None]
 SOURCES = str(Path(client.app.__file__).parent)

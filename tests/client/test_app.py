@@ -19,11 +19,9 @@ from client.chain import What
 from client.ledger import Ledger
 from client.site import Site
 from shared.config import Value
+from shared.data.histories import Histories, write_interactions
 from shared.errors import Refusal
-from shared.histories import Histories, write_interactions
-from shared.models.attention import build
-from shared.privacy.release import Release, ReleaseKind
-from shared.wire import (
+from shared.messages import (
     DESCRIBE,
     EVALUATE,
     TRAIN,
@@ -35,6 +33,8 @@ from shared.wire import (
     Weights,
     refusal_in,
 )
+from shared.models.attention import build
+from shared.privacy.release import Release, ReleaseKind
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -12,7 +12,7 @@ from client import recovery
 from client.budget import curve, statement
 from client.budget_plot import draw
 from shared.errors import BudgetExceeded, ConfigError, Refusal
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from tests.client.spending import FIRST, SECOND, Spending
 

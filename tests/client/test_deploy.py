@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from client.cli import app
 from client.metrics import NodeMetrics, Processes
 from client.template import KEYS
-from shared.supervise import Start
+from shared.system.supervise import Start
 
 if TYPE_CHECKING:
     from tests.client.partner import Partner

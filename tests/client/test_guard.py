@@ -17,9 +17,9 @@ from client.ledger import Ledger
 from client.site import Ask, Site
 from shared.config import ModelConfig, Optimiser
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused, WireError
-from shared.privacy.accounting import epsilon
+from shared.messages import EvaluateRequest, TrainRequest
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import EvaluateRequest, TrainRequest
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -31,9 +31,9 @@ from shared.config import (
     WarmStartConfig,
 )
 from shared.config import TrainingConfig as Training
+from shared.data.histories import Histories
 from shared.errors import QuorumError, Refusal, SiteError
-from shared.histories import Histories
-from shared.wire import DESCRIBE, EVALUATE, STATISTICS, TRAIN, TrainReply, refusal_in
+from shared.messages import DESCRIBE, EVALUATE, STATISTICS, TRAIN, TrainReply, refusal_in
 from simulations import cli as lab
 from tests.client.canaries import Parcel, encodings, files_below, leaks, recorded
 from tests.client.conftest import CANARY, private

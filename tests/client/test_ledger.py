@@ -26,9 +26,9 @@ from client.chain import What
 from client.fingerprint import app_fingerprint
 from client.ledger import Entry, Ledger
 from client.outbox import ArrayForm, Outbox
-from shared.chain import encoded, linked
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
-from shared.privacy.accounting import epsilon
+from shared.hash_chain import encoded, linked
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
 DELTA = 1e-3
@@ -841,7 +841,7 @@ import json, os, signal, sys
 from pathlib import Path
 import client.ledger
 from client.ledger import Entry, Ledger
-from shared.chain import encoded, linked
+from shared.hash_chain import encoded, linked
 from shared.errors import BudgetExceeded
 from shared.privacy.release import Release, ReleaseKind
 

@@ -17,7 +17,6 @@ import client.app
 from client import logs
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.site import Site
-from shared.chain import encoded
 from shared.errors import (
     BudgetExceeded,
     DataError,
@@ -27,6 +26,7 @@ from shared.errors import (
     SiteError,
     WireError,
 )
+from shared.hash_chain import encoded
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
@@ -184,7 +184,7 @@ def test_the_line_of_code_is_ours_even_if_a_library_raised(tmp_path: Path) -> No
     with pytest.raises(TypeError) as refused:
         encoded({"no": object()})
     assert Path(refused.traceback[-1].path).name == "encoder.py", "json's own"
-    assert str(cause(refused.value)["where"]).startswith("shared/chain.py:")
+    assert str(cause(refused.value)["where"]).startswith("shared/hash_chain.py:")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_real_node_notes_each_request(
     assert answered["seconds"] > 0
     assert (declined["event"], declined["code"]) == ("declined", "policy")
     assert "steps 1e+06, where <= 1000 is allowed" in declined["why"]
-    assert (failed["event"], failed["where"].split(":")[0]) == ("failed", "shared/tables.py")
+    assert (failed["event"], failed["where"].split(":")[0]) == ("failed", "shared/data/tables.py")
 
 
 def test_a_simulated_node_leaves_logging_alone(

@@ -24,11 +24,11 @@ from client.metrics import BUCKETS, NodeMetrics, Processes
 from client.node_config import NodeConfig
 from client.probes import probes
 from client.site import Site
-from shared.chain import encoded
 from shared.errors import ConfigError, Refusal, SiteError
-from shared.privacy.accounting import epsilon
+from shared.hash_chain import encoded
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.supervise import Restart, Start
+from shared.system.supervise import Restart, Start
 from tests.client.authority import Authority, serving
 
 if TYPE_CHECKING:

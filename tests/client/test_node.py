@@ -26,10 +26,10 @@ from client.processes import environment, executor, supernode
 from client.site import Site
 from client.trust import vetted
 from shared.errors import ConfigError, ProcessError, Refusal, SiteError
-from shared.supervise import Account, Patience
+from shared.system.supervise import Account, Patience
 from tests.client.authority import Authority, serving
 from tests.client.echo_app import CLIENT, write_app
-from tests.shared.test_supervise import gone, until
+from tests.shared.system.test_supervise import gone, until
 
 if TYPE_CHECKING:
     from tests.client.partner import Partner

@@ -26,7 +26,7 @@ from client.ledger import Entry
 from client.preflight import CHECKS
 from shared.config import ModelConfig
 from shared.errors import SiteError
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from tests.client.authority import Authority, serving
 from tests.client.bundles import bundle

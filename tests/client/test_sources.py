@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.sources import DataConfig, open_source, read_source
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError, SiteError
-from shared.histories import Histories
 from tests.client.conftest import store
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from client.ledger import Ledger
 from client.site import Site
 from client.statistician import noised_statistic
 from shared.config import ModelConfig
+from shared.messages import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, refusal_in
 from shared.models.attention import described_items
 from shared.models.moments import moment_sum, popularity_sum
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.noise import SystemRandom
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, refusal_in
 from tests.conftest import DESCRIBED, ITEMS, Sites, ask, node, some_catalogue, some_histories
 
 

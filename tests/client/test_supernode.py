@@ -39,7 +39,7 @@ from client.keys import make_key
 from client.supernode import STALLED, WholeReplies, _unless_transport, all_parts
 from tests.client.authority import Authority
 from tests.conftest import ask
-from tests.shared.test_supervise import ROOT, until
+from tests.shared.system.test_supervise import ROOT, until
 
 ACTIVATED = ActivateNodeResponse(node_id=7).SerializeToString()
 ALIVE = SendNodeHeartbeatResponse(success=True).SerializeToString()

@@ -26,7 +26,7 @@ from torch.testing import assert_close
 from client import trainer
 from client.trainer import LocalPlan, train
 from shared.config import Optimiser
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 

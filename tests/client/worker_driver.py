@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client
 from client.worker import reply_to
-from shared.wire import refusal_in
+from shared.messages import refusal_in
 
 
 def ask(site: str, fab: str) -> dict[str, Any]:

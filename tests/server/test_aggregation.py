@@ -21,7 +21,7 @@ from server.aggregation import (
 from server.optimiser import ServerOptimiser
 from shared.config import Aggregation, ServerConfig, StrategyName, Weighting
 from shared.errors import ConfigError
-from shared.wire import Weights
+from shared.messages import Weights
 
 Matrix = NDArray[np.float64]
 ROBUST = [rule for rule in Aggregation if rule is not Aggregation.MEAN]

@@ -33,8 +33,7 @@ from shared.config import (
     WarmStartConfig,
 )
 from shared.errors import CheckpointError, ConfigError, QuorumError, Refusal
-from shared.models.attention import AttentionRecommender
-from shared.wire import (
+from shared.messages import (
     DESCRIBE,
     STATISTICS,
     TRAIN,
@@ -43,6 +42,7 @@ from shared.wire import (
     Weights,
     refusal_reply,
 )
+from shared.models.attention import AttentionRecommender
 from tests.conftest import DESCRIBED, ITEMS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import yaml
 import server.cli
 from server.proxy import FLEET, PARTNERS
 from server.settings import Listen
-from shared.address import Address
+from shared.system.address import Address
 
 DEPLOY = Path(__file__).parents[2] / "server" / "deploy"
 COMMANDS = set(typer.main.get_command(server.cli.app).commands)  # type: ignore[attr-defined]

@@ -24,8 +24,8 @@ from shared.config import (
     WarmStartConfig,
 )
 from shared.errors import Refusal, ReplyError, WireError
+from shared.messages import EVALUATE, EvaluateReply, EvaluateRequest, TrainReply, refusal_reply
 from shared.privacy.release import ReleaseKind
-from shared.wire import EVALUATE, EvaluateReply, EvaluateRequest, TrainReply, refusal_reply
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Sites

@@ -18,7 +18,7 @@ from server.progress import RunState, RunStatus, now
 from server.runs import Fate, Run, all_runs, create_run, find_run, read_config
 from server.settings import Settings
 from server.setup import NewServer, make_server
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError, ServerError
 
 CONFIG = """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from server import matching
 from server.matching import RIDGE, PublicStates, match_moment, own_moment, public_states
 from server.posterior import Known, set_weights
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores, build
 from shared.models.moments import layer_norm, states
 from tests.conftest import DESCRIBED, ITEMS, some_catalogue, some_histories

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from server.noise import fade_of, noise_of, planned_releases, popularity_part, statistics_noise
 from shared.config import PrivacyConfig, RunConfig, TrainingConfig, WarmStartConfig
-from shared.privacy.accounting import epsilon
+from shared.messages import Statistic
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.wire import Statistic
 
 CONFIG = RunConfig(privacy=PrivacyConfig(epsilon=4.0, delta=1e-5))
 

@@ -13,7 +13,7 @@ import server.partners
 from server.partners import Partner, Roll
 from shared.config import PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import ConfigError, QuorumError, Refusal
-from shared.wire import DescribeReply, refusal_reply
+from shared.messages import DescribeReply, refusal_reply
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node

@@ -6,7 +6,7 @@ import torch
 
 from server.posterior import LOGIT_SPREAD, Known, Prior, moment, popularity, set_weights
 from shared.config import ModelConfig
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import build
 from shared.models.moments import moment_sum
 from tests.conftest import DESCRIBED, ITEMS, some_catalogue, some_histories

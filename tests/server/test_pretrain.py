@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from server.pretrain import PUBLIC, chosen_together, pretrained, read_public, save_public
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
-from shared.histories import Histories
 from shared.models.moments import FADE, popularity_sum
 
 V = 30

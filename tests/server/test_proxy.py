@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from server.listeners import _configured, _Server, bound
 from server.pki import Authority
 from server.proxy import ADMINISTRATORS, FLEET, PARTNERS, Gate, upstream
-from shared.address import Address
 from shared.errors import ServerError
+from shared.system.address import Address
 
 FLEET_PATH, CONTROL_PATH = "/v1/fleet/push-object", "/v1/control/list-runs"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.replies import checked_change
 from shared.errors import Outcome, Refusal, ReplyError
-from shared.wire import TRAIN, TrainReply, Weights, refusal_reply
+from shared.messages import TRAIN, TrainReply, Weights, refusal_reply
 
 LIKE: Weights = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
 GOOD: Weights = {

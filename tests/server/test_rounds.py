@@ -22,7 +22,7 @@ from server.rounds import RoundReport
 from server.strategy import FederatedStrategy, Terms
 from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import Outcome, QuorumError, Refusal
-from shared.wire import DESCRIBE, TRAIN, TrainReply, TrainRequest, Weights, refusal_reply
+from shared.messages import DESCRIBE, TRAIN, TrainReply, TrainRequest, Weights, refusal_reply
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node

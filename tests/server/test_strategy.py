@@ -19,7 +19,7 @@ from server.records import to_arrays, to_weights
 from server.strategy import FederatedStrategy, Terms
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, StrategyName, Weighting
 from shared.errors import QuorumError, Refusal
-from shared.wire import TRAIN, TrainReply, TrainRequest, Weights, refusal_reply, traffic
+from shared.messages import TRAIN, TrainReply, TrainRequest, Weights, refusal_reply, traffic
 
 Array = npt.NDArray[np.float64]
 

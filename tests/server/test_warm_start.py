@@ -15,11 +15,11 @@ from server.partners import Partner
 from server.posterior import Prior
 from server.warm_start import Choice, warm_start, worth_the_noise
 from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
+from shared.data.histories import Histories
 from shared.errors import QuorumError
-from shared.histories import Histories
+from shared.messages import StatisticsReply
 from shared.models.attention import build, trainable
 from shared.models.moments import popularity_sum
-from shared.wire import StatisticsReply
 from tests.conftest import DESCRIBED, ITEMS, some_histories
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from client.ledger import Entry, Ledger
 from shared.errors import AccountingError, ConfigError
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from simulations.accountant import Answer, Question, answer
 from simulations.cli import main

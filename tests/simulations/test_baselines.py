@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from shared.config import PrivacyConfig, Value
-from shared.histories import Histories, leave_one_out
-from shared.metrics import Scorer
+from shared.data.histories import Histories, leave_one_out
+from shared.evaluation.ranking import Scorer
 from shared.models.counts import Popularity
-from shared.privacy.accounting import epsilon, noise_multiplier_for
+from shared.privacy.accounting.accountant import epsilon, noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations import baselines
 from simulations.config import read_settings

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from shared.catalogue import Catalogue
 from shared.config import ModelConfig
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, leave_one_out, read_histories
 from shared.errors import ConfigError
-from shared.histories import Histories, leave_one_out, read_histories
-from shared.metrics import Ranking
+from shared.evaluation.ranking import Ranking
+from shared.item_features.encoder import TextEncoder, encoded_features
+from shared.item_features.encoder_source import find_encoder
 from shared.models.attention import AttentionRecommender, build
-from shared.models.encoder import TextEncoder, encoded_features
-from shared.models.encoder_files import find_encoder
 from simulations.cold import as_new, cold_items, cold_section, without_items
 from simulations.simulate import prepare, simulate
 from tests.simulations.test_simulate import Silent, settings

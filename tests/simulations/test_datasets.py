@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.catalogue import ItemColumns
+from shared.data.catalogue import ItemColumns
+from shared.data.histories import Columns
 from shared.errors import DataError, FetchError
-from shared.histories import Columns
 from simulations import datasets
 from simulations.datasets import SOURCES, Dataset, fetch, load, load_items
 

@@ -15,8 +15,8 @@ from flwr.clientapp import ClientApp
 from client.site import Site
 from server.checkpoint import Checkpoint
 from shared.config import Value
+from shared.messages import DESCRIBE, DescribeReply, DescribeRequest
 from shared.privacy.noise import SeededRandom
-from shared.wire import DESCRIBE, DescribeReply, DescribeRequest
 from simulations.config import read_settings
 from simulations.federation import InProcessGrid, sites_in
 from simulations.simulate import prepare

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shared.data.histories import Columns
 from shared.errors import DataError
-from shared.histories import Columns
 from simulations.datasets import load
 
 INTERACTIONS = "user_id,item_id,timestamp\nx,1,2\nx,2,1\ny,2,1\ny,1,2\nz,1,1\nz,2,2\n"

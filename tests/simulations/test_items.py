@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.catalogue import Catalogue
 from shared.config import ModelConfig, PrivacyConfig
+from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError, DataError
-from shared.models.encoder import Pooling
-from shared.models.lsa import text_features
+from shared.item_features.encoder import Pooling
+from shared.item_features.tfidf import text_features
 from simulations.cli import main
 from simulations.config import LabConfig, SimulationConfig
 from simulations.datasets import load_items

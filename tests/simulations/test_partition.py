@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError
-from shared.histories import Histories
 from simulations.datasets import Dataset
 from simulations.partition import Scheme, dominant_genres, partition
 

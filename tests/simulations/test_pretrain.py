@@ -10,7 +10,7 @@ import pytest
 
 from server.cli import main as server_main
 from server.pretrain import read_public
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from simulations.cli import main as lab_main
 from simulations.datasets import load

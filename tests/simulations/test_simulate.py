@@ -17,10 +17,10 @@ from dp_accounting.pld import PLDAccountant
 
 from client.site import Site
 from server.checkpoint import Checkpoint
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, DataError
+from shared.item_features.tfidf import text_features
 from shared.models.attention import AttentionRecommender
-from shared.models.lsa import text_features
 from simulations.config import SimulationConfig, read_settings
 from simulations.simulate import prepare, reopen, simulate
 

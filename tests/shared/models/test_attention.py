@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from shared.catalogue import Catalogue
 from shared.config import ItemRepresentation, ModelConfig, Trained
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError
-from shared.histories import Histories
 from shared.models.attention import (
     Attention,
     AttentionConfig,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch import Tensor
 
-from shared.histories import Histories, leave_one_out
-from shared.metrics import Metrics, evaluate
+from shared.data.histories import Histories, leave_one_out
+from shared.evaluation.ranking import Metrics, evaluate
 from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
 
 ML_1M = Path(__file__).parents[3].parent / "shared" / "data" / "ml-1m"

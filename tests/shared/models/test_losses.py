@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 
 V, T = 11, 6

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.config import ModelConfig
-from shared.histories import Histories
+from shared.data.histories import Histories
 from shared.models.attention import build, described_items
 from shared.models.losses import loss_per_user, next_item_pairs
 from shared.models.moments import layer_norm, moment_sum, popularity_sum, states

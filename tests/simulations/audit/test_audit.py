@@ -12,10 +12,10 @@ import pytest
 
 from client.ledger import Ledger
 from client.site import Site
-from shared.catalogue import Catalogue
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError
-from shared.histories import Histories
-from shared.wire import StatisticsRequest, TrainRequest
+from shared.messages import StatisticsRequest, TrainRequest
 from simulations.audit.audit import AuditPlan, audit
 from simulations.audit.replay import Replay
 from simulations.benchmarks.planted_faults import TIED_IDS, planted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from simulations.audit.books import books
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.histories import Histories
+from shared.data.histories import Histories
 from simulations.audit.canaries import Canaries
 from simulations.audit.judge import Claim, limits, observer, reasons
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from shared.catalogue import Catalogue
 from shared.config import ItemRepresentation, ModelConfig, Trained
-from shared.histories import Histories
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, build
 from simulations.audit.published import familiarity, roc_of
 from tests.conftest import some_catalogue

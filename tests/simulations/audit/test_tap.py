@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from client.app import app
+from shared.messages import DESCRIBE, DescribeRequest, TrainRequest
 from shared.privacy.release import ReleaseKind
-from shared.wire import DESCRIBE, DescribeRequest, TrainRequest
 from simulations.audit.tap import Tap
 from tests.conftest import Sites, ask, context
 

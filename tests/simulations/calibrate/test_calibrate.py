@@ -15,8 +15,8 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 
 from server.noise import planned_releases
-from shared.catalogue import Catalogue
 from shared.config import Value
+from shared.data.catalogue import Catalogue
 from shared.errors import AccountingError, ConfigError
 from shared.models.attention import build, trainable
 from simulations.calibrate.numbers import (

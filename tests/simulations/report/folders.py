@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shared.config import Value
-from shared.privacy.accounting import epsilon as epsilon_of
-from shared.privacy.accounting import noise_multiplier_for
+from shared.privacy.accounting.accountant import epsilon as epsilon_of
+from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations.config import read_settings
 

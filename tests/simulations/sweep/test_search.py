@@ -16,8 +16,8 @@ import pytest
 from server.noise import planned_releases
 from shared.config import Value, flatten
 from shared.errors import ConfigError
-from shared.privacy.accounting import epsilon, renyi_epsilon
-from shared.privacy.selection import TrialLaw, selection_epsilon
+from shared.privacy.accounting.accountant import epsilon, renyi_epsilon
+from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
 from simulations.cli import main
 from simulations.config import SimulationConfig, read_settings
 from simulations.settings import settings

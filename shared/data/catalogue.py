@@ -1,0 +1,284 @@
+"""The public item list: ids, text, features, and the fingerprint that tells versions apart.
+
+| what the file holds                             | what happens                              |
+|-------------------------------------------------|-------------------------------------------|
+| anything that `shared.data.tables` refuses           | refused                                   |
+| an item id that is empty or stands there twice  | refused, with the row                     |
+| a year that is not a whole number               | refused, with the row                     |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from shared.data.tables import column_names, read_text, replacing, require_column
+from shared.errors import DataError
+from shared.item_features.provenance import FeatureSource
+
+__all__ = ["Catalogue", "ItemColumns", "items_from_table", "read_items"]
+
+ITEMS_FILE, FEATURES_FILE = "items.parquet", "features.safetensors"
+_SOURCE = "source"
+_NO_GENRES = "(no genres listed)"
+_TRAILING_YEAR = re.compile(r"\((\d{4})\)\s*$")
+_YEAR = re.compile(r"(-?\d{1,9})(?:\.0)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalogue:
+    """The items that can be recommended, the same at every organisation.
+
+    An item's internal id is its place in the catalogue, counted from 1; 0 is padding.
+
+    Attributes:
+        item_ids: the public ids, distinct and not blank; length V.
+        titles: length V; may be empty texts.
+        genres: the genres of each item, without "|" or outer spaces; length V.
+        years: length V.
+        features: float32 [V, F]; row i describes the item with internal id i + 1.
+        source: what made the features, if that is recorded; not part of the fingerprint.
+
+    Raises:
+        ValueError: the fields contradict each other or break the rules above.
+    """
+
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    genres: tuple[tuple[str, ...], ...]
+    years: tuple[int | None, ...]
+    features: torch.Tensor | None = None
+    source: FeatureSource | None = None
+    _index: dict[str, int] = field(init=False, repr=False)
+    _fingerprint: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.item_ids) == len(self.titles) == len(self.genres) == len(self.years):
+            raise ValueError("item_ids, titles, genres and years must have one entry per item")
+        if any(not item.strip() for item in self.item_ids):
+            raise ValueError("an item id is blank")
+        index = {item: number for number, item in enumerate(self.item_ids, start=1)}
+        if len(index) != len(self.item_ids):
+            raise ValueError("an item id occurs twice")
+        if bad := next((g for g in self.genres if _split_genres("|".join(g)) != g), None):
+            raise ValueError(f"genres {bad!r} would not survive being joined by '|'")
+        if self.features is not None:
+            _check_features(self.features, len(self.item_ids))
+        if self.source is not None and self.source.size != self.feature_size:
+            raise ValueError(f"{self.feature_size} features an item, not {self.source.size}")
+        object.__setattr__(self, "_index", index)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def index(self) -> Mapping[str, int]:
+        """Public item id -> internal id in 1..V."""
+        return self._index
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over every field in order: the catalogue's version."""
+        if not self._fingerprint:
+            object.__setattr__(self, "_fingerprint", self._digest())
+        return self._fingerprint
+
+    @property
+    def feature_size(self) -> int:
+        """Features an item, F; 0 without any."""
+        return 0 if self.features is None else self.features.shape[1]
+
+    def with_features(
+        self, features: torch.Tensor, source: FeatureSource | None = None
+    ) -> Catalogue:
+        """The same items described by `features`, [V, F], kept as float32 on the CPU."""
+        kept = features.detach().to("cpu", torch.float32).contiguous()
+        return replace(self, features=kept, source=source)
+
+    def without_features(self) -> Catalogue:
+        """The items alone."""
+        return replace(self, features=None, source=None)
+
+    def save(self, folder: Path | str) -> None:
+        """Write `items.parquet`, and `features.safetensors` where there are features.
+
+        Each file is replaced in one step, and the features name the items that they belong to:
+        a crash in between is refused by `load` rather than read as a mixture.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        features = folder / FEATURES_FILE
+        if self.features is not None:
+            metadata = {"fingerprint": self.fingerprint}
+            if self.source is not None:
+                metadata[_SOURCE] = self.source.to_text()
+            with replacing(features) as temporary:
+                save_file({"features": self.features.contiguous()}, temporary, metadata=metadata)
+        with replacing(folder / ITEMS_FILE) as temporary:
+            pq.write_table(self._table(), temporary)
+        if self.features is None:
+            features.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Catalogue:
+        """Read what `save` wrote; the fingerprint is the same again.
+
+        Raises:
+            DataError: a file is missing or damaged, or the features are of other items.
+        """
+        items = read_items(Path(folder) / ITEMS_FILE)
+        path = Path(folder) / FEATURES_FILE
+        if not path.exists():
+            return items
+        try:
+            with safe_open(path, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+                text = metadata.get(_SOURCE)
+                source = None if text is None else FeatureSource.from_text(text)
+                catalogue = items.with_features(stored.get_tensor("features"), source)
+        except (OSError, SafetensorError, ValueError):
+            problem = "the item features cannot be read or do not fit the items"
+        else:
+            if catalogue.fingerprint == metadata.get("fingerprint"):
+                return catalogue
+            problem = f"the item features are not those of {ITEMS_FILE} beside them"
+        raise DataError(problem, file=path, remedy="Save or copy the whole catalogue again.")
+
+    def _digest(self) -> str:
+        fields = [self.item_ids, self.titles, self.genres, self.years]
+        digest = hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode())
+        if self.features is not None:
+            digest.update(json.dumps(list(self.features.shape)).encode())
+            digest.update(
+                self.features.detach().cpu().contiguous().numpy().astype("<f4", copy=False).data
+            )
+        return digest.hexdigest()
+
+    def _table(self) -> pa.Table:
+        return pa.table(
+            {
+                "item_id": pa.array(self.item_ids, pa.string()),
+                "title": pa.array(self.titles, pa.string()),
+                "genres": pa.array(["|".join(genres) for genres in self.genres], pa.string()),
+                "year": pa.array(self.years, pa.int32()),
+            }
+        )
+
+
+def _check_features(features: torch.Tensor, items: int) -> None:
+    if features.dtype != torch.float32 or features.ndim != 2 or len(features) != items:
+        found = f"{features.dtype} {list(features.shape)}"
+        raise ValueError(f"features must be float32 [{items}, F], not {found}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemColumns:
+    """What the columns of an items file are called.
+
+    Attributes:
+        item: the public id.
+        title: the text shown to people and read by encoders.
+        genres: separated by "|"; None means `genres` where there is such a column.
+        year: None means `year` where there is such a column, else a trailing "(1995)" in the title.
+    """
+
+    item: str = "item_id"
+    title: str = "title"
+    genres: str | None = None
+    year: str | None = None
+
+
+_ITEM_COLUMNS = ItemColumns()
+
+
+def read_items(path: Path | str, columns: ItemColumns = _ITEM_COLUMNS) -> Catalogue:
+    """Read a catalogue from a .csv or .parquet file, in file order.
+
+    MovieLens's movies.csv is `read_items(path, ItemColumns(item="movieId"))`; its
+    "(no genres listed)" means none. Titles stay as they are, with their year.
+
+    Raises:
+        DataError: see the table on top of this module.
+    """
+    path = Path(path)
+    names = column_names(path)
+    for role in ("item", "title", "genres", "year"):
+        if (name := getattr(columns, role)) is not None:
+            require_column(name, names, path, f"ItemColumns({role}='...')")
+    found = replace(
+        columns,
+        genres=columns.genres or ("genres" if "genres" in names else None),
+        year=columns.year or ("year" if "year" in names else None),
+    )
+    wanted = [found.item, found.title, found.genres, found.year]
+    table = read_text(path, [name for name in wanted if name is not None])
+    return items_from_table(table, found, path)
+
+
+def items_from_table(table: pa.Table, columns: ItemColumns, source: Path) -> Catalogue:
+    """Make a catalogue of a table of text columns.
+
+    Args:
+        table: what `read_text` returns; None stands for a missing value.
+        columns: the columns to take; None for `genres` or `year` means there is none.
+        source: named in errors.
+
+    Raises:
+        DataError: an id is empty or repeated, or a year is not a number.
+    """
+    ids = table[columns.item].to_pylist()
+    titles = [title or "" for title in table[columns.title].to_pylist()]
+    _check_ids(ids, columns.item, source)
+    genres: list[tuple[str, ...]] = [()] * len(ids)
+    if columns.genres is not None:
+        genres = [_split_genres(text or "") for text in table[columns.genres].to_pylist()]
+    if columns.year is None:
+        years = [int(m[1]) if (m := _TRAILING_YEAR.search(title)) else None for title in titles]
+    else:
+        years = _years(table[columns.year].to_pylist(), columns.year, source)
+    return Catalogue(tuple(ids), tuple(titles), tuple(genres), tuple(years))
+
+
+def _check_ids(ids: Sequence[str | None], name: str, source: Path) -> None:
+    first: dict[str, int] = {}
+    for row, item in enumerate(ids, start=1):
+        if item is None or not item.strip():
+            problem, remedy = "the item id is empty", "Give every item an id."
+        elif first.setdefault(item, row) != row:
+            problem = f"row {first[item]} has the same item id"
+            remedy = "Give every item an id of its own."
+        else:
+            continue
+        raise DataError(problem, file=source, row=row, field=name, value=item, remedy=remedy)
+
+
+def _split_genres(text: str) -> tuple[str, ...]:
+    parts = (part.strip() for part in text.split("|"))
+    return tuple(part for part in parts if part and part != _NO_GENRES)
+
+
+def _years(texts: Sequence[str | None], name: str, source: Path) -> list[int | None]:
+    years: list[int | None] = []
+    for row, text in enumerate(texts, start=1):
+        match = _YEAR.fullmatch(text.strip()) if text else None
+        if text and text.strip() and match is None:
+            raise DataError(
+                "the year is not a whole number",
+                file=source,
+                row=row,
+                field=name,
+                value=text,
+                remedy="Write a year such as 1995, or leave it empty.",
+            )
+        years.append(int(match[1]) if match else None)
+    return years

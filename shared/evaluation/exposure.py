@@ -1,0 +1,112 @@
+"""Popularity bias: how much of what is shown goes to what everybody has chosen anyway.
+
+All figures are of top-k lists, int64 [N, k] of item ids 1..V where 0 marks an empty place, as
+`shared.evaluation.ranking.top_items` gives them, and of what users chose before: int64 [V] of training events,
+one count an item. An empty place counts nowhere.
+
+Raises:
+    ValueError: an id outside 0..V, or counts that are not [V] or below 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["DECILES", "arp", "exposure", "gini", "popularity_deciles"]
+
+DECILES = 10
+
+Ints = NDArray[np.int64]
+
+
+def arp(top: Tensor, counts: Ints, users: int) -> float:
+    """Return the average recommendation popularity: the mean over users of their lists' mean φ(i).
+
+    Yin, Cui, Li, Yao & Chen, "Challenging the Long Tail Recommendation", PVLDB 5(9), 2012; in
+    this form Abdollahpouri, Burke & Mobasher, "Managing Popularity Bias in Recommender Systems
+    with Personalized Re-ranking", FLAIRS 2019. φ(i) is the number of training events
+    with i; here it is divided by the users, so that sizes of data compare: where nobody chooses
+    an item twice, .2 says that a shown item was chosen by a fifth of all users. Users who are
+    shown nothing are left out.
+
+    Args:
+        top: what each user is shown.
+        counts: φ.
+        users: how many users the events are of; >= 1.
+
+    Example:
+        >>> arp(torch.tensor([[1, 2], [1, 0]]), np.array([6, 4, 0]), users=8)
+        0.6875
+    """
+    _check(top, counts)
+    popularity = np.concatenate([[0.0], counts / users])[top.numpy()]  # [N, k]
+    places = (top > 0).sum(1).numpy()  # [N]
+    some = places > 0
+    return float((popularity.sum(1)[some] / places[some]).mean()) if some.any() else 0.0
+
+
+def gini(top: Tensor, items: int) -> float:
+    """Return the Gini index of how often each item is shown: 0 if all alike, 1 if always one.
+
+    Shani & Gunawardana, "Evaluating Recommendation Systems", in Recommender Systems Handbook,
+    2011, "item space coverage": Σ_j (2j - V - 1) p(i_j) / (V - 1), items in ascending order of the
+    share p of places that they fill. It is 0 for a catalogue of one item or no place filled.
+
+    Example:
+        >>> gini(torch.tensor([[1, 2], [3, 4]]), items=4), gini(torch.tensor([[3], [3]]), items=4)
+        (0.0, 1.0)
+    """
+    shown = np.sort(_shown(top, items))
+    total = shown.sum()
+    if items == 1 or total == 0:
+        return 0.0
+    places = 2 * np.arange(1, items + 1) - items - 1
+    return float((places * shown).sum() / (total * (items - 1)))
+
+
+def popularity_deciles(counts: Ints) -> Ints:
+    """Return each item's tenth of the catalogue, 0 for the most popular; ties by item id.
+
+    Tenths differ by one item at most where V is no multiple of ten.
+
+    Example:
+        >>> popularity_deciles(np.array([1, 9, 5, 5, 0])).tolist()
+        [6, 0, 2, 4, 8]
+    """
+    order = np.argsort(-counts, kind="stable")
+    deciles = np.empty(len(counts), np.int64)
+    deciles[order] = DECILES * np.arange(len(counts)) // len(counts)
+    return deciles
+
+
+def exposure(top: Tensor, counts: Ints) -> list[float]:
+    """Return the share of all filled places that goes to each popularity decile, [10].
+
+    The first is the most popular tenth of the catalogue. As 1 minus the sum over the head this is
+    the share of the long tail (APLT in Abdollahpouri, Burke & Mobasher 2019), every place
+    counting the same.
+
+    Example:
+        >>> exposure(torch.tensor([[1, 2], [1, 0]]), np.arange(10, 0, -1))[:3]
+        [0.6666666666666666, 0.3333333333333333, 0.0]
+    """
+    _check(top, counts)
+    shown = _shown(top, len(counts))
+    per_decile = np.bincount(popularity_deciles(counts), weights=shown, minlength=DECILES)
+    return [float(share) for share in per_decile / max(1, shown.sum())]
+
+
+def _shown(top: Tensor, items: int) -> Ints:
+    """How often each item is shown, [V]."""
+    if items < 1 or (top.numel() and not 0 <= int(top.min()) <= int(top.max()) <= items):
+        raise ValueError(f"top holds ids outside 0..{items}")
+    return torch.bincount(top.flatten(), minlength=items + 1)[1:].numpy()
+
+
+def _check(top: Tensor, counts: Ints) -> None:
+    if counts.ndim != 1 or (counts < 0).any():
+        raise ValueError(f"counts {counts.shape}: expected [V], each at least 0")
+    _shown(top, len(counts))

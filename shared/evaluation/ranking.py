@@ -1,0 +1,331 @@
+"""How well a recommender ranks what each user chose next, over the whole catalogue.
+
+One target per user. Every catalogue item the user has not met competes with it: sampled negatives
+reorder models and inflate figures (Krichene & Rendle, "On Sampled Metrics for Item
+Recommendation", KDD 2020), so there are none here. These figures are exact, not private: they
+are for public benchmarks and for an organisation's own eyes.
+
+`hit_rate`, `ndcg` and `mrr` are means over N >= 1 users, in [0, 1]. They take 1-based ranks, int64
+[N], and a cut-off k >= 1, and raise ValueError for values or sizes below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.data.histories import Histories
+
+__all__ = [
+    "Metrics",
+    "Ranking",
+    "Scorer",
+    "coverage",
+    "evaluate",
+    "hit_rate",
+    "mrr",
+    "ndcg",
+    "rank_users",
+    "ranks",
+    "top_items",
+]
+
+
+class Scorer(Protocol):
+    """Anything that scores the catalogue for a batch of histories."""
+
+    def __call__(self, histories: Tensor, /) -> Tensor:
+        """Map int64 [B, T], right-padded with 0, to scores [B, V]; column j is item j + 1."""
+        ...
+
+
+def ranks(scores: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
+    """Return the 1-based rank of each target among the items its user has not seen.
+
+    ======================================  ===================================================
+    case                                    outcome
+    ======================================  ===================================================
+    an unseen item ties with the target     it ranks above: scoring all alike earns nothing
+    the target is itself among the seen     it stays rankable: people do choose things again
+    a score is -inf or +inf                 compared like any other number
+    a score is NaN                          ValueError: it would compare as "never higher"
+    ======================================  ===================================================
+
+    Args:
+        scores: float [B, V]; column j belongs to item j + 1.
+        targets: int64 [B], each in 1..V.
+        seen: int64 [B, S], items in any order and number, padded with 0.
+
+    Returns:
+        int64 [B], each in 1..V.
+
+    Raises:
+        ValueError: a NaN score, an id out of range, or shapes that do not match.
+
+    Example:
+        >>> ranks(torch.tensor([[0.9, 0.5, 0.7]]), torch.tensor([2]), seen=torch.tensor([[1, 0]]))
+        tensor([2])
+    """
+    _check(scores, targets, seen)
+    own = scores.gather(1, targets[:, None] - 1)  # [B, 1]
+    # Column 0 exists so that the padding of `seen` has somewhere harmless to point.
+    above = torch.nn.functional.pad(scores >= own, (1, 0))  # [B, V + 1]
+    above.scatter_(1, seen, value=False).scatter_(1, targets[:, None], value=True)
+    return above.sum(1)
+
+
+def top_items(scores: Tensor, seen: Tensor, k: int) -> Tensor:
+    """Return what each user would be shown: their k highest-scored unseen items, best first.
+
+    Equal scores come in no particular order. An item scored -inf is never shown; places that
+    nothing can fill hold 0.
+
+    Args:
+        scores: float [B, V] without NaN.
+        seen: int64 [B, S], padded with 0.
+        k: places; in 1..V.
+
+    Returns:
+        int64 [B, k] of item ids.
+
+    Example:
+        >>> top_items(torch.tensor([[0.9, 0.5, 0.7]]), seen=torch.tensor([[1, 0]]), k=3)
+        tensor([[3, 2, 0]])
+    """
+    hidden = scores.new_zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool)
+    hidden.scatter_(1, seen, value=True)
+    best = scores.masked_fill(hidden[:, 1:], -torch.inf).topk(k)
+    return (best.indices + 1).masked_fill(best.values == -torch.inf, 0)
+
+
+def hit_rate(ranks: Tensor, k: int) -> float:
+    """Return HR@k = mean of [rank <= k]; with one relevant item per user, recall@k too.
+
+    Example:
+        >>> hit_rate(torch.tensor([1, 3, 40, 11]), k=10)
+        0.5
+    """
+    return _mean_gain(torch.ones_like(ranks, dtype=torch.float64), ranks, k)
+
+
+def ndcg(ranks: Tensor, k: int) -> float:
+    """Return nDCG@k = mean of [rank <= k] / log2(1 + rank).
+
+    Järvelin & Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques", TOIS 2002, with
+    the usual log2(1 + rank) discount; one relevant item makes the ideal gain 1.
+
+    Example:
+        >>> ndcg(torch.tensor([1, 3, 40, 11]), k=10)
+        0.375
+    """
+    return _mean_gain(1 / torch.log2(1 + ranks.double()), ranks, k)
+
+
+def mrr(ranks: Tensor, k: int) -> float:
+    """Return MRR@k = mean of [rank <= k] / rank.
+
+    Voorhees, "The TREC-8 Question Answering Track Report", 1999, cut off at k.
+
+    Example:
+        >>> mrr(torch.tensor([1, 2, 40, 11]), k=10)
+        0.375
+    """
+    return _mean_gain(1 / ranks.double(), ranks, k)
+
+
+def coverage(top: Tensor, items: int) -> float:
+    """Return coverage@k = |union of all top-k lists| / V, in [0, 1].
+
+    Ge, Delgado-Battenfeld & Jannach, "Beyond Accuracy", RecSys 2010, "catalog coverage".
+
+    Args:
+        top: int64 [N, k] of item ids; 0 marks an empty place.
+        items: V, the size of the catalogue; >= 1.
+
+    Raises:
+        ValueError: an id outside 0..V, or V < 1.
+
+    Example:
+        >>> coverage(torch.tensor([[1, 2], [2, 3], [2, 0]]), items=6)
+        0.5
+    """
+    if items < 1:
+        raise ValueError(f"items={items}: a catalogue holds at least one item")
+    _check_ids("top", top, low=0, high=items)
+    shown = torch.bincount(top.flatten(), minlength=items + 1)[1:]  # [V]
+    return shown.count_nonzero().item() / items
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """The four figures of one model on one set of users.
+
+    Attributes:
+        hr: HR@k.
+        ndcg: nDCG@k.
+        mrr: MRR@k.
+        coverage: coverage@k.
+        users: how many users they are the mean of.
+        k: the cut-off.
+    """
+
+    hr: float
+    ndcg: float
+    mrr: float
+    coverage: float
+    users: int
+    k: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures under the names that `result.json` gives them.
+
+        Example:
+            >>> Metrics(hr=0.5, ndcg=0.25, mrr=0.125, coverage=1.0, users=4, k=10).as_dict()
+            {'hr@10': 0.5, 'ndcg@10': 0.25, 'mrr@10': 0.125, 'coverage@10': 1.0}
+        """
+        figures = {"hr": self.hr, "ndcg": self.ndcg, "mrr": self.mrr, "coverage": self.coverage}
+        return {f"{name}@{self.k}": value for name, value in figures.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranking:
+    """What one model did for each of N users, before any averaging.
+
+    Attributes:
+        ranks: int64 [N], where each user's target came; on the CPU.
+        top: int64 [N, min(k, V)], what each would be shown (see `top_items`); on the CPU.
+        items: V, the size of the catalogue.
+        k: the cut-off.
+    """
+
+    ranks: Tensor
+    top: Tensor
+    items: int
+    k: int
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Ranking]) -> Ranking:
+        """Join the users of several organisations, in order, so that each user counts once.
+
+        Raises:
+            ValueError: no parts, or they differ in catalogue size or cut-off.
+        """
+        kinds = {(part.items, part.k) for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(f"(items, k) = {sorted(kinds)}: pool rankings of one kind")
+        [(items, k)] = kinds
+        return cls(
+            ranks=torch.cat([part.ranks for part in parts]),
+            top=torch.cat([part.top for part in parts]),
+            items=items,
+            k=k,
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> Ranking:
+        """Those of the users with these numbers, in this order."""
+        picked = torch.from_numpy(rows)
+        return Ranking(ranks=self.ranks[picked], top=self.top[picked], items=self.items, k=self.k)
+
+    def metrics(self) -> Metrics:
+        """Average over the users."""
+        return Metrics(
+            hr=hit_rate(self.ranks, self.k),
+            ndcg=ndcg(self.ranks, self.k),
+            mrr=mrr(self.ranks, self.k),
+            coverage=coverage(self.top, self.items),
+            users=len(self.ranks),
+            k=self.k,
+        )
+
+
+@torch.no_grad()
+def rank_users(
+    scorer: Scorer,
+    inputs: Histories,
+    targets: NDArray[np.int64],
+    *,
+    items: int,
+    window: int,
+    k: int = 10,
+    batch_size: int = 256,
+) -> Ranking:
+    """Rank every user's target over the full catalogue.
+
+    The scorer sees the last `window` events of a user; all of the user's events leave the
+    ranking. Ranking happens on the device that the scores come back on.
+
+    Args:
+        scorer: the model; it gets CPU histories and moves them itself.
+        inputs: N histories, each up to but without its target.
+        targets: int64 [N], each in 1..V.
+        items: V, the size of the catalogue.
+        window: T, how many events the scorer sees; >= 1.
+        k: the cut-off; >= 1, and no more than V places are filled.
+        batch_size: B, users scored at a time; >= 1.
+
+    Raises:
+        ValueError: no users, not one target per user, scores that are not [B, V] or hold a NaN,
+            or an id or setting out of range.
+    """
+    users = len(inputs)
+    if users == 0 or targets.shape != (users,):
+        raise ValueError(f"{users} users, targets of shape {targets.shape}: one target per user")
+    if min(items, window, k, batch_size) < 1:
+        raise ValueError(f"{items=}, {window=}, {k=}, {batch_size=}: each must be at least 1")
+    goals, lengths = torch.tensor(targets, dtype=torch.int64), inputs.lengths
+    parts = []
+    for rows in np.array_split(np.arange(users), range(batch_size, users, batch_size)):
+        scores = scorer(inputs.padded(rows, window))  # [B, V]
+        if scores.shape != (len(rows), items):
+            raise ValueError(f"scores {tuple(scores.shape)}: expected {(len(rows), items)}")
+        seen = inputs.padded(rows, max(1, int(lengths[rows].max()))).to(scores.device)  # [B, S]
+        rank = ranks(scores, goals[rows].to(scores.device), seen)
+        parts.append((rank.cpu(), top_items(scores, seen, min(k, items)).cpu()))
+    rank_parts, top_parts = zip(*parts, strict=True)
+    return Ranking(ranks=torch.cat(rank_parts), top=torch.cat(top_parts), items=items, k=k)
+
+
+def evaluate(
+    scorer: Scorer,
+    inputs: Histories,
+    targets: NDArray[np.int64],
+    *,
+    items: int,
+    window: int,
+    k: int = 10,
+    batch_size: int = 256,
+) -> Metrics:
+    """Return the averages of `rank_users`; arguments and errors are the same."""
+    return rank_users(
+        scorer, inputs, targets, items=items, window=window, k=k, batch_size=batch_size
+    ).metrics()
+
+
+def _mean_gain(gains: Tensor, ranks: Tensor, k: int) -> float:
+    if len(ranks) == 0 or k < 1:
+        raise ValueError(f"{len(ranks)} ranks, k={k}: both must be at least 1")
+    _check_ids("ranks", ranks, low=1)
+    return float(gains.where(ranks <= k, 0).mean())
+
+
+def _check(scores: Tensor, targets: Tensor, seen: Tensor) -> None:
+    sizes = (scores.ndim, targets.ndim, seen.ndim)
+    if sizes != (2, 1, 2) or not len(scores) == len(targets) == len(seen):
+        shapes = [tuple(t.shape) for t in (scores, targets, seen)]
+        raise ValueError(f"scores, targets, seen {shapes}: expected [B, V], [B], [B, S]")
+    _check_ids("targets", targets, low=1, high=scores.shape[1])
+    _check_ids("seen", seen, low=0, high=scores.shape[1])
+    if scores.isnan().any():
+        raise ValueError("scores hold NaN: the model has diverged or divides by zero")
+
+
+def _check_ids(name: str, ids: Tensor, *, low: int, high: int | None = None) -> None:
+    if ids.numel() and (ids.min() < low or (high is not None and ids.max() > high)):
+        found = f"{int(ids.min())}..{int(ids.max())}"
+        raise ValueError(f"{name} in {found}: allowed is {low}..{'' if high is None else high}")

@@ -1,0 +1,247 @@
+"""Exact per-user clipping from one backward pass.
+
+One user's whole history is one sample. A pass records what goes into each layer and the gradient
+that comes back to its output; no weight's gradient is formed on the way. From the records follow
+every user's gradient norm, and then the sum of all gradients, each scaled down to norm C at most
+(Abadi et al. 2016, arXiv:1607.00133, algorithm 1; in one pass: Bu et al. 2023, arXiv:2210.00038).
+
+What would break the bound without an error elsewhere, and what happens here:
+
+| a model or a loss that | here |
+|---|---|
+| holds trainable weights in a layer that is not known | refused when built, by the layer's name |
+| uses a weight outside its layer (`h @ item.weight.T`), or penalises weights | refused |
+| gives one loss for the whole batch | refused: it must be one a user, [B] |
+| lacks a batch axis (positions `[T]`, shared negatives `[K]`) | refused, also where T = B |
+| mixes users (a mean over the batch, negatives from it) | refused by `shared.privacy.clipping.probe` |
+| changes in place what a layer has read | refused |
+| gives a user a gradient that is not finite | that user adds nothing |
+| calls `losses.sum().backward()` | refused |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from shared.errors import ClippingError
+from shared.models.attention import ItemScores
+from shared.privacy.clipping.factors import WeightGradient
+from shared.privacy.clipping.layers import RULES, objection
+
+__all__ = ["LARGEST_NORM", "SMALLEST_NORM", "PerUserClipping"]
+
+SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
+"""Beyond these a squared norm leaves float32's range."""
+ROUNDING = 3
+"""How far, in units of the last place of the terms, a user's share may be off its norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One call of a layer."""
+
+    layer: nn.Module
+    inputs: tuple[Any, ...]
+    versions: list[int]
+
+
+class PerUserClipping:
+    """Clipped sums of per-user gradients, while it is entered.
+
+    Within the context the model's forward passes are recorded, and `backward` takes the place of
+    the losses' own. What a pass without gradients computes is unchanged.
+
+    Args:
+        model: every trainable weight lies in a layer that `shared.privacy.clipping.layers` knows.
+        clip_norm: bound C on the Euclidean norm of what one user adds, over all weights together.
+
+    Attributes:
+        weight_norms: after `backward`, each user's norm [B] over one weight alone, by weight.
+
+    Raises:
+        ClippingError: a layer's per-user gradients are not known, or C is out of range.
+    """
+
+    def __init__(self, model: nn.Module, clip_norm: float) -> None:
+        if not SMALLEST_NORM <= clip_norm <= LARGEST_NORM:
+            raise ClippingError(
+                f"clip_norm = {clip_norm}: choose one from {SMALLEST_NORM:g} to {LARGEST_NORM:g}."
+            )
+        self._clip_norm = clip_norm
+        self._layers = _layers_of(model)
+        self._weights = [p for p in model.parameters() if p.requires_grad]
+        self._tables = _tables_in(self._layers)
+        self.weight_norms: dict[Tensor, Tensor] = {}
+        self._users: int | None = None
+        self._forget()
+
+    def __enter__(self) -> Self:
+        for layer in self._layers:
+            vars(layer)["forward"] = partial(self._recorded, layer)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for layer in self._layers:
+            vars(layer).pop("forward", None)
+        self._forget()
+
+    def zero_sums(self) -> None:
+        """Starts a logical batch: every weight's `grad` becomes 0, as of a batch of nobody."""
+        self._forget()
+        for weight in self._weights:
+            weight.grad = None  # let go of the last sum before the next one takes its memory
+            weight.grad = torch.zeros_like(weight)
+
+    def backward(self, losses: Tensor) -> Tensor:
+        """Adds the clipped sum over the users of one physical batch to every weight's `grad`.
+
+        Args:
+            losses: one a user, [B], from a forward pass in this context. A user's loss depends on
+                no other user.
+
+        Returns:
+            Norm of each user's gradient before clipping, float32 [B]. Private: never to leave.
+
+        Raises:
+            ClippingError: the losses are not [B], a weight was used outside its layer, a layer
+                had no batch axis, or its input was changed in place.
+        """
+        if losses.dim() != 1:
+            raise ClippingError(
+                f"losses have shape {list(losses.shape)}, not one a user [B]: average within each "
+                "user, never over the batch."
+            )
+        leaves, weights = self._leaves, self._weights
+        self._users = len(losses)
+        try:
+            found = torch.autograd.grad(losses.sum(), [*leaves, *weights], allow_unused=True)
+        finally:
+            self._users = None
+        self._refuse_strays(found[len(leaves) :])
+        gradients = self._gradients
+        self._forget()
+        with torch.no_grad(), _full_precision(losses.device):
+            return self._add_clipped(gradients, losses)
+
+    def _recorded(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return type(layer).forward(layer, *inputs)  # type: ignore[no-any-return]
+        out = RULES[type(layer)].forward(layer, *inputs)
+        if not out.requires_grad:
+            self._leaves.append(out.requires_grad_())
+        kept = tuple(x.detach() if _is_activation(x) else x for x in inputs)
+        record = _Record(layer, kept, [x._version for x in kept if isinstance(x, Tensor)])
+        out.register_hook(partial(self._receive, record))
+        return out
+
+    def _receive(self, record: _Record, gradient: Tensor) -> None:
+        """Takes the gradient of a layer's output as it passes by."""
+        if self._users is None:
+            raise ClippingError(
+                "the losses went backward by themselves, and nobody was clipped: call "
+                "clipping.backward(losses)."
+            )
+        tensors = [x for x in record.inputs if isinstance(x, Tensor)]
+        if record.versions != [x._version for x in tensors]:
+            raise ClippingError(
+                f"an input of layer {type(record.layer).__name__} was changed in place after the "
+                "layer had read it: use the operation that is not in place."
+            )
+        if any(x.dim() < 2 or len(x) != self._users for x in (gradient, record.inputs[0])):
+            raise ClippingError(
+                f"layer {type(record.layer).__name__} got an input of shape "
+                f"{list(record.inputs[0].shape)} in a batch of {self._users} users: its first "
+                "axis must be the batch's (positions: torch.arange(T).repeat(B, 1))."
+            )
+        with _full_precision(gradient.device):
+            rule = RULES[type(record.layer)]
+            for weight, use in rule.uses(record.layer, record.inputs, gradient):
+                if weight is not None and weight.requires_grad:
+                    empty = WeightGradient(table=weight in self._tables)
+                    self._gradients.setdefault(weight, empty).add(use)
+
+    def _refuse_strays(self, found: tuple[Tensor | None, ...]) -> None:
+        strays = [i for i, gradient in enumerate(found) if gradient is not None]
+        if strays:
+            shapes = ", ".join(str(list(self._weights[i].shape)) for i in strays)
+            raise ClippingError(
+                f"weights of shape {shapes} were used outside their layers, where nobody's share "
+                "is seen: score items through ItemScores, and take weight decay from the "
+                "optimiser instead of the loss."
+            )
+
+    def _add_clipped(self, gradients: dict[Tensor, WeightGradient], losses: Tensor) -> Tensor:
+        found = [gradient.squared_norms() for gradient in gradients.values()]
+        if not found:
+            return torch.zeros_like(losses)
+        self.weight_norms = {
+            w: square.sqrt() for w, (square, _) in zip(gradients, found, strict=True)
+        }
+        squared, size = (torch.stack(terms).sum(0) for terms in zip(*found, strict=True))
+        norms = squared.sqrt()
+        # A norm of 0 divides to infinity, and is not scaled.
+        rounding = ROUNDING * torch.finfo(norms.dtype).eps * size
+        factors = (self._clip_norm / (norms + rounding)).clamp(max=1)
+        broken = ~(squared.isfinite() & losses.isfinite())
+        if broken.any():
+            factors = factors.masked_fill(broken, 0)
+            for gradient in gradients.values():
+                gradient.silence(broken)
+        for weight, gradient in gradients.items():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            gradient.add_weighted(weight.grad, factors)
+        return norms
+
+    def _forget(self) -> None:
+        self._leaves: list[Tensor] = []
+        self._gradients: dict[Tensor, WeightGradient] = {}
+
+
+def _layers_of(model: nn.Module) -> list[nn.Module]:
+    layers = []
+    for name, layer in model.named_modules():
+        if any(p.requires_grad for p in layer.parameters(recurse=False)):
+            reason = objection(layer)
+            if reason is not None:
+                raise ClippingError(f"layer '{name}': {reason}.")
+            layers.append(layer)
+        elif type(layer) is ItemScores:
+            layers.append(layer)  # may score by a table that trains elsewhere
+    return layers
+
+
+def _tables_in(layers: list[nn.Module]) -> set[Tensor]:
+    return {layer.weight for layer in layers if isinstance(layer, nn.Embedding)}
+
+
+def _is_activation(x: object) -> bool:
+    return isinstance(x, Tensor) and not isinstance(x, nn.Parameter)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Products in float32 proper: neither half precision nor the GPU's shortened TF32."""
+    before = torch.get_float32_matmul_precision()
+    if before == "highest" and not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,117 @@
+"""Is what clipping finds what autograd finds? Asked of every model before private data meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from shared.errors import ClippingError
+from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
+
+__all__ = ["probe"]
+
+TOLERANCE, LEAST_SHARE = 1e-3, 1e-3
+"""Difference allowed to a weight's gradient, as a share of that gradient, and of this share of the
+whole: far above rounding, far below what a missed use of a weight changes."""
+
+Losses = Callable[[Tensor], Tensor]
+
+
+def probe(model: nn.Module, losses_of: Losses, users: Tensor) -> None:
+    """Checks on a few invented users that book-keeping finds what plain autograd finds.
+
+    Random weights take the place of the model's for it: at a start at 0, many gradients are 0.
+
+    Args:
+        model: to be trained under `PerUserClipping`.
+        losses_of: losses [B] of users given as [B, ...], in full precision.
+        users: two or more, [B, ...], with B other than any other axis.
+
+    Raises:
+        ClippingError: a layer or a loss is refused, a norm or a sum differs from autograd's, or a
+            user's norm depends on who else is in the batch.
+    """
+    with _random_weights(model):
+        expected = [_gradients(model, losses_of, users, row) for row in range(len(users))]
+        norms, sums = _booked(model, losses_of, users)
+        wanted = [
+            torch.stack([g.norm() for g in of_users]) for of_users in zip(*expected, strict=True)
+        ]
+        _compare("norms", norms, wanted)
+        _compare(
+            "sums", sums, [sum(g, torch.zeros_like(g[0])) for g in zip(*expected, strict=True)]
+        )
+        model.eval()  # no masks, which differ between a user alone and the same among others
+        norms, _ = _booked(model, losses_of, users)
+        alone = [_booked(model, losses_of, users[i : i + 1])[0] for i in range(len(users))]
+        _compare("norms in a batch", norms, [torch.cat(one) for one in zip(*alone, strict=True)])
+
+
+def _weights(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _gradients(model: nn.Module, losses_of: Losses, users: Tensor, row: int) -> tuple[Tensor, ...]:
+    with _same_masks(users.device):
+        loss = losses_of(users)[row]
+        return torch.autograd.grad(loss, _weights(model), materialize_grads=True)
+
+
+def _booked(
+    model: nn.Module, losses_of: Losses, users: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Users' norms [B] and their sum, weight by weight."""
+    weights = _weights(model)
+    with _same_masks(users.device), PerUserClipping(model, LARGEST_NORM) as clipping:
+        clipping.zero_sums()
+        unused = torch.zeros_like(clipping.backward(losses_of(users)))
+        norms = [clipping.weight_norms.get(weight, unused) for weight in weights]
+    return norms, [weight.grad for weight in weights if weight.grad is not None]
+
+
+def _compare(what: str, found: list[Tensor], expected: list[Tensor]) -> None:
+    whole = torch.stack([values.norm() for values in expected]).norm()
+    for values, wanted in zip(found, expected, strict=True):
+        allowed = TOLERANCE * (wanted.norm() + LEAST_SHARE * whole)
+        if not (values - wanted).norm() <= allowed:
+            raise ClippingError(
+                f"the {what} of users' gradients of a weight are {_brief(values)}, and should be "
+                f"{_brief(wanted)}: a loss must depend on its own user alone, and a weight be used "
+                "through its layer alone."
+            )
+
+
+def _brief(values: Tensor) -> str:
+    return f"{float(values.norm()):.4g} in all"
+
+
+@contextmanager
+def _random_weights(model: nn.Module) -> Iterator[None]:
+    """Weights, gradients and modes are afterwards what they were before."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    before = [(p, p.detach().clone(), p.grad) for p in weights]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), _same_masks(weights[0].device):
+            for p in weights:
+                p.normal_(std=0.1)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for p, value, gradient in before:
+                p.copy_(value)
+                p.grad = gradient
+
+
+@contextmanager
+def _same_masks(device: torch.device) -> Iterator[None]:
+    """Torch's generator starts from one seed and afterwards goes on as if nothing happened."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        yield
