@@ -17,14 +17,14 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import logs
-from client.allocator import keep_freed_memory
-from client.evaluator import EvaluationPlan, evaluate
+from client.compute.evaluation import EvaluationPlan, evaluate
+from client.compute.memory import keep_freed_memory
+from client.compute.statistics import noised_statistic
+from client.compute.trainer import LocalPlan, train
 from client.guard import Computation, Guard
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note
-from client.site import Ask, Site, locate, simulated_node
-from client.statistician import noised_statistic
-from client.trainer import LocalPlan, train
+from client.site.site import Ask, Site, locate, simulated_node
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import Refusal, Refused, WireError

@@ -6,10 +6,10 @@ import os
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
 
-from client.budget_commands import budget
-from client.node_commands import check_command, init_command, up_command
-from client.outbox_commands import outbox
-from client.trust_commands import trust_command
+from client.commands.budget import budget
+from client.commands.node import check_command, init_command, up_command
+from client.commands.outbox import outbox
+from client.commands.trust import trust_command
 from shared.system.command_line import command_group, run
 
 __all__ = ["main"]

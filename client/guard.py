@@ -14,8 +14,8 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
-from client.ledger import Entry, Ledger
-from client.site import Ask, Site
+from client.ledger.ledger import Entry, Ledger
+from client.site.site import Ask, Site
 from shared.config import flatten
 from shared.errors import Refusal, Refused, WireError
 from shared.hash_chain import encoded

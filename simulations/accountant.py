@@ -19,7 +19,7 @@ import typer
 from opacus.accountants import PRVAccountant
 from rich.table import Table
 
-from client.site import FILE, Site
+from client.site.site import FILE, Site
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import (
     MOST_STEPS,

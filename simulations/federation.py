@@ -21,8 +21,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
-from client.ledger import Ledger
-from client.site import FILE, SIMULATED, Site
+from client.ledger.ledger import Ledger
+from client.site.site import FILE, SIMULATED, Site
 from server.app import Observer, make_app
 from server.grid import PatientGrid
 from shared.config import PrivacyConfig, RunConfig

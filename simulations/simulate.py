@@ -12,7 +12,7 @@ import numpy as np
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.allocator import keep_freed_memory
+from client.compute.memory import keep_freed_memory
 from server.app import Observer, model_with
 from server.checkpoint import Checkpoint
 from server.pretrain import read_public, save_public

@@ -25,7 +25,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
-from client.ledger import Ledger
+from client.ledger.ledger import Ledger
 from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, write_interactions

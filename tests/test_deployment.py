@@ -29,7 +29,7 @@ import torch
 
 import client.cli
 import server.cli
-from client.setup import make_site
+from client.site.setup import make_site
 from server.bundle import build
 from server.checkpoint import Checkpoint
 from server.runs import read_config

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from client.bundle.trust import trusted, vetted
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
-from client.site import Site
-from client.trust import trusted, vetted
+from client.site.site import Site
 from shared.system.supervise import Account
 
 __all__ = ["CHECKS"]

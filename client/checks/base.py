@@ -14,9 +14,9 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from client.checks.hello import Hello, hello
-from client.ledger import Ledger
-from client.site import Site
+from client.checks.handshake import Hello, hello
+from client.ledger.ledger import Ledger
+from client.site.site import Site
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -83,7 +83,7 @@ class Expected:
         sample_rate: of a round, in (0, 1]; None takes the last charged round's.
         local_steps: noised sums in a round, >= 1; None takes the last charged round's, or 1.
         model: shape of the recommender.
-        candidates: as in `client.trainer.LocalPlan`, >= 0.
+        candidates: as in `client.compute.trainer.LocalPlan`, >= 0.
 
     Raises:
         ConfigError: a value is out of its range.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from client.checks.base import Check, Facts, Status, Verdict, fine, odd, wrong
-from client.checks.hello import PATIENCE
+from client.checks.handshake import PATIENCE
 
 __all__ = ["CHECKS"]
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
-from client.sources import open_source
+from client.data.sources import open_source
 
 __all__ = ["CHECKS"]
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
-from client.keys import others_may, public_file, public_key
+from client.site.keys import others_may, public_file, public_key
 
 __all__ = ["CHECKS"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
-from client.trainer import LAYERS_ALIVE, NUMBERS_AT_ONCE
+from client.compute.trainer import LAYERS_ALIVE, NUMBERS_AT_ONCE
 
 __all__ = ["CHECKS", "free_memory", "training_memory"]
 
@@ -30,7 +30,7 @@ def training_memory(facts: Facts, device: str) -> tuple[float, float]:
     """About how many bytes a training step takes, in memory and on the device.
 
     Libraries, 1 kB an item, 80 bytes an event; and on the device five times the largest part of a
-    batch (`client.trainer`) and seven times the weights, in float32. The factors cover what was
+    batch (`client.compute.trainer`) and seven times the weights, in float32. The factors cover what was
     measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
     """
     model, candidates = facts.expected.model, facts.expected.candidates

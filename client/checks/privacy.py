@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from client.anchor import Anchor
-from client.chain import What
 from client.checks.base import Check, Expected, Facts, Verdict, fine, odd
-from client.ledger import Ledger
+from client.ledger.anchor import Anchor
+from client.ledger.balance import What
+from client.ledger.ledger import Ledger
 from shared.privacy.accounting.accountant import MOST_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, ReleaseKind
 

@@ -3,7 +3,7 @@
 `SystemRandom` holds no state: every call expands a key of its own, fresh from the operating system,
 by AES-256 in counter mode. So no two clients, rounds, processes, threads or copies can share a
 stream, and none can be predicted from its output. `SeededRandom` repeats itself; it exists for
-the lab alone, where the data is public, and `client.site` refuses it on a real site.
+the lab alone, where the data is public, and `client.site.site` refuses it on a real site.
 
 Tails. The radius of a pair of normals is made of 63 bits, so none is beyond 9.42; an exact pair
 would be with chance 2^-64. A million normals in each of 1,000 steps miss something with chance

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import client.statistician
-import client.trainer
+import client.compute.statistics
+import client.compute.trainer
 from client.app import load_weights
 from shared.config import Optimiser
 from shared.data.catalogue import Catalogue
@@ -83,13 +83,13 @@ class Replay:
         if isinstance(self._seen.request, TrainRequest):
             return self._step(self._seen.request, histories)
         assert self._table is not None
-        total = client.statistician.noised_statistic(
+        total = client.compute.statistics.noised_statistic(
             histories, self._table, self._seen.request, _Silence(0)
         )
         return total.numpy().ravel()
 
     def _step(self, request: TrainRequest, histories: Histories) -> Floats32:
-        plan = client.trainer.LocalPlan(
+        plan = client.compute.trainer.LocalPlan(
             steps=1,
             sample_rate=1.0,
             population=1,
@@ -102,7 +102,7 @@ class Replay:
         assert self._model is not None
         load_weights(self._model, request)
         recent = histories.last(request.model.max_length + 1)
-        change = client.trainer.train(self._model, recent, plan, _Silence(request.round))
+        change = client.compute.trainer.train(self._model, recent, plan, _Silence(request.round))
         return np.concatenate([-value.numpy().ravel() for value in change.values()])
 
 

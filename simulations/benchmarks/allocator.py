@@ -1,4 +1,4 @@
-"""What `client.allocator.keep_freed_memory` saves: one training step in two processes, in turn.
+"""What `client.compute.memory.keep_freed_memory` saves: one training step in two processes, in turn.
 
     python -m simulations.benchmarks.allocator [--items 3883] [--users 64] [--repeats 5]
 
@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from client.allocator import keep_freed_memory
+from client.compute.memory import keep_freed_memory
 from shared.models.attention import AttentionConfig, AttentionRecommender
 from shared.models.losses import loss_per_user, next_item_pairs
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from client.site import Site
+from client.site.site import Site
 from server.audit import FILE, AuditEvent, AuditLog
 from server.progress import RunState, RunStatus, now
 from shared.errors import CheckpointError, Outcome

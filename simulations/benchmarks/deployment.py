@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import torch
 
 from client.cli import main as node_main
-from client.site import Site
+from client.site.site import Site
 from server.cli import main as server_main
 from server.progress import RunStatus
 from shared.data.catalogue import Catalogue

@@ -2,7 +2,7 @@
 
     python -m simulations.benchmarks.executor [--repeats 5]
 
-Each process loads the node's app, as `client.worker` does before it answers. Prints the seconds
+Each process loads the node's app, as `client.node.worker` does before it answers. Prints the seconds
 until it has, with and without the libraries in the fork server, and their ratio (medians).
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-_PRELOADED = ["client.app", "client.worker"]
+_PRELOADED = ["client.app", "client.node.worker"]
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def _nothing() -> None:
 
 def _load() -> None:
     """Imports the app anew, as from a bundle."""
-    import client.worker  # noqa: PLC0415 what a request's process starts with
+    import client.node.worker  # noqa: PLC0415 what a request's process starts with
 
     for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "shared")]:
         del sys.modules[name]

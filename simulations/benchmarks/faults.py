@@ -171,7 +171,7 @@ def _revoked(deployment: Deployment) -> str:
 
 def _changed_bundle(deployment: Deployment) -> str:
     """One byte of an installed file; the node runs on, and is asked for two more rounds."""
-    (file,) = (deployment.folder / "gamma" / "flower").rglob("client/trainer.py")
+    (file,) = (deployment.folder / "gamma" / "flower").rglob("client/compute/trainer.py")
     content, mode = file.read_bytes(), file.stat().st_mode
     changed = content.replace(b"noise", b"n0ise", 1)
     assert sum(a != b for a, b in zip(content, changed, strict=True)) == 1
@@ -261,7 +261,7 @@ def _charged(deployment: Deployment, name: str) -> int:
 # --- a partner that lies -------------------------------------------------------------------------
 
 _ANSWER = "            return app(message, context)\n"
-"""In client/worker.py."""
+"""In client/node/worker.py."""
 
 
 def _lie(lie: str) -> Callable[[Deployment], str]:

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from client.anchor import Anchor
-from client.chain import Balance, What
-from client.ledger import Entry, Ledger
-from client.outbox import Outbox, described
-from client.store import append, connected, entry_text
+from client.ledger.anchor import Anchor
+from client.ledger.balance import Balance, What
+from client.ledger.ledger import Entry, Ledger
+from client.ledger.outbox import Outbox, described
+from client.ledger.store import append, connected, entry_text
 from shared.privacy.release import Release, ReleaseKind
 
 DELTA = 1e-5

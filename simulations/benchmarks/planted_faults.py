@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-import client.ledger
-import client.site
-import client.statistician
-import client.trainer
-from client.site import Site
+import client.compute.statistics
+import client.compute.trainer
+import client.ledger.ledger
+import client.site.site
+from client.site.site import Site
 from shared.data.histories import Histories
 from shared.models.moments import layer_norm, states
 from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
@@ -46,7 +46,7 @@ TIED_IDS = (
     "warm_start.share=0",
 )
 """Settings of a recommender with a learned table, tied."""
-_MODULES = (client.statistician, client.trainer)
+_MODULES = (client.compute.statistics, client.compute.trainer)
 
 
 def _noise(changed: Callable[[Tensor, float, RandomSource], Tensor]) -> Iterator[None]:
@@ -85,9 +85,9 @@ def _no_clipping() -> Iterator[None]:
         return PerUserClipping(model, LARGEST_NORM)
 
     with (
-        patch.object(client.statistician, "popularity_sum", counts),
-        patch.object(client.statistician, "moment_sum", moments),
-        patch.object(client.trainer, "PerUserClipping", unclipped),
+        patch.object(client.compute.statistics, "popularity_sum", counts),
+        patch.object(client.compute.statistics, "moment_sum", moments),
+        patch.object(client.compute.trainer, "PerUserClipping", unclipped),
         # The coordinator would refuse sums that no clipped users add up to.
         patch("server.asker._OUTLIER", 1e9),
     ):
@@ -114,8 +114,8 @@ def _the_same_noise_again() -> Iterator[None]:
 
 @contextmanager
 def _forgetful_ledger() -> Iterator[None]:
-    whole = client.ledger.Ledger.releases
-    with patch.object(client.ledger.Ledger, "releases", lambda ledger: whole(ledger)[::2]):
+    whole = client.ledger.ledger.Ledger.releases
+    with patch.object(client.ledger.ledger.Ledger, "releases", lambda ledger: whole(ledger)[::2]):
         yield
 
 
@@ -129,7 +129,7 @@ def _missed_path() -> Iterator[None]:
 
     with (
         patch.object(Outer, "squared_norms", missing),
-        patch.object(client.trainer, "probe", lambda *_: None),
+        patch.object(client.compute.trainer, "probe", lambda *_: None),
     ):
         yield
 

@@ -44,7 +44,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from client.allocator import keep_freed_memory
+from client.compute.memory import keep_freed_memory
 from shared.models.attention import AttentionConfig, AttentionRecommender
 from shared.models.losses import among_candidates, loss_per_user, next_item_pairs
 from shared.privacy.clipping.clipping import PerUserClipping

@@ -32,7 +32,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from client.sources import DataConfig, read_source
+from client.data.sources import DataConfig, read_source
 from shared.data.catalogue import Catalogue
 from simulations.benchmarks.postgresql import Server, temporary_server
 

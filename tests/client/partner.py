@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from client.site import Site
+from client.site.site import Site
 from tests.client.bundles import bundle
 from tests.conftest import some_catalogue, some_histories
 

@@ -15,9 +15,9 @@ from flwr.common.serde import message_to_proto, recorddict_to_proto
 
 import client.app
 from client.app import app, load_weights
-from client.chain import What
-from client.ledger import Ledger
-from client.site import Site
+from client.ledger.balance import What
+from client.ledger.ledger import Ledger
+from client.site.site import Site
 from shared.config import Value
 from shared.data.histories import Histories, write_interactions
 from shared.errors import Refusal

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from client.chain import What
 from client.guard import Computation as Computed
 from client.guard import Guard
-from client.ledger import Ledger
-from client.site import Ask, Site
+from client.ledger.balance import What
+from client.ledger.ledger import Ledger
+from client.site.site import Ask, Site
 from shared.config import ModelConfig, Optimiser
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused, WireError
 from shared.messages import EvaluateRequest, TrainRequest

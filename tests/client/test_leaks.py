@@ -18,9 +18,9 @@ from flwr.app import Array, RecordDict
 from torch import Tensor
 
 import client.app
-from client import trainer
+from client.compute import trainer
 from client.logs import FORMAT_VARIABLE, Event, note
-from client.site import Site
+from client.site.site import Site
 from server.app import coordinate
 from shared.config import (
     ModelConfig,

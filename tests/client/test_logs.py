@@ -16,7 +16,7 @@ import client
 import client.app
 from client import logs
 from client.logs import Event, Fields, about, cause, note, request, set_up
-from client.site import Site
+from client.site.site import Site
 from shared.errors import (
     BudgetExceeded,
     DataError,
@@ -180,7 +180,7 @@ def test_an_error_is_its_type_and_a_line_of_code(objects: io.StringIO, error: Ex
 def test_the_line_of_code_is_ours_even_if_a_library_raised(tmp_path: Path) -> None:
     with pytest.raises(SiteError) as unreadable:
         Site.load(tmp_path)
-    assert str(cause(unreadable.value)["where"]).startswith("client/site.py:")
+    assert str(cause(unreadable.value)["where"]).startswith("client/site/site.py:")
     with pytest.raises(TypeError) as refused:
         encoded({"no": object()})
     assert Path(refused.traceback[-1].path).name == "encoder.py", "json's own"

@@ -23,7 +23,7 @@ import client.app
 import server.app
 import server.checkpoint
 import server.files
-from client.site import Site
+from client.site.site import Site
 from server.audit import AuditLog
 from server.checkpoint import Checkpoint
 from server.journal import Journal

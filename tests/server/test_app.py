@@ -14,8 +14,8 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import server.app
-from client.ledger import Ledger
-from client.site import Site
+from client.ledger.ledger import Ledger
+from client.site.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.checkpoint import Checkpoint
 from server.files import replace_file

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
 
-from client.site import Site
+from client.site.site import Site
 from server.evaluation import checked_sums, mean_metrics
 from server.partners import Partner
 from server.records import to_arrays

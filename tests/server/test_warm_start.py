@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from client.site import Site
+from client.site.site import Site
 from server.asker import Asker
 from server.noise import statistics_noise
 from server.partners import Partner

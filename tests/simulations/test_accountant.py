@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.ledger import Entry, Ledger
+from client.ledger.ledger import Entry, Ledger
 from shared.errors import AccountingError, ConfigError
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind

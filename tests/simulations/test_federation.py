@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.site import Site
+from client.site.site import Site
 from server.checkpoint import Checkpoint
 from shared.config import Value
 from shared.messages import DESCRIBE, DescribeReply, DescribeRequest

@@ -15,7 +15,7 @@ import torch
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from client.site import Site
+from client.site.site import Site
 from server.checkpoint import Checkpoint
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, DataError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from client.ledger import Ledger
-from client.site import Site
+from client.ledger.ledger import Ledger
+from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError

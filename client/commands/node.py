@@ -1,0 +1,242 @@
+"""sotto-node init, check and up: what is asked, and what is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from client.checks.base import Expected, Finding, Status
+from client.checks.preflight import CHECKS, exit_code, preflight
+from client.commands.options import JsonOption, SiteOption
+from client.logs import set_up
+from client.node.processes import supernode
+from client.node.up import only_node, run_node
+from client.site.setup import NewSite, make_site, new_file
+from client.site.site import Site
+from shared.config import ModelConfig, Value
+from shared.errors import SiteError
+from shared.system.command_line import messages, output, write_json
+
+__all__ = ["check_command", "init_command", "up_command"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Something that has no default."""
+
+    key: str
+    flag: str
+    text: str
+    kind: type = str
+
+
+_QUESTIONS = (
+    _Question("organisation", "--organisation", "Your organisation's name (public)"),
+    _Question("user_base", "--user-base", "A name for your users, the same for ever"),
+    _Question("population", "--population", "How many users you declare (public)", int),
+    _Question("data.source", "--source", "Where the interactions are: a file, pattern or URL"),
+    _Question("catalogue", "--catalogue", "Folder of the item list from the coordinator"),
+    _Question(
+        "policy.max_epsilon", "--max-epsilon", "ε that your users may spend, for ever", float
+    ),
+    _Question("policy.delta", "--delta", "The δ of that ε, far below 1 / population", float),
+)
+_MARKS = {
+    Status.OK: ("ok", "green"),
+    Status.WARNING: ("doubtful", "yellow"),
+    Status.ERROR: ("wrong", "bold red"),
+    Status.SKIPPED: ("-", "dim"),
+}
+_SKIPPABLE = [check.name for check in CHECKS if check.may_be_skipped]
+
+
+def init_command(  # noqa: PLR0913 each is a command-line option
+    folder: Annotated[Path, typer.Argument(help="Where the site shall lie.")] = Path(),
+    *,
+    organisation: Annotated[str | None, typer.Option(help="The name you go by; public.")] = None,
+    user_base: Annotated[
+        str | None, typer.Option(help="Whose budget is spent: the same name for ever.")
+    ] = None,
+    population: Annotated[int | None, typer.Option(help="Users you declare; public.")] = None,
+    source: Annotated[str | None, typer.Option(help="File, pattern or URL of the data.")] = None,
+    query: Annotated[str | None, typer.Option(help="Of a database: a SELECT.")] = None,
+    table: Annotated[str | None, typer.Option(help="Of a database, instead of --query.")] = None,
+    user: Annotated[str | None, typer.Option(help="Column of the user's id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item's id.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    credentials: Annotated[str | None, typer.Option(help="File with the data's secrets.")] = None,
+    catalogue: Annotated[str | None, typer.Option(help="Folder of the public items.")] = None,
+    max_epsilon: Annotated[
+        float | None, typer.Option(help="ε that users may spend, over all runs, for ever.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="δ of it: far below 1 / population.")] = None,
+    superlink: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The coordinator's address.")
+    ] = None,
+    root_certificates: Annotated[
+        str | None, typer.Option(help="PEM file that signed the coordinator's certificate.")
+    ] = None,
+    anchor: Annotated[
+        str | None, typer.Option(help="File of the ledger's anchor; best on another disk.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where metrics and probes answer; off without it."),
+    ] = None,
+) -> None:
+    """Set up a site: site.toml, ledger and key. Asks for what is not given."""
+    new_file(folder)  # before anything is asked
+    given: dict[str, Value | None] = {
+        "organisation": organisation,
+        "user_base": user_base,
+        "population": population,
+        "catalogue": catalogue,
+        "device": device,
+        "anchor": anchor,
+        "data.source": source,
+        "data.query": query,
+        "data.table": table,
+        "data.user": user,
+        "data.item": item,
+        "data.time": time,
+        "data.credentials": credentials,
+        "policy.max_epsilon": max_epsilon,
+        "policy.delta": delta,
+        "coordinator.superlink": superlink,
+        "coordinator.root_certificates": root_certificates,
+        "node.metrics": metrics,
+    }
+    _tell_new(make_site(folder, _complete(given)))
+
+
+def check_command(  # noqa: PLR0913 each is a command-line option
+    site: SiteOption = Path(),
+    *,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Of a round, to say how many are left.")
+    ] = None,
+    sample_rate: Annotated[float | None, typer.Option(help="Of a round, in (0, 1].")] = None,
+    local_steps: Annotated[int | None, typer.Option(help="Noised sums in a round.")] = None,
+    hidden_size: Annotated[int, typer.Option(help="The model's, for its memory.")] = 456,
+    max_length: Annotated[int, typer.Option(help="The model's, for its memory.")] = 50,
+    candidates: Annotated[int, typer.Option(help="The run's, for its memory.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Look whether the node could join: 0 all is fine, 1 something is doubtful, 2 wrong."""
+    expected = Expected(
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        local_steps=local_steps,
+        model=ModelConfig(hidden_size=hidden_size, max_length=max_length),
+        candidates=candidates,
+    )
+    found = preflight(site, expected)
+    findings = list(found) if as_json else _told(found)
+    if as_json:
+        write_json([asdict(finding) for finding in findings])
+    raise typer.Exit(exit_code(findings))
+
+
+def up_command(
+    site: SiteOption = Path(),
+    *,
+    skip_check: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Start although this check fails: {' or '.join(_SKIPPABLE)}."),
+    ] = None,
+) -> None:
+    """Check, then keep the node running until it is told to end."""
+    set_up()
+    skipped = set(skip_check or ())
+    if odd := skipped - set(_SKIPPABLE):
+        raise SiteError(
+            f"--skip-check {odd.pop()}: only {' and '.join(_SKIPPABLE)} may be skipped."
+        )
+    loaded = Site.load(site)
+    loaded.check_seed({})
+    supernode(loaded, b"")
+    with only_node(Path(loaded.folder)) as lock:
+        wrong = _names_alone(preflight(site, Expected()))
+        if left := [name for name in wrong if name not in skipped]:
+            raise SiteError(
+                f"the node does not start: {', '.join(left)}. What is wrong and what to do: "
+                f"sotto-node check --site {loaded.folder}"
+            )
+        run_node(loaded, lock)
+
+
+def _complete(given: Mapping[str, Value | None]) -> dict[str, Value]:
+    """What was given, and what had to be asked for.
+
+    Raises:
+        SiteError: something is missing, and there is nobody to ask.
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    missing = [question for question in _QUESTIONS if question.key not in values]
+    if missing and not sys.stdin.isatty():
+        flags = ", ".join(question.flag for question in missing)
+        raise SiteError(f"not stated: {flags}. None of them has a default.")
+    for question in missing:
+        values[question.key] = typer.prompt(question.text, type=question.kind, err=True)
+    if missing and "coordinator.superlink" not in values:
+        text = "The coordinator's address, host:port (empty: later)"
+        values["coordinator.superlink"] = typer.prompt(
+            text, default="", show_default=False, err=True
+        )
+    return values
+
+
+def _tell_new(new: NewSite) -> None:
+    site = new.site
+    if new.open_to_others:
+        messages.print(
+            f"{site.folder} is open to others ({new.open_to_others}): chmod 700 {site.folder}",
+            style="yellow",
+            soft_wrap=True,
+        )
+    messages.print(f"The site is in {site.folder}. Send to the coordinator:", soft_wrap=True)
+    output.print(f"organisation  {site.organisation}", soft_wrap=True, markup=False)
+    output.print(f"population    {site.population}")
+    output.print(f"public key    {new.public_key}", soft_wrap=True, markup=False)
+    messages.print(
+        f"(The public key is also in {new.public_file}; the private one stays on this machine.)\n"
+        "Never put back an old copy of the ledger or of its anchor, "
+        f"{site.anchor_file}: see docs/partner.md.\nNext: sotto-node check --site {site.folder}",
+        soft_wrap=True,
+    )
+
+
+def _names_alone(findings: Iterable[Finding]) -> list[str]:
+    """Prints what is not fine by name, and gives what is wrong.
+
+    A service's output is kept and shipped like a log: what was found may tell of users.
+    """
+    told = [f for f in findings if f.status in (Status.WARNING, Status.ERROR)]
+    for finding in told:
+        messages.print(f"{_MARKS[finding.status][0]}: {finding.name}")
+    return [finding.name for finding in told if finding.status is Status.ERROR]
+
+
+def _told(findings: Iterable[Finding]) -> list[Finding]:
+    """Prints each finding as it comes."""
+    told = []
+    for finding in findings:
+        mark, style = _MARKS[finding.status]
+        line = Text.assemble((f"{mark:<9}", style), f"{finding.name:<17}", finding.found)
+        output.print(line, soft_wrap=True)
+        if finding.remedy:
+            output.print(Text(f"{'':<26}{finding.remedy}"), soft_wrap=True)
+        told.append(finding)
+    counts = {status: sum(f.status is status for f in told) for status in Status}
+    output.print(
+        f"{counts[Status.OK]} fine, {counts[Status.WARNING]} doubtful, {counts[Status.ERROR]} wrong"
+        + (f", {counts[Status.SKIPPED]} passed over" if counts[Status.SKIPPED] else "")
+    )
+    return told

@@ -1,0 +1,264 @@
+"""Rows of a database, read through SQLAlchemy a few thousand at a time.
+
+PostgreSQL and SQLite are tested; another database works if SQLAlchemy has a driver for it. Nothing
+is ever written: PostgreSQL is asked for a read-only transaction, SQLite's file is opened read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+from duckdb import DuckDBPyConnection
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from client.data.credentials import read_credentials, redacted
+from shared.data.tables import Table, as_text, connect
+from shared.errors import DataError, SiteError
+
+__all__ = ["Database"]
+
+_VARIABLES = {"user": "SOTTO_DATA_USER", "password": "SOTTO_DATA_PASSWORD"}
+_FORM = "Write it as postgresql://user@host:5432/database or sqlite:///file.db."
+_CONNECT_SECONDS, _BATCH = 10, 50_000
+
+
+class Database:
+    """The rows of one query or of one table.
+
+    Args:
+        url: SQLAlchemy's, without a password.
+        rows: ("query", a SELECT) or ("table", `name` or `schema.name`).
+        folder: what the path of an SQLite file is relative to.
+        credentials: a file, see `client.data.credentials`; None takes SOTTO_DATA_USER and
+            SOTTO_DATA_PASSWORD, then what the database's own client looks at.
+
+    Raises:
+        SiteError: the URL is malformed, a driver is missing, or the credentials are not what they
+            should be.
+    """
+
+    def __init__(
+        self, url: str, rows: tuple[str, str], *, folder: Path, credentials: Path | None = None
+    ) -> None:
+        self.name, self._rows, self._folder = url, rows, folder
+        # SQLite knows no login; variables that are meant for another site must not disturb it.
+        variables = {} if url.startswith("sqlite") else _VARIABLES
+        login = read_credentials(credentials, variables)
+        self._secrets = [login.get("password", ""), os.environ.get("PGPASSWORD", "")]
+        try:
+            parsed = sa.make_url(url)
+        except (ArgumentError, ValueError):
+            raise SiteError(f"data.source = '{url}': not a URL. {_FORM}") from None
+        if parsed.drivername in ("postgres", "postgresql"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self._url = parsed.set(
+            username=login.get("user", parsed.username), password=login.get("password")
+        )
+
+    def version(self) -> None:
+        """Only reading tells whether rows have changed."""
+
+    def tables(self) -> Generator[Table]:
+        """The rows, as one table."""
+        engine = self._engine()
+        with self._failures("source", self.name, "Check host, port, database, user and password."):
+            connection = engine.connect()
+        with connection:
+            kind, text = self._rows
+            remedy = "Mend it, and see that this user may SELECT from it."
+            rows = _Rows(
+                connection, self._rows, self.name, lambda: self._failures(kind, text, remedy)
+            )
+            with closing(rows):
+                yield rows
+
+    def _engine(self) -> sa.Engine:
+        where, backend = f"data.source = '{self.name}'", self._url.drivername.partition("+")[0]
+        options: dict[str, Any] = {"poolclass": NullPool}
+        if backend == "sqlite":
+            options["creator"] = self._sqlite
+        elif backend == "postgresql":
+            seconds = self._url.query.get("connect_timeout", _CONNECT_SECONDS)
+            options["connect_args"] = {"connect_timeout": seconds}
+            options["execution_options"] = {"postgresql_readonly": True}
+        try:
+            return sa.create_engine(self._url, **options)
+        except NoSuchModuleError:
+            problem = "no such database is known"
+            raise SiteError(f"{where}: {problem}. {_FORM}") from None
+        except ImportError as error:
+            package = "psycopg[binary]" if "psycopg" in str(error) else "a driver for it"
+            problem = f"the driver {error.name} is not installed"
+            raise SiteError(f"{where}: {problem}: pip install '{package}'.") from None
+        except (SQLAlchemyError, TypeError) as error:
+            text = redacted(str(error), self._secrets)
+            raise SiteError(f"{where}: not usable ({text}). {_FORM}") from None
+
+    def _sqlite(self) -> sqlite3.Connection:
+        """The file, read-only: SQLite would make a new one where there is none."""
+        if not self._url.database:
+            raise SiteError(f"data.source = '{self.name}': it names no file. {_FORM}")
+        file = self._folder / self._url.database
+        if not file.is_file():
+            problem = f"{file}: the file does not exist"
+            raise SiteError(f"data.source = '{self.name}': {problem}. Check the path.")
+        return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+
+    @contextmanager
+    def _failures(self, key: str, value: str, remedy: str) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, UnicodeError, OSError) as error:
+            # SQLAlchemy's own text repeats the statement, and the driver's parameters.
+            text = redacted(str(getattr(error, "orig", None) or error), self._secrets)
+            raise SiteError(
+                f"data.{key} = '{value}': the database refused ({text}). {remedy}"
+            ) from None
+
+
+class _Rows:
+    """What a query or a table gives.
+
+    Args:
+        connection: to run it on.
+        rows: as `Database` has it.
+        url: the database, as errors call it.
+        failures: turns the database's errors into ours.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        rows: tuple[str, str],
+        url: str,
+        failures: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        kind, text = rows
+        self.source, self._connection = f"{url}, {kind} '{text}'", connection
+        self._failures = failures
+        with failures():
+            if connection.dialect.name == "postgresql":
+                # Otherwise a large table may be read from its middle on, and ties change order.
+                connection.execute(sa.text("SET LOCAL synchronize_seqscans = off"))
+            self._table = _named(text) if kind == "table" else None
+            self._result = self._stream(text if self._table is None else _columns_of(self._table))
+            if not self._result.returns_rows:
+                raise SiteError(f"data.{kind} = '{text}': it gives no rows. Write a SELECT.")
+            self.columns = tuple(self._result.keys())
+
+    def close(self) -> None:
+        """Closes the cursor on the server."""
+        with self._failures():
+            self._result.close()
+
+    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns as text, in the order in which the database gives the rows."""
+        places = [self.columns.index(name) for name in wanted]
+        with self._failures(), connect() as duckdb:
+            if self._table is not None:
+                picked = sa.select(*map(_column, wanted)).select_from(self._table)
+                self._result.close()
+                self._result, places = self._stream(picked), list(range(len(wanted)))
+
+            # The size is said again: a verbatim statement's result does not know `yield_per`.
+            for rows in self._result.partitions(_BATCH):
+                columns = list(zip(*rows, strict=True))
+                named = zip(places, wanted, strict=True)
+                texts = [self._text(duckdb, name, columns[place]) for place, name in named]
+                yield pa.RecordBatch.from_arrays(texts, list(wanted))
+
+    def _text(self, duckdb: DuckDBPyConnection, name: str, values: Sequence[object]) -> pa.Array:
+        kinds = {type(value) for value in values} - {type(None)}
+        if odd := kinds - _PLAIN:
+            raise DataError(
+                f"the column holds {', '.join(kind.__name__ for kind in odd)}, not plain values",
+                file=self.source,
+                field=name,
+                remedy="Select it as numbers, text, dates or times.",
+            )
+        return _texts(values, kinds, lambda array: as_text(duckdb, name, array, self.source))
+
+    def _stream(self, statement: str | sa.Select[Any]) -> sa.CursorResult[Any]:
+        """Runs it with a cursor on the server, which hands out a few rows at a time."""
+        connection = self._connection.execution_options(stream_results=True, yield_per=_BATCH)
+        if isinstance(statement, str):
+            # Verbatim: neither `:name` nor `%` stands for a parameter.
+            verbatim = {"no_parameters": True}
+            return connection.exec_driver_sql(statement, execution_options=verbatim)
+        return connection.execute(statement)
+
+
+def _named(table: str) -> sa.TableClause:
+    schema, _, name = table.rpartition(".")
+    return sa.table(name, schema=schema or None)
+
+
+def _columns_of(table: sa.TableClause) -> sa.Select[Any]:
+    """All columns and no row."""
+    return sa.select(sa.text("*")).select_from(table).where(sa.false())
+
+
+def _column(name: str) -> sa.ColumnClause[Any]:
+    return sa.column(name)
+
+
+_SPELT = (uuid.UUID, time)
+_ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+_ARROW |= {date: pa.date32(), datetime: None}
+_PLAIN = {*_ARROW, *_SPELT, Decimal}
+
+
+def _texts(
+    values: Sequence[object], kinds: set[type], typed: Callable[[pa.Array], pa.Array]
+) -> pa.Array:
+    """A column of Python values as text, each kind as a Parquet file of that kind would have it.
+
+    Args:
+        values: None stands for a missing value.
+        kinds: those of the other values, among `_PLAIN`; SQLite may mix them.
+        typed: makes text of an Arrow array.
+    """
+    if len(kinds) == 1:
+        return _of_kind(next(iter(kinds)), values, typed)
+    texts = np.full(len(values), None, object)
+    for kind in kinds:
+        rows = [row for row, value in enumerate(values) if type(value) is kind]
+        texts[rows] = _of_kind(kind, [values[row] for row in rows], typed).to_pylist()
+    return pa.array(texts, pa.string())
+
+
+def _of_kind(
+    kind: type, values: Iterable[object], typed: Callable[[pa.Array], pa.Array]
+) -> pa.Array:
+    if kind is Decimal:
+        return pa.array([_decimal(value) for value in values], pa.string())
+    if kind in _SPELT:
+        return _spelt(values)
+    try:
+        array = pa.array(values, _ARROW[kind])
+    except OverflowError:  # an integer of more than 64 bits
+        return _spelt(values)
+    return array if kind is str else typed(array)
+
+
+def _spelt(values: Iterable[object]) -> pa.Array:
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _decimal(value: Any) -> str | None:  # noqa: ANN401 a Decimal or None
+    if value is None or value.is_nan():
+        return None
+    return re.sub(r"\.0+$", "", format(value, "f"))

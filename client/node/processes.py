@@ -1,0 +1,109 @@
+"""The processes of a node: what is started, whose they are, and in what surroundings.
+
+Telemetry, update checks and the installation of what an app asks for are off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from client.site.site import Site
+from shared.errors import SiteError
+from shared.system.supervise import Account, Program
+
+__all__ = ["accounts", "environment", "executor", "supernode"]
+
+_OFF = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+_PYTHON = (sys.executable, "-P", "-m")  # -P: what lies in the current folder is not imported
+_SUPERNODE = (*_PYTHON, "client.node.supernode")
+_HOST = "127.0.0.1"
+_STDIN = "/dev/stdin"
+
+
+def accounts(site: Site) -> tuple[Account | None, Account | None]:
+    """Whose processes the SuperNode and the executor are; None where they are ours.
+
+    Raises:
+        SiteError: the key is not there.
+        ProcessError: this machine has no such user.
+    """
+    name = site.node.executor_user
+    if not name or os.geteuid() != 0:
+        return None, None
+    try:
+        owner = site.key_file.stat().st_uid
+    except OSError as error:
+        raise SiteError(f"{site.key_file}: not readable ({error.strerror}).") from error
+    return Account.of(owner), Account.of(name)
+
+
+def supernode(site: Site, secret: bytes) -> Program:
+    """Flower's SuperNode, which runs no app itself; see `client.node.supernode`.
+
+    Args:
+        site: whose node it is.
+        secret: what the executor proves itself with.
+
+    Raises:
+        SiteError: the folder's name cannot be passed on.
+        ConfigError: no coordinator is named.
+    """
+    roots = site.root_certificates_file
+    _ = site.coordinator.address
+    command = [
+        *_SUPERNODE,
+        *("--superlink", site.coordinator.superlink),
+        *(() if roots is None else ("--root-certificates", str(roots))),
+        *("--auth-supernode-private-key", str(site.key_file)),
+        *("--host", _HOST),
+        *("--port", str(site.coordinator.local_port)),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", _STDIN),
+        *("--node-config", f"site={_quoted(site.folder)}"),
+    ]
+    return Program(
+        name="SuperNode",
+        command=command,
+        variables=environment(site),
+        secret=secret,
+        account=accounts(site)[0],
+        advice=(
+            "See what it said above, run `sotto-node check`, and ask the coordinator whether this "
+            "node's key is registered."
+        ),
+    )
+
+
+def executor(site: Site, secret: bytes) -> Program:
+    """What runs the requests; see `client.node.executor`."""
+    command = [*_PYTHON, "client.node.executor", "--site", site.folder]
+    return Program(
+        name="executor",
+        command=[*command, "--runtime", f"{_HOST}:{site.coordinator.local_port}"],
+        variables=environment(site),
+        secret=secret,
+        account=accounts(site)[1],
+    )
+
+
+def environment(site: Site) -> dict[str, str]:
+    """The variables that they get: ours, with Flower's home in the site's folder."""
+    return os.environ | _OFF | {"FLWR_HOME": str(site.flower_home), "PATH": _path()}
+
+
+def _path() -> str:
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def _quoted(folder: str) -> str:
+    """A TOML text that Flower's own splitting of --node-config leaves whole."""
+    for mark in "'\"":
+        if mark not in folder and (mark == "'" or "\\" not in folder):
+            return f"{mark}{folder}{mark}"
+    raise SiteError(f"{folder}: move the site to a folder without quotation marks in its name.")

@@ -1,0 +1,192 @@
+"""flower-supernode, which reconnects for ever, and is never left half dead.
+
+| what happens                                     | Flower 1.41 alone            | here         |
+|--------------------------------------------------|------------------------------|--------------|
+| a connection is cut within the TLS handshake     | gives up, and does not end   | tries again  |
+| the coordinator's certificate has expired        | the same                     | tries again  |
+| any other error ends the connection              | does not end                 | ends with 1  |
+| the thread of its heartbeats dies                | goes on, taken for dead      | ends with 1  |
+| a ClientApp dies while it hands its reply over   | waits for the rest for ever, | says that it |
+|                                                  | and takes no other request   | failed       |
+| a second answer comes, after an error was sent   | sends every later one only   | is not taken |
+|                                                  | with the next request        |              |
+| the SuperLink is killed after it stored a part   | gives the reply up, and the  | sends the    |
+| of a reply, and before it said so                | round waits for its deadline | other parts  |
+
+Flower takes every error that has "ssl", "tls" or "certificate" in its words for a lasting one. What
+has given up does not end, because its listener for the executor runs in another thread; so nobody
+starts it again.
+
+A ClientApp announces its reply, and then hands the content over in parts. Here the coordinator is
+told of a reply when all of it is there.
+
+Run it as `python -m client.node.supernode`, with the arguments of `flower-supernode`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from logging import WARNING
+from typing import NoReturn
+
+import httpx
+from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore import log
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPushError,
+    push_object_contents_from_iterable,
+)
+from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
+from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.nodestate import InMemoryNodeState, nodestate_factory
+from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
+from flwr.supernode.start_client_internal import _insert_message
+
+__all__ = ["WholeReplies", "all_parts", "main"]
+
+STALLED = 20.0
+"""Seconds without another part of a reply, on this machine, after which its ClientApp is dead."""
+
+
+def main() -> NoReturn:
+    """Runs `flower-supernode`; whatever ends one of its threads ends the process."""
+    vars(fleet_http_connection)["make_simple_http_retry_invoker"] = _patient
+    vars(nodestate_factory)["InMemoryNodeState"] = WholeReplies
+    vars(start_client_internal)["push_object_contents_from_iterable"] = all_parts
+    threading.excepthook = _end_with
+    sys.argv[0] = "flower-supernode"
+    try:
+        flower_supernode()
+    except SystemExit:  # an end in good order
+        raise
+    except BaseException:
+        traceback.print_exc()
+    _end()
+
+
+def _patient() -> RetryInvoker:
+    """Flower's way to try again, for every error of the transport."""
+    invoker = make_simple_http_retry_invoker()
+    others = invoker.should_giveup
+    assert others is not None
+
+    invoker.should_giveup = _unless_transport(others)
+    return invoker
+
+
+def _unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exception], bool]:
+    def lasting(error: Exception) -> bool:
+        if isinstance(error, httpx.TransportError):
+            log(WARNING, "No connection to the coordinator: %s", error)
+            return False
+        return others(error)
+
+    return lasting
+
+
+def all_parts(
+    parts: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None]
+) -> None:
+    """Pushes every part of a reply; one that is not taken keeps no other from being sent.
+
+    What is sent a second time, because the answer to the first was lost, is not taken; neither is
+    anything once the time for the reply is over, of which the coordinator hears by itself.
+    """
+
+    def push(number: str, content: bytes) -> None:
+        try:
+            push_object_fn(number, content)
+        except ObjectPushError:
+            log(WARNING, "A part of the reply was not taken: it is there, or it comes too late.")
+
+    push_object_contents_from_iterable(parts, push)
+
+
+class WholeReplies(InMemoryNodeState):
+    """The node's messages: one reply to each request, which can be had once all of it is here."""
+
+    def __init__(self, object_store: ObjectStore) -> None:
+        super().__init__(object_store)
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """As Flower's; a second answer to a request is not taken, nor its content asked for."""
+        if message.metadata.reply_to_message_id not in self.msg_store:
+            return False, []
+        return super().store_message_and_object_tree(message, object_tree, session_id)
+
+    def get_messages_legacy(
+        self,
+        *,
+        run_ids: Sequence[int] | None = None,
+        is_reply: bool | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Message]:
+        """As Flower's; a reply that is not whole stays, or makes place for an error."""
+        found = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
+        missing = [self._missing(message) for message in found]
+        for message, parts in zip(found, missing, strict=True):
+            if parts:
+                self._wait_for(message, parts)
+            else:
+                self._seen.pop(message.metadata.message_id, None)
+        return [message for message, parts in zip(found, missing, strict=True) if not parts]
+
+    def _missing(self, message: Message) -> int:
+        """How many parts of a reply are not here; a request's come in another way."""
+        if not message.metadata.reply_to_message_id:
+            return 0
+        try:
+            tree = self.object_store.get_object_tree(message.metadata.message_id)
+        except NoObjectInStoreError:  # it is being given up
+            return 1
+        return sum(not self.object_store.get(part.object_id) for part in iterate_object_tree(tree))
+
+    def _wait_for(self, reply: Message, missing: int) -> None:
+        number, now = reply.metadata.message_id, time.monotonic()
+        before, since = self._seen.get(number, (0, now))
+        if missing == before and now - since > STALLED:
+            self._replace(reply)
+            return
+        self._seen[number] = missing, since if missing == before else now
+        if entry := self.msg_store.get(number):
+            entry.is_retrieved = False
+
+    def _replace(self, reply: Message) -> None:
+        """Answers in a dead ClientApp's place, unless its executor has done so."""
+        known = reply.metadata
+        log(WARNING, "The ClientApp died before all of its reply was here.")
+        del self._seen[known.message_id]
+        self.delete_messages(message_ids=[known.message_id])
+        self.object_store.delete(known.message_id)
+        request = self.msg_store.get(known.reply_to_message_id)
+        if request is not None:
+            answer = Message(CLIENT_APP_CRASHED_ERROR, reply_to=request.message)
+            _insert_message(answer, self, self.object_store)
+
+
+def _end_with(ended: threading.ExceptHookArgs) -> None:
+    threading.__excepthook__(ended)
+    if ended.exc_type is not SystemExit:
+        _end()
+
+
+def _end() -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Answers one request: checks whose app it came with, and only then runs the vetted one.
+
+What the coordinator sent as an app is compared with the fingerprint that the partner trusts, and
+then thrown away: what runs is the partner's own copy, checked file by file (`client.bundle.trust`). All
+of this is done by the installed package, before a line of any bundle is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from operator import attrgetter
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.supercore.fab import Fab
+
+from client.bundle.trust import Trusted, vetted
+from client.logs import Event, Fields, about, cause, note, request, set_up
+from client.node.task import answer
+from client.site.site import Site
+from shared.errors import BundleError, Refusal, Refused
+from shared.messages import LONGEST_NAME, refusal_reply
+
+__all__ = ["reply_to", "work"]
+
+App = Callable[[Message, Context], Message]
+
+
+def work(site: str, runtime: str, token: str, told: Connection) -> None:
+    """Answers the task with this token; the process ends afterwards.
+
+    Args:
+        site: folder of the site.
+        runtime: address of the SuperNode, host:port.
+        token: of the task.
+        told: is sent the request without its content, as soon as it is there.
+    """
+    set_up()
+    answer(runtime, token, told.send_bytes, partial(reply_to, Path(site)))
+
+
+def reply_to(site: Path, message: Message, context: Context, fab: Fab) -> Message:
+    """The vetted app's reply, or a refusal; raises nothing.
+
+    Args:
+        site: folder of the site.
+        message: the request.
+        context: of the node.
+        fab: what the coordinator sent as an app; neither executed nor unpacked.
+    """
+    with request(kind=message.metadata.message_type[:LONGEST_NAME]):
+        try:
+            app = _load(_vetted(message, fab, site))
+            return app(message, context)
+        except Refused as refused:
+            note(Event.DECLINED, **cause(refused) | Fields(code=str(refused.code)))
+            return refusal_reply(refused.code, message)
+        except Exception as error:  # another app's words could hold data, as its refusals could
+            note(Event.FAILED, **cause(error))
+            return refusal_reply(Refusal.FAILED, message)
+
+
+def _vetted(message: Message, fab: Fab, folder: Path) -> Trusted:
+    """The app to run.
+
+    Raises:
+        Refused: the request came with another bundle, or none is trusted. It is recorded.
+    """
+    site = Site.load(folder)
+    about(organisation=site.organisation)
+    sent = hashlib.sha256(fab.content).hexdigest()
+    try:
+        return vetted(site, sent)
+    except BundleError as error:
+        kind = message.metadata.message_type[:LONGEST_NAME]
+        site.open_ledger().refuse(Refusal.BUNDLE, {"kind": kind, "bundle": sent})
+        raise Refused(Refusal.BUNDLE, str(error)) from error
+
+
+def _load(found: Trusted) -> App:
+    """The bundle's own ClientApp, whatever of that name is installed and was loaded before."""
+    packages = found.bundle.packages
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(found.folder))
+    importlib.invalidate_caches()
+    module, _, attribute = found.bundle.clientapp.partition(":")
+    app: App = attrgetter(attribute)(importlib.import_module(module))
+    return app

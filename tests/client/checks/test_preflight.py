@@ -1,0 +1,725 @@
+"""sotto-node check: all is well, and every fault by its own name and no other."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+import sqlite3
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import client.checks.files
+import client.ledger.store
+from client.checks import machine
+from client.checks.base import Expected, Facts
+from client.checks.handshake import hello
+from client.checks.preflight import CHECKS
+from client.ledger.ledger import Entry
+from shared.config import ModelConfig
+from shared.errors import SiteError
+from shared.privacy.accounting.accountant import epsilon
+from shared.privacy.release import Release, ReleaseKind
+from tests.client.authority import Authority, serving
+from tests.client.bundles import bundle
+from tests.client.partner import USERS, statuses
+
+if TYPE_CHECKING:
+    from tests.client.partner import Partner
+
+NAMES = ["site.toml", *(check.name for check in CHECKS)]
+OF_DATA = {"schema", "items", "population", "delta", "memory"}
+OF_LEDGER = {"budget", "clock", "app"}
+OF_TLS = {"clock difference"}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = Authority(tmp_path_factory.mktemp("authority"))
+    made.server()
+    return made
+
+
+@pytest.fixture(scope="module")
+def coordinator(authority: Authority) -> Iterator[str]:
+    with serving(authority.server()) as address:
+        yield address
+
+
+@pytest.fixture
+def joined(partner: Partner, authority: Authority, coordinator: str) -> Partner:
+    """A site without a fault, whose user is not root."""
+    root = authority.certificate
+    partner.init({"--superlink": coordinator, "--root-certificates": root, "--device": "cpu"})
+    partner.install_app()
+    partner.patch.setattr(os, "geteuid", lambda: 1000)
+    return partner
+
+
+def charge(partner: Partner, steps: int = 10, **form: float) -> Release:
+    """One round in the ledger."""
+    values = {"noise_multiplier": 1.0, "sample_rate": 0.1} | form
+    release = Release(kind=ReleaseKind.TRAIN, steps=steps, **values)
+    entry = Entry(run="r", round=1, release=release)
+    partner.loaded.open_ledger().charge(entry, max_epsilon=math.inf, delta=1e-4)
+    return release
+
+
+# --- all is well -------------------------------------------------------------------------------
+
+
+def test_a_site_without_a_fault_passes_every_check(joined: Partner) -> None:
+    code, findings = joined.check()
+    assert list(findings) == NAMES
+    assert set(statuses(findings).values()) == {"ok"}
+    assert code == 0
+    assert not any(finding["remedy"] for finding in findings.values())
+
+
+def test_a_new_site_wants_a_coordinator_and_an_app(partner: Partner) -> None:
+    partner.init()
+    partner.patch.setattr(os, "geteuid", lambda: 1000)
+    code, findings = partner.check()
+    doubtful = {name for name, finding in findings.items() if finding["status"] == "warning"}
+    assert doubtful == {"app", "coordinator"}
+    assert code == 1
+
+
+def test_it_says_what_it_found(joined: Partner) -> None:
+    _, findings = joined.check()
+    found = {name: finding["found"] for name, finding in findings.items()}
+    assert found["schema"].startswith(f"{USERS} users with ")
+    assert "20 items" in found["catalogue"]
+    assert "user_id, item_id, timestamp" in found["data"]
+    assert "ε = 0 of 8 is spent" in found["budget"]
+    assert "2 entries" in found["ledger"]
+    assert found["clock difference"].startswith(("0 s", "1 s"))
+
+
+def test_it_is_printed_line_by_line(joined: Partner) -> None:
+    joined.edit(f"population = {USERS}", "population = 100")
+    code, out, _ = joined.types("check", "--site", joined.site)
+    lines = out.splitlines()
+    assert code == 1
+    assert [line[9:26].strip() for line in lines if line[:9].strip() in {"ok", "doubtful"}] == NAMES
+    at = next(place for place, line in enumerate(lines) if "population" in line[9:26])
+    assert lines[at].startswith("doubtful population       100 users declared, 200 found")
+    assert lines[at + 1].strip().startswith("Declare more")
+    assert lines[-1] == f"{len(NAMES) - 1} fine, 1 doubtful, 0 wrong"
+
+
+def test_nothing_is_changed_by_looking(joined: Partner) -> None:
+    before = {file: file.read_bytes() for file in joined.folder.rglob("*") if file.is_file()}
+    joined.check()
+    after = {file: file.read_bytes() for file in joined.folder.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_no_secret_is_shown(joined: Partner) -> None:
+    secret = "".join(joined.loaded.key_file.read_text().splitlines()[1:-1])
+    _, out, err = joined.types("check", "--site", joined.site)
+    assert not any(secret[at : at + 20] in out + err for at in range(0, len(secret) - 20, 10))
+
+
+# --- the budget --------------------------------------------------------------------------------
+
+
+def test_the_budget_is_told_in_rounds_of_the_last_form(joined: Partner) -> None:
+    last = charge(joined)
+    _, findings = joined.check()
+    found = findings["budget"]["found"]
+    assert f"ε = {epsilon([last], 1e-4):.3g} of 8 is spent" in found
+    rounds = int(found.partition("the rest buys ")[2].split()[0].replace(",", ""))
+
+    def cost(more: int) -> float:
+        extra = Release(
+            kind=last.kind, noise_multiplier=1.0, sample_rate=0.1, steps=10 * (1 + more)
+        )
+        return epsilon([extra], 1e-4)
+
+    assert cost(rounds) <= 8 < cost(rounds + 1)
+
+
+def test_the_budget_is_told_in_rounds_of_a_stated_form(joined: Partner) -> None:
+    options = ("--noise-multiplier", 2, "--sample-rate", 0.05, "--local-steps", 4)
+    _, findings = joined.check(*options)
+    assert "rounds of 4 at noise multiplier 2 and sample rate 0.05" in findings["budget"]["found"]
+    _, more = joined.check("--noise-multiplier", 4, *options[2:])
+    assert findings["budget"]["found"] != more["budget"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--noise-multiplier", 0),
+        ("--noise-multiplier", "nan"),
+        ("--sample-rate", 1.1),
+        ("--sample-rate", -1),
+        ("--local-steps", 0),
+        ("--candidates", -1),
+        ("--hidden-size", -1),
+    ],
+)
+def test_a_form_that_no_round_has_is_refused(joined: Partner, flag: str, value: object) -> None:
+    code, out, err = joined.types("check", "--site", joined.site, flag, value)
+    assert code == 2
+    assert "choose a" in err
+    assert out == ""
+
+
+# --- faults ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault, and all that it changes.
+
+    Attributes:
+        name: what finds it.
+        plant: puts it there.
+        remedy: a piece of what is advised.
+        found: a piece of what is found.
+        status: how the check ends.
+        skipped: checks that need this one.
+    """
+
+    name: str
+    plant: Callable[[Partner], object]
+    remedy: str
+    found: str = ""
+    status: str = "error"
+    skipped: frozenset[str] | set[str] = frozenset()
+
+
+def patched(target: Any, name: str, value: object) -> Callable[[Partner], None]:  # noqa: ANN401
+    return lambda partner: partner.patch.setattr(target, name, value)
+
+
+def app_file(partner: Partner) -> Path:
+    [file] = (partner.site / "flower" / "apps").glob("*/client/app.py")
+    return file
+
+
+def written(file: Path, content: str | bytes) -> None:
+    """Even where it is read-only, as for root."""
+    mode = file.stat().st_mode
+    file.chmod(0o600)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    file.chmod(mode)
+
+
+def edited(before: str, after: str) -> Callable[[Partner], object]:
+    return lambda partner: partner.edit(before, after)
+
+
+def spend_all(partner: Partner) -> None:
+    charge(partner, steps=1000, noise_multiplier=0.5)
+
+
+def tamper(partner: Partner) -> None:
+    """One step for ten, by somebody who knows SQL."""
+    charge(partner)
+    with closing(sqlite3.connect(partner.loaded.ledger_file)) as database:
+        database.execute("DROP TRIGGER entries_stay")
+        database.execute("UPDATE entries SET body = replace(body, '\"steps\":10', '\"steps\":1')")
+        database.commit()
+
+
+def older_ledger(partner: Partner) -> None:
+    copy = partner.loaded.ledger_file.read_bytes()
+    charge(partner)
+    charge_again = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=0.1, steps=1)
+    ledger = partner.loaded.open_ledger()
+    ledger.charge(Entry(run="r", round=2, release=charge_again), max_epsilon=9, delta=1e-4)
+    for file in client.ledger.store.files_of(ledger.path)[1:]:
+        file.unlink(missing_ok=True)
+    ledger.path.write_bytes(copy)
+
+
+class Tomorrow(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> Tomorrow:  # noqa: ANN401
+        return super().now(tz) + timedelta(days=1)
+
+
+def from_the_future(partner: Partner) -> None:
+    with partner.patch.context() as patch:
+        patch.setattr(client.ledger.store, "datetime", Tomorrow)
+        charge(partner)
+
+
+def column(partner: Partner) -> None:
+    partner.events.write_text(partner.events.read_text().replace("timestamp", "bought_at", 1))
+
+
+def unknown_items(partner: Partner) -> None:
+    text = partner.events.read_text()
+    partner.events.write_text(
+        text.replace(",i1,", ",x1,").replace(",i2,", ",x2,").replace(",i3,", ",x3,")
+    )
+
+
+def on_nfs(partner: Partner) -> None:
+    mounts = partner.folder / "mountinfo"
+    line = f"1 0 0:1 / {partner.folder} rw - nfs4 server:/export rw"
+    mounts.write_text(f"1 0 0:1 / / rw - ext4 /dev/a rw\n{line}\n")
+    partner.patch.setattr(machine, "MOUNTS", mounts)
+
+
+def little_memory(partner: Partner) -> None:
+    file = partner.folder / "meminfo"
+    file.write_text("MemTotal: 16000000 kB\nMemAvailable: 300000 kB\n")
+    partner.patch.setattr(machine, "MEMORY", file)
+
+
+def anchor_beside(partner: Partner) -> None:
+    partner.loaded.anchor_file.rename(partner.site / "anchor")
+    partner.edit('# anchor = "/mnt/b/anchor"', 'anchor = "anchor"')
+
+
+Usage = namedtuple("Usage", "total used free")
+
+FAULTS = {
+    "no TOML": Fault(
+        "site.toml",
+        edited("[data]", "[data"),
+        "Mend that line",
+        "not valid TOML",
+        skipped=set(NAMES[1:]),
+    ),
+    "no site": Fault(
+        "site.toml",
+        lambda p: (p.site / "site.toml").unlink(),
+        "sotto-node init",
+        "not readable",
+        skipped=set(NAMES[1:]),
+    ),
+    "unknown key": Fault(
+        "site.toml",
+        edited("delta =", "dleta ="),
+        "Mend that line",
+        "policy.dleta",
+        skipped=set(NAMES[1:]),
+    ),
+    "δ of 1 / population": Fault(
+        "site.toml",
+        edited("delta = 0.0001", "delta = 0.005"),
+        "Mend that line",
+        "below 1 / population",
+        skipped=set(NAMES[1:]),
+    ),
+    "seeded noise": Fault(
+        "seed",
+        lambda p: p.edit("[coordinator]", "[lab]\nseed = 1\n[coordinator]"),
+        "Remove the [lab] table",
+        "protects nobody",
+    ),
+    "open folder": Fault(
+        "folder", lambda p: p.site.chmod(0o755), "chmod 700", "755", status="warning"
+    ),
+    "open key": Fault(
+        "key", lambda p: p.loaded.key_file.chmod(0o640), "chmod 600", "640: others may read"
+    ),
+    "no key": Fault(
+        "key", lambda p: p.loaded.key_file.unlink(), "Put the node's key back", "not readable"
+    ),
+    "other public key": Fault(
+        "key",
+        lambda p: (p.site / "node_key.pub").write_text("ecdsa-sha2-nistp384 AAAA\n"),
+        "ssh-keygen -y",
+        "not the public half",
+        status="warning",
+    ),
+    "other Flower": Fault(
+        "flower",
+        patched(client.checks.files, "version", lambda _: "1.42.0"),
+        "Install Flower again",
+        "1.42.0",
+    ),
+    "no app": Fault(
+        "app",
+        lambda p: shutil.move(p.site / "flower", p.site / "away"),
+        "sotto-node trust FILE.fab",
+        "would refuse every request",
+        status="warning",
+    ),
+    "writable app": Fault(
+        "app",
+        lambda p: app_file(p).chmod(0o644),
+        "sotto-node trust FILE.fab",
+        "not read-only",
+        status="warning",
+    ),
+    "changed app": Fault(
+        "app",
+        lambda p: written(app_file(p), "app = exec\n"),
+        "sotto-node trust FILE.fab",
+        "not as in the bundle",
+    ),
+    "other bundle": Fault(
+        "app",
+        lambda p: written(p.site / "flower" / "trusted.fab", bundle({"client/app.py": "app = 1"})),
+        "sotto-node trust FILE.fab",
+        "the ledger says",
+    ),
+    "root": Fault(
+        "executor",
+        patched(os, "geteuid", lambda: 0),
+        "executor_user",
+        "as root",
+        status="warning",
+    ),
+    "executor of another user, without root": Fault(
+        "executor",
+        lambda p: p.edit('# executor_user = "sotto-app"', 'executor_user = "nobody"'),
+        "as root",
+        "not as nobody",
+        status="warning",
+    ),
+    "unknown executor": Fault(
+        "executor",
+        lambda p: p.edit('# executor_user = "sotto-app"', 'executor_user = "no-one"'),
+        "node.executor_user",
+        "no such user",
+    ),
+    "no catalogue": Fault(
+        "catalogue",
+        lambda p: shutil.move(p.folder / "catalogue", p.folder / "away"),
+        "Check the path",
+        "items.parquet",
+        skipped=OF_DATA,
+    ),
+    "no data": Fault(
+        "data", lambda p: p.events.unlink(), "docs/data.md", "does not exist", skipped=OF_DATA
+    ),
+    "data that is no table": Fault(
+        "data", lambda p: p.events.write_bytes(b"\xff\xfe\x00"), "", "events.csv", skipped=OF_DATA
+    ),
+    "missing column": Fault("schema", column, "", "timestamp", skipped=OF_DATA - {"schema"}),
+    "bad row": Fault(
+        "schema",
+        lambda p: p.events.write_text(p.events.read_text() + "u,,1\n"),
+        "Give every row a user and an item",
+        "the id is empty",
+        skipped=OF_DATA - {"schema"},
+    ),
+    "unknown items": Fault(
+        "items", unknown_items, "newest catalogue", "outside the catalogue", status="warning"
+    ),
+    "more users than declared": Fault(
+        "population",
+        edited(f"population = {USERS}", "population = 180"),
+        "Declare more",
+        "180 users declared, 200 found",
+        status="warning",
+    ),
+    "fewer users than declared": Fault(
+        "population",
+        edited(f"population = {USERS}", "population = 401"),
+        "Declare fewer",
+        "401 users declared, 200 found",
+        status="warning",
+    ),
+    "δ near 1 / users": Fault(
+        "delta",
+        edited("delta = 0.0001", "delta = 0.001"),
+        "policy.delta of 0.0005",
+        "1 / users = 0.005",
+        status="warning",
+    ),
+    "no anchor": Fault(
+        "anchor",
+        lambda p: p.loaded.anchor_file.unlink(),
+        "sotto-node budget",
+        "anchor is missing",
+        skipped={"ledger", *OF_LEDGER},
+    ),
+    "anchor beside the ledger": Fault(
+        "anchor", anchor_beside, "Move it elsewhere", "one folder", status="warning"
+    ),
+    "no ledger": Fault(
+        "ledger",
+        lambda p: p.loaded.ledger_file.unlink(),
+        "sotto-node budget",
+        "ledger is missing",
+        skipped=OF_LEDGER,
+    ),
+    "open ledger": Fault(
+        "ledger",
+        lambda p: p.loaded.ledger_file.chmod(0o644),
+        "docs/partner.md",
+        "chmod 600",
+        skipped=OF_LEDGER,
+    ),
+    "tampered ledger": Fault(
+        "ledger", tamper, "sotto-node budget", "changed after it was written", skipped=OF_LEDGER
+    ),
+    "older ledger": Fault(
+        "ledger", older_ledger, "sotto-node budget", "older copy", skipped=OF_LEDGER
+    ),
+    "other users' ledger": Fault(
+        "ledger",
+        lambda p: (
+            p.loaded.anchor_file.rename(p.folder / "anchor"),
+            p.edit('# anchor = "/mnt/b/anchor"', 'anchor = "../anchor"'),
+            p.edit('user_base = "alpha-customers"', 'user_base = "others"'),
+        ),
+        "sotto-node budget",
+        "not of 'others'",
+        skipped=OF_LEDGER,
+    ),
+    "spent": Fault("budget", spend_all, "Nothing is left", "of 8 is spent", status="warning"),
+    "no room for a round": Fault(
+        "budget",
+        lambda p: charge(p, steps=1000, noise_multiplier=2.0),
+        "Nothing is left",
+        "buys 0 rounds",
+        status="warning",
+    ),
+    "no limit": Fault(
+        "budget",
+        edited("max_epsilon = 8.0", "max_epsilon = inf"),
+        "State a number",
+        "without noise is allowed",
+        status="warning",
+    ),
+    "no such device": Fault(
+        "device",
+        edited('device = "cpu"', 'device = "cuda:99"'),
+        "",
+        "cuda:99",
+        skipped={"memory"},
+    ),
+    "little memory": Fault("memory", little_memory, "larger machine", "0.3 GB free"),
+    "full disk": Fault(
+        "disk",
+        patched(shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e7)),
+        "Free at least 1 GB",
+        "0.1 GB free",
+    ),
+    "nearly full disk": Fault(
+        "disk",
+        patched(shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e8)),
+        "Free at least 1 GB",
+        "0.5 GB free",
+        status="warning",
+    ),
+    "network disk": Fault("filesystem", on_nfs, "Put the ledger on a local disk", "nfs4"),
+    "locks that do not hold": Fault(
+        "filesystem",
+        patched(fcntl, "flock", lambda *_: None),
+        "local disk",
+        "a lock does not hold",
+    ),
+    "clock set back": Fault("clock", from_the_future, "NTP", "the ledger's last entry is of"),
+    "no root certificate": Fault(
+        "certificate",
+        lambda p: p.edit("ca.crt", "gone.crt"),
+        "coordinator.root_certificates",
+        "No such file",
+        skipped={"tls", *OF_TLS},
+    ),
+    "no certificate in it": Fault(
+        "certificate",
+        lambda p: (
+            (p.site / "ca.txt").write_text("no certificate"),
+            p.edit(str(p.loaded.root_certificates_file), "ca.txt"),
+        ),
+        "from the coordinator again",
+        "no PEM certificate",
+        skipped={"tls", *OF_TLS},
+    ),
+    "nobody there": Fault(
+        "coordinator",
+        lambda p: p.edit(p.loaded.coordinator.superlink, "127.0.0.1:1"),
+        "firewall",
+        "no connection",
+        skipped={"tls", *OF_TLS},
+    ),
+    "no coordinator": Fault(
+        "coordinator",
+        lambda p: p.edit(p.loaded.coordinator.superlink, ""),
+        "Set coordinator.superlink",
+        "none is named",
+        status="warning",
+        skipped={"tls", *OF_TLS},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_shows_by_its_name_and_changes_nothing_else(joined: Partner, fault: Fault) -> None:
+    fault.plant(joined)
+    code, findings = joined.check()
+    changes = {name: status for name, status in statuses(findings).items() if status != "ok"}
+    assert changes == {fault.name: fault.status} | dict.fromkeys(fault.skipped, "skipped")
+    finding = findings[fault.name]
+    assert fault.found in finding["found"]
+    assert fault.remedy in finding["remedy"]
+    assert finding["remedy"].strip()
+    assert code == {"warning": 1, "error": 2}[fault.status]
+
+
+def test_every_check_that_may_fail_has_failed() -> None:
+    """But for those whose faults stand below."""
+    below = {"credentials", "tls", "clock difference"}
+    assert {fault.name for fault in FAULTS.values()} == set(NAMES) - below
+
+
+def test_open_credentials_are_found_though_the_data_is_out_of_reach(joined: Partner) -> None:
+    file = joined.site / "db.toml"
+    file.write_text('user = "u"\npassword = "c4nary"\n')
+    file.chmod(0o644)
+    joined.edit(str(joined.events), "postgresql://127.0.0.1:1/shop")
+    joined.edit('# table = "purchases"', 'table = "t"')
+    joined.edit('# credentials = "db.toml"', 'credentials = "db.toml"')
+    code, findings = joined.check()
+    assert code == 2
+    assert findings["credentials"]["status"] == "error"
+    assert "chmod 600" in findings["credentials"]["remedy"]
+    assert findings["data"]["status"] == "error"
+    assert findings["ledger"]["status"] == findings["tls"]["status"] == "ok"
+    assert "c4nary" not in str(findings)
+
+
+def test_delta_is_held_against_the_users_there_are(joined: Partner) -> None:
+    """δ below 1 / population, but not below 1 / users."""
+    joined.edit(f"population = {USERS}", "population = 100")
+    joined.edit("delta = 0.0001", "delta = 0.006")
+    code, findings = joined.check()
+    assert code == 2
+    assert findings["delta"]["status"] == "error"
+    assert "one user may be revealed whole" in findings["delta"]["found"]
+
+
+# --- the coordinator's side --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Other:
+    """A coordinator that is not as it should be: see `serving` and `Authority`."""
+
+    found: str
+    status: str = "error"
+    name: str = "tls"
+    days: float = 365.0
+    address: str = "127.0.0.1"
+    ahead: float = 0.0
+    ours: bool = True
+    tls: bool = True
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Other("was not signed by", ours=False),
+        Other("is for another name", address="192.0.2.1"),
+        Other("has expired", days=-1),
+        Other("expires on", days=10, status="warning"),
+        Other("not in TLS", tls=False),
+        Other("behind the coordinator's clock", ahead=600, status="error", name="clock difference"),
+        Other(
+            "ahead of the coordinator's clock", ahead=-60, status="warning", name="clock difference"
+        ),
+    ],
+    ids=lambda other: other.found,
+)
+def test_what_is_wrong_with_a_coordinator(
+    joined: Partner, authority: Authority, tmp_path: Path, other: Other
+) -> None:
+    signer = authority if other.ours else Authority(tmp_path / "stranger")
+    files = signer.server(other.days, other.address) if other.tls else None
+    with serving(files, other.ahead) as address:
+        joined.edit(joined.loaded.coordinator.superlink, address)
+        code, findings = joined.check()
+    changes = {name: status for name, status in statuses(findings).items() if status != "ok"}
+    skipped = OF_TLS if (other.name, other.status) == ("tls", "error") else set()
+    assert changes == {other.name: other.status} | dict.fromkeys(skipped, "skipped")
+    assert other.found in findings[other.name]["found"]
+    assert findings[other.name]["remedy"]
+    assert code == {"warning": 1, "error": 2}[other.status]
+
+
+@pytest.mark.parametrize(("days", "status"), [(-1, "error"), (10, "warning")])
+def test_an_authority_that_expires(
+    joined: Partner, tmp_path: Path, days: float, status: str
+) -> None:
+    authority = Authority(tmp_path / "brief", days=days)
+    with serving(authority.server()) as address:
+        joined.edit(joined.loaded.coordinator.superlink, address)
+        joined.edit(str(joined.loaded.root_certificates_file), str(authority.certificate))
+        code, findings = joined.check()
+    assert findings["certificate"]["status"] == status
+    assert (
+        f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d}" in findings["certificate"]["found"]
+    )
+    assert findings["tls"]["status"] == ("skipped" if status == "error" else "ok")
+    assert code == (2 if status == "error" else 1)
+
+
+def test_without_root_certificates_the_system_decides(joined: Partner) -> None:
+    joined.edit(str(joined.loaded.root_certificates_file), "")
+    _, findings = joined.check()
+    assert findings["certificate"]["status"] == "ok"
+    assert "any authority that the system trusts" in findings["tls"]["found"]
+
+
+def test_a_clock_is_read_to_the_second(authority: Authority) -> None:
+    for ahead in (0.0, 120.0, -7200.0):
+        with serving(authority.server(), ahead) as address:
+            port = int(address.rpartition(":")[2])
+            told = hello(("127.0.0.1", port), authority.certificate).ahead
+        assert told is not None
+        assert abs(told - ahead) < 1.5
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def test_memory_grows_with_what_is_trained(joined: Partner) -> None:
+    def needed(**expected: Any) -> float:  # noqa: ANN401
+        return machine.training_memory(Facts(joined.loaded, Expected(**expected)), "cpu")[0]
+
+    small = needed()
+    assert 0.5e9 < small < 2e9
+    assert needed(model=ModelConfig(hidden_size=4096, heads=2, max_length=2000)) > small + 5e9
+
+
+def test_the_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 1000 kB\n")
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "GROUP", tmp_path)
+    assert machine.free_memory() == 1_024_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory() == 1_024_000
+    (tmp_path / "memory.max").write_text("500000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert machine.free_memory() == 100_000
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "none")
+    assert machine.free_memory() is None
+
+
+def test_an_address_without_a_name_is_told_as_such(joined: Partner) -> None:
+    joined.edit(joined.loaded.coordinator.superlink, "coordinator.invalid:443")
+    _, findings = joined.check()
+    assert findings["coordinator"]["found"].endswith("the name coordinator.invalid is not known")
+
+
+def test_hello_names_what_failed(authority: Authority, tmp_path: Path) -> None:
+    stranger = Authority(tmp_path / "stranger")
+    with serving(authority.server()) as address, pytest.raises(SiteError, match="not signed by"):
+        hello(("127.0.0.1", int(address.rpartition(":")[2])), stranger.certificate)
+
+
+def test_the_guide_names_every_check() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "partner.md").read_text(encoding="utf-8")
+    first = guide.partition("# The ledger and the policy")[0]
+    assert [name for name in NAMES if f"`{name}`" not in first] == []

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import client.ledger.store
+from client.commands.budget_plot import draw
+from client.commands.statement import curve, statement
+from client.ledger import recovery
+from shared.errors import BudgetExceeded, ConfigError, Refusal
+from shared.privacy.accounting.accountant import epsilon
+from shared.privacy.release import Release, ReleaseKind
+from tests.client.ledger.spending import FIRST, SECOND, Spending
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+LIMIT, DELTA = 2.0, 1e-3
+
+
+@pytest.fixture
+def spending(sites: Sites) -> Spending:
+    return Spending(sites.make("alpha", {"policy.max_epsilon": LIMIT}))
+
+
+@pytest.fixture
+def lived(spending: Spending) -> Spending:
+    spending.live()
+    return spending
+
+
+def cost(*forms: tuple[float, int]) -> float:
+    return epsilon(
+        [
+            Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=0.1, steps=steps)
+            for noise, steps in forms
+        ],
+        DELTA,
+    )
+
+
+def test_each_run_has_what_it_cost_alone_and_what_all_cost_up_to_it(lived: Spending) -> None:
+    found = statement(lived.site, lived.ledger)
+    first, second = found.runs
+    assert (first.run, first.rounds) == (FIRST, 5)
+    assert [(r.kind, r.noise_multiplier, r.sample_rate, r.steps) for r in first.releases] == [
+        ("train", 2.0, 0.1, 5),
+        ("evaluate", 2.0, 0.1, 2),
+    ]
+    assert first.epsilon == first.cumulative == cost((2.0, 7))
+    assert (second.run, second.rounds, second.epsilon) == (SECOND, 2, cost((1.5, 4)))
+    assert second.cumulative == found.spent == cost((2.0, 7), (1.5, 4)) < first.epsilon * 3
+    assert found.spent < first.epsilon + second.epsilon, "what runs cost does not add up"
+    assert found.left == LIMIT - found.spent
+    assert found.refusals == {Refusal.BUDGET: 2, Refusal.POLICY: 1}
+    assert first.first < first.last < second.first < second.last
+    assert found.entries == len(lived.ledger.history())
+
+
+def test_runs_that_take_turns_are_told_apart(spending: Spending) -> None:
+    for number in (1, 2):
+        spending.round(FIRST, number)
+        spending.round(SECOND, number, 1.5)
+    first, second = statement(spending.site, spending.ledger).runs
+    assert (first.run, first.cumulative) == (FIRST, cost((2.0, 2), (1.5, 1)))
+    assert (second.run, second.cumulative) == (SECOND, cost((2.0, 2), (1.5, 2)))
+
+
+def test_the_rounds_that_fit_are_those_that_the_ledger_admits(lived: Spending) -> None:
+    following = statement(lived.site, lived.ledger).following
+    assert following is not None
+    assert (following.like.noise_multiplier, following.like.steps) == (1.5, 2)
+    assert following.rounds is not None
+    assert following.rounds > 3
+    for number in range(3, 3 + following.rounds):
+        lived.round(SECOND, number, 1.5, steps=2)
+    with pytest.raises(BudgetExceeded):
+        lived.round(SECOND, 3 + following.rounds, 1.5, steps=2)
+    after = statement(lived.site, lived.ledger)
+    assert after.following is not None
+    assert after.following.rounds == 0
+    assert 0 < after.left < 0.1 * LIMIT
+
+
+def test_before_the_first_round_nothing_is_spent(spending: Spending) -> None:
+    found = statement(spending.site, spending.ledger)
+    assert (found.spent, found.left, found.runs, found.following) == (0.0, LIMIT, (), None)
+    assert curve(spending.ledger, DELTA) == []
+
+
+def test_without_a_limit_any_number_of_rounds_fits(sites: Sites) -> None:
+    spending = Spending(sites.make("alpha"))
+    spending.round(FIRST, 1, 0.0)
+    found = statement(spending.site, spending.ledger)
+    assert (found.limit, found.spent, found.left) == (math.inf, math.inf, math.inf)
+    assert found.following is not None
+    assert found.following.rounds is None
+
+
+def test_what_a_restored_ledger_starts_with_is_counted(lived: Spending) -> None:
+    before, site = statement(lived.site, lived.ledger), lived.site
+    site.ledger_file.unlink()
+    recovery.restore(site.ledger_file, site.user_base, site.anchor_file)
+    found = statement(site, lived.ledger)
+    assert found.spent == before.spent
+    [carried] = found.runs
+    assert (carried.run, carried.rounds) == (None, 0)
+    assert sum(release.steps for release in carried.releases) == 11
+
+
+def test_a_budget_that_was_written_off_leaves_nothing(lived: Spending) -> None:
+    site = lived.site
+    recovery.write_off(site.ledger_file, site.user_base, site.anchor_file, "lost")
+    found = statement(site, lived.ledger)
+    assert (found.spent, found.left) == (math.inf, 0.0)
+
+
+# --- over time ---------------------------------------------------------------------------------
+
+
+def test_the_curve_is_exact_wherever_it_is_thinned_out(lived: Spending) -> None:
+    whole, thinned = curve(lived.ledger, DELTA), curve(lived.ledger, DELTA, most=4)
+    assert len(whole) == 9
+    costs = [point.epsilon for point in whole]
+    assert costs == sorted(costs)
+    assert costs[0] == cost((2.0, 1))
+    assert costs[-1] == cost((2.0, 7), (1.5, 4))
+    assert len(thinned) == 4
+    assert set(thinned) < set(whole)
+    assert thinned[-1] == whole[-1]
+
+
+def test_a_clock_that_is_set_back_does_not_turn_the_curve_around(
+    spending: Spending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spending.round(FIRST, 1)
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) - timedelta(days=9)
+
+    monkeypatch.setattr(client.ledger.store, "datetime", Earlier)
+    spending.round(FIRST, 2)
+    first, second = curve(spending.ledger, DELTA)
+    assert first.at == second.at
+    assert first.epsilon < second.epsilon
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_the_budget_is_drawn(lived: Spending, tmp_path: Path, suffix: str, start: bytes) -> None:
+    file = tmp_path / f"budget.{suffix}"
+    draw(statement(lived.site, lived.ledger), curve(lived.ledger, DELTA), file)
+    assert file.read_bytes().startswith(start)
+
+
+def test_the_picture_has_the_line_the_limit_and_the_runs(lived: Spending, tmp_path: Path) -> None:
+    file = tmp_path / "budget.svg"
+    found = statement(lived.site, lived.ledger)
+    draw(found, curve(lived.ledger, DELTA), file)
+    text = file.read_text(encoding="utf-8")  # each text stands in a comment beside its outlines
+    for expected in ("limit 2", f"spent {found.spent:.3g}", "run 3f2a9c01", "#0072b2", "#d55e00"):
+        assert expected in text
+
+
+def test_a_name_is_drawn_as_it_is_written(sites: Sites, tmp_path: Path) -> None:
+    spending = Spending(sites.make("a", {"organisation": "A $x_y$ 書店", "user_base": "a's users"}))
+    spending.round(FIRST, 1)
+    draw(
+        statement(spending.site, spending.ledger), curve(spending.ledger, DELTA), tmp_path / "x.svg"
+    )
+    assert "A $x_y$ 書店" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+
+
+def test_where_noise_was_left_out_the_picture_says_so(sites: Sites, tmp_path: Path) -> None:
+    spending = Spending(sites.make("alpha"))
+    spending.round(FIRST, 1)
+    spending.round(FIRST, 2, 0.0)
+    draw(
+        statement(spending.site, spending.ledger), curve(spending.ledger, DELTA), tmp_path / "x.svg"
+    )
+    assert "infinite from here" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("budget.gif", "choose a name that ends in"), ("no/such/budget.png", "cannot be written")],
+)
+def test_a_picture_that_cannot_be_made_is_explained(
+    lived: Spending, tmp_path: Path, name: str, message: str
+) -> None:
+    found, points = statement(lived.site, lived.ledger), curve(lived.ledger, DELTA)
+    with pytest.raises(ConfigError, match=message):
+        draw(found, points, tmp_path / name)
+
+
+def test_nothing_is_drawn_of_nothing(spending: Spending, tmp_path: Path) -> None:
+    found = statement(spending.site, spending.ledger)
+    with pytest.raises(ConfigError, match="nothing is spent yet"):
+        draw(found, [], tmp_path / "budget.png")

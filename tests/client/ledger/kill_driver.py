@@ -1,0 +1,240 @@
+"""Serves requests as a node does, a process each, and kills it at a stated point.
+
+    python kill_driver.py SITE MESSAGE KILLS
+
+Prints one JSON object a kill: what had left before it, and what the same request gets afterwards.
+One process that forks: importing the model takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.app
+import client.ledger.ledger
+from client.ledger.ledger import Ledger
+from client.site.site import Site
+from shared.messages import TRAIN, TrainRequest
+from shared.privacy.noise import SystemRandom
+
+Arm = Callable[[], None]
+SOURCES = str(Path(client.app.__file__).parent)
+
+
+def die(*_: object, **__: object) -> Any:  # noqa: ANN401
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def finish(child: int, source: int) -> tuple[bytes, int]:
+    """What left, and how the process ended."""
+    with os.fdopen(source, "rb") as pipe:
+        body = pipe.read()
+    return body, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def nothing() -> None:
+    """Kills nobody."""
+
+
+def at_call(owner: object, name: str) -> Arm:
+    """Dies where this function is called."""
+    return lambda: setattr(owner, name, die)
+
+
+def after_call(owner: Any, name: str) -> Arm:  # noqa: ANN401
+    """Dies where this function has returned."""
+    whole = getattr(owner, name)
+
+    def called(*arguments: object, **options: object) -> None:
+        whole(*arguments, **options)
+        die()
+
+    return lambda: setattr(owner, name, called)
+
+
+def at_line(countdown: int) -> Arm:
+    """Dies before a line of the client's code: this many of them are run."""
+
+    def arm() -> None:
+        left = countdown
+
+        def line(_: FrameType, event: str, __: object) -> Any:  # noqa: ANN401
+            nonlocal left
+            left -= event == "line"
+            return line if left else die()
+
+        def call(frame: FrameType, _: str, __: object) -> Any:  # noqa: ANN401
+            return line if frame.f_code.co_filename.startswith(SOURCES) else None
+
+        sys.settrace(call)
+
+    return arm
+
+
+STEPS: dict[str, Arm] = {
+    "before the charge": at_call(Ledger, "charge"),
+    "between charge and training": after_call(Ledger, "charge"),
+    "during training": at_call(SystemRandom, "normal"),
+    "between training and the stored answer": at_call(Ledger, "keep_answer"),
+    "between the stored answer and the reply": after_call(Ledger, "keep_answer"),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A site and the request that it is asked, round after round.
+
+    Attributes:
+        site: its folder.
+        request: all but the round.
+    """
+
+    site: Path
+    request: TrainRequest
+
+    def answer(self, number: int) -> bytes:
+        """What leaves in answer to the request for a round."""
+        content = replace(self.request, round=number).to_content()
+        context = Context(
+            run_id=1,
+            node_id=1,
+            node_config={"site": str(self.site)},
+            state=RecordDict(),
+            run_config={},
+        )
+        reply = client.app.app(Message(content, 1, TRAIN), context)
+        return bytes(recorddict_to_proto(reply.content).SerializeToString())
+
+    def start(
+        self, number: int, arm: Arm, *, then_die: bool = False, warm: bool = False
+    ) -> tuple[int, int]:
+        """A new process that answers a round; its id and the pipe that its answer leaves by.
+
+        One that is warm has checked the ledger before: its lines of code are as many each time.
+        """
+        source, sink = os.pipe()
+        child = os.fork()
+        if child:
+            os.close(sink)
+            return child, source
+        status = 1
+        try:
+            if not warm:
+                client.app._opened.cache_clear()
+            arm()
+            body = self.answer(number)
+            if then_die:
+                die()
+            os.write(sink, body)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def lines(self, number: int) -> int:
+        """How many lines of the client's code answer a request."""
+        source, sink = os.pipe()
+        if os.fork() == 0:
+            count = 0
+
+            def line(_: FrameType, event: str, __: object) -> Any:  # noqa: ANN401
+                nonlocal count
+                count += event == "line"
+                return line
+
+            sys.settrace(lambda f, *_: line if f.f_code.co_filename.startswith(SOURCES) else None)
+            self.answer(number)
+            sys.settrace(None)
+            os.write(sink, str(count).encode())
+            os._exit(0)
+        os.close(sink)
+        with os.fdopen(source, "rb") as pipe:
+            found = int(pipe.read())
+        os.wait()
+        return found
+
+    def charges(self) -> int:
+        """Steps that the ledger says were released."""
+        site = Site.load(self.site)
+        ledger = site.open_ledger()
+        ledger.verify()
+        return sum(release.steps for release in ledger.releases())
+
+    def report(self, point: str, number: int, left: bytes, status: int) -> None:
+        """Asks twice again, and says what came of it."""
+        after_kill = self.charges()
+        again = [finish(*self.start(number, nothing)) for _ in range(2 if point in STEPS else 1)]
+        digests = [hashlib.sha256(body).hexdigest() for body, _ in again]
+        found = {
+            "point": point,
+            "round": number,
+            "status": status,
+            "left": len(left),
+            "left_is_repeated": again[0][0].startswith(left),
+            "again": digests,
+            "again_status": [code for _, code in again],
+            "size": len(again[0][0]),
+            "charged_after_kill": after_kill,
+            "charged_in_the_end": self.charges(),
+        }
+        sys.stdout.write(json.dumps(found) + "\n")
+
+
+def main() -> None:
+    """Kills at every step, before many lines, and at many moments."""
+    # Another test's concern, and most of a request's time.
+    vars(client.ledger.ledger)["epsilon"] = lambda *_: 1.0
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    raw = ProtoRecordDict.FromString(Path(sys.argv[2]).read_bytes())
+    node = Node(Path(sys.argv[1]), TrainRequest.from_content(recorddict_from_proto(raw)))
+    kills, draw = int(sys.argv[3]), random.Random(0)
+    node.answer(1)
+    total, number = node.lines(2), 2
+    for point, arm in STEPS.items():
+        number += 1
+        node.report(point, number, *finish(*node.start(number, arm)))
+    number += 1
+    node.report(
+        "before the reply leaves", number, *finish(*node.start(number, nothing, then_die=True))
+    )
+    number += 1
+    node.report("after the reply", number, *finish(*node.start(number, nothing)))
+    for share in range(kills):
+        number += 1
+        count = 1 + int((share + draw.random()) / kills * total)
+        client.app._ledger(Site.load(node.site)).releases()
+        node.report(
+            f"line {count} of {total}",
+            number,
+            *finish(*node.start(number, at_line(count), warm=True)),
+        )
+    number += 1
+    began = time.monotonic()
+    whole = finish(*node.start(number, nothing))
+    usual = time.monotonic() - began
+    node.report("after the reply", number, *whole)
+    for _ in range(kills // 4):
+        number += 1
+        child, source = node.start(number, nothing)
+        time.sleep(draw.random() * 1.3 * usual)
+        os.kill(child, signal.SIGKILL)
+        node.report("a moment", number, *finish(child, source))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A node that is killed, at every step of a request and at random, and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flwr.common.serde import recorddict_to_proto
+
+from client.ledger.balance import What
+from client.site.site import Site
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+KILLS = 100
+"""Before that many lines of the client's code, and at a quarter as many moments."""
+ROOT = Path(__file__).parents[2]
+
+Story = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory, where there is any: it outlives a process as a disk does, and nobody waits."""
+    memory = Path("/dev/shm")
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        yield tmp_path_factory.mktemp("killed")
+        return
+    made = Path(tempfile.mkdtemp(prefix="sotto-", dir=memory))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def killed(folder: Path, make_sites: Callable[[Path], Sites]) -> tuple[Site, Story]:
+    """The site that went through it, and what happened at each kill."""
+    sites = make_sites(folder)
+    site = sites.make("alpha", {"policy.max_epsilon": 1e6})
+    message = folder / "request"
+    content = sites.request(noise_multiplier=20.0).to_content()
+    message.write_bytes(recorddict_to_proto(content).SerializeToString())
+    driver = Path(__file__).with_name("kill_driver.py")
+    done = subprocess.run(
+        [sys.executable, str(driver), str(site), str(message), str(KILLS)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return Site.load(site), [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_kill_is_followed_by_an_answer(killed: tuple[Site, Story]) -> None:
+    _, story = killed
+    assert len(story) == 8 + KILLS + KILLS // 4
+    for kill in story:
+        assert set(kill["again_status"]) == {0}
+        assert kill["size"] > 1000
+        assert kill["status"] in (-9, 0)
+    assert sum(kill["status"] == -9 for kill in story) >= KILLS + 6, "most were killed indeed"
+
+
+def test_the_steps_were_reached(killed: tuple[Site, Story]) -> None:
+    _, story = killed
+    status = {kill["point"]: kill["status"] for kill in story[:7]}
+    assert status.pop("after the reply") == 0
+    assert len(status) == 6
+    assert set(status.values()) == {-9}
+
+
+def test_what_left_before_the_kill_is_what_the_repeat_gets(killed: tuple[Site, Story]) -> None:
+    _, story = killed
+    for kill in story:
+        assert kill["left_is_repeated"], kill
+        assert len(set(kill["again"])) == 1
+    assert any(kill["left"] for kill in story)
+    assert len({kill["again"][0] for kill in story}) == len(story), "each round has its own noise"
+
+
+def test_the_ledger_never_shows_less_than_was_released(killed: tuple[Site, Story]) -> None:
+    _, story = killed
+    for kill in story:
+        rounds_before = kill["round"] - 1
+        assert kill["charged_in_the_end"] == kill["round"], "one step each, whatever happened"
+        charged = kill["charged_after_kill"] - rounds_before
+        assert charged in (0, 1)
+        if kill["left"]:
+            assert charged == 1
+    by_step = {kill["point"]: kill["charged_after_kill"] - kill["round"] + 1 for kill in story[:7]}
+    assert by_step.pop("before the charge") == 0
+    assert set(by_step.values()) == {1}
+
+
+def test_kills_fell_on_both_sides_of_the_charge(killed: tuple[Site, Story]) -> None:
+    _, story = killed
+    lines = [kill for kill in story if kill["point"].startswith("line")]
+    assert len(lines) == KILLS
+    charged = Counter(kill["charged_after_kill"] - kill["round"] + 1 for kill in lines)
+    assert charged[0] > 5
+    assert charged[1] > 5
+
+
+def test_the_chain_is_whole_and_holds_each_round_once(killed: tuple[Site, Story]) -> None:
+    site, story = killed
+    ledger = site.open_ledger()
+    rounds = len(story) + 2
+    assert ledger.verify() == 1 + 2 * rounds
+    entries = Counter((r.what, r.fields.get("round")) for r in ledger.history())
+    expected = {(what, n) for what in (What.CHARGE, What.ANSWER) for n in range(1, rounds + 1)}
+    assert entries == Counter(expected | {(What.OPENED, None)})
+    assert len(ledger.outbox()) == rounds
