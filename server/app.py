@@ -16,19 +16,19 @@ from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
 from server import logs
-from server.aggregation import believed, check_aggregation, least_partners
-from server.asker import Asker
-from server.checkpoint import Checkpoint, Progress
-from server.files import alone_in
-from server.grid import PatientGrid
-from server.journal import Journal
-from server.noise import fade_of, noise_of, popularity_part, statistics_noise
-from server.partners import Partner, Roll
-from server.posterior import Prior
-from server.pretrain import read_public
-from server.records import to_arrays, to_weights
-from server.strategy import FederatedStrategy, Terms
-from server.warm_start import Choice, warm_start
+from server.aggregation.records import to_arrays, to_weights
+from server.aggregation.robust import believed, check_aggregation, least_partners
+from server.noise_plan import fade_of, noise_of, popularity_part, statistics_noise
+from server.rounds.grid import PatientGrid
+from server.rounds.roll import Partner, Roll
+from server.rounds.statistics import Asker
+from server.rounds.strategy import FederatedStrategy, Terms
+from server.runs.journal import Journal
+from server.state.checkpoint import Checkpoint, Progress
+from server.state.run_lock import alone_in
+from server.warm_start.denoise import Prior
+from server.warm_start.public import read_public
+from server.warm_start.warm_start import Choice, warm_start
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError

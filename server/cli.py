@@ -6,22 +6,22 @@ import os
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
 
-from server.partner_commands import (
+from server.commands.partners import (
     accept_command,
     invite_command,
     list_command,
     revoke_command,
 )
-from server.pretrain_command import pretrain_command
-from server.publish_command import publish_command
-from server.run_commands import (
+from server.commands.pretrain import pretrain_command
+from server.commands.publish import publish_command
+from server.commands.runs import (
     bundle_command,
     resume_command,
     run_command,
     status_command,
     stop_command,
 )
-from server.service_commands import (
+from server.commands.service import (
     audit_command,
     init_command,
     keep_command,

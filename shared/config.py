@@ -95,7 +95,7 @@ class StrategyName(StrEnum):
 
 
 class Aggregation(StrEnum):
-    """Which rule makes one change out of a round's; see `server.aggregation`."""
+    """Which rule makes one change out of a round's; see `server.aggregation.robust`."""
 
     MEAN = "mean"
     MEDIAN = "median"
@@ -195,7 +195,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmStartConfig:
-    """What training begins with, see `server.warm_start`; needs items with features.
+    """What training begins with, see `server.warm_start.warm_start`; needs items with features.
 
     Attributes:
         share: of ε, in [0, 1), for two noised statistics of each site (popularity, and a moment of

@@ -24,7 +24,7 @@ import client.app
 from client.ledger.ledger import Ledger
 from client.site.site import FILE, SIMULATED, Site
 from server.app import Observer, make_app
-from server.grid import PatientGrid
+from server.rounds.grid import PatientGrid
 from shared.config import PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, read_histories, write_interactions

@@ -18,8 +18,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from server.pretrain import pretrained, read_public, text_size
-from server.pretrain_command import save_pretrained, tell_pretrained
+from server.commands.pretrain import save_pretrained, tell_pretrained
+from server.warm_start.public import pretrained, read_public, text_size
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from server.checkpoint import Progress
+from server.state.checkpoint import Progress
 from shared.config import PrivacyConfig
 from shared.data.histories import LeaveOneOut
 from shared.evaluation.exposure import arp, exposure, gini

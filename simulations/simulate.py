@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from client.compute.memory import keep_freed_memory
 from server.app import Observer, model_with
-from server.checkpoint import Checkpoint
-from server.pretrain import read_public, save_public
+from server.state.checkpoint import Checkpoint
+from server.warm_start.public import read_public, save_public
 from shared.config import RunConfig, flatten
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, LeaveOneOut, leave_one_out

@@ -30,9 +30,9 @@ import torch
 import client.cli
 import server.cli
 from client.site.setup import make_site
-from server.bundle import build
-from server.checkpoint import Checkpoint
-from server.runs import read_config
+from server.runs.bundle import build
+from server.runs.run import read_config
+from server.state.checkpoint import Checkpoint
 from shared.config import RunConfig, Value
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender

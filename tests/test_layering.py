@@ -146,7 +146,7 @@ def test_only_the_wire_makes_and_opens_records(name: str) -> None:
         assert opened
         return
     assert not opened
-    if name not in ("server.strategy", "server.records"):
+    if name not in ("server.strategy", "server.aggregation.records"):
         assert not made
         assert not filled
 

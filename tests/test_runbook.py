@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.progress import RunState
+from server.state.status import RunState
 from shared.config import PrivacyConfig, RunConfig
 from shared.errors import Outcome, Refusal
 from shared.system import command_line as commands

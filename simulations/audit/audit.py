@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.app import model_with
-from server.checkpoint import Checkpoint
+from server.state.checkpoint import Checkpoint
 from shared.errors import ConfigError
 from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import client.app
 from server.app import model_with
-from server.checkpoint import Checkpoint
+from server.state.checkpoint import Checkpoint
 from shared.config import Aggregation
 from shared.messages import (
     DESCRIBE_ACTION,
@@ -66,7 +66,10 @@ def main() -> None:
         changes["lab.public"] = options.public
     say(f"{'rule':14}{'NDCG@10':>9}{'attacked':>10}{'shown its item':>16}")
     for rule in Aggregation:
-        server = {"server.aggregation": rule, "server.malicious": int(rule is not Aggregation.MEAN)}
+        server = {
+            "server.aggregation.robust": rule,
+            "server.malicious": int(rule is not Aggregation.MEAN),
+        }
         config = read_settings(options.config, changes | server, [])
         found = []
         for attacked in (False, True):

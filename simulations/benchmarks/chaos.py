@@ -26,8 +26,8 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 
 from client.site.site import Site
-from server.audit import FILE, AuditEvent, AuditLog
-from server.progress import RunState, RunStatus, now
+from server.state.audit_log import FILE, AuditEvent, AuditLog
+from server.state.status import RunState, RunStatus, now
 from shared.errors import CheckpointError, Outcome
 from shared.privacy.release import Release
 from simulations.benchmarks.deployment import DELTA, EPSILON, RUN, Deployment

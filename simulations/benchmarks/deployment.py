@@ -29,7 +29,7 @@ import torch
 from client.cli import main as node_main
 from client.site.site import Site
 from server.cli import main as server_main
-from server.progress import RunStatus
+from server.state.status import RunStatus
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, write_interactions
 

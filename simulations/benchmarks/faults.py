@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from server.progress import RunState
+from server.state.status import RunState
 from shared.errors import Outcome, SottoError
 from simulations.benchmarks import lies
 from simulations.benchmarks.deployment import EPSILON, SOURCE, Deployment, wait_for

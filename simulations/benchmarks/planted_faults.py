@@ -89,7 +89,7 @@ def _no_clipping() -> Iterator[None]:
         patch.object(client.compute.statistics, "moment_sum", moments),
         patch.object(client.compute.trainer, "PerUserClipping", unclipped),
         # The coordinator would refuse sums that no clipped users add up to.
-        patch("server.asker._OUTLIER", 1e9),
+        patch("server.rounds.statistics._OUTLIER", 1e9),
     ):
         yield
 

@@ -11,8 +11,8 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from server.audit import FILE, AuditEvent, AuditLog
-from server.progress import RunStatus
+from server.state.audit_log import FILE, AuditEvent, AuditLog
+from server.state.status import RunStatus
 from shared.errors import CheckpointError, Outcome
 from simulations.benchmarks.deployment import Deployment, wait_for
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from server.noise import noise_of, popularity_part, statistics_noise
+from server.noise_plan import noise_of, popularity_part, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.noise import planned_releases
+from server.noise_plan import planned_releases
 from shared.config import Value
 from shared.errors import SottoError
 from shared.privacy.accounting.accountant import divergences, epsilon

@@ -21,16 +21,16 @@ from typing import Any
 
 import client.app
 import server.app
-import server.checkpoint
-import server.files
+import server.state.checkpoint
+import server.state.run_lock
 from client.site.site import Site
-from server.audit import AuditLog
-from server.checkpoint import Checkpoint
-from server.journal import Journal
-from server.partners import Roll
-from server.progress import RunStatus
-from server.rounds import Round
-from server.strategy import FederatedStrategy
+from server.rounds.roll import Roll
+from server.rounds.round import Round
+from server.rounds.strategy import FederatedStrategy
+from server.runs.journal import Journal
+from server.state.audit_log import AuditLog
+from server.state.checkpoint import Checkpoint
+from server.state.status import RunStatus
 from shared.config import RunConfig
 from shared.models.attention import AttentionRecommender
 from simulations.federation import InProcessGrid, sites_in
@@ -87,8 +87,8 @@ def torn() -> None:
             die()
         whole(file, content)
 
-    whole = server.files.replace_file
-    server.checkpoint.replace_file = half  # type: ignore[attr-defined]
+    whole = server.state.run_lock.replace_file
+    server.state.checkpoint.replace_file = half  # type: ignore[attr-defined]
 
 
 # The checkpoint is written once before the first round, and once after each.

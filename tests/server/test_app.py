@@ -17,10 +17,10 @@ import server.app
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
-from server.checkpoint import Checkpoint
-from server.files import replace_file
-from server.noise import noise_of, popularity_part
-from server.progress import RunState, RunStatus
+from server.noise_plan import noise_of, popularity_part
+from server.state.checkpoint import Checkpoint
+from server.state.run_lock import replace_file
+from server.state.status import RunState, RunStatus
 from shared.config import (
     ItemRepresentation,
     ModelConfig,
@@ -355,7 +355,7 @@ def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
         whole(file, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("server.checkpoint.replace_file", full)
+        patch.setattr("server.state.checkpoint.replace_file", full)
         with pytest.raises(
             CheckpointError, match=r"round 2 cannot be written .*No space left .* one before is wh"
         ):

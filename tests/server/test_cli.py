@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import server.cli
-from server.audit import AuditLog
-from server.services import check, only_server, programs
+from server.service.up import check, only_server, programs
 from server.settings import Settings
+from server.state.audit_log import AuditLog
 from shared.errors import ServerError
-from tests.server.test_registry import line
+from tests.server.service.test_partners import line
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.checkpoint import Checkpoint
+from server.state.checkpoint import Checkpoint
 from simulations.benchmarks.attack import attacking, shown, unpopular
 from simulations.simulate import prepare, simulate
 
@@ -17,7 +17,7 @@ from .test_simulate import Silent, settings
 def test_a_false_organisation_leads_the_mean_and_no_robust_rule(
     tiny_data: Path, tmp_path: Path, rule: str, led: bool
 ) -> None:
-    robust = [f"server.aggregation={rule}", f"server.malicious={int(not led)}"]
+    robust = [f"server.aggregation.robust={rule}", f"server.malicious={int(not led)}"]
     config = settings(tiny_data, *robust, "training.rounds=0", epsilon="none")
     simulation = prepare(config, tmp_path / "run")
     item = unpopular(simulation)

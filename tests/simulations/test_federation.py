@@ -13,7 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.site.site import Site
-from server.checkpoint import Checkpoint
+from server.state.checkpoint import Checkpoint
 from shared.config import Value
 from shared.messages import DESCRIBE, DescribeReply, DescribeRequest
 from shared.privacy.noise import SeededRandom

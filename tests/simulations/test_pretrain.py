@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.cli import main as server_main
-from server.pretrain import read_public
+from server.warm_start.public import read_public
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from simulations.cli import main as lab_main

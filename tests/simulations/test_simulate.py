@@ -16,7 +16,7 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 
 from client.site.site import Site
-from server.checkpoint import Checkpoint
+from server.state.checkpoint import Checkpoint
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, DataError
 from shared.item_features.tfidf import text_features

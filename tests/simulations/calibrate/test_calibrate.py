@@ -14,7 +14,7 @@ import torch
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from server.noise import planned_releases
+from server.noise_plan import planned_releases
 from shared.config import Value
 from shared.data.catalogue import Catalogue
 from shared.errors import AccountingError, ConfigError

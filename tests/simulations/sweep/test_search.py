@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from server.noise import planned_releases
+from server.noise_plan import planned_releases
 from shared.config import Value, flatten
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import epsilon, renyi_epsilon

@@ -1,0 +1,138 @@
+"""sotto-server invite, accept, revoke and list."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from server.commands.options import JsonOption, ServerOption
+from server.runs.flower import Flower
+from server.service.certificates import fingerprint
+from server.service.partners import Member, Registry, State, read_key
+from server.settings import Settings
+from server.state.audit_log import FILE as AUDIT
+from server.state.audit_log import AuditEvent, AuditLog
+from shared.errors import ServerError
+from shared.system.command_line import messages, output, table_of, write_json
+
+__all__ = ["accept_command", "invite_command", "list_command", "revoke_command"]
+
+_UNKNOWN = "?"
+NameArgument = Annotated[str, typer.Argument(help="The organisation, as you call it.")]
+
+
+def invite_command(
+    name: NameArgument, server: ServerOption = Path(), *, as_json: JsonOption = False
+) -> None:
+    """Note an invitation, and print what to send to the partner."""
+    settings = Settings.load(server)
+    authority = settings.authority
+    told = {
+        "name": name,
+        "address": settings.address,
+        "authority": None if authority is None else str(authority),
+        "authority_sha256": None if authority is None else fingerprint(authority),
+        "command": _join_command(settings, name),
+    }
+    Registry(Path(settings.folder)).invite(name)
+    _audit(settings).record(AuditEvent.INVITED, name=name)
+    if as_json:
+        write_json(told)
+        return
+    messages.print(f"Send to {name}, over a channel that you both trust:", markup=False)
+    output.print(f"address      {told['address']}", soft_wrap=True, markup=False)
+    if authority is not None:
+        output.print(f"file         {authority}", soft_wrap=True, markup=False)
+        output.print(f"its SHA-256  {told['authority_sha256']}", soft_wrap=True)
+    output.print(f"command      {told['command']}", soft_wrap=True, markup=False)
+    messages.print(
+        "and the catalogue's folder, and the app bundle (sotto-server bundle). What the command "
+        "leaves out is the partner's to state, its limits above all: it will be asked.\n"
+        f"Then: sotto-server accept 'ecdsa-sha2-nistp384 ...' --name {shlex.quote(name)}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def accept_command(
+    public_key: Annotated[
+        str,
+        typer.Argument(
+            metavar="PUBKEY", help="The line that its `sotto-node init` printed, or a file of it."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Whose it is: as invited.")],
+    server: ServerOption = Path(),
+) -> None:
+    """Register an invited partner's key: from now on its node may connect."""
+    settings = Settings.load(server)
+    partners, flower = Registry(Path(settings.folder)), Flower(settings)
+    line, digest = read_key(public_key)
+    partners.to_accept(name, digest)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "node.pub")
+        file.write_bytes(line)
+        node = flower.register(file, name)
+    partners.accept(name, key=digest, node=node)
+    _audit(settings).record(AuditEvent.ACCEPTED, name=name, node=node, key=digest)
+    messages.print(f"{name} is accepted, as node {node}.", markup=False)
+
+
+def revoke_command(name: NameArgument, server: ServerOption = Path()) -> None:
+    """Let a partner's node connect no more. What it has answered stays in the model."""
+    settings = Settings.load(server)
+    partners = Registry(Path(settings.folder))
+    known = {partner.name: partner for partner in partners.all()}.get(name)
+    if known is not None and known.state is State.ACCEPTED:
+        Flower(settings).unregister(known.node)
+    revoked = partners.revoke(name)
+    _audit(settings).record(AuditEvent.REVOKED, name=name, node=revoked.node, key=revoked.key)
+    messages.print(f"{name} is revoked.", markup=False)
+
+
+def list_command(server: ServerOption = Path(), *, as_json: JsonOption = False) -> None:
+    """Everyone who was invited, and whose node is connected."""
+    settings = Settings.load(server)
+    partners = Registry(Path(settings.folder)).all()
+    nodes = _nodes(settings) if any(p.state is State.ACCEPTED for p in partners) else {}
+    if as_json:
+        write_json([asdict(partner) | {"connection": _at(partner, nodes)} for partner in partners])
+        return
+    table = table_of("partner", "state", "since (UTC)", "connection", "node")
+    for partner in partners:
+        since = partner.since[:16].replace("T", " ")
+        row = (partner.name, partner.state, since, _at(partner, nodes), partner.node)
+        table.add_row(*(Text(str(cell)) for cell in row))
+    output.print(table)
+
+
+def _join_command(settings: Settings, name: str) -> str:
+    words = ["sotto-node", "init", "site", "--organisation", name]
+    words += ["--superlink", settings.address]
+    if settings.authority is not None:
+        words += ["--root-certificates", settings.authority.name]
+    return shlex.join([*words, "--catalogue", "catalogue"])
+
+
+def _nodes(settings: Settings) -> dict[str, str]:
+    try:
+        return Flower(settings).nodes()
+    except ServerError as error:
+        messages.print(f"{error}", style="yellow", soft_wrap=True, markup=False)
+        return {}
+
+
+def _at(partner: Member, nodes: dict[str, str]) -> str:
+    if partner.state is not State.ACCEPTED:
+        return ""
+    return nodes.get(partner.node, _UNKNOWN)
+
+
+def _audit(settings: Settings) -> AuditLog:
+    return AuditLog(settings.path(AUDIT))

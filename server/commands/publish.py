@@ -1,0 +1,37 @@
+"""sotto-server publish."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.commands.options import ServerOption
+from server.runs.run import find_run
+from server.settings import Settings
+from shared.system.command_line import messages, output
+
+__all__ = ["publish_command"]
+
+
+def publish_command(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+    server: ServerOption = Path(),
+    *,
+    out: Annotated[Path, typer.Option(help="A new folder for the model.")],
+) -> None:
+    """Write the model, the item list and a model card that states the privacy claim."""
+    # torch and the accountants take seconds to import, which no other command needs.
+    from server.runs.model_card import claimed  # noqa: PLC0415
+    from server.runs.publish import publish  # noqa: PLC0415
+
+    settings = Settings.load(server)
+    published = publish(settings, find_run(settings, run), out)
+    worst = claimed(published)
+    if math.isinf(worst):
+        messages.print("Trained WITHOUT privacy: fit for public data alone.", style="yellow")
+    else:
+        messages.print(f"Worst ε {worst:.3f} at δ {published.config.privacy.delta:g}.")
+    output.print(f"{out}", soft_wrap=True, markup=False)

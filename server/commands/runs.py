@@ -1,0 +1,168 @@
+"""sotto-server bundle, run, status, stop and resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from server.aggregation.robust import least_partners
+from server.commands.options import JsonOption, ServerOption
+from server.runs.bundle import Bundle, build, source
+from server.runs.flower import Flower
+from server.runs.follow import news
+from server.runs.run import Fate, Run, all_runs, create_run, find_run, read_config
+from server.runs.supervisor import start
+from server.settings import Settings
+from server.state.audit_log import AuditEvent
+from shared.errors import ServerError
+from shared.system.command_line import failed, messages, output, table_of, write_json
+
+__all__ = ["bundle_command", "resume_command", "run_command", "status_command", "stop_command"]
+
+_POLL = 0.5
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", help="Do not wait: `status` tells how it goes.")
+]
+
+
+def bundle_command(
+    server: ServerOption = Path(),
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path(),
+) -> None:
+    """Build the app bundle, for partners to vet."""
+    bundle = build(source(Settings.load(server)))
+    _tell_bundle(bundle)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / bundle.file_name
+    file.write_bytes(bundle.content)
+    output.print(f"{file}", soft_wrap=True, markup=False)
+
+
+def run_command(
+    config: Annotated[Path, typer.Argument(help="TOML file of the run's parameters.")],
+    server: ServerOption = Path(),
+    *,
+    name: Annotated[str, typer.Option(help="What to call it. [default: the file's name]")] = "",
+    detach: DetachOption = False,
+) -> None:
+    """Start a run, and follow it: 0 it finished, 1 it failed, was paused or stopped."""
+    settings = Settings.load(server)
+    flat = read_config(config)
+    bundle = build(source(settings))
+    flower = Flower(settings)
+    flower.nodes()  # nothing is made where no coordinator is up
+    run = create_run(settings, name or config.stem, flat, bundle)
+    _tell_bundle(bundle)
+    with run.alone():
+        run = start(settings, flower, run, AuditEvent.RUN_STARTED)
+    _follow(settings, run, detach=detach)
+
+
+def resume_command(
+    name: RunArgument, server: ServerOption = Path(), *, detach: DetachOption = False
+) -> None:
+    """Go on with a run that failed, was paused or stopped, from its last finished round."""
+    settings = Settings.load(server)
+    with find_run(settings, name).alone() as run:
+        if run.state in (Fate.WANTED, Fate.FINISHED):
+            state = "running" if run.state is Fate.WANTED else "finished"
+            raise ServerError(f"run '{name}' is {state}: there is nothing to resume.")
+        event = AuditEvent.RUN_RESUMED if run.starts else AuditEvent.RUN_STARTED
+        started = start(settings, Flower(settings), run, event)
+    _follow(settings, started, detach=detach)
+
+
+def stop_command(name: RunArgument, server: ServerOption = Path()) -> None:
+    """Stop a run after what it has finished; `resume` goes on from there."""
+    settings = Settings.load(server)
+    with find_run(settings, name).alone() as run:
+        if run.state is not Fate.WANTED:
+            raise ServerError(f"run '{name}' does not run: it is {run.state}.")
+        flower = Flower(settings)
+        if not flower.run(run.starts[-1]).status.finished:
+            flower.stop(run.starts[-1])
+        run.changed(Fate.STOPPED, "somebody stopped it")
+    messages.print(f"{name} is stopped{_after(run)}.", markup=False)
+
+
+def status_command(server: ServerOption = Path(), *, as_json: JsonOption = False) -> None:
+    """Every run and how it stands."""
+    rows = [_row(run) for run in all_runs(Settings.load(server))]
+    if as_json:
+        write_json(rows)
+        return
+    table = table_of("run", "state", "rounds", "starts", "created (UTC)", "why")
+    for row in rows:
+        rounds = f"{row['round']} of {row['rounds']}"
+        created = row["created"][:16].replace("T", " ")
+        cells = (row["name"], row["state"], rounds, row["starts"], created, row["reason"])
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    output.print(table)
+
+
+def _row(run: Run) -> Mapping[str, Any]:
+    status = run.status
+    at_work = run.state is Fate.WANTED and status is not None
+    return {
+        "name": run.name,
+        "state": str(status.state if status and at_work else run.state),
+        "reason": status.reason if status and at_work else run.reason,
+        "round": status.round if status else 0,
+        "rounds": run.config.training.rounds,
+        "starts": len(run.starts),
+        "flower": run.starts[-1] if run.starts else None,
+        "created": run.created,
+        "bundle": run.bundle,
+        "out": str(run.out),
+    }
+
+
+def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
+    """Tells of each round as it finishes, until the run ends."""
+    messages.print(f"{run.name} is started (Flower's run {run.starts[-1]}).", markup=False)
+    if detach:
+        return
+    told = run.status
+    while True:
+        run = find_run(settings, run.name)
+        if status := run.status:
+            wanted = least_partners(run.config.server, resumed=status.round > 0)
+            for line in news(told, status, wanted):
+                messages.print(line, soft_wrap=True, markup=False)
+            told = status
+        if run.state is not Fate.WANTED:
+            break
+        time.sleep(_POLL)
+    if run.state is Fate.FINISHED:
+        messages.print(f"{run.name} is finished.", markup=False)
+        output.print(f"{run.out / 'model'}", soft_wrap=True, markup=False)
+        return
+    messages.print(f"{run.name} {_ENDS[run.state]}{_after(run)}: {run.reason}", soft_wrap=True)
+    messages.print(f"Go on with: sotto-server resume {run.name}")
+    failed()
+
+
+_ENDS = {
+    Fate.FAILED: "has failed",
+    Fate.PAUSED: "has paused itself",
+    Fate.STOPPED: "was stopped",
+}
+
+
+def _after(run: Run) -> str:
+    status = run.status
+    return f" after round {status.round}" if status and status.round else ""
+
+
+def _tell_bundle(bundle: Bundle) -> None:
+    messages.print(f"App bundle of {len(bundle.files)} files, {len(bundle.content):,} bytes:")
+    for name in bundle.files:
+        messages.print(f"  {name}", markup=False)
+    messages.print(f"SHA-256 {bundle.fingerprint}", soft_wrap=True)

@@ -1,0 +1,206 @@
+"""The model card of a published run: what the model is, and what is claimed of privacy.
+
+The claim is computed from the run's public constants alone: what every partner was asked for, and
+nothing that a partner spent. It is an upper bound for one partner's part in this one run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.noise_plan import noise_of
+from shared.config import RunConfig
+from shared.messages import SUMS
+from shared.models.moments import LONGEST
+from shared.privacy.accounting.accountant import epsilon
+from shared.privacy.release import Release, ReleaseKind
+
+__all__ = ["Part", "Published", "card", "claimed", "releases_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one organisation took part in.
+
+    Attributes:
+        organisation: its name.
+        population: users that it declares.
+        answered: rounds that it sent a valid reply in.
+    """
+
+    organisation: str
+    population: int
+    answered: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What a card says.
+
+    Attributes:
+        name: of the run.
+        config: its parameters.
+        rounds: finished ones.
+        parts: who took part.
+        bundle: SHA-256 of the app that ran.
+        catalogue: fingerprint of the item list.
+        items: how many there are.
+        version: of Sotto.
+    """
+
+    name: str
+    config: RunConfig
+    rounds: int
+    parts: Sequence[Part]
+    bundle: str
+    catalogue: str
+    items: int
+    version: str
+
+
+def releases_of(config: RunConfig, rounds: int) -> list[Release]:
+    """What `rounds` rounds of a run ask of one organisation; its statistics count as one."""
+    noise, rate = noise_of(config), config.training.sample_rate
+    every = config.server.evaluate_every
+    statistics = int(config.warm_start.share > 0)
+    asked = (
+        (ReleaseKind.STATISTICS, noise.statistics, 1.0, statistics),
+        (ReleaseKind.TRAIN, noise.training, rate, rounds * config.training.local_steps),
+        (ReleaseKind.EVALUATE, noise.training, rate, rounds // every if every else 0),
+    )
+    return [
+        Release(kind=kind, noise_multiplier=multiplier, sample_rate=sampled, steps=steps)
+        for kind, multiplier, sampled, steps in asked
+        if steps
+    ]
+
+
+def claimed(published: Published) -> float:
+    """The worst ε of any organisation in this run; infinity without privacy.
+
+    Every organisation is taken to have answered in every round: an answer that came too late, or
+    that was refused, has left it all the same.
+    """
+    releases = releases_of(published.config, published.rounds)
+    return epsilon(releases, published.config.privacy.delta)
+
+
+def card(published: Published) -> str:
+    """README.md of the model's folder."""
+    sections = [_head(published), _privacy(published), _partners(published), _training(published)]
+    return "\n".join(sections)
+
+
+def _head(published: Published) -> str:
+    return f"""\
+---
+library_name: sotto
+tags: [recommender-systems, federated-learning, differential-privacy]
+---
+# {published.name}
+
+An attention recommender over {published.items:,} items, trained with Sotto {published.version} by
+{len(published.parts)} organisations together. `catalogue/` holds the items that it knows, `model/`
+its weights (safetensors) and shape.
+
+```python
+from shared.data.catalogue import Catalogue
+from shared.models.attention import AttentionRecommender
+
+catalogue = Catalogue.load("catalogue")
+model = AttentionRecommender.from_pretrained("model")
+```
+"""
+
+
+def _privacy(published: Published) -> str:
+    config = published.config
+    if not config.privacy.private:
+        return """\
+## Privacy
+**None.** This model was trained without noise. It may repeat what single users did: it is fit for
+public data alone.
+"""
+    sums = "\n".join(
+        f"| {_NAMES[release.kind]} | {release.steps} | {release.noise_multiplier:.4g} | "
+        f"{release.sample_rate:g} | {_clip_norm(release.kind, config):.4g} |"
+        for release in releases_of(config, published.rounds)
+    )
+    return f"""\
+## Privacy
+| | |
+|---|---|
+| claim | (ε, δ)-differential privacy of what each organisation sent in this run |
+| unit | one user's whole history at one organisation |
+| neighbours | add or remove one user |
+| worst ε | {claimed(published):.3f} |
+| δ | {config.privacy.delta:g} |
+| mechanism | Poisson-subsampled Gaussian on clipped per-user sums; each organisation adds its \
+noise before anything leaves it |
+| accountant | numerical composition of privacy loss distributions ("connect the dots", \
+arXiv:2207.04380), an upper bound |
+| trust | none in the coordinator: the claim holds against it, too |
+
+What every organisation was asked for:
+
+| noised sums | how many | noise multiplier | sample rate | clip norm |
+|---|---|---|---|---|
+{sums}
+
+What this does **not** say:
+- *A user of several organisations*: each of them counts alone. The ε of one person's part in the
+  model add up over the organisations that hold data of that person.
+- *Earlier and later runs*: an organisation's users have spent what all of its runs cost together.
+  Only its own ledger knows (`sotto-node budget`).
+- *Events, not users*, are not the unit: all of a user's events are covered together, as above.
+- *What is public*: the item list and its texts, each organisation's name and declared population,
+  sample rate, noise and number of rounds.
+- *What an organisation does at home* with the model and its own data.
+- *Truthfulness*: each organisation's node computes its own noise. Nobody can check from outside
+  that a node ran the vetted app; a partner protects its own users by running it.
+- *Quality against attackers*: privacy is no protection against an organisation that sends nonsense.
+"""
+
+
+_NAMES = {
+    ReleaseKind.STATISTICS: "statistics: popularity and a moment, which cost what one would",
+    ReleaseKind.TRAIN: "train",
+    ReleaseKind.EVALUATE: "evaluate",
+}
+
+
+def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:
+    bounds = {
+        ReleaseKind.STATISTICS: LONGEST,
+        ReleaseKind.TRAIN: config.training.clip_norm,
+        ReleaseKind.EVALUATE: math.sqrt(len(SUMS)),
+    }
+    return bounds[kind]
+
+
+def _partners(published: Published) -> str:
+    rows = [
+        f"| {part.organisation} | {part.population:,} | {part.answered} |"
+        for part in published.parts
+    ]
+    table = "\n".join(
+        ["| organisation | users (declared) | rounds with a valid reply |", "|---|---|---|", *rows]
+    )
+    return f"## Organisations\n{table}\n"
+
+
+def _training(published: Published) -> str:
+    config = published.config
+    return f"""\
+## Training
+{published.rounds} rounds of {config.training.local_steps} local steps, {config.server.strategy}, \
+seed of the first weights {config.seed}.
+
+| | |
+|---|---|
+| parameters (SHA-256) | `{config.fingerprint}` |
+| app bundle (SHA-256) | `{published.bundle}` |
+| catalogue (SHA-256) | `{published.catalogue}` |
+"""

@@ -1,0 +1,73 @@
+"""The folder that a coordinator publishes: model, item list, and what is claimed of them."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from server.runs.model_card import Part, Published, card, claimed
+from server.runs.run import Fate, Run
+from server.settings import Settings
+from server.state.audit_log import FILE as AUDIT
+from server.state.audit_log import AuditEvent, AuditLog
+from shared.data.catalogue import Catalogue
+from shared.errors import Outcome, ServerError
+
+__all__ = ["CARD", "publish"]
+
+CARD = "README.md"
+_MODEL, _CATALOGUE = "model", "catalogue"
+
+
+def publish(settings: Settings, run: Run, out: Path) -> Published:
+    """Writes a finished run's model folder; nobody's files are written over.
+
+    Raises:
+        ServerError: the run is not finished, or `out` is there already.
+        DataError: the catalogue cannot be read.
+    """
+    if run.state is not Fate.FINISHED:
+        raise ServerError(
+            f"run '{run.name}' is {run.state}: only a finished one is published. Go on with it: "
+            f"sotto-server resume {run.name}"
+        )
+    if out.exists():
+        raise ServerError(f"{out} is there already: name a new folder.")
+    catalogue = Catalogue.load(Path(run.config.paths.catalogue))
+    published = _described(run, catalogue)
+    new = out.with_name(f".{out.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    shutil.copytree(run.out / _MODEL, new / _MODEL)
+    catalogue.save(new / _CATALOGUE)
+    (new / CARD).write_text(card(published), encoding="utf-8")
+    new.replace(out)
+    AuditLog(settings.path(AUDIT)).record(
+        AuditEvent.PUBLISHED, run=run.name, bundle=run.bundle, epsilon=str(claimed(published))
+    )
+    return published
+
+
+def _described(run: Run, catalogue: Catalogue) -> Published:
+    status = run.status
+    if status is None:
+        raise ServerError(f"{run.out} holds no progress.json: put a copy of it back.")
+    parts = [
+        Part(
+            organisation=name,
+            population=part.population,
+            answered=part.replies.get(Outcome.VALID, 0),
+        )
+        for name, part in sorted(status.organisations.items())
+    ]
+    return Published(
+        name=run.name,
+        config=run.config,
+        rounds=status.round,
+        parts=parts,
+        bundle=run.bundle,
+        catalogue=catalogue.fingerprint,
+        items=len(catalogue),
+        version=version("sotto"),
+    )

@@ -1,0 +1,215 @@
+"""Who was invited, who takes part, who does no more: the coordinator's own record, partners.json.
+
+invite -> invited -> accept -> accepted -> revoke -> revoked -> invite -> ...
+
+Flower knows a node by its key and a number alone; the name, and what led to it, is kept here and
+in the audit log. The file is replaced in one step, under a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_ssh_public_key,
+)
+
+from server.service.certificates import write_private
+from shared.errors import ServerError
+
+__all__ = ["FILE", "Member", "Registry", "State", "read_key"]
+
+FILE, _LOCK = "partners.json", "partners.lock"
+_LONGEST_NAME = 100
+
+
+class State(StrEnum):
+    """How far a partner has come."""
+
+    INVITED = "invited"
+    ACCEPTED = "accepted"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One organisation.
+
+    Attributes:
+        name: as the coordinator calls it.
+        state: how far it has come.
+        since: when that was, ISO 8601, UTC.
+        node: Flower's number of its node; "" until it is accepted. A text: JSON readers lose
+            digits of numbers as large.
+        key: SHA-256 of its public key's line; "" until it is accepted.
+    """
+
+    name: str
+    state: State
+    since: str
+    node: str = ""
+    key: str = ""
+
+
+class Registry:
+    """The record in a coordinator's folder.
+
+    Args:
+        folder: the coordinator's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._lock = folder / FILE, folder / _LOCK
+
+    def all(self) -> list[Member]:
+        """Everyone, by name.
+
+        Raises:
+            ServerError: the file is damaged.
+        """
+        return sorted(self._read().values(), key=lambda partner: partner.name)
+
+    def invite(self, name: str) -> Member:
+        """Notes an invitation.
+
+        Raises:
+            ServerError: the name cannot be shown, or is taken.
+        """
+        if not name.isprintable() or name != name.strip() or not 0 < len(name) <= _LONGEST_NAME:
+            raise ServerError(
+                f"name = {name!r}: give one that can be shown, of 1 to {_LONGEST_NAME} characters."
+            )
+        with self._changing() as partners:
+            known = partners.get(name)
+            if known is not None and known.state is not State.REVOKED:
+                raise ServerError(
+                    f"'{name}' is {known.state} already, since {known.since}: choose another name, "
+                    "or revoke that one first."
+                )
+            partners[name] = Member(name=name, state=State.INVITED, since=_now())
+            return partners[name]
+
+    def to_accept(self, name: str, key: str) -> None:
+        """Looks whether a key could be accepted for a name; changes nothing.
+
+        Raises:
+            ServerError: nobody of that name is invited, or the key is another partner's.
+        """
+        partners = self._read()
+        known = partners.get(name)
+        if known is None or known.state is not State.INVITED:
+            state = "not invited" if known is None else f"{known.state}, not invited"
+            raise ServerError(f"'{name}' is {state}: first sotto-server invite '{name}'")
+        for other in partners.values():
+            if other.key == key and other.state is State.ACCEPTED:
+                raise ServerError(
+                    f"this key is {other.name}'s already: each organisation has its own. Ask "
+                    f"'{name}' for the line that its sotto-node init printed."
+                )
+
+    def accept(self, name: str, *, key: str, node: str) -> Member:
+        """Notes that Flower has registered the partner's key under the number `node`."""
+        return self._change(name, state=State.ACCEPTED, key=key, node=node)
+
+    def accepted(self, name: str) -> Member:
+        """The partner of that name, which takes part.
+
+        Raises:
+            ServerError: there is none, or it was not accepted.
+        """
+        known = self._read().get(name)
+        if known is None or known.state is not State.ACCEPTED:
+            state = "not known" if known is None else str(known.state)
+            raise ServerError(f"'{name}' is {state}, not accepted: see sotto-server list")
+        return known
+
+    def revoke(self, name: str) -> Member:
+        """Notes that the partner takes part no more; its key and number stay on record.
+
+        Raises:
+            ServerError: there is none of that name, or it is revoked already.
+        """
+        known = self._read().get(name)
+        if known is None or known.state is State.REVOKED:
+            state = "not known" if known is None else "revoked already"
+            raise ServerError(f"'{name}' is {state}: see sotto-server list")
+        return self._change(name, state=State.REVOKED)
+
+    def _change(self, name: str, **fields: str) -> Member:
+        with self._changing() as partners:
+            changed = asdict(replace(partners[name], since=_now())) | fields
+            partners[name] = _partner(changed)
+            return partners[name]
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Member]]:
+        with os.fdopen(os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            partners = self._read()
+            yield partners
+            rows = [asdict(partner) for partner in partners.values()]
+            write_private(self._file, (json.dumps(rows, indent=1) + "\n").encode())
+
+    def _read(self) -> dict[str, Member]:
+        try:
+            rows = json.loads(self._file.read_text(encoding="utf-8"))
+            return {row["name"]: _partner(row) for row in rows}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ServerError(
+                f"{self._file} cannot be read ({type(error).__name__}): put a copy of it back; "
+                "what it said stands in the audit log, too."
+            ) from error
+
+
+def read_key(text: str) -> tuple[bytes, str]:
+    """A partner's public key, given as a file's name or as the line itself.
+
+    Returns:
+        The line, without its comment, and its SHA-256 in hex.
+
+    Raises:
+        ServerError: it is neither, or of a kind that Flower does not take.
+    """
+    line = text.strip()
+    try:
+        if not line.startswith(("ecdsa-", "ssh-")):
+            line = Path(line).expanduser().read_text(encoding="ascii").strip()
+        key = load_ssh_public_key(line.encode("ascii"))
+    except OSError as error:
+        raise ServerError(
+            f"{text}: not readable ({error.strerror}). Give the partner's public key: the line "
+            "that its sotto-node init printed, in quotation marks, or a file that holds it."
+        ) from error
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+        raise ServerError(
+            "this is no public P-384 key in OpenSSH form: it begins with ecdsa-sha2-nistp384. Ask "
+            "for the line that sotto-node init printed; never for the file node_key, which is "
+            "private."
+        )
+    plain = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return plain, hashlib.sha256(plain).hexdigest()
+
+
+def _partner(row: dict[str, str]) -> Member:
+    return Member(**{**row, "state": State(row["state"])})  # type: ignore[arg-type]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,183 @@
+"""What Prometheus and a load balancer ask of the coordinator: /metrics, /healthz and /readyz.
+
+Everything is read from the runs' status files when it is asked for, and from whoever started the
+processes: it is served while a run's own process is dead. Counters go on over restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server.state.status import RunState, RunStatus
+from shared.errors import CheckpointError
+
+__all__ = ["Folders", "Processes", "RunCollector", "application"]
+
+Folders = Callable[[], Iterable[Path]]
+"""Says which runs' folders there are, now."""
+Processes = Callable[[], Mapping[str, bool]]
+"""Says which processes are to run, and whether each one does, now."""
+
+GAUGES: Mapping[str, tuple[str, Callable[[RunStatus], float]]] = {
+    "sotto_round": ("The last finished round.", lambda s: s.round),
+    "sotto_rounds": ("Rounds that the run is to have.", lambda s: s.rounds),
+    "sotto_round_seconds": ("What the last finished round took.", lambda s: s.round_seconds),
+    "sotto_round_finished_timestamp_seconds": (
+        "When the last round was finished; when the run began before that.",
+        lambda s: _seconds(s.round_finished or s.started),
+    ),
+    "sotto_organisations_connected": (
+        "Organisations whose node was there at the last look.",
+        lambda s: sum(organisation.connected for organisation in s.organisations.values()),
+    ),
+}
+COUNTERS: Mapping[str, tuple[str, Callable[[RunStatus], float]]] = {
+    "sotto_rounds_seconds": ("Spent in finished rounds.", lambda s: s.seconds),
+    "sotto_starts": ("How often a coordinator began or resumed the run.", lambda s: s.starts),
+    "sotto_missed_attempts": (
+        "Attempts at a round that had too few valid replies.",
+        lambda s: s.missed,
+    ),
+    "sotto_received_bytes": ("Arrays received in finished rounds.", lambda s: s.bytes_up),
+    "sotto_sent_bytes": ("Arrays sent in finished rounds.", lambda s: s.bytes_down),
+}
+
+
+class RunCollector:
+    """Reads every run's status when Prometheus asks.
+
+    Args:
+        folders: where the runs lie.
+        processes: what is to run beside them.
+    """
+
+    def __init__(self, folders: Folders, processes: Processes) -> None:
+        self._folders, self._processes = folders, processes
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus's part of the interface."""
+        runs, unreadable = _statuses(self._folders())
+        for name, (text, value) in GAUGES.items():
+            yield _filled(GaugeMetricFamily(name, text, labels=["run"]), runs, value)
+        for name, (text, value) in COUNTERS.items():
+            yield _filled(CounterMetricFamily(name, text, labels=["run"]), runs, value)
+        yield _states(runs)
+        yield _replies(runs)
+        yield _released(runs)
+        yield GaugeMetricFamily(
+            "sotto_unreadable_runs", "Folders whose status cannot be read.", value=unreadable
+        )
+        up = GaugeMetricFamily("sotto_process_up", "Whether a process runs.", labels=["process"])
+        for name, runs_now in self._processes().items():
+            up.add_metric([name], float(runs_now))
+        yield up
+
+
+def application(folders: Folders, processes: Processes) -> Starlette:
+    """An ASGI application to be served beside the coordinator, on an address of its own.
+
+    | path     | 200                                   | 503                                      |
+    |----------|---------------------------------------|------------------------------------------|
+    | /healthz | it answers                            | never                                    |
+    | /readyz  | every process runs, and no run is     | one does not, or a run needs somebody:   |
+    |          | paused, failed or interrupted         | the body names them and says why         |
+    | /metrics | in Prometheus's or OpenMetrics' form  | never                                    |
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(RunCollector(folders, processes))
+
+    def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    def readyz(_: Request) -> Response:
+        problems = _problems(folders(), processes())
+        status = "not ready" if problems else "ok"
+        body = {"status": status, "problems": problems}
+        return JSONResponse(body, status_code=503 if problems else 200)
+
+    def metrics(request: Request) -> Response:
+        encode, form = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": form})
+
+    routes = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+    return Starlette(routes=[Route(path, answer) for path, answer in routes.items()])
+
+
+def _statuses(folders: Iterable[Path]) -> tuple[list[RunStatus], int]:
+    found, unreadable = [], 0
+    for folder in folders:
+        try:
+            found.append(RunStatus.load(folder))
+        except CheckpointError:
+            unreadable += RunStatus.exists(folder)
+    return found, unreadable
+
+
+def _filled(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    runs: Iterable[RunStatus],
+    value: Callable[[RunStatus], float],
+) -> Metric:
+    for status in runs:
+        family.add_metric([status.run], value(status))
+    return family
+
+
+def _states(runs: Iterable[RunStatus]) -> Metric:
+    family = GaugeMetricFamily(
+        "sotto_run_state", "1 for the state that the run is in.", labels=["run", "state"]
+    )
+    for status in runs:
+        for state in RunState:
+            family.add_metric([status.run, state], float(status.state is state))
+    return family
+
+
+def _replies(runs: Iterable[RunStatus]) -> Metric:
+    family = CounterMetricFamily(
+        "sotto_replies",
+        "How each organisation's part in an attempt at a round counted.",
+        labels=["run", "organisation", "outcome"],
+    )
+    for status in runs:
+        for name, organisation in status.organisations.items():
+            for outcome, count in organisation.replies.items():
+                family.add_metric([status.run, name, outcome], count)
+    return family
+
+
+def _released(runs: Iterable[RunStatus]) -> Metric:
+    family = GaugeMetricFamily(
+        "sotto_released_metric",
+        "What the partners released last, with noise.",
+        labels=["run", "metric"],
+    )
+    for status in runs:
+        for name, value in status.metrics.items():
+            family.add_metric([status.run, name], value)
+    return family
+
+
+def _problems(folders: Iterable[Path], processes: Mapping[str, bool]) -> list[str]:
+    runs, unreadable = _statuses(folders)
+    problems = [f"{name} does not run" for name, up in processes.items() if not up]
+    problems += [
+        f"run {status.run} is {status.state}: {status.reason}"
+        for status in runs
+        if not (status.state.active or status.state is RunState.FINISHED)
+    ]
+    return problems + ([f"{unreadable} runs cannot be read"] if unreadable else [])
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()

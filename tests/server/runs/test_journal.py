@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.rounds.roll import Partner
+from server.rounds.round import RoundReport, Verdict
+from server.runs.journal import Journal
+from server.state.audit_log import AuditLog
+from server.state.checkpoint import Progress
+from server.state.run_lock import alone_in, at_work, replace_file
+from server.state.status import RunState, RunStatus
+from shared.config import PrivacyConfig, RunConfig, TrainingConfig
+from shared.errors import AuditError, CheckpointError, Outcome, QuorumError
+
+CONFIG = RunConfig(
+    privacy=PrivacyConfig(epsilon=8.0, delta=1e-5), training=TrainingConfig(rounds=5)
+)
+PROGRESS = Progress(run="r1", round=0, config="", catalogue="")
+ALPHA, BETA = (
+    Partner(node_id=n, organisation=o, population=9) for n, o in ((1, "alpha"), (2, "beta"))
+)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+def report(number: int, beta: Outcome = Outcome.VALID, late: tuple[str, ...] = ()) -> RoundReport:
+    return RoundReport(
+        number=number,
+        attempts=1,
+        needed=1,
+        verdicts={"alpha": Verdict(Outcome.VALID), "beta": Verdict(beta, "why")},
+        late=late,
+        seconds=1.5,
+        bytes_up=10,
+        bytes_down=20,
+    )
+
+
+@contextmanager
+def journal(folder: Path, progress: Progress = PROGRESS) -> Iterator[Journal]:
+    with alone_in(folder):
+        made = Journal(folder, CONFIG, progress)
+        with made.telling():
+            made.changed(ALPHA)
+            made.changed(BETA)
+            made.running()
+            yield made
+
+
+def events(folder: Path) -> list[str]:
+    return [entry["event"] for entry in AuditLog(folder / "audit.jsonl").entries()]
+
+
+def test_a_run_is_told_from_beginning_to_end(tmp_path: Path) -> None:
+    seen = []
+    with journal(tmp_path) as told:
+        for number in (1, 2):
+            told.missed(report(number, Outcome.MISSING))
+            seen.append(RunStatus.load(tmp_path).state)
+            told.finished_round(
+                report(number, late=("beta",)), {"hr@10": 0.5} if number == 1 else {}
+            )
+            seen.append(RunStatus.load(tmp_path).state)
+        told.changed(replace(BETA, connected=False))
+    assert seen == [RunState.RETRYING, RunState.RUNNING] * 2
+    status = RunStatus.load(tmp_path)
+    assert (status.state, status.round, status.rounds, status.missed) == (
+        RunState.FINISHED,
+        2,
+        5,
+        2,
+    )
+    assert (status.seconds, status.bytes_up, status.bytes_down, status.starts) == (3, 20, 40, 1)
+    assert (status.metrics, status.metrics_round) == ({"hr@10": 0.5}, 1)
+    beta = status.organisations["beta"]
+    assert beta.replies == {"missing": 2, "valid": 2, "late": 2}
+    assert (beta.connected, beta.outcome) == (False, "valid")
+    assert events(tmp_path) == [
+        *("run-started", "partner-joined", "partner-joined"),
+        *("round-missed", "round-finished") * 2,
+        *("partner-left", "run-finished"),
+    ]
+    entry = list(AuditLog(tmp_path / "audit.jsonl").entries())[3]
+    assert (entry["run"], entry["outcomes"]) == ("r1", {"alpha": "valid", "beta": "missing"})
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (QuorumError("too few"), RunState.PAUSED, "too few"),
+        (CheckpointError("no room"), RunState.FAILED, "no room"),
+        (KeyError("user7 likes item 3"), RunState.FAILED, "a fault: KeyError"),
+    ],
+)
+def test_how_a_run_ended_is_told(
+    tmp_path: Path, error: Exception, state: RunState, reason: str
+) -> None:
+    with pytest.raises(type(error)), journal(tmp_path):
+        raise error
+    status = RunStatus.load(tmp_path)
+    assert (status.state, status.reason) == (state, reason)
+    assert events(tmp_path)[-1] == f"run-{state}"
+    assert "user7" not in (tmp_path / "audit.jsonl").read_text()
+
+
+def test_a_killed_coordinator_is_seen_by_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(Killed), journal(tmp_path):
+        raise Killed
+    status = RunStatus.load(tmp_path)
+    assert status.state is RunState.INTERRUPTED
+    assert "resume the run" in status.reason
+
+
+def test_counts_go_on_when_a_run_is_resumed(tmp_path: Path) -> None:
+    with suppress(Killed), journal(tmp_path) as told:
+        told.finished_round(report(1), {})
+        told.finished_round(report(2), {})
+        raise Killed
+    # Killed between checkpoint and status: the checkpoint is what counts.
+    with journal(tmp_path, replace(PROGRESS, round=3)) as told:
+        assert told.status.round == 3
+        told.finished_round(report(4), {})
+    status = RunStatus.load(tmp_path)
+    assert (status.round, status.starts, status.seconds) == (4, 2, 4.5)
+    assert status.organisations["alpha"].replies == {"valid": 3}
+    assert "run-resumed" in events(tmp_path)
+
+
+def test_another_run_begins_anew(tmp_path: Path) -> None:
+    with journal(tmp_path) as told:
+        told.finished_round(report(1), {})
+    with journal(tmp_path, replace(PROGRESS, run="r2")) as told:
+        assert (told.status.round, told.status.starts, told.status.seconds) == (0, 1, 0)
+
+
+def test_a_status_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with journal(tmp_path) as told:
+        monkeypatch.setattr("server.state.status.replace_file", full)
+        told.finished_round(report(1), {})
+    assert "the status cannot be written (No space left on device)" in caplog.text
+
+
+def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path) -> None:
+    def tampered() -> None:
+        with journal(tmp_path) as told:
+            with (tmp_path / "audit.jsonl").open("a") as file:
+                file.write("{}\n")
+            told.finished_round(report(1), {})
+
+    with pytest.raises(AuditError, match="the last line was changed"):
+        tampered()
+    assert RunStatus.load(tmp_path).state is RunState.FAILED
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "running"}', '{"organisations": 3}'])
+def test_a_damaged_status_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / "progress.json").write_text(text)
+    with pytest.raises(CheckpointError, match="cannot be read: delete it"):
+        RunStatus.load(tmp_path)
+
+
+def test_no_status_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no run"):
+        RunStatus.load(tmp_path)
+
+
+def test_the_status_is_plain_json(tmp_path: Path) -> None:
+    with journal(tmp_path) as told:
+        told.finished_round(report(1), {})
+    fields = json.loads((tmp_path / "progress.json").read_text())
+    assert (fields["schema"], fields["state"], fields["round"]) == (1, "finished", 1)
+    assert fields["organisations"]["beta"]["population"] == 9
+
+
+# --- files and locks -----------------------------------------------------------------------------
+
+
+def test_a_folder_takes_one_coordinator(tmp_path: Path) -> None:
+    assert not at_work(tmp_path)
+    with alone_in(tmp_path):
+        assert at_work(tmp_path)
+        with (
+            pytest.raises(CheckpointError, match=r"another coordinator .* is at work"),
+            alone_in(tmp_path),
+        ):
+            pass
+        assert at_work(tmp_path)
+    assert not at_work(tmp_path)
+    with alone_in(tmp_path):
+        pass
+
+
+def test_a_file_that_cannot_be_replaced_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "f"
+    replace_file(file, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(file, b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("f", b"old")]

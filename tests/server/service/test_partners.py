@@ -1,0 +1,102 @@
+"""Who was invited, accepted, revoked: one state at a time, and no key twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from server.service.partners import FILE, Registry, State, read_key
+from shared.errors import ServerError
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path)
+
+
+def line(curve: ec.EllipticCurve | None = None) -> str:
+    key = ec.generate_private_key(curve or ec.SECP384R1())
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def test_the_states_follow_each_other(registry: Registry, tmp_path: Path) -> None:
+    registry.invite("Bücher & Co")
+    registry.to_accept("Bücher & Co", "k")
+    assert registry.accept("Bücher & Co", key="k", node="7").state is State.ACCEPTED
+    assert registry.accepted("Bücher & Co").node == "7"
+    revoked = registry.revoke("Bücher & Co")
+    assert (revoked.state, revoked.node, revoked.key) == (State.REVOKED, "7", "k")
+    registry.invite("Bücher & Co")
+    assert [(m.name, m.state) for m in Registry(tmp_path).all()] == [("Bücher & Co", State.INVITED)]
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_out_of_turn_nothing_happens(registry: Registry) -> None:
+    with pytest.raises(ServerError, match="'A' is not invited: first sotto-server invite"):
+        registry.to_accept("A", "k")
+    with pytest.raises(ServerError, match="'A' is not known"):
+        registry.revoke("A")
+    registry.invite("A")
+    with pytest.raises(ServerError, match="'A' is invited already"):
+        registry.invite("A")
+    with pytest.raises(ServerError, match="'A' is invited, not accepted"):
+        registry.accepted("A")
+    registry.accept("A", key="k", node="1")
+    with pytest.raises(ServerError, match="'A' is accepted, not invited"):
+        registry.to_accept("A", "k")
+    registry.invite("B")
+    with pytest.raises(ServerError, match="this key is A's already"):
+        registry.to_accept("B", "k")
+    registry.revoke("A")
+    registry.to_accept("B", "k")
+    with pytest.raises(ServerError, match="'A' is revoked already"):
+        registry.revoke("A")
+
+
+@pytest.mark.parametrize("name", ["", " ", " a", "a\nb", "a\x1b[0m", "x" * 101])
+def test_names_can_be_shown(registry: Registry, name: str) -> None:
+    with pytest.raises(ServerError, match="give one that can be shown"):
+        registry.invite(name)
+    assert registry.all() == []
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "a"}]', '[{"name": "a", "state": "x"}]'])
+def test_a_damaged_record_is_said_to_be(registry: Registry, tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ServerError, match="put a copy of it back"):
+        registry.all()
+    with pytest.raises(ServerError, match="put a copy of it back"):
+        registry.invite("new")
+    assert (tmp_path / FILE).read_text() == text
+
+
+def test_a_key_is_read_from_a_line_or_a_file(tmp_path: Path) -> None:
+    given = line()
+    (tmp_path / "k.pub").write_text(given + " somebody@home\n")
+    assert read_key(given) == read_key(str(tmp_path / "k.pub")) == read_key(f"  {given} x ")
+    plain, digest = read_key(given)
+    assert plain.decode() == given
+    assert len(digest) == 64
+
+
+def test_other_keys_are_refused_and_private_ones_not_repeated(tmp_path: Path) -> None:
+    for other in (line(ec.SECP256R1()), "ecdsa-sha2-nistp384 AAAA", "ssh-rsa AAAA"):
+        with pytest.raises(ServerError, match="no public P-384 key"):
+            read_key(other)
+    private = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+    )
+    (tmp_path / "node_key").write_bytes(private)
+    with pytest.raises(ServerError, match="which is private") as refused:
+        read_key(str(tmp_path / "node_key"))
+    assert private.decode().splitlines()[1] not in str(refused.value)
+    with pytest.raises(ServerError, match="not readable"):
+        read_key(str(tmp_path / "none"))

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+
+from server.service.prometheus import application
+from server.state.run_lock import alone_in
+from server.state.status import Organisation, RunState, RunStatus
+from shared.errors import Outcome
+
+DEPLOY = Path(__file__).parents[2] / "server" / "deploy"
+STATUS = RunStatus(
+    run="r1",
+    state=RunState.PAUSED,
+    reason="round 4 has 1 valid replies of 2",
+    round=3,
+    rounds=60,
+    organisations={
+        "alpha": Organisation(
+            connected=True, population=12, outcome="valid", replies={"valid": 3, "missing": 1}
+        ),
+        "beta": Organisation(
+            connected=False, population=9, outcome="refused-budget", replies={"refused-budget": 4}
+        ),
+    },
+    started="2026-01-02T03:00:00.000+00:00",
+    updated="2026-01-02T03:05:00.000+00:00",
+    round_finished="2026-01-02T03:04:05.000+00:00",
+    round_seconds=2.5,
+    seconds=7.5,
+    starts=2,
+    missed=1,
+    bytes_up=1000,
+    bytes_down=2000,
+    metrics={"hr@10": 0.25, "noise": 0.01},
+    metrics_round=3,
+)
+
+
+class Client:
+    """Asks an application without a socket."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    def get(self, path: str) -> httpx.Response:
+        return self.ask("GET", path)
+
+    def ask(self, method: str, path: str) -> httpx.Response:
+        async def answer() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://sotto") as asked:
+                return await asked.request(method, path)
+
+        return asyncio.run(answer())
+
+
+def client(folders: Iterable[Path], **processes: bool) -> Client:
+    return Client(application(lambda: folders, lambda: processes))
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_figure_of_the_status_is_there(tmp_path: Path) -> None:
+    STATUS.save(tmp_path)
+    answer = client([tmp_path], superlink=True, executor=False).get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found, run = samples(answer.text), ("run", "r1")
+    plain = {name: value for (name, labels), value in found.items() if labels == (run,)}
+    assert plain == {
+        "sotto_round": 3,
+        "sotto_rounds": 60,
+        "sotto_round_seconds": 2.5,
+        "sotto_round_finished_timestamp_seconds": 1767323045,
+        "sotto_organisations_connected": 1,
+        "sotto_rounds_seconds_total": 7.5,
+        "sotto_starts_total": 2,
+        "sotto_missed_attempts_total": 1,
+        "sotto_received_bytes_total": 1000,
+        "sotto_sent_bytes_total": 2000,
+    }
+    replies = {labels: v for (name, labels), v in found.items() if name == "sotto_replies_total"}
+    assert replies == {
+        (("organisation", "alpha"), ("outcome", "valid"), run): 3,
+        (("organisation", "alpha"), ("outcome", "missing"), run): 1,
+        (("organisation", "beta"), ("outcome", "refused-budget"), run): 4,
+    }
+    states = {dict(labels)["state"]: v for (n, labels), v in found.items() if "run_state" in n}
+    assert states == {state: float(state is RunState.PAUSED) for state in RunState}
+    assert found["sotto_released_metric", (("metric", "hr@10"), run)] == 0.25
+    assert found["sotto_process_up", (("process", "superlink"),)] == 1
+    assert found["sotto_process_up", (("process", "executor"),)] == 0
+
+
+def test_it_is_ready_when_nobody_is_needed(tmp_path: Path) -> None:
+    replace(STATUS, state=RunState.RUNNING, reason="").save(tmp_path)
+    asked = client([tmp_path], superlink=True)
+    with alone_in(tmp_path):
+        assert asked.get("/readyz").json() == {"status": "ok", "problems": []}
+    answer = asked.get("/readyz")  # the coordinator is gone, and could say nothing
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == [
+        "run r1 is interrupted: its coordinator is gone: resume the run"
+    ]
+    replace(STATUS, state=RunState.FINISHED).save(tmp_path)
+    assert asked.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("state", [RunState.PAUSED, RunState.FAILED])
+def test_it_says_what_is_the_matter(tmp_path: Path, state: RunState) -> None:
+    replace(STATUS, state=state).save(tmp_path)
+    answer = client([tmp_path], superlink=False).get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == [
+        "superlink does not run",
+        f"run r1 is {state}: round 4 has 1 valid replies of 2",
+    ]
+    assert client([tmp_path]).get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_status_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    good, bad, none = (tmp_path / name for name in ("good", "bad", "none"))
+    for folder in (good, bad, none):
+        folder.mkdir()
+    STATUS.save(good)
+    (bad / "progress.json").write_text("{")
+    asked = client([bad, good, none])
+    found = samples(asked.get("/metrics").text)
+    assert found["sotto_unreadable_runs", ()] == 1
+    assert found["sotto_round", (("run", "r1"),)] == 3
+    assert "1 runs cannot be read" in asked.get("/readyz").json()["problems"]
+
+
+def test_there_is_nothing_else(tmp_path: Path) -> None:
+    asked = client([tmp_path])
+    assert [asked.get(path).status_code for path in ("/", "/docs", "/progress.json")] == [404] * 3
+    assert asked.ask("POST", "/metrics").status_code == 405
+
+
+# --- dashboard and alerts ------------------------------------------------------------------------
+
+
+def expressions() -> list[str]:
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"][0]["rules"]
+    return [*shown, *(rule["expr"] for rule in rules)]
+
+
+def test_dashboard_and_alerts_name_what_there_is(tmp_path: Path) -> None:
+    """Each name and label of theirs, and every name of ours."""
+    STATUS.save(tmp_path)
+    found = samples(client([tmp_path], superlink=True).get("/metrics").text)
+    names = {name for name, _ in found}
+    labels = {label for _, pairs in found for label, _ in pairs}
+    named = {name for text in expressions() for name in re.findall(r"sotto_\w+", text)}
+    assert named == names
+    used = {
+        label for text in expressions() for label in re.findall(r"(\w+)\s*(?:=~|!=|=)\s*\"", text)
+    }
+    assert used <= labels
+    assert "outcome" in used
+
+
+def test_alerts_name_states_and_outcomes_that_exist() -> None:
+    text = (DEPLOY / "alerts.yaml").read_text()
+    states = {name for part in re.findall(r'state=~"([^"]+)"', text) for name in part.split("|")}
+    outcomes = {
+        n for part in re.findall(r'outcome(?:=~|!=)"([^"]+)"', text) for n in part.split("|")
+    }
+    assert states == set(RunState) - {RunState.FINISHED}
+    assert outcomes <= set(Outcome)
+    assert Outcome.NOT_FINITE in outcomes

@@ -1,0 +1,84 @@
+"""Features from public interactions, against pairs that were planted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from server.warm_start.public import PUBLIC, chosen_together, pretrained, read_public, save_public
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
+from shared.errors import ConfigError, DataError
+from shared.models.moments import FADE, popularity_sum
+
+V = 30
+DRAW = np.random.default_rng(3)
+PUBLIC_USERS = Histories.from_lists(
+    [list(DRAW.choice(np.arange(1, 16) + 15 * (n % 2), 8, replace=False)) for n in range(80)]
+)
+"""Each chooses among the first 15 items alone, or among the others alone."""
+
+
+def items() -> Catalogue:
+    names = tuple(f"i{n}" for n in range(V))
+    text = torch.randn(V, 6, generator=torch.Generator().manual_seed(0))
+    return Catalogue(names, names, ((),) * V, (None,) * V, text)
+
+
+def text_of(catalogue: Catalogue) -> torch.Tensor:
+    assert catalogue.features is not None
+    return catalogue.features
+
+
+def test_items_chosen_together_lie_together() -> None:
+    strongest = chosen_together(PUBLIC_USERS, V, 4)[:, 1]
+    assert (np.sign(strongest[:15]) != np.sign(strongest[15:])).all()
+
+
+def test_features_are_white_under_the_public_popularity() -> None:
+    features = pretrained(items(), PUBLIC_USERS, 10).features
+    assert features is not None
+    weights = popularity_sum(PUBLIC_USERS, V, FADE) + 0.3
+    table, share = features.numpy().astype(np.float64), weights / weights.sum()
+    np.testing.assert_allclose(share @ table, np.zeros(10), atol=1e-5)
+    np.testing.assert_allclose((table * share[:, None]).T @ table, np.eye(10), atol=1e-4)
+
+
+def test_the_same_interactions_give_the_same_catalogue() -> None:
+    made = [pretrained(items(), PUBLIC_USERS, 10).fingerprint for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_directions_that_there_are_not_are_zero() -> None:
+    features = pretrained(items(), Histories.from_lists([[1, 2], [2, 3]]), 12).features
+    assert features is not None
+    assert features.shape == (V, 12)
+    assert not features[:, 8:].any()
+
+
+def test_text_keeps_its_share_of_the_features() -> None:
+    made = pretrained(items(), PUBLIC_USERS, 5).features
+    same_text = items().with_features(torch.cat([text_of(items())[:, :2], torch.ones(V, 4)], 1))
+    again = pretrained(same_text, PUBLIC_USERS, 5).features
+    assert made is not None
+    assert again is not None
+    assert made.equal(again)
+
+
+@pytest.mark.parametrize(("bare", "size"), [(True, 9), (False, 1)])
+def test_text_is_needed_and_room_for_more(bare: bool, size: int) -> None:
+    catalogue = items().without_features() if bare else items()
+    with pytest.raises(ConfigError, match=f"cannot be given {size}: make some of its text"):
+        pretrained(catalogue, PUBLIC_USERS, size)
+
+
+def test_interactions_travel_with_the_coordinators_catalogue(tmp_path: Path) -> None:
+    assert read_public(tmp_path, items()) is None
+    save_public(PUBLIC_USERS, items(), tmp_path)
+    found = read_public(tmp_path, items())
+    assert found is not None
+    np.testing.assert_array_equal(found.items, PUBLIC_USERS.items)
+    (tmp_path / PUBLIC).write_bytes(b"torn")
+    with pytest.raises(DataError):
+        read_public(tmp_path, items())
