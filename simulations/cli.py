@@ -17,13 +17,11 @@ from rich.table import Table
 
 from shared.config import RunConfig
 from shared.system.command_line import command_group, messages, output, run, write_json
-from simulations import datasets
-from simulations.accountant import accountant_command
 from simulations.audit.command import audit_command
 from simulations.calibrate.command import calibrate_command
-from simulations.config import Engine, read_settings
-from simulations.items import encode_command
-from simulations.options import (
+from simulations.commands.accountant import accountant_command
+from simulations.commands.items import encode_command
+from simulations.commands.options import (
     CatalogueOption,
     ConfigOption,
     DataOption,
@@ -37,11 +35,13 @@ from simulations.options import (
     number,
     paths,
 )
-from simulations.pretrain import pretrain_command
-from simulations.progress import Bars, bars
+from simulations.commands.settings import settings
+from simulations.datasets import datasets
+from simulations.experiment.config import Engine, read_settings
+from simulations.experiment.pretrain import pretrain_command
+from simulations.experiment.progress import Bars, bars
+from simulations.experiment.simulate import Simulation, prepare, reopen, simulate
 from simulations.report.command import report_command
-from simulations.settings import settings
-from simulations.simulate import Simulation, prepare, reopen, simulate
 from simulations.sweep.command import sweep_command
 
 __all__ = ["main"]

@@ -36,8 +36,8 @@ from server.state.checkpoint import Checkpoint
 from shared.config import RunConfig, Value
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender
-from simulations.config import Engine
-from simulations.federation import run_federation
+from simulations.experiment.config import Engine
+from simulations.experiment.federation import run_federation
 
 ROOT = Path(__file__).parents[1]
 ITEMS, USERS = 30, 40

@@ -39,10 +39,10 @@ from simulations.audit.observers import (
 from simulations.audit.published import Attack, familiarity, roc_of
 from simulations.audit.replay import can_replay
 from simulations.audit.tap import Tap
-from simulations.config import Engine, SimulationConfig
-from simulations.federation import sites_in, spent
-from simulations.results import write
-from simulations.simulate import SITES, Reporter, Simulation, prepare, simulate
+from simulations.experiment.config import Engine, SimulationConfig
+from simulations.experiment.federation import sites_in, spent
+from simulations.experiment.results import write
+from simulations.experiment.simulate import SITES, Reporter, Simulation, prepare, simulate
 
 __all__ = ["FILE", "AuditPlan", "audit"]
 

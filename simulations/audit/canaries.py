@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from shared.data.histories import Histories
 from shared.errors import ConfigError
-from simulations.simulate import Planted, Simulation
+from simulations.experiment.simulate import Planted, Simulation
 
 __all__ = ["KINDS", "Canaries", "Experiment", "planting"]
 

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from shared.system.command_line import failed, messages, output, write_json
 from simulations.audit.audit import FILE, AuditPlan, audit
-from simulations.config import read_settings
-from simulations.options import (
+from simulations.commands.options import (
     CatalogueOption,
     ConfigOption,
     DataOption,
@@ -26,7 +25,8 @@ from simulations.options import (
     number,
     paths,
 )
-from simulations.progress import Bars, bars
+from simulations.experiment.config import read_settings
+from simulations.experiment.progress import Bars, bars
 
 __all__ = ["audit_command"]
 

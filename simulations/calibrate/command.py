@@ -24,8 +24,8 @@ from simulations.calibrate.numbers import (
     items_of,
 )
 from simulations.calibrate.plot import draw
-from simulations.config import SimulationConfig, read_settings
-from simulations.options import ConfigOption, DataOption, DeltaOption, SetOption, paths
+from simulations.commands.options import ConfigOption, DataOption, DeltaOption, SetOption, paths
+from simulations.experiment.config import SimulationConfig, read_settings
 
 __all__ = ["calibrate_command"]
 

@@ -23,8 +23,8 @@ from shared.models.attention import AttentionRecommender, configured, trainable
 from shared.models.moments import LONGEST
 from shared.privacy.accounting.accountant import MOST_STEPS, noise_multiplier_for, steps_for
 from shared.privacy.release import Release, ReleaseKind
-from simulations.config import SimulationConfig
-from simulations.datasets import EMBEDDED, load_items
+from simulations.datasets.datasets import EMBEDDED, load_items
+from simulations.experiment.config import SimulationConfig
 
 __all__ = [
     "MOMENT",

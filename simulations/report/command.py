@@ -14,15 +14,15 @@ import typer
 from shared.data.tables import replacing
 from shared.errors import ReportError
 from shared.system.command_line import messages, write_json
-from simulations.report import claim, texts
-from simulations.report.audits import AUDIT, Audit, read_audit
-from simulations.report.canvas import write_files
+from simulations.experiment.results import FILE
+from simulations.report.figures.canvas import write_files
 from simulations.report.page import Chapter, Page, commands_of, facts_of, rendered
-from simulations.report.privacy_sections import audit_sections, budget_section
-from simulations.report.runs import CONFIG, Run, read_run
-from simulations.report.sweeps import SETTINGS, TABLE, Sweep, read_sweep
-from simulations.report.user_sections import run_sections, sweep_sections
-from simulations.results import FILE
+from simulations.report.reading.audits import AUDIT, Audit, read_audit
+from simulations.report.reading.runs import CONFIG, Run, read_run
+from simulations.report.reading.sweeps import SETTINGS, TABLE, Sweep, read_sweep
+from simulations.report.words import claim, texts
+from simulations.report.words.privacy_sections import audit_sections, budget_section
+from simulations.report.words.user_sections import run_sections, sweep_sections
 
 __all__ = ["Written", "report", "report_command"]
 

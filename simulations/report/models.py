@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from simulations.report.canvas import BLUE, GREEN, MUTED, PURPLE, VERMILION
+from simulations.report.figures.canvas import BLUE, GREEN, MUTED, PURPLE, VERMILION
 
 __all__ = ["MODELS", "Look", "look"]
 

@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from simulations.report.canvas import Picture, inline_svg
-from simulations.report.claim import Card, Claim
-from simulations.report.runs import Run
+from simulations.report.figures.canvas import Picture, inline_svg
+from simulations.report.reading.runs import Run
 from simulations.report.sections import Section
+from simulations.report.words.claim import Card, Claim
 
 __all__ = ["Chapter", "Page", "commands_of", "facts_of", "rendered"]
 

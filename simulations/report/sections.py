@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from simulations.report.canvas import Picture
+from simulations.report.figures.canvas import Picture
 
 __all__ = ["Section", "Table", "missing", "table"]
 

@@ -14,8 +14,7 @@ from rich.table import Table
 from shared.errors import ConfigError
 from shared.privacy.accounting.selection import TrialLaw
 from shared.system.command_line import failed, messages, output, table_of, write_json
-from simulations.config import Engine
-from simulations.options import (
+from simulations.commands.options import (
     CatalogueOption,
     DataOption,
     DeltaOption,
@@ -25,6 +24,7 @@ from simulations.options import (
     SetOption,
     paths,
 )
+from simulations.experiment.config import Engine
 from simulations.sweep.board import board
 from simulations.sweep.folder import SweepFolder, settled_plan
 from simulations.sweep.plan import Asked, Keep, Plan, label, parse_axes

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError, ConfigError
-from simulations import results
-from simulations.simulate import SETTINGS
+from simulations.experiment import results
+from simulations.experiment.simulate import SETTINGS
 from simulations.sweep.plan import Asked, Keep, Plan, PlannedRun
 from simulations.sweep.workers import Job
 

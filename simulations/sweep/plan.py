@@ -18,7 +18,7 @@ from typing import Any
 
 from shared.config import Value, flatten, parse_sections
 from shared.errors import CheckpointError, ConfigError
-from simulations.config import SimulationConfig, plain_value, read_settings
+from simulations.experiment.config import SimulationConfig, plain_value, read_settings
 
 __all__ = ["Asked", "Axis", "Keep", "Plan", "PlannedRun", "label", "parse_axes"]
 

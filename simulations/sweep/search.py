@@ -16,7 +16,7 @@ import numpy as np
 from shared.config import Value
 from shared.errors import ConfigError, SottoError
 from shared.privacy.accounting.selection import TrialLaw, draw_trials
-from simulations.config import Split, plain_value
+from simulations.experiment.config import Split, plain_value
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.plan import Plan, PlannedRun
 from simulations.sweep.table import Outcome

@@ -33,7 +33,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
 from shared.models.attention import AttentionRecommender
-from simulations.federation import InProcessGrid, sites_in
+from simulations.experiment.federation import InProcessGrid, sites_in
 
 Arm = Callable[[], None]
 

@@ -17,10 +17,10 @@ from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.messages import StatisticsRequest, TrainRequest
 from simulations.audit.audit import AuditPlan, audit
+from simulations.audit.planted_faults import TIED_IDS, planted
 from simulations.audit.replay import Replay
-from simulations.benchmarks.planted_faults import TIED_IDS, planted
-from simulations.config import read_settings
-from simulations.federation import sites_in
+from simulations.experiment.config import read_settings
+from simulations.experiment.federation import sites_in
 from tests.simulations.audit.conftest import quick_settings
 
 PLAN = AuditPlan(canaries=240, held_out=0.2)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simulations.audit.canaries import KINDS, Experiment, planting
-from simulations.config import read_settings
-from simulations.simulate import Simulation, prepare
+from simulations.experiment.config import read_settings
+from simulations.experiment.simulate import Simulation, prepare
 
 
 def planted(quick: list[str], folder: Path, **options: float) -> tuple[Simulation, Experiment]:

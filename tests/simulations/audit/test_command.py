@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.benchmarks.planted_faults import FAULTS
+from simulations.audit.planted_faults import FAULTS
 from simulations.cli import main
 
 Typed = Callable[..., int]

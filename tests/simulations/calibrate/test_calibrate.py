@@ -28,7 +28,7 @@ from simulations.calibrate.numbers import (
     trained_numbers,
 )
 from simulations.cli import main
-from simulations.config import SimulationConfig, read_settings
+from simulations.experiment.config import SimulationConfig, read_settings
 from tests.simulations.conftest import ITEMS
 
 

@@ -17,7 +17,7 @@ from shared.config import Value
 from shared.privacy.accounting.accountant import epsilon as epsilon_of
 from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
-from simulations.config import read_settings
+from simulations.experiment.config import read_settings
 
 DELTA = 1e-5
 HIT_RATES = {

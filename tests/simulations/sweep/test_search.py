@@ -19,8 +19,8 @@ from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import epsilon, renyi_epsilon
 from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
 from simulations.cli import main
-from simulations.config import SimulationConfig, read_settings
-from simulations.settings import settings
+from simulations.commands.settings import settings
+from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.plan import Asked, Plan, PlannedRun, parse_axes
 from simulations.sweep.price import DECISIVE, price

@@ -1,0 +1,213 @@
+"""What `sotto-lab audit` says of a pipeline with a fault planted in it, fault by fault.
+
+    python -m simulations.benchmarks.planted_faults [--canaries 600] [--epsilon 4] [--only NAME]
+
+On the embedded data, four organisations, statistics and two rounds of DP-SGD; the tied table's
+fault in a model of learned ids. Prints a table: the verdict, what each observer's guesses prove and
+what its scores look like, one user's largest share of a clip norm, and what the books say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+import client.compute.statistics
+import client.compute.trainer
+import client.ledger.ledger
+import client.site.site
+from client.site.site import Site
+from shared.data.histories import Histories
+from shared.models.moments import layer_norm, states
+from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
+from shared.privacy.clipping.factors import Outer, Rows
+from shared.privacy.noise import RandomSource, SeededRandom, noised
+from simulations.audit.audit import AuditPlan, audit
+from simulations.experiment.config import read_settings
+
+__all__ = ["FAULTS", "TIED_IDS", "planted"]
+
+Floats = NDArray[np.float64]
+
+TIED_IDS = (
+    'model.items="ids"',
+    "model.hidden_size=16",
+    'model.trained="all"',
+    "warm_start.share=0",
+)
+"""Settings of a recommender with a learned table, tied."""
+_MODULES = (client.compute.statistics, client.compute.trainer)
+
+
+def _noise(changed: Callable[[Tensor, float, RandomSource], Tensor]) -> Iterator[None]:
+    one, two = (patch.object(module, "noised", changed) for module in _MODULES)
+    with one, two:
+        yield
+
+
+@contextmanager
+def _no_noise() -> Iterator[None]:
+    def none(total: Tensor, *_: object) -> Tensor:
+        return total.clone()
+
+    yield from _noise(none)
+
+
+@contextmanager
+def _half_the_noise() -> Iterator[None]:
+    yield from _noise(lambda total, scale, random: noised(total, scale / 2, random))
+
+
+@contextmanager
+def _no_clipping() -> Iterator[None]:
+    def counts(histories: Histories, items: int, _: float) -> Floats:
+        chosen = [np.unique(history) for history in histories]
+        return np.bincount(np.concatenate(chosen) - 1, minlength=items).astype(float)
+
+    def moments(histories: Histories, table: NDArray[np.float32], recency: float) -> Floats:
+        normed, total = layer_norm(table), np.zeros((table.shape[1],) * 2)
+        for history in histories:
+            if len(history) > 1:
+                total += states(normed, history[:-1], recency).T @ table[history[1:] - 1]
+        return total
+
+    def unclipped(model: Any, _: float) -> PerUserClipping:  # noqa: ANN401 a module
+        return PerUserClipping(model, LARGEST_NORM)
+
+    with (
+        patch.object(client.compute.statistics, "popularity_sum", counts),
+        patch.object(client.compute.statistics, "moment_sum", moments),
+        patch.object(client.compute.trainer, "PerUserClipping", unclipped),
+        # The coordinator would refuse sums that no clipped users add up to.
+        patch("server.rounds.statistics._OUTLIER", 1e9),
+    ):
+        yield
+
+
+@contextmanager
+def _one_seed_for_all() -> Iterator[None]:
+    def random(site: Site, number: int, *purpose: int) -> RandomSource:
+        return SeededRandom(site.lab.seed, 0, number, *purpose)
+
+    with patch.object(Site, "random", random):
+        yield
+
+
+@contextmanager
+def _the_same_noise_again() -> Iterator[None]:
+    def random(site: Site, *_: int) -> RandomSource:
+        return SeededRandom(site.lab.seed, site.lab.stream)
+
+    with patch.object(Site, "random", random):
+        yield
+
+
+@contextmanager
+def _forgetful_ledger() -> Iterator[None]:
+    whole = client.ledger.ledger.Ledger.releases
+    with patch.object(client.ledger.ledger.Ledger, "releases", lambda ledger: whole(ledger)[::2]):
+        yield
+
+
+@contextmanager
+def _missed_path() -> Iterator[None]:
+    """A tied table's norm without its look-ups; the check of a model's norms would refuse it."""
+    whole = Outer.squared_norms
+
+    def missing(outer: Outer, _: Rows | None) -> Tensor:
+        return whole(outer, None)
+
+    with (
+        patch.object(Outer, "squared_norms", missing),
+        patch.object(client.compute.trainer, "probe", lambda *_: None),
+    ):
+        yield
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "none": nullcontext,
+    "noise off": _no_noise,
+    "noise scaled by half": _half_the_noise,
+    "clipping off": _no_clipping,
+    "the same seed on all clients": _one_seed_for_all,
+    "the same noise every round": _the_same_noise_again,
+    "an accountant that forgets rounds": _forgetful_ledger,
+    "a tied table's norm that misses a path": _missed_path,
+}
+"""How to plant each; "none" is the pipeline as it is."""
+
+
+def planted(fault: str, settings: list[str], plan: AuditPlan, folder: Path) -> dict[str, Any]:
+    """Audits a pipeline that has the fault.
+
+    Args:
+        fault: one of `FAULTS`.
+        settings: of the run, as `section.key=value`.
+        plan: how hard to look.
+        folder: for the run.
+    """
+    with FAULTS[fault]():
+        return audit(read_settings(None, {}, settings), plan, folder, _Silent())
+
+
+class _Silent:
+    """Reports nothing."""
+
+    def stage(self, text: str) -> None: ...
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None: ...
+
+
+def main() -> None:
+    """Plants and audits, and prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--canaries", type=int, default=600)
+    parser.add_argument("--epsilon", type=float, default=4.0)
+    parser.add_argument("--only", choices=list(FAULTS), action="append")
+    options = parser.parse_args()
+    sys.stdout.write(
+        "| fault | verdict | observer: proven, looks like | largest share | books |\n"
+        "|---|---|---|---|---|\n"
+    )
+    for fault in options.only or FAULTS:
+        settings = [
+            f"privacy.epsilon={options.epsilon}",
+            "privacy.delta=1e-5",
+            "training.rounds=2",
+            "lab.alone=false",
+            *(TIED_IDS if fault.startswith("a tied") else ()),
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            plan = AuditPlan(canaries=options.canaries)
+            found = planted(fault, settings, plan, Path(folder) / "run")
+        sys.stdout.write(_row(fault, found) + "\n")
+        sys.stdout.flush()
+
+
+def _row(fault: str, found: dict[str, Any]) -> str:
+    seen = "; ".join(
+        f"{each['name']}: {each['epsilon_lower_bound']:.1f}, {each['estimate']['epsilon']:.3g} "
+        f"({each['estimate']['low']:.3g} to {each['estimate']['high']:.3g})"
+        for each in found["observers"]
+    )
+    books = found["books"]
+    return (
+        f"| {fault} | {found['verdict']} | {seen} | {found['sensitivity']['largest']:.3g} | "
+        f"{books['epsilon_recomputed']:.2f}, ledger {books['epsilon_ledger']:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

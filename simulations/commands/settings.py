@@ -1,0 +1,57 @@
+"""What can be set, its default and its meaning, read from the dataclasses themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from dataclasses import dataclass
+
+from shared.config import Value, flatten
+from simulations.experiment.config import SimulationConfig
+
+__all__ = ["Setting", "settings"]
+
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        key: `section.name`.
+        default: None if it must be stated.
+        meaning: a sentence or two.
+    """
+
+    key: str
+    default: Value | None
+    meaning: str
+
+
+def settings(cls: type = SimulationConfig, prefix: str = "") -> list[Setting]:
+    """Every setting of a simulation, in the order of the dataclasses."""
+    meanings = _meanings(cls)
+    found: list[Setting] = []
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        kind, key = hints[item.name], prefix + item.name
+        if dataclasses.is_dataclass(kind):
+            found += settings(typing.cast(type, kind), f"{key}.")
+        else:
+            found.append(Setting(key, _default(item), meanings[item.name]))
+    return found
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    text = inspect.getdoc(cls) or ""
+    return {name: " ".join(meaning.split()) for name, meaning in _ATTRIBUTE.findall(text)}
+
+
+def _default(item: dataclasses.Field[typing.Any]) -> Value | None:
+    if item.default is dataclasses.MISSING:
+        return None
+    holder = dataclasses.make_dataclass("Holder", [("value", object, item.default)])
+    return flatten(holder())["value"]

@@ -1,0 +1,221 @@
+"""Parameters of a simulation: those of the run, and those of the lab around it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from shared.config import (
+    ModelConfig,
+    PathsConfig,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    TrainingConfig,
+    Value,
+    WarmStartConfig,
+    flat_tables,
+    flatten,
+    parse_sections,
+)
+from shared.data.catalogue import ItemColumns
+from shared.data.histories import Columns
+from shared.errors import ConfigError
+from simulations.experiment.partition import Scheme
+
+__all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]
+
+
+UNUSED_DELTA = 1e-9
+"""Stands where a δ must, in a run without privacy, where it means nothing."""
+
+
+class Engine(StrEnum):
+    """What runs the apps: this process, or Flower's Ray engine."""
+
+    INPROCESS = "inprocess"
+    RAY = "ray"
+
+
+class Split(StrEnum):
+    """Which held-out event of each user is asked for; training sees neither."""
+
+    TEST = "test"
+    VALIDATION = "validation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabConfig:
+    """What a simulation adds to a run.
+
+    Attributes:
+        data: folder of interactions and items; "" is the embedded MovieLens latest-small.
+        catalogue: folder that `sotto-lab items encode` wrote, of the same items; its strongest
+            `model.feature_size` features are used. "" makes features of tf-idf.
+        public: folder of interactions that everybody may know, in one of the forms of `data`, with
+            the same item ids: they make features, and a warm start expects what they say.
+        organisations: how many share the users, >= 1.
+        partition: "user", "size" or "taste".
+        concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
+        engine: "inprocess" or "ray".
+        device: every simulated site's: "auto", "cpu" or "cuda".
+        alone: whether to train each organisation alone too, for comparison.
+        cold: share of the items, in [0, 1), that leave all training data, to measure how well
+            items that nobody chose yet are ranked.
+        split: "test" asks for each user's last event, "validation" for the one before it, as a
+            search over settings must; training sees neither.
+        user: column of the interactions; "" as the file's form has it. So are the next ones.
+        item: column of the interactions.
+        time: column of the interactions.
+        catalogue_item: column of the items.
+        catalogue_title: column of the items.
+    """
+
+    data: str = ""
+    catalogue: str = ""
+    public: str = ""
+    organisations: int = 4
+    partition: Scheme = Scheme.USER
+    concentration: float = 0.5
+    engine: Engine = Engine.INPROCESS
+    device: str = "auto"
+    alone: bool = True
+    cold: float = 0.0
+    split: Split = Split.TEST
+    user: str = ""
+    item: str = ""
+    time: str = ""
+    catalogue_item: str = ""
+    catalogue_title: str = ""
+
+    @property
+    def columns(self) -> Columns | None:
+        """Names of the interaction columns, if any was given."""
+        if not (self.user or self.item or self.time):
+            return None
+        default = Columns()
+        return Columns(
+            user=self.user or default.user,
+            item=self.item or default.item,
+            time=self.time or default.time,
+        )
+
+    @property
+    def item_columns(self) -> ItemColumns | None:
+        """Names of the item columns, if any was given."""
+        if not (self.catalogue_item or self.catalogue_title):
+            return None
+        default = ItemColumns()
+        return ItemColumns(
+            item=self.catalogue_item or default.item, title=self.catalogue_title or default.title
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationConfig:
+    """All of a simulation; the sections are those of `RunConfig`, and `lab`.
+
+    Attributes:
+        privacy: see `RunConfig`; so are `model`, `training`, `server` and `seed`.
+        model: the recommender's shape.
+        warm_start: what training begins with.
+        training: what a site does in a round.
+        server: how replies become weights.
+        lab: data, organisations, engine.
+        seed: of partition, initial weights, samples and noise: the lab's alone.
+    """
+
+    privacy: PrivacyConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    lab: LabConfig = field(default_factory=LabConfig)
+    seed: int = 0
+
+    @property
+    def planned(self) -> RunConfig:
+        """The run as it is known before there is any folder: enough to tell its noise."""
+        here = Path()
+        return self.run(
+            organisations=self.lab.organisations, catalogue=here, out=here, resume=False
+        )
+
+    def run(self, *, organisations: int, catalogue: Path, out: Path, resume: bool) -> RunConfig:
+        """The run that a coordinator of so many organisations is given."""
+        flat = {k: v for k, v in flatten(self).items() if not k.startswith("lab.")}
+        paths = PathsConfig(catalogue=str(catalogue), out=str(out), resume=resume)
+        return RunConfig.from_flat(
+            flat
+            | {"server.organisations": organisations}
+            | {f"paths.{key}": value for key, value in flatten(paths).items()}
+        )
+
+    def to_toml(self) -> str:
+        """As a file that `read_settings` reads back."""
+        lines: dict[str, list[str]] = {}
+        for key, value in flatten(self).items():
+            section, _, name = key.rpartition(".")
+            lines.setdefault(section, []).append(f"{name} = {json.dumps(value)}")
+        blocks = [([f"[{section}]"] if section else []) + rows for section, rows in lines.items()]
+        blocks.sort(key=lambda block: block[0].startswith("["))
+        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def read_settings(
+    file: Path | None, options: Mapping[str, Value | None], assignments: Iterable[str]
+) -> SimulationConfig:
+    """Puts a configuration together; what comes later wins.
+
+    Args:
+        file: TOML with the sections of `SimulationConfig`.
+        options: `section.key` -> value from the command line; None was not given.
+        assignments: `section.key=value` texts.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value does not fit.
+    """
+    flat = _read_toml(file) if file is not None else {}
+    flat |= {key: value for key, value in options.items() if value is not None}
+    flat |= dict(_assignment(text) for text in assignments)
+    if flat.get("privacy.epsilon") == "none":
+        flat.setdefault("privacy.delta", UNUSED_DELTA)
+    for key in ("privacy.epsilon", "privacy.delta"):
+        if key not in flat:
+            option = f"--{key.removeprefix('privacy.')}"
+            raise ConfigError(f"{key} has no default: state it with {option}, or in the file.")
+    return parse_sections(SimulationConfig, flat)
+
+
+def _read_toml(file: Path) -> dict[str, Value]:
+    try:
+        return flat_tables(tomllib.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}): check the path.") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid TOML ({error}): mend that line.") from error
+
+
+def _assignment(text: str) -> tuple[str, Value]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} does not fit: write --set section.key=value.")
+    return key.strip(), plain_value(value.strip())
+
+
+def plain_value(text: str) -> Value:
+    """A TOML value, or else the text itself: quotes are a nuisance on a command line.
+
+    >>> plain_value("8"), plain_value("none"), plain_value("true")
+    (8, 'none', True)
+    """
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float | bool | str) else text

@@ -1,0 +1,264 @@
+"""A federation on one machine: a folder a site, and the real apps between them.
+
+A simulated organisation is what a partner has: site.toml, data and ledger in a folder. Only the
+transport is replaced, by an in-process grid or by Flower's Ray engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.app
+from client.ledger.ledger import Ledger
+from client.site.site import FILE, SIMULATED, Site
+from server.app import Observer, make_app
+from server.rounds.grid import PatientGrid
+from shared.config import PrivacyConfig, RunConfig
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, read_histories, write_interactions
+from shared.messages import DESCRIBE_ACTION, STATISTICS_ACTION
+from simulations.experiment.config import Engine
+
+__all__ = [
+    "InProcessGrid",
+    "SimulatedSite",
+    "make_site",
+    "run_federation",
+    "site_histories",
+    "sites_in",
+    "spent",
+]
+
+_DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedSite:
+    """What a simulated organisation is made of.
+
+    Attributes:
+        organisation: its name and its folder's.
+        histories: what its users did.
+        stream: tells its noise from the other sites' under one seed.
+        evaluates: whether it answers requests for noised metrics; it then keeps each user's last
+            event out of training.
+        population: declared users; None: as many as it has.
+    """
+
+    organisation: str
+    histories: Histories
+    stream: int
+    evaluates: bool = False
+    population: int | None = None
+
+
+def make_site(
+    folder: Path,
+    site: SimulatedSite,
+    catalogue: Catalogue,
+    *,
+    catalogue_folder: Path,
+    privacy: PrivacyConfig,
+    seed: int,
+    device: str,
+) -> None:
+    """Writes site.toml, data and an empty ledger into `folder`.
+
+    The site allows exactly the run's ε: a ledger that miscounted would stop the simulation.
+    """
+    folder.mkdir(parents=True)
+    write_interactions(site.histories, catalogue, folder / _DATA)
+    answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
+    limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
+    population = len(site.histories) if site.population is None else site.population
+    # Last, so that a folder with a site.toml is whole.
+    Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
+    (folder / FILE).write_text(
+        f'organisation = "{site.organisation}"\n'
+        f'user_base = "{site.organisation}"\n'
+        f"population = {population}\n"
+        f'catalogue = "{os.path.relpath(catalogue_folder, folder)}"\n'
+        f'device = "{device}"\n'
+        f'anchor = "{_ANCHOR}"  # beside the ledger: nothing of a simulation lies elsewhere\n\n'
+        f'[data]\nsource = "{_DATA}"\n\n'
+        f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n"
+        f"answers = {json.dumps(answers)}\n"
+        "min_noise_multiplier = 0.0  # the run is the lab's own: ε alone limits it\n"
+        "max_clip_norm = 1e9\nmax_steps = 1_000_000_000\n\n"
+        "[lab]  # simulated: the noise repeats itself and protects nobody\n"
+        f"seed = {seed}\nstream = {site.stream}\n",
+        encoding="utf-8",
+    )
+
+
+def sites_in(folder: Path) -> list[Path]:
+    """The site folders below `folder`, in order."""
+    return sorted(file.parent for file in folder.glob(f"*/{FILE}"))
+
+
+def site_histories(folder: Path, catalogue: Catalogue) -> Histories:
+    """What `make_site` wrote; users without events left no trace."""
+    return read_histories(folder / _DATA, catalogue)
+
+
+def run_federation(
+    config: RunConfig,
+    sites: Sequence[Path],
+    *,
+    engine: Engine,
+    observer: Observer,
+    app: ClientApp | None = None,
+) -> None:
+    """Runs the coordinator and every site until the last round is done.
+
+    Args:
+        config: the run's parameters.
+        sites: their folders.
+        engine: what runs the apps.
+        observer: told of every round.
+        app: what every node runs in this process instead of the ClientApp itself.
+
+    Raises:
+        SottoError: whatever the coordinator raises.
+    """
+    if engine is Engine.RAY:
+        _run_on_ray(config, sites, observer)
+        return
+    grid = InProcessGrid(app or client.app.app, sites)
+    context = Context(
+        run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={}
+    )
+    make_app(config, observer)(grid, context)
+
+
+class InProcessGrid(Grid):
+    """Hands each message to a ClientApp in this process, one after the other.
+
+    Args:
+        app: the ClientApp that every node runs.
+        sites: one node for each site folder, numbered from 1.
+    """
+
+    def __init__(self, app: ClientApp, sites: Sequence[Path]) -> None:
+        self._app, self._run = app, Run.create_empty(run_id=1)
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config={"site": str(site), SIMULATED: True},
+                state=RecordDict(),
+                run_config={},
+            )
+            for node, site in enumerate(sites, start=1)
+        }
+        self._messages: dict[str, Message] = {}
+        self._count = 0
+        # A Message takes its run and source from here; Flower sets it in every process it starts.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
+
+    def set_run(self, run: Run) -> None:
+        """Flower's part of the interface."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Every node is always connected."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Takes the messages; their receivers answer when the answers are pulled."""
+        return [self._accept(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answer to the first of these messages that has none yet.
+
+        One at a time: whoever waits can stop at the deadline, after which nobody else is asked.
+        """
+        for number in self._messages:
+            if number in set(message_ids):
+                message = self._messages.pop(number)
+                return [self._app(message, self._contexts[message.metadata.dst_node_id])]
+        return []
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """As a patient coordinator waits."""
+        return PatientGrid(self).send_and_receive(messages, timeout=timeout)
+
+    def _accept(self, message: Message) -> str:
+        self._count += 1
+        number = f"message-{self._count}"
+        message.metadata.__dict__["_message_id"] = number
+        self._messages[number] = message
+        return number
+
+
+def _run_on_ray(config: RunConfig, sites: Sequence[Path], observer: Observer) -> None:
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from flwr.simulation import run_simulation  # noqa: PLC0415 Ray takes seconds to import
+
+    run_simulation(
+        server_app=make_app(config, observer),
+        client_app=_app_for(sites[0].parent),
+        num_supernodes=len(sites),
+        backend_config={"client_resources": {**_resources()}},
+    )
+
+
+def _resources() -> dict[str, float]:
+    """As many threads for a client as this process has: the same sums, in the same order."""
+    gpus = 1.0 if torch.cuda.is_available() else 0.0
+    return {"num_cpus": float(torch.get_num_threads()), "num_gpus": gpus}
+
+
+def _app_for(sites: Path) -> ClientApp:
+    """The node's app, told where the simulated sites are."""
+    app, run_config = ClientApp(), {"paths.sites": str(sites.resolve())}
+
+    def handle(message: Message, context: Context) -> Message:
+        # A copy: Flower refuses a context whose run config has changed.
+        return client.app.app(message, replace(context, run_config=dict(run_config)))
+
+    app.train()(handle)
+    app.train(STATISTICS_ACTION)(handle)
+    app.evaluate()(handle)
+    app.query(DESCRIBE_ACTION)(handle)
+    return app
+
+
+def spent(sites: Iterable[Path]) -> Mapping[str, Any]:
+    """What each site's own ledger says: name -> (ε, releases)."""
+    found: dict[str, Any] = {}
+    for folder in sites:
+        site = Site.load(folder)
+        ledger = site.open_ledger()
+        found[site.organisation] = (ledger.spent(site.policy.delta), ledger.releases())
+    return found

@@ -1,0 +1,51 @@
+"""How a simulation goes, as commands show it on a terminal or in a log."""
+
+from __future__ import annotations
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from shared.system.command_line import messages
+
+__all__ = ["Bars", "bars"]
+
+
+class Bars:
+    """Round, loss, the worst organisation's ε, time left: a bar a stage, or lines in a log."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars, self._stage = bars, ""
+        self._task: TaskID | None = None
+
+    def stage(self, text: str) -> None:
+        """A new bar; see `simulations.experiment.simulate.Reporter`."""
+        self._stage, self._task = text, None
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+        """Moves the bar, or prints every fifth of the way."""
+        spent = "no privacy" if epsilon == float("inf") else f"ε {epsilon:.2f}"
+        figures = f"loss {loss:.3f}  {spent}"
+        if self._task is None:
+            self._task = self._bars.add_task(self._stage, total=of, figures="")
+        self._bars.update(self._task, completed=done, figures=figures)
+        if not self._bars.console.is_terminal and done and done % max(1, of // 5) == 0:
+            self._bars.console.print(f"{self._stage}: round {done} of {of}, {figures}")
+
+
+def bars() -> Progress:
+    """What `Bars` draws on, while it is entered."""
+    return Progress(
+        TextColumn("{task.description:<22}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=messages,
+        disable=not messages.is_terminal,
+    )

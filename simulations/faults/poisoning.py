@@ -1,0 +1,153 @@
+"""What one attacker among the organisations does to a warm start, rule by rule.
+
+    python -m simulations.benchmarks.attack FOLDER --data PATH [--public PATH] [--epsilon 8]
+
+It declares as many users as δ allows, and answers within the bound that these set: all of them for
+one unpopular item, and a moment that points away from its own. Prints NDCG@10 without and with it,
+and how many users are then shown its item. One seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+
+import client.app
+from server.app import model_with
+from server.state.checkpoint import Checkpoint
+from shared.config import Aggregation
+from shared.messages import (
+    DESCRIBE_ACTION,
+    STATISTICS,
+    STATISTICS_ACTION,
+    DescribeReply,
+    StatisticsReply,
+)
+from simulations.experiment import baselines
+from simulations.experiment.config import read_settings
+from simulations.experiment.simulate import SITES, Simulation, prepare, simulate
+
+Sums = NDArray[np.float32]
+ATTACKER = "org-1"
+RECIPE = Path(__file__).parents[1] / "recipes" / "ml-1m-private.toml"
+
+
+class Quiet:
+    """Hears of stages and rounds, and says nothing."""
+
+    def stage(self, text: str) -> None:
+        """Nothing."""
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+        """Nothing."""
+
+
+def main() -> None:
+    """Runs every rule twice."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--public")
+    parser.add_argument("--epsilon", type=float, default=8.0)
+    parser.add_argument("--config", type=Path, default=RECIPE)
+    options = parser.parse_args()
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    changes = {"lab.data": options.data, "privacy.epsilon": options.epsilon, "lab.alone": False}
+    if options.public:
+        changes["lab.public"] = options.public
+    say(f"{'rule':14}{'NDCG@10':>9}{'attacked':>10}{'shown its item':>16}")
+    for rule in Aggregation:
+        server = {
+            "server.aggregation.robust": rule,
+            "server.malicious": int(rule is not Aggregation.MEAN),
+        }
+        config = read_settings(options.config, changes | server, [])
+        found = []
+        for attacked in (False, True):
+            simulation = prepare(config, options.folder / f"{rule}-{attacked}")
+            item = unpopular(simulation)
+            app = attacking(item, int(1 / config.privacy.delta) - 1) if attacked else None
+            result = simulate(simulation, Quiet(), app)
+            found.append(result["evaluation"]["models"]["federated"]["ndcg@10"])
+        say(f"{rule:14}{found[0]:9.4f}{found[1]:10.4f}{shown(simulation, item):15.1%}")
+
+
+def say(line: str) -> None:
+    """Prints it at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def unpopular(simulation: Simulation) -> int:
+    """Internal id of an item that few chose."""
+    counts = np.bincount(
+        simulation.split.train.items, minlength=len(simulation.dataset.catalogue) + 1
+    )
+    return int(counts[1:].argmin()) + 1
+
+
+def attacking(item: int, users: int) -> ClientApp:
+    """The ClientApp, and what the attacker makes of its own answers."""
+    app = ClientApp()
+
+    def handle(message: Message, context: Context) -> Message:
+        reply = client.app.app(message, context)
+        if Path(str(context.node_config["site"])).name != ATTACKER or not reply.has_content():
+            return reply
+        if message.metadata.message_type == STATISTICS:
+            told = lie(StatisticsReply.from_content(reply.content).total, item, users)
+            reply.content = StatisticsReply(total=told).to_content()
+        else:
+            described = DescribeReply.from_content(reply.content)
+            reply.content = DescribeReply(
+                organisation=described.organisation,
+                population=users,
+                catalogue=described.catalogue,
+            ).to_content()
+        return reply
+
+    app.train(STATISTICS_ACTION)(handle)
+    app.query(DESCRIBE_ACTION)(handle)
+    return app
+
+
+def lie(total: Sums, item: int, users: int) -> Sums:
+    """As long as so many users' sum may be."""
+    if total.ndim > 1:
+        away: Sums = (-users * total / np.linalg.norm(total)).astype(np.float32)
+        return away
+    told = np.zeros_like(total)
+    told[item - 1] = users
+    return told
+
+
+def shown(simulation: Simulation, item: int) -> float:
+    """Part of the users who find the item among their ten."""
+    config = simulation.config.run(
+        organisations=len(list((simulation.folder / SITES).iterdir())),
+        catalogue=simulation.folder / "catalogue",
+        out=simulation.folder,
+        resume=True,
+    )
+    catalogue = simulation.dataset.catalogue
+    model = model_with(Checkpoint.load(simulation.folder), config, catalogue)
+    cases = baselines.Cases(
+        simulation.asked,
+        simulation.parts,
+        items=len(catalogue),
+        window=config.model.max_length,
+    )
+    return float((cases.rank(baselines.recommender(model)).top == item).any(dim=1).float().mean())
+
+
+if __name__ == "__main__":
+    main()
