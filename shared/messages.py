@@ -220,7 +220,7 @@ class TrainReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateRequest:
-    """Asks how well the global weights rank each user's last event; see `client.compute.evaluation`.
+    """Asks how well the global weights rank each user's last event (`client.compute.evaluation`).
 
     Attributes:
         run: name of the run.

@@ -88,7 +88,7 @@ def is_script(path: Path) -> bool:
 
 def test_there_is_something_to_look_at() -> None:
     assert {module.partition(".")[0] for module in MODULES} == set(ARROWS)
-    assert {"shared.messages", "client.guard", "server.strategy"} <= set(MODULES)
+    assert {"shared.messages", "client.guard", "server.rounds.strategy"} <= set(MODULES)
 
 
 # --- arrows ------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_only_the_wire_makes_and_opens_records(name: str) -> None:
         assert opened
         return
     assert not opened
-    if name not in ("server.strategy", "server.aggregation.records"):
+    if name not in ("server.rounds.strategy", "server.aggregation.records"):
         assert not made
         assert not filled
 

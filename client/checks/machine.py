@@ -30,8 +30,8 @@ def training_memory(facts: Facts, device: str) -> tuple[float, float]:
     """About how many bytes a training step takes, in memory and on the device.
 
     Libraries, 1 kB an item, 80 bytes an event; and on the device five times the largest part of a
-    batch (`client.compute.trainer`) and seven times the weights, in float32. The factors cover what was
-    measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
+    batch (`client.compute.trainer`) and seven times the weights, in float32. The factors cover what
+    was measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
     """
     model, candidates = facts.expected.model, facts.expected.candidates
     items = len(facts.catalogue)

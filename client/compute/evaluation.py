@@ -1,10 +1,10 @@
 """How well the given weights rank each user's last event: noised sums, and nothing exact.
 
 For each sampled user the model sees all events but the last and ranks the whole catalogue, without
-what the user has met before (`shared.evaluation.ranking`). A user's part of the sum is (HR@k, nDCG@k, 1), each
-in [0, 1], so its length is at most √3, whatever the data; the third sum counts users, so that
-means can be formed. The sum gets N(0, (σ√3)²) on each figure: one Poisson-subsampled Gaussian
-release, with the same unit and neighbours as a training step.
+what the user has met before (`shared.evaluation.ranking`). A user's part of the sum is (HR@k,
+nDCG@k, 1), each in [0, 1], so its length is at most √3, whatever the data; the third sum counts
+users, so that means can be formed. The sum gets N(0, (σ√3)²) on each figure: one Poisson-subsampled
+Gaussian release, with the same unit and neighbours as a training step.
 
 What is measured: a site whose policy answers "evaluate" keeps each user's last event out of its
 own training, so its figures are of events that it did not train on. They are optimistic where the

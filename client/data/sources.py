@@ -4,12 +4,12 @@
 |--------------------------------------|--------------------------------------------------------|
 | `events.parquet`, `/data/events.csv` | that file                                              |
 | `part-*.csv`, `**/*.parquet`         | all files that match, by name                          |
-| `s3://bucket/prefix`                 | the object, or all tables below, see `client.data.object_store`  |
-| `postgresql://host/database`         | a query or a table, see `client.data.databases`             |
+| `s3://bucket/prefix` | the object, or all tables below, see `client.data.object_store` |
+| `postgresql://host/database`         | a query or a table, see `client.data.databases` |
 | `sqlite:///file.db`                  | the same                                               |
 
-Whatever the source, the rows go through one validation, `shared.data.histories`. Paths are relative to
-site.toml.
+Whatever the source, the rows go through one validation, `shared.data.histories`. Paths are relative
+to site.toml.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What this site has released and what that cost: durable, append-only, and never forgotten.
 
-One SQLite file holds a chain of entries (`client.ledger.balance`): charges, refusals, answers, and which app
-bundle was trusted. A charge
+One SQLite file holds a chain of entries (`client.ledger.balance`): charges, refusals, answers, and
+which app bundle was trusted. A charge
 is on disk before anything is computed from it, an answer before anything leaves, and the anchor
-(`client.ledger.anchor`) knows of either before the caller does. The budget belongs to a user base and a
-privacy unit, whatever the run, the data file or the process.
+(`client.ledger.anchor`) knows of either before the caller does. The budget belongs to a user base
+and a privacy unit, whatever the run, the data file or the process.
 
 Every entry is written under a lock that ends with its process, in this order:
 

@@ -2,8 +2,8 @@
 
 `sotto-node up` starts this beside the SuperNode, under another user where the site names one. It
 asks the SuperNode for work with a secret that both read on their standard input, and gives each
-task to a process (`client.node.worker`) that ends with it. Those processes are forked from one that has
-the libraries loaded (a fork server), so a request does not pay for the imports again.
+task to a process (`client.node.worker`) that ends with it. Those processes are forked from one that
+has the libraries loaded (a fork server), so a request does not pay for the imports again.
 
 | a task's process ...             | what follows                                              |
 |----------------------------------|-----------------------------------------------------------|

@@ -1,8 +1,8 @@
 """Answers one request: checks whose app it came with, and only then runs the vetted one.
 
 What the coordinator sent as an app is compared with the fingerprint that the partner trusts, and
-then thrown away: what runs is the partner's own copy, checked file by file (`client.bundle.trust`). All
-of this is done by the installed package, before a line of any bundle is executed.
+then thrown away: what runs is the partner's own copy, checked file by file (`client.bundle.trust`).
+All of this is done by the installed package, before a line of any bundle is executed.
 """
 
 from __future__ import annotations

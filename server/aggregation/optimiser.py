@@ -1,7 +1,8 @@
 """The server's optimiser: from the round's changes to the next weights, with a state to save.
 
 The arithmetic is Flower's own (`FedAvg`, `FedAvgM`, `FedAdam`). It is only ever given changes that
-`server.rounds.replies` has checked, with shares from public constants: never a client's example count.
+`server.rounds.replies` has checked, with shares from public constants: never a client's example
+count.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def check_aggregation(config: ServerConfig) -> None:
         ConfigError: attackers in a mean, a robust rule against none, too few organisations for
             it, or organisations that weigh as much as they declare.
     """
-    rule, attackers = f"server.aggregation.robust = '{config.aggregation}'", config.malicious
+    rule, attackers = f"server.aggregation = '{config.aggregation}'", config.malicious
     if config.aggregation is Aggregation.MEAN:
         if attackers:
             raise ConfigError(

@@ -63,7 +63,7 @@ def source(settings: Settings) -> Path:
     Raises:
         ServerError: there is none where it should be.
     """
-    folder = settings.path(settings.app) if settings.app else Path(__file__).parents[1]
+    folder = settings.path(settings.app) if settings.app else Path(__file__).parents[2]
     if not (folder / _PROJECT).is_file():
         raise ServerError(
             f"{folder} holds no {_PROJECT}: the app bundle is built from Sotto's source. Name the "

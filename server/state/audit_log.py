@@ -1,8 +1,9 @@
 """The coordinator's audit log: what was done, by whom, in an order that nobody can change unseen.
 
 A file of JSON lines, only ever appended to. Each line holds an entry and its hash, which covers
-all lines before it (`shared.hash_chain`). A line is on disk when `record` returns; a line that a crash
-cut short was never acknowledged, and the next writer takes it out. Several processes may write.
+all lines before it (`shared.hash_chain`). A line is on disk when `record` returns; a line that a
+crash cut short was never acknowledged, and the next writer takes it out. Several processes may
+write.
 
 What the chain cannot show is that its last lines were cut off: whoever must be sure of that keeps
 `AuditLog.head` where the coordinator's machine cannot write.

@@ -7,7 +7,8 @@
 | 2     | moment of past and next items, in these directions   | the bilinear form that scores     |
 
 Public interactions, where there are any, say what to expect; without statistics they say all. Their
-users' states then take the first weights further (`server.warm_start.refine`), and nobody is asked again.
+users' states then take the first weights further (`server.warm_start.refine`), and nobody is asked
+again.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ in the order in which they first appear. Reading follows this table, from top to
 
 | what the file holds                                 | what happens                               |
 |-----------------------------------------------------|--------------------------------------------|
-| not a readable .csv or .parquet file, or no rows    | refused, see `shared.data.tables`               |
+| not a readable .csv or .parquet file, or no rows    | refused, see `shared.data.tables` |
 | no user, item or time column                        | refused, with the columns there are        |
 | a user or an item that is empty or null             | refused, with the row                      |
 | a `timestamp` that is no finite number of seconds,  | refused, with the row                      |

@@ -1,8 +1,8 @@
 """Popularity bias: how much of what is shown goes to what everybody has chosen anyway.
 
 All figures are of top-k lists, int64 [N, k] of item ids 1..V where 0 marks an empty place, as
-`shared.evaluation.ranking.top_items` gives them, and of what users chose before: int64 [V] of training events,
-one count an item. An empty place counts nowhere.
+`shared.evaluation.ranking.top_items` gives them, and of what users chose before: int64 [V] of
+training events, one count an item. An empty place counts nowhere.
 
 Raises:
     ValueError: an id outside 0..V, or counts that are not [V] or below 0.

@@ -1,6 +1,6 @@
 """What `sotto-lab audit` says of a pipeline with a fault planted in it, fault by fault.
 
-    python -m simulations.benchmarks.planted_faults [--canaries 600] [--epsilon 4] [--only NAME]
+    python -m simulations.audit.planted_faults [--canaries 600] [--epsilon 4] [--only NAME]
 
 On the embedded data, four organisations, statistics and two rounds of DP-SGD; the tied table's
 fault in a model of learned ids. Prints a table: the verdict, what each observer's guesses prove and

@@ -2,8 +2,8 @@
 
     python -m simulations.benchmarks.executor [--repeats 5]
 
-Each process loads the node's app, as `client.node.worker` does before it answers. Prints the seconds
-until it has, with and without the libraries in the fork server, and their ratio (medians).
+Each process loads the node's app, as `client.node.worker` does before it answers. Prints the
+seconds until it has, with and without the libraries in the fork server, and their ratio (medians).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from simulations.experiment.groups import Groups, groups_of, read_users
 
 __all__ = ["EMBEDDED", "SOURCES", "Dataset", "Source", "fetch", "load", "load_items"]
 
-EMBEDDED = Path(__file__).parent / "data" / "ml-latest-small"
+EMBEDDED = Path(__file__).parents[1] / "data" / "ml-latest-small"
 """The data set that ships with the lab."""
 
 

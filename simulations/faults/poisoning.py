@@ -1,6 +1,6 @@
 """What one attacker among the organisations does to a warm start, rule by rule.
 
-    python -m simulations.benchmarks.attack FOLDER --data PATH [--public PATH] [--epsilon 8]
+    python -m simulations.faults.poisoning FOLDER --data PATH [--public PATH] [--epsilon 8]
 
 It declares as many users as δ allows, and answers within the bound that these set: all of them for
 one unpopular item, and a moment that points away from its own. Prints NDCG@10 without and with it,
@@ -67,7 +67,7 @@ def main() -> None:
     say(f"{'rule':14}{'NDCG@10':>9}{'attacked':>10}{'shown its item':>16}")
     for rule in Aggregation:
         server = {
-            "server.aggregation.robust": rule,
+            "server.aggregation": rule,
             "server.malicious": int(rule is not Aggregation.MEAN),
         }
         config = read_settings(options.config, changes | server, [])

@@ -1,6 +1,6 @@
 """A run of real processes in which a random one is killed every few seconds.
 
-    python -m simulations.benchmarks.chaos FOLDER [--rounds 50] [--nodes 5] [--every 8]
+    python -m simulations.faults.random_kills FOLDER [--rounds 50] [--nodes 5] [--every 8]
         [--deadline 60]
 
 A run that pauses, because too few nodes were there, is resumed as its operator would. Tells each

@@ -1,6 +1,6 @@
 """What a federation of real processes does when its parts are killed, cut off or lied to.
 
-    python -m simulations.benchmarks.faults FOLDER [--only WORD ...] [--list]
+    python -m simulations.faults.table FOLDER [--only WORD ...] [--list]
 
 Prints a line of JSON for each fault: what was seen, whether anything was lost, and the seconds
 until the next finished round. Linux; a minute or more for each. The full disk is a tmpfs, which

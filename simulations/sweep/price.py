@@ -4,7 +4,7 @@
 |----------------|----------------------------|------------------------------------------------|
 | K fixed        | by the scores so far (TPE) | all K runs, composed                           |
 | K fixed        | independently (random)     | all K runs, composed                           |
-| K itself drawn | independently (random)     | Papernot & Steinke: `shared.privacy.accounting.selection` |
+| K itself drawn | independently (random) | Papernot & Steinke: `accounting.selection` |
 
 The bounds are about runs whose score is part of what they release, with noise. The lab's own score
 is exact, so a search as the lab runs it protects nobody; `STATEMENT` says so.

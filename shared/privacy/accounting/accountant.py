@@ -1,9 +1,9 @@
 """What releases cost together, and what a budget buys.
 
-Mechanism: the Poisson-subsampled Gaussian. ε is that of `shared.privacy.accounting.composition`, numerical and
-an upper bound; the Rényi bound of `shared.privacy.accounting.renyi` stands in where ε is so large, δ so small
-or the releases so many that the composition would drown in rounding. The Gaussian central limit
-("GDP") understates ε and is never used.
+Mechanism: the Poisson-subsampled Gaussian. ε is that of `shared.privacy.accounting.composition`,
+numerical and an upper bound; the Rényi bound of `shared.privacy.accounting.renyi` stands in where ε
+is so large, δ so small or the releases so many that the composition would drown in rounding. The
+Gaussian central limit ("GDP") understates ε and is never used.
 
 The guarantee is for releases whose noise, rate and number do not depend on what was released
 before, as in a run whose parameters stand from the start. For a coordinator that chooses them
@@ -73,7 +73,7 @@ def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
 
 
 def divergences(releases: Sequence[Release]) -> NDArray[np.float64]:
-    """Upper bounds on the Rényi divergences of releases together, at `shared.privacy.accounting.renyi.ORDERS`.
+    """Upper bounds on the Rényi divergences of releases together, at `renyi.ORDERS`.
 
     Returns:
         Zeros for no release; infinities if one carried no noise.

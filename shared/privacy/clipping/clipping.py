@@ -13,7 +13,7 @@ What would break the bound without an error elsewhere, and what happens here:
 | uses a weight outside its layer (`h @ item.weight.T`), or penalises weights | refused |
 | gives one loss for the whole batch | refused: it must be one a user, [B] |
 | lacks a batch axis (positions `[T]`, shared negatives `[K]`) | refused, also where T = B |
-| mixes users (a mean over the batch, negatives from it) | refused by `shared.privacy.clipping.probe` |
+| mixes users (a mean over the batch, negatives from it) | refused by `probe` |
 | changes in place what a layer has read | refused |
 | gives a user a gradient that is not finite | that user adds nothing |
 | calls `losses.sum().backward()` | refused |

@@ -720,6 +720,6 @@ def test_hello_names_what_failed(authority: Authority, tmp_path: Path) -> None:
 
 
 def test_the_guide_names_every_check() -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "partner.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parents[3] / "docs" / "partner.md").read_text(encoding="utf-8")
     first = guide.partition("# The ledger and the policy")[0]
     assert [name for name in NAMES if f"`{name}`" not in first] == []

@@ -11,7 +11,7 @@ import pytest
 
 from client.compute.memory import keep_freed_memory
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Library:

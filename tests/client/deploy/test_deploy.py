@@ -27,7 +27,7 @@ from shared.system.supervise import Start
 if TYPE_CHECKING:
     from tests.client.partner import Partner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "client" / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service")) + sorted(DEPLOY.glob("*.timer"))
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

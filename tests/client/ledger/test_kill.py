@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KILLS = 100
 """Before that many lines of the client's code, and at a quarter as many moments."""
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 Story = list[dict[str, Any]]
 

@@ -861,7 +861,8 @@ def killed_after():
     die()
 
 def killed_within():
-    client.ledger.ledger.epsilon = die  # asked for after the lock is taken, before the entry is written
+    # Asked for after the lock is taken, before the entry is written.
+    client.ledger.ledger.epsilon = die
     charge("within", "r", 1)
 
 def spend(run):

@@ -34,7 +34,7 @@ from tests.client.authority import Authority, serving
 if TYPE_CHECKING:
     from tests.client.partner import Partner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DASHBOARD = ROOT / "client" / "deploy" / "grafana.json"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

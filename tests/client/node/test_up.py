@@ -34,7 +34,7 @@ from tests.shared.system.test_supervise import gone, until
 if TYPE_CHECKING:
     from tests.client.partner import Partner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 QUICK = Patience(first=0.02, longest=0.05, settled=5.0, brief=5.0, starts=3, end=5.0)
 

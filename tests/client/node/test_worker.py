@@ -23,7 +23,7 @@ from tests.client.bundles import bundle
 if TYPE_CHECKING:
     from tests.client.partner import Partner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Leaves a mark when it is as much as imported, and says where its code was loaded from.
 ECHO = """
 import sys

@@ -19,7 +19,7 @@ from server.service.proxy import FLEET, PARTNERS
 from server.settings import Listen
 from shared.system.address import Address
 
-DEPLOY = Path(__file__).parents[2] / "server" / "deploy"
+DEPLOY = Path(__file__).parents[3] / "server" / "deploy"
 COMMANDS = set(typer.main.get_command(server.cli.app).commands)  # type: ignore[attr-defined]
 PUBLIC = Address.parse(Listen().partners)
 

@@ -55,7 +55,7 @@ class StandIn(Flower):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(Path(__file__).parents[2])
+    return build(Path(__file__).parents[3])
 
 
 @pytest.fixture

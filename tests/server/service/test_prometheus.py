@@ -18,7 +18,7 @@ from server.state.run_lock import alone_in
 from server.state.status import Organisation, RunState, RunStatus
 from shared.errors import Outcome
 
-DEPLOY = Path(__file__).parents[2] / "server" / "deploy"
+DEPLOY = Path(__file__).parents[3] / "server" / "deploy"
 STATUS = RunStatus(
     run="r1",
     state=RunState.PAUSED,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.state.audit_log import AuditEvent, AuditLog
 from shared.errors import AuditError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 some_fields = st.dictionaries(
     st.text(min_size=1, max_size=8).filter(lambda name: name not in ("n", "event", "at", "self")),
     st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False)),

@@ -19,7 +19,7 @@ from shared.errors import DataError
 from shared.item_features.provenance import FeatureSource
 
 TOY = Catalogue(("a", "b"), ("Alpha", "Beta (1999)"), (("X", "Y"), ()), (1999, None))
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 
 few = settings(max_examples=25, deadline=None)
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)

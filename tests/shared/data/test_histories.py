@@ -21,7 +21,7 @@ from shared.data.histories import (
 from shared.data.tables import MemoryTable
 from shared.errors import ConfigError, DataError
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 ITEMS = Catalogue(tuple("abcde"), tuple("ABCDE"), ((),) * 5, (None,) * 5)
 few = settings(max_examples=25, deadline=None)
 lists = st.lists(st.lists(st.integers(1, 5), max_size=6), max_size=6)

@@ -19,7 +19,7 @@ import shared.system.supervise
 from shared.errors import ProcessError
 from shared.system.supervise import Account, Kept, Patience, Program, Restart, Start, keep_running
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUICK = Patience(first=0.02, longest=0.05, settled=5.0, brief=5.0, starts=3, end=5.0)
 # Ends the service as an operator would: a program's parent is this process.
 SIGNAL_PARENT = "kill -TERM $PPID; exec sleep 60"

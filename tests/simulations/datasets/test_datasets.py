@@ -19,7 +19,7 @@ from shared.errors import DataError, FetchError
 from simulations.datasets import datasets
 from simulations.datasets.datasets import SOURCES, Dataset, fetch, load, load_items
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 INTERACTIONS = "user_id,item_id,timestamp\nx,1,2\nx,2,1\ny,2,1\ny,1,2\n"
 ITEMS = "item_id,title\n1,One (2001)\n2,Two\n3,Three\n"
 RATINGS_CSV = "userId,movieId,rating,timestamp\n7,1,0.5,2\n7,2,5.0,1\n"

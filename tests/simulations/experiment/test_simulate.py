@@ -23,8 +23,7 @@ from shared.item_features.tfidf import text_features
 from shared.models.attention import AttentionRecommender
 from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.experiment.simulate import prepare, reopen, simulate
-
-from .conftest import EVENTS, ITEMS, TINY_SETTINGS, USERS
+from tests.simulations.conftest import EVENTS, ITEMS, TINY_SETTINGS, USERS
 
 
 class Killed(Exception):

@@ -9,15 +9,14 @@ import pytest
 from server.state.checkpoint import Checkpoint
 from simulations.experiment.simulate import prepare, simulate
 from simulations.faults.poisoning import attacking, shown, unpopular
-
-from .test_simulate import Silent, settings
+from tests.simulations.experiment.test_simulate import Silent, settings
 
 
 @pytest.mark.parametrize(("rule", "led"), [("mean", True), ("median", False)])
 def test_a_false_organisation_leads_the_mean_and_no_robust_rule(
     tiny_data: Path, tmp_path: Path, rule: str, led: bool
 ) -> None:
-    robust = [f"server.aggregation.robust={rule}", f"server.malicious={int(not led)}"]
+    robust = [f"server.aggregation={rule}", f"server.malicious={int(not led)}"]
     config = settings(tiny_data, *robust, "training.rounds=0", epsilon="none")
     simulation = prepare(config, tmp_path / "run")
     item = unpopular(simulation)

@@ -1,6 +1,6 @@
-"""What `client.compute.memory.keep_freed_memory` saves: one training step in two processes, in turn.
+"""What `keep_freed_memory` saves: one training step in two processes, in turn.
 
-    python -m simulations.benchmarks.allocator [--items 3883] [--users 64] [--repeats 5]
+    python -m simulations.benchmarks.memory [--items 3883] [--users 64] [--repeats 5]
 
 Prints seconds a step with and without, and their ratio (medians; interleaved processes).
 """
