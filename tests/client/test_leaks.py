@@ -90,7 +90,9 @@ class Federation:
             model=self.model,
             warm_start=WarmStartConfig(share=0.5, own_items=self.own_items),
             training=Training(rounds=2, sample_rate=0.5),
-            server=ServerConfig(organisations=len(nodes), quorum=0.3, evaluate_every=1),
+            server=ServerConfig(
+                organisations=len(nodes), quorum=0.3, retry_seconds=0.0, evaluate_every=1
+            ),
             paths=PathsConfig(
                 catalogue=str(self.sites.catalogue_folder), out=str(self.sites.folder / "run")
             ),
