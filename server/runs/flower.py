@@ -84,7 +84,8 @@ class Flower:
         Raises:
             ServerError: the coordinator is not up, or Flower declines.
         """
-        found = self._asked("supernode", "register", str(key), _CONNECTION, "--name", name)
+        file = str(key.absolute())
+        found = self._asked("supernode", "register", file, _CONNECTION, "--name", name)
         return str(found["node-id"])
 
     def unregister(self, node: str) -> None:
@@ -109,7 +110,8 @@ class Flower:
         Raises:
             ServerError: the coordinator is not up, or Flower declines.
         """
-        found = self._asked("run", str(app), _CONNECTION, "--run-config", str(config))
+        paths = str(app.absolute()), _CONNECTION, "--run-config", str(config.absolute())
+        found = self._asked("run", *paths)
         return str(found["run-id"]), str(found["fab-hash"])
 
     def run(self, number: str) -> FlowerRun:
@@ -152,6 +154,8 @@ class Flower:
         try:
             return subprocess.run(
                 [program("flwr"), *arguments],
+                # Flower takes a folder called like the connection, here, for an app.
+                cwd=self._settings.flower_home,
                 env=environment(self._settings) | {"COLUMNS": "1000", "NO_COLOR": "1"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
