@@ -47,7 +47,7 @@ from shared.messages import (
     refusal_reply,
     traffic,
 )
-from shared.models.attention import AttentionRecommender, build, described_items, trainable
+from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
 
 __all__ = ["app", "load_weights"]
 
@@ -197,7 +197,7 @@ def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalog
 
 
 def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
-    table = described_items(request.model, catalogue).numpy()
+    table = item_descriptors(request.model, catalogue).numpy()
     histories = _histories(site, catalogue, _ALL)
     random = site.random(request.round, _STATISTICS)
     return lambda: {"total": noised_statistic(histories, table, request, random)}

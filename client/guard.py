@@ -20,7 +20,7 @@ from shared.config import flatten
 from shared.errors import Refusal, Refused, WireError
 from shared.hash_chain import encoded
 from shared.messages import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
-from shared.models.moments import LONGEST
+from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
 
@@ -169,7 +169,7 @@ def _statistics(request: StatisticsRequest) -> Entry:
         sample_rate=1.0,
         steps=1,
     )
-    return _entry(request, release, LONGEST)
+    return _entry(request, release, STATISTIC_CLIP_NORM)
 
 
 def _entry(request: Request, release: Release, clip_norm: float) -> Entry:

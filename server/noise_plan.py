@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from shared.config import RunConfig
 from shared.messages import Statistic
-from shared.models.moments import FADE
+from shared.models.moments import POPULARITY_FADE
 from shared.privacy.accounting.planning import NoisePlan, noise_for_part, noise_plan
 from shared.privacy.release import Release, ReleaseKind
 
@@ -81,7 +81,7 @@ def popularity_part(noise_multiplier: float, populations: Sequence[int], items: 
 
 def fade_of(part: float) -> float:
     """How older events weigh in a popularity that gets this part of the budget."""
-    return FADE if part <= STEADY else 0.0
+    return POPULARITY_FADE if part <= STEADY else 0.0
 
 
 def statistics_noise(noise_multiplier: float, part: float) -> dict[Statistic, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shared.data.histories import Histories
 from shared.messages import Statistic, StatisticsRequest
-from shared.models.moments import LONGEST, moment_sum, popularity_sum
+from shared.models.moments import STATISTIC_CLIP_NORM, moment_sum, popularity_sum
 from shared.privacy.noise import RandomSource, noised
 
 __all__ = ["noised_statistic"]
@@ -42,5 +42,5 @@ def noised_statistic(
     else:
         total = torch.from_numpy(moment_sum(histories, table, request.model.recency))
     if request.noise_multiplier > 0:
-        total = noised(total, request.noise_multiplier * LONGEST, random)
+        total = noised(total, request.noise_multiplier * STATISTIC_CLIP_NORM, random)
     return total.float()

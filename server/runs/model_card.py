@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from server.noise_plan import noise_of
 from shared.config import RunConfig
 from shared.messages import SUMS
-from shared.models.moments import LONGEST
+from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
@@ -173,7 +173,7 @@ _NAMES = {
 
 def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:
     bounds = {
-        ReleaseKind.STATISTICS: LONGEST,
+        ReleaseKind.STATISTICS: STATISTIC_CLIP_NORM,
         ReleaseKind.TRAIN: config.training.clip_norm,
         ReleaseKind.EVALUATE: math.sqrt(len(SUMS)),
     }

@@ -19,7 +19,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, read_histories, write_interactions
 from shared.errors import ConfigError
 from shared.item_features.whitening import signs, whitened
-from shared.models.moments import FADE, popularity_sum
+from shared.models.moments import POPULARITY_FADE, popularity_sum
 
 __all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public", "text_size"]
 
@@ -61,7 +61,7 @@ def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
     text = catalogue.features.numpy().astype(np.float64)[:, : text_size(size)]
     together = whitened(chosen_together(public, len(catalogue), size - text.shape[1]), size)
     vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
-    weights = popularity_sum(public, len(catalogue), FADE) + _UNSEEN
+    weights = popularity_sum(public, len(catalogue), POPULARITY_FADE) + _UNSEEN
     return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from server.warm_start.denoise import Known
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores
-from shared.models.moments import LEAST, layer_norm, states
+from shared.models.moments import MIN_MOMENT_NORM, layer_norm, states
 
 __all__ = ["PublicStates", "match_moment", "own_moment", "public_states", "step_length"]
 
@@ -72,13 +72,13 @@ def public_states(histories: Histories, table: NDArray[np.float32], recency: flo
             continue
         past = states(normed, history[:-1], recency)
         length = float(np.linalg.norm(past.T @ table[history[1:] - 1]))
-        if length > LEAST and np.isfinite(length):
+        if length > MIN_MOMENT_NORM and np.isfinite(length):
             found.append(past[kept[low:high] - ends[number]])
             counts.append(np.full(high - low, 1 / length))
     shares = np.concatenate(counts)
     return PublicStates(
         torch.from_numpy(np.concatenate(found)),
-        torch.from_numpy(shares / max(shares.sum(), LEAST)).float(),
+        torch.from_numpy(shares / max(shares.sum(), MIN_MOMENT_NORM)).float(),
     )
 
 

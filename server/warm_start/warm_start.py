@@ -25,8 +25,8 @@ from server.warm_start.refine import match_moment, public_states
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.messages import Statistic, Weights
-from shared.models.attention import build, described_items, trainable
-from shared.models.moments import FADE
+from shared.models.attention import build, item_descriptors, trainable
+from shared.models.moments import POPULARITY_FADE
 
 __all__ = ["Choice", "FirstWeights", "warm_start", "worth_the_noise"]
 
@@ -79,14 +79,14 @@ def warm_start(
     """
     items = len(catalogue)
     counted = asker.sum(Statistic.POPULARITY, (), (items,)) if asker else Answer()
-    expected = prior.popularity(items, asker.fade if asker else FADE)
+    expected = prior.popularity(items, asker.fade if asker else POPULARITY_FADE)
     popular = popularity(counted.total, counted.spread, expected)
     own = choice.made
     if own is None:
         own = worth_the_noise(popular, counted.spread, config.warm_start.own_items)
         choice.tell(own)
     shape = replace(config.model, own_items=own)
-    table = described_items(shape, catalogue).numpy()
+    table = item_descriptors(shape, catalogue).numpy()
     summed = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else Answer()
     known = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
     with torch.random.fork_rng():

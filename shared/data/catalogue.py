@@ -22,9 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from shared.data.feature_source import FeatureSource
 from shared.data.tables import column_names, read_text, replacing, require_column
 from shared.errors import DataError
-from shared.item_features.provenance import FeatureSource
 
 __all__ = ["Catalogue", "ItemColumns", "items_from_table", "read_items"]
 

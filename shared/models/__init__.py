@@ -1,1 +1,7 @@
-"""The recommender, its item features, and the count models it is measured against."""
+"""The recommender, its training losses, and the count models that it is compared with.
+
+attention   the recommender: causal self-attention, scored over the whole catalogue
+losses      cross-entropy per user, over the catalogue or over drawn candidates
+moments     the two statistics of a warm start: item popularity and a transition moment
+counts      popularity and first-order Markov baselines; item counts with and without noise
+"""

@@ -1,24 +1,24 @@
 """The recommender: causal self-attention over one user's history, scored over every item.
 
-The SASRec family (Kang & McAuley 2018, arXiv:1808.09781) with two later findings: pre-norm
-blocks, and a softmax over the whole catalogue instead of sampled negatives (Klenitskiy &
-Vasilev 2023, arXiv:2309.07602).
+The model is of the SASRec family (Kang & McAuley 2018, arXiv:1808.09781), with pre-norm blocks and
+a softmax over the whole catalogue instead of sampled negatives (Klenitskiy & Vasilev 2023,
+arXiv:2309.07602).
 
-Letters: B users, T positions, D hidden size, F feature size, V items, H heads.
+Letters: B users, T positions, D hidden size, F feature size, V items, H heads, K candidates.
 
-Attention prefers what is recent: before it has learned anything, each event weighs `recency` times
-the one after it (linear biases on the logits: Press, Smith & Lewis 2022, arXiv:2108.12409).
+Recency bias: before training, attention weighs each event `recency` times the event after it. This
+is a linear bias on the attention logits (ALiBi: Press, Smith & Lewis 2022, arXiv:2108.12409).
 
-Histories are padded on the RIGHT with 0. A causal mask then hides the padding from every real
-position by itself, so no padding mask is needed, no softmax row is ever empty, and an event's
-position does not depend on how long the batch is.
+Padding: histories are padded on the RIGHT with 0. The causal mask then hides the padding from every
+real position, so no padding mask is needed, no softmax row is empty, and an event's position does
+not depend on the length of the batch.
 
-An item is represented by a learned vector (`ids`), by frozen public features from the catalogue
-through two learned projections (`features`), or by their sum (`both`). Learned vectors serve as
-input and as output, in one table, unless `tied` is off.
+Items: an item is represented by a learned vector (`ids`), by frozen public features from the
+catalogue through two learned projections (`features`), or by their sum (`both`). Unless `tied` is
+off, one table of learned vectors serves as both input and output.
 
-Every trainable weight lies in a layer whose per-user gradients are known, and is used through that
-layer alone (`shared.privacy.clipping.layers`).
+Per-user gradients: every trainable weight belongs to a layer whose per-user gradients can be
+computed (`shared.privacy.clipping.layers`), and is used only by calling that layer.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = [
     "AttentionRecommender",
     "Block",
     "ItemScores",
+    "append_own_directions",
+    "attention_config",
     "build",
-    "configured",
-    "described_items",
-    "item_table",
+    "item_descriptors",
     "trainable",
 ]
 
@@ -55,17 +55,18 @@ class AttentionConfig(PreTrainedConfig):
     Attributes:
         items: catalogue size V; >= 1.
         item_representation: "ids", "features" or "both".
-        tied: whether learned ids serve both as input and as output vectors.
-        item_bias: whether each item has a learned offset, its popularity.
+        tied: whether one table of learned vectors serves as both input and output.
+        item_bias: whether each item has a learned offset (its popularity).
         feature_size: public features per item; 0 when none are used.
-        own_items: internal ids of items that have a direction of their own besides; F counts both.
+        own_items: internal ids of the items that have an additional one-hot feature;
+            F = feature_size + len(own_items).
         hidden_size: width D, a multiple of `heads`.
-        layers: attention blocks.
-        heads: attention heads H.
-        recency: what an event weighs in attention, relative to the one after it, in (0, 1].
-        max_length: longest history read, T.
+        layers: number of attention blocks.
+        heads: number of attention heads H.
+        recency: initial attention weight of an event relative to the next one, in (0, 1].
+        max_length: events of a history that are read, T.
         dropout: probability in [0, 1).
-        trained: "all" weights, or "scores": `feature_out` and offsets.
+        trained: "all" weights, or "scores": only `feature_out` and the offsets.
     """
 
     model_type = "sotto-attention"
@@ -85,12 +86,16 @@ class AttentionConfig(PreTrainedConfig):
     trained: str = "all"
 
 
-OVER_RESIDUAL = 32.0
-"""How much louder than its input what attention hands on is, at first, in a model of features."""
+INITIAL_ATTENTION_GAIN = 32.0
+"""Initial gain of the attention output over the residual, in a model that uses features."""
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention from four plain linear maps."""
+    """Causal multi-head attention with a recency bias, built from four `nn.Linear` layers.
+
+    `nn.MultiheadAttention` is not used: it holds its projections in one packed weight that no
+    `nn.Linear` layer owns, so their per-user gradients cannot be recorded.
+    """
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -100,26 +105,29 @@ class Attention(nn.Module):
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What each event takes from its past: [B, T, D] -> [B, T, D]."""
-        q, k, v = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
+        """Attend from each position to itself and its past: [B, T, D] -> [B, T, D]."""
+        # (B, T, D) -> (B, H, T, D/H) each
+        q, k, v = (self._split_heads(layer(x)) for layer in (self.query, self.key, self.value))
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, self._bias(x), dropout_p=dropout)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
         return out
 
-    def _bias(self, x: Tensor) -> Tensor:  # (B, T, D) -> (T, T): nothing of what is still to come
-        places = torch.arange(x.shape[1], device=x.device)
-        ago = places[:, None] - places
-        bias = math.log(self.recency) * ago.to(x.dtype)
-        return bias.masked_fill(ago < 0, -math.inf)
+    def _bias(self, x: Tensor) -> Tensor:  # (B, T, D) -> (T, T)
+        # Position t adds (t - s) log(recency) to the logit of position s <= t: with equal contents,
+        # the softmax then weighs s by recency^(t - s). The future, s > t, is masked by -inf.
+        positions = torch.arange(x.shape[1], device=x.device)  # (T,)
+        age = positions[:, None] - positions  # (T, T); t - s
+        bias = math.log(self.recency) * age.to(x.dtype)
+        return bias.masked_fill(age < 0, -math.inf)
 
-    def _split(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, D/H)
+    def _split_heads(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, H, T, D/H)
         out: Tensor = x.unflatten(2, (self.heads, -1))
         return out.transpose(1, 2)
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each added to its input."""
+    """Pre-norm attention and feed-forward, each with a residual connection."""
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -133,41 +141,47 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def start_linear(self, *, alone: bool) -> None:
-        """Hands on the mean of the past; `alone` leaves nothing else of the block to be seen."""
+    def init_recency_mean(self, *, attention_only: bool) -> None:
+        """Initialise attention as the recency-weighted mean of the normed past.
+
+        Args:
+            attention_only: also disable the feed-forward part, and scale the attention output by
+                `INITIAL_ATTENTION_GAIN` so that it outweighs the residual.
+        """
         attention, last = self.attention, self.feed[-1]
         nn.init.eye_(attention.value.weight)
         nn.init.eye_(attention.out.weight)
-        if alone and isinstance(last, nn.Linear):
-            nn.init.zeros_(attention.query.weight)
+        if attention_only and isinstance(last, nn.Linear):
+            nn.init.zeros_(attention.query.weight)  # equal logits: only the recency bias is left
             nn.init.zeros_(last.weight)
             with torch.no_grad():
-                attention.out.weight.mul_(OVER_RESIDUAL)
+                attention.out.weight.mul_(INITIAL_ATTENTION_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
+        """Apply both parts: [B, T, D] -> [B, T, D]."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
         out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
         return out
 
 
 class PublicFeatures(nn.Module):
-    """The catalogue's frozen features, one row an item."""
+    """The catalogue's frozen features, one row per item."""
 
-    table: Tensor
+    table: Tensor  # (V, F)
 
     def __init__(self, items: int, size: int) -> None:
         super().__init__()
-        self.register_buffer("table", torch.zeros(items, size))  # (V, F)
+        self.register_buffer("table", torch.zeros(items, size))
 
     def forward(self, rows: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
         return self.table[rows]
 
 
 class ItemScores(nn.Module):
-    """Scores of items: a state times each item's vector, plus the item's offset, its popularity.
+    """Item scores: state · item vector, plus the item's offset (its popularity).
 
-    The table of vectors is whoever's it is: the input table, one of its own, or frozen features.
+    The layer owns the offsets and not the item vectors. These are passed to it: the input table, a
+    separate output table, or the frozen features.
 
     Args:
         items: catalogue size V.
@@ -175,10 +189,11 @@ class ItemScores(nn.Module):
     """
 
     OFFSET_SCALE = 32.0
-    """Constant that an offset is multiplied by.
+    """Constant factor of every offset.
 
-    A user's gradient is clipped as a whole. That of the projections is as large as a state times a
-    feature vector, about 64 here; an unscaled offset's is below 1, and would drown in their noise.
+    A user's gradient is clipped as a whole, over all weights. The gradient of the projections has
+    the size of a state times a feature vector, about 64 here. That of an unscaled offset is below
+    1, which is small against the noise that the joint clip norm requires.
     """
 
     def __init__(self, items: int, *, offset: bool) -> None:
@@ -186,11 +201,11 @@ class ItemScores(nn.Module):
         self.offset = nn.Parameter(torch.zeros(items, 1)) if offset else None
 
     def forward(self, states: Tensor, table: Tensor, candidates: Tensor | None = None) -> Tensor:
-        """Scores of all items, or of each user's own candidates.
+        """Score all items, or each user's own candidates.
 
         Args:
             states: [B, T, D]; also [B, D] where all items are scored.
-            table: one vector an item, [V, D].
+            table: one vector per item, [V, D].
             candidates: item ids in 1..V, int64 [B, K].
 
         Returns:
@@ -202,11 +217,11 @@ class ItemScores(nn.Module):
     def scores(
         cls, states: Tensor, table: Tensor, offset: Tensor | None, candidates: Tensor | None
     ) -> Tensor:
-        """As `forward`, of a given offset [V, 1]."""
+        """Score as `forward` does, with the given offsets [V, 1]; None for no offsets."""
         if candidates is None:
-            scaled = None if offset is None else cls.OFFSET_SCALE * offset[:, 0]
-            return F.linear(states, table, scaled)
-        scores = states @ F.embedding(candidates - 1, table).mT
+            scaled = None if offset is None else cls.OFFSET_SCALE * offset[:, 0]  # (V,)
+            return F.linear(states, table, scaled)  # (..., D) -> (..., V)
+        scores = states @ F.embedding(candidates - 1, table).mT  # (B, T, D) @ (B, D, K)
         if offset is not None:
             scores = scores + cls.OFFSET_SCALE * offset[candidates - 1].mT
         return scores
@@ -216,9 +231,9 @@ class AttentionRecommender(PreTrainedModel):
     """Next-item scores for every position of every history.
 
     Args:
-        config: its shape.
-        features: public item features [V, feature_size], needed unless items are
-            represented by ids alone or the weights are about to be loaded.
+        config: the model's shape.
+        features: public item features [V, feature_size]. Not needed where items are represented
+            by ids only, or where weights are loaded afterwards.
     """
 
     config_class = AttentionConfig
@@ -235,51 +250,51 @@ class AttentionRecommender(PreTrainedModel):
             if not config.tied:
                 self.item_out = nn.Embedding(items, width)
         if kind.uses_features:
-            described = config.feature_size + len(config.own_items)
-            self.features = PublicFeatures(items, described)
-            self.feature_in = nn.Linear(described, width, bias=False)
-            self.feature_out = nn.Linear(width, described, bias=False)
+            size = config.feature_size + len(config.own_items)  # F
+            self.features = PublicFeatures(items, size)
+            self.feature_in = nn.Linear(size, width, bias=False)
+            self.feature_out = nn.Linear(width, size, bias=False)
         self.item_scores = ItemScores(items, offset=config.item_bias)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.post_init()  # type: ignore[no-untyped-call]
-        self._start_linear()
+        self._init_linear_model()
         if features is not None and kind.uses_features:
-            self.features.table.copy_(item_table(features, config.own_items))
+            self.features.table.copy_(append_own_directions(features, config.own_items))
         if Trained(config.trained) is Trained.SCORES:
             self.requires_grad_(requires_grad=False)
             self.feature_out.requires_grad_(requires_grad=True)
             self.item_scores.requires_grad_(requires_grad=True)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal(0, 0.02) weights and zero biases, as in arXiv:2309.07602."""
+        """Draw weights from Normal(0, 0.02) and set biases to 0, as in arXiv:2309.07602."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def _start_linear(self) -> None:
-        """Starts as a linear model of what the user chose of late; training adds the rest.
+    def _init_linear_model(self) -> None:
+        """Initialise the model as a linear function of the user's recent items.
 
-        Attention hands on the mean of the past, weighted by recency (values and outputs are the
-        identity, queries and keys near zero). Where items have public features, it is all there is:
-        positions and feed-forward start at zero, features come in as they are, and every item
-        scores the same until `feature_out` knows a bilinear form of past and next features. That
-        form is what a warm start sets (`shared.models.moments`), and what the first private steps
-        learn.
+        Attention returns the recency-weighted mean of the past: value and output projections are
+        the identity, queries and keys near zero. In a model that uses features nothing else
+        contributes: positions, feed-forward and `feature_out` are zero, and `feature_in` keeps the
+        features' geometry. All items then have equal scores, and `feature_out` is a bilinear form
+        of past and next features. A warm start sets this form (`shared.models.moments`), and the
+        first private steps learn it.
         """
-        linear = hasattr(self, "feature_in")
+        uses_features = hasattr(self, "feature_in")
         for module in self.modules():
             if isinstance(module, Block):
-                module.start_linear(alone=linear)
-        if linear:
+                module.init_recency_mean(attention_only=uses_features)
+        if uses_features:
             nn.init.zeros_(self.position.weight)
-            _isometric_(self.feature_in.weight)
+            _init_isometry_(self.feature_in.weight)
             nn.init.zeros_(self.feature_out.weight)
 
     def forward(self, histories: Tensor) -> Tensor:
-        """Scores of every item after every event.
+        """Score every item after every event.
 
         Args:
             histories: item ids in 1..V, right-padded with 0, int64 [B, T], T <= max_length.
@@ -290,17 +305,18 @@ class AttentionRecommender(PreTrainedModel):
         return self.score(self.states(histories))
 
     def states(self, histories: Tensor) -> Tensor:
-        """What the model knows after each event: [B, T] -> [B, T, D]."""
-        x = self._embed(histories)
+        """Return the hidden state after each event: [B, T] -> [B, T, D]."""
+        x = self._embed(histories)  # (B, T, D)
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x)
         return out
 
     def score(self, states: Tensor, candidates: Tensor | None = None) -> Tensor:
-        """Logits over the catalogue, [..., D] -> [..., V].
+        """Return logits over the catalogue, [..., D] -> [..., V].
 
-        With candidates, item ids in 1..V [B, K], over each user's own: [B, T, D] -> [B, T, K].
+        With `candidates`, item ids in 1..V [B, K], return logits over each user's own candidates:
+        [B, T, D] -> [B, T, K].
         """
         kind = ItemRepresentation(self.config.item_representation)
         if not kind.learns_ids:
@@ -308,6 +324,8 @@ class AttentionRecommender(PreTrainedModel):
                 self.feature_out(states), self.features.table, candidates
             )
             return scores
+        # "both": state · (id vector + W feature vector), computed as two products. The offset is
+        # added once.
         table = self.item.weight if self.config.tied else self.item_out.weight
         scores = self.item_scores(states, table, candidates)
         if kind.uses_features:
@@ -316,32 +334,34 @@ class AttentionRecommender(PreTrainedModel):
         return scores
 
     def next_item_scores(self, histories: Tensor) -> Tensor:
-        """Scores for what follows each history's last event: [B, T] -> [B, V].
+        """Score the items that may follow each history's last event: [B, T] -> [B, V].
 
         Only the last `max_length` events count. An empty history is scored from the state at
         position 0.
         """
         lengths = (histories != 0).sum(1)  # (B,)
         window = self._window(histories, lengths)
-        last = lengths.clamp(1, window.shape[1]) - 1
+        last = lengths.clamp(1, window.shape[1]) - 1  # (B,)
+        # (B, T, D) -> (B, D): the state at each user's last event
         states = self.states(window)[torch.arange(len(window), device=window.device), last]
         return self.score(states)
 
     def _window(self, histories: Tensor, lengths: Tensor) -> Tensor:
-        """The last `max_length` events, right-padded again: [B, T] -> [B, min(T, max_length)]."""
+        """Keep the last `max_length` events, right-padded: [B, T] -> [B, min(T, max_length)]."""
         size = self.config.max_length
         if histories.shape[1] <= size:
             return histories
         starts = (lengths - size).clamp(min=0)  # (B,)
-        places = starts[:, None] + torch.arange(size, device=histories.device)
-        return histories.gather(1, places)
+        columns = starts[:, None] + torch.arange(size, device=histories.device)  # (B, max_length)
+        return histories.gather(1, columns)
 
     def _embed(self, histories: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
         users, length = histories.shape
-        # A batch axis on the positions: per-user gradients cannot tell whose row a bare (T,) is.
-        positions = torch.arange(length, device=histories.device).repeat(users, 1)
+        # Positions get a batch axis: per-user gradients need to know the user of each row.
+        positions = torch.arange(length, device=histories.device).repeat(users, 1)  # (B, T)
         x: Tensor = self.position(positions)
-        # Padding has no row for noise to fall on: its place reads item 1, times 0.
+        # Padding has no row in the tables, so that no noise is spent on one. It reads item 1, and
+        # the result is multiplied by 0.
         real, rows = (histories != 0)[..., None], (histories - 1).clamp(min=0)
         kind = ItemRepresentation(self.config.item_representation)
         if kind.learns_ids:
@@ -352,46 +372,46 @@ class AttentionRecommender(PreTrainedModel):
         return out
 
 
-def item_table(features: Tensor, own_items: Sequence[int]) -> Tensor:
-    """What describes each item: its features, and one direction for each of some items alone.
+def append_own_directions(features: Tensor, own_items: Sequence[int]) -> Tensor:
+    """Append one column per own item: sqrt(feature_size) in that item's row, 0 elsewhere.
 
-    An item's own direction is as long as a row of independent features of variance 1.
+    The scale is the expected length of a row of independent features of variance 1.
 
     Args:
         features: [V, feature_size].
         own_items: internal ids in 1..V, distinct.
 
     Returns:
-        [V, F], F = feature_size + len(own_items).
+        Item descriptors [V, F], F = feature_size + len(own_items).
     """
     own = features.new_zeros(len(features), len(own_items))
     own[[item - 1 for item in own_items], range(len(own_items))] = features.shape[1] ** 0.5
     return torch.cat([features, own], dim=1)
 
 
-def _isometric_(weight: Tensor) -> None:
-    """The identity, or an orthonormal map where the sizes differ."""
+def _init_isometry_(weight: Tensor) -> None:
+    """Set the weight to the identity, or to an orthonormal map where the sizes differ."""
     if weight.shape[0] == weight.shape[1]:
         nn.init.eye_(weight)
     else:
         nn.init.orthogonal_(weight)
 
 
-def described_items(model: ModelConfig, catalogue: Catalogue) -> Tensor:
-    """What describes each item to the model, [V, F]: `item_table`, F = `model.described`.
+def item_descriptors(model: ModelConfig, catalogue: Catalogue) -> Tensor:
+    """Return the table of `append_own_directions` that a model reads, [V, F].
 
     Raises:
-        ConfigError: the model reads features that the catalogue does not have.
+        ConfigError: the catalogue does not have the features that the model reads.
     """
-    return item_table(_features(model, catalogue), model.own_items)
+    return append_own_directions(_public_features(model, catalogue), model.own_items)
 
 
-def _features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
+def _public_features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
     features = catalogue.features
-    found = 0 if features is None else features.shape[1]
-    if features is None or found != model.feature_size:
+    size = 0 if features is None else features.shape[1]
+    if features is None or size != model.feature_size:
         raise ConfigError(
-            f"model.feature_size = {model.feature_size}, but the catalogue has {found} features "
+            f"model.feature_size = {model.feature_size}, but the catalogue has {size} features "
             "an item: make the catalogue anew, or set model.feature_size to match."
         )
     if model.own_items and model.own_items[-1] > len(catalogue):
@@ -401,16 +421,21 @@ def _features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
     return features
 
 
-def configured(model: ModelConfig, items: int) -> AttentionConfig:
-    """The recommender's own configuration, for so many items."""
-    described = model.items.uses_features
+def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
+    """Translate the run's model settings into the recommender's own configuration.
+
+    Args:
+        model: the settings.
+        items: catalogue size V.
+    """
+    uses_features = model.items.uses_features
     return AttentionConfig(
         items=items,
         item_representation=str(model.items),
         tied=model.tied,
         item_bias=model.item_bias,
-        feature_size=model.feature_size if described else 0,
-        own_items=model.own_items if described else (),
+        feature_size=model.feature_size if uses_features else 0,
+        own_items=model.own_items if uses_features else (),
         hidden_size=model.width,
         layers=model.layers,
         heads=model.heads,
@@ -422,15 +447,15 @@ def configured(model: ModelConfig, items: int) -> AttentionConfig:
 
 
 def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
-    """A recommender of the wanted shape over a catalogue, with weights from torch's seed.
+    """Build a recommender over a catalogue, with initial weights drawn from torch's seed.
 
     Raises:
-        ConfigError: the model reads features that the catalogue does not have.
+        ConfigError: the catalogue does not have the features that the model reads.
     """
-    features = _features(model, catalogue) if model.items.uses_features else None
-    return AttentionRecommender(configured(model, len(catalogue)), features)
+    features = _public_features(model, catalogue) if model.items.uses_features else None
+    return AttentionRecommender(attention_config(model, len(catalogue)), features)
 
 
 def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:
-    """The weights that training changes and messages carry, by name."""
+    """Return the weights that training changes and messages carry, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,13 +1,17 @@
-"""What a user adds to a warm start: which items it chose, and what followed what.
+"""The two statistics that one user adds to a warm start: item popularity and a transition moment.
 
-Letters: T events of one user, V items, F directions that describe an item (`item_table`).
+Letters: T events of one user, V items, F columns of an item's descriptor (`item_descriptors`).
 
-A user's state after an event is what the untrained recommender makes of its past: layer norm of the
-mean, weighted by recency, of layer-normed descriptions. The moment Σ_t state_t ⊗ description of the
-next item is what the gradient of the recommender's loss begins with, where all items score the
-same: one release tells of it what many noised steps would.
+A user's state after an event is what the untrained recommender computes from the past: the layer
+norm of the recency-weighted mean of layer-normed descriptors. The user's moment is
 
-Everybody weighs the same: a user's moment, and its popularity vector, have length 1 or 0.
+    M = Σ_t state_t ⊗ descriptor(item_{t+1}),    [F, F].
+
+Where all items have equal scores, as in the untrained model, M is the part of the loss's gradient
+that depends on the data. One noised release of it replaces many noised gradient steps.
+
+Every user has the same weight: its moment and its popularity vector are scaled to length 1, or
+are 0.
 """
 
 from __future__ import annotations
@@ -21,90 +25,98 @@ from scipy.signal import lfilter
 from shared.data.histories import Histories
 
 __all__ = [
-    "FADE",
-    "LEAST",
-    "LONGEST",
+    "MIN_MOMENT_NORM",
+    "POPULARITY_FADE",
+    "STATISTIC_CLIP_NORM",
     "layer_norm",
     "moment_sum",
     "popularity_sum",
     "states",
 ]
 
-FADE = 0.5
-"""How popularity fades, where noise leaves room to hear it."""
-LONGEST = 1.0
-"""Length of what a user adds to a sum: the clip norm."""
-_EPSILON = 1e-5  # torch's, in LayerNorm
-LEAST = 1e-6
-"""Length of a moment below which it is only rounding."""
+POPULARITY_FADE = 0.5
+"""Default `fade` of `popularity_sum`, for popularity that is exact or has little noise."""
+STATISTIC_CLIP_NORM = 1.0
+"""Clip norm of both statistics: the largest L2 norm of one user's contribution."""
+MIN_MOMENT_NORM = 1e-6
+"""Frobenius norm below which a moment is treated as rounding error and left out."""
+_EPSILON = 1e-5  # as in torch's LayerNorm
 
 Floats = NDArray[np.float64]
 
 
 def popularity_sum(histories: Histories, items: int, fade: float) -> Floats:
-    """How often each item is chosen, and how lately, [V].
+    """Sum the recency-weighted popularity vectors of all users.
 
-    A user weighs an item by a^-fade, where its last event with that item is its a-th last event,
-    and adds these weights scaled to length 1, or nothing without events. Popularity drifts, so what
-    is recent may weigh more; nothing is left out, since every item that a user adds makes the sum
-    stand out more from the noise.
+    A user's weight of an item is a^-fade if the user's last event with that item is the a-th from
+    the end of the history, counted from 1. The vector of these weights is scaled to length 1; a
+    user without events adds nothing. Recent events weigh more because popularity drifts. Old ones
+    are kept, since each item that a user adds raises the sum above the noise.
 
     Args:
-        histories: any users.
+        histories: any number of users.
         items: catalogue size V.
-        fade: in [0, 1]; with 0 all that a user chose weighs the same.
+        fade: exponent in [0, 1]; with 0 all items of a user weigh the same.
+
+    Returns:
+        float64 [V]; entry j belongs to item j + 1.
     """
     total = np.zeros(items)
     for history in histories:
         if len(history) == 0:
             continue
-        chosen, before = np.unique(history[::-1], return_index=True)
-        weights = (1.0 + before) ** -fade
+        # From the end of the history: `unique` gives each item's first index, its last event.
+        chosen, later_events = np.unique(history[::-1], return_index=True)
+        weights = (1.0 + later_events) ** -fade
         total[chosen - 1] += weights / np.linalg.norm(weights)
     return total
 
 
 def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float) -> Floats:
-    """Σ over users of the moment of states and next items, each scaled to Frobenius norm 1.
+    """Sum the moments of states and next items over users, each scaled to Frobenius norm 1.
 
     Args:
-        histories: any users; those with fewer than two events add nothing.
-        table: what describes each item, [V, F].
-        recency: what an event weighs relative to the one after it, in (0, 1].
+        histories: any number of users; those with fewer than two events add nothing.
+        table: item descriptors, [V, F].
+        recency: weight of an event relative to the next one, in (0, 1].
 
     Returns:
-        [F, F]; rows belong to states, columns to next items.
+        float64 [F, F]; rows belong to states, columns to next items.
     """
     normed, total = layer_norm(table), np.zeros((table.shape[1],) * 2)
     for history in histories:
         if len(history) < 2:
             continue
+        # (F, T - 1) @ (T - 1, F)
         moment = states(normed, history[:-1], recency).T @ table[history[1:] - 1]
-        length = float(np.linalg.norm(moment.astype(np.float64)))
-        if length > LEAST and np.isfinite(length):
-            total += moment.astype(np.float64) / length
+        norm = float(np.linalg.norm(moment.astype(np.float64)))
+        if norm > MIN_MOMENT_NORM and np.isfinite(norm):
+            total += moment.astype(np.float64) / norm
     return total
 
 
 def states(
     normed: NDArray[np.float32], items: NDArray[np.int64], recency: float
 ) -> NDArray[np.float32]:
-    """The state after each event: layer norm of Σ_s recency^(t-s) normed_s / Σ_s recency^(t-s).
+    """Compute the state after each event t of one user.
+
+    state_t = layer_norm(Σ_{s <= t} recency^(t-s) normed_s / Σ_{s <= t} recency^(t-s)).
 
     Args:
-        normed: layer-normed descriptions, [V, F].
+        normed: layer-normed item descriptors, [V, F].
         items: internal ids in 1..V in time order, [T].
         recency: in (0, 1].
 
     Returns:
-        [T, F].
+        float32 [T, F].
     """
+    # The recursive filter y_t = x_t + recency * y_{t-1} gives both sums in O(T).
     filtered = lfilter([1.0], [1.0, -recency], normed[items - 1], axis=0)
     weight = lfilter([1.0], [1.0, -recency], np.ones(len(items)))
     return layer_norm((filtered / weight[:, None]).astype(np.float32))
 
 
 def layer_norm(rows: NDArray[Any]) -> NDArray[Any]:
-    """Rows with mean 0 and variance 1, as torch's LayerNorm makes them; [N, F] -> [N, F]."""
+    """Scale each row to mean 0 and variance 1, as torch's LayerNorm does; [N, F] -> [N, F]."""
     centred = rows - rows.mean(1, keepdims=True)
     return np.asarray(centred / np.sqrt((centred**2).mean(1, keepdims=True) + _EPSILON))

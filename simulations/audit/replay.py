@@ -20,8 +20,8 @@ from shared.config import Optimiser
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.messages import StatisticsRequest, TrainRequest
-from shared.models.attention import AttentionRecommender, build, described_items, trainable
-from shared.models.moments import LONGEST
+from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
+from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.noise import SeededRandom
 from simulations.audit.tap import Seen
 
@@ -56,8 +56,8 @@ class Replay:
             self._model = build(request.model, catalogue)
             self.clip_norm, steps = request.clip_norm, request.local_steps
         else:
-            self._table = described_items(request.model, catalogue).numpy()
-            self.clip_norm, steps = LONGEST, 1
+            self._table = item_descriptors(request.model, catalogue).numpy()
+            self.clip_norm, steps = STATISTIC_CLIP_NORM, 1
         self.spread = request.noise_multiplier * self.clip_norm * steps**0.5
 
     @property

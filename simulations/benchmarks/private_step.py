@@ -46,7 +46,7 @@ from torch.nn import functional as F
 
 from client.compute.memory import keep_freed_memory
 from shared.models.attention import AttentionConfig, AttentionRecommender
-from shared.models.losses import among_candidates, loss_per_user, next_item_pairs
+from shared.models.losses import gather_candidate_scores, loss_per_user, next_item_pairs
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
 
@@ -98,7 +98,10 @@ def losses_of(model: nn.Module, batch: Batch, *, fused: bool) -> Tensor:
     if candidates.shape[1]:
         scores = model(inputs, torch.cat([targets, candidates], dim=1))
         # The target comes first among its rivals.
-        scores, targets = among_candidates(scores, targets, candidates), torch.ones_like(targets)
+        scores, targets = (
+            gather_candidate_scores(scores, targets, candidates),
+            torch.ones_like(targets),
+        )
     else:
         scores = model(inputs, candidates)
     if fused:

@@ -19,8 +19,8 @@ from server.noise_plan import noise_of, popularity_part, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
-from shared.models.attention import AttentionRecommender, configured, trainable
-from shared.models.moments import LONGEST
+from shared.models.attention import AttentionRecommender, attention_config, trainable
+from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import MOST_STEPS, noise_multiplier_for, steps_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations.datasets.datasets import EMBEDDED, load_items
@@ -158,7 +158,7 @@ def calibrate(
             name="popularity",
             times=1,
             noise_multiplier=each[Statistic.POPULARITY],
-            clip_norm=LONGEST,
+            clip_norm=STATISTIC_CLIP_NORM,
             sample_rate=1.0,
             numbers=items,
             populations=populations,
@@ -209,7 +209,7 @@ def _own_items(run: RunConfig, items: int) -> tuple[int, ...]:
 def trained_numbers(run: RunConfig, items: int) -> int:
     """How many numbers of the recommender training changes, at most."""
     model, described = run.model, run.model.items.uses_features
-    config = configured(replace(model, own_items=_own_items(run, items)), items)
+    config = attention_config(replace(model, own_items=_own_items(run, items)), items)
     with torch.random.fork_rng(devices=[]):
         features = torch.zeros(items, model.feature_size) if described else None
         found = AttentionRecommender(config, features)

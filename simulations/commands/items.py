@@ -22,10 +22,10 @@ import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from shared.data.catalogue import Catalogue, ItemColumns
+from shared.data.feature_source import FeatureSource
 from shared.errors import ConfigError, DataError
 from shared.item_features.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
 from shared.item_features.encoder_source import EncoderFiles, find_encoder
-from shared.item_features.provenance import FeatureSource
 from shared.item_features.tfidf import text_features
 from shared.system.command_line import messages, output, write_json
 from simulations.datasets.datasets import EMBEDDED, load_items

@@ -10,7 +10,7 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.config import ModelConfig
 from shared.messages import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, refusal_in
-from shared.models.attention import described_items
+from shared.models.attention import item_descriptors
 from shared.models.moments import moment_sum, popularity_sum
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.noise import SystemRandom
@@ -35,12 +35,12 @@ def exactly(kind: Statistic, model: ModelConfig = DESCRIBED) -> np.ndarray:
     histories = some_histories(40)
     if kind is Statistic.POPULARITY:
         return popularity_sum(histories, ITEMS, 0.5)
-    return moment_sum(histories, described_items(model, some_catalogue()).numpy(), model.recency)
+    return moment_sum(histories, item_descriptors(model, some_catalogue()).numpy(), model.recency)
 
 
 @pytest.mark.parametrize("kind", Statistic)
 def test_without_noise_it_is_the_sum(kind: Statistic) -> None:
-    table = described_items(DESCRIBED, some_catalogue()).numpy()
+    table = item_descriptors(DESCRIBED, some_catalogue()).numpy()
     asked = request(statistic=kind, noise_multiplier=0.0)
     found = noised_statistic(some_histories(40), table, asked, SystemRandom())
     assert found.dtype == torch.float32
@@ -50,7 +50,7 @@ def test_without_noise_it_is_the_sum(kind: Statistic) -> None:
 @pytest.mark.parametrize("kind", Statistic)
 def test_the_noise_has_the_stated_scale(kind: Statistic) -> None:
     """Mean and standard deviation over 4,000 draws of 16 or more numbers; 5 deviations off fail."""
-    table = described_items(DESCRIBED, some_catalogue()).numpy()
+    table = item_descriptors(DESCRIBED, some_catalogue()).numpy()
     asked, random = request(statistic=kind, noise_multiplier=3.0), SystemRandom()
     histories, sums = some_histories(40), exactly(kind)
     noise = (

@@ -10,7 +10,7 @@ from server.warm_start.public import PUBLIC, chosen_together, pretrained, read_p
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
-from shared.models.moments import FADE, popularity_sum
+from shared.models.moments import POPULARITY_FADE, popularity_sum
 
 V = 30
 DRAW = np.random.default_rng(3)
@@ -39,7 +39,7 @@ def test_items_chosen_together_lie_together() -> None:
 def test_features_are_white_under_the_public_popularity() -> None:
     features = pretrained(items(), PUBLIC_USERS, 10).features
     assert features is not None
-    weights = popularity_sum(PUBLIC_USERS, V, FADE) + 0.3
+    weights = popularity_sum(PUBLIC_USERS, V, POPULARITY_FADE) + 0.3
     table, share = features.numpy().astype(np.float64), weights / weights.sum()
     np.testing.assert_allclose(share @ table, np.zeros(10), atol=1e-5)
     np.testing.assert_allclose((table * share[:, None]).T @ table, np.eye(10), atol=1e-4)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from shared.data.catalogue import Catalogue, ItemColumns, read_items
+from shared.data.feature_source import FeatureSource
 from shared.data.tables import column_names, read_text
 from shared.errors import DataError
-from shared.item_features.provenance import FeatureSource
 
 TOY = Catalogue(("a", "b"), ("Alpha", "Beta (1999)"), (("X", "Y"), ()), (1999, None))
 DATA = Path(__file__).parents[4] / "shared" / "data"

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from shared.config import ModelConfig
 from shared.data.histories import Histories
-from shared.models.attention import build, described_items
+from shared.models.attention import build, item_descriptors
 from shared.models.losses import loss_per_user, next_item_pairs
 from shared.models.moments import layer_norm, moment_sum, popularity_sum, states
 from tests.conftest import FEATURES, ITEMS, some_catalogue
 
 users = st.lists(st.lists(st.integers(1, ITEMS), max_size=30), min_size=1, max_size=6)
-TABLE = described_items(
+TABLE = item_descriptors(
     ModelConfig(feature_size=FEATURES, own_items=(3, 8)), some_catalogue()
 ).numpy()
 

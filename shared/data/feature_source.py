@@ -1,7 +1,8 @@
-"""How a catalogue's item features were made: the record that travels beside them.
+"""How a catalogue's item features were computed: a record stored beside them.
 
-It says what to run to get the same again, and whether they have to be made anew. It is not part of
-the catalogue's fingerprint, which covers the features themselves.
+The record holds what is needed to compute the same features again, and shows whether stored
+features are out of date. It is not part of the catalogue's fingerprint: that covers the feature
+values themselves.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ __all__ = ["FeatureSource"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSource:
-    """What made the features, besides the items.
+    """The encoder, options and versions from which item features were computed.
 
     Attributes:
-        encoder: what the text encoder was called; "" for none.
+        encoder: name of the text encoder; "" for none.
         digest: SHA-256 in hex over the encoder's files; "" for none.
-        pooling: how tokens became one vector, "mean" or "cls"; "" for none.
-        words: whether tf-idf of words, genres and decades went in.
-        size: directions F, >= 1.
-        template: version of the text that was made of each item, >= 1.
-        transformers: version of the library.
+        pooling: how token vectors are combined, "mean" or "cls"; "" for none.
+        words: whether the features include tf-idf of words, genres and decades.
+        size: features per item, F; >= 1.
+        template: version of the text template that describes an item to the encoder; >= 1.
+        transformers: version of the transformers library.
 
     Raises:
         ValueError: a field is out of range, or only some of the encoder's are given.
@@ -47,22 +48,22 @@ class FeatureSource:
             raise ValueError("features come from an encoder with digest and pooling, or from words")
 
     def to_text(self) -> str:
-        """As JSON, for a file's metadata."""
+        """Return the record as JSON, for a file's metadata."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str) -> FeatureSource:
-        """The inverse of `to_text`.
+        """Parse the result of `to_text`.
 
         Raises:
             ValueError: the text is not JSON of exactly these fields and types, or is out of range.
         """
-        found = json.loads(text)
-        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        fields = json.loads(text)
+        expected = {field.name: field.type for field in dataclasses.fields(cls)}
         names = {str: "str", bool: "bool", int: "int"}
         if (
-            not isinstance(found, dict)
-            or {name: names.get(type(value)) for name, value in found.items()} != kinds
+            not isinstance(fields, dict)
+            or {name: names.get(type(value)) for name, value in fields.items()} != expected
         ):
-            raise ValueError(f"a record of features has exactly the fields {', '.join(kinds)}")
-        return cls(**found)
+            raise ValueError(f"a record of features has exactly the fields {', '.join(expected)}")
+        return cls(**fields)
