@@ -26,8 +26,8 @@ from server.state.checkpoint import Checkpoint
 from shared.errors import ConfigError
 from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender
-from simulations.audit.books import books
 from simulations.audit.canaries import Experiment, planting
+from simulations.audit.independent_accounting import books
 from simulations.audit.judge import Claim, limits, observer, reasons
 from simulations.audit.observers import (
     BETWEEN_ORGANISATIONS,

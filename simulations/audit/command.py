@@ -25,8 +25,8 @@ from simulations.commands.options import (
     number,
     paths,
 )
+from simulations.commands.progress import Bars, bars
 from simulations.experiment.config import read_settings
-from simulations.experiment.progress import Bars, bars
 
 __all__ = ["audit_command"]
 

@@ -34,7 +34,7 @@ import sqlalchemy as sa
 
 from client.data.sources import DataConfig, read_source
 from shared.data.catalogue import Catalogue
-from simulations.benchmarks.postgresql import Server, temporary_server
+from simulations.datasets.temporary_postgresql import Server, temporary_server
 
 __all__ = ["main"]
 

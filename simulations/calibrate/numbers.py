@@ -23,7 +23,7 @@ from shared.models.attention import AttentionRecommender, attention_config, trai
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import MOST_STEPS, noise_multiplier_for, steps_for
 from shared.privacy.release import Release, ReleaseKind
-from simulations.datasets.datasets import EMBEDDED, load_items
+from simulations.datasets.load import EMBEDDED, load_items
 from simulations.experiment.config import SimulationConfig
 
 __all__ = [

@@ -1,1 +1,14 @@
-"""commands."""
+"""Commands of sotto-lab that have no room of their own, and what all its commands share.
+
+| module           | what it is for                                                           |
+|------------------|--------------------------------------------------------------------------|
+| simulate         | `simulate` and `prepare`                                                 |
+| print_simulation | print the data and the result of a simulation                            |
+| accountant       | `accountant`: solve for noise, steps or ε                                |
+| items            | `items encode`: compute item features                                    |
+| pretrain         | `pretrain`: learn item features from public interactions                 |
+| fetch            | `data fetch`: download a data set                                        |
+| settings         | list every setting with its default and meaning                          |
+| options          | command-line options that several commands share                         |
+| progress         | progress bars of a simulation                                            |
+"""

@@ -1,1 +1,11 @@
-"""datasets."""
+"""Data sets of the lab: where they come from, and how their files are read.
+
+| module               | what it is for                                                       |
+|----------------------|----------------------------------------------------------------------|
+| load                 | read a folder of interactions and items, or the embedded data set    |
+| movielens            | MovieLens's own file format and codes                                |
+| groups               | public groups of users (age, gender) for the lab's figures           |
+| download             | fetch a published data set and verify its checksum                   |
+| encode               | compute item features once and save them with the catalogue          |
+| temporary_postgresql | a PostgreSQL server in a temporary folder, for benchmarks and tests  |
+"""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import ConfigError
-from simulations.datasets.datasets import Dataset
+from simulations.datasets.load import Dataset
 
 __all__ = ["Scheme", "partition"]
 

@@ -22,7 +22,7 @@ from shared.data.histories import LeaveOneOut
 from shared.evaluation.exposure import arp, exposure, gini
 from shared.evaluation.ranking import Ranking
 from shared.privacy.release import Release
-from simulations.datasets.datasets import Dataset
+from simulations.datasets.load import Dataset
 
 __all__ = [
     "FILE",

@@ -22,11 +22,10 @@ from shared.data.histories import Histories, LeaveOneOut, leave_one_out
 from shared.errors import CheckpointError, ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
-from simulations.datasets.datasets import Dataset, load
+from simulations.datasets.load import Dataset, load
 from simulations.experiment import baselines, results
 from simulations.experiment.cold import as_new, cold_items, cold_section, without_items
 from simulations.experiment.config import SimulationConfig, Split, read_settings
-from simulations.experiment.evaluation import TestUsers, write_evaluation
 from simulations.experiment.federation import (
     SimulatedSite,
     make_site,
@@ -36,7 +35,8 @@ from simulations.experiment.federation import (
     spent,
 )
 from simulations.experiment.partition import partition
-from simulations.experiment.pretrain import described
+from simulations.experiment.public_knowledge import add_features
+from simulations.experiment.user_ranks import TestUsers, write_evaluation
 
 __all__ = [
     "SETTINGS",
@@ -261,7 +261,7 @@ def _describe(config: SimulationConfig, items: Catalogue) -> tuple[Catalogue, Hi
     """The catalogue with what the model reads of it, and the public interactions."""
     lab = config.lab
     if config.model.items.uses_features:
-        return described(items, config)
+        return add_features(items, config)
     if lab.catalogue:
         raise ConfigError(
             f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from client.cli import main
-from simulations.benchmarks.postgresql import Server, binaries, temporary_server
+from simulations.datasets.temporary_postgresql import Server, binaries, temporary_server
 from tests.client.partner import Partner
 
 CANARY = "c4nary/p@ss:w%rd"

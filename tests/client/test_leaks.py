@@ -41,7 +41,7 @@ from tests.conftest import DESCRIBED
 from tests.simulations.conftest import TINY_SETTINGS
 
 if TYPE_CHECKING:
-    from simulations.benchmarks.postgresql import Server
+    from simulations.datasets.temporary_postgresql import Server
     from tests.conftest import FakeGrid, Sites
 
     Connect = Callable[[Iterable[Path]], FakeGrid]

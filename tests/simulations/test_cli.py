@@ -117,10 +117,10 @@ def test_an_interrupted_run_says_how_to_go_on(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("simulations.cli.simulate", interrupt)
+    monkeypatch.setattr("simulations.commands.simulate.simulate", interrupt)
     options = [*tiny(tiny_data, tmp_path / "run"), "--epsilon", 8, "--delta", 1e-2]
     assert lab(monkeypatch, *options) == 130
-    assert "go on with --resume" in capsys.readouterr().err
+    assert "continue with --resume" in capsys.readouterr().err
 
 
 def test_sites_can_be_prepared_for_flowers_own_command(

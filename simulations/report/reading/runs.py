@@ -16,9 +16,9 @@ from shared.config import Value, flat_tables
 from shared.errors import ReportError
 from shared.evaluation.exposure import DECILES
 from shared.privacy.release import Release, ReleaseKind
-from simulations.experiment.evaluation import EVALUATION
-from simulations.experiment.groups import RESERVED
+from simulations.datasets.groups import RESERVED
 from simulations.experiment.results import FILE
+from simulations.experiment.user_ranks import EVALUATION
 from simulations.report.reading.fields import Fields, read_json
 
 __all__ = ["CONFIG", "Evaluation", "Exposure", "Organisation", "Run", "read_run"]

@@ -16,7 +16,7 @@ from shared.errors import DataError, SiteError
 from tests.client.conftest import CANARY, private
 
 if TYPE_CHECKING:
-    from simulations.benchmarks.postgresql import Server
+    from simulations.datasets.temporary_postgresql import Server
 
 Shop = Callable[..., Database]
 

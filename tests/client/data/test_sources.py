@@ -26,7 +26,7 @@ from shared.errors import ConfigError, DataError, SiteError
 from tests.client.conftest import store
 
 if TYPE_CHECKING:
-    from simulations.benchmarks.postgresql import Server
+    from simulations.datasets.temporary_postgresql import Server
 
 KINDS = (
     *("parquet", "csv", "csv.gz", "csv pattern", "parquet pattern"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError
-from simulations.datasets.datasets import Dataset
+from simulations.datasets.load import Dataset
 from simulations.experiment.partition import Scheme, dominant_genres, partition
 
 SCHEMES = tuple(Scheme)

@@ -8,7 +8,7 @@ import pytest
 
 from shared.data.histories import Columns
 from shared.errors import DataError
-from simulations.datasets.datasets import load
+from simulations.datasets.load import load
 
 INTERACTIONS = "user_id,item_id,timestamp\nx,1,2\nx,2,1\ny,2,1\ny,1,2\nz,1,1\nz,2,2\n"
 ITEMS = "item_id,title\n1,One (2001)\n2,Two\n"

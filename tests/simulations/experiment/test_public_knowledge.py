@@ -13,8 +13,8 @@ from server.warm_start.public import read_public
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from simulations.cli import main as lab_main
-from simulations.datasets.datasets import load
-from simulations.experiment.pretrain import onto
+from simulations.datasets.load import load
+from simulations.experiment.public_knowledge import translate_histories
 from simulations.experiment.simulate import prepare, simulate
 from tests.simulations.experiment.test_simulate import Silent, settings
 
@@ -49,7 +49,7 @@ def types(
 
 def test_public_users_keep_the_items_that_both_know(public_data: Path, tiny_data: Path) -> None:
     ours, theirs = load(tiny_data).catalogue, load(public_data)
-    found = onto(theirs, ours)
+    found = translate_histories(theirs, ours)
     assert len(found) == 30
     for mine, original in zip(found, theirs.histories, strict=True):
         names = [theirs.catalogue.item_ids[item - 1] for item in original]
@@ -60,8 +60,8 @@ def test_no_item_in_both_is_refused(public_data: Path, tiny_data: Path) -> None:
     theirs = load(public_data)
     ours = Catalogue(("a", "b"), ("A", "B"), ((), ()), (None, None))
     with pytest.raises(ConfigError, match="the ids must be the same in both"):
-        onto(theirs, ours)
-    assert len(onto(theirs, load(tiny_data).catalogue))
+        translate_histories(theirs, ours)
+    assert len(translate_histories(theirs, load(tiny_data).catalogue))
 
 
 def test_a_simulation_begins_with_what_is_public(

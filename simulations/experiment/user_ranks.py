@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from shared.data.tables import replacing
 from shared.evaluation.ranking import Ranking
-from simulations.experiment.groups import Groups
+from simulations.datasets.groups import Groups
 
 __all__ = ["EVALUATION", "TestUsers", "write_evaluation"]
 

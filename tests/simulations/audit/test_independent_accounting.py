@@ -6,7 +6,7 @@ import pytest
 
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from simulations.audit.books import books
+from simulations.audit.independent_accounting import books
 
 TWO = [Release(kind=ReleaseKind.STATISTICS, noise_multiplier=2.0, sample_rate=1.0, steps=1)] * 2
 

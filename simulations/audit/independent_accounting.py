@@ -10,7 +10,7 @@ import numpy as np
 
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
-from simulations.commands.accountant import opacus_epsilon
+from simulations.experiment.accountants import opacus_epsilon
 
 __all__ = ["books"]
 

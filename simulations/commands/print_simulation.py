@@ -1,0 +1,85 @@
+"""Print the data and the result of a simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from shared.system.command_line import messages, output
+from simulations.experiment.simulate import Simulation
+
+__all__ = ["print_data", "print_result"]
+
+_TITLES = {
+    "popularity": "most popular, exact",
+    "popularity_private": "most popular, same ε",
+    "markov": "Markov counts, exact",
+    "local": "each organisation alone",
+    "federated": "federated",
+    "federated_new": "federated, cold items as new",
+}
+
+
+def print_data(simulation: Simulation) -> None:
+    """Print how much data there is, how it is spread, and what was left out."""
+    histories, dropped = simulation.dataset.histories, simulation.dataset.histories.dropped
+    sizes = sorted(len(rows) for rows in simulation.parts)
+    messages.print(
+        f"{simulation.dataset.name}: {len(histories):,} users, "
+        f"{len(simulation.dataset.catalogue):,} items, {histories.events:,} interactions, "
+        f"{len(sizes)} organisations of {sizes[0]:,} to {sizes[-1]:,} users"
+    )
+    if any(dropped.values()):
+        counts = ", ".join(f"{count:,} {why}" for why, count in dropped.items() if count)
+        messages.print(f"left out: {counts.replace('_', ' ')}")
+
+
+def print_result(result: dict[str, Any], out: Path) -> None:
+    """Print a table of the models' figures, the privacy claim and the cost.
+
+    Args:
+        result: result.json.
+        out: the run's folder.
+    """
+    privacy, evaluation = result["privacy"], result["evaluation"]
+    # Accuracy and coverage: four columns fit a terminal.
+    figures = list(next(iter(evaluation["models"].values())))[:4]
+    table = Table(title=f"{evaluation['users']:,} users, {evaluation['protocol']}")
+    table.add_column("model")
+    for name in figures:
+        table.add_column(name, justify="right")
+    for name, values in evaluation["models"].items():
+        style = "bold" if name == "federated" else ""
+        cells = [f"{values[figure]:.4f}" for figure in figures]
+        table.add_row(_TITLES[name], *cells, style=style)
+    output.print(table)
+    if "cold" in evaluation:
+        output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
+    output.print(_claim(privacy), soft_wrap=True)
+    seconds = result["cost"]["seconds"]
+    output.print(
+        f"{seconds['total']:.0f} s in total, {seconds['train']:.0f} s of them federated training; "
+        f"{result['cost']['bytes_up_per_round'] / 1e6:.1f} MB sent and "
+        f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB received by all sites a round"
+    )
+    output.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
+
+
+def _cold_items(cold: dict[str, Any]) -> str:
+    text = f"{cold['items']:,} cold items are the test item of {cold['users']:,} users"
+    figures = [f"{_TITLES[name]} {values['hr@10']:.4f}" for name, values in cold["models"].items()]
+    return f"{text}; hr@10: {', '.join(figures)}" if figures else text
+
+
+def _claim(privacy: dict[str, Any]) -> str:
+    if not privacy["private"]:
+        return "Trained WITHOUT privacy: suitable for public data only."
+    worst = max(privacy["organisations"], key=lambda organisation: organisation["epsilon"])
+    return (
+        f"Each user's whole history is ({worst['epsilon']:.2f}, {privacy['delta']:g})-"
+        f"differentially private towards the coordinator (worst: {worst['name']}; add or remove "
+        "one user; numerical composition).\n"
+        "The noise of a simulation is seeded and can be computed again: these files protect nobody."
+    )

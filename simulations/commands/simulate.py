@@ -1,0 +1,128 @@
+"""sotto-lab simulate and prepare: run a federation on one machine, or write its sites."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.config import RunConfig
+from shared.system.command_line import messages, write_json
+from simulations.commands.options import (
+    CatalogueOption,
+    ConfigOption,
+    DataOption,
+    DeltaOption,
+    EpsilonOption,
+    OrganisationsOption,
+    PartitionOption,
+    PublicOption,
+    SeedOption,
+    SetOption,
+    number,
+    paths,
+)
+from simulations.commands.print_simulation import print_data, print_result
+from simulations.commands.progress import Bars, bars
+from simulations.experiment.config import Engine, read_settings
+from simulations.experiment.simulate import Simulation, prepare, reopen, simulate
+
+__all__ = ["prepare_command", "simulate_command"]
+
+
+def simulate_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the run: sites, model and results.")],
+    data_folder: DataOption = None,
+    catalogue: CatalogueOption = None,
+    public: PublicOption = None,
+    organisations: OrganisationsOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = None,
+    partition: PartitionOption = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Runs the apps in this process or on Ray.")
+    ] = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json at the end.")] = False,
+) -> None:
+    """Train one recommender over simulated organisations, and evaluate it.
+
+    Settings come from --config, then from the options, then from --set; the later one wins.
+    `sotto-lab settings` lists them all.
+    """
+    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
+        "lab.organisations": organisations,
+        "privacy.epsilon": number(epsilon),
+        "privacy.delta": delta,
+        "lab.partition": partition,
+        "seed": seed,
+        "training.rounds": rounds,
+        "lab.engine": engine,
+    }
+    if resume:
+        simulation = reopen(out, options, assignments or [])
+    else:
+        simulation = prepare(read_settings(config, options, assignments or []), out)
+    print_data(simulation)
+    with bars() as drawn:
+        result = simulate(simulation, Bars(drawn))
+    if as_json:
+        write_json(result)
+    else:
+        print_result(result, out)
+
+
+def prepare_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for catalogue, sites and results.")],
+    data_folder: DataOption = None,
+    catalogue: CatalogueOption = None,
+    public: PublicOption = None,
+    organisations: OrganisationsOption = None,
+    epsilon: EpsilonOption = None,
+    delta: DeltaOption = None,
+    partition: PartitionOption = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Write the sites of a federation, to be run with `flwr run .` instead of `simulate`."""
+    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
+        "lab.organisations": organisations,
+        "privacy.epsilon": number(epsilon),
+        "privacy.delta": delta,
+        "lab.partition": partition,
+        "seed": seed,
+    }
+    simulation = prepare(read_settings(config, options, assignments or []), out)
+    print_data(simulation)
+    file = _write_run_config(simulation)
+    messages.print(
+        "Run it with Flower's own command:\n"
+        f"  flwr run . --run-config {file} "
+        f'--federation-config "num-supernodes={len(simulation.parts)}" --stream',
+        soft_wrap=True,
+    )
+
+
+def _write_run_config(simulation: Simulation) -> Path:
+    """Write the run configuration that `flwr run` takes."""
+    folder = simulation.folder.resolve()
+    run = simulation.config.run(
+        organisations=len(simulation.parts),
+        catalogue=folder / "catalogue",
+        out=folder,
+        resume=False,
+    )
+    flat = RunConfig.to_flat(run) | {"paths.sites": str(folder / "sites")}
+    file = folder / "flower.toml"
+    lines = [f'"{key}" = {json.dumps(value)}' for key, value in flat.items()]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file

@@ -1,0 +1,160 @@
+"""Compute item features once and save them with the catalogue.
+
+`sotto-lab items encode` writes the folder; a simulation reads it (`lab.catalogue`).
+
+| what --out holds                                           | what happens                      |
+|------------------------------------------------------------|-----------------------------------|
+| nothing, or it does not exist                              | encoded and written               |
+| features of these items, computed in the same way          | nothing to do                     |
+| anything else                                              | refused: a federation may use it  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from shared.data.catalogue import Catalogue
+from shared.data.feature_source import FeatureSource
+from shared.errors import ConfigError, DataError
+from shared.item_features.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
+from shared.item_features.encoder_source import EncoderFiles, find_encoder
+from shared.item_features.tfidf import text_features
+
+__all__ = ["Encoding", "encode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How to compute the features.
+
+    Attributes:
+        encoder: folder or hub id of a text encoder; "" for none.
+        words: whether to use tf-idf of words, genres and decades, with or without an encoder.
+        pooling: how the encoder's token vectors become one vector.
+        size: features of an item, F >= 1.
+        batch_size: items encoded at a time, >= 1.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ConfigError: a field is out of range, or neither encoder nor words is chosen.
+    """
+
+    encoder: str = ""
+    words: bool = False
+    pooling: Pooling = Pooling.MEAN
+    size: int = 256
+    batch_size: int = 64
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for option, value in (("--size", self.size), ("--batch-size", self.batch_size)):
+            if value < 1:
+                raise ConfigError(f"{option} {value}: choose a whole number >= 1.")
+        if not (self.encoder or self.words):
+            raise ConfigError("no source of features: give --encoder, --words, or both.")
+
+    def torch_device(self) -> torch.device:
+        """Return the device to encode on; "auto" takes a GPU where there is one.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return torch.zeros(1, device=name).device
+        except (AssertionError, RuntimeError) as fault:
+            raise ConfigError(f"--device {name} is not there: choose auto or cpu.") from fault
+
+
+def encode(
+    items: Catalogue,
+    encoding: Encoding,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Catalogue, bool]:
+    """Write the items with their features into `out`; see the table on top of this module.
+
+    Args:
+        items: what to describe; features that they have are ignored.
+        encoding: how to compute the features.
+        out: the folder.
+        progress: called with the number of texts encoded so far, and of all.
+
+    Returns:
+        The catalogue, and whether it was computed now (False: it was already there).
+
+    Raises:
+        DataError: the encoder is not one.
+        FetchError: the encoder is neither a folder nor available from the hub.
+        ConfigError: there is no such device, or `out` holds something else.
+    """
+    files = find_encoder(encoding.encoder) if encoding.encoder else None
+    source = _feature_source(encoding, files)
+    if (stored := _read_existing(out)) is not None:
+        _check_same(stored, items, source, out)
+        return stored, False
+    if files is None:
+        features = text_features(items, encoding.size)
+    else:
+        features = encoded_features(
+            items,
+            TextEncoder(files, pooling=encoding.pooling, device=encoding.torch_device()),
+            encoding.size,
+            words=encoding.words,
+            batch_size=encoding.batch_size,
+            progress=progress,
+        )
+    catalogue = items.with_features(features, source)
+    catalogue.save(out)
+    return catalogue, True
+
+
+def _feature_source(encoding: Encoding, files: EncoderFiles | None) -> FeatureSource:
+    return FeatureSource(
+        encoder="" if files is None else files.name,
+        digest="" if files is None else files.digest,
+        pooling="" if files is None else str(encoding.pooling),
+        words=encoding.words,
+        size=encoding.size,
+        template=TEMPLATE,
+        transformers=transformers.__version__,
+    )
+
+
+def _read_existing(out: Path) -> Catalogue | None:
+    """Return the catalogue that `out` holds; None for an empty folder."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        return Catalogue.load(out)
+    except DataError as error:
+        raise ConfigError(
+            f"{out} is neither empty nor a catalogue ({error.problem}): name another with --out, "
+            "or remove it."
+        ) from error
+
+
+def _check_same(stored: Catalogue, items: Catalogue, source: FeatureSource, out: Path) -> None:
+    if stored.without_features().fingerprint != items.without_features().fingerprint:
+        other = "other items"
+    elif stored.source is None:
+        other = "a catalogue that this command did not write"
+    else:
+        was, now = asdict(stored.source), asdict(source)
+        # The same files under another name are the same encoder.
+        other = ", ".join(
+            f"{key} {was[key]}" for key in now if was[key] != now[key] and key != "encoder"
+        )
+        other = other and f"features computed with {other}"
+    if other:
+        raise ConfigError(
+            f"{out} holds {other}: name another folder with --out, or remove it if no federation "
+            "uses it."
+        )

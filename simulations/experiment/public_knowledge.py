@@ -1,0 +1,84 @@
+"""Public knowledge before a federation starts: item features and public interactions.
+
+| `lab.catalogue`             | `lab.public`             | features                              |
+|-----------------------------|--------------------------|---------------------------------------|
+|                             |                          | tf-idf of the items' text             |
+| a folder of `items encode`  |                          | its strongest features                |
+| either of these             | a folder of interactions | the same, and co-occurrence of items  |
+|                             |                          | in the public users' histories        |
+| a folder of `pretrain`      |                          | all features of that folder           |
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from server.warm_start.public import pretrained, read_public, text_size
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
+from shared.errors import ConfigError
+from shared.item_features.tfidf import text_features
+from simulations.datasets.load import Dataset, load
+from simulations.experiment.config import SimulationConfig
+
+__all__ = ["add_features", "text_catalogue", "translate_histories"]
+
+
+def add_features(items: Catalogue, config: SimulationConfig) -> tuple[Catalogue, Histories | None]:
+    """Return the items with `model.feature_size` features, and the public interactions, if any.
+
+    Raises:
+        ConfigError: a folder holds other items, or fewer features.
+        DataError: a folder cannot be read.
+    """
+    size, lab = config.model.feature_size, config.lab
+    if lab.public:
+        public = translate_histories(load(Path(lab.public)), items)
+        text = text_catalogue(items, lab.catalogue, text_size(size)) if size > 1 else items
+        return pretrained(text, public, size), public
+    catalogue = text_catalogue(items, lab.catalogue, size)
+    return catalogue, read_public(Path(lab.catalogue), catalogue) if lab.catalogue else None
+
+
+def translate_histories(public: Dataset, items: Catalogue) -> Histories:
+    """Express public histories in another catalogue's ids; items that it lacks are dropped.
+
+    Raises:
+        ConfigError: no item occurs in both.
+    """
+    place = np.array([items.index.get(name, 0) for name in public.catalogue.item_ids])
+    translated = place[public.histories.items - 1]
+    kept = translated > 0
+    if not kept.any():
+        raise ConfigError(
+            f"lab.public: none of the items of '{public.name}' that anybody chose is in the "
+            "catalogue: the ids must be the same in both."
+        )
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
+    return Histories(public.histories.users, translated[kept], ends[public.histories.offsets])
+
+
+def text_catalogue(items: Catalogue, folder: str, size: int) -> Catalogue:
+    """Return the items with the `size` strongest features of `folder`; "" computes tf-idf.
+
+    Raises:
+        ConfigError: the folder holds other items, or fewer features.
+    """
+    if not folder:
+        return items.with_features(text_features(items, size))
+    stored = Catalogue.load(Path(folder))
+    if stored.without_features().fingerprint != items.without_features().fingerprint:
+        raise ConfigError(
+            f"lab.catalogue = '{folder}' holds other items than the data: encode the data's own "
+            "items with sotto-lab items encode."
+        )
+    if stored.features is None or stored.feature_size < size:
+        raise ConfigError(
+            f"model.feature_size = {size}, but the catalogue in {folder} has {stored.feature_size} "
+            "features an item: choose fewer, or encode the items with that --size."
+        )
+    source = stored.source and replace(stored.source, size=size)
+    return items.with_features(stored.features[:, :size], source)
