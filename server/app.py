@@ -16,9 +16,10 @@ from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
 from server import logs
+from server.aggregation.quorum import minimum_organisations
 from server.aggregation.records import to_arrays, to_weights
-from server.aggregation.robust import believed, check_aggregation, least_partners
-from server.noise_plan import fade_of, noise_of, popularity_part, statistics_noise
+from server.aggregation.robust import check_aggregation, credible_populations
+from server.noise_plan import plan_noise, popularity_fade, popularity_share, statistics_noise
 from server.rounds.grid import PatientGrid
 from server.rounds.roll import Partner, Roll
 from server.rounds.statistics import Asker
@@ -93,7 +94,7 @@ def _federate(
     """All that is left of a run; the state after its last round."""
     roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
     resumed = checkpoint.progress.round > 0
-    partners = roll.gather(grid, least_partners(config.server, resumed=resumed))
+    partners = roll.gather(grid, minimum_organisations(config.server, resumed=resumed))
     journal.running()
     if not checkpoint.progress.warm:
         checkpoint = _decided(checkpoint, config, partners)
@@ -115,7 +116,7 @@ def _trained(
     terms = Terms(
         run=checkpoint.progress.run,
         catalogue=checkpoint.progress.catalogue,
-        noise_multiplier=noise_of(config).training,
+        noise_multiplier=plan_noise(config).training,
     )
     strategy = FederatedStrategy(
         config,
@@ -220,9 +221,11 @@ def _decided(checkpoint: Checkpoint, config: RunConfig, partners: Sequence[Partn
         return checkpoint
     progress = checkpoint.progress
     if progress.popularity_part is None:
-        populations = believed([partner.population for partner in partners], config.server)
+        populations = credible_populations(
+            [partner.population for partner in partners], config.server
+        )
         items = len(_catalogue(config))
-        part = popularity_part(noise_of(config).statistics, populations, items)
+        part = popularity_share(plan_noise(config).statistics, populations, items)
         checkpoint = replace(checkpoint, progress=replace(progress, popularity_part=part))
     checkpoint.save(_out(config))
     return checkpoint
@@ -240,9 +243,9 @@ def _warmed(checkpoint: Checkpoint, grid: Grid, roll: Roll, config: RunConfig) -
             look_up=partial(roll.look_up, grid),
             run=progress.run,
             noise_multipliers=statistics_noise(
-                noise_of(config).statistics, progress.popularity_part
+                plan_noise(config).statistics, progress.popularity_part
             ),
-            fade=fade_of(progress.popularity_part),
+            fade=popularity_fade(progress.popularity_part),
             config=config,
             catalogue=catalogue.fingerprint,
         )

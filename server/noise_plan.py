@@ -1,35 +1,63 @@
-"""The noise that a run asks its partners for, from its parameters alone."""
+"""The noise that a run asks its partners for, computed from its parameters and public constants.
+
+A run's ε is split between the statistics of a warm start and the training steps that follow, and
+the statistics' budget between popularity and moment.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shared.config import RunConfig
 from shared.messages import Statistic
 from shared.models.moments import POPULARITY_FADE
-from shared.privacy.accounting.planning import NoisePlan, noise_for_part, noise_plan
+from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["fade_of", "noise_of", "planned_releases", "popularity_part", "statistics_noise"]
+__all__ = [
+    "NoisePlan",
+    "noise_for_share",
+    "plan_noise",
+    "planned_releases",
+    "popularity_fade",
+    "popularity_share",
+    "split_epsilon",
+    "statistics_noise",
+]
 
-LEAST_PART, MOST_PART = 0.05, 0.9
-"""Of the statistics' budget, what popularity gets."""
-STEADY = 0.7
-"""With a larger part than that, popularity is too faint for its drift to be heard."""
-DROWNED = 100.0
-"""Noise, in mean numbers of users that an item has, at which popularity would get all."""
+MIN_SHARE, MAX_SHARE = 0.05, 0.9
+"""Bounds on popularity's share of the statistics' budget."""
+MAX_SHARE_WITH_FADE = 0.7
+"""Above this share of popularity the noise is too strong for its drift to be measured."""
+NOISE_AT_FULL_SHARE = 100.0
+"""Noise, in units of the mean number of users per item, at which popularity would get all."""
 
 
-def noise_of(config: RunConfig) -> NoisePlan:
-    """Noise multipliers with which all that the run asks for costs at most its ε.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisePlan:
+    """Noise multipliers with which all releases of a run together cost at most its ε.
+
+    Attributes:
+        statistics: of one release that costs as much as all statistics together; 0 if none is
+            asked for. See `noise_for_share`.
+        training: of each step; 0 if there is none.
+    """
+
+    statistics: float = 0.0
+    training: float = 0.0
+
+
+def plan_noise(config: RunConfig) -> NoisePlan:
+    """Return the noise multipliers with which all that the run asks for costs at most its ε.
 
     Raises:
-        AccountingError: no usable noise meets it.
+        AccountingError: no usable noise multiplier meets it.
     """
     if config.privacy.epsilon is None:
         return NoisePlan()
-    return noise_plan(
+    return split_epsilon(
         config.privacy.epsilon,
         config.privacy.delta,
         share=config.statistics_share,
@@ -38,15 +66,51 @@ def noise_of(config: RunConfig) -> NoisePlan:
     )
 
 
-def planned_releases(config: RunConfig) -> list[Release]:
-    """What the run asks every site to release, in all; evaluations cost what steps cost.
+def split_epsilon(
+    epsilon: float, delta: float, *, share: float, sample_rate: float, steps: int
+) -> NoisePlan:
+    """Return the least noise for statistics of all users, then `steps` sums at `sample_rate`.
 
-    Statistics count as the one release that costs what they cost together.
+    Args:
+        epsilon: cost of everything together, > 0.
+        delta: in (0, 1).
+        share: of ε, in [0, 1], that the statistics may cost by themselves; 0 asks for none. The
+            steps get more than the rest: composition costs less than the sum.
+        sample_rate: of a step, in (0, 1].
+        steps: >= 0; 0 if the share is 1.
 
     Raises:
-        AccountingError: no usable noise meets the run's ε.
+        AccountingError: no usable noise multiplier meets it.
     """
-    noise = noise_of(config)
+    statistics, spent = 0.0, []
+    if share > 0:
+        statistics = noise_multiplier_for(share * epsilon, delta, sample_rate=1.0, steps=1)
+        spent = [
+            Release(
+                kind=ReleaseKind.STATISTICS,
+                noise_multiplier=statistics,
+                sample_rate=1.0,
+                steps=1,
+            )
+        ]
+    if not steps:
+        return NoisePlan(statistics=statistics)
+    training = noise_multiplier_for(
+        epsilon, delta, sample_rate=sample_rate, steps=steps, spent=spent
+    )
+    return NoisePlan(statistics=statistics, training=training)
+
+
+def planned_releases(config: RunConfig) -> list[Release]:
+    """Return what the run asks every site to release in all.
+
+    The statistics are one release that costs as much as they do together. An evaluation costs as
+    much as a step and counts as one.
+
+    Raises:
+        AccountingError: no usable noise multiplier meets the run's ε.
+    """
+    noise = plan_noise(config)
     sums = (
         (ReleaseKind.STATISTICS, noise.statistics, 1.0, int(config.statistics_share > 0)),
         (ReleaseKind.TRAIN, noise.training, config.training.sample_rate, config.noised_sums),
@@ -58,40 +122,64 @@ def planned_releases(config: RunConfig) -> list[Release]:
     ]
 
 
-def popularity_part(noise_multiplier: float, populations: Sequence[int], items: int) -> float:
-    """What popularity gets of the statistics' budget; the moment gets the rest.
+def popularity_share(noise_multiplier: float, populations: Sequence[int], items: int) -> float:
+    """Return popularity's share of the statistics' budget; the moment gets the rest.
 
-    √(noise on an item's popularity / mean users of an item / `DROWNED`): with few users for many
-    items nothing of a moment is heard through the noise, and popularity is what can be; with many,
-    popularity is clear at little cost. Public constants alone decide. The root was fitted on
-    MovieLens validation events (docs/utility.md).
+    √(noise on an item's popularity / mean users per item / `NOISE_AT_FULL_SHARE`): with few users
+    for many items the moment is lost in the noise and popularity may still be estimated; with many,
+    popularity is accurate at little cost. It depends on public constants alone. The square root was
+    fitted on MovieLens validation events (docs/utility.md).
 
     Args:
         noise_multiplier: of all statistics as one release.
-        populations: declared users of each organisation, each of which adds noise of its own.
+        populations: declared users of each organisation; each organisation adds its own noise.
         items: catalogue size V.
 
     Returns:
-        In [`LEAST_PART`, `MOST_PART`].
+        In [`MIN_SHARE`, `MAX_SHARE`].
     """
     noise = noise_multiplier * math.sqrt(len(populations))
     users = max(sum(populations), 1) / items
-    return min(max(math.sqrt(noise / users / DROWNED), LEAST_PART), MOST_PART)
+    return min(max(math.sqrt(noise / users / NOISE_AT_FULL_SHARE), MIN_SHARE), MAX_SHARE)
 
 
-def fade_of(part: float) -> float:
-    """How older events weigh in a popularity that gets this part of the budget."""
-    return POPULARITY_FADE if part <= STEADY else 0.0
+def popularity_fade(share: float) -> float:
+    """Return the exponent by which older events weigh less in popularity.
+
+    Args:
+        share: of the statistics' budget, that popularity gets.
+
+    Returns:
+        `fade` of `StatisticsRequest`: 0, all events alike, where noise would hide any drift.
+    """
+    return POPULARITY_FADE if share <= MAX_SHARE_WITH_FADE else 0.0
 
 
-def statistics_noise(noise_multiplier: float, part: float) -> dict[Statistic, float]:
-    """Noise multiplier of each statistic.
+def statistics_noise(noise_multiplier: float, share: float) -> dict[Statistic, float]:
+    """Return the noise multiplier of each statistic.
 
     Args:
         noise_multiplier: of all as one release; 0 without privacy.
-        part: of the budget that popularity gets, in (0, 1).
+        share: of the budget that popularity gets, in (0, 1).
     """
     return {
-        Statistic.POPULARITY: noise_for_part(noise_multiplier, part),
-        Statistic.MOMENT: noise_for_part(noise_multiplier, 1 - part),
+        Statistic.POPULARITY: noise_for_share(noise_multiplier, share),
+        Statistic.MOMENT: noise_for_share(noise_multiplier, 1 - share),
     }
+
+
+def noise_for_share(noise_multiplier: float, share: float) -> float:
+    """Return the noise multiplier of one of several releases that cost as much as a single one.
+
+    Gaussian releases of all users with multipliers σ_i are one of multiplier σ, where
+    1 / σ² = Σ 1 / σ_i² (Dong, Roth & Su 2019, arXiv:1905.02383, corollary 3.3): exactly, however
+    unequal they are.
+
+    Args:
+        noise_multiplier: σ of the single one; 0 without privacy.
+        share: of 1 / σ², in (0, 1]; the shares of all releases add up to 1.
+
+    >>> noise_for_share(1.0, 0.25)
+    2.0
+    """
+    return noise_multiplier / math.sqrt(share)

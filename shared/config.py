@@ -100,9 +100,7 @@ class Aggregation(StrEnum):
     MEAN = "mean"
     MEDIAN = "median"
     TRIMMED_MEAN = "trimmed-mean"
-    KRUM = "krum"
     MULTI_KRUM = "multi-krum"
-    BULYAN = "bulyan"
 
 
 class Weighting(StrEnum):
@@ -324,8 +322,7 @@ class ServerConfig:
         tau: of "fedadam": added to the root of the second moment, > 0 (arXiv:2003.00295).
         weighting: "equal", or by declared "population": nobody checks what a partner declares.
         aggregation: "mean", or a rule that withstands attackers among the organisations, from
-            whose changes, and statistics, it makes one: "median", "trimmed-mean", "krum",
-            "multi-krum", "bulyan".
+            whose changes, and statistics, it makes one: "median", "trimmed-mean", "multi-krum".
         malicious: attackers that the rule is to withstand, >= 0; a mean withstands none.
         organisations: how many must be connected before the first round, >= 1.
         quorum: share of the organisations whose valid replies make a round, in (0, 1]: of those

@@ -1,7 +1,7 @@
-"""The server's optimiser: from the round's changes to the next weights, with a state to save.
+"""The server's optimiser: computes the next weights from a round's changes, and keeps its state.
 
-The arithmetic is Flower's own (`FedAvg`, `FedAvgM`, `FedAdam`). It is only ever given changes that
-`server.rounds.replies` has checked, with shares from public constants: never a client's example
+The arithmetic is Flower's (`FedAvg`, `FedAvgM`, `FedAdam`). It receives only changes that
+`server.rounds.replies` has checked, weighted by public constants: never by a client's example
 count.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
-from server.aggregation.records import aggregated, to_arrays
+from server.aggregation.records import aggregate, to_arrays
 from server.aggregation.robust import robust_change
 from server.state.checkpoint import State
 from shared.config import Aggregation, ServerConfig, StrategyName
@@ -22,11 +22,11 @@ __all__ = ["ServerOptimiser"]
 
 
 class ServerOptimiser:
-    """One of Flower's strategies, and what it remembers from round to round.
+    """One of Flower's strategies and its state from round to round.
 
     Args:
-        config: names optimiser and rule, with their parameters.
-        names: the weights' in order; the state is kept by them.
+        config: optimiser and aggregation rule, with their parameters.
+        names: of the weights, in order; the state is stored under them.
     """
 
     def __init__(self, config: ServerConfig, names: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ class ServerOptimiser:
 
     @property
     def name(self) -> str:
-        """What it is called, for people."""
+        """Name of optimiser and rule, for log lines."""
         rule = self._config.aggregation
         optimiser = type(self._inner).__name__
         return optimiser if rule is Aggregation.MEAN else f"{optimiser} of the {rule}"
@@ -42,13 +42,13 @@ class ServerOptimiser:
     def step(
         self, number: int, weights: Weights, changes: Sequence[Weights], shares: Sequence[float]
     ) -> Weights:
-        """The next weights.
+        """Return the next weights.
 
         Args:
-            number: the round's, counted from 1.
-            weights: the round's.
+            number: of the round, 1-based.
+            weights: global weights that the round began with.
             changes: one for each organisation that answered, in a fixed order.
-            shares: how much each counts in a mean; a robust rule counts all alike.
+            shares: weight of each change in a mean; a robust rule weighs all alike.
         """
         if self._config.aggregation is not Aggregation.MEAN:
             changes, shares = [robust_change(changes, self._config)], [1.0]
@@ -57,11 +57,11 @@ class ServerOptimiser:
         if isinstance(self._inner, FedAvgM):
             self._inner.current_arrays = to_arrays(weights)
         moved = [{name: weights[name] + change[name] for name in weights} for change in changes]
-        return aggregated(self._inner, moved, shares, number)
+        return aggregate(self._inner, moved, shares, number)
 
     @property
     def state(self) -> State:
-        """Its arrays by name; none before the first step, and none of "fedavg"."""
+        """Arrays by name; empty before the first step, and for "fedavg"."""
         inner, state = self._inner, State()
         if isinstance(inner, FedAdam):
             for moment, arrays in (("m", inner.m_t), ("v", inner.v_t)):
@@ -72,7 +72,7 @@ class ServerOptimiser:
         return state
 
     def restore(self, state: State) -> None:
-        """Puts back what `state` gave."""
+        """Restore what `state` returned."""
         inner, names = self._inner, self._names
         if isinstance(inner, FedAdam) and state:
             inner.m_t = {name: state[f"m/{name}"] for name in names}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from server.aggregation.robust import least_partners
+from server.aggregation.quorum import minimum_organisations
 from server.commands.options import JsonOption, ServerOption
 from server.runs.bundle import Bundle, build, source
 from server.runs.flower import Flower
@@ -133,7 +133,7 @@ def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
     while True:
         run = find_run(settings, run.name)
         if status := run.status:
-            wanted = least_partners(run.config.server, resumed=status.round > 0)
+            wanted = minimum_organisations(run.config.server, resumed=status.round > 0)
             for line in news(told, status, wanted):
                 messages.print(line, soft_wrap=True, markup=False)
             told = status

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message
 
-from server.aggregation.robust import quorum_of
+from server.aggregation.quorum import quorum_size
 from server.rounds.replies import checked_change
 from server.rounds.roll import Partner
 from shared.config import ServerConfig
@@ -203,7 +203,7 @@ class Round:
     def _needed(self) -> int:
         asked = {partner.organisation for partner in self._asked.values()}
         total = max(len(asked), self._config.organisations)
-        return quorum_of(self._config, total)
+        return quorum_size(self._config, total)
 
     def _message(self, partner: Partner) -> Message:
         return Message(self._content, partner.node_id, TRAIN, group_id=str(self.request.round))

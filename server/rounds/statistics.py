@@ -17,7 +17,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.aggregation.robust import quorum_of, robust_mean
+from server.aggregation.quorum import quorum_size
+from server.aggregation.robust import robust_mean
 from server.rounds.replies import checked_content
 from server.rounds.roll import Partner
 from shared.config import Aggregation, RunConfig, ServerConfig
@@ -202,7 +203,7 @@ class _Tally:
 
     @property
     def _needed(self) -> int:
-        return quorum_of(self.config, max(self._asked, self.config.organisations))
+        return quorum_size(self.config, max(self._asked, self.config.organisations))
 
     def _final(self, partner: Partner) -> bool:
         error = self.missing.get(partner.organisation)

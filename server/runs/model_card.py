@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.noise_plan import noise_of
+from server.noise_plan import plan_noise
 from shared.config import RunConfig
 from shared.messages import SUMS
 from shared.models.moments import STATISTIC_CLIP_NORM
@@ -62,7 +62,7 @@ class Published:
 
 def releases_of(config: RunConfig, rounds: int) -> list[Release]:
     """What `rounds` rounds of a run ask of one organisation; its statistics count as one."""
-    noise, rate = noise_of(config), config.training.sample_rate
+    noise, rate = plan_noise(config), config.training.sample_rate
     every = config.server.evaluate_every
     statistics = int(config.warm_start.share > 0)
     asked = (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from server.noise_plan import noise_of, popularity_part, statistics_noise
+from server.noise_plan import plan_noise, popularity_share, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
@@ -150,9 +150,9 @@ def calibrate(
     run = config.planned
     if run.privacy.epsilon is None:
         raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
-    noise, sums = noise_of(run), []
+    noise, sums = plan_noise(run), []
     if run.statistics_share:
-        part = popularity_part(noise.statistics, populations, items)
+        part = popularity_share(noise.statistics, populations, items)
         each = statistics_noise(noise.statistics, part)
         popularity = NoisedSum(
             name="popularity",

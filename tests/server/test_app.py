@@ -17,7 +17,7 @@ import server.app
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
-from server.noise_plan import noise_of, popularity_part
+from server.noise_plan import plan_noise, popularity_share
 from server.state.checkpoint import Checkpoint
 from server.state.run_lock import replace_file
 from server.state.status import RunState, RunStatus
@@ -301,7 +301,7 @@ def test_the_statistics_stay_one_request_though_a_population_changes(
     file.write_text(file.read_text().replace(f"population = {before}", "population = 900"))
     federation.run(resume=True)
     assert federation.checkpoint.progress.popularity_part == part
-    assert part != popularity_part(noise_of(federation.config).statistics, [before, 900], ITEMS)
+    assert part != popularity_share(plan_noise(federation.config).statistics, [before, 900], ITEMS)
     kinds = [[entry.kind for entry in ledger.outbox()] for ledger in federation.ledgers]
     assert [own.count("statistics") for own in kinds] == [2, 2]
 

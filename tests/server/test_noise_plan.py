@@ -1,18 +1,31 @@
-"""How a run's noise follows from its parameters and from public constants."""
+"""How a run's noise follows from its parameters and public constants, by two accountants."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.noise_plan import fade_of, noise_of, planned_releases, popularity_part, statistics_noise
+from server.noise_plan import (
+    noise_for_share,
+    plan_noise,
+    planned_releases,
+    popularity_fade,
+    popularity_share,
+    split_epsilon,
+    statistics_noise,
+)
 from shared.config import PrivacyConfig, RunConfig, TrainingConfig, WarmStartConfig
 from shared.messages import Statistic
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
-CONFIG = RunConfig(privacy=PrivacyConfig(epsilon=4.0, delta=1e-5))
+DELTA = 1e-5
+CONFIG = RunConfig(privacy=PrivacyConfig(epsilon=4.0, delta=DELTA))
 
 populations = st.lists(st.integers(1, 10**6), min_size=1, max_size=20)
 
@@ -26,13 +39,13 @@ def test_the_statistics_asked_for_and_the_steps_cost_what_was_planned() -> None:
     planned = planned_releases(config)
     asked = [
         Release(kind=ReleaseKind.STATISTICS, noise_multiplier=noise, sample_rate=1.0, steps=1)
-        for noise in statistics_noise(noise_of(config).statistics, 0.2).values()
+        for noise in statistics_noise(plan_noise(config).statistics, 0.2).values()
     ]
     assert epsilon([*asked, *planned[1:]], 1e-5) == pytest.approx(epsilon(planned, 1e-5))
     assert 3.99 <= epsilon(planned, 1e-5) <= 4.0
 
 
-def test_the_statistic_with_the_larger_part_has_less_noise() -> None:
+def test_the_statistic_with_the_larger_share_has_less_noise() -> None:
     noise = statistics_noise(1.0, 0.2)
     assert noise[Statistic.MOMENT] < noise[Statistic.POPULARITY]
     assert statistics_noise(0.0, 0.2) == {Statistic.POPULARITY: 0.0, Statistic.MOMENT: 0.0}
@@ -40,30 +53,81 @@ def test_the_statistic_with_the_larger_part_has_less_noise() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1e4), populations, st.integers(1, 10**7))
-def test_popularity_gets_a_part_and_the_moment_too(
-    noise: float, users: list[int], items: int
-) -> None:
-    assert 0.05 <= popularity_part(noise, users, items) <= 0.9
+def test_popularity_and_moment_both_get_a_share(noise: float, users: list[int], items: int) -> None:
+    assert 0.05 <= popularity_share(noise, users, items) <= 0.9
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.05, 100), populations, st.integers(1, 10**6), st.floats(1, 10))
-def test_the_harder_popularity_is_to_hear_the_more_it_gets(
+def test_the_noisier_popularity_is_the_larger_its_share(
     noise: float, users: list[int], items: int, more: float
 ) -> None:
-    before = popularity_part(noise, users, items)
-    assert popularity_part(noise * more, users, items) >= before
-    assert popularity_part(noise, users, int(items * more)) >= before
-    assert popularity_part(noise, [int(one * more) for one in users], items) <= before
+    before = popularity_share(noise, users, items)
+    assert popularity_share(noise * more, users, items) >= before
+    assert popularity_share(noise, users, int(items * more)) >= before
+    assert popularity_share(noise, [int(one * more) for one in users], items) <= before
 
 
 def test_many_users_give_most_to_the_moment_and_few_to_popularity() -> None:
     """MovieLens-1M at eight organisations, and MovieLens latest-small at four."""
-    noise = noise_of(CONFIG).statistics
-    assert popularity_part(noise, [755] * 8, 3883) < 0.2
-    assert popularity_part(noise, [152] * 4, 9742) > 0.5
+    noise = plan_noise(CONFIG).statistics
+    assert popularity_share(noise, [755] * 8, 3883) < 0.2
+    assert popularity_share(noise, [152] * 4, 9742) > 0.5
 
 
-def test_a_popularity_that_is_hard_to_hear_does_not_fade() -> None:
-    assert fade_of(0.05) == fade_of(0.7) == 0.5
-    assert fade_of(0.71) == fade_of(0.9) == 0.0
+def test_a_noisy_popularity_weighs_all_events_alike() -> None:
+    assert popularity_fade(0.05) == popularity_fade(0.7) == 0.5
+    assert popularity_fade(0.71) == popularity_fade(0.9) == 0.0
+
+
+# --- the division of a budget, against another accountant ----------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize(("rate", "steps"), [(1.0, 4), (0.1, 60)])
+def test_all_together_cost_what_was_asked_for(share: float, rate: float, steps: int) -> None:
+    plan = split_epsilon(4.0, DELTA, share=share, sample_rate=rate, steps=steps)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    if share:
+        accountant.compose(GaussianDpEvent(plan.statistics))
+        assert accountant.get_epsilon(DELTA) == pytest.approx(4.0 * share, rel=0.01)
+    accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(plan.training)), steps)
+    assert accountant.get_epsilon(DELTA) == pytest.approx(4.0, rel=0.01)
+    assert (plan.statistics > 0) is (share > 0)
+
+
+def test_statistics_alone_may_cost_it_all() -> None:
+    plan = split_epsilon(4.0, DELTA, share=1.0, sample_rate=1.0, steps=0)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(GaussianDpEvent(plan.statistics))
+    assert accountant.get_epsilon(DELTA) == pytest.approx(4.0, rel=0.01)
+    assert plan.training == 0
+
+
+@pytest.mark.parametrize("parts", [(0.5, 0.5), (0.05, 0.95), (0.2, 0.3, 0.5)])
+def test_a_divided_release_costs_what_the_whole_one_does_by_another_accountant(
+    parts: tuple[float, ...],
+) -> None:
+    whole, divided = (PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE) for _ in range(2))
+    whole.compose(GaussianDpEvent(1.3))
+    for part in parts:
+        divided.compose(GaussianDpEvent(noise_for_share(1.3, part)))
+    assert divided.get_epsilon(DELTA) == pytest.approx(whole.get_epsilon(DELTA), rel=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.01, 0.99), st.floats(0.3, 30.0), st.integers(0, 4))
+def test_a_cap_of_exactly_the_planned_epsilon_admits_the_divided_releases(
+    part: float, noise: float, steps: int
+) -> None:
+    """A cap that is the planned ε to the last digit is not exceeded by how it was divided."""
+    training = [released(4 * noise, steps)] if steps else []
+    planned = epsilon([released(noise), *training], DELTA)
+    each = [released(noise_for_share(noise, share)) for share in (part, 1 - part)]
+    assert math.isclose(epsilon([*each, *training], DELTA), planned, rel_tol=1e-9)
+
+
+def released(noise: float, steps: int = 1) -> Release:
+    return Release(
+        kind=ReleaseKind.STATISTICS, noise_multiplier=noise, sample_rate=1.0, steps=steps
+    )
