@@ -1,7 +1,7 @@
-"""A federation of real processes on this machine, to be hurt: TLS, keys, one node a partner.
+"""A federation of real processes on this machine: TLS, keys, one node for each partner.
 
-Everything that can break is reached by its process, and the partners reach the coordinator through
-a wire that can be cut.
+Every process can be found and killed, and the partners reach the coordinator through a link that
+can be cut.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -32,8 +29,16 @@ from server.cli import main as server_main
 from server.state.status import RunStatus
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, write_interactions
+from simulations.faults.link import Link
+from simulations.faults.processes import (
+    all_processes,
+    command_line,
+    descendants,
+    free_port,
+    wait_for,
+)
 
-__all__ = ["DELTA", "EPSILON", "RUN", "SOURCE", "Deployment", "Wire", "wait_for"]
+__all__ = ["DELTA", "EPSILON", "RUN", "SOURCE", "Deployment"]
 
 SOURCE = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
@@ -42,84 +47,14 @@ DELTA, EPSILON = 1e-3, 8.0
 _MAIN = {"client": node_main, "server": server_main}
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:  # noqa: ANN401
-    """What the condition gives once it is true.
-
-    Raises:
-        TimeoutError: it was not in so many seconds.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise TimeoutError(f"{what}: not within {seconds:g} s")
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-class Wire:
-    """Passes connections on from one port to another, until it is cut.
-
-    Args:
-        target: port on this machine.
-    """
-
-    def __init__(self, target: int) -> None:
-        self._target, self._cut = target, threading.Event()
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @contextmanager
-    def cut(self) -> Iterator[None]:
-        """Nothing passes within: what is connected hangs up, and nobody answers."""
-        self._cut.set()
-        for end in [*self._open]:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        yield
-        self._cut.clear()
-
-    def _accept(self) -> None:
-        while True:
-            near, _ = self._listener.accept()
-            if self._cut.is_set():
-                near.close()
-                continue
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target), timeout=5)
-            except OSError:
-                near.close()
-                continue
-            far.settimeout(None)
-            self._open |= {near, far}
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=pair, daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        for end in (source, sink):
-            self._open.discard(end)
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
 @dataclass
 class Deployment:
     """A coordinator and its partners' nodes.
 
     Attributes:
-        folder: everything lies in it.
+        folder: holds all files.
         partners: names of organisations.
-        log: where all processes write.
+        processes: those that run, by name; each writes FOLDER/NAME.log.
     """
 
     folder: Path
@@ -129,7 +64,7 @@ class Deployment:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ports = {name: free_port() for name in ("partners", "administrators", "superlink")}
-        self.wire = Wire(self.ports["partners"])
+        self.link = Link(self.ports["partners"])
         names = tuple(f"i{number}" for number in range(1, ITEMS + 1))
         self.catalogue = Catalogue(names, names, ((),) * ITEMS, (None,) * ITEMS)
         self.catalogue.save(self.folder / "catalogue")
@@ -137,37 +72,37 @@ class Deployment:
     # --- commands --------------------------------------------------------------------------------
 
     def command(self, side: str, *arguments: object) -> list[str]:
-        """`sotto-server` or `sotto-node` with arguments."""
+        """Return the command line of `sotto-server` or `sotto-node`."""
         start = f"from {side}.cli import main; main()"
         return [sys.executable, "-P", "-c", start, *map(str, arguments)]
 
     def call(self, side: str, *arguments: object) -> str:
-        """What a command printed on stdout.
+        """Run a command, and return what it printed on stdout.
 
-        It runs in a fork of this process, which has imported everything already: that is most of
-        what a command costs.
+        It runs in a fork of this process, which has imported everything already: imports take most
+        of a command's time.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: the command failed.
         """
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             sys.stdout.flush()
             child = os.fork()
             if not child:
-                self._become(side, [*map(str, arguments)], output.fileno(), errors.fileno())
+                self._exec_in_fork(side, [*map(str, arguments)], output.fileno(), errors.fileno())
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             output.seek(0)
             errors.seek(0)
-            printed, said = output.read().decode(), errors.read().decode()
+            printed, error_text = output.read().decode(), errors.read().decode()
         if code:
-            raise RuntimeError(f"{side} {arguments[0]} gave {code}: {said}")
+            raise RuntimeError(f"{side} {arguments[0]} ended with {code}: {error_text}")
         return printed
 
-    def _become(self, side: str, arguments: list[str], output: int, errors: int) -> NoReturn:
-        """Turns this process, a fork, into a command."""
+    def _exec_in_fork(self, side: str, arguments: list[str], output: int, errors: int) -> NoReturn:
+        """Run a command in this fork, and end it."""
         code: object = 1
         try:
-            os.setsid()  # a share of the processor of its own
+            os.setsid()  # its own session, so that the kernel schedules it separately
             for file, number in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (errors, 2)):
                 os.dup2(file, number)
             os.environ.update(self.environment)
@@ -185,7 +120,7 @@ class Deployment:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every process: nothing of the user's own Flower."""
+        """Variables of every process; none refers to the user's own Flower."""
         return os.environ | {
             "PYTHONPATH": str(SOURCE),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -196,8 +131,8 @@ class Deployment:
             "OMP_NUM_THREADS": "1",
         }
 
-    def keep(self, name: str, command: Sequence[str], source: Path = SOURCE) -> None:
-        """Starts a process, with the packages in `source`, that is ended with the deployment."""
+    def start_process(self, name: str, command: Sequence[str], source: Path = SOURCE) -> None:
+        """Start a process with the packages in `source`; `close` ends it."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command,
@@ -212,37 +147,42 @@ class Deployment:
 
     @property
     def server(self) -> Path:
-        """The coordinator's folder."""
+        """Return the coordinator's folder."""
         return self.folder / "server"
 
     @cached_property
     def out(self) -> Path:
-        """The run's folder of results."""
+        """Return the run's folder of results."""
         rows = json.loads(self.call("server", "status", "--server", self.server, "--json"))
         return Path(next(row["out"] for row in rows if row["name"] == RUN))
 
     def init_server(self) -> None:
-        """Makes the coordinator and the app bundle."""
+        """Initialise the coordinator and build the app bundle."""
         ports = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         self.call(
-            *("server", "init", self.server, "--address", f"localhost:{self.wire.port}"),
+            *("server", "init", self.server, "--address", f"localhost:{self.link.port}"),
             *("--listen", ports["partners"], "--administrators", ports["administrators"]),
             *("--superlink", ports["superlink"]),
         )
         self.call("server", "bundle", "--server", self.server, "--out", self.folder)
 
     def up_server(self) -> None:
-        """Starts the coordinator and waits until it answers."""
-        self.keep("server", self.command("server", "up", "--server", self.server))
-        wait_for("the coordinator", self._answers, 300)
+        """Start the coordinator, and wait until it answers."""
+        self.start_process("server", self.command("server", "up", "--server", self.server))
+        wait_for("the coordinator", self._is_ready, 300)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         with suppress(RuntimeError):
             return self.call("server", "ready", "--server", self.server) is not None
         return False
 
     def run(self, rounds: int, **settings: object) -> None:
-        """Starts a run of so many rounds, and returns at once."""
+        """Start a run of so many rounds, and return at once.
+
+        Args:
+            rounds: of training.
+            settings: of the section `server`.
+        """
         values: dict[str, dict[str, object]] = {
             "privacy": {"epsilon": EPSILON, "delta": DELTA},
             "model": {"items": "ids", "trained": "all", "hidden_size": 8, "max_length": 5},
@@ -267,13 +207,13 @@ class Deployment:
 
     @property
     def status(self) -> RunStatus:
-        """How the run stands."""
+        """Return the state of the run."""
         return RunStatus.load(self.out)
 
     # --- nodes -----------------------------------------------------------------------------------
 
     def init_node(self, name: str) -> None:
-        """Makes a partner's site and lets it in."""
+        """Create a partner's site, and trust the app bundle there."""
         folder = self.folder / name
         draw = torch.Generator().manual_seed(len(self.processes) + len(name))
         lengths = torch.randint(2, 9, (USERS,), generator=draw).tolist()
@@ -285,7 +225,7 @@ class Deployment:
             *("client", "init", folder, "--organisation", name, "--user-base", name),
             *("--population", USERS, "--source", source),
             *("--catalogue", self.folder / "catalogue", "--max-epsilon", EPSILON, "--delta", DELTA),
-            *("--superlink", f"localhost:{self.wire.port}"),
+            *("--superlink", f"localhost:{self.link.port}"),
             *("--root-certificates", self.server / "ca.crt"),
             *("--anchor", self.folder / f"{name}.anchor"),
         )
@@ -298,85 +238,59 @@ class Deployment:
         self.call("client", "trust", bundle, "--site", folder, "--yes")
 
     def join(self, name: str) -> None:
-        """Lets a partner's key in."""
+        """Register a partner's key with the coordinator."""
         self.call("server", "invite", name, "--server", self.server)
         key = self.folder / name / "node_key.pub"
         self.call("server", "accept", key, "--name", name, "--server", self.server)
 
     def up_node(self, name: str, source: Path = SOURCE) -> None:
-        """Starts a partner's node from the packages in `source`."""
-        self.keep(name, self.command("client", "up", "--site", self.folder / name), source)
+        """Start a partner's node from the packages in `source`."""
+        self.start_process(name, self.command("client", "up", "--site", self.folder / name), source)
 
     def spent(self, name: str) -> tuple[float, int]:
-        """ε and steps by a partner's own ledger, whose chain is checked."""
+        """Return ε and steps from a partner's own ledger, after checking its hash chain."""
         ledger = Site.load(self.folder / name).open_ledger()
         ledger.verify()
         return ledger.spent(DELTA), sum(release.steps for release in ledger.releases())
 
     # --- processes -------------------------------------------------------------------------------
 
-    def found(self, owner: str, pattern: str) -> list[int]:
-        """Processes below `owner`'s whose command line holds `pattern`.
+    def find(self, owner: str, pattern: str) -> list[int]:
+        """Return the processes of `owner` whose command line matches `pattern`.
 
-        A ServerApp that outlives its executor is the coordinator's still.
+        A ServerApp that outlives its executor still belongs to the coordinator.
         """
         first = self.processes[owner].pid
-        watching = re.compile(rf"--parent-pid {first}\b")
-        below = {pid for pid in _all() if watching.search(_command_line(pid))}
-        below |= set(_descendants(first))
-        return [pid for pid in sorted(below) if re.search(pattern, _command_line(pid))]
+        child_option = re.compile(rf"--parent-pid {first}\b")
+        below = {pid for pid in all_processes() if child_option.search(command_line(pid))}
+        below |= set(descendants(first))
+        return [pid for pid in sorted(below) if re.search(pattern, command_line(pid))]
 
     def down(self, owner: str) -> None:
-        """Ends the coordinator or a node as its operator would, if it runs."""
+        """Stop the coordinator or a node as its operator would, if it runs."""
         process = self.processes.pop(owner, None)
         if process is not None:
             process.terminate()
             process.wait(60)
 
     def kill(self, owner: str, pattern: str) -> list[int]:
-        """SIGKILLs them; which ones."""
-        killed = self.found(owner, pattern)
+        """Send SIGKILL to matching processes of `owner`, and return their ids."""
+        killed = self.find(owner, pattern)
         for pid in killed:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return killed
 
     def close(self) -> None:
-        """Ends everything that was started, and nothing else."""
+        """End everything that was started here, and nothing else."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
         for process in self.processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-            for pid in _descendants(process.pid):
+            for pid in descendants(process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             if process.poll() is None:
                 process.kill()
-
-
-def _all() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for child in _all():
-        with suppress(OSError, ValueError, IndexError):
-            parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-            parents.setdefault(parent, []).append(child)
-    found, queue = [], [pid]
-    while queue:
-        children = parents.get(queue.pop(), [])
-        found += children
-        queue += children
-    return found
-
-
-def _command_line(pid: int) -> str:
-    with suppress(OSError):
-        return (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        )
-    return ""

@@ -1,7 +1,8 @@
-"""What a partner that runs changed code sends in place of its answers.
+"""Replace a partner's training replies by false ones, as changed code at a partner could.
 
-In a copy of the packages that `simulations.faults.table` makes, the node passes every reply
-through `told`. A file beside this one says which lie; it may change while the node runs.
+`simulations.faults.node_faults` makes a copy of the packages in which the node passes every reply
+through `falsify`. The file `KIND_FILE` in that copy names the kind of false reply; it may change
+while the node runs.
 """
 
 from __future__ import annotations
@@ -15,33 +16,33 @@ from flwr.app import Message
 from shared.errors import Outcome
 from shared.messages import TRAIN, TrainReply, Weights
 
-__all__ = ["LIE", "LIES", "told"]
+__all__ = ["FALSE_REPLIES", "KIND_FILE", "falsify"]
 
-LIES = {
+FALSE_REPLIES = {
     "NaN": Outcome.NOT_FINITE,
     "a wrong shape": Outcome.WRONG_SHAPE,
     "a huge norm": Outcome.TOO_LONG,
     "the last round's reply": Outcome.STALE,
     "nothing": Outcome.MISSING,
 }
-"""What is sent, and what the coordinator has to make of it."""
-LIE = Path(__file__).with_name("lie.txt")
-_LAST = Path(__file__).with_name("last.npz")
+"""What is sent, and the outcome that the coordinator must record."""
+KIND_FILE = Path(__file__).with_name("false_reply.txt")
+_PREVIOUS = Path(__file__).with_name("last.npz")
 
 
-def told(request: Message, reply: Message) -> Message:
-    """What is sent in place of a reply to a request for training."""
+def falsify(request: Message, reply: Message) -> Message:
+    """Return what is sent in place of a reply; replies to other requests are unchanged."""
     if request.metadata.message_type != TRAIN or not reply.has_content():
         return reply
-    sent = _instead(LIE.read_text(), TrainReply.from_content(reply.content).change)
-    np.savez(_LAST, allow_pickle=False, **sent)
+    sent = _false_change(KIND_FILE.read_text(), TrainReply.from_content(reply.content).change)
+    np.savez(_PREVIOUS, allow_pickle=False, **sent)
     reply.content = TrainReply(change=sent).to_content()
     return reply
 
 
-def _instead(lie: str, change: Weights) -> Weights:
+def _false_change(kind: str, change: Weights) -> Weights:
     name = min(change)
-    match lie:
+    match kind:
         case "NaN":
             return {**change, name: change[name] * np.float32(np.nan)}
         case "a wrong shape":
@@ -49,9 +50,9 @@ def _instead(lie: str, change: Weights) -> Weights:
         case "a huge norm":
             return {**change, name: np.full_like(change[name], 1e20)}
         case "the last round's reply":
-            with np.load(_LAST) as last:
-                return dict(last)
+            with np.load(_PREVIOUS) as previous:
+                return dict(previous)
         case "nothing":
-            while LIE.read_text() == lie:
+            while KIND_FILE.read_text() == kind:
                 time.sleep(1)
     return change

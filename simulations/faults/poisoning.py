@@ -1,10 +1,11 @@
-"""What one attacker among the organisations does to a warm start, rule by rule.
+"""The effect of one attacker among the organisations on a warm start, by aggregation rule.
 
     python -m simulations.faults.poisoning FOLDER --data PATH [--public PATH] [--epsilon 8]
 
-It declares as many users as δ allows, and answers within the bound that these set: all of them for
-one unpopular item, and a moment that points away from its own. Prints NDCG@10 without and with it,
-and how many users are then shown its item. One seed.
+The attacker declares as many users as δ allows, and sends sums of the largest norm that this
+allows: all users choose one unpopular item, and the moment is its own with the sign reversed.
+Prints NDCG@10 without and with the attacker, and the share of users who are shown its item. One
+seed.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "ml-1m-private.toml"
 
 
 class Quiet:
-    """Hears of stages and rounds, and says nothing."""
+    """A reporter that prints nothing."""
 
     def stage(self, text: str) -> None:
-        """Nothing."""
+        """Ignore it."""
 
     def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
-        """Nothing."""
+        """Ignore it."""
 
 
 def main() -> None:
-    """Runs every rule twice."""
+    """Run every rule with and without the attacker, and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -71,24 +72,24 @@ def main() -> None:
             "server.malicious": int(rule is not Aggregation.MEAN),
         }
         config = read_settings(options.config, changes | server, [])
-        found = []
+        ndcg = []
         for attacked in (False, True):
             simulation = prepare(config, options.folder / f"{rule}-{attacked}")
             item = unpopular(simulation)
             app = attacking(item, int(1 / config.privacy.delta) - 1) if attacked else None
             result = simulate(simulation, Quiet(), app)
-            found.append(result["evaluation"]["models"]["federated"]["ndcg@10"])
-        say(f"{rule:14}{found[0]:9.4f}{found[1]:10.4f}{shown(simulation, item):15.1%}")
+            ndcg.append(result["evaluation"]["models"]["federated"]["ndcg@10"])
+        say(f"{rule:14}{ndcg[0]:9.4f}{ndcg[1]:10.4f}{share_shown(simulation, item):15.1%}")
 
 
 def say(line: str) -> None:
-    """Prints it at once."""
+    """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def unpopular(simulation: Simulation) -> int:
-    """Internal id of an item that few chose."""
+    """Return the internal id of the item that fewest users chose."""
     counts = np.bincount(
         simulation.split.train.items, minlength=len(simulation.dataset.catalogue) + 1
     )
@@ -96,7 +97,12 @@ def unpopular(simulation: Simulation) -> int:
 
 
 def attacking(item: int, users: int) -> ClientApp:
-    """The ClientApp, and what the attacker makes of its own answers."""
+    """Return a ClientApp whose attacker falsifies its own answers.
+
+    Args:
+        item: internal id that the attacker promotes.
+        users: how many it declares.
+    """
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
@@ -104,8 +110,8 @@ def attacking(item: int, users: int) -> ClientApp:
         if Path(str(context.node_config["site"])).name != ATTACKER or not reply.has_content():
             return reply
         if message.metadata.message_type == STATISTICS:
-            told = lie(StatisticsReply.from_content(reply.content).total, item, users)
-            reply.content = StatisticsReply(total=told).to_content()
+            total = poison(StatisticsReply.from_content(reply.content).total, item, users)
+            reply.content = StatisticsReply(total=total).to_content()
         else:
             described = DescribeReply.from_content(reply.content)
             reply.content = DescribeReply(
@@ -120,18 +126,18 @@ def attacking(item: int, users: int) -> ClientApp:
     return app
 
 
-def lie(total: Sums, item: int, users: int) -> Sums:
-    """As long as so many users' sum may be."""
+def poison(total: Sums, item: int, users: int) -> Sums:
+    """Return false statistics of the largest norm that so many users allow."""
     if total.ndim > 1:
-        away: Sums = (-users * total / np.linalg.norm(total)).astype(np.float32)
-        return away
-    told = np.zeros_like(total)
-    told[item - 1] = users
-    return told
+        reversed_moment: Sums = (-users * total / np.linalg.norm(total)).astype(np.float32)
+        return reversed_moment
+    counts = np.zeros_like(total)
+    counts[item - 1] = users
+    return counts
 
 
-def shown(simulation: Simulation, item: int) -> float:
-    """Part of the users who find the item among their ten."""
+def share_shown(simulation: Simulation, item: int) -> float:
+    """Return the share of users whose top ten contains the item."""
     config = simulation.config.run(
         organisations=len(list((simulation.folder / SITES).iterdir())),
         catalogue=simulation.folder / "catalogue",

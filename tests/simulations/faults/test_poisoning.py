@@ -8,7 +8,7 @@ import pytest
 
 from server.state.checkpoint import Checkpoint
 from simulations.experiment.simulate import prepare, simulate
-from simulations.faults.poisoning import attacking, shown, unpopular
+from simulations.faults.poisoning import attacking, share_shown, unpopular
 from tests.simulations.experiment.test_simulate import Silent, settings
 
 
@@ -24,4 +24,4 @@ def test_a_false_organisation_leads_the_mean_and_no_robust_rule(
     popular = Checkpoint.load(simulation.folder).weights["item_scores.offset"].ravel()
     place = int((popular > popular[item - 1]).sum())
     assert (place == 0) == led
-    assert 0 < shown(simulation, item) < 1  # never to whom has seen it
+    assert 0 < share_shown(simulation, item) < 1  # never to whom has seen it
