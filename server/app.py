@@ -24,8 +24,8 @@ from server.rounds.grid import PatientGrid
 from server.rounds.roll import Partner, Roll
 from server.rounds.statistics import Asker
 from server.rounds.strategy import FederatedStrategy, Terms
-from server.runs.journal import Journal
-from server.state.checkpoint import Checkpoint, Progress
+from server.runs.reporter import RunReporter
+from server.state.checkpoint import Checkpoint
 from server.state.run_lock import alone_in
 from server.warm_start.denoise import Prior
 from server.warm_start.public import read_public
@@ -81,26 +81,26 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     check_aggregation(config.server)
     with alone_in(out):
         checkpoint = _first_checkpoint(config, catalogue, out)
-        journal = Journal(out, config, checkpoint.progress)
-        with journal.telling():
-            checkpoint = _federate(PatientGrid(grid), config, checkpoint, journal, observer)
+        reporter = RunReporter(out, config, run=checkpoint.run, finished_rounds=checkpoint.round)
+        with reporter.report_run():
+            checkpoint = _federate(PatientGrid(grid), config, checkpoint, reporter, observer)
             disable_progress_bar()
             model_with(checkpoint, config, catalogue).save_pretrained(out / MODEL)
 
 
 def _federate(
-    grid: Grid, config: RunConfig, checkpoint: Checkpoint, journal: Journal, observer: Observer
+    grid: Grid, config: RunConfig, checkpoint: Checkpoint, reporter: RunReporter, observer: Observer
 ) -> Checkpoint:
     """All that is left of a run; the state after its last round."""
-    roll = Roll(config, checkpoint.progress.catalogue, journal.changed)
-    resumed = checkpoint.progress.round > 0
+    roll = Roll(config, checkpoint.catalogue, reporter.partner_changed)
+    resumed = checkpoint.round > 0
     partners = roll.gather(grid, minimum_organisations(config.server, resumed=resumed))
-    journal.running()
-    if not checkpoint.progress.warm:
+    reporter.organisations_ready()
+    if not checkpoint.warm_started:
         checkpoint = _decided(checkpoint, config, partners)
-        checkpoint = _warmed(checkpoint, grid, roll, config)
+        checkpoint = _warmed(checkpoint, grid, roll, config, reporter)
     config = with_own_items(config, checkpoint)
-    return _trained(grid, config, checkpoint, roll, journal, observer)
+    return _trained(grid, config, checkpoint, roll, reporter, observer)
 
 
 def _trained(
@@ -108,14 +108,13 @@ def _trained(
     config: RunConfig,
     checkpoint: Checkpoint,
     roll: Roll,
-    journal: Journal,
+    reporter: RunReporter,
     observer: Observer,
 ) -> Checkpoint:
-    out, done = _out(config), checkpoint.progress.round
-    started = time.monotonic() - checkpoint.progress.seconds
+    out, done = _out(config), checkpoint.round
     terms = Terms(
-        run=checkpoint.progress.run,
-        catalogue=checkpoint.progress.catalogue,
+        run=checkpoint.run,
+        catalogue=checkpoint.catalogue,
         noise_multiplier=plan_noise(config).training,
     )
     strategy = FederatedStrategy(
@@ -124,28 +123,24 @@ def _trained(
         roll.look_up,
         names=list(checkpoint.weights),
         rounds_done=done,
-        on_miss=journal.missed,
+        on_miss=reporter.attempt_missed,
     )
-    strategy.restore(checkpoint.state, checkpoint.progress.answers)
+    strategy.restore(checkpoint.optimiser, checkpoint.answers)
 
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint
         if rounds:
             report = strategy.report
-            progress = replace(
-                checkpoint.progress,
+            checkpoint = replace(
+                checkpoint,
                 round=done + rounds,
-                seconds=time.monotonic() - started,
-                bytes_up=report.bytes_up,
-                bytes_down=report.bytes_down,
                 answers=strategy.answers,
-            )
-            checkpoint = Checkpoint(
-                progress=progress, weights=to_weights(arrays), state=strategy.state
+                weights=to_weights(arrays),
+                optimiser=strategy.state,
             )
         checkpoint.save(out)
         if rounds:
-            journal.finished_round(report, strategy.metrics)
+            reporter.round_finished(report, strategy.metrics)
         observer(checkpoint)
         return None
 
@@ -195,19 +190,18 @@ def _first_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Che
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(config.model, catalogue)
-    progress = Progress(
+    return Checkpoint(
         run=secrets.token_hex(8),
         round=0,
         config=config.fingerprint,
         catalogue=catalogue.fingerprint,
+        weights={name: p.detach().numpy() for name, p in trainable(model).items()},
     )
-    weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
-    return Checkpoint(progress=progress, weights=weights, state={})
 
 
 def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
     """The run's parameters with the items that its warm start chose."""
-    own = checkpoint.progress.own_items
+    own = checkpoint.own_items
     return replace(config, model=replace(config.model, own_items=own or ()))
 
 
@@ -219,50 +213,43 @@ def _decided(checkpoint: Checkpoint, config: RunConfig, partners: Sequence[Partn
     """
     if not config.warm_start.share:
         return checkpoint
-    progress = checkpoint.progress
-    if progress.popularity_part is None:
+    if checkpoint.popularity_share is None:
         populations = credible_populations(
             [partner.population for partner in partners], config.server
         )
         items = len(_catalogue(config))
         part = popularity_share(plan_noise(config).statistics, populations, items)
-        checkpoint = replace(checkpoint, progress=replace(progress, popularity_part=part))
+        checkpoint = replace(checkpoint, popularity_share=part)
     checkpoint.save(_out(config))
     return checkpoint
 
 
-def _warmed(checkpoint: Checkpoint, grid: Grid, roll: Roll, config: RunConfig) -> Checkpoint:
+def _warmed(
+    checkpoint: Checkpoint, grid: Grid, roll: Roll, config: RunConfig, reporter: RunReporter
+) -> Checkpoint:
     """The checkpoint with the weights that training begins with."""
-    began, progress = time.monotonic(), checkpoint.progress
+    began, share = time.monotonic(), checkpoint.popularity_share
     catalogue = _catalogue(config)
     public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
     asker = None
-    if progress.popularity_part is not None:
+    if share is not None:
         asker = Asker(
             grid=grid,
             look_up=partial(roll.look_up, grid),
-            run=progress.run,
-            noise_multipliers=statistics_noise(
-                plan_noise(config).statistics, progress.popularity_part
-            ),
-            fade=popularity_fade(progress.popularity_part),
+            run=checkpoint.run,
+            noise_multipliers=statistics_noise(plan_noise(config).statistics, share),
+            fade=popularity_fade(share),
             config=config,
             catalogue=catalogue.fingerprint,
         )
     elif public is None or not config.model.items.uses_features:
-        return replace(checkpoint, progress=replace(progress, warm=True))
+        return replace(checkpoint, warm_started=True)
 
     def chosen(own: tuple[int, ...]) -> None:
         # The second request names these items, whoever answers.
-        replace(checkpoint, progress=replace(progress, own_items=own)).save(_out(config))
+        replace(checkpoint, own_items=own).save(_out(config))
 
-    choice = Choice(progress.own_items, chosen)
+    choice = Choice(checkpoint.own_items, chosen)
     first = warm_start(asker, config, catalogue, Prior(public), choice)
-    progress = replace(
-        progress,
-        warm=True,
-        own_items=first.own_items,
-        bytes_up=first.bytes_up,
-        seconds=progress.seconds + time.monotonic() - began,
-    )
-    return replace(checkpoint, progress=progress, weights=first.weights)
+    reporter.warm_started(seconds=time.monotonic() - began, bytes_up=first.bytes_up)
+    return replace(checkpoint, warm_started=True, own_items=first.own_items, weights=first.weights)

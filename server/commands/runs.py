@@ -14,11 +14,12 @@ from server.aggregation.quorum import minimum_organisations
 from server.commands.options import JsonOption, ServerOption
 from server.runs.bundle import Bundle, build, source
 from server.runs.flower import Flower
-from server.runs.follow import news
-from server.runs.run import Fate, Run, all_runs, create_run, find_run, read_config
-from server.runs.supervisor import start
+from server.runs.follow import describe_changes
+from server.runs.run import Run, all_runs, create_run, find_run, read_config
+from server.runs.supervisor import STOPPED_BY_OPERATOR, start
 from server.settings import Settings
 from server.state.audit_log import AuditEvent
+from server.state.status import RunState
 from shared.errors import ServerError
 from shared.system.command_line import failed, messages, output, table_of, write_json
 
@@ -60,7 +61,7 @@ def run_command(
     flower.nodes()  # nothing is made where no coordinator is up
     run = create_run(settings, name or config.stem, flat, bundle)
     _tell_bundle(bundle)
-    with run.alone():
+    with run.exclusive():
         run = start(settings, flower, run, AuditEvent.RUN_STARTED)
     _follow(settings, run, detach=detach)
 
@@ -70,10 +71,9 @@ def resume_command(
 ) -> None:
     """Go on with a run that failed, was paused or stopped, from its last finished round."""
     settings = Settings.load(server)
-    with find_run(settings, name).alone() as run:
-        if run.state in (Fate.WANTED, Fate.FINISHED):
-            state = "running" if run.state is Fate.WANTED else "finished"
-            raise ServerError(f"run '{name}' is {state}: there is nothing to resume.")
+    with find_run(settings, name).exclusive() as run:
+        if run.state in (RunState.RUNNING, RunState.FINISHED):
+            raise ServerError(f"run '{name}' is {run.state}: there is nothing to resume.")
         event = AuditEvent.RUN_RESUMED if run.starts else AuditEvent.RUN_STARTED
         started = start(settings, Flower(settings), run, event)
     _follow(settings, started, detach=detach)
@@ -82,13 +82,13 @@ def resume_command(
 def stop_command(name: RunArgument, server: ServerOption = Path()) -> None:
     """Stop a run after what it has finished; `resume` goes on from there."""
     settings = Settings.load(server)
-    with find_run(settings, name).alone() as run:
-        if run.state is not Fate.WANTED:
-            raise ServerError(f"run '{name}' does not run: it is {run.state}.")
+    with find_run(settings, name).exclusive() as run:
+        if run.state is not RunState.RUNNING:
+            raise ServerError(f"run '{name}' is {run.state}: there is nothing to stop.")
         flower = Flower(settings)
-        if not flower.run(run.starts[-1]).status.finished:
+        if not flower.run(run.starts[-1]).state.finished:
             flower.stop(run.starts[-1])
-        run.changed(Fate.STOPPED, "somebody stopped it")
+        run.save_state(RunState.STOPPED, STOPPED_BY_OPERATOR)
     messages.print(f"{name} is stopped{_after(run)}.", markup=False)
 
 
@@ -109,12 +109,11 @@ def status_command(server: ServerOption = Path(), *, as_json: JsonOption = False
 
 def _row(run: Run) -> Mapping[str, Any]:
     status = run.status
-    at_work = run.state is Fate.WANTED and status is not None
     return {
         "name": run.name,
-        "state": str(status.state if status and at_work else run.state),
-        "reason": status.reason if status and at_work else run.reason,
-        "round": status.round if status else 0,
+        "state": str(status.state),
+        "reason": status.reason,
+        "round": status.round,
         "rounds": run.config.training.rounds,
         "starts": len(run.starts),
         "flower": run.starts[-1] if run.starts else None,
@@ -125,40 +124,32 @@ def _row(run: Run) -> Mapping[str, Any]:
 
 
 def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
-    """Tells of each round as it finishes, until the run ends."""
+    """Print what happens in the run until it ends; exit with 1 unless it is finished."""
     messages.print(f"{run.name} is started (Flower's run {run.starts[-1]}).", markup=False)
     if detach:
         return
-    told = run.status
+    before = run.reported
     while True:
         run = find_run(settings, run.name)
-        if status := run.status:
-            wanted = minimum_organisations(run.config.server, resumed=status.round > 0)
-            for line in news(told, status, wanted):
+        if status := run.reported:
+            needed = minimum_organisations(run.config.server, resumed=status.round > 0)
+            for line in describe_changes(before, status, needed):
                 messages.print(line, soft_wrap=True, markup=False)
-            told = status
-        if run.state is not Fate.WANTED:
+            before = status
+        if run.state is not RunState.RUNNING:
             break
         time.sleep(_POLL)
-    if run.state is Fate.FINISHED:
+    if run.state is RunState.FINISHED:
         messages.print(f"{run.name} is finished.", markup=False)
         output.print(f"{run.out / 'model'}", soft_wrap=True, markup=False)
         return
-    messages.print(f"{run.name} {_ENDS[run.state]}{_after(run)}: {run.reason}", soft_wrap=True)
-    messages.print(f"Go on with: sotto-server resume {run.name}")
+    messages.print(f"{run.name} is {run.state}{_after(run)}: {run.reason}", soft_wrap=True)
+    messages.print(f"To continue: sotto-server resume {run.name}")
     failed()
 
 
-_ENDS = {
-    Fate.FAILED: "has failed",
-    Fate.PAUSED: "has paused itself",
-    Fate.STOPPED: "was stopped",
-}
-
-
 def _after(run: Run) -> str:
-    status = run.status
-    return f" after round {status.round}" if status and status.round else ""
+    return f" after round {run.status.round}" if run.status.round else ""
 
 
 def _tell_bundle(bundle: Bundle) -> None:

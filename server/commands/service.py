@@ -12,7 +12,7 @@ import typer
 
 from server.commands.options import JsonOption, ServerOption
 from server.runs.flower import Flower
-from server.runs.supervisor import Keeper
+from server.runs.supervisor import RunSupervisor
 from server.service.certificates import fingerprint
 from server.service.listeners import serve
 from server.service.setup import NewServer, OwnCertificate, make_server, new_folder, renew
@@ -144,9 +144,9 @@ def keep_command(server: ServerOption = Path()) -> None:
     """Resume runs that break off: part of `up`, or behind systemd or Kubernetes."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     settings = Settings.load(server)
-    keeper = Keeper(settings, Flower(settings))
+    supervisor = RunSupervisor(settings, Flower(settings))
     while True:
-        keeper.look()
+        supervisor.check_runs()
         time.sleep(_LOOK)
 
 

@@ -21,7 +21,7 @@ from server.service.certificates import write_private
 from server.settings import Settings
 from shared.errors import ServerError
 
-__all__ = ["Flower", "FlowerRun", "Status", "environment", "program"]
+__all__ = ["Flower", "FlowerRun", "FlowerState", "environment", "program"]
 
 _CONNECTION = "sotto"
 _SECONDS = 120.0
@@ -33,8 +33,8 @@ _OFF = {
 }
 
 
-class Status(StrEnum):
-    """What Flower says of a run."""
+class FlowerState(StrEnum):
+    """Flower's own words for what a start of a run is doing."""
 
     PENDING = "pending"
     STARTING = "starting"
@@ -45,7 +45,7 @@ class Status(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it has ended."""
         return self.value.startswith("finished")
 
 
@@ -55,14 +55,14 @@ class FlowerRun:
 
     Attributes:
         number: Flower's own.
-        status: how far it is.
+        state: what it is doing.
         details: why it failed, in Flower's words.
         bytes_in: what the SuperLink received for it, in bytes.
         bytes_out: what it sent.
     """
 
     number: str
-    status: Status
+    state: FlowerState
     details: str
     bytes_in: int
     bytes_out: int
@@ -207,7 +207,7 @@ def _run(row: Mapping[str, Any]) -> FlowerRun:
     status = str(row["status"])
     return FlowerRun(
         number=str(row["run-id"]),
-        status=Status(status) if status in list(Status) else Status.PENDING,
+        state=FlowerState(status) if status in list(FlowerState) else FlowerState.PENDING,
         details=str(row.get("status-details") or "").replace("N/A", ""),
         bytes_in=int(row["network-traffic"]["inbound-bytes"]),
         bytes_out=int(row["network-traffic"]["outbound-bytes"]),

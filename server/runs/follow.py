@@ -1,4 +1,4 @@
-"""What somebody who waits for a run is told: a line for each thing that happened."""
+"""Describe what has happened in a run, one line an event, for the terminal that follows it."""
 
 from __future__ import annotations
 
@@ -7,39 +7,43 @@ from collections.abc import Iterator
 from server.state.status import RunState, RunStatus
 from shared.errors import Outcome
 
-__all__ = ["news"]
+__all__ = ["describe_changes"]
 
 
-def news(before: RunStatus | None, status: RunStatus, wanted: int) -> Iterator[str]:
-    """What has happened between two looks at a run, in its order.
+def describe_changes(before: RunStatus | None, status: RunStatus, needed: int) -> Iterator[str]:
+    """Yield what has happened between two looks at a run, in order.
 
     Args:
-        before: as it was at the last look, perhaps in an earlier start; None before the first.
-        status: as it is now.
-        wanted: organisations that this start waits for.
+        before: status at the last look, perhaps of an earlier start; None before the first.
+        status: status now.
+        needed: organisations that must be connected before this start begins.
     """
-    # Who was there, and what it did, an earlier start takes with it; rounds stay.
+    # Connections and attempts belong to one start; rounds belong to the run.
     same = before if before and before.starts == status.starts else None
-    known = same.organisations if same else {}
-    there = {name for name, one in status.organisations.items() if one.connected}
-    if _has_become(RunState.WAITING, same, status):
-        yield f"waiting for {wanted} organisations; `sotto-server list` says whose node is there"
-    for name in sorted(there):
-        if name not in known or not known[name].connected:
-            yield f"{name} is there"
-    for name in sorted(name for name, one in known.items() if one.connected and name not in there):
-        yield f"{name} is gone"
-    if _has_become(RunState.RUNNING, same, status) and not status.round:
-        yield f"it begins, with {len(there)} organisations"
+    parts = same.organisations if same else {}
+    connected = {name for name, part in status.organisations.items() if part.connected}
+    if _enters(RunState.WAITING, same, status):
+        yield (
+            f"waiting until {needed} organisations are connected; `sotto-server list` shows which "
+            "are"
+        )
+    for name in sorted(connected):
+        if name not in parts or not parts[name].connected:
+            yield f"{name} is connected"
+    for name, part in sorted(parts.items()):
+        if part.connected and name not in connected:
+            yield f"{name} is disconnected"
+    if _enters(RunState.RUNNING, same, status) and not status.round:
+        yield f"the run begins with {len(connected)} organisations"
     if status.round > (before.round if before else 0):
-        valid = sum(one.outcome == Outcome.VALID for one in status.organisations.values())
+        valid = sum(part.outcome == Outcome.VALID for part in status.organisations.values())
         yield (
             f"round {status.round} of {status.rounds}: {valid} valid replies of "
             f"{len(status.organisations)}, {status.round_seconds:.1f} s"
         )
     if status.state is RunState.RETRYING and status.reason != (same.reason if same else ""):
-        yield f"{status.reason}: it tries again"
+        yield f"{status.reason}; trying again"
 
 
-def _has_become(state: RunState, before: RunStatus | None, status: RunStatus) -> bool:
+def _enters(state: RunState, before: RunStatus | None, status: RunStatus) -> bool:
     return status.state is state and (before is None or before.state is not state)

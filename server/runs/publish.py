@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from server.runs.model_card import Part, Published, card, claimed
-from server.runs.run import Fate, Run
+from server.runs.run import Run
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
+from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import Outcome, ServerError
 
@@ -21,19 +22,19 @@ _MODEL, _CATALOGUE = "model", "catalogue"
 
 
 def publish(settings: Settings, run: Run, out: Path) -> Published:
-    """Writes a finished run's model folder; nobody's files are written over.
+    """Write a finished run's model folder; no file is overwritten.
 
     Raises:
-        ServerError: the run is not finished, or `out` is there already.
+        ServerError: the run is not finished, or `out` exists.
         DataError: the catalogue cannot be read.
     """
-    if run.state is not Fate.FINISHED:
+    if run.state is not RunState.FINISHED:
         raise ServerError(
-            f"run '{run.name}' is {run.state}: only a finished one is published. Go on with it: "
-            f"sotto-server resume {run.name}"
+            f"run '{run.name}' is {run.status.state}: only a finished run can be published. To "
+            f"finish it: sotto-server resume {run.name}"
         )
     if out.exists():
-        raise ServerError(f"{out} is there already: name a new folder.")
+        raise ServerError(f"{out} exists already: name a new folder.")
     catalogue = Catalogue.load(Path(run.config.paths.catalogue))
     published = _described(run, catalogue)
     new = out.with_name(f".{out.name}.new")
@@ -50,7 +51,7 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
 
 
 def _described(run: Run, catalogue: Catalogue) -> Published:
-    status = run.status
+    status = run.reported
     if status is None:
         raise ServerError(f"{run.out} holds no progress.json: put a copy of it back.")
     parts = [

@@ -1,4 +1,4 @@
-"""The coordinator's runs: a folder each, with what was asked for and how it stands.
+"""The coordinator's runs: one folder each, with its parameters, its app and its record.
 
 | file          | what it holds                                                           |
 |---------------|-------------------------------------------------------------------------|
@@ -7,8 +7,8 @@
 | `app/`        | the app bundle, unpacked: a resumed run is of the same code             |
 | `out/`        | checkpoint and model, unless `paths.out` says otherwise                 |
 
-A run is `wanted` until its last round is done, somebody stops it, or it can go on no more: as long
-as it is wanted, the keeper resumes it whenever it breaks off.
+The record says `running` from the first start until the run is finished, paused, failed or stopped;
+for as long the supervisor resumes it whenever its process ends. `Run.status` says what it is doing.
 """
 
 from __future__ import annotations
@@ -22,50 +22,41 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 
 from server.runs.bundle import Bundle
 from server.service.certificates import write_private
 from server.settings import Settings
-from server.state.status import RunStatus, now
+from server.state.status import RunState, RunStatus, now
 from shared.config import RunConfig, Value, flat_tables
 from shared.errors import CheckpointError, ConfigError, ServerError
 
-__all__ = ["Fate", "Run", "all_runs", "create_run", "find_run", "read_config"]
+__all__ = ["Run", "all_runs", "create_run", "find_run", "read_config"]
 
 _RECORD, _CONFIG, _APP, _OUT, _LOCK = "run.json", "config.toml", "app", "out", "run.lock"
+_OLD_STATES = {"wanted": "running"}
+"""Words of records before release 0.2."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-
-
-class Fate(StrEnum):
-    """What is to become of a run, and what has become of it."""
-
-    WANTED = "wanted"
-    FINISHED = "finished"
-    FAILED = "failed"
-    PAUSED = "paused"
-    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run.
+    """One run, as its record has it.
 
     Attributes:
-        name: the coordinator's, and its folder's.
+        name: the coordinator's name for it, and its folder's.
         folder: where it lies.
-        state: what is to become of it.
+        state: RUNNING while the supervisor is to keep it going; otherwise how it ended.
         bundle: SHA-256 of the app bundle.
         starts: Flower's numbers of its starts, in order.
         created: when, ISO 8601, UTC.
-        since: when it was last started; "" before.
-        reason: why it is neither wanted nor finished.
+        since: when it was last started, ISO 8601, UTC; "" before.
+        reason: why it is paused, failed or stopped; "" otherwise.
     """
 
     name: str
     folder: Path
-    state: Fate
+    state: RunState
     bundle: str
     starts: tuple[str, ...]
     created: str
@@ -74,7 +65,7 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """Its parameters; raises ConfigError where the file was changed into nonsense."""
+        """Its parameters; raises ConfigError where the file was edited and does not fit."""
         return RunConfig.from_flat(tomllib.loads(self.config_file.read_text(encoding="utf-8")))
 
     @property
@@ -93,55 +84,80 @@ class Run:
         return Path(self.config.paths.out)
 
     @contextmanager
-    def alone(self) -> Iterator[Run]:
-        """The run as it stands on disk, while no other process changes it."""
+    def exclusive(self) -> Iterator[Run]:
+        """Keep other processes from changing the run; give the run as it stands on disk."""
         handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(handle) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield _read(self.folder)
 
     @property
-    def status(self) -> RunStatus | None:
-        """What the run itself tells; None before its coordinator has begun."""
+    def reported(self) -> RunStatus | None:
+        """What the run's own process has reported; None before it has."""
         try:
             return RunStatus.load(self.out)
         except CheckpointError:
             return None
 
     @property
-    def fresh(self) -> bool:
-        """Whether the status is of the last start, and not of one before."""
-        status = self.status
-        if status is None or not status.updated or not self.since:
+    def status(self) -> RunStatus:
+        """What the run is doing: as reported while it is kept running, otherwise as recorded."""
+        status = self.reported or RunStatus(
+            run=self.name,
+            state=RunState.WAITING,
+            rounds=self.config.training.rounds,
+            started=self.created,
+        )
+        if self.state is not RunState.RUNNING:
+            return replace(status, state=self.state, reason=self.reason)
+        if self.is_of_last_start(status):
+            return status
+        return replace(status, state=RunState.WAITING, reason="")
+
+    def is_of_last_start(self, status: RunStatus) -> bool:
+        """Return whether the last start has reported `status`, and not one before."""
+        if not status.updated or not self.since:
             return False
         return datetime.fromisoformat(status.updated) >= datetime.fromisoformat(self.since)
 
-    def changed(self, state: Fate, reason: str = "") -> Run:
-        """The same run in another state, on disk too."""
-        return self._saved(replace(self, state=state, reason=reason))
+    def save_state(self, state: RunState, reason: str = "") -> Run:
+        """Record another state on disk, and return the run in it."""
+        return self._save(replace(self, state=state, reason=reason))
 
-    def started(self, number: str, since: str) -> Run:
-        """The same run after another start at `since`, wanted, on disk too."""
-        starts = (*self.starts, number)
-        return self._saved(replace(self, starts=starts, state=Fate.WANTED, since=since, reason=""))
+    def save_start(self, number: str, since: str) -> Run:
+        """Record another start on disk, and return the run as it is running.
+
+        Args:
+            number: Flower's number of it.
+            since: when, ISO 8601, UTC.
+        """
+        return self._save(
+            replace(
+                self,
+                starts=(*self.starts, number),
+                state=RunState.RUNNING,
+                since=since,
+                reason="",
+            )
+        )
 
     def write_config(self, *, resume: bool) -> None:
-        """Writes the parameters as Flower reads them."""
+        """Write the parameters as Flower reads them."""
         flat = self.config.to_flat() | {"paths.resume": resume}
         write_private(self.config_file, _toml(flat))
 
     @staticmethod
-    def _saved(run: Run) -> Run:
+    def _save(run: Run) -> Run:
         row = {key: value for key, value in asdict(run).items() if key != "folder"}
         write_private(run.folder / _RECORD, (json.dumps(row, indent=1) + "\n").encode())
         return run
 
 
 def read_config(file: Path) -> dict[str, Value]:
-    """A run's parameters by `section.key`; relative paths are meant from the file's folder.
+    """Return a run's parameters by `section.key`; relative paths start at the file's folder.
 
     Raises:
-        ConfigError: it cannot be read, or holds what concerns a simulation alone.
+        ConfigError: it cannot be read, or holds settings of a simulation.
     """
     try:
         flat = flat_tables(tomllib.loads(file.read_text(encoding="utf-8")))
@@ -161,11 +177,11 @@ def read_config(file: Path) -> dict[str, Value]:
 
 
 def create_run(settings: Settings, name: str, flat: Mapping[str, Value], bundle: Bundle) -> Run:
-    """Makes a run's folder, and checks its parameters first.
+    """Check a run's parameters, then make its folder.
 
     Raises:
         ConfigError: a parameter does not fit.
-        ServerError: the name does not fit or is taken, or the catalogue is not there.
+        ServerError: the name does not fit or is taken, or the catalogue is missing.
     """
     if not _NAME.fullmatch(name):
         raise ServerError(f"name = '{name}': letters, digits, '.', '_' and '-', at most 64.")
@@ -187,17 +203,17 @@ def create_run(settings: Settings, name: str, flat: Mapping[str, Value], bundle:
     run = Run(
         name=name,
         folder=folder,
-        state=Fate.STOPPED,
+        state=RunState.STOPPED,
         bundle=bundle.fingerprint,
         starts=(),
         created=now(),
         reason="never started",
     )
-    return run.changed(Fate.STOPPED, run.reason)
+    return run.save_state(RunState.STOPPED, run.reason)
 
 
 def find_run(settings: Settings, name: str) -> Run:
-    """The run of that name.
+    """Return the run of that name.
 
     Raises:
         ServerError: there is none, or its record is damaged.
@@ -205,20 +221,21 @@ def find_run(settings: Settings, name: str) -> Run:
     try:
         return _read(settings.runs / name)
     except FileNotFoundError:
-        known = ", ".join(run.name for run in all_runs(settings)) or "there are none"
-        raise ServerError(f"there is no run '{name}': {known}.") from None
+        names = ", ".join(run.name for run in all_runs(settings)) or "none"
+        raise ServerError(f"there is no run '{name}'. The runs are: {names}.") from None
 
 
 def all_runs(settings: Settings) -> list[Run]:
-    """Every run, the oldest first; raises ServerError as `find_run`."""
-    found = [_read(file.parent) for file in settings.runs.glob(f"*/{_RECORD}")]
-    return sorted(found, key=lambda run: run.created)
+    """Return every run, the oldest first; raises ServerError as `find_run`."""
+    runs = [_read(file.parent) for file in settings.runs.glob(f"*/{_RECORD}")]
+    return sorted(runs, key=lambda run: run.created)
 
 
 def _read(folder: Path) -> Run:
     try:
         row = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        fields = row | {"state": Fate(row["state"]), "starts": tuple(row["starts"])}
+        state = RunState(_OLD_STATES.get(row["state"], row["state"]))
+        fields = row | {"state": state, "starts": tuple(row["starts"])}
         return Run(**fields, folder=folder)
     except FileNotFoundError:
         raise

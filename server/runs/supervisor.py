@@ -1,20 +1,21 @@
-"""Starts runs, and resumes those that break off, from their last finished round.
+"""Start runs, and resume those whose process ends, from their last finished round.
 
-| the run's own status           | Flower says of its last start | what follows                  |
-|--------------------------------|-------------------------------|-------------------------------|
-| waiting, running, retrying     | (not asked)                   | nothing: it is at work        |
-| finished                       | (not asked)                   | finished                      |
-| paused                         | (not asked)                   | paused, with its reason       |
-| failed, and it says why        | (not asked)                   | failed, with its reason       |
-| interrupted, in the last start | pending, starting, running    | its process is dead, which    |
-|                                |                               | Flower sees a minute later:   |
-|                                |                               | stopped there, and resumed    |
-| failed by a fault, or none of  | pending, starting, running    | nothing, asked again          |
-| the last start                 |                               |                               |
-| any of these                   | stopped                       | stopped                       |
-|                                | failed, completed             | resumed, at most `ATTEMPTS`   |
-|                                |                               | times without a new round     |
-|                                | (the coordinator is away)     | nothing, asked again          |
+| the run's own status           | Flower's status of its start | what the supervisor does       |
+|--------------------------------|------------------------------|--------------------------------|
+| waiting, running, retrying     | (not asked)                  | nothing: it is at work         |
+| finished                       | (not asked)                  | records finished               |
+| paused                         | (not asked)                  | records paused, and the reason |
+| failed by an error with a      | (not asked)                  | records failed, and the reason |
+| remedy                         |                              |                                |
+| interrupted, in the last start | pending, starting, running   | resumes it, and stops the dead |
+|                                |                              | start, whose end Flower sees a |
+|                                |                              | minute later                   |
+| failed by a fault, or none of  | pending, starting, running   | asks Flower again              |
+| the last start                 |                              |                                |
+| any of these                   | stopped                      | records stopped                |
+|                                | failed, completed            | resumes it, at most `ATTEMPTS` |
+|                                |                              | times without a new round      |
+|                                | (Flower does not answer)     | asks Flower again              |
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from server.runs.flower import Flower, FlowerRun, Status
-from server.runs.run import Fate, Run, all_runs
+from server.runs.flower import Flower, FlowerRun, FlowerState
+from server.runs.run import Run, all_runs
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
@@ -33,22 +34,18 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunState, RunStatus, now
 from shared.errors import ServerError, SottoError
 
-__all__ = ["ATTEMPTS", "Keeper", "start"]
+__all__ = ["ATTEMPTS", "STOPPED_BY_OPERATOR", "RunSupervisor", "start"]
 
-log = logging.getLogger("sotto.keeper")
+log = logging.getLogger("sotto.supervisor")
 ATTEMPTS = 4
-"""Starts in a row that finish no round, after which a run is given up."""
+"""Starts in a row that finish no round, after which the supervisor gives a run up."""
+STOPPED_BY_OPERATOR = "the operator stopped it"
 _WAITS = (0.0, 5.0, 15.0, 30.0)
-_FAULT = "a fault:"
-_ENDS = {
-    RunState.FINISHED: Fate.FINISHED,
-    RunState.PAUSED: Fate.PAUSED,
-    RunState.FAILED: Fate.FAILED,
-}
+"""Seconds before each of these starts."""
 
 
 def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Run:
-    """Starts a run, or starts it again from its last finished round.
+    """Start a run, or start it again from its last finished round.
 
     Args:
         settings: the coordinator's.
@@ -69,12 +66,12 @@ def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Ru
             f"{run.bundle[: len(bundle)]}. Nothing was started."
         )
     AuditLog(settings.path(AUDIT)).record(event, run=run.name, flower=number, bundle=run.bundle)
-    return run.started(number, since)
+    return run.save_start(number, since)
 
 
 @dataclass(slots=True)
-class _Tries:
-    """How often a run was started without a finished round, and when it may be again."""
+class _Attempts:
+    """How often a run was started without finishing a round, and when it may be started again."""
 
     round: int = -1
     count: int = 0
@@ -83,8 +80,8 @@ class _Tries:
 
 
 @dataclass(slots=True)
-class Keeper:
-    """Looks after the runs of a coordinator.
+class RunSupervisor:
+    """Keep a coordinator's runs going.
 
     Attributes:
         settings: the coordinator's.
@@ -95,64 +92,56 @@ class Keeper:
     settings: Settings
     flower: Flower
     clock: Callable[[], float] = time.monotonic
-    _tries: dict[str, _Tries] = field(default_factory=dict)
+    _attempts: dict[str, _Attempts] = field(default_factory=dict)
 
-    def look(self) -> None:
-        """Looks at every wanted run once."""
+    def check_runs(self) -> None:
+        """Check once every run that is recorded as running, and act by the table above."""
         for run in all_runs(self.settings):
-            if run.state is not Fate.WANTED:
+            if run.state is not RunState.RUNNING:
                 continue
             try:
-                self._tend(run)
-            except SottoError as error:  # away, or declined: the next look may find it otherwise
+                self._check(run)
+            except SottoError as error:  # Flower is away or declined: the next check asks again
                 log.warning("%s: %s", run.name, error)
 
-    def _tend(self, run: Run) -> None:
-        status = run.status
+    def _check(self, run: Run) -> None:
+        status = run.reported
         if status is not None and status.state.active:
             return
-        if status is not None and run.fresh and _over(status):
-            self._end(run, _ENDS[status.state], status.reason)
+        of_last_start = status is not None and run.is_of_last_start(status)
+        if status is not None and of_last_start and status.final:
+            self._end(run, status.state, status.reason)
             return
-        found = self.flower.run(run.starts[-1])
-        if found.status is Status.STOPPED:
-            self._end(run, Fate.STOPPED, "somebody stopped it")
-        elif found.status.finished or _dead(run, status):
-            self._again(run, found)
+        flower_run = self.flower.run(run.starts[-1])
+        is_dead = of_last_start and status is not None and status.state is RunState.INTERRUPTED
+        if flower_run.state is FlowerState.STOPPED:
+            self._end(run, RunState.STOPPED, STOPPED_BY_OPERATOR)
+        elif flower_run.state.finished or is_dead:
+            self._resume(run, status, flower_run)
 
-    def _again(self, run: Run, found: FlowerRun) -> None:
-        status, tries = run.status, self._tries.setdefault(run.name, _Tries())
-        done = status.round if status else 0
-        if done > tries.round:
-            tries.round, tries.count = done, 0
-        if tries.number != found.number:  # this end is seen for the first time
-            tries.number = found.number
-            tries.due = self.clock() + _WAITS[min(tries.count, len(_WAITS) - 1)]
-            tries.count += 1
-        if tries.count > ATTEMPTS:
-            self._end(run, Fate.FAILED, found.details or "it broke off each time: see its log")
-        elif self.clock() >= tries.due:
-            with run.alone() as still:
-                if still == run:  # nobody stopped or resumed it meanwhile
-                    log.warning(
-                        "%s broke off after round %d, and is resumed", run.name, max(done, 0)
-                    )
+    def _resume(self, run: Run, status: RunStatus | None, flower_run: FlowerRun) -> None:
+        """Resume the run when its wait is over, or give it up."""
+        attempts = self._attempts.setdefault(run.name, _Attempts())
+        finished = status.round if status else 0
+        if finished > attempts.round:
+            attempts.round, attempts.count = finished, 0
+        if attempts.number != flower_run.number:  # this end is seen for the first time
+            attempts.number = flower_run.number
+            attempts.due = self.clock() + _WAITS[min(attempts.count, len(_WAITS) - 1)]
+            attempts.count += 1
+        if attempts.count > ATTEMPTS:
+            reason = flower_run.details or f"it ended {ATTEMPTS + 1} times without a new round"
+            self._end(run, RunState.FAILED, reason)
+        elif self.clock() >= attempts.due:
+            with run.exclusive() as current:
+                if current == run:  # the operator has neither stopped nor resumed it meanwhile
+                    log.warning("%s ended after round %d and is resumed", run.name, finished)
                     start(self.settings, self.flower, run, AuditEvent.RUN_RESUMED)
-                    if not found.status.finished:  # afterwards: "stopped" is an end of its own
-                        self.flower.stop(found.number)
+                    if not flower_run.state.finished:  # afterwards: "stopped" would end the run
+                        self.flower.stop(flower_run.number)
 
-    def _end(self, run: Run, fate: Fate, reason: str) -> None:
-        with run.alone() as still:
-            if still == run:
-                run.changed(fate, reason)
-        self._tries.pop(run.name, None)
-
-
-def _dead(run: Run, status: RunStatus | None) -> bool:
-    """Whether the last start's own process had begun, and is gone without a word."""
-    return status is not None and status.state is RunState.INTERRUPTED and run.fresh
-
-
-def _over(status: RunStatus) -> bool:
-    """Whether nothing is to be done about it without the operator."""
-    return status.state in _ENDS and not status.reason.startswith(_FAULT)
+    def _end(self, run: Run, state: RunState, reason: str) -> None:
+        with run.exclusive() as current:
+            if current == run:
+                run.save_state(state, reason)
+        self._attempts.pop(run.name, None)

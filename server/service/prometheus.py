@@ -174,7 +174,7 @@ def _problems(folders: Iterable[Path], processes: Mapping[str, bool]) -> list[st
     problems += [
         f"run {status.run} is {status.state}: {status.reason}"
         for status in runs
-        if not (status.state.active or status.state is RunState.FINISHED)
+        if status.state.needs_operator
     ]
     return problems + ([f"{unreadable} runs cannot be read"] if unreadable else [])
 

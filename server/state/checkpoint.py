@@ -1,7 +1,7 @@
-"""Weights, round and server optimiser, saved together and atomically.
+"""What a run needs to go on: weights, round and server optimiser, saved together and atomically.
 
-One safetensors file holds all of it, so no crash can leave a round of one with the weights of
-another. Nothing is unpickled.
+One safetensors file holds all of it, so that after a crash round and weights still belong together.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,85 +22,75 @@ from server.state.run_lock import replace_file
 from shared.errors import CheckpointError
 from shared.messages import Weights
 
-__all__ = ["Checkpoint", "Progress", "State"]
+__all__ = ["Checkpoint", "State"]
 
 _FILE = "checkpoint.safetensors"
 _WEIGHT, _STATE = "weight/", "state/"
+_METADATA = "progress"
+_RENAMED = {"warm": "warm_started", "popularity_part": "popularity_share"}
+_DROPPED = ("seconds", "bytes_up", "bytes_down")
+"""Keys of checkpoints before release 0.2: renamed since, and moved to the status."""
 State = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run has come.
+class Checkpoint:
+    """All that a run needs to go on after its last finished round, and nothing else.
+
+    Counters and times are in `server.state.status.RunStatus`.
 
     Attributes:
-        run: its name, drawn once; partners know a repeated request by it.
+        run: name of the run, drawn once; partners recognise a repeated request by it.
         round: last finished round; 0 before the first.
         config: fingerprint of the run's parameters.
         catalogue: fingerprint of the catalogue.
-        seconds: spent in rounds so far, over all starts.
-        bytes_up: arrays received in the last round.
-        bytes_down: arrays sent in the last round.
-        warm: whether the warm start is over, if there is one.
-        popularity_part: what popularity gets of its budget; None until it is decided.
-        own_items: what it chose, see `ModelConfig`; None until it has.
+        warm_started: whether the warm start is over, if there is one.
+        popularity_share: what popularity gets of the statistics' budget; None until it is chosen.
+        own_items: items with a direction of their own, see `ModelConfig`; None until the warm
+            start has chosen them.
         answers: digests of the partners' last answers; see `server.rounds.round.Memory`.
+        weights: global trainable weights.
+        optimiser: the server optimiser's arrays by name; empty for one without state.
     """
 
     run: str
     round: int
     config: str
     catalogue: str
-    seconds: float = 0.0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    warm: bool = False
-    popularity_part: float | None = None
+    warm_started: bool = False
+    popularity_share: float | None = None
     own_items: tuple[int, ...] | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """All that a run needs to go on after `progress.round`.
-
-    Attributes:
-        progress: how far it has come.
-        weights: global trainable weights.
-        state: the server optimiser's arrays by name; empty for an optimiser without state.
-    """
-
-    progress: Progress
     weights: Weights
-    state: State
+    optimiser: State = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Replaces the folder's checkpoint; a crash leaves the old one or the new one.
+        """Replace the folder's checkpoint; a crash leaves the old one or the new one.
 
         Raises:
             CheckpointError: it cannot be written; the old one is as it was.
         """
         arrays = {_WEIGHT + name: value for name, value in self.weights.items()}
-        arrays |= {_STATE + name: value for name, value in self.state.items()}
+        arrays |= {_STATE + name: value for name, value in self.optimiser.items()}
         arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-        metadata = {"progress": json.dumps(dataclasses.asdict(self.progress))}
+        metadata = {_METADATA: json.dumps({name: getattr(self, name) for name in _FIELDS})}
         try:
             replace_file(folder / _FILE, save(arrays, metadata=metadata))
         except OSError as error:
             raise CheckpointError(
-                f"the checkpoint of round {self.progress.round} cannot be written to {folder} "
+                f"the checkpoint of round {self.round} cannot be written to {folder} "
                 f"({error.strerror}): the one before is whole. Make room or mend the folder's "
                 "permissions, and resume: no partner pays again."
             ) from error
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Whether the folder holds one."""
+        """Return whether the folder holds one."""
         return (folder / _FILE).exists()
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint:
-        """Reads the folder's checkpoint.
+        """Read the folder's checkpoint.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
@@ -110,32 +100,51 @@ class Checkpoint:
             raise CheckpointError(f"{folder} holds no checkpoint: start the run without --resume.")
         try:
             with safe_open(file, framework="numpy") as opened:
-                fields = json.loads(opened.metadata()["progress"])
-                own = fields["own_items"]
-                fields["own_items"] = None if own is None else tuple(own)
-                progress = Progress(**fields)
+                fields = _fields(opened.metadata()[_METADATA])
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return cls(**fields, weights=_part(arrays, _WEIGHT), optimiser=_part(arrays, _STATE))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{file} is damaged ({error}): put a copy of it back, or start anew elsewhere."
+                f"{file} is damaged ({error}): put a copy of it back, or start a new run in "
+                "another folder."
             ) from error
-        return cls(progress=progress, weights=_part(arrays, _WEIGHT), state=_part(arrays, _STATE))
 
     def check(self, *, config: str, catalogue: str) -> None:
-        """Refuses to go on with other parameters or another catalogue.
+        """Refuse to go on with other parameters or another catalogue.
 
         Raises:
             CheckpointError: a fingerprint differs.
         """
-        for what, found, given in (
-            ("configuration", self.progress.config, config),
-            ("catalogue", self.progress.catalogue, catalogue),
+        for what, stored, given in (
+            ("configuration", self.config, config),
+            ("catalogue", self.catalogue, catalogue),
         ):
-            if found != given:
+            if stored != given:
                 raise CheckpointError(
-                    f"the checkpoint belongs to another {what} ({found[:12]}, now {given[:12]}): "
+                    f"the checkpoint belongs to another {what} ({stored[:12]}, now {given[:12]}): "
                     f"resume with the same {what}, or start a new run in another folder."
                 )
+
+
+_FIELDS = tuple(
+    item.name
+    for item in dataclasses.fields(Checkpoint)
+    if item.name not in ("weights", "optimiser")
+)
+"""What is stored as JSON, not as arrays."""
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """Return the stored fields under today's names.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are damaged.
+    """
+    stored = {key: value for key, value in dict(json.loads(text)).items() if key not in _DROPPED}
+    fields = {_RENAMED.get(key, key): value for key, value in stored.items()}
+    own_items = fields["own_items"]
+    fields["own_items"] = None if own_items is None else tuple(own_items)
+    return fields
 
 
 def _part(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,9 @@
-"""How far a run has come, for whoever asks: a file beside its checkpoint.
+"""What a run is doing and how far it has come: `RunState`, `RunStatus`, and their file.
 
-It is written whole after everything that happens, and may be read at any moment by anybody who may
-read the folder: it holds public constants, counts and reasons in our own words.
+The run's own process replaces `progress.json` beside the checkpoint after every event. Anybody who
+may read the folder may read it at any moment: it holds public constants, counts, durations and
+reasons in Sotto's own words. Counters and times are kept here alone; the checkpoint holds what is
+needed to compute on.
 """
 
 from __future__ import annotations
@@ -17,37 +19,57 @@ from pathlib import Path
 from server.state.run_lock import at_work, replace_file
 from shared.errors import CheckpointError, Outcome
 
-__all__ = ["Organisation", "RunState", "RunStatus", "now"]
+__all__ = ["FAULT", "Organisation", "RunState", "RunStatus", "now"]
 
 _FILE = "progress.json"
+FAULT = "a fault: "
+"""How the reason of a run begins that failed by a programming error or the machine's."""
 
 
 class RunState(StrEnum):
-    """What a run is doing."""
+    """What a run is doing, wherever it is written, shown or measured.
+
+    | state       | what it means                                                    | active |
+    |-------------|------------------------------------------------------------------|--------|
+    | waiting     | too few organisations are connected for the first round          | yes    |
+    | running     | a round is in progress                                           | yes    |
+    | retrying    | a round had too few valid replies and is asked for again         | yes    |
+    | paused      | all attempts at a round had too few valid replies                | no     |
+    | failed      | an error ended it                                                | no     |
+    | stopped     | the operator stopped it, or has not started it yet               | no     |
+    | interrupted | its process ended without saying why                             | no     |
+    | finished    | the model is saved                                               | no     |
+    """
 
     WAITING = "waiting"
     RUNNING = "running"
     RETRYING = "retrying"
     PAUSED = "paused"
     FAILED = "failed"
+    STOPPED = "stopped"
     INTERRUPTED = "interrupted"
     FINISHED = "finished"
 
     @property
     def active(self) -> bool:
-        """Whether a coordinator must be at work on it."""
+        """Whether a process must be at work on the run."""
         return self in (RunState.WAITING, RunState.RUNNING, RunState.RETRYING)
+
+    @property
+    def needs_operator(self) -> bool:
+        """Whether it stays as it is until somebody acts who did not ask for it."""
+        return self in (RunState.PAUSED, RunState.FAILED, RunState.INTERRUPTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organisation:
-    """What is known of a partner.
+    """One organisation's part in a run.
 
     Attributes:
-        connected: whether its node was there at the last look.
-        population: its declared users.
-        outcome: of its part in the last round that it was counted in; "" before.
-        reason: in our own words.
+        connected: whether its node was connected at the last look.
+        population: its declared number of users.
+        outcome: of the last round that it was counted in; "" before the first.
+        reason: for that outcome, in Sotto's own words.
         replies: how often each outcome was counted, over all starts of the run.
     """
 
@@ -58,7 +80,7 @@ class Organisation:
     replies: Mapping[str, int] = field(default_factory=dict)
 
     def counted(self, outcome: Outcome, reason: str = "") -> Organisation:
-        """The same after one more outcome; a late answer is counted and changes no verdict."""
+        """Return it after one more outcome; a late answer is counted and changes no verdict."""
         replies = {**self.replies, str(outcome): self.replies.get(outcome, 0) + 1}
         if outcome is Outcome.LATE:
             return dataclasses.replace(self, replies=replies)
@@ -67,27 +89,30 @@ class Organisation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
-    """How far a run has come.
+    """What a run is doing, how far it has come, and what it has cost so far.
 
     Attributes:
         run: its name.
         state: what it is doing.
-        reason: why it is waiting, retrying, paused or failed; "" otherwise.
+        reason: why it is retrying, paused, failed, stopped or interrupted; "" otherwise.
         round: last finished round; 0 before the first.
-        rounds: how many there are to be.
+        rounds: how many rounds it is to have.
         organisations: by name.
         started: when the run began, ISO 8601 in UTC.
-        updated: when this was written.
-        round_finished: when the last round was finished; "" before.
-        round_seconds: how long it took.
-        seconds: that all finished rounds took.
-        starts: how often a coordinator began or resumed it.
-        missed: attempts that had too few valid replies.
-        bytes_up: arrays received in finished rounds.
-        bytes_down: arrays sent in finished rounds.
+        updated: when this was written, ISO 8601 in UTC; "" before.
+        round_finished: when the last round was finished, ISO 8601 in UTC; "" before.
+        round_seconds: duration of the last finished round.
+        seconds: duration of all finished rounds.
+        warm_start_seconds: duration of the warm start; 0 without one.
+        starts: how often the run was started or resumed.
+        missed: attempts at a round that had too few valid replies.
+        bytes_up: size of the arrays received in all finished rounds.
+        bytes_down: size of the arrays sent in all finished rounds.
+        round_bytes_up: size of the arrays received last, in a round or for the warm start.
+        round_bytes_down: size of the arrays sent in the last finished round.
         metrics: released with noise; empty where none was asked for.
         metrics_round: the round that they belong to; 0 without any.
-        schema: raised whenever this changes its form.
+        schema: raised whenever a field changes its meaning or goes.
     """
 
     run: str
@@ -101,16 +126,26 @@ class RunStatus:
     round_finished: str = ""
     round_seconds: float = 0.0
     seconds: float = 0.0
+    warm_start_seconds: float = 0.0
     starts: int = 0
     missed: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    round_bytes_up: int = 0
+    round_bytes_down: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     metrics_round: int = 0
     schema: int = 1
 
+    @property
+    def final(self) -> bool:
+        """Whether resuming the run without changing anything would end it the same way."""
+        if self.state is RunState.FAILED:
+            return not self.reason.startswith(FAULT)
+        return self.state in (RunState.PAUSED, RunState.STOPPED, RunState.FINISHED)
+
     def save(self, folder: Path) -> None:
-        """Replaces the folder's status.
+        """Replace the folder's status.
 
         Raises:
             OSError: it cannot be written; the old one is as it was.
@@ -120,12 +155,12 @@ class RunStatus:
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
-        """Whether the folder holds one."""
+        """Return whether the folder holds one."""
         return (folder / _FILE).is_file()
 
     @classmethod
     def load(cls, folder: Path) -> RunStatus:
-        """Reads the folder's status; a run whose coordinator is gone is interrupted.
+        """Read the folder's status; an active run whose process has ended is interrupted.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
@@ -138,20 +173,20 @@ class RunStatus:
             parts = {name: Organisation(**part) for name, part in fields["organisations"].items()}
             status = cls(**fields | {"state": RunState(fields["state"]), "organisations": parts})
         except FileNotFoundError as error:
-            raise CheckpointError(f"{folder} holds no run: no {_FILE} is there.") from error
+            raise CheckpointError(f"{folder} holds no run: there is no {_FILE}.") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(
-                f"{file} cannot be read: delete it; the next round writes it anew."
+                f"{file} cannot be read: delete it; the next round writes a new one."
             ) from error
         if status.state.active and not active:
             return dataclasses.replace(
                 status,
                 state=RunState.INTERRUPTED,
-                reason="its coordinator is gone: resume the run",
+                reason="its process ended without saying why: resume the run",
             )
         return status
 
 
 def now() -> str:
-    """This moment, ISO 8601 in UTC."""
+    """Return this moment, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from server.state.checkpoint import Progress
+from server.state.status import RunStatus
 from shared.config import PrivacyConfig
 from shared.data.histories import LeaveOneOut
 from shared.evaluation.exposure import arp, exposure, gini
@@ -115,17 +115,17 @@ def _rounded(shares: list[float]) -> list[float]:
     return [round(share, 6) for share in shares]
 
 
-def cost(progress: Progress, *, total: float, evaluate: float) -> dict[str, Any]:
+def cost(status: RunStatus, *, total: float, evaluate: float) -> dict[str, Any]:
     """Seconds, bytes and memory; `train` is the federated run alone, over all its starts."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "seconds": {
             "total": round(total, 1),
-            "train": round(progress.seconds, 1),
+            "train": round(status.warm_start_seconds + status.seconds, 1),
             "evaluate": round(evaluate, 1),
         },
-        "bytes_up_per_round": progress.bytes_up,
-        "bytes_down_per_round": progress.bytes_down,
+        "bytes_up_per_round": status.round_bytes_up,
+        "bytes_down_per_round": status.round_bytes_down,
         "peak_rss_bytes": peak * (1 if platform.system() == "Darwin" else 1024),
     }
 

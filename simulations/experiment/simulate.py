@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from client.compute.memory import keep_freed_memory
 from server.app import Observer, model_with
 from server.state.checkpoint import Checkpoint
+from server.state.status import RunStatus
 from server.warm_start.public import read_public, save_public
 from shared.config import RunConfig, flatten
 from shared.data.catalogue import Catalogue
@@ -242,7 +243,9 @@ def simulate(
             simulation.config.privacy, spent(sites_in(simulation.folder / SITES))
         ),
         "evaluation": _evaluation(simulation, rankings),
-        "cost": results.cost(final.progress, total=now - started, evaluate=now - measured),
+        "cost": results.cost(
+            RunStatus.load(simulation.folder), total=now - started, evaluate=now - measured
+        ),
         "seed": simulation.config.seed,
         "versions": results.versions(),
     }
@@ -361,7 +364,7 @@ def _observer(
     def observe(checkpoint: Checkpoint) -> None:
         model = model_with(checkpoint, config, catalogue)
         reporter.round(
-            checkpoint.progress.round,
+            checkpoint.round,
             config.training.rounds,
             loss=baselines.validation_loss(baselines.recommender(model), simulation.split, window),
             epsilon=max(epsilon for epsilon, _ in spent(sites).values()),

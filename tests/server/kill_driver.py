@@ -27,7 +27,7 @@ from client.site.site import Site
 from server.rounds.roll import Roll
 from server.rounds.round import Round
 from server.rounds.strategy import FederatedStrategy
-from server.runs.journal import Journal
+from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
@@ -100,9 +100,9 @@ POINTS: dict[str, Arm] = {
     "when all have answered": at_call(Round, "take", 2),
     "between aggregation and checkpoint": after_call(FederatedStrategy, "aggregate_train", 2),
     "with half a checkpoint written": torn,
-    "between checkpoint and journal": at_call(Journal, "finished_round", 2),
+    "between checkpoint and report": at_call(RunReporter, "round_finished", 2),
     "between audit log and status": after_call(AuditLog, "record", 1 + 2 + 2),
-    "after the last round": after_call(Journal, "finished_round", 3),
+    "after the last round": after_call(RunReporter, "round_finished", 3),
     "while the model is saved": at_call(AttentionRecommender, "save_pretrained", 1),
     "with the model saved": after_call(AttentionRecommender, "save_pretrained", 1),
 }
@@ -141,12 +141,12 @@ def result(folder: Path) -> dict[str, Any]:
     """What a run has come to."""
     out = folder / "run"
     checkpoint, digest = Checkpoint.load(out), hashlib.sha256()
-    for part in (checkpoint.weights, checkpoint.state):
+    for part in (checkpoint.weights, checkpoint.optimiser):
         for name in sorted(part):
             digest.update(name.encode() + part[name].tobytes())
     return {
         "bits": digest.hexdigest(),
-        "round": checkpoint.progress.round,
+        "round": checkpoint.round,
         "charged": charged(folder),
         "state": RunStatus.load(out).state,
         "entries": AuditLog(out / "audit.jsonl").verify(),

@@ -3,12 +3,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 
 DELTA = 1e-3
 ROUNDS = 3
+STORED = Path(__file__).parent / "state" / "stored"
+"""A run that release 0.1 began, and that was killed after its first round."""
 NOT_PRIVATE = PrivacyConfig(epsilon=None, delta=DELTA)
 PRIVATE = PrivacyConfig(epsilon=4.0, delta=DELTA)
 
@@ -102,7 +106,7 @@ class Federation:
 
 
 def bits(checkpoint: Checkpoint) -> dict[str, bytes]:
-    parts = {"weights": checkpoint.weights, "state": checkpoint.state}
+    parts = {"weights": checkpoint.weights, "state": checkpoint.optimiser}
     return {f"{k}/{n}": value.tobytes() for k, part in parts.items() for n, value in part.items()}
 
 
@@ -113,7 +117,7 @@ def rounds_asked(grid: FakeGrid) -> list[int]:
 
 def killed_after(rounds: int) -> Observer:
     def observe(checkpoint: Checkpoint) -> None:
-        if checkpoint.progress.round == rounds:
+        if checkpoint.round == rounds:
             raise Killed
 
     return observe
@@ -183,18 +187,20 @@ def test_a_run_ends_with_a_model_that_loads(two: Make, config: RunConfig) -> Non
 
     def observe(checkpoint: Checkpoint) -> None:
         assert bits(checkpoint) == bits(federation.checkpoint), "saved before it is shown"
-        seen.append(checkpoint.progress.round)
+        seen.append(checkpoint.round)
 
     grid = federation.run(observer=observe)
     assert seen == [0, 1, 2, 3]
     assert rounds_asked(grid) == [1, 1, 2, 2, 3, 3]
     kinds = [message.metadata.message_type for message in grid.sent]
     assert kinds == [DESCRIBE] * 2 + [TRAIN] * 6
-    progress = federation.checkpoint.progress
-    assert (progress.round, progress.config) == (ROUNDS, config.fingerprint)
-    assert progress.bytes_up > 0
-    assert progress.bytes_down > 0
-    assert progress.seconds > 0
+    checkpoint = federation.checkpoint
+    assert (checkpoint.round, checkpoint.config) == (ROUNDS, config.fingerprint)
+    status = RunStatus.load(federation.out)
+    assert (status.state, status.round) == (RunState.FINISHED, ROUNDS)
+    assert status.bytes_up == ROUNDS * status.round_bytes_up > 0
+    assert status.bytes_down == ROUNDS * status.round_bytes_down > 0
+    assert status.seconds >= status.round_seconds > 0
 
     loaded = AttentionRecommender.from_pretrained(federation.out / MODEL)
     catalogue = server.app._catalogue(federation.config)
@@ -216,7 +222,7 @@ def test_the_apps_own_entry_reads_the_run_config(two: Make, config: RunConfig) -
         run_config=federation.config.to_flat(),
     )
     make_app()(federation.connect(federation.sites), context)
-    assert federation.checkpoint.progress.round == 1
+    assert federation.checkpoint.round == 1
 
 
 def test_the_seed_sets_the_first_weights(two: Make, config: RunConfig) -> None:
@@ -245,11 +251,26 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     broken = two(config)
     with pytest.raises(Killed):
         broken.run(observer=killed_after(2))
-    assert broken.checkpoint.progress.round == 2
+    assert broken.checkpoint.round == 2
     grid = broken.run(resume=True)
     assert rounds_asked(grid) == [3, 3]
     assert bits(broken.checkpoint) == bits(through.checkpoint)
     assert broken.releases() == through.releases() == [ROUNDS, ROUNDS]
+
+
+def test_a_run_of_release_0_1_is_resumed(two: Make, config: RunConfig) -> None:
+    server = replace(config.server, strategy=StrategyName.FEDAVGM)
+    config = replace(config, privacy=PRIVATE, server=server)
+    through, resumed = two(config), two(config)
+    through.run()
+    shutil.copytree(STORED, resumed.out)
+    grid = resumed.run(resume=True)
+    assert rounds_asked(grid) == [2, 2, 3, 3]
+    status = RunStatus.load(resumed.out)
+    assert (status.state, status.round, status.starts) == (RunState.FINISHED, ROUNDS, 2)
+    assert status.organisations["alpha"].replies == {"valid": ROUNDS}
+    for name, values in through.checkpoint.weights.items():  # another processor's last bits
+        np.testing.assert_allclose(resumed.checkpoint.weights[name], values, atol=1e-4)
 
 
 def test_a_kill_within_a_round_costs_nobody_anything(
@@ -266,11 +287,11 @@ def test_a_kill_within_a_round_costs_nobody_anything(
 
     with pytest.raises(Killed):
         broken.run(beta=killed)
-    assert broken.checkpoint.progress.round == 1
+    assert broken.checkpoint.round == 1
     assert broken.releases() == [2, 1], "alpha had answered"
-    run = broken.checkpoint.progress.run
+    run = broken.checkpoint.run
     broken.run(resume=True)
-    assert broken.checkpoint.progress.run == run
+    assert broken.checkpoint.run == run
     assert bits(broken.checkpoint) == bits(private.checkpoint)
     assert broken.releases() == private.releases() == [ROUNDS, ROUNDS]
     for ours, theirs in zip(broken.ledgers, private.ledgers, strict=True):
@@ -295,12 +316,12 @@ def test_the_statistics_stay_one_request_though_a_population_changes(
     federation = two(replace(config, server=replace(config.server, quorum=1.0)))
     with pytest.raises(QuorumError, match="1 of 2 organisations answered the warm start"):
         federation.run(beta=silent_about(STATISTICS, federation, 2))
-    part = federation.checkpoint.progress.popularity_part
+    part = federation.checkpoint.popularity_share
     file = federation.sites[1] / "site.toml"
     before = Site.load(federation.sites[1]).population
     file.write_text(file.read_text().replace(f"population = {before}", "population = 900"))
     federation.run(resume=True)
-    assert federation.checkpoint.progress.popularity_part == part
+    assert federation.checkpoint.popularity_share == part
     assert part != popularity_share(plan_noise(federation.config).statistics, [before, 900], ITEMS)
     kinds = [[entry.kind for entry in ledger.outbox()] for ledger in federation.ledgers]
     assert [own.count("statistics") for own in kinds] == [2, 2]
@@ -321,7 +342,7 @@ def test_a_partner_that_is_lost_is_left_out_and_comes_back(two: Make, config: Ru
     federation = two(config)
     beta = federation.connect(federation.sites).nodes[2]
     federation.run(beta=lambda message: None if round_of(message) == 2 else beta(message))
-    assert federation.checkpoint.progress.round == ROUNDS
+    assert federation.checkpoint.round == ROUNDS
     assert federation.releases() == [ROUNDS, ROUNDS - 1]
 
 
@@ -336,9 +357,9 @@ def test_a_lost_quorum_ends_the_run_and_keeps_what_is_finished(
 
     with pytest.raises(QuorumError, match=rf"round 2 .*beta: {Refusal.BUDGET.sentence}"):
         federation.run(beta=refusing)
-    assert federation.checkpoint.progress.round == 1
+    assert federation.checkpoint.round == 1
     federation.run(resume=True)
-    assert federation.checkpoint.progress.round == ROUNDS
+    assert federation.checkpoint.round == ROUNDS
 
 
 def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
@@ -360,7 +381,7 @@ def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
             CheckpointError, match=r"round 2 cannot be written .*No space left .* one before is wh"
         ):
             federation.run()
-    assert federation.checkpoint.progress.round == 1
+    assert federation.checkpoint.round == 1
     status = RunStatus.load(federation.out)
     assert (status.state, status.round) == (RunState.FAILED, 1)
     assert "Make room" in status.reason
@@ -377,9 +398,9 @@ def test_a_partner_that_joins_and_one_that_leaves(two: Make, config: RunConfig) 
     alpha, beta = grid.nodes[1], grid.nodes.pop(2)
 
     def turn(checkpoint: Checkpoint) -> None:
-        if checkpoint.progress.round == 1:
+        if checkpoint.round == 1:
             grid.nodes[2] = beta
-        if checkpoint.progress.round == 2:
+        if checkpoint.round == 2:
             del grid.nodes[1]
 
     coordinate(grid, federation.config, turn)
@@ -523,7 +544,7 @@ def test_organisations_may_come_late(
     grid.nodes.clear()
     monkeypatch.setattr(time, "sleep", lambda _: grid.nodes.update(late))
     coordinate(grid, federation.config, lambda _: None)
-    assert federation.checkpoint.progress.round == 1
+    assert federation.checkpoint.round == 1
 
 
 def test_two_nodes_of_one_name_are_refused(two: Make, config: RunConfig) -> None:

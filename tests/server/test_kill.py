@@ -93,7 +93,7 @@ def test_the_kills_fell_where_they_should(story: Story) -> None:
     assert paid["when one partner has answered"] == [2, 1]
     assert paid["when all have answered"] == [1, 1]
     assert paid["with half a checkpoint written"] == [2, 2]
-    assert paid["between checkpoint and journal"] == [2, 2]
+    assert paid["between checkpoint and report"] == [2, 2]
     assert paid["after the last round"] == [3, 3]
     assert {kill["killed"]["state"] for kill in story[1:]} == {"interrupted"}
 

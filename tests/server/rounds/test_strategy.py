@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from server.aggregation.records import to_arrays, to_weights
 from server.rounds.roll import Partner
 from server.rounds.strategy import FederatedStrategy, Terms
-from server.state.checkpoint import Checkpoint, Progress
+from server.state.checkpoint import Checkpoint
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, StrategyName, Weighting
 from shared.errors import QuorumError, Refusal
 from shared.messages import TRAIN, TrainReply, TrainRequest, Weights, refusal_reply, traffic
@@ -372,12 +372,17 @@ def test_a_restored_strategy_goes_on_bit_for_bit(
     through = Rounds(STRATEGIES[name])
     for number in range(rounds):
         through.round(some_changes(number))
-    progress = Progress(run="r", round=rounds, config="", catalogue="")
-    state = through.strategy.state
-    Checkpoint(progress=progress, weights=through.weights, state=state).save(tmp_path)
+    Checkpoint(
+        run="r",
+        round=rounds,
+        config="",
+        catalogue="",
+        weights=through.weights,
+        optimiser=through.strategy.state,
+    ).save(tmp_path)
     saved = Checkpoint.load(tmp_path)
     resumed = Rounds(STRATEGIES[name], weights=saved.weights, done=rounds)
-    resumed.strategy.restore(saved.state, saved.progress.answers)
+    resumed.strategy.restore(saved.optimiser, saved.answers)
     for number in range(rounds, rounds + 2):
         changes = some_changes(number)
         assert bits(resumed.round(changes)) == bits(through.round(changes))

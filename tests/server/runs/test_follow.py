@@ -1,27 +1,30 @@
-"""What is told to somebody who waits for a run."""
+"""The lines that `sotto-server run` prints while a run goes on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
 
-from server.runs.follow import news
+from server.runs.follow import describe_changes
 from server.state.status import Organisation, RunState, RunStatus
 
-AWAY, HERE = (Organisation(connected=there, population=100) for there in (False, True))
+AWAY, HERE = (Organisation(connected=connected, population=100) for connected in (False, True))
 WAITING = RunStatus(
     run="r", state=RunState.WAITING, rounds=2, started="2026-01-01T00:00:00+00:00", starts=1
 )
 
 
-def told(*looks: RunStatus | None) -> list[str]:
-    """Everything that is told over some looks, two organisations being wanted."""
+def printed(*looks: RunStatus | None) -> list[str]:
+    """Every line over some looks at a run that needs two organisations."""
     return [
-        line for before, now in pairwise(looks) if now is not None for line in news(before, now, 2)
+        line
+        for before, now in pairwise(looks)
+        if now is not None
+        for line in describe_changes(before, now, 2)
     ]
 
 
-def test_a_run_is_told_from_its_first_partner_to_its_last_round() -> None:
+def test_a_run_is_followed_from_its_first_partner_to_its_last_round() -> None:
     one = replace(WAITING, organisations={"Alpha": HERE})
     both = replace(one, organisations={"Alpha": HERE, "Beta": HERE})
     begun = replace(both, state=RunState.RUNNING)
@@ -29,31 +32,31 @@ def test_a_run_is_told_from_its_first_partner_to_its_last_round() -> None:
     answered = {name: replace(one, outcome="valid") for name, one in answered.items()}
     first = replace(begun, round=1, round_seconds=3.25, organisations=answered)
     second = replace(first, round=2, organisations={**answered, "Beta": replace(HERE, outcome="x")})
-    assert told(None, WAITING, WAITING, one, both, begun, begun, first, first, second) == [
-        "waiting for 2 organisations; `sotto-server list` says whose node is there",
-        "Alpha is there",
-        "Beta is there",
-        "it begins, with 2 organisations",
+    assert printed(None, WAITING, WAITING, one, both, begun, begun, first, first, second) == [
+        "waiting until 2 organisations are connected; `sotto-server list` shows which are",
+        "Alpha is connected",
+        "Beta is connected",
+        "the run begins with 2 organisations",
         "round 1 of 2: 2 valid replies of 2, 3.2 s",
         "round 2 of 2: 1 valid replies of 2, 3.2 s",
     ]
 
 
-def test_who_goes_and_why_a_round_is_tried_again_is_told_once() -> None:
+def test_a_disconnection_and_the_reason_of_a_retry_are_printed_once() -> None:
     both = replace(
         WAITING, state=RunState.RUNNING, organisations={"Alpha": HERE, "Beta": HERE}, round=1
     )
     alone = replace(both, organisations={"Alpha": HERE, "Beta": AWAY})
     again = replace(alone, state=RunState.RETRYING, reason="round 2, attempt 1: Beta is absent")
     more = replace(again, reason="round 2, attempt 2: Beta is absent")
-    assert told(both, alone, again, again, more) == [
-        "Beta is gone",
-        "round 2, attempt 1: Beta is absent: it tries again",
-        "round 2, attempt 2: Beta is absent: it tries again",
+    assert printed(both, alone, again, again, more) == [
+        "Beta is disconnected",
+        "round 2, attempt 1: Beta is absent; trying again",
+        "round 2, attempt 2: Beta is absent; trying again",
     ]
 
 
-def test_a_resumed_run_tells_nothing_twice() -> None:
+def test_nothing_of_a_resumed_run_is_printed_twice() -> None:
     paused = replace(
         WAITING, state=RunState.PAUSED, organisations={"Alpha": HERE, "Beta": HERE}, round=1
     )
@@ -62,8 +65,8 @@ def test_a_resumed_run_tells_nothing_twice() -> None:
     )
     back = replace(waiting, organisations={"Alpha": HERE, "Beta": AWAY})
     running = replace(back, state=RunState.RUNNING)
-    assert told(paused, paused, waiting, back, running, replace(running, round=2)) == [
-        "waiting for 2 organisations; `sotto-server list` says whose node is there",
-        "Alpha is there",
+    assert printed(paused, paused, waiting, back, running, replace(running, round=2)) == [
+        "waiting until 2 organisations are connected; `sotto-server list` shows which are",
+        "Alpha is connected",
         "round 2 of 2: 0 valid replies of 2, 0.0 s",
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.runs.mlflow import EXPERIMENT, tracker
+from server.runs.mlflow import EXPERIMENT, run_tracker
 from server.state.status import Organisation, RunState, RunStatus
 from shared.config import PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import ConfigError
@@ -39,12 +39,12 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_run_and_its_continuation_are_one_run_there(address: str) -> None:
-    first = tracker(config(address), "r1")
-    first.round(STATUS)
-    first.end(replace(STATUS, state=RunState.PAUSED))
-    second = tracker(config(address), "r1")
-    second.round(replace(STATUS, round=2, round_seconds=3.5))
-    second.end(replace(STATUS, state=RunState.FINISHED))
+    first = run_tracker(config(address), "r1")
+    first.log_round(STATUS)
+    first.log_end(replace(STATUS, state=RunState.PAUSED))
+    second = run_tracker(config(address), "r1")
+    second.log_round(replace(STATUS, round=2, round_seconds=3.5))
+    second.log_end(replace(STATUS, state=RunState.FINISHED))
     client = mlflow.MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     (run,) = client.search_runs([experiment.experiment_id])
@@ -59,7 +59,7 @@ def test_a_run_and_its_continuation_are_one_run_there(address: str) -> None:
 
 
 def test_nothing_of_a_machine_is_sent(address: str) -> None:
-    tracker(config(address), "r1").round(STATUS)
+    run_tracker(config(address), "r1").log_round(STATUS)
     client = mlflow.MlflowClient(tracking_uri=address)
     (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert set(run.data.params) == set(config(address).identity)
@@ -69,24 +69,24 @@ def test_nothing_of_a_machine_is_sent(address: str) -> None:
 def test_a_server_that_fails_stops_nothing_and_is_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    nobody = tracker(config("http://127.0.0.1:9"), "r1")
-    nobody.round(STATUS)
-    assert "http://127.0.0.1:9 does not take figures" in caplog.text
+    nobody = run_tracker(config("http://127.0.0.1:9"), "r1")
+    nobody.log_round(STATUS)
+    assert "http://127.0.0.1:9 does not accept figures" in caplog.text
     assert "the run goes on" in caplog.text
     started = time.monotonic()
     for _ in range(100):
-        nobody.round(STATUS)
-    nobody.end(replace(STATUS, state=RunState.FINISHED))
+        nobody.log_round(STATUS)
+    nobody.log_end(replace(STATUS, state=RunState.FINISHED))
     assert time.monotonic() - started < 0.5
 
 
 def test_without_an_address_nobody_is_told() -> None:
-    nobody = tracker(config(""), "r1")
-    nobody.round(STATUS)
-    nobody.end(STATUS)
+    nobody = run_tracker(config(""), "r1")
+    nobody.log_round(STATUS)
+    nobody.log_end(STATUS)
 
 
 def test_without_mlflow_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     with pytest.raises(ConfigError, match=r"pip install 'sotto\[mlflow\]', or set it to"):
-        tracker(config("http://tracking.example"), "r1")
+        run_tracker(config("http://tracking.example"), "r1")

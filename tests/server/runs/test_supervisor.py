@@ -1,4 +1,4 @@
-"""What becomes of a run that breaks off, for every row of the keeper's table."""
+"""What becomes of a run that breaks off, for every row of the supervisor's table."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from server.runs.bundle import Bundle, build, source
-from server.runs.flower import Flower, FlowerRun, Status
-from server.runs.run import Fate, Run, all_runs, create_run, find_run, read_config
-from server.runs.supervisor import ATTEMPTS, Keeper, start
+from server.runs.flower import Flower, FlowerRun, FlowerState
+from server.runs.run import Run, all_runs, create_run, find_run, read_config
+from server.runs.supervisor import ATTEMPTS, RunSupervisor, start
 from server.service.setup import NewServer, make_server
 from server.settings import Settings
 from server.state.audit_log import AuditEvent, AuditLog
@@ -37,7 +37,7 @@ class StandIn(Flower):
 
     def __init__(self, bundle: str) -> None:
         self.bundle, self.started = bundle, 0
-        self.status: Status | None = Status.FAILED
+        self.status: FlowerState | None = FlowerState.FAILED
         self.stopped: list[str] = []
 
     def start(self, app: Path, config: Path) -> tuple[str, str]:
@@ -47,7 +47,7 @@ class StandIn(Flower):
     def run(self, number: str) -> FlowerRun:
         if self.status is None:
             raise ServerError("away")
-        return FlowerRun(number=number, status=self.status, details="", bytes_in=0, bytes_out=0)
+        return FlowerRun(number=number, state=self.status, details="", bytes_in=0, bytes_out=0)
 
     def stop(self, number: str) -> None:
         self.stopped.append(number)
@@ -85,10 +85,10 @@ def clock() -> list[float]:
 
 @pytest.fixture
 def look(settings: Settings, flower: StandIn, clock: list[float]) -> Callable[[], Run]:
-    keeper = Keeper(settings, flower, clock=lambda: clock[0])
+    supervisor = RunSupervisor(settings, flower, clock=lambda: clock[0])
 
     def looked() -> Run:
-        keeper.look()
+        supervisor.check_runs()
         return find_run(settings, "first")
 
     return looked
@@ -101,7 +101,7 @@ def tells(run: Run, state: RunState, *, rounds: int = 0, reason: str = "") -> No
     replace(status, updated=now()).save(run.out)
 
 
-# --- the keeper --------------------------------------------------------------------------------
+# --- the supervisor ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", [RunState.WAITING, RunState.RUNNING, RunState.RETRYING])
@@ -114,20 +114,13 @@ def test_a_run_at_work_is_left_alone(
     assert flower.started == 1
 
 
-@pytest.mark.parametrize(
-    ("state", "fate"),
-    [
-        (RunState.FINISHED, Fate.FINISHED),
-        (RunState.PAUSED, Fate.PAUSED),
-        (RunState.FAILED, Fate.FAILED),
-    ],
-)
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.PAUSED, RunState.FAILED])
 def test_what_the_run_says_of_its_end_counts(
-    run: Run, look: Callable[[], Run], flower: StandIn, state: RunState, fate: Fate
+    run: Run, look: Callable[[], Run], flower: StandIn, state: RunState
 ) -> None:
     tells(run, state, reason="so it is")
     found = look()
-    assert (found.state, found.reason) == (fate, "so it is")
+    assert (found.state, found.reason) == (state, "so it is")
     assert flower.started == 1
 
 
@@ -135,16 +128,18 @@ def test_the_end_of_an_earlier_start_says_nothing_of_this_one(
     settings: Settings, run: Run, look: Callable[[], Run], flower: StandIn
 ) -> None:
     tells(run, RunState.PAUSED, reason="too few")
-    assert look().state is Fate.PAUSED
+    assert look().state is RunState.PAUSED
     again = start(settings, flower, find_run(settings, "first"), AuditEvent.RUN_RESUMED)
-    flower.status = Status.RUNNING
+    flower.status = FlowerState.RUNNING
     assert look() == again
-    assert look().state is Fate.WANTED
+    assert look().state is RunState.RUNNING
 
 
-@pytest.mark.parametrize("status", [Status.PENDING, Status.STARTING, Status.RUNNING, None])
+@pytest.mark.parametrize(
+    "status", [FlowerState.PENDING, FlowerState.STARTING, FlowerState.RUNNING, None]
+)
 def test_a_start_that_has_not_begun_to_tell_is_waited_for(
-    run: Run, look: Callable[[], Run], flower: StandIn, status: Status
+    run: Run, look: Callable[[], Run], flower: StandIn, status: FlowerState
 ) -> None:
     flower.status = status
     assert look() == run
@@ -160,9 +155,9 @@ def test_a_run_that_broke_off_is_resumed_at_once(
     assert events[-2:] == ["run-started", "run-resumed"]
 
 
-@pytest.mark.parametrize("status", [Status.PENDING, Status.STARTING, Status.RUNNING])
+@pytest.mark.parametrize("status", [FlowerState.PENDING, FlowerState.STARTING, FlowerState.RUNNING])
 def test_one_whose_process_is_dead_is_resumed_before_flower_sees_that(
-    run: Run, look: Callable[[], Run], flower: StandIn, status: Status
+    run: Run, look: Callable[[], Run], flower: StandIn, status: FlowerState
 ) -> None:
     """Flower waits a minute for a sign of life."""
     tells(run, RunState.RUNNING, rounds=3)  # and its coordinator is gone
@@ -181,7 +176,7 @@ def test_a_dead_start_is_not_stopped_where_no_other_can_follow(
         raise ServerError("away")
 
     tells(run, RunState.RUNNING, rounds=3)
-    flower.status = Status.RUNNING
+    flower.status = FlowerState.RUNNING
     with monkeypatch.context() as patched:
         patched.setattr(flower, "start", away)
         assert look() == run
@@ -193,8 +188,8 @@ def test_one_that_somebody_stopped_is_not_taken_for_dead(
     run: Run, look: Callable[[], Run], flower: StandIn
 ) -> None:
     tells(run, RunState.RUNNING, rounds=3)
-    flower.status = Status.STOPPED
-    assert look().state is Fate.STOPPED
+    flower.status = FlowerState.STOPPED
+    assert look().state is RunState.STOPPED
     assert (flower.started, flower.stopped) == (1, [])
 
 
@@ -209,11 +204,11 @@ def test_a_run_that_gets_nowhere_is_given_up(
     run: Run, look: Callable[[], Run], flower: StandIn, clock: list[float]
 ) -> None:
     for _ in range(200):
-        if look().state is not Fate.WANTED:
+        if look().state is not RunState.RUNNING:
             break
         clock[0] += 1.0
     found = look()
-    assert found.state is Fate.FAILED
+    assert found.state is RunState.FAILED
     assert flower.started == ATTEMPTS + 1
     assert clock[0] >= 50  # it has waited in between
 
@@ -223,7 +218,7 @@ def test_rounds_that_were_finished_count_as_getting_somewhere(
 ) -> None:
     for number in range(12):
         tells(run, RunState.RUNNING, rounds=number)
-        assert look().state is Fate.WANTED
+        assert look().state is RunState.RUNNING
         clock[0] += 0.1
     assert flower.started == 13
 
@@ -231,10 +226,10 @@ def test_rounds_that_were_finished_count_as_getting_somewhere(
 def test_what_somebody_stopped_stays_stopped(
     run: Run, look: Callable[[], Run], flower: StandIn
 ) -> None:
-    flower.status = Status.STOPPED
-    assert look().state is Fate.STOPPED
-    flower.status = Status.FAILED
-    assert look().state is Fate.STOPPED
+    flower.status = FlowerState.STOPPED
+    assert look().state is RunState.STOPPED
+    flower.status = FlowerState.FAILED
+    assert look().state is RunState.STOPPED
     assert flower.started == 1
 
 
@@ -266,7 +261,7 @@ def test_names_are_taken_once(settings: Settings, run: Run, bundle: Bundle, tmp_
         create_run(settings, "first", flat, bundle)
     with pytest.raises(ServerError, match="letters, digits"):
         create_run(settings, "../x", flat, bundle)
-    with pytest.raises(ServerError, match="there is no run 'second': first"):
+    with pytest.raises(ServerError, match=r"there is no run 'second'\. The runs are: first"):
         find_run(settings, "second")
     assert [found.name for found in all_runs(settings)] == ["first"]
 

@@ -99,7 +99,7 @@ def test_both_engines_give_the_same_result(tiny_data: Path, tmp_path: Path) -> N
         assert json.loads(done.stdout)["evaluation"]["users"] == 24
 
     inprocess, ray = (Checkpoint.load(tmp_path / engine) for engine in ("inprocess", "ray"))
-    assert inprocess.progress.round == ray.progress.round == 4
+    assert inprocess.round == ray.round == 4
     for name, value in inprocess.weights.items():
         np.testing.assert_array_equal(ray.weights[name], value)
     results = [json.loads((tmp_path / e / "result.json").read_text()) for e in ("inprocess", "ray")]

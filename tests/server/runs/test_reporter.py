@@ -10,9 +10,8 @@ import pytest
 
 from server.rounds.roll import Partner
 from server.rounds.round import RoundReport, Verdict
-from server.runs.journal import Journal
+from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog
-from server.state.checkpoint import Progress
 from server.state.run_lock import alone_in, at_work, replace_file
 from server.state.status import RunState, RunStatus
 from shared.config import PrivacyConfig, RunConfig, TrainingConfig
@@ -21,7 +20,6 @@ from shared.errors import AuditError, CheckpointError, Outcome, QuorumError
 CONFIG = RunConfig(
     privacy=PrivacyConfig(epsilon=8.0, delta=1e-5), training=TrainingConfig(rounds=5)
 )
-PROGRESS = Progress(run="r1", round=0, config="", catalogue="")
 ALPHA, BETA = (
     Partner(node_id=n, organisation=o, population=9) for n, o in ((1, "alpha"), (2, "beta"))
 )
@@ -45,31 +43,31 @@ def report(number: int, beta: Outcome = Outcome.VALID, late: tuple[str, ...] = (
 
 
 @contextmanager
-def journal(folder: Path, progress: Progress = PROGRESS) -> Iterator[Journal]:
+def reported(folder: Path, run: str = "r1", finished_rounds: int = 0) -> Iterator[RunReporter]:
     with alone_in(folder):
-        made = Journal(folder, CONFIG, progress)
-        with made.telling():
-            made.changed(ALPHA)
-            made.changed(BETA)
-            made.running()
-            yield made
+        reporter = RunReporter(folder, CONFIG, run=run, finished_rounds=finished_rounds)
+        with reporter.report_run():
+            reporter.partner_changed(ALPHA)
+            reporter.partner_changed(BETA)
+            reporter.organisations_ready()
+            yield reporter
 
 
 def events(folder: Path) -> list[str]:
     return [entry["event"] for entry in AuditLog(folder / "audit.jsonl").entries()]
 
 
-def test_a_run_is_told_from_beginning_to_end(tmp_path: Path) -> None:
+def test_a_run_is_reported_from_beginning_to_end(tmp_path: Path) -> None:
     seen = []
-    with journal(tmp_path) as told:
+    with reported(tmp_path) as reporter:
         for number in (1, 2):
-            told.missed(report(number, Outcome.MISSING))
+            reporter.attempt_missed(report(number, Outcome.MISSING))
             seen.append(RunStatus.load(tmp_path).state)
-            told.finished_round(
+            reporter.round_finished(
                 report(number, late=("beta",)), {"hr@10": 0.5} if number == 1 else {}
             )
             seen.append(RunStatus.load(tmp_path).state)
-        told.changed(replace(BETA, connected=False))
+        reporter.partner_changed(replace(BETA, connected=False))
     assert seen == [RunState.RETRYING, RunState.RUNNING] * 2
     status = RunStatus.load(tmp_path)
     assert (status.state, status.round, status.rounds, status.missed) == (
@@ -100,10 +98,10 @@ def test_a_run_is_told_from_beginning_to_end(tmp_path: Path) -> None:
         (KeyError("user7 likes item 3"), RunState.FAILED, "a fault: KeyError"),
     ],
 )
-def test_how_a_run_ended_is_told(
+def test_how_a_run_ended_is_reported(
     tmp_path: Path, error: Exception, state: RunState, reason: str
 ) -> None:
-    with pytest.raises(type(error)), journal(tmp_path):
+    with pytest.raises(type(error)), reported(tmp_path):
         raise error
     status = RunStatus.load(tmp_path)
     assert (status.state, status.reason) == (state, reason)
@@ -112,7 +110,7 @@ def test_how_a_run_ended_is_told(
 
 
 def test_a_killed_coordinator_is_seen_by_its_lock(tmp_path: Path) -> None:
-    with pytest.raises(Killed), journal(tmp_path):
+    with pytest.raises(Killed), reported(tmp_path):
         raise Killed
     status = RunStatus.load(tmp_path)
     assert status.state is RunState.INTERRUPTED
@@ -120,14 +118,14 @@ def test_a_killed_coordinator_is_seen_by_its_lock(tmp_path: Path) -> None:
 
 
 def test_counts_go_on_when_a_run_is_resumed(tmp_path: Path) -> None:
-    with suppress(Killed), journal(tmp_path) as told:
-        told.finished_round(report(1), {})
-        told.finished_round(report(2), {})
+    with suppress(Killed), reported(tmp_path) as reporter:
+        reporter.round_finished(report(1), {})
+        reporter.round_finished(report(2), {})
         raise Killed
     # Killed between checkpoint and status: the checkpoint is what counts.
-    with journal(tmp_path, replace(PROGRESS, round=3)) as told:
-        assert told.status.round == 3
-        told.finished_round(report(4), {})
+    with reported(tmp_path, finished_rounds=3) as reporter:
+        assert reporter.status.round == 3
+        reporter.round_finished(report(4), {})
     status = RunStatus.load(tmp_path)
     assert (status.round, status.starts, status.seconds) == (4, 2, 4.5)
     assert status.organisations["alpha"].replies == {"valid": 3}
@@ -135,10 +133,10 @@ def test_counts_go_on_when_a_run_is_resumed(tmp_path: Path) -> None:
 
 
 def test_another_run_begins_anew(tmp_path: Path) -> None:
-    with journal(tmp_path) as told:
-        told.finished_round(report(1), {})
-    with journal(tmp_path, replace(PROGRESS, run="r2")) as told:
-        assert (told.status.round, told.status.starts, told.status.seconds) == (0, 1, 0)
+    with reported(tmp_path) as reporter:
+        reporter.round_finished(report(1), {})
+    with reported(tmp_path, run="r2") as reporter:
+        assert (reporter.status.round, reporter.status.starts, reporter.status.seconds) == (0, 1, 0)
 
 
 def test_a_status_that_cannot_be_written_stops_nothing(
@@ -147,18 +145,18 @@ def test_a_status_that_cannot_be_written_stops_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with journal(tmp_path) as told:
+    with reported(tmp_path) as reporter:
         monkeypatch.setattr("server.state.status.replace_file", full)
-        told.finished_round(report(1), {})
+        reporter.round_finished(report(1), {})
     assert "the status cannot be written (No space left on device)" in caplog.text
 
 
 def test_what_cannot_be_recorded_does_not_happen(tmp_path: Path) -> None:
     def tampered() -> None:
-        with journal(tmp_path) as told:
+        with reported(tmp_path) as reporter:
             with (tmp_path / "audit.jsonl").open("a") as file:
                 file.write("{}\n")
-            told.finished_round(report(1), {})
+            reporter.round_finished(report(1), {})
 
     with pytest.raises(AuditError, match="the last line was changed"):
         tampered()
@@ -178,8 +176,8 @@ def test_no_status_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_the_status_is_plain_json(tmp_path: Path) -> None:
-    with journal(tmp_path) as told:
-        told.finished_round(report(1), {})
+    with reported(tmp_path) as reporter:
+        reporter.round_finished(report(1), {})
     fields = json.loads((tmp_path / "progress.json").read_text())
     assert (fields["schema"], fields["state"], fields["round"]) == (1, "finished", 1)
     assert fields["organisations"]["beta"]["population"] == 9

@@ -1,0 +1,187 @@
+"""Report how a run goes: to its status file, the audit log, the log, and MLflow where it is set.
+
+A run does not go on where the audit log cannot be written. The others are a convenience: where one
+of them fails, that is logged and the run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from server.rounds.roll import Partner
+from server.rounds.round import RoundReport
+from server.runs.mlflow import run_tracker
+from server.state.audit_log import FILE, AuditEvent, AuditLog
+from server.state.status import FAULT, Organisation, RunState, RunStatus, now
+from shared.config import RunConfig
+from shared.errors import AuditError, CheckpointError, Outcome, QuorumError, SottoError
+
+__all__ = ["RunReporter"]
+
+log = logging.getLogger("sotto.server")
+
+
+class RunReporter:
+    """Keep the status of one run, and record its events.
+
+    Args:
+        folder: of the run.
+        config: parameters of the run.
+        run: its name, as the checkpoint has it.
+        finished_rounds: as the checkpoint has it.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, *, run: str, finished_rounds: int) -> None:
+        self._folder = folder
+        self._audit = AuditLog(folder / FILE)
+        self._tracker = run_tracker(config, run)
+        new = RunStatus(
+            run=run,
+            state=RunState.WAITING,
+            round=finished_rounds,
+            rounds=config.training.rounds,
+            started=now(),
+        )
+        self.status = _continue_status(folder, new)
+
+    @contextmanager
+    def report_run(self) -> Iterator[None]:
+        """Report start and end of the run within; after a kill the status still says "running"."""
+        resumed = self.status.starts > 0
+        self._record(AuditEvent.RUN_RESUMED if resumed else AuditEvent.RUN_STARTED)
+        self._update(state=RunState.WAITING, reason="", starts=self.status.starts + 1)
+        try:
+            yield
+        except Exception as error:
+            with suppress(AuditError):  # the first error is the one to report
+                self._end(*_ending(error))
+            raise
+        self._end(RunState.FINISHED, AuditEvent.RUN_FINISHED, "")
+
+    def partner_changed(self, partner: Partner) -> None:
+        """Report that a partner connected, came back or disconnected."""
+        event = AuditEvent.PARTNER_JOINED if partner.connected else AuditEvent.PARTNER_LEFT
+        self._record(event, organisation=partner.organisation, population=partner.population)
+        log.info("%s: %s", event, partner.organisation)
+        before = self.status.organisations.get(partner.organisation)
+        after = Organisation(connected=partner.connected, population=partner.population)
+        if before is not None:
+            after = replace(before, connected=partner.connected, population=partner.population)
+        self._update(organisations={**self.status.organisations, partner.organisation: after})
+
+    def organisations_ready(self) -> None:
+        """Report that enough organisations are connected to begin."""
+        self._update(state=RunState.RUNNING)
+
+    def warm_started(self, *, seconds: float, bytes_up: int) -> None:
+        """Report that the first weights are computed.
+
+        Args:
+            seconds: that it took.
+            bytes_up: size of the statistics' arrays that were received.
+        """
+        self._update(warm_start_seconds=seconds, round_bytes_up=bytes_up)
+
+    def attempt_missed(self, report: RoundReport) -> None:
+        """Report that an attempt at a round had too few valid replies and is repeated."""
+        reason = (
+            f"round {report.number}, attempt {report.attempts}: {report.valid} valid replies, "
+            f"{report.needed} are needed ({report.failures or 'no organisation is connected'})"
+        )
+        log.warning("%s", reason)
+        self._record(AuditEvent.ROUND_MISSED, round=report.number, outcomes=_outcomes(report))
+        self._update(
+            state=RunState.RETRYING,
+            reason=reason,
+            missed=self.status.missed + 1,
+            organisations=self._counted(report),
+        )
+
+    def round_finished(self, report: RoundReport, metrics: Mapping[str, float]) -> None:
+        """Report that a round is finished and saved.
+
+        Args:
+            report: how the round went.
+            metrics: released with noise in this round; empty where none was asked for.
+        """
+        self._record(
+            AuditEvent.ROUND_FINISHED,
+            round=report.number,
+            attempts=report.attempts,
+            outcomes=_outcomes(report),
+        )
+        log.info(
+            "round %d of %d: %d valid replies of %d in %.1f s",
+            *(report.number, self.status.rounds, report.valid, len(report.verdicts)),
+            report.seconds,
+        )
+        status = self.status
+        released = {"metrics": dict(metrics), "metrics_round": report.number} if metrics else {}
+        self._update(
+            state=RunState.RUNNING,
+            reason="",
+            round=report.number,
+            organisations=self._counted(report),
+            round_finished=now(),
+            round_seconds=report.seconds,
+            round_bytes_up=report.bytes_up,
+            round_bytes_down=report.bytes_down,
+            seconds=status.seconds + report.seconds,
+            bytes_up=status.bytes_up + report.bytes_up,
+            bytes_down=status.bytes_down + report.bytes_down,
+            **released,
+        )
+        self._tracker.log_round(self.status)
+
+    def _counted(self, report: RoundReport) -> dict[str, Organisation]:
+        organisations = dict(self.status.organisations)
+        for name, verdict in report.verdicts.items():
+            organisations[name] = organisations[name].counted(verdict.outcome, verdict.reason)
+        for name in report.late:
+            organisations[name] = organisations[name].counted(Outcome.LATE)
+        return organisations
+
+    def _end(self, state: RunState, event: AuditEvent, reason: str) -> None:
+        # The status first: a full disk may refuse the audit log its line.
+        self._update(state=state, reason=reason)
+        self._tracker.log_end(self.status)
+        self._record(event, round=self.status.round, reason=reason)
+
+    def _record(self, event: AuditEvent, **fields: Any) -> None:  # noqa: ANN401 see AuditLog
+        self._audit.record(event, run=self.status.run, **fields)
+
+    def _update(self, **changes: Any) -> None:  # noqa: ANN401 fields of RunStatus
+        self.status = replace(self.status, updated=now(), **changes)
+        try:
+            self.status.save(self._folder)
+        except OSError as error:
+            log.warning("the status cannot be written (%s)", error.strerror)
+
+
+def _continue_status(folder: Path, new: RunStatus) -> RunStatus:
+    """Return the status that the run's last process left, at the checkpoint's round, or `new`."""
+    try:
+        before = RunStatus.load(folder)
+    except CheckpointError:
+        return new
+    if before.run != new.run:
+        return new
+    # A kill between the two leaves the status one round behind the checkpoint.
+    parts = {name: replace(part, connected=False) for name, part in before.organisations.items()}
+    return replace(before, round=new.round, rounds=new.rounds, organisations=parts)
+
+
+def _ending(error: Exception) -> tuple[RunState, AuditEvent, str]:
+    if isinstance(error, QuorumError):
+        return RunState.PAUSED, AuditEvent.RUN_PAUSED, str(error)
+    reason = str(error) if isinstance(error, SottoError) else FAULT + type(error).__name__
+    return RunState.FAILED, AuditEvent.RUN_FAILED, reason
+
+
+def _outcomes(report: RoundReport) -> dict[str, str]:
+    return {name: str(verdict.outcome) for name, verdict in report.verdicts.items()}
