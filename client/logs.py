@@ -49,7 +49,8 @@ __all__ = [
 FORMAT_VARIABLE, DETAILS_VARIABLE = "SOTTO_LOG", "SOTTO_LOG_DETAILS"
 LONGEST_TEXT = 500
 """Characters of a field."""
-_OURS = tuple(Path(__file__).parents[1] / package for package in ("client", "shared"))
+_ROOT = Path(__file__).parents[1]
+_OURS = tuple(_ROOT / package for package in ("client", "shared"))
 log = logging.getLogger("sotto.node")
 
 
@@ -248,8 +249,11 @@ def _where(error: BaseException) -> str:
 
 
 def _short(file: str) -> str:
-    """A source file by its last two parts, which do not tell where things are installed."""
-    return "/".join(Path(file).parts[-2:])
+    """Return a source file's path without the place of installation."""
+    path = Path(file)
+    if any(path.is_relative_to(own) for own in _OURS):
+        return path.relative_to(_ROOT).as_posix()
+    return "/".join(path.parts[-2:])
 
 
 def _detail(text: str) -> None:

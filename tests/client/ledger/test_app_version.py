@@ -14,7 +14,7 @@ def test_the_fingerprint_is_of_every_source_file_that_a_node_runs(
     for name in ("client/a.py", "shared/models/b.py", "server/c.py", "client/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x = 1")
-    monkeypatch.setattr(client.ledger.app_version, "__file__", str(tmp_path / "client" / "a.py"))
+    monkeypatch.setattr(client.ledger.app_version, "__file__", str(tmp_path / "client/ledger/a.py"))
     now = app_fingerprint.__wrapped__
     before = now()
     assert len(before) == 64
