@@ -13,7 +13,7 @@ from shared.privacy.release import Release, ReleaseKind
 
 __all__ = ["CHECKS"]
 
-_RECOVER = "See 'Recovery' in docs/partner.md; sotto-node budget puts a ledger right."
+_RECOVER = "See 'Recovery' in docs/ledger.md; sotto-node budget puts a ledger right."
 
 
 def _anchor(facts: Facts) -> Verdict:

@@ -208,7 +208,7 @@ def _tell_new(new: NewSite) -> None:
     messages.print(
         f"(The public key is also in {new.public_file}; the private one stays on this machine.)\n"
         "Never put back an old copy of the ledger or of its anchor, "
-        f"{site.anchor_file}: see docs/partner.md.\nNext: sotto-node check --site {site.folder}",
+        f"{site.anchor_file}: see docs/ledger.md.\nNext: sotto-node check --site {site.folder}",
         soft_wrap=True,
     )
 

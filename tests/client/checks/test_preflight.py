@@ -455,7 +455,7 @@ FAULTS = {
     "open ledger": Fault(
         "ledger",
         lambda p: p.loaded.ledger_file.chmod(0o644),
-        "docs/partner.md",
+        "docs/ledger.md",
         "chmod 600",
         skipped=OF_LEDGER,
     ),
@@ -720,6 +720,6 @@ def test_hello_names_what_failed(authority: Authority, tmp_path: Path) -> None:
 
 
 def test_the_guide_names_every_check() -> None:
-    guide = (Path(__file__).parents[3] / "docs" / "partner.md").read_text(encoding="utf-8")
-    first = guide.partition("# The ledger and the policy")[0]
-    assert [name for name in NAMES if f"`{name}`" not in first] == []
+    guide = (Path(__file__).parents[3] / "docs" / "node-reference.md").read_text(encoding="utf-8")
+    table = guide.partition("## What `check` looks at\n")[2].partition("\n## ")[0]
+    assert [name for name in NAMES if f"`{name}`" not in table] == []

@@ -102,7 +102,7 @@ def test_services_are_shut_in(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sotto-node.service", "sotto-node-verify.service"])
 def test_services_may_write_where_the_guide_puts_ledger_and_anchor(name: str) -> None:
-    guide = (ROOT / "docs" / "partner.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "node-reference.md").read_text(encoding="utf-8")
     [made] = re.findall(r"(?m)^install -d -o sotto-app -m 700 (.+)$", guide)
     [home] = re.findall(r"(?m)^useradd .*--home-dir (\S+) sotto$", guide)
     [allowed] = parsed(DEPLOY / name)["ReadWritePaths"]

@@ -79,7 +79,7 @@ def test_paths_are_relative_to_the_file(
 
 
 def test_the_limits_that_need_not_be_stated(tmp_path: Path) -> None:
-    """As docs/partner.md says."""
+    """As docs/node-reference.md says."""
     policy = Site.load(write(tmp_path, GOOD)).policy
     assert policy.answers == (Ask.DESCRIBE, Ask.STATISTICS, Ask.TRAIN)
     assert policy.least_noise == 0.3
