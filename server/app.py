@@ -21,7 +21,7 @@ from server.aggregation.records import to_arrays, to_weights
 from server.aggregation.robust import check_aggregation, credible_populations
 from server.noise_plan import plan_noise, popularity_fade, popularity_share, statistics_noise
 from server.rounds.grid import PatientGrid
-from server.rounds.roll import Partner, Roll
+from server.rounds.participants import Participants, Partner
 from server.rounds.statistics import Asker
 from server.rounds.strategy import FederatedStrategy, Terms
 from server.runs.reporter import RunReporter
@@ -92,22 +92,22 @@ def _federate(
     grid: Grid, config: RunConfig, checkpoint: Checkpoint, reporter: RunReporter, observer: Observer
 ) -> Checkpoint:
     """All that is left of a run; the state after its last round."""
-    roll = Roll(config, checkpoint.catalogue, reporter.partner_changed)
+    participants = Participants(config, checkpoint.catalogue, reporter.partner_changed)
     resumed = checkpoint.round > 0
-    partners = roll.gather(grid, minimum_organisations(config.server, resumed=resumed))
+    partners = participants.wait_for(grid, minimum_organisations(config.server, resumed=resumed))
     reporter.organisations_ready()
     if not checkpoint.warm_started:
         checkpoint = _decided(checkpoint, config, partners)
-        checkpoint = _warmed(checkpoint, grid, roll, config, reporter)
+        checkpoint = _warmed(checkpoint, grid, participants, config, reporter)
     config = with_own_items(config, checkpoint)
-    return _trained(grid, config, checkpoint, roll, reporter, observer)
+    return _trained(grid, config, checkpoint, participants, reporter, observer)
 
 
 def _trained(
     grid: Grid,
     config: RunConfig,
     checkpoint: Checkpoint,
-    roll: Roll,
+    participants: Participants,
     reporter: RunReporter,
     observer: Observer,
 ) -> Checkpoint:
@@ -120,7 +120,7 @@ def _trained(
     strategy = FederatedStrategy(
         config,
         terms,
-        roll.look_up,
+        participants.look_up,
         names=list(checkpoint.weights),
         rounds_done=done,
         on_miss=reporter.attempt_missed,
@@ -225,7 +225,11 @@ def _decided(checkpoint: Checkpoint, config: RunConfig, partners: Sequence[Partn
 
 
 def _warmed(
-    checkpoint: Checkpoint, grid: Grid, roll: Roll, config: RunConfig, reporter: RunReporter
+    checkpoint: Checkpoint,
+    grid: Grid,
+    participants: Participants,
+    config: RunConfig,
+    reporter: RunReporter,
 ) -> Checkpoint:
     """The checkpoint with the weights that training begins with."""
     began, share = time.monotonic(), checkpoint.popularity_share
@@ -235,7 +239,7 @@ def _warmed(
     if share is not None:
         asker = Asker(
             grid=grid,
-            look_up=partial(roll.look_up, grid),
+            look_up=partial(participants.look_up, grid),
             run=checkpoint.run,
             noise_multipliers=statistics_noise(plan_noise(config).statistics, share),
             fade=popularity_fade(share),

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from server.rounds.replies import checked_content
+from server.rounds.replies import reply_content
 from shared.errors import Outcome, ReplyError, WireError
 from shared.messages import SUMS, EvaluateReply, EvaluateRequest
 
@@ -27,7 +27,7 @@ def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> S
         ReplyError: an error or refusal, not of the wire's form, not finite, or more than the
             partner's declared users could add up to.
     """
-    content = checked_content(reply)
+    content = reply_content(reply)
     try:
         sums = EvaluateReply.from_content(content).sums
     except WireError as error:

@@ -13,10 +13,10 @@ from flwr.common.constant import ErrorCode
 from shared.errors import Outcome, ReplyError, WireError
 from shared.messages import TrainReply, Weights, refusal_in
 
-__all__ = ["checked_change", "checked_content"]
+__all__ = ["checked_change", "reply_content"]
 
 
-def checked_content(reply: Message) -> RecordDict:
+def reply_content(reply: Message) -> RecordDict:
     """What a reply holds, if it is neither an error nor empty.
 
     The text of an error that is not ours is the other side's: it goes into no log.
@@ -48,7 +48,7 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
         ReplyError: an error or refusal, not of the wire's form, other names or shapes, a value
             that is not finite, or a change that is too long.
     """
-    content = checked_content(reply)
+    content = reply_content(reply)
     try:
         change = TrainReply.from_content(content).change
     except WireError as error:

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 
 from server.aggregation.quorum import quorum_size
+from server.rounds.participants import Partner
 from server.rounds.replies import checked_change
-from server.rounds.roll import Partner
 from shared.config import ServerConfig
 from shared.errors import Outcome, ReplyError
 from shared.messages import TRAIN, TrainRequest, Weights, traffic

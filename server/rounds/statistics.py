@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from server.aggregation.quorum import quorum_size
 from server.aggregation.robust import robust_mean
-from server.rounds.replies import checked_content
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
+from server.rounds.replies import reply_content
 from shared.config import Aggregation, RunConfig, ServerConfig
 from shared.errors import Outcome, QuorumError, ReplyError, WireError
 from shared.messages import STATISTICS, Statistic, StatisticsReply, StatisticsRequest, traffic
@@ -222,7 +222,7 @@ def _checked(
     if reply is None:
         raise ReplyError(Outcome.MISSING, "no reply before the deadline")
     try:
-        total = StatisticsReply.from_content(checked_content(reply)).total.astype(np.float64)
+        total = StatisticsReply.from_content(reply_content(reply)).total.astype(np.float64)
     except WireError as error:
         raise ReplyError(Outcome.MALFORMED, str(error)) from error
     if total.shape != shape:

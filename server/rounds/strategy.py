@@ -19,7 +19,7 @@ from server.aggregation.optimiser import ServerOptimiser
 from server.aggregation.records import to_arrays, to_weights
 from server.rounds.evaluation import checked_sums, mean_metrics
 from server.rounds.grid import PatientGrid
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.round import Memory, Round, RoundReport
 from server.state.checkpoint import State
 from shared.config import RunConfig, Weighting

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.round import RoundReport
 from server.runs.mlflow import run_tracker
 from server.state.audit_log import FILE, AuditEvent, AuditLog

@@ -24,7 +24,7 @@ import server.app
 import server.state.checkpoint
 import server.state.run_lock
 from client.site.site import Site
-from server.rounds.roll import Roll
+from server.rounds.participants import Participants
 from server.rounds.round import Round
 from server.rounds.strategy import FederatedStrategy
 from server.runs.reporter import RunReporter
@@ -93,7 +93,7 @@ def torn() -> None:
 
 # The checkpoint is written once before the first round, and once after each.
 POINTS: dict[str, Arm] = {
-    "before anybody is met": at_call(Roll, "gather", 1),
+    "before anybody is met": at_call(Participants, "wait_for", 1),
     "before the first checkpoint": at_call(Checkpoint, "save", 1),
     "before a round is asked for": at_call(FederatedStrategy, "configure_train", 2),
     "when one partner has answered": after_call(client.app.NodeApp, "__call__", 2 + 2 + 1),

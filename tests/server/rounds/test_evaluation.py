@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Message
 from client.site.site import Site
 from server.aggregation.records import to_arrays
 from server.rounds.evaluation import checked_sums, mean_metrics
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.strategy import FederatedStrategy, Terms
 from shared.config import (
     ModelConfig,

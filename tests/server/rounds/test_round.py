@@ -17,7 +17,7 @@ from flwr.common.constant import ErrorCode
 import server.rounds.grid
 from server.aggregation.records import to_arrays, to_weights
 from server.rounds.grid import PatientGrid
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.round import RoundReport
 from server.rounds.strategy import FederatedStrategy, Terms
 from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 
 from server.aggregation.records import to_arrays, to_weights
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.strategy import FederatedStrategy, Terms
 from server.state.checkpoint import Checkpoint
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, StrategyName, Weighting

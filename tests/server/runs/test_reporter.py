@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.round import RoundReport, Verdict
 from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog

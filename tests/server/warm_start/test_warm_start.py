@@ -10,7 +10,7 @@ import pytest
 
 from client.site.site import Site
 from server.noise_plan import statistics_noise
-from server.rounds.roll import Partner
+from server.rounds.participants import Partner
 from server.rounds.statistics import Asker
 from server.warm_start.denoise import Prior
 from server.warm_start.warm_start import Choice, warm_start, worth_the_noise
