@@ -28,7 +28,8 @@ import client.app
 from client.ledger.ledger import Ledger
 from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, write_interactions
+from shared.data.histories import Histories
+from shared.data.reading import write_interactions
 from shared.messages import TRAIN, TrainRequest, Weights
 from shared.models.attention import build, trainable
 

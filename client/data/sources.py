@@ -8,7 +8,7 @@
 | `postgresql://host/database`         | a query or a table, see `client.data.databases` |
 | `sqlite:///file.db`                  | the same                                               |
 
-Whatever the source, the rows go through one validation, `shared.data.histories`. Paths are relative
+Whatever the source, the rows go through one validation, `shared.data.reading`. Paths are relative
 to site.toml.
 """
 
@@ -25,7 +25,8 @@ from client.data.credentials import refuse_secrets
 from client.data.databases import Database
 from client.data.object_store import ObjectStore
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Columns, Histories, histories_from_tables
+from shared.data.histories import Histories
+from shared.data.reading import Columns, histories_from_tables
 from shared.data.tables import FileTable, Table
 from shared.errors import ConfigError, SiteError
 
@@ -162,7 +163,7 @@ def read_source(
 
     Raises:
         SiteError: the source cannot be reached or read.
-        DataError: what it holds is refused, see `shared.data.histories`.
+        DataError: what it holds is refused, see `shared.data.reading`.
     """
     columns = Columns(user=data.user, item=data.item, time=data.time or None)
     with closing(open_source(data, folder).tables()) as tables:

@@ -10,7 +10,8 @@ import typer
 from server.warm_start.public import pretrained, save_public
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, read_histories
+from shared.data.histories import Histories
+from shared.data.reading import read_histories
 from shared.errors import ConfigError
 from shared.system.command_line import output, write_json
 

@@ -16,7 +16,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, read_histories, write_interactions
+from shared.data.histories import Histories
+from shared.data.reading import read_histories, write_interactions
 from shared.errors import ConfigError
 from shared.item_features.whitening import signs, whitened
 from shared.models.moments import POPULARITY_FADE, popularity_sum

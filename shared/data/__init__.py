@@ -2,7 +2,8 @@
 
 tables          any .csv or .parquet file as columns of text
 interactions    rows of text as checked (user, item, time) events
-histories       one history of items per user; the leave-one-out split
+reading         interactions files as one history per user: what is refused, dropped and kept
+histories       the histories themselves, and the leave-one-out split
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features were computed
 """

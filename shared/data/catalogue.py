@@ -1,9 +1,9 @@
-"""The public item list: ids, text, features, and the fingerprint that tells versions apart.
+"""The public item list: ids, texts, features, and a fingerprint that identifies its version.
 
 | what the file holds                             | what happens                              |
 |-------------------------------------------------|-------------------------------------------|
-| anything that `shared.data.tables` refuses           | refused                                   |
-| an item id that is empty or stands there twice  | refused, with the row                     |
+| anything that `shared.data.tables` refuses      | refused                                   |
+| an item id that is empty or repeated            | refused, with the row                     |
 | a year that is not a whole number               | refused, with the row                     |
 """
 
@@ -39,15 +39,15 @@ _YEAR = re.compile(r"(-?\d{1,9})(?:\.0)?")
 class Catalogue:
     """The items that can be recommended, the same at every organisation.
 
-    An item's internal id is its place in the catalogue, counted from 1; 0 is padding.
+    An item's internal id is its position in the catalogue, counted from 1; 0 is padding.
 
     Attributes:
         item_ids: the public ids, distinct and not blank; length V.
-        titles: length V; may be empty texts.
-        genres: the genres of each item, without "|" or outer spaces; length V.
-        years: length V.
+        titles: length V; a title may be empty.
+        genres: the genres of each item, without "|" or surrounding spaces; length V.
+        years: length V; None where unknown.
         features: float32 [V, F]; row i describes the item with internal id i + 1.
-        source: what made the features, if that is recorded; not part of the fingerprint.
+        source: how the features were computed, if recorded; not part of the fingerprint.
 
     Raises:
         ValueError: the fields contradict each other or break the rules above.
@@ -83,37 +83,37 @@ class Catalogue:
 
     @property
     def index(self) -> Mapping[str, int]:
-        """Public item id -> internal id in 1..V."""
+        """Map from public item id to internal id in 1..V."""
         return self._index
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over every field in order: the catalogue's version."""
+        """The catalogue's version: SHA-256 in hex over every field but `source`, in order."""
         if not self._fingerprint:
             object.__setattr__(self, "_fingerprint", self._digest())
         return self._fingerprint
 
     @property
     def feature_size(self) -> int:
-        """Features an item, F; 0 without any."""
+        """Features per item, F; 0 without any."""
         return 0 if self.features is None else self.features.shape[1]
 
     def with_features(
         self, features: torch.Tensor, source: FeatureSource | None = None
     ) -> Catalogue:
-        """The same items described by `features`, [V, F], kept as float32 on the CPU."""
-        kept = features.detach().to("cpu", torch.float32).contiguous()
-        return replace(self, features=kept, source=source)
+        """Return the same items with `features`, [V, F], stored as float32 on the CPU."""
+        stored = features.detach().to("cpu", torch.float32).contiguous()
+        return replace(self, features=stored, source=source)
 
     def without_features(self) -> Catalogue:
-        """The items alone."""
+        """Return the same items without features."""
         return replace(self, features=None, source=None)
 
     def save(self, folder: Path | str) -> None:
-        """Write `items.parquet`, and `features.safetensors` where there are features.
+        """Write `items.parquet`, and `features.safetensors` if there are features.
 
-        Each file is replaced in one step, and the features name the items that they belong to:
-        a crash in between is refused by `load` rather than read as a mixture.
+        Each file is replaced atomically. The features file holds the catalogue's fingerprint, so
+        after a crash between the two files `load` refuses the mixture.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,10 +131,10 @@ class Catalogue:
 
     @classmethod
     def load(cls, folder: Path | str) -> Catalogue:
-        """Read what `save` wrote; the fingerprint is the same again.
+        """Read a catalogue that `save` wrote; its fingerprint is the same.
 
         Raises:
-            DataError: a file is missing or damaged, or the features are of other items.
+            DataError: a file is missing or damaged, or the features belong to other items.
         """
         items = read_items(Path(folder) / ITEMS_FILE)
         path = Path(folder) / FEATURES_FILE
@@ -177,19 +177,19 @@ class Catalogue:
 
 def _check_features(features: torch.Tensor, items: int) -> None:
     if features.dtype != torch.float32 or features.ndim != 2 or len(features) != items:
-        found = f"{features.dtype} {list(features.shape)}"
-        raise ValueError(f"features must be float32 [{items}, F], not {found}")
+        actual = f"{features.dtype} {list(features.shape)}"
+        raise ValueError(f"features must be float32 [{items}, F], not {actual}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemColumns:
-    """What the columns of an items file are called.
+    """Names of the columns of an items file.
 
     Attributes:
         item: the public id.
-        title: the text shown to people and read by encoders.
-        genres: separated by "|"; None means `genres` where there is such a column.
-        year: None means `year` where there is such a column, else a trailing "(1995)" in the title.
+        title: the text that people are shown and that encoders read.
+        genres: separated by "|"; None means the column `genres` if there is one.
+        year: None means the column `year` if there is one, else a trailing "(1995)" in the title.
     """
 
     item: str = "item_id"
@@ -208,30 +208,30 @@ def read_items(path: Path | str, columns: ItemColumns = _ITEM_COLUMNS) -> Catalo
     "(no genres listed)" means none. Titles stay as they are, with their year.
 
     Raises:
-        DataError: see the table on top of this module.
+        DataError: see the table at the top of this module.
     """
     path = Path(path)
     names = column_names(path)
     for role in ("item", "title", "genres", "year"):
         if (name := getattr(columns, role)) is not None:
             require_column(name, names, path, f"ItemColumns({role}='...')")
-    found = replace(
+    columns = replace(
         columns,
         genres=columns.genres or ("genres" if "genres" in names else None),
         year=columns.year or ("year" if "year" in names else None),
     )
-    wanted = [found.item, found.title, found.genres, found.year]
-    table = read_text(path, [name for name in wanted if name is not None])
-    return items_from_table(table, found, path)
+    used = [columns.item, columns.title, columns.genres, columns.year]
+    table = read_text(path, [name for name in used if name is not None])
+    return items_from_table(table, columns, path)
 
 
 def items_from_table(table: pa.Table, columns: ItemColumns, source: Path) -> Catalogue:
-    """Make a catalogue of a table of text columns.
+    """Build a catalogue from a table of text columns.
 
     Args:
-        table: what `read_text` returns; None stands for a missing value.
-        columns: the columns to take; None for `genres` or `year` means there is none.
-        source: named in errors.
+        table: the result of `read_text`; None is a missing value.
+        columns: the columns to use; None for `genres` or `year` means there is none.
+        source: name of the table in errors.
 
     Raises:
         DataError: an id is empty or repeated, or a year is not a number.

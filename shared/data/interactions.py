@@ -1,7 +1,7 @@
-"""Rows of text -> checked interactions, as numbers.
+"""Rows of text -> checked interactions, as arrays of numbers.
 
-Rows come a few at a time, so that only the numbers of all of them are ever held: 16 bytes a row,
-and each distinct id once. What is refused stands in the table on top of `shared.data.histories`.
+Rows are read in batches. Only numbers are kept of all rows, 16 bytes a row, and each distinct id
+once. The table at the top of `shared.data.reading` says which rows are refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Batch:
 
     Attributes:
         rows: three text columns: user, item and time.
-        source: the table, as errors call it.
+        source: name of the table in errors.
         first: the number of the first row within the table, from 1.
     """
 
@@ -42,14 +42,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interactions:
-    """E rows in the order they came.
+    """E rows in the order in which they were read.
 
     Attributes:
-        users: the distinct user ids, as they first appear.
-        items: the distinct item ids, as they first appear.
-        user: int32 [E], places in `users`.
-        item: int32 [E], places in `items`.
-        time: int64 or float64 [E], sorts like the times.
+        users: the distinct user ids, in order of first appearance.
+        items: the distinct item ids, in order of first appearance.
+        user: int32 [E], indices into `users`.
+        item: int32 [E], indices into `items`.
+        time: int64 or float64 [E], which sorts as the times do.
     """
 
     users: tuple[str, ...]
@@ -59,18 +59,18 @@ class Interactions:
     time: Times
 
     def order(self) -> npt.NDArray[np.int64]:
-        """All rows by user, then by time; ties as they came, [E]."""
+        """Return all rows sorted by user, then by time, ties in their given order: [E]."""
         return np.lexsort((self.time, self.user))
 
     def repeated(self, order: npt.NDArray[np.int64]) -> Mask:
-        """Which rows say the same as an earlier row, [E].
+        """Mark the rows that repeat an earlier row's user, item and time: bool [E].
 
         Args:
-            order: what `order` returns.
+            order: the result of `order`.
         """
         user, time = self.user[order], self.time[order]
         tied = np.flatnonzero((user[1:] == user[:-1]) & (time[1:] == time[:-1]))
-        # Few rows, as a rule, share user and time with another: only those are sorted by item.
+        # Usually few rows share user and time with another, so only those are sorted by item.
         rows = order[np.union1d(tied, tied + 1)]
         keys = (self.item[rows], self.time[rows], self.user[rows])
         rows = rows[np.lexsort((rows, *keys))]  # the earliest copy comes first
@@ -83,13 +83,13 @@ class Interactions:
 
 
 def collect(batches: Iterable[Batch]) -> Interactions:
-    """Read all batches.
+    """Read and check all batches.
 
     Args:
-        batches: the rows, in order. A time column called `position` holds whole numbers.
+        batches: the rows, in order. A time column named `position` holds whole numbers.
 
     Raises:
-        DataError: an id is empty, a time is no time, or times are written in two ways.
+        DataError: an id is empty, a time cannot be read, or times are written in two ways.
     """
     users, items = _Ids(0), _Ids(1)
     with connect() as connection:
@@ -100,16 +100,16 @@ def collect(batches: Iterable[Batch]) -> Interactions:
                 items.add(batch)
                 times.add(batch)
     return Interactions(
-        tuple(users.places), tuple(items.places), users.codes(), items.codes(), times.values()
+        tuple(users.indices), tuple(items.indices), users.codes(), items.codes(), times.values()
     )
 
 
 class _Ids:
-    """A column of ids: the distinct texts as they first appear, and each row's place among them."""
+    """A column of ids: the distinct ids by first appearance, and each row's index among them."""
 
     def __init__(self, column: int) -> None:
         self._column, self._parts = column, [np.zeros(0, np.int32)]
-        self.places: dict[str, int] = {}
+        self.indices: dict[str, int] = {}
 
     def add(self, batch: Batch) -> None:
         column = batch.rows.column(self._column)
@@ -127,16 +127,16 @@ class _Ids:
                 value=column[row].as_py(),
                 remedy="Give every row a user and an item, or leave it out.",
             )
-        places = self.places
-        known = np.array([places.setdefault(text, len(places)) for text in texts], np.int32)
-        self._parts.append(known[codes])
+        indices = self.indices
+        index_of_code = np.array([indices.setdefault(t, len(indices)) for t in texts], np.int32)
+        self._parts.append(index_of_code[codes])
 
     def codes(self) -> Codes:
         return np.concatenate(self._parts)
 
 
-# Each reading of a text `t` as a time is null where it fails. Whole numbers come first and stay
-# integers: as floats, nanoseconds since 1970 would run together.
+# SQL that reads a text `t` as a time; null where it cannot. Whole numbers are tried first and stay
+# integers, since a float64 cannot tell apart neighbouring nanoseconds since 1970.
 _WHOLE = "CASE WHEN regexp_full_match(t, '[+-]?[0-9]+') THEN try_cast(t AS BIGINT) END"
 _NUMBER = """CASE WHEN regexp_full_match(t, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?')
     AND isfinite(try_cast(t AS DOUBLE)) THEN try_cast(t AS DOUBLE) END"""
@@ -147,18 +147,18 @@ _INSTANT = """CASE WHEN regexp_full_match(t, '[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-
 
 @dataclass(slots=True)
 class _Fault:
-    """The rows that are not of one kind: how many, and the first of them."""
+    """The rows that one kind of time does not fit: their number, and the first of them."""
 
     count: int = 0
     source: str = ""
     row: int = 0
     value: str | None = None
 
-    def note(self, bad: Mask, batch: Batch) -> None:
+    def add(self, bad: Mask, batch: Batch) -> None:
         if not self.count and bad.any():
-            place = int(bad.argmax())
-            value = batch.rows.column(2)[place].as_py()
-            self.source, self.row, self.value = batch.source, batch.first + place, value
+            row = int(bad.argmax())
+            value = batch.rows.column(2)[row].as_py()
+            self.source, self.row, self.value = batch.source, batch.first + row, value
         self.count += int(bad.sum())
 
 
@@ -168,7 +168,7 @@ class _Times:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection, self._name = connection, ""
         self._parts: list[npt.NDArray[Any]] = [np.zeros(0, np.int64)]
-        self._number, self._instant = _Fault(), _Fault()
+        self._not_number, self._not_instant = _Fault(), _Fault()
 
     @property
     def _whole(self) -> bool:
@@ -176,7 +176,7 @@ class _Times:
 
     def add(self, batch: Batch) -> None:
         self._name, column = batch.rows.schema.names[2], batch.rows.column(2)
-        # A whole number is a number, and no number is ISO 8601: one reading is enough, as a rule.
+        # Usually the first attempt reads all rows: a whole number is a number, and never ISO 8601.
         number = self._read(_WHOLE, column)
         if number.null_count and not self._whole:
             number = self._read(_NUMBER, column)
@@ -188,8 +188,8 @@ class _Times:
         else:
             values = self._read(_INSTANT, column)
             instant = values.is_null()
-        self._number.note(_mask(number.is_null()), batch)
-        self._instant.note(_mask(instant), batch)
+        self._not_number.add(_mask(number.is_null()), batch)
+        self._not_instant.add(_mask(instant), batch)
         if not values.null_count:
             self._parts.append(values.to_numpy())
 
@@ -199,11 +199,12 @@ class _Times:
         return self._connection.sql(query).to_arrow_table()["value"].combine_chunks()
 
     def values(self) -> Times:
-        kinds = [self._number] if self._whole else [self._number, self._instant]
+        kinds = [self._not_number] if self._whole else [self._not_number, self._not_instant]
+        # The kind that fits more rows is taken as the column's, and the other rows as faults.
         fault = min(kinds, key=lambda kind: kind.count)
         if not fault.count:
             return np.concatenate(self._parts)
-        written = (
+        expected = (
             "whole numbers"
             if self._whole
             else "numbers of seconds, or ISO 8601 such as 2024-05-01T12:00:00Z"
@@ -215,7 +216,7 @@ class _Times:
             row=fault.row,
             field=self._name,
             value=fault.value,
-            remedy=f"Write every time the same way: {written}.",
+            remedy=f"Write every time the same way: {expected}.",
         )
 
 

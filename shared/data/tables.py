@@ -1,7 +1,7 @@
-"""How any table file becomes columns of text.
+"""Any table file -> columns of text.
 
-Everything read here is text first: an integer column holds "1", a float column that holds whole
-numbers holds "1" and never "1.0", and text is taken as it stands.
+Every value is converted to text first. A number without a fractional part becomes "1" and never
+"1.0", also in a float column. Text is not changed.
 
 | what the file holds                             | what happens                              |
 |-------------------------------------------------|-------------------------------------------|
@@ -9,11 +9,11 @@ numbers holds "1" and never "1.0", and text is taken as it stands.
 | a suffix other than .csv, .csv.gz and .parquet  | refused                                   |
 | not what its suffix says, damaged, not UTF-8    | refused                                   |
 | no bytes, or no rows                            | refused                                   |
-| a row with more or fewer fields than the header | refused, with the row; one comma too many |
-|                                                 |   at the end of a row is let pass         |
+| a row with more or fewer fields than the header | refused, with the row; one extra comma at |
+|                                                 |   the end of a row is accepted            |
 | blank lines                                     | skipped, and not counted as rows          |
-| a column that is missing or stands there twice  | refused, with the columns there are       |
-| a column of bytes or of nested values           | refused, but for lists of texts (genres)  |
+| a required column that is missing or repeated   | refused, with the columns of the file     |
+| a column of bytes or of nested values           | refused, except lists of texts (genres)   |
 
 CSV means comma-separated, double-quoted, with a header; nothing is guessed from the contents.
 """
@@ -50,32 +50,32 @@ __all__ = [
 ]
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-"""How the name of a file that can be read ends, in small or capital letters."""
+"""Suffixes of readable files, in lower or upper case."""
 _BATCH = 122_880
-"""Rows read at a time: one of DuckDB's own row groups."""
+"""Rows per batch: one row group of DuckDB."""
 
 
 class Table(Protocol):
-    """Rows of text, wherever they come from."""
+    """Rows of text from any source."""
 
     @property
     def source(self) -> str:
-        """What errors call it."""
+        """Name of the table in errors."""
 
     @property
     def columns(self) -> Sequence[str]:
-        """The names of its columns, in order."""
+        """Names of the columns, in order."""
 
-    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns, as text, a few rows at a time; null stands for a missing value."""
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns as text in batches of rows; null is a missing value."""
 
 
 class FileTable:
     """A .csv, .csv.gz or .parquet file.
 
     Args:
-        path: where it lies.
-        source: what errors call it; the path by default.
+        path: the file.
+        source: name of the table in errors; the path by default.
     """
 
     def __init__(self, path: Path, source: str | None = None) -> None:
@@ -84,23 +84,23 @@ class FileTable:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of its columns, in order.
+        """Names of the columns, in order.
 
         Raises:
             DataError: there is no such file, or it is not what its suffix says.
         """
         return tuple(name for name, _ in self._typed)
 
-    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns as text, in file order.
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns as text in batches of rows, in file order.
 
         Args:
-            wanted: names among `columns`.
+            names: some of `columns`.
 
         Raises:
             DataError: the file is damaged.
         """
-        places = [self.columns.index(column) for column in wanted]
+        numbers = [self.columns.index(name) for name in names]
         if self._is_csv:
             fields = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(self._typed)))
             # With auto_detect off, DuckDB guesses neither the delimiter nor a type nor the header.
@@ -108,15 +108,15 @@ class FileTable:
                 "read_csv(?, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
                 f"hive_partitioning=false, columns={{{fields}}})"
             )
-            picked = [f"c{place}" for place in places]
+            expressions = [f"c{number}" for number in numbers]
         else:
             scan = "read_parquet(?, hive_partitioning=false)"
-            picked = [_text_of(*self._typed[place], self.source) for place in places]
+            expressions = [_text_of(*self._typed[number], self.source) for number in numbers]
         with self._duckdb() as connection:
-            query = f"SELECT {', '.join(picked)} FROM {scan}"  # noqa: S608 - names are quoted above
+            query = f"SELECT {', '.join(expressions)} FROM {scan}"  # noqa: S608 - names are quoted
             rows = connection.sql(query, params=[_literally(self.path)])
             for batch in rows.to_arrow_reader(_BATCH):
-                yield batch.rename_columns(list(wanted))
+                yield batch.rename_columns(list(names))
 
     @cached_property
     def _typed(self) -> list[tuple[str, str]]:
@@ -151,8 +151,8 @@ class FileTable:
             raise DataError(problem, file=source, remedy="Check its permissions.") from None
         if not start:
             raise DataError("the file is empty", file=source, remedy="Export the data again.")
-        zipped = path.name.lower().endswith(".gz")
-        if (start == b"PAR1") is self._is_csv or start.startswith(b"\x1f\x8b") is not zipped:
+        gzipped = path.name.lower().endswith(".gz")
+        if (start == b"PAR1") is self._is_csv or start.startswith(b"\x1f\x8b") is not gzipped:
             raise DataError("the file is not what its name says", file=source, remedy=remedy)
 
     def _lines(self) -> TextIO:
@@ -169,7 +169,7 @@ class FileTable:
                 raise self._damaged() from None
 
     def _damaged(self) -> DataError:
-        """The error for a file that its reader gave up on; of a CSV file, with the row at fault."""
+        """Return the error for an unreadable file; for a CSV file it names the row."""
         source = self.source
         if not self._is_csv:
             problem, remedy = "the file is damaged or not Parquet", "Export the data again."
@@ -194,11 +194,11 @@ class FileTable:
 
 
 class MemoryTable:
-    """Text that was read elsewhere.
+    """A table of text that is already in memory.
 
     Args:
-        rows: text columns; null stands for a missing value.
-        source: what errors call it.
+        rows: text columns; null is a missing value.
+        source: name of the table in errors.
     """
 
     def __init__(self, rows: pa.Table, source: str) -> None:
@@ -206,16 +206,16 @@ class MemoryTable:
 
     @property
     def columns(self) -> Sequence[str]:
-        """The names of its columns, in order."""
+        """Names of the columns, in order."""
         return list(self._rows.column_names)
 
-    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some of its columns, a few rows at a time."""
-        yield from self._rows.select(list(wanted)).to_batches(_BATCH)
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns in batches of rows."""
+        yield from self._rows.select(list(names)).to_batches(_BATCH)
 
 
 def column_names(path: Path) -> tuple[str, ...]:
-    """The names of the columns of a file, in order.
+    """Return the names of a file's columns, in order.
 
     Raises:
         DataError: there is no such file, or it is not what its suffix says.
@@ -223,23 +223,23 @@ def column_names(path: Path) -> tuple[str, ...]:
     return FileTable(path).columns
 
 
-def require_column(name: str, found: Sequence[str], source: Path | str, mapping: str) -> None:
+def require_column(name: str, columns: Sequence[str], source: Path | str, mapping: str) -> None:
     """Refuse a file that does not have column `name` exactly once.
 
     Args:
-        name: the column that is wanted.
-        found: the columns there are.
+        name: the required column.
+        columns: all columns of the file.
         source: the file.
-        mapping: how a caller says what the column is called, such as `Columns(user='...')`.
+        mapping: how a caller sets the column's name, such as `Columns(user='...')`.
 
     Raises:
-        DataError: the column is missing or stands there twice.
+        DataError: the column is missing or occurs more than once.
     """
-    if found.count(name) == 1:
+    if columns.count(name) == 1:
         return
-    problem = "stands there more than once" if name in found else "is missing"
+    problem = "occurs more than once" if name in columns else "is missing"
     raise DataError(
-        f"the column {problem}; the columns found are {', '.join(found) or 'none'}",
+        f"the column {problem}; the columns found are {', '.join(columns) or 'none'}",
         file=source,
         field=name,
         remedy=f"Rename a column, or say which one to read with {mapping}.",
@@ -251,10 +251,10 @@ def read_text(path: Path, columns: Sequence[str]) -> pa.Table:
 
     Args:
         path: the file.
-        columns: names among `column_names(path)`.
+        columns: some of `column_names(path)`.
 
     Returns:
-        A table with one text column per name, where null stands for a missing value.
+        A table with one text column per name; null is a missing value.
 
     Raises:
         DataError: the file is damaged, or has no rows.
@@ -268,18 +268,24 @@ def read_text(path: Path, columns: Sequence[str]) -> pa.Table:
 def as_text(
     connection: duckdb.DuckDBPyConnection, name: str, values: pa.Array, source: str
 ) -> pa.Array:
-    """The values of a column called `name` as a Parquet file with that column would give them.
+    """Convert a column to the text that reading it from a Parquet file would give.
+
+    Args:
+        connection: from `connect`.
+        name: the column's name.
+        values: its values.
+        source: name of the table in errors.
 
     Raises:
-        DataError: they are bytes or nested.
+        DataError: the values are bytes or nested.
     """
-    given = connection.from_arrow(pa.table({name: values}))
-    text = given.project(_text_of(name, str(given.types[0]), source)).to_arrow_table().column(0)
+    column = connection.from_arrow(pa.table({name: values}))
+    text = column.project(_text_of(name, str(column.types[0]), source)).to_arrow_table().column(0)
     return text.combine_chunks()
 
 
 def _text_of(name: str, kind: str, source: str) -> str:
-    """A SQL expression for a column as text."""
+    """Return a SQL expression that converts a column to text."""
     column = '"' + name.replace('"', '""') + '"'
     if kind.startswith(("FLOAT", "DOUBLE", "DECIMAL")) and not kind.endswith("]"):
         # Not a comparison with 'nan': Parquet's statistics omit it, so DuckDB folds that to false.
@@ -298,15 +304,15 @@ def _text_of(name: str, kind: str, source: str) -> str:
 
 
 def connect() -> duckdb.DuckDBPyConnection:
-    """An empty DuckDB in memory that takes times without an offset for UTC."""
-    # No extension is ever fetched: reading a private file must not open a connection.
+    """Open an empty in-memory DuckDB that reads times without an offset as UTC."""
+    # Extensions are never downloaded: reading a private file must not open a connection.
     connection = duckdb.connect(config={"autoinstall_known_extensions": False})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 
 def _literally(path: Path) -> str:
-    """`path` as DuckDB takes it: not as a pattern for several files."""
+    """Escape `path`, so that DuckDB does not read it as a pattern for several files."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 

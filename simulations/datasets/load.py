@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.data.catalogue import Catalogue, ItemColumns, items_from_table, read_items
-from shared.data.histories import Columns, Histories, histories_from_tables, read_histories
+from shared.data.histories import Histories
+from shared.data.reading import Columns, histories_from_tables, read_histories
 from shared.data.tables import MemoryTable
 from shared.errors import DataError
 from simulations.datasets.groups import Groups, groups_of, read_users

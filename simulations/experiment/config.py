@@ -24,7 +24,7 @@ from shared.config import (
     parse_sections,
 )
 from shared.data.catalogue import ItemColumns
-from shared.data.histories import Columns
+from shared.data.reading import Columns
 from shared.errors import ConfigError
 from simulations.experiment.partition import Scheme
 

@@ -27,7 +27,8 @@ from server.app import Observer, make_app
 from server.rounds.grid import PatientGrid
 from shared.config import PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, read_histories, write_interactions
+from shared.data.histories import Histories
+from shared.data.reading import read_histories, write_interactions
 from shared.messages import DESCRIBE_ACTION, STATISTICS_ACTION
 from simulations.experiment.config import Engine
 

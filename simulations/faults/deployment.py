@@ -28,7 +28,8 @@ from client.site.site import Site
 from server.cli import main as server_main
 from server.state.status import RunStatus
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, write_interactions
+from shared.data.histories import Histories
+from shared.data.reading import write_interactions
 from simulations.faults.link import Link
 from simulations.faults.processes import (
     all_processes,

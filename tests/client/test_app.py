@@ -19,7 +19,8 @@ from client.ledger.balance import What
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.config import Value
-from shared.data.histories import Histories, write_interactions
+from shared.data.histories import Histories
+from shared.data.reading import write_interactions
 from shared.errors import Refusal
 from shared.messages import (
     DESCRIBE,

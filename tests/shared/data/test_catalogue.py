@@ -1,7 +1,6 @@
 import hashlib
 import pickle
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from safetensors.torch import save_file
 
 from shared.data.catalogue import Catalogue, ItemColumns, read_items
 from shared.data.feature_source import FeatureSource
-from shared.data.tables import column_names, read_text
 from shared.errors import DataError
 
 TOY = Catalogue(("a", "b"), ("Alpha", "Beta (1999)"), (("X", "Y"), ()), (1999, None))
@@ -331,37 +329,6 @@ def test_an_empty_parquet_file_is_refused(tmp_path: Path) -> None:
     none = pa.array([], pa.string())
     with pytest.raises(DataError, match="no rows"):
         read_items(parquet(tmp_path / "items.parquet", item_id=none, title=none))
-
-
-@pytest.mark.parametrize("folder", ["plain", "a[b]", "?*"])
-def test_a_path_is_no_pattern(tmp_path: Path, folder: str) -> None:
-    (tmp_path / folder).mkdir()
-    path = write(tmp_path / folder / "z*.csv", "item_id,title\n1,A\n")
-    write(tmp_path / folder / "zz.csv", "item_id,title\n2,B\n")
-    assert read_items(path).titles == ("A",)
-
-
-@pytest.mark.parametrize("folder", ["title=x", "c1=x"])
-def test_folders_are_no_columns(tmp_path: Path, folder: str) -> None:
-    (tmp_path / folder).mkdir()
-    path = write(tmp_path / folder / "items.csv", "item_id,title\n1,A\n")
-    assert read_items(path).titles == ("A",)
-    path = parquet(tmp_path / folder / "items.parquet", item_id=["1"], title=["A"])
-    assert column_names(path) == ("item_id", "title")
-    assert read_items(path).titles == ("A",)
-
-
-@few
-@given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
-def test_quoted_text_is_taken_as_it_stands(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
-) -> None:
-    quoted: Callable[[str], str] = lambda text: '"' + text.replace('"', '""') + '"'  # noqa: E731
-    lines = [",".join(map(quoted, row)) for row in [("a", "b"), *rows]]
-    path = write(tmp_path_factory.mktemp("csv") / "t.csv", "\n".join(lines) + "\n")
-    table = read_text(path, ["b", "a"])
-    read = zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True)
-    assert [(a or "", b or "") for a, b in read] == rows
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs the shared data")

@@ -30,41 +30,41 @@ def batches(rows: list[Row], size: int, time: str = "timestamp") -> Iterator[Bat
 @few
 @given(rows, st.integers(1, 7))
 def test_pieces_give_back_the_rows(some: list[Row], size: int) -> None:
-    found = collect(batches(some, size))
+    events = collect(batches(some, size))
     read = zip(
-        [found.users[n] for n in found.user],
-        [found.items[n] for n in found.item],
-        [str(n) for n in found.time],
+        [events.users[n] for n in events.user],
+        [events.items[n] for n in events.item],
+        [str(n) for n in events.time],
         strict=True,
     )
     assert list(read) == some
-    assert list(found.users) == list(dict.fromkeys(user for user, _, _ in some))
+    assert list(events.users) == list(dict.fromkeys(user for user, _, _ in some))
 
 
 @few
 @given(rows)
 def test_what_is_repeated_agrees_with_a_set(some: list[Row]) -> None:
-    found = collect(batches(some, 4))
+    events = collect(batches(some, 4))
     seen: set[Row] = set()
     expected = [row in seen or bool(seen.add(row)) for row in some]  # type: ignore[func-returns-value]
-    assert found.repeated(found.order()).tolist() == expected
+    assert events.repeated(events.order()).tolist() == expected
 
 
 @few
 @given(rows)
 def test_order_is_by_user_then_time_and_stable(some: list[Row]) -> None:
-    found = collect(batches(some, 4))
-    expected = sorted(range(len(some)), key=lambda n: (found.user[n], found.time[n]))
-    assert found.order().tolist() == expected
+    events = collect(batches(some, 4))
+    expected = sorted(range(len(some)), key=lambda n: (events.user[n], events.time[n]))
+    assert events.order().tolist() == expected
 
 
 def test_whole_numbers_stay_whole_until_a_fraction_comes() -> None:
     whole: list[Row] = [("x", "a", "1700000000000000001"), ("x", "a", "1700000000000000002")]
-    found = collect(batches(whole, 1))
-    assert found.time.dtype == np.int64
-    assert found.time.tolist() == [1700000000000000001, 1700000000000000002]
-    found = collect(batches([*whole, ("x", "a", "0.5")], 1))
-    assert found.time.tolist() == [1.7e18, 1.7e18, 0.5]
+    events = collect(batches(whole, 1))
+    assert events.time.dtype == np.int64
+    assert events.time.tolist() == [1700000000000000001, 1700000000000000002]
+    events = collect(batches([*whole, ("x", "a", "0.5")], 1))
+    assert events.time.tolist() == [1.7e18, 1.7e18, 0.5]
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])
@@ -90,6 +90,6 @@ def test_the_rarer_kind_of_time_is_at_fault_however_rows_are_cut(
 
 
 def test_no_rows_are_no_interactions() -> None:
-    found = collect([])
-    assert isinstance(found, Interactions)
-    assert found.repeated(found.order()).tolist() == []
+    events = collect([])
+    assert isinstance(events, Interactions)
+    assert events.repeated(events.order()).tolist() == []

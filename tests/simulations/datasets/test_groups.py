@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.data.histories import Columns
+from shared.data.reading import Columns
 from shared.errors import DataError
 from simulations.datasets.load import load
 
@@ -52,7 +52,7 @@ def test_the_user_column_may_have_another_name(data: Path) -> None:
     ("users", "row", "problem"),
     [
         ("id,kind\nx,a\ny,b\n", None, "'user_id': the column is missing; .* id, kind"),
-        ("user_id,kind,kind\nx,a,a\n", None, "'kind': the column stands there more than once"),
+        ("user_id,kind,kind\nx,a,a\n", None, "'kind': the column occurs more than once"),
         ("user_id,kind\nx,a\nx,b\n", 2, "value 'x': the user stands there twice"),
         ("user_id,kind\nx,a\n ,b\n", 2, "the id is empty"),
         ("user_id,kind\n1,a\n2,b\n", None, "value '1': it has none of the users"),

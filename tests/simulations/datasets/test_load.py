@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.data.catalogue import ItemColumns
-from shared.data.histories import Columns
+from shared.data.reading import Columns
 from shared.errors import DataError
 from simulations.datasets.load import EMBEDDED, Dataset, load, load_items
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, leave_one_out, read_histories
+from shared.data.histories import Histories, leave_one_out
+from shared.data.reading import read_histories
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.item_features.encoder import TextEncoder, encoded_features

@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.data.tables import column_names, read_text
+
+few = settings(max_examples=25, deadline=None)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def parquet(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("folder", ["plain", "a[b]", "?*"])
+def test_a_path_is_no_pattern(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    path = write(tmp_path / folder / "z*.csv", "item_id,title\n1,A\n")
+    write(tmp_path / folder / "zz.csv", "item_id,title\n2,B\n")
+    assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
+
+
+@pytest.mark.parametrize("folder", ["title=x", "c1=x"])
+def test_folders_are_no_columns(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    path = write(tmp_path / folder / "items.csv", "item_id,title\n1,A\n")
+    assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
+    path = parquet(tmp_path / folder / "items.parquet", item_id=["1"], title=["A"])
+    assert column_names(path) == ("item_id", "title")
+    assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
+
+
+@few
+@given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
+def test_quoted_text_is_taken_as_it_stands(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    quoted: Callable[[str], str] = lambda text: '"' + text.replace('"', '""') + '"'  # noqa: E731
+    lines = [",".join(map(quoted, row)) for row in [("a", "b"), *rows]]
+    path = write(tmp_path_factory.mktemp("csv") / "t.csv", "\n".join(lines) + "\n")
+    table = read_text(path, ["b", "a"])
+    read = zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True)
+    assert [(a or "", b or "") for a, b in read] == rows
