@@ -27,6 +27,8 @@ from simulations.sweep.command import sweep_command
 
 __all__ = ["main"]
 
+ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Lets a command that is gone answer whatever options it is given."""
 app = command_group("Simulate federations, sweep privacy budgets, audit claims.")
 data = command_group("Benchmark data.")
 app.add_typer(data, name="data")
@@ -34,7 +36,7 @@ data.command("fetch")(fetch_command)
 items = command_group("Public item features.")
 app.add_typer(items, name="items")
 items.command("encode")(encode_command)
-app.command("pretrain")(pretrain_command)
+app.command("pretrain", hidden=True, context_settings=ANYTHING)(pretrain_command)
 app.command("accountant")(accountant_command)
 app.command("audit")(audit_command)
 app.command("report")(report_command)

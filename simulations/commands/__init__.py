@@ -6,7 +6,7 @@
 | print_simulation | print the data and the result of a simulation                            |
 | accountant       | `accountant`: solve for noise, steps or ε                                |
 | items            | `items encode`: compute item features                                    |
-| pretrain         | `pretrain`: learn item features from public interactions                 |
+| pretrain         | the former `pretrain`: say that `sotto-server pretrain` replaces it      |
 | fetch            | `data fetch`: download a data set                                        |
 | settings         | list every setting with its default and meaning                          |
 | options          | command-line options that several commands share                         |

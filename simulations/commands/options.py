@@ -36,8 +36,8 @@ CatalogueOption = Annotated[
     Path | None,
     typer.Option(
         "--catalogue",
-        help="Folder that `sotto-lab items encode` or `pretrain` wrote for these items. Without "
-        "it: tf-idf.",
+        help="Folder that `sotto-lab items encode` or `sotto-server pretrain` wrote for these "
+        "items. Without it: tf-idf.",
     ),
 ]
 PublicOption = Annotated[

@@ -6,7 +6,7 @@
 | a folder of `items encode`  |                          | its strongest features                |
 | either of these             | a folder of interactions | the same, and co-occurrence of items  |
 |                             |                          | in the public users' histories        |
-| a folder of `pretrain`      |                          | all features of that folder           |
+| of `sotto-server pretrain`  |                          | all features of that folder           |
 """
 
 from __future__ import annotations

@@ -85,30 +85,39 @@ def test_a_simulation_begins_with_what_is_public(
     assert stored.feature_size == config.model.feature_size
 
 
-def test_both_commands_make_the_same_and_a_simulation_takes_it(
+def test_the_command_makes_what_a_simulation_makes_itself_and_takes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     public_data: Path,
     tiny_data: Path,
     tmp_path: Path,
 ) -> None:
-    made, same, text = tmp_path / "made", tmp_path / "same", tmp_path / "text"
-    encoded = ["items", "encode", "--words", "--data", tiny_data, "--size", 4, "--out", text]
-    assert types(monkeypatch, lab_main, *encoded) == 0
+    pretrained, text = tmp_path / "pretrained", tmp_path / "text"
+    encode = ["items", "encode", "--words", "--data", tiny_data, "--size", 4, "--out", text]
+    assert types(monkeypatch, lab_main, *encode) == 0
     capsys.readouterr()
-    given = ["--data", tiny_data, "--public", public_data, "--out", made, "--size", 4]
-    given += ["--catalogue", text]
-    assert types(monkeypatch, lab_main, "pretrain", *given, "--json") == 0
+    options = ["--catalogue", text, "--interactions", public_data / "interactions.csv"]
+    options += ["--out", pretrained, "--size", 4]
+    assert types(monkeypatch, server_main, "pretrain", *options, "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["features"], record["public_users"]) == (4, 30)
-    asked = ["--catalogue", text, "--interactions", public_data / "interactions.csv"]
-    assert types(monkeypatch, server_main, "pretrain", *asked, "--out", same, "--size", 4) == 0
-    assert Catalogue.load(same).fingerprint == record["fingerprint"]
-
-    capsys.readouterr()
-    assert types(monkeypatch, lab_main, "pretrain", *given) == 2
+    assert types(monkeypatch, server_main, "pretrain", *options) == 2
     assert "is not an empty folder" in capsys.readouterr().err
-    config = settings(tiny_data, f"lab.catalogue={made}", "lab.alone=false")
-    simulation = prepare(config, tmp_path / "run")
-    assert simulation.public is not None
-    assert simulation.dataset.catalogue.fingerprint == record["fingerprint"]
+
+    small = "model.feature_size=4"
+    own = settings(tiny_data, f"lab.catalogue={text}", f"lab.public={public_data}", small)
+    taken = settings(tiny_data, f"lab.catalogue={pretrained}")
+    for number, config in enumerate((own, taken)):
+        simulation = prepare(config, tmp_path / f"run-{number}")
+        assert simulation.public is not None
+        assert simulation.dataset.catalogue.fingerprint == record["fingerprint"]
+
+
+def test_the_former_command_of_the_lab_names_its_successor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = ["pretrain", "--data", tmp_path, "--public", tmp_path, "--out", tmp_path / "new"]
+    assert types(monkeypatch, lab_main, *asked) == 2
+    error = capsys.readouterr().err
+    assert "sotto-lab simulate --public" in error
+    assert "sotto-server pretrain --catalogue TEXT" in error
