@@ -1,1 +1,17 @@
-"""Evidence about a privacy claim: canaries, observers, and what their guesses prove."""
+"""Attack a run with canaries, and compare what can be proved with its privacy claim.
+
+| module                 | what it is for                                                     |
+|------------------------|--------------------------------------------------------------------|
+| command                | `sotto-lab audit`                                                  |
+| audit                  | run the pipeline with canaries and write audit.json                |
+| plan                   | the size of an audit, and which runs can be audited                |
+| canaries               | synthetic users and the coins that decide who is in                |
+| recorder               | record the answers that leave the sites                            |
+| replay                 | compute what given users add to a release                          |
+| observers              | score how strongly each canary is present in what left             |
+| epsilon_bounds         | bounds and estimates of ε from guesses and scores                  |
+| verdict                | observers' figures, reasons for a violation, limitations           |
+| independent_accounting | compare each ledger with another accountant                        |
+| membership             | membership inference on the published model                        |
+| planted_faults         | audit pipelines with a planted fault (a script)                    |
+"""

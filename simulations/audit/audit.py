@@ -1,20 +1,20 @@
-"""An audit of the whole pipeline, as it is run: one training run with canaries, and who finds them.
+"""Audit the whole pipeline: train once with canaries, and test whether they can be detected.
 
-What it asks, each at its share of the error, so that an honest pipeline is called violated with a
-chance of at most 1 - confidence:
+There are three kinds of evidence. Each gets a share of the error, so that an honest pipeline is
+called violated with probability at most 1 - confidence:
 
 | evidence     | violated if                                                                     |
 |--------------|---------------------------------------------------------------------------------|
-| observers    | what their guesses prove is above the ledger's ε, or the interval of their      |
-|              | Gaussian estimate is                                                            |
+| observers    | the bound from their guesses is above the ledger's ε, or the whole interval of  |
+|              | their Gaussian estimate is                                                      |
 | sensitivity  | one user adds more to a sum than the clip norm                                  |
-| books        | an accountant of another make, reading off what left, finds more than the ledger|
+| books        | an independent accountant computes more for what left than the ledger states    |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,87 +23,59 @@ from numpy.typing import NDArray
 
 from server.app import model_with
 from server.state.checkpoint import Checkpoint
-from shared.errors import ConfigError
 from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender
-from simulations.audit.canaries import Experiment, planting
-from simulations.audit.independent_accounting import books
-from simulations.audit.judge import Claim, limits, observer, reasons
+from simulations.audit.canaries import Experiment, canary_planter
+from simulations.audit.independent_accounting import compare_with_ledgers
+from simulations.audit.membership import RocCurve, familiarity, roc_of
 from simulations.audit.observers import (
     BETWEEN_ORGANISATIONS,
     BETWEEN_ROUNDS,
     WHITE_BOX,
-    Party,
-    look,
+    AuditedSite,
+    observe,
 )
-from simulations.audit.published import Attack, familiarity, roc_of
+from simulations.audit.plan import AuditPlan, check_auditable
+from simulations.audit.recorder import Recorder
 from simulations.audit.replay import can_replay
-from simulations.audit.tap import Tap
-from simulations.experiment.config import Engine, SimulationConfig
+from simulations.audit.verdict import Claim, limitations, observer_figures, violations
+from simulations.experiment.config import SimulationConfig
 from simulations.experiment.federation import sites_in, spent
 from simulations.experiment.results import write
 from simulations.experiment.simulate import SITES, Reporter, Simulation, prepare, simulate
 
-__all__ = ["FILE", "AuditPlan", "audit"]
+__all__ = ["FILE", "audit"]
 
 FILE = "audit.json"
 BLACK_BOX = "black-box"
-ROUNDS_STUDIED = 8
-"""Rounds of training that are looked at, evenly spread: each takes a pass for every canary."""
+EXAMINED_ROUNDS = 8
+"""Training rounds that are examined, evenly spread: each takes a pass for every canary."""
 SLACK = 1e-3
-"""How far float32 may take one user's share beyond the clip norm, of the clip norm."""
+"""Tolerance for float32 rounding of one user's share, over the clip norm."""
 RATES = (0.001, 0.01)
 """False positive rates at which membership inference is reported."""
 
 Floats = NDArray[np.float64]
 
 _SEES = {
-    WHITE_BOX: "every answer of every organisation, as the coordinator does, and all users but the "
-    "canaries' coins",
-    BETWEEN_ORGANISATIONS: "each answer less the next organisation's to the same request",
-    BETWEEN_ROUNDS: "each answer less the same organisation's answer before it",
-    BLACK_BOX: "the published model alone",
+    WHITE_BOX: "every answer of every organisation, as the coordinator does, and all users except "
+    "the canaries' coins",
+    BETWEEN_ORGANISATIONS: "each answer minus the next organisation's answer to the same request",
+    BETWEEN_ROUNDS: "each answer minus the same organisation's previous answer",
+    BLACK_BOX: "only the published model",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditPlan:
-    """How hard to look.
-
-    Attributes:
-        canaries: made-up users at all organisations together; half of them are in, >= 20.
-        held_out: share of the real users that is left out, in [0, .5].
-        confidence: that an honest pipeline passes, in (0, 1).
-        seed: of coins and canaries; the run's noise has the run's seed.
-    """
-
-    canaries: int = 2000
-    held_out: float = 0.15
-    confidence: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("canaries", self.canaries, self.canaries >= 20, "20 or more"),
-            ("held-out", self.held_out, 0 <= self.held_out <= 0.5, "a share from 0 to .5"),
-            ("confidence", self.confidence, 0 < self.confidence < 1, "a chance, such as .95"),
-            ("audit-seed", self.seed, self.seed >= 0, "0 or more"),
-        )
-        for name, value, holds, wanted in checks:
-            if not holds:
-                raise ConfigError(f"--{name} {value}: give {wanted}.")
 
 
 def audit(
     config: SimulationConfig, plan: AuditPlan, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
-    """Runs the pipeline with canaries and writes what was found, beside the run's own result.
+    """Run the pipeline with canaries, and write audit.json beside the run's own result.
 
     Args:
-        config: of the run; organisations are not trained alone.
-        plan: how hard to look.
-        folder: for all of it; empty, or not there yet.
-        reporter: told how it goes.
+        config: of the run; `lab.alone` must be false.
+        plan: the size of the audit.
+        folder: for all files; empty, or absent.
+        reporter: gets the progress.
 
     Returns:
         audit.json, as written: docs/privacy.md describes it.
@@ -111,81 +83,72 @@ def audit(
     Raises:
         ConfigError: the run cannot be audited; nothing was run.
     """
-    _check(config)
+    check_auditable(config)
     experiments: list[Experiment] = []
-    plant = planting(experiments, canaries=plan.canaries, held_out=plan.held_out, seed=plan.seed)
+    plant = canary_planter(
+        experiments, canaries=plan.canaries, held_out=plan.held_out, seed=plan.seed
+    )
     simulation = prepare(config, folder, plant)
     [experiment] = experiments
-    tap = Tap(_studied(config.training.rounds))
-    simulate(simulation, reporter, tap)
+    recorder = Recorder(_select_rounds(config.training.rounds))
+    simulate(simulation, reporter, recorder)
     reporter.stage("looking for canaries")
-    found = _findings(simulation, experiment, tap, plan)
-    write(folder, found, FILE)
-    return found
+    record = _collect_evidence(simulation, experiment, recorder, plan)
+    write(folder, record, FILE)
+    return record
 
 
-def _check(config: SimulationConfig) -> None:
-    if not config.privacy.private:
-        raise ConfigError("privacy.epsilon = 'none' claims nothing that could be audited: state ε.")
-    refused = {
-        f"lab.engine = '{config.lab.engine}'": config.lab.engine is not Engine.INPROCESS,
-        f"server.evaluate_every = {config.server.evaluate_every}": config.server.evaluate_every > 0,
-        "lab.alone = true": config.lab.alone,
-    }
-    for setting, given in refused.items():
-        if given:
-            key = setting.split(" ")[0]
-            wanted = {"lab.engine": "inprocess", "lab.alone": "false"}.get(key, "0")
-            raise ConfigError(
-                f"{setting}, which an audit cannot follow: leave it out, or --set {key}={wanted}."
-            )
+def _select_rounds(rounds: int) -> set[int]:
+    return {round(place) for place in np.linspace(1, rounds, min(rounds, EXAMINED_ROUNDS))}
 
 
-def _studied(rounds: int) -> set[int]:
-    return {round(place) for place in np.linspace(1, rounds, min(rounds, ROUNDS_STUDIED))}
-
-
-def _findings(
-    simulation: Simulation, experiment: Experiment, tap: Tap, plan: AuditPlan
+def _collect_evidence(
+    simulation: Simulation, experiment: Experiment, recorder: Recorder, plan: AuditPlan
 ) -> dict[str, Any]:
     ledgers = spent(sites_in(simulation.folder / SITES))
     worst = max(ledgers, key=lambda name: ledgers[name][0])
     claim = Claim(ledgers[worst][0], simulation.config.privacy.delta, worst)
-    sight = look(_parties(simulation, experiment, tap), simulation.dataset.catalogue)
-    scores: dict[str, list[Floats | None]] = {**sight.scores}
+    observed = observe(
+        _audited_sites(simulation, experiment, recorder), simulation.dataset.catalogue
+    )
+    scores: dict[str, list[Floats | None]] = {**observed.scores}
     scores[BLACK_BOX] = _black_box(simulation, experiment, plan.seed)
     observers = _observers(scores, experiment, claim, plan.confidence)
     sensitivity = {
-        "largest": sight.largest_share,
+        "largest": observed.largest_share,
         "allowed": 1.0,
-        "violated": sight.largest_share > 1 + SLACK,
+        "violated": observed.largest_share > 1 + SLACK,
     }
-    accounts = books(tap.releases, {name: cost for name, (cost, _) in ledgers.items()}, claim.delta)
-    found = reasons(observers, sensitivity, accounts, claim)
+    accounts = compare_with_ledgers(
+        recorder.releases, {name: cost for name, (cost, _) in ledgers.items()}, claim.delta
+    )
+    reasons = violations(observers, sensitivity, accounts, claim)
     attack = _membership(simulation, experiment, plan)
     return {
         "schema": 1,
         "claim": asdict(claim),
-        "verdict": "violated" if found else "consistent",
-        "reasons": found,
+        "verdict": "violated" if reasons else "consistent",
+        "reasons": reasons,
         "confidence": plan.confidence,
         "observers": observers,
         "sensitivity": sensitivity,
         "books": accounts,
         "membership": attack,
-        "blind_spots": _blind_spots(simulation.config, observers, claim, tap),
+        "blind_spots": _blind_spots(simulation.config, observers, claim, recorder),
     }
 
 
-def _parties(simulation: Simulation, experiment: Experiment, tap: Tap) -> list[Party]:
+def _audited_sites(
+    simulation: Simulation, experiment: Experiment, recorder: Recorder
+) -> list[AuditedSite]:
     planted = simulation.planted
     assert planted is not None
     return [
-        Party(
+        AuditedSite(
             others=simulation.split.train.select(planted.kept[number]),
             canaries=experiment.canaries[number],
             population=planted.populations[number],
-            seen=tap.seen.get(name, []),
+            seen=recorder.seen.get(name, []),
         )
         for number, name in enumerate(simulation.names)
     ]
@@ -213,13 +176,13 @@ def _observers(
     claim: Claim,
     confidence: float,
 ) -> list[dict[str, Any]]:
-    seeing = {name: each for name, each in scores.items() if any(s is not None for s in each)}
-    others = max(1, len(seeing) - 1)
-    errors = {name: (1 - confidence) / (2 if name == WHITE_BOX else 2 * others) for name in seeing}
+    active = {name: each for name, each in scores.items() if any(s is not None for s in each)}
+    others = max(1, len(active) - 1)
+    errors = {name: (1 - confidence) / (2 if name == WHITE_BOX else 2 * others) for name in active}
     return [
         {"name": name, "sees": _SEES[name]}
-        | observer(parts, experiment.canaries, claim, 1 - errors[name] / 2)
-        for name, parts in seeing.items()
+        | observer_figures(parts, experiment.canaries, claim, 1 - errors[name] / 2)
+        for name, parts in active.items()
     ]
 
 
@@ -232,53 +195,56 @@ def _membership(
     rows = np.concatenate([experiment.members, experiment.held_out])
     scores = familiarity(model, train.select(rows), plan.seed)
     members, others = np.split(scores, [len(experiment.members)])
-    attack = roc_of(members, others, plan.confidence)
+    curve = roc_of(members, others, plan.confidence)
     return {
-        "members": attack.members,
-        "non_members": attack.others,
-        "auc": attack.area,
-        "auc_low": attack.area_interval[0],
-        "auc_high": attack.area_interval[1],
-        "tpr_at_fpr": {f"{rate:g}": _at(attack, rate, plan.confidence) for rate in RATES},
+        "members": curve.members,
+        "non_members": curve.others,
+        "auc": curve.area,
+        "auc_low": curve.area_interval[0],
+        "auc_high": curve.area_interval[1],
+        "tpr_at_fpr": {f"{rate:g}": _at(curve, rate, plan.confidence) for rate in RATES},
         "roc": {
-            "fpr": attack.false_positives.tolist(),
-            "tpr": attack.true_positives.tolist(),
+            "fpr": curve.false_positives.tolist(),
+            "tpr": curve.true_positives.tolist(),
         },
     }
 
 
-def _at(attack: Attack, rate: float, confidence: float) -> dict[str, float]:
-    found, low, high = attack.at(rate, confidence)
-    return {"tpr": found, "low": low, "high": high}
+def _at(curve: RocCurve, rate: float, confidence: float) -> dict[str, float]:
+    tpr, low, high = curve.at(rate, confidence)
+    return {"tpr": tpr, "low": low, "high": high}
 
 
 def _blind_spots(
-    config: SimulationConfig, observers: Sequence[Mapping[str, Any]], claim: Claim, tap: Tap
+    config: SimulationConfig,
+    observers: Sequence[Mapping[str, Any]],
+    claim: Claim,
+    recorder: Recorder,
 ) -> list[str]:
-    """What could have been wrong without being seen here."""
+    """Return what could be wrong without this audit detecting it, in sentences."""
     training = config.training
-    kept = [seen.request for each in tap.seen.values() for seen in each]
+    kept = [seen.request for each in recorder.seen.values() for seen in each]
     several = any(isinstance(request, TrainRequest) for request in kept)
     white = next((each for each in observers if each["name"] == WHITE_BOX), None)
     provable = max(each["largest_provable"] for each in observers)
     conditions = {
-        f"{ROUNDS_STUDIED} of {training.rounds} rounds were looked at; the others were not.": (
-            training.rounds > ROUNDS_STUDIED
+        f"{EXAMINED_ROUNDS} of {training.rounds} rounds were examined; the others were not.": (
+            training.rounds > EXAMINED_ROUNDS
         ),
-        "Local steps other than plain SGD were not looked at.": (
+        "Local steps other than plain SGD were not examined.": (
             not all(can_replay(request) for request in kept)
         ),
-        "Local steps after a round's first one were taken to be like the first.": (
+        "A round's later local steps were assumed to be like its first one.": (
             training.local_steps > 1 and several
         ),
-        "The observers do not know who was sampled when; one who could find out learns more in "
-        "that round.": training.rounds > 0 and training.sample_rate < 1,
+        "The observers do not know which users were sampled in a round; an attacker who does "
+        "learns more in that round.": training.rounds > 0 and training.sample_rate < 1,
     }
     return [
-        *limits(white, provable, claim),
+        *limitations(white, provable, claim),
         *(sentence for sentence, holds in conditions.items() if holds),
-        "Canaries are made-up users, in directions of their own; a user whom some fault singles "
-        "out otherwise was not there.",
-        "Simulated noise is seeded: the generator of real sites, its last bits, and how long "
-        "answers take were not looked at.",
+        "Canaries are synthetic users with directions of their own; a fault that affects other "
+        "kinds of users was not tested.",
+        "Simulated noise is seeded: the random generator of real sites, floating-point effects of "
+        "the noise, and response times were not examined.",
     ]

@@ -1,14 +1,14 @@
-"""Users made up for an audit, and the coins that say who is in the data.
+"""Synthetic users of an audit, and the coins that decide who is in the data.
 
 | canary | events                                                   | shows up as            |
 |--------|----------------------------------------------------------|------------------------|
-| pair   | two items; of an organisation's pairs no other begins or | a direction nearly of  |
-|        |   ends with the same                                     |   its own              |
-| long   | many different items                                     | the same, and louder   |
-|        |                                                          |   if nothing clips     |
+| pair   | two items; no two pairs of an organisation share a first | a direction of nearly  |
+|        |   item or a second item                                  |   its own              |
+| long   | many different items                                     | the same, and longer   |
+|        |                                                          |   without clipping     |
 
-Real users have coins too: those held out are whom a membership inference attack has to tell from
-those who stayed.
+Real users get coins too: a membership inference attack must tell those held out from those who
+stayed.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from shared.data.histories import Histories
 from shared.errors import ConfigError
 from simulations.experiment.simulate import Planted, Simulation
 
-__all__ = ["KINDS", "Canaries", "Experiment", "planting"]
+__all__ = ["KINDS", "Canaries", "Experiment", "canary_planter"]
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 KINDS = ("pair", "long")
 _LONG = 20
-"""Items of a long one."""
+"""Items of a long canary."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Canaries:
-    """Those of one organisation, m of them.
+    """The m canaries of one organisation.
 
     Attributes:
         histories: their events.
-        inside: who is in the data, [m].
-        kinds: places in `KINDS`, [m].
+        inside: which are in the data, [m].
+        kinds: index into `KINDS`, [m].
     """
 
     histories: Histories
@@ -63,15 +63,16 @@ class Experiment:
     held_out: Ints
 
 
-def planting(
+def canary_planter(
     experiments: list[Experiment], *, canaries: int, held_out: float, seed: int
 ) -> Callable[[Simulation], Planted]:
-    """Draws an audit's users for a simulation, and notes them.
+    """Return a function that draws an audit's users for a simulation.
 
     Args:
-        experiments: gets what was drawn.
-        canaries: of all organisations together, >= 1; dealt out evenly.
-        held_out: share of the real users that leave, in [0, .5]; as many have a coin that stays.
+        experiments: the drawn experiment is appended to it.
+        canaries: of all organisations together, >= 1; divided evenly.
+        held_out: share of the real users that are left out, in [0, .5]; about as many get a coin
+            that keeps them.
         seed: of coins and canaries.
     """
 

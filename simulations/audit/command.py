@@ -1,4 +1,4 @@
-"""sotto-lab audit: what attacks on a real run say of its privacy claim."""
+"""sotto-lab audit: attack a real run, and compare the result with its privacy claim."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from shared.system.command_line import failed, messages, output, write_json
-from simulations.audit.audit import FILE, AuditPlan, audit
+from simulations.audit.audit import FILE, audit
+from simulations.audit.plan import AuditPlan
 from simulations.commands.options import (
     CatalogueOption,
     ConfigOption,
@@ -35,7 +36,7 @@ _PLAN = AuditPlan()
 
 def audit_command(  # noqa: PLR0913 each is a command-line option
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the run and what was found.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run and audit.json.")],
     data_folder: DataOption = None,
     catalogue: CatalogueOption = None,
     public: PublicOption = None,
@@ -45,23 +46,23 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
     delta: DeltaOption = None,
     seed: SeedOption = None,
     canaries: Annotated[
-        int, typer.Option(help="Made-up users to look for; a fair coin lets each in.")
+        int, typer.Option(help="Synthetic users to detect; a fair coin lets each in.")
     ] = _PLAN.canaries,
     held_out: Annotated[
-        float, typer.Option(help="Share of the real users left out, to be told from the others.")
+        float, typer.Option(help="Share of the real users left out, for membership inference.")
     ] = _PLAN.held_out,
     confidence: Annotated[
-        float, typer.Option(help="Chance that an honest pipeline passes.")
+        float, typer.Option(help="Probability that an honest pipeline passes.")
     ] = _PLAN.confidence,
     audit_seed: Annotated[int, typer.Option(help="Of coins and canaries.")] = _PLAN.seed,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json at the end.")] = False,
 ) -> None:
-    """Attack one run of the pipeline as it is, and compare with what its ledger claims.
+    """Attack one run of the unchanged pipeline, and compare with the ε of its ledger.
 
-    Trains as `simulate` does, with canaries among the users, and looks for them in all that leaves
-    the sites and in the model. Exits with 1 if the claim is violated. See docs/privacy.md.
+    Trains as `simulate` does, with canaries among the users, and tries to detect them in everything
+    that leaves the sites and in the model. Exit code 1: the claim is violated. See docs/privacy.md.
 
     For example, on the embedded data:
 
@@ -79,52 +80,52 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
     plan = AuditPlan(canaries=canaries, held_out=held_out, confidence=confidence, seed=audit_seed)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with bars() as drawn:
-        found = audit(settings, plan, out, Bars(drawn))
+        record = audit(settings, plan, out, Bars(drawn))
     if as_json:
-        write_json(found)
+        write_json(record)
     else:
-        _tell(found, out)
-    if found["verdict"] == "violated":
-        for reason in found["reasons"]:
+        _print_record(record, out)
+    if record["verdict"] == "violated":
+        for reason in record["reasons"]:
             messages.print(f"violated: {reason}", style="bold red", soft_wrap=True)
         failed()
 
 
-def _tell(found: dict[str, Any], out: Path) -> None:
-    claim = found["claim"]
+def _print_record(record: dict[str, Any], out: Path) -> None:
+    claim = record["claim"]
     output.print(
         f"Claimed: ε = {claim['epsilon']:.2f} at δ = {claim['delta']:g} "
         f"({claim['organisation']}'s ledger, the highest)."
     )
-    output.print(_observers(found))
-    books, sensitivity = found["books"], found["sensitivity"]
+    output.print(_observers(record))
+    books, sensitivity = record["books"], record["sensitivity"]
     output.print(
         f"One user's largest share of a sum: {sensitivity['largest']:.4f} clip norms.\n"
-        f"{books['seen']} releases seen leaving {books['organisation']} cost ε = "
-        f"{books['epsilon_recomputed']:.3f} by {books['accountant']}; its ledger says "
+        f"{books['seen']} releases left {books['organisation']}; they cost ε = "
+        f"{books['epsilon_recomputed']:.3f} by {books['accountant']}, and its ledger states "
         f"{books['epsilon_ledger']:.3f}.",
         soft_wrap=True,
     )
-    if found["membership"] is not None:
-        output.print(_membership(found["membership"]), soft_wrap=True)
-    output.print("What this audit could not have seen:")
-    for spot in found["blind_spots"]:
+    if record["membership"] is not None:
+        output.print(_membership(record["membership"]), soft_wrap=True)
+    output.print("What this audit could not have detected:")
+    for spot in record["blind_spots"]:
         output.print(f"- {spot}", soft_wrap=True)
-    if found["verdict"] == "consistent":
+    if record["verdict"] == "consistent":
         output.print(
-            f"No violation found ({found['confidence']:.0%} confidence that an honest pipeline "
-            "passes). That is no proof of privacy: the accountant's is.",
+            f"No violation found ({record['confidence']:.0%} confidence that an honest pipeline "
+            "passes). This is not a proof of privacy; the accountant's bound is.",
             soft_wrap=True,
         )
     messages.print(f"Written to {out}: {FILE}, result.json. Next: sotto-lab report {out}")
 
 
-def _observers(found: dict[str, Any]) -> Table:
-    table = Table(title="ε by who could tell the canaries' coins", box=SIMPLE_HEAD)
+def _observers(record: dict[str, Any]) -> Table:
+    table = Table(title="ε from guesses of the canaries' coins, by observer", box=SIMPLE_HEAD)
     table.add_column("observer", no_wrap=True)
-    for name in ("right", "at least", "provable", "looks like"):
+    for name in ("right", "proved ε ≥", "provable", "estimated ε"):
         table.add_column(name, justify="right", no_wrap=True)
-    for each in found["observers"]:
+    for each in record["observers"]:
         estimate = each["estimate"]
         table.add_row(
             each["name"],
@@ -137,11 +138,11 @@ def _observers(found: dict[str, Any]) -> Table:
     return table
 
 
-def _membership(found: dict[str, Any]) -> str:
-    strict = found["tpr_at_fpr"]["0.001"]
+def _membership(scores: dict[str, Any]) -> str:
+    strict = scores["tpr_at_fpr"]["0.001"]
     return (
-        f"Membership inference on the published model, {found['members']:,} users against "
-        f"{found['non_members']:,} held out: area {found['auc']:.3f} ({found['auc_low']:.3f} to "
-        f"{found['auc_high']:.3f}; .5 is chance), true positives at .1% false ones "
+        f"Membership inference on the published model, {scores['members']:,} users against "
+        f"{scores['non_members']:,} held out: area {scores['auc']:.3f} ({scores['auc_low']:.3f} to "
+        f"{scores['auc_high']:.3f}; .5 is chance), true positives at .1% false ones "
         f"{strict['tpr']:.2%} (up to {strict['high']:.2%})."
     )

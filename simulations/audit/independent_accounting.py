@@ -1,4 +1,4 @@
-"""The books: what left, added up by an accountant of another make than the ledger's."""
+"""Compare each ledger with an independent accountant's ε of what left the organisation."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
 from simulations.experiment.accountants import opacus_epsilon
 
-__all__ = ["books"]
+__all__ = ["compare_with_ledgers"]
 
 TOLERANCE = 0.01
-"""How far two accountants may differ, of ε."""
+"""Largest relative difference between two accountants' ε."""
 
 
-def books(
+def compare_with_ledgers(
     releases: Mapping[str, Sequence[Release]], ledgers: Mapping[str, float], delta: float
 ) -> dict[str, Any]:
-    """The organisation where what left costs most beyond what its ledger says.
+    """Return the organisation whose releases cost most beyond what its ledger states.
 
     Args:
-        releases: seen leaving each organisation, a repeated one once.
-        ledgers: ε that each organisation's ledger says.
+        releases: observed leaving each organisation; a repeated one counts once.
+        ledgers: ε that each organisation's ledger states.
         delta: of the claim.
 
     Returns:
-        As audit.json has it.
+        The section "books" of audit.json.
     """
-    found = []
+    comparisons = []
     for name, ledger in ledgers.items():
-        seen = list(releases.get(name, []))
-        recomputed, accountant = _recomputed(seen, delta)
-        found.append((recomputed - ledger, name, len(seen), recomputed, ledger, accountant))
-    _, name, count, recomputed, ledger, accountant = max(found)
+        observed = list(releases.get(name, []))
+        recomputed, accountant = _recompute(observed, delta)
+        comparisons.append(
+            (recomputed - ledger, name, len(observed), recomputed, ledger, accountant)
+        )
+    _, name, count, recomputed, ledger, accountant = max(comparisons)
     return {
         "organisation": name,
         "seen": count,
@@ -47,7 +49,7 @@ def books(
     }
 
 
-def _recomputed(releases: Sequence[Release], delta: float) -> tuple[float, str]:
+def _recompute(releases: Sequence[Release], delta: float) -> tuple[float, str]:
     scale = epsilon(releases, delta)
     if 0 < scale < math.inf:
         with np.errstate(all="ignore"):

@@ -1,19 +1,20 @@
-"""Who looks at what left, and how strongly each canary seems to be in it.
+"""Score how strongly each canary is present in what left the sites, as several observers.
 
-| observer              | sees                                           | finds                   |
+| observer              | sees                                           | detects                 |
 |-----------------------|------------------------------------------------|-------------------------|
 | white-box             | every site's answers, as the coordinator does, | weak noise, no clipping |
-|                       |   and all users but the canaries' coins        |                         |
-| between organisations | answers less the next organisation's to the    | noise that two share    |
-|                       |   same request                                 |                         |
-| between rounds        | answers less the organisation's one before     | noise that comes again  |
+|                       |   and all users except the canaries' coins     |                         |
+| between organisations | each answer minus the next organisation's      | noise that two sites    |
+|                       |   answer to the same request                   |   share                 |
+| between rounds        | each answer minus the organisation's previous  | noise that is repeated  |
+|                       |   answer                                       |                         |
 
-They look for each canary's own direction in the sum, less what all the others add there: coins of
-variance 1/4 under noise of the claimed deviation have the posterior mean (U Uᵀ + 4 I)⁻¹ U r (a
-linear Gaussian model; Kay 1993, "Estimation Theory", theorem 11.1), U being what the canaries add,
-r the rest of the sum, both over the noise's deviation. Whoever takes differences hopes that no
-noise is left in them, and takes least squares instead, each answer weighed by how well it is
-fitted: on the first few thousand numbers alone, which are enough if it is so.
+The white-box observer estimates the coins in a linear Gaussian model. With coins of variance 1/4
+and noise of the claimed deviation, their posterior mean is (U Uᵀ + 4 I)⁻¹ U r (Kay 1993,
+"Estimation Theory", theorem 11.1): U is what the canaries add, r the sum minus what all other users
+add, both divided by the noise's deviation. The other two observers assume that the noise cancels in
+their differences. They use least squares, where each answer is weighted by its residual, on the
+first few thousand numbers of a release: enough if the noise does cancel.
 
 Letters: m canaries of one organisation, d numbers in a release.
 """
@@ -31,10 +32,17 @@ from numpy.typing import NDArray
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from simulations.audit.canaries import Canaries
+from simulations.audit.recorder import RecordedAnswer
 from simulations.audit.replay import Replay, can_replay
-from simulations.audit.tap import Seen
 
-__all__ = ["BETWEEN_ORGANISATIONS", "BETWEEN_ROUNDS", "WHITE_BOX", "Party", "Sight", "look"]
+__all__ = [
+    "BETWEEN_ORGANISATIONS",
+    "BETWEEN_ROUNDS",
+    "WHITE_BOX",
+    "AuditedSite",
+    "Observations",
+    "observe",
+]
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -45,40 +53,40 @@ WHITE_BOX, BETWEEN_ORGANISATIONS, BETWEEN_ROUNDS = (
     "between rounds",
 )
 _COIN_PRECISION = 4.0
-"""One over a fair coin's variance."""
+"""Inverse of a fair coin's variance."""
 BEGINNING = 8192
-"""Numbers of a release that differences are taken of."""
+"""How many numbers of a release the differences use."""
 _NUMBERS_PER_UNKNOWN = 1.5
-"""Below this a fit leaves nothing, whatever the noise."""
+"""With fewer numbers, least squares fits the noise too."""
 _SINGULAR = 1e-9
-"""Of a Gram matrix's mean diagonal: what is added to it where no noise is expected."""
+"""Ridge where no noise is expected, over the Gram matrix's mean diagonal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Party:
+class AuditedSite:
     """One organisation under audit.
 
     Attributes:
-        others: its users who are no canaries.
+        others: its users except canaries.
         canaries: with their coins.
         population: declared.
-        seen: what left it.
+        seen: the answers that left it.
     """
 
     others: Histories
     canaries: Canaries
     population: int
-    seen: Sequence[Seen]
+    seen: Sequence[RecordedAnswer]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sight:
-    """What the observers found.
+class Observations:
+    """The scores of all observers.
 
     Attributes:
-        scores: by observer; of each organisation's canaries [m], or None if it saw nothing there.
+        scores: by observer, of each organisation's canaries [m]; None where it saw nothing.
         largest_share: the most that one canary adds to a sum, over the clip norm.
-        releases: how many were looked at.
+        releases: how many were examined.
     """
 
     scores: Mapping[str, list[Floats | None]]
@@ -87,7 +95,7 @@ class Sight:
 
 
 @dataclass(slots=True)
-class _Normal:
+class _NormalEquations:
     """Normal equations of one observer at one organisation."""
 
     gram: Floats | None = None
@@ -99,35 +107,35 @@ class _Normal:
         self.against = against if self.against is None else self.against + against
 
     def add_by_fit(self, shares: Floats32, rest: Floats32) -> None:
-        """Weighs the numbers by how much noise a fit of their own leaves in them."""
-        wide, there = shares.astype(np.float64), rest.astype(np.float64)
-        unknowns, numbers = wide.shape
-        alone, left = _Normal(), there
+        """Add one release, weighted by the residual variance of its own least-squares fit."""
+        design, target = shares.astype(np.float64), rest.astype(np.float64)
+        unknowns, numbers = design.shape
+        single, residual = _NormalEquations(), target
         if numbers >= _NUMBERS_PER_UNKNOWN * unknowns:
-            alone.add(wide, there)
-            fitted = alone.solved(unknowns, noise=False)
+            single.add(design, target)
+            fitted = single.solve(unknowns, noise=False)
             assert fitted is not None
-            left = there - fitted @ wide
-        noise = float((left**2).mean())
-        if noise > 0:
-            self.add(wide, there, 1 / noise)
+            residual = target - fitted @ design
+        variance = float((residual**2).mean())
+        if variance > 0:
+            self.add(design, target, 1 / variance)
 
-    def solved(self, canaries: int, *, noise: bool = True) -> Floats | None:
-        """Of the first so many unknowns; without noise, as little as keeps it solvable is added."""
+    def solve(self, canaries: int, *, noise: bool = True) -> Floats | None:
+        """Return the first `canaries` unknowns; without noise, the ridge is tiny."""
         if self.gram is None or self.against is None:
             return None
-        added = (
+        ridge = (
             _COIN_PRECISION if noise else _SINGULAR * float(np.trace(self.gram)) / len(self.gram)
         )
-        solution = np.linalg.solve(self.gram + added * np.eye(len(self.gram)), self.against)
+        solution = np.linalg.solve(self.gram + ridge * np.eye(len(self.gram)), self.against)
         return np.asarray(solution[:canaries])
 
 
 @dataclass(slots=True)
-class _Look:
-    """One release of one organisation: `rest` is what left less what was to be expected.
+class _ObservedRelease:
+    """One release of one organisation: `rest` is what left minus its expected value.
 
-    `shares` and `rest` are over the noise's deviation; of both the beginning is kept.
+    `shares` and `rest` are divided by the noise's deviation; only their first numbers are kept.
     """
 
     key: tuple[str, int]
@@ -136,50 +144,54 @@ class _Look:
     shares: Floats32 | None = None
 
 
-def look(parties: Sequence[Party], catalogue: Catalogue) -> Sight:
-    """How strongly each canary seems to be in what left.
+def observe(sites: Sequence[AuditedSite], catalogue: Catalogue) -> Observations:
+    """Score every canary by every observer.
 
     Args:
-        parties: every organisation.
+        sites: every organisation under audit.
         catalogue: the federation's.
     """
-    looks = [_looks(party, catalogue) for party in parties]
-    white, largest = [_Normal() for _ in parties], 0.0
-    for party, own, equations in zip(parties, looks, white, strict=True):
+    releases = [_observe_site(site, catalogue) for site in sites]
+    white, largest = [_NormalEquations() for _ in sites], 0.0
+    for site, own, equations in zip(sites, releases, white, strict=True):
         for each in own:
-            shares, longest = _shares(each.replay, party.canaries.histories)
+            shares, longest = _canary_shares(each.replay, site.canaries.histories)
             largest = max(largest, longest)
             equations.add(shares, each.rest)
             each.shares, each.rest = shares[:, :BEGINNING].copy(), each.rest[:BEGINNING].copy()
-    sizes = [len(party.canaries.inside) for party in parties]
-    return Sight(
+    sizes = [len(site.canaries.inside) for site in sites]
+    return Observations(
         {
-            WHITE_BOX: [e.solved(size) for e, size in zip(white, sizes, strict=True)],
+            WHITE_BOX: [e.solve(size) for e, size in zip(white, sizes, strict=True)],
             BETWEEN_ORGANISATIONS: [
-                _between(looks[number], looks[(number + 1) % len(looks)], size)
+                _score_between_sites(releases[number], releases[(number + 1) % len(releases)], size)
                 for number, size in enumerate(sizes)
             ],
-            BETWEEN_ROUNDS: [_over_time(own, size) for own, size in zip(looks, sizes, strict=True)],
+            BETWEEN_ROUNDS: [
+                _score_between_rounds(own, size) for own, size in zip(releases, sizes, strict=True)
+            ],
         },
         largest,
-        sum(map(len, looks)),
+        sum(map(len, releases)),
     )
 
 
-def _between(own: Sequence[_Look], next_one: Sequence[_Look], canaries: int) -> Floats | None:
-    """Own answers less another's to the same request; the other's coins are not known either."""
-    others, equations = {each.key: each for each in next_one}, _Normal()
+def _score_between_sites(
+    own: Sequence[_ObservedRelease], next_one: Sequence[_ObservedRelease], canaries: int
+) -> Floats | None:
+    """Score from answers minus another's to the same request, whose coins are unknown too."""
+    others, equations = {each.key: each for each in next_one}, _NormalEquations()
     for each in own:
         other = others.get(each.key)
         if other is None or other is each or each.shares is None or other.shares is None:
             continue
         equations.add_by_fit(np.concatenate([each.shares, -other.shares]), each.rest - other.rest)
-    return equations.solved(canaries, noise=False)
+    return equations.solve(canaries, noise=False)
 
 
-def _over_time(own: Sequence[_Look], canaries: int) -> Floats | None:
-    """Each answer less the one before, as far as both reach: what is drawn first comes first."""
-    equations = _Normal()
+def _score_between_rounds(own: Sequence[_ObservedRelease], canaries: int) -> Floats | None:
+    """Score from each answer minus the previous one, over the numbers that both have."""
+    equations = _NormalEquations()
     for earlier, later in pairwise(own):
         if earlier.shares is not None and later.shares is not None:
             size = min(len(earlier.rest), len(later.rest))
@@ -187,24 +199,24 @@ def _over_time(own: Sequence[_Look], canaries: int) -> Floats | None:
                 later.shares[:, :size] - earlier.shares[:, :size],
                 later.rest[:size] - earlier.rest[:size],
             )
-    return equations.solved(canaries, noise=False)
+    return equations.solve(canaries, noise=False)
 
 
-def _looks(party: Party, catalogue: Catalogue) -> list[_Look]:
-    looks = []
-    for seen in party.seen:
+def _observe_site(site: AuditedSite, catalogue: Catalogue) -> list[_ObservedRelease]:
+    releases = []
+    for seen in site.seen:
         if not can_replay(seen.request):
             continue
-        replay = Replay(seen, catalogue, party.population)
-        expected = replay.added(party.others) + replay.added(party.canaries.histories) / 2
+        replay = Replay(seen, catalogue, site.population)
+        expected = replay.added(site.others) + replay.added(site.canaries.histories) / 2
         rest = (replay.released() - replay.expected_parts * expected) / replay.spread
         key = type(seen.request).__name__, seen.request.round
-        looks.append(_Look(key, replay, rest.astype(np.float32)))
-    return looks
+        releases.append(_ObservedRelease(key, replay, rest.astype(np.float32)))
+    return releases
 
 
-def _shares(replay: Replay, canaries: Histories) -> tuple[Floats32, float]:
-    """What each canary adds, over the noise [m, d]; and the longest of these over the clip norm."""
+def _canary_shares(replay: Replay, canaries: Histories) -> tuple[Floats32, float]:
+    """Return what each canary adds, over the noise [m, d], and the largest norm over C."""
     rows = np.stack([replay.added(canaries.select([row])) for row in range(len(canaries))])
     longest = float(np.linalg.norm(rows, axis=1).max(initial=0.0)) / replay.clip_norm
     rows *= replay.expected_parts / replay.spread

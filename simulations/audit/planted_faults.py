@@ -1,10 +1,11 @@
-"""What `sotto-lab audit` says of a pipeline with a fault planted in it, fault by fault.
+"""Audit pipelines with a planted fault, fault by fault.
 
     python -m simulations.audit.planted_faults [--canaries 600] [--epsilon 4] [--only NAME]
 
 On the embedded data, four organisations, statistics and two rounds of DP-SGD; the tied table's
-fault in a model of learned ids. Prints a table: the verdict, what each observer's guesses prove and
-what its scores look like, one user's largest share of a clip norm, and what the books say.
+fault in a model of learned ids. Prints a table: the verdict, for each observer the bound from its
+guesses and the estimate from its scores, one user's largest share of a clip norm, and the
+comparison of what left with the ledger.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from shared.models.moments import layer_norm, states
 from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
 from shared.privacy.clipping.factors import Outer, Rows
 from shared.privacy.noise import RandomSource, SeededRandom, noised
-from simulations.audit.audit import AuditPlan, audit
+from simulations.audit.audit import audit
+from simulations.audit.plan import AuditPlan
 from simulations.experiment.config import read_settings
 
-__all__ = ["FAULTS", "TIED_IDS", "planted"]
+__all__ = ["FAULTS", "TIED_IDS", "audit_with_fault"]
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +47,7 @@ TIED_IDS = (
     'model.trained="all"',
     "warm_start.share=0",
 )
-"""Settings of a recommender with a learned table, tied."""
+"""Settings of a recommender with a learned, tied table of items."""
 _MODULES = (client.compute.statistics, client.compute.trainer)
 
 
@@ -114,18 +116,20 @@ def _the_same_noise_again() -> Iterator[None]:
 
 @contextmanager
 def _forgetful_ledger() -> Iterator[None]:
-    whole = client.ledger.ledger.Ledger.releases
-    with patch.object(client.ledger.ledger.Ledger, "releases", lambda ledger: whole(ledger)[::2]):
+    releases = client.ledger.ledger.Ledger.releases
+    with patch.object(
+        client.ledger.ledger.Ledger, "releases", lambda ledger: releases(ledger)[::2]
+    ):
         yield
 
 
 @contextmanager
 def _missed_path() -> Iterator[None]:
-    """A tied table's norm without its look-ups; the check of a model's norms would refuse it."""
-    whole = Outer.squared_norms
+    """Leave the look-ups out of a tied table's norm, and disable the check that would notice."""
+    squared_norms = Outer.squared_norms
 
     def missing(outer: Outer, _: Rows | None) -> Tensor:
-        return whole(outer, None)
+        return squared_norms(outer, None)
 
     with (
         patch.object(Outer, "squared_norms", missing),
@@ -144,16 +148,18 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "an accountant that forgets rounds": _forgetful_ledger,
     "a tied table's norm that misses a path": _missed_path,
 }
-"""How to plant each; "none" is the pipeline as it is."""
+"""A context manager that plants each fault; "none" is the unchanged pipeline."""
 
 
-def planted(fault: str, settings: list[str], plan: AuditPlan, folder: Path) -> dict[str, Any]:
-    """Audits a pipeline that has the fault.
+def audit_with_fault(
+    fault: str, settings: list[str], plan: AuditPlan, folder: Path
+) -> dict[str, Any]:
+    """Audit a pipeline that has the fault.
 
     Args:
         fault: one of `FAULTS`.
         settings: of the run, as `section.key=value`.
-        plan: how hard to look.
+        plan: of the audit.
         folder: for the run.
     """
     with FAULTS[fault]():
@@ -161,7 +167,7 @@ def planted(fault: str, settings: list[str], plan: AuditPlan, folder: Path) -> d
 
 
 class _Silent:
-    """Reports nothing."""
+    """A reporter that prints nothing."""
 
     def stage(self, text: str) -> None: ...
 
@@ -169,7 +175,7 @@ class _Silent:
 
 
 def main() -> None:
-    """Plants and audits, and prints a table."""
+    """Audit with each fault, and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -178,7 +184,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(FAULTS), action="append")
     options = parser.parse_args()
     sys.stdout.write(
-        "| fault | verdict | observer: proven, looks like | largest share | books |\n"
+        "| fault | verdict | observer: ε proved, ε estimated | largest share | ε recomputed |\n"
         "|---|---|---|---|---|\n"
     )
     for fault in options.only or FAULTS:
@@ -191,20 +197,20 @@ def main() -> None:
         ]
         with tempfile.TemporaryDirectory() as folder:
             plan = AuditPlan(canaries=options.canaries)
-            found = planted(fault, settings, plan, Path(folder) / "run")
-        sys.stdout.write(_row(fault, found) + "\n")
+            record = audit_with_fault(fault, settings, plan, Path(folder) / "run")
+        sys.stdout.write(_row(fault, record) + "\n")
         sys.stdout.flush()
 
 
-def _row(fault: str, found: dict[str, Any]) -> str:
+def _row(fault: str, record: dict[str, Any]) -> str:
     seen = "; ".join(
         f"{each['name']}: {each['epsilon_lower_bound']:.1f}, {each['estimate']['epsilon']:.3g} "
         f"({each['estimate']['low']:.3g} to {each['estimate']['high']:.3g})"
-        for each in found["observers"]
+        for each in record["observers"]
     )
-    books = found["books"]
+    books = record["books"]
     return (
-        f"| {fault} | {found['verdict']} | {seen} | {found['sensitivity']['largest']:.3g} | "
+        f"| {fault} | {record['verdict']} | {seen} | {record['sensitivity']['largest']:.3g} | "
         f"{books['epsilon_recomputed']:.2f}, ledger {books['epsilon_ledger']:.2f} |"
     )
 

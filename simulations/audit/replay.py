@@ -1,7 +1,7 @@
-"""What some users add to a release: the node's own computation, with silence for noise.
+"""Compute what given users add to a release: the node's own computation without noise.
 
-Whoever attacks knows the code. If the code clips wrongly, so does its replay, and what a user
-really adds is what is looked for in what left.
+The attacker knows the code. If the code clips wrongly, so does its replay: an observer then looks
+for what a user really adds.
 
 Letters: d numbers in a release.
 """
@@ -23,7 +23,7 @@ from shared.messages import StatisticsRequest, TrainRequest
 from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.noise import SeededRandom
-from simulations.audit.tap import Seen
+from simulations.audit.recorder import RecordedAnswer
 
 __all__ = ["Replay", "can_replay"]
 
@@ -31,24 +31,24 @@ Floats32 = NDArray[np.float32]
 
 
 def can_replay(request: TrainRequest | StatisticsRequest) -> bool:
-    """Whether a release is linear in what its users add: sums are, and plain steps on them."""
+    """Return whether a release is linear in what its users add: sums and plain SGD steps are."""
     return isinstance(request, StatisticsRequest) or request.optimiser is Optimiser.SGD
 
 
 class Replay:
-    """Computes anew what a node computed for one request.
+    """Repeat what a node computed for one request.
 
     Args:
-        seen: what was asked and answered.
+        seen: one request and its answer.
         catalogue: the federation's.
         population: that the organisation declared.
 
     Attributes:
-        spread: standard deviation of the noise that was claimed for `released`.
-        clip_norm: what one user may add to one sum.
+        spread: claimed standard deviation of the noise in `released`.
+        clip_norm: the most that one user may add to one sum.
     """
 
-    def __init__(self, seen: Seen, catalogue: Catalogue, population: int) -> None:
+    def __init__(self, seen: RecordedAnswer, catalogue: Catalogue, population: int) -> None:
         self._seen, self._population, request = seen, population, seen.request
         self._table: Floats32 | None = None
         self._model: AttentionRecommender | None = None
@@ -62,14 +62,14 @@ class Replay:
 
     @property
     def expected_parts(self) -> float:
-        """How many times a user who is in the data is in the release, on average."""
+        """Return how many times, on average, a user of the data is in the release."""
         request = self._seen.request
         if isinstance(request, TrainRequest):
             return request.sample_rate * request.local_steps
         return 1.0
 
     def released(self) -> Floats32:
-        """The noised sum that left, [d], as far as what left gives it away."""
+        """Return the noised sum that left, [d], recovered from the answer."""
         request, answer = self._seen.request, self._seen.answer
         if not isinstance(request, TrainRequest):
             return np.asarray(answer["total"].ravel(), np.float32)
@@ -79,12 +79,12 @@ class Replay:
         return np.concatenate(flat)
 
     def added(self, histories: Histories) -> Floats32:
-        """What these users add to one sum, [d]."""
+        """Return what these users add to one sum, [d]."""
         if isinstance(self._seen.request, TrainRequest):
             return self._step(self._seen.request, histories)
         assert self._table is not None
         total = client.compute.statistics.noised_statistic(
-            histories, self._table, self._seen.request, _Silence(0)
+            histories, self._table, self._seen.request, _NoNoise(0)
         )
         return total.numpy().ravel()
 
@@ -102,13 +102,13 @@ class Replay:
         assert self._model is not None
         load_weights(self._model, request)
         recent = histories.last(request.model.max_length + 1)
-        change = client.compute.trainer.train(self._model, recent, plan, _Silence(request.round))
+        change = client.compute.trainer.train(self._model, recent, plan, _NoNoise(request.round))
         return np.concatenate([-value.numpy().ravel() for value in change.values()])
 
 
-class _Silence(SeededRandom):
-    """Uniforms, but no noise."""
+class _NoNoise(SeededRandom):
+    """A random source whose noise is zero."""
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Zeros."""
+        """Return zeros."""
         return torch.zeros(shape, dtype=torch.float64)

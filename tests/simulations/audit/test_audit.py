@@ -16,8 +16,9 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.messages import StatisticsRequest, TrainRequest
-from simulations.audit.audit import AuditPlan, audit
-from simulations.audit.planted_faults import TIED_IDS, planted
+from simulations.audit.audit import audit
+from simulations.audit.plan import AuditPlan
+from simulations.audit.planted_faults import TIED_IDS, audit_with_fault
 from simulations.audit.replay import Replay
 from simulations.experiment.config import read_settings
 from simulations.experiment.federation import sites_in
@@ -44,7 +45,7 @@ def audited(walkers: Path, tmp_path_factory: pytest.TempPathFactory) -> Auditor:
     @cache
     def run(fault: str, *settings: str) -> Found:
         folder = tmp_path_factory.mktemp("audited") / "run"
-        return planted(fault, [*quick_settings(walkers), *settings], PLAN, folder) | {
+        return audit_with_fault(fault, [*quick_settings(walkers), *settings], PLAN, folder) | {
             "folder": folder
         }
 
@@ -144,12 +145,12 @@ def test_the_audited_sites_declare_what_does_not_depend_on_coins(audited: Audito
 
 def test_an_audit_says_what_it_could_not_have_seen(audited: Auditor) -> None:
     spots = " ".join(audited("none")["blind_spots"])
-    assert "can prove ε of" in spots  # 240 canaries cannot prove 4
+    assert "guesses can prove at most ε" in spots  # 240 canaries cannot prove 4
     assert "times weaker than claimed" in spots
     sampled = " ".join(
         audited("none", "training.rounds=2", "training.sample_rate=0.5")["blind_spots"]
     )
-    assert "who was sampled" in sampled
+    assert "which users were sampled" in sampled
 
 
 def test_replayed_users_and_noise_add_up_to_what_left(
@@ -173,7 +174,7 @@ def test_replayed_users_and_noise_add_up_to_what_left(
         "model.feature_size=8",
         "training.rounds=1",
     ]
-    planted("noise off", settings, AuditPlan(canaries=20, held_out=0), tmp_path / "run")
+    audit_with_fault("noise off", settings, AuditPlan(canaries=20, held_out=0), tmp_path / "run")
     kinds = set()
     for replay in rests:
         folder = next(f for f in sites_in(tmp_path / "run" / "sites") if _is_of(replay, f))

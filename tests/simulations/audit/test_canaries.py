@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.audit.canaries import KINDS, Experiment, planting
+from simulations.audit.canaries import KINDS, Experiment, canary_planter
 from simulations.experiment.config import read_settings
 from simulations.experiment.simulate import Simulation, prepare
 
@@ -15,7 +15,7 @@ from simulations.experiment.simulate import Simulation, prepare
 def planted(quick: list[str], folder: Path, **options: float) -> tuple[Simulation, Experiment]:
     experiments: list[Experiment] = []
     wanted = {"canaries": 100, "held_out": 0.2, "seed": 0} | options
-    plant = planting(experiments, **wanted)  # type: ignore[arg-type]
+    plant = canary_planter(experiments, **wanted)  # type: ignore[arg-type]
     simulation = prepare(read_settings(None, {}, quick), folder, plant)
     return simulation, experiments[0]
 

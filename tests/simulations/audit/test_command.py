@@ -42,7 +42,7 @@ def test_an_honest_run_exits_with_0_and_says_what_was_found(
     assert "Claimed: ε = 4.00 at δ = 1e-05" in said.out
     assert "white-box" in said.out
     assert "Membership inference" in said.out
-    assert "could not have seen" in said.out
+    assert "could not have detected" in said.out
     assert "No violation found" in said.out
     assert "sotto-lab report" in said.err
 

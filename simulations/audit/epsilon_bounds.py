@@ -1,13 +1,13 @@
-"""What guesses and scores say about ε. Pure: knows no canary, model or file.
+"""Bounds and estimates of ε from guesses and scores. Pure functions of numbers.
 
-A canary is in the data or not, by a fair coin. Whoever guesses the coins of m canaries from what
-was released, and is right too often, disproves the claim.
+A fair coin decides whether a canary is in the data. If the coins of m canaries are guessed from
+what was released, and too many guesses are right, the claim is disproved.
 
-| what                   | holds                                                                   |
+| function               | validity                                                                |
 |------------------------|-------------------------------------------------------------------------|
-| `epsilon_lower_bound`  | for whatever was run, with the stated confidence                        |
-| `gaussian_estimate`    | where scores of canaries in and out are normal and alike in spread; it  |
-|                        | says about what ε is, where the bound says only what it is at least     |
+| `epsilon_lower_bound`  | for any mechanism, with the stated confidence                           |
+| `gaussian_estimate`    | if scores of canaries in and out are normal with the same variance; it  |
+|                        | estimates ε, where the bound is only a lower bound                      |
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 FRACTIONS = (1 / 32, 1 / 8, 1 / 2)
-"""Shares of the canaries that are guessed, the surest first; all are tried, and paid for."""
+"""Shares of the canaries that are guessed, the surest first; the error is split among them."""
 _LARGEST = 50.0
-"""Beyond this e^ε says nothing any more."""
+"""Largest ε that a bound reports."""
 _BEYOND = 1000.0
-"""What an estimate is said to be that is larger: there is no privacy to speak of."""
+"""Largest ε that an estimate reports: practically no privacy."""
 _FAR = 100.0
-"""A separation whose ε is beyond that at any δ."""
+"""A separation whose ε exceeds `_BEYOND` at any δ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guesses:
-    """The best of what `guess` tried.
+    """The best result of `guess`.
 
     Attributes:
         guesses: canaries whose coin was guessed, r.
         correct: of these, how many were right, v.
-        epsilon: what they prove, >= 0.
+        epsilon: lower bound that they prove, >= 0.
     """
 
     guesses: int
@@ -77,11 +77,11 @@ class Estimate:
 
 
 def p_value(correct: int, guesses: int, canaries: int, *, epsilon: float, delta: float) -> float:
-    """Chance at most that so many guesses are right, if all is (ε, δ)-private.
+    """Bound the probability that so many guesses are right under an (ε, δ)-private mechanism.
 
-    Each of m canaries is in with chance 1/2; whoever sees what was released guesses r coins, and v
-    are right. Without δ, v is below a Binomial(r, e^ε / (1 + e^ε)), in distribution; δ adds at
-    most 2 m δ max_i P[v > Binomial >= v - i] / i (Steinke, Nasr & Jagielski 2023,
+    Each of m canaries is in with probability 1/2; r coins are guessed from what was released, and
+    v guesses are right. Without δ, v is stochastically dominated by Binomial(r, e^ε / (1 + e^ε));
+    δ adds at most 2 m δ max_i P[v > Binomial >= v - i] / i (Steinke, Nasr & Jagielski 2023,
     arXiv:2305.08846, theorem 5.2).
 
     Args:
@@ -108,14 +108,14 @@ def p_value(correct: int, guesses: int, canaries: int, *, epsilon: float, delta:
 def epsilon_lower_bound(
     correct: int, guesses: int, canaries: int, *, delta: float, confidence: float
 ) -> float:
-    """The least ε that so many right guesses leave possible; 0 where they prove nothing.
+    """Return the smallest ε that is consistent with so many right guesses; 0 proves nothing.
 
     Args:
         correct: as in `p_value`; so are the next ones.
         guesses: see there.
         canaries: see there.
         delta: of the claim.
-        confidence: chance at least that the true ε is not below the result, in (0, 1).
+        confidence: probability at least that the true ε is not below the result, in (0, 1).
 
     >>> round(epsilon_lower_bound(100, 100, 100, delta=0.0, confidence=0.95), 2)
     3.49
@@ -131,16 +131,16 @@ def epsilon_lower_bound(
 
 
 def guess(scores: Floats, inside: Bools, *, delta: float, confidence: float) -> Guesses:
-    """Guesses that the highest scores are in and the lowest out, and what that proves.
+    """Guess that the highest scores are in and the lowest out, and return what that proves.
 
-    How many are guessed is not chosen by looking: each of `FRACTIONS` is tried at its share of the
-    error.
+    The number of guesses does not depend on the outcome: each of `FRACTIONS` is tried at its share
+    of the error.
 
     Args:
-        scores: higher where a canary looks as if it were in, [m].
+        scores: higher for a canary that is likelier to be in, [m].
         inside: the coins, [m].
         delta: of the claim.
-        confidence: of the result, all tries together.
+        confidence: of the result, over all tries.
     """
     order, canaries = np.argsort(scores, kind="stable"), len(scores)
     each = 1 - (1 - confidence) / len(FRACTIONS)
@@ -155,7 +155,7 @@ def guess(scores: Floats, inside: Bools, *, delta: float, confidence: float) -> 
 
 
 def largest_provable(canaries: int, *, delta: float, confidence: float) -> float:
-    """What `guess` would prove if every guess were right: a larger ε it cannot see."""
+    """Return what `guess` proves if every guess is right: a larger ε cannot be detected."""
     each = 1 - (1 - confidence) / len(FRACTIONS)
     return max(
         epsilon_lower_bound(2 * half, 2 * half, canaries, delta=delta, confidence=each)
@@ -164,7 +164,7 @@ def largest_provable(canaries: int, *, delta: float, confidence: float) -> float
 
 
 def gaussian_epsilon(separation: float, delta: float) -> float:
-    """ε at δ of two normals of deviation 1 whose means are `separation` >= 0 apart.
+    """Return ε at δ of two unit normals whose means are `separation` >= 0 apart.
 
     δ(ε) = Φ(μ/2 - ε/μ) - e^ε Φ(-μ/2 - ε/μ) (Balle & Wang 2018, arXiv:1805.06530, theorem 8; Dong,
     Roth & Su 2022, arXiv:1905.02383, corollary 2.13).
@@ -184,7 +184,7 @@ def gaussian_epsilon(separation: float, delta: float) -> float:
 
 
 def gaussian_separation(epsilon: float, delta: float) -> float:
-    """How far apart the means are where ε at δ is this: `gaussian_epsilon`, the other way."""
+    """Return the separation of means that has this ε at δ: the inverse of `gaussian_epsilon`."""
     if epsilon <= 0:
         return 0.0
     high = 1.0
@@ -196,7 +196,7 @@ def gaussian_separation(epsilon: float, delta: float) -> float:
 def gaussian_estimate(
     scores: Floats, inside: Bools, *, delta: float, confidence: float
 ) -> Estimate:
-    """ε if scores are normal: from how far apart the means of canaries in and out are.
+    """Estimate ε from normal scores, by the separation of the means of canaries in and out.
 
     The distance over the pooled deviation is the μ of Gaussian differential privacy (Andrew et al.
     2023, arXiv:2302.03098, estimate the same from one run). Its variance is about
@@ -206,7 +206,7 @@ def gaussian_estimate(
         scores: [m].
         inside: [m].
         delta: of the claim.
-        confidence: that each end of the interval is on its side of the true ε.
+        confidence: of each end of the interval, separately.
     """
     within, without = scores[inside], scores[~inside]
     n1, n0 = len(within), len(without)
@@ -216,7 +216,7 @@ def gaussian_estimate(
         ((n1 - 1) * within.var(ddof=1) + (n0 - 1) * without.var(ddof=1)) / (n1 + n0 - 2)
     )
     apart = float(within.mean() - without.mean())
-    # Scores that do not vary at all tell in from out for certain, if they differ.
+    # Constant scores that differ between in and out identify every canary.
     distance = apart / max(pooled, 1e-9 * abs(apart)) if apart else 0.0
     width = math.sqrt((n1 + n0) / (n1 * n0) + distance**2 / (2 * (n1 + n0)))
     reach = float(norm.isf(1 - confidence)) * width
@@ -228,12 +228,12 @@ def gaussian_estimate(
 
 
 def binomial_interval(hits: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Where a chance lies, exactly (Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404).
+    """Return the exact interval of a probability (Clopper & Pearson 1934, 10.1093/biomet/26.4.404).
 
     Args:
         hits: in 0..trials.
-        trials: >= 0; none leaves (0, 1).
-        confidence: that the chance is inside, in (0, 1).
+        trials: >= 0; 0 gives (0, 1).
+        confidence: that the probability is inside, in (0, 1).
     """
     tail = (1 - confidence) / 2
     low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
@@ -242,5 +242,5 @@ def binomial_interval(hits: int, trials: int, confidence: float) -> tuple[float,
 
 
 def _half(canaries: int, fraction: float) -> int:
-    """How many are guessed on either side."""
+    """Return how many canaries are guessed to be in, and as many out."""
     return max(1, int(canaries * fraction / 2)) if canaries >= 2 else 0

@@ -1,4 +1,4 @@
-"""Notes what leaves the sites, as the coordinator sees it."""
+"""Record the answers that leave the sites, as the coordinator sees them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.messages import (
 )
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["Seen", "Tap"]
+__all__ = ["RecordedAnswer", "Recorder"]
 
 _REQUESTS: dict[str, type[Request]] = {
     TRAIN: TrainRequest,
@@ -34,59 +34,63 @@ _REQUESTS: dict[str, type[Request]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """One answer of one organisation, with what was asked.
+class RecordedAnswer:
+    """One answer of one organisation, with its request.
 
     Attributes:
-        request: what was asked.
-        answer: arrays by name; of a statistic, one.
+        request: of training or of a statistic.
+        answer: arrays by name; one array, "total", for a statistic.
     """
 
     request: TrainRequest | StatisticsRequest
     answer: Weights
 
 
-class Tap(ClientApp):
-    """A node's app that notes what goes by.
+class Recorder(ClientApp):
+    """A node's app that records its answers.
 
     Args:
-        rounds: of training, whose answers are kept whole; of statistics all are.
+        rounds: training rounds whose answers are kept; answers to statistics are all kept.
 
     Attributes:
-        seen: what is kept, by organisation (its folder's name), in the order of leaving.
+        seen: kept answers by organisation (its folder's name), in the order of leaving.
         releases: of every answer, kept or not, by organisation; a repeated one counts once.
     """
 
     def __init__(self, rounds: Collection[int]) -> None:
         super().__init__()
-        self.seen: dict[str, list[Seen]] = {}
+        self.seen: dict[str, list[RecordedAnswer]] = {}
         self.releases: dict[str, list[Release]] = {}
-        self._rounds, self._known = frozenset(rounds), set[tuple[str, str, str, int]]()
+        self._rounds, self._recorded = frozenset(rounds), set[tuple[str, str, str, int]]()
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """The node's own answer."""
+        """Return the node's own answer, and record it."""
         kind = message.metadata.message_type
         request = _REQUESTS[kind].from_content(message.content) if kind in _REQUESTS else None
         reply = client.app.app(message, context)
         if request is not None and not reply.has_error():
-            self._note(Path(str(context.node_config["site"])).name, request, reply)
+            self._record(Path(str(context.node_config["site"])).name, request, reply)
         return reply
 
-    def _note(self, organisation: str, request: Request, reply: Message) -> None:
+    def _record(self, organisation: str, request: Request, reply: Message) -> None:
         key = (organisation, type(request).__name__, request.run, request.round)
-        if key in self._known:
+        if key in self._recorded:
             return
-        self._known.add(key)
+        self._recorded.add(key)
         self.releases.setdefault(organisation, []).append(_release(request))
         kept = self.seen.setdefault(organisation, [])
         if isinstance(request, StatisticsRequest):
-            kept.append(Seen(request, {"total": StatisticsReply.from_content(reply.content).total}))
+            kept.append(
+                RecordedAnswer(
+                    request, {"total": StatisticsReply.from_content(reply.content).total}
+                )
+            )
         elif isinstance(request, TrainRequest) and request.round in self._rounds:
-            kept.append(Seen(request, TrainReply.from_content(reply.content).change))
+            kept.append(RecordedAnswer(request, TrainReply.from_content(reply.content).change))
 
 
 def _release(request: Request) -> Release:
-    """What the request's own terms cost, as anybody can read them off."""
+    """Return the release that the request's own terms describe."""
     kind, rate, steps = ReleaseKind.EVALUATE, 1.0, 1
     if isinstance(request, TrainRequest):
         kind, rate, steps = ReleaseKind.TRAIN, request.sample_rate, request.local_steps

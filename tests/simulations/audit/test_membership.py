@@ -11,7 +11,7 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, build
-from simulations.audit.published import familiarity, roc_of
+from simulations.audit.membership import familiarity, roc_of
 from tests.conftest import some_catalogue
 
 

@@ -12,7 +12,7 @@ from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.audit.evidence import (
+from simulations.audit.epsilon_bounds import (
     binomial_interval,
     epsilon_lower_bound,
     gaussian_epsilon,

@@ -1,8 +1,8 @@
-"""What the published model gives away of whom it was trained on.
+"""Membership inference on the published model.
 
-A history counts as known where the model expects each next item more after the user's own past than
-after other users' pasts: what everybody chooses is no sign of anybody. It calibrates the loss
-attack (Yeom et al. 2018, arXiv:1709.01604) by difficulty (Watson et al. 2022, arXiv:2111.08440),
+The score of a user is the gain in log-likelihood of each next item after the user's own past over
+the mean after other users' pasts, so that popular items do not count. This is the loss attack (Yeom
+et al. 2018, arXiv:1709.01604), calibrated by difficulty (Watson et al. 2022, arXiv:2111.08440)
 without a second model.
 
 Letters: B users, T positions, V items.
@@ -20,29 +20,29 @@ from scipy.stats import norm, rankdata
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender
 from shared.models.losses import next_item_pairs
-from simulations.audit.evidence import binomial_interval
+from simulations.audit.epsilon_bounds import binomial_interval
 
-__all__ = ["Attack", "familiarity", "roc_of"]
+__all__ = ["RocCurve", "familiarity", "roc_of"]
 
 Floats = NDArray[np.float64]
 
 OTHERS = 8
-"""Pasts of others that each next item is compared after."""
+"""Other users' pasts with which each next item is compared."""
 _USERS = 64
-"""In a batch."""
+"""Users in a batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Attack:
-    """How well scores tell members from others.
+class RocCurve:
+    """How well scores separate members from others.
 
     Attributes:
         false_positives: rates, ascending from 0 to 1.
         true_positives: rates at the same thresholds.
         members: how many there were.
-        others: likewise.
-        area: under the curve; .5 tells nothing.
-        area_interval: where it lies, with the confidence asked for.
+        others: how many non-members there were.
+        area: under the curve; .5 is guessing.
+        area_interval: of `area`, at the requested confidence.
     """
 
     false_positives: Floats
@@ -53,10 +53,10 @@ class Attack:
     area_interval: tuple[float, float]
 
     def at(self, false_positive_rate: float, confidence: float) -> tuple[float, float, float]:
-        """The true positive rate at a false positive rate at most that, and its interval.
+        """Return the true positive rate at a false positive rate, and its interval.
 
-        The threshold leaves no more than that share of the non-members above it; the interval is
-        for that threshold (Carlini et al. 2022, arXiv:2112.03570, say why small rates count).
+        The threshold is the lowest with at most that share of non-members above it (Carlini et al.
+        2022, arXiv:2112.03570, explain why small rates matter).
         """
         place = int(np.searchsorted(self.false_positives, false_positive_rate, side="right")) - 1
         rate = float(self.true_positives[place])
@@ -65,17 +65,17 @@ class Attack:
 
 @torch.no_grad()
 def familiarity(model: AttentionRecommender, histories: Histories, seed: int) -> Floats:
-    """How much likelier each user's next items are after its own past, in nats an event, [N].
+    """Return the gain in log-likelihood of each user's next items, in nats an event, [N].
 
     Args:
-        model: the published one.
-        histories: of whom membership is asked; a user with fewer than two events gets 0.
-        seed: of the other pasts.
+        model: the published one; set to evaluation mode.
+        histories: of the users to score; one with fewer than two events gets 0.
+        seed: of the other users' pasts.
     """
     model.train(mode=False)
     rng = np.random.default_rng([seed, 0xFA1])
     order = rng.permutation(len(histories))
-    found = np.zeros(len(histories))
+    scores = np.zeros(len(histories))
     for start in range(0, len(order), _USERS):
         rows = order[start : start + _USERS]
         longest = min(int(histories.lengths[rows].max(initial=2)), model.config.max_length + 1)
@@ -83,25 +83,25 @@ def familiarity(model: AttentionRecommender, histories: Histories, seed: int) ->
         real = targets != 0
         states = model.states(inputs.to(model.device))[real.to(model.device)]
         chances = torch.log_softmax(model.score(states).float().cpu(), dim=1)  # (events, V)
-        wanted, users = targets[real] - 1, real.nonzero()[:, 0].numpy()
-        gains = chances.gather(1, wanted[:, None])[:, 0].double().numpy()
+        next_items, users = targets[real] - 1, real.nonzero()[:, 0].numpy()
+        gains = chances.gather(1, next_items[:, None])[:, 0].double().numpy()
         for _ in range(OTHERS):
-            others = torch.from_numpy(rng.permutation(len(wanted)))
-            gains -= chances[others, wanted].double().numpy() / OTHERS
+            others = torch.from_numpy(rng.permutation(len(next_items)))
+            gains -= chances[others, next_items].double().numpy() / OTHERS
         sums = np.bincount(users, gains, minlength=len(rows))
-        found[rows] = sums / np.maximum(np.bincount(users, minlength=len(rows)), 1)
-    return found
+        scores[rows] = sums / np.maximum(np.bincount(users, minlength=len(rows)), 1)
+    return scores
 
 
-def roc_of(members: Floats, others: Floats, confidence: float) -> Attack:
-    """The curve over all thresholds, and its area.
+def roc_of(members: Floats, others: Floats, confidence: float) -> RocCurve:
+    """Return the curve over all thresholds, and its area.
 
     The area is Mann & Whitney's statistic, its interval Hanley & McNeil's 1982
     (doi:10.1148/radiology.143.1.7063747).
 
     Args:
-        members: scores of those in the data; higher is likelier to be in.
-        others: scores of those who are not.
+        members: scores of users in the data; higher is likelier to be in.
+        others: scores of users who are not.
         confidence: of the area's interval, in (0, 1).
     """
     n1, n0 = len(members), len(others)
@@ -111,7 +111,7 @@ def roc_of(members: Floats, others: Floats, confidence: float) -> Attack:
     last = np.append(np.diff(scores[order]) != 0, True)  # equal scores pass a threshold together
     hits, misses = np.cumsum(inside[order])[last], np.cumsum(1 - inside[order])[last]
     area = float((rankdata(scores)[:n1].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
-    return Attack(
+    return RocCurve(
         false_positives=np.append(0.0, misses / n0),
         true_positives=np.append(0.0, hits / n1),
         members=n1,
