@@ -26,7 +26,7 @@ from server.rounds.statistics import Asker
 from server.rounds.strategy import FederatedStrategy, Terms
 from server.runs.reporter import RunReporter
 from server.state.checkpoint import Checkpoint
-from server.state.run_lock import alone_in
+from server.state.run_lock import coordinator_lock
 from server.warm_start.denoise import Prior
 from server.warm_start.public import read_public
 from server.warm_start.warm_start import Choice, warm_start
@@ -79,7 +79,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """
     out, catalogue = _out(config), _catalogue(config)
     check_aggregation(config.server)
-    with alone_in(out):
+    with coordinator_lock(out):
         checkpoint = _first_checkpoint(config, catalogue, out)
         reporter = RunReporter(out, config, run=checkpoint.run, finished_rounds=checkpoint.round)
         with reporter.report_run():

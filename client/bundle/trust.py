@@ -15,7 +15,6 @@ read is compared instead.
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from client.bundle.fab import Bundle
 from client.site.site import Site
 from shared.errors import BundleError
+from shared.system.files import move_durably, write_atomically
 
 __all__ = ["Trusted", "install", "trusted", "vetted"]
 
@@ -125,7 +125,7 @@ def install(flower: Path, content: bytes) -> Trusted:
         (flower / APPS).mkdir(mode=0o755, parents=True, exist_ok=True)
         (flower / APPS).chmod(0o755)
         _unpack(found)
-        _keep(flower / KEPT, content)
+        write_atomically(flower / KEPT, content, mode=_READ)
         for other in (flower / APPS).iterdir():
             if other != found.folder:
                 _remove(other)
@@ -159,17 +159,7 @@ def _unpack(found: Trusted) -> None:
         if place.is_dir():
             place.chmod(_ENTER)
     _remove(found.folder)
-    new.replace(found.folder)
-
-
-def _keep(file: Path, content: bytes) -> None:
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _READ), "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.replace(file)
+    move_durably(new, found.folder)
 
 
 def _remove(folder: Path) -> None:

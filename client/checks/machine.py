@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
 from client.compute.trainer import LAYERS_ALIVE, NUMBERS_AT_ONCE
+from shared.system.files import locks_exclude
 
 __all__ = ["CHECKS", "free_memory", "training_memory"]
 
@@ -101,7 +99,7 @@ def _filesystem(facts: Facts) -> Verdict:
             "Put the ledger on a local disk: over a network, writes and locks may be lost.",
         )
     for place in (folder, facts.site.anchor_file.parent):
-        if not _holds(place):
+        if not locks_exclude(place):
             return wrong(f"{place}: a lock does not hold there", "Put the file on a local disk.")
     return fine(f"{kind or 'local'}; fsync and flock work")
 
@@ -117,21 +115,6 @@ def _kind(folder: Path) -> str:
         mount, _, source = line.partition(" - ")
         kinds[Path(mount.split()[4].replace("\\040", " "))] = source.split()[0]
     return next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
-
-
-def _holds(folder: Path) -> bool:
-    """Whether a lock on a file there keeps another one out, and the file can be made to last."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as first:
-        first.write(b"sotto")
-        first.flush()
-        os.fsync(first.fileno())
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with Path(first.name).open("rb") as second:
-            try:
-                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
 
 
 def _gb(size: float | None) -> str:

@@ -19,6 +19,7 @@ from client.ledger.balance import UNIT, Balance, release_of
 from shared.errors import LedgerError
 from shared.hash_chain import encoded
 from shared.privacy.release import Release
+from shared.system.files import write_atomically
 
 __all__ = ["Anchor", "default_anchor"]
 
@@ -91,12 +92,9 @@ class Anchor:
         """
         fields = {name: getattr(self, name) for name in self.__slots__}
         text = json.dumps({"anchor": fields, "sha256": _checksum(fields)}, indent=1)
-        new = file.with_name(file.name + ".new")
         try:
-            _write_durably(new, text.encode())
-            _give_to_owner(new, file)
-            new.replace(file)
-            _sync(file.parent)
+            # Root, who looks after another user's node, leaves the file that user's.
+            write_atomically(file, text.encode(), keep_owner=True)
         except OSError as error:
             raise LedgerError(
                 f"{file}: the ledger's anchor cannot be written ({error.strerror}), so nothing is "
@@ -124,27 +122,3 @@ def _checked(fields: dict[str, Any], checksum: str) -> dict[str, Any]:
 
 def _checksum(fields: dict[str, Any]) -> str:
     return hashlib.sha256(encoded(fields).encode()).hexdigest()
-
-
-def _write_durably(file: Path, content: bytes) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(handle, content)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _give_to_owner(new: Path, old: Path) -> None:
-    """Root, who looks after another user's node, leaves the file that user's."""
-    if os.geteuid() == 0 and old.exists():
-        status = old.stat()
-        os.chown(new, status.st_uid, status.st_gid)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -36,7 +36,7 @@ from typing import Any
 from client.ledger.anchor import Anchor
 from client.ledger.balance import Balance, What
 from client.ledger.outbox import Outbox, Sent, described
-from client.ledger.store import alone, append, connected, entry_text, write_new
+from client.ledger.store import append, connected, entry_text, ledger_lock, write_new
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
@@ -302,7 +302,7 @@ class Ledger:
         """The ledger, held alone, and checked up to its last entry."""
         try:
             self._check_file()
-            with alone(self.path), connected(self.path) as database:
+            with ledger_lock(self.path), connected(self.path) as database:
                 self._catch_up(database)
                 self._compare(Anchor.load(self.anchor))
                 yield database

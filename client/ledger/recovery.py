@@ -22,7 +22,7 @@ from pathlib import Path
 from client.ledger.anchor import Anchor
 from client.ledger.balance import Balance
 from client.ledger.ledger import Ledger
-from client.ledger.store import alone, connected, files_of, write_new
+from client.ledger.store import connected, files_of, ledger_lock, write_new
 from shared.errors import LedgerError
 from shared.privacy.release import Release, ReleaseKind
 
@@ -42,7 +42,7 @@ def restore(path: Path, user_base: str, anchor: Path) -> Ledger:
             f"{anchor}: this is the anchor of '{known.user_base}', not of '{user_base}'. Set "
             "user_base or anchor back to what they were."
         )
-    with alone(path):
+    with ledger_lock(path):
         found = _whole(path, known)
         if found is not None:
             Anchor.of(found).save(anchor)
@@ -62,7 +62,7 @@ def write_off(path: Path, user_base: str, anchor: Path, reason: str) -> Ledger:
         reason: the operator's own words, for the record.
     """
     gone = Release(kind=ReleaseKind.WRITTEN_OFF, noise_multiplier=0.0, sample_rate=1.0, steps=1)
-    with alone(path):
+    with ledger_lock(path):
         _set_aside(*files_of(path), anchor)
         write_new(path, user_base, anchor, [gone], reason=reason)
     return Ledger(path, user_base, anchor)

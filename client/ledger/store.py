@@ -6,13 +6,10 @@ whoever asks. Only the bodies of old answers may go; what was sent, and when, st
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,9 @@ from client.ledger.balance import FORMAT, UNIT, Balance, What
 from shared.errors import LedgerError
 from shared.hash_chain import encoded, linked
 from shared.privacy.release import Release
+from shared.system.files import PRIVATE, folder_lock, move_durably
 
-__all__ = ["alone", "append", "connected", "entry_text", "files_of", "write_new"]
+__all__ = ["append", "connected", "entry_text", "files_of", "ledger_lock", "write_new"]
 
 PATIENCE = 60.0
 """Seconds to wait for another process that holds the ledger."""
@@ -79,33 +77,25 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def ledger_lock(path: Path) -> Iterator[None]:
     """Keeps every other process and thread from the ledger; ends with the process at the latest.
 
     Raises:
         LedgerError: another one does not let go.
     """
-    # The folder is locked: a lock file could be deleted while it is held.
-    try:
-        handle = os.open(path.parent, os.O_RDONLY)
-    except OSError as error:
-        raise LedgerError(f"{path.parent}: cannot be opened ({error.strerror}).") from error
-    end = time.monotonic() + PATIENCE
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise LedgerError(
-                        f"{path}: another process has held the ledger for {PATIENCE:g} s. "
-                        "Look for a node of this site that hangs, and end it."
-                    ) from error
-                time.sleep(0.002)
+
+    def conflict() -> LedgerError:
+        return LedgerError(
+            f"{path}: another process has held the ledger for {PATIENCE:g} s. Look for a node of "
+            "this site that hangs, and end it."
+        )
+
+    with ExitStack() as stack:
+        try:  # the folder is locked: a lock file could be deleted while it is held
+            stack.enter_context(folder_lock(path.parent, conflict, patience=PATIENCE))
+        except OSError as error:
+            raise LedgerError(f"{path.parent}: cannot be opened ({error.strerror}).") from error
         yield
-    finally:
-        os.close(handle)
 
 
 def entry_text(what: What, fields: Mapping[str, Any]) -> str:
@@ -144,13 +134,13 @@ def write_new(
     try:
         for left in files_of(new):
             left.unlink(missing_ok=True)
-        new.touch(mode=0o600, exist_ok=False)
+        new.touch(mode=PRIVATE, exist_ok=False)
         anchor.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with connected(new) as database:
             database.executescript(_SCHEMA)
             balance = _started(database, {"user_base": user_base} | notes, carried)
         Anchor.of(balance).save(anchor)
-        new.replace(path)
+        move_durably(new, path)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be made ({error.strerror}).") from error
 

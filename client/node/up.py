@@ -26,7 +26,7 @@ from client.node.processes import executor, supernode
 from client.node.prometheus import Processes
 from client.site.site import Site
 from shared.errors import SiteError
-from shared.system.files import alone
+from shared.system.files import inheritable_lock
 from shared.system.supervise import Patience, Restart, Start, keep_running
 
 __all__ = ["only_node", "run_node"]
@@ -45,13 +45,13 @@ def only_node(folder: Path) -> Iterator[int]:
         SiteError: another node of this site has it.
     """
 
-    def taken(holder: str) -> SiteError:
+    def conflict(holder: str) -> SiteError:
         return SiteError(
             f"{folder}: a node of this site is running already (process {holder}). One site has "
             "one node: end that one first."
         )
 
-    with alone(folder / LOCK, taken) as handle:
+    with inheritable_lock(folder / LOCK, conflict) as handle:
         yield handle
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shared.errors import SiteError
+from shared.system.files import UMASK, create_atomically, write_atomically
 
 __all__ = ["make_key", "others_may", "public_file", "public_key"]
 
@@ -34,8 +35,8 @@ def make_key(file: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     try:
-        _write_new(file, text, 0o600)
-        public_file(file).write_text(_line(key) + "\n", encoding="ascii")
+        create_atomically(file, text)
+        write_atomically(public_file(file), f"{_line(key)}\n".encode(), mode=UMASK)
     except OSError as error:
         raise SiteError(f"{file}: the key cannot be written ({error.strerror}).") from error
 
@@ -81,11 +82,3 @@ def others_may(file: Path) -> str:
 
 def _line(key: ec.EllipticCurvePrivateKey) -> str:
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def _write_new(file: Path, content: bytes, mode: int) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(handle)

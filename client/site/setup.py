@@ -18,6 +18,7 @@ from client.site.site import FILE, Site
 from client.site.template import site_toml
 from shared.config import Value
 from shared.errors import SiteError
+from shared.system.files import move_durably, write_atomically
 
 __all__ = ["PATHS", "NewSite", "make_site", "new_file"]
 
@@ -104,13 +105,7 @@ def _check(text: str) -> None:
 
 def _fill(file: Path, text: str) -> Site:
     new = file.with_name(FILE + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(
-        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
+    write_atomically(new, text.encode())
     site = Site.load(new)
     if not site.key_file.exists():
         make_key(site.key_file)
@@ -119,7 +114,7 @@ def _fill(file: Path, text: str) -> Site:
         site.open_ledger()
     else:
         site.create_ledger()
-    new.replace(file)
+    move_durably(new, file)
     return site
 
 

@@ -17,9 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from server.service.certificates import write_private
 from server.settings import Settings
 from shared.errors import ServerError
+from shared.system.files import write_atomically
 
 __all__ = ["Flower", "FlowerRun", "FlowerState", "environment", "program"]
 
@@ -178,7 +178,7 @@ class Flower:
             f"root-certificates = {json.dumps(str(settings.internal_authority))}\n"
         ).encode()
         if not file.exists() or file.read_bytes() != text:
-            write_private(file, text)
+            write_atomically(file, text)
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -14,6 +14,7 @@ from server.state.audit_log import AuditEvent, AuditLog
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import Outcome, ServerError
+from shared.system.files import move_durably
 
 __all__ = ["CARD", "publish"]
 
@@ -43,7 +44,7 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
     shutil.copytree(run.out / _MODEL, new / _MODEL)
     catalogue.save(new / _CATALOGUE)
     (new / CARD).write_text(card(published), encoding="utf-8")
-    new.replace(out)
+    move_durably(new, out)
     AuditLog(settings.path(AUDIT)).record(
         AuditEvent.PUBLISHED, run=run.name, bundle=run.bundle, epsilon=str(claimed(published))
     )

@@ -13,9 +13,7 @@ for as long the supervisor resumes it whenever its process ends. `Run.status` sa
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -25,17 +23,19 @@ from datetime import datetime
 from pathlib import Path
 
 from server.runs.bundle import Bundle
-from server.service.certificates import write_private
 from server.settings import Settings
 from server.state.status import RunState, RunStatus, now
 from shared.config import RunConfig, Value, flat_tables
 from shared.errors import CheckpointError, ConfigError, ServerError
+from shared.system.files import exclusive_lock, write_atomically
 
 __all__ = ["Run", "all_runs", "create_run", "find_run", "read_config"]
 
 _RECORD, _CONFIG, _APP, _OUT, _LOCK = "run.json", "config.toml", "app", "out", "run.lock"
 _OLD_STATES = {"wanted": "running"}
 """Words of records before release 0.2."""
+_PATIENCE = 600.0
+"""Seconds to wait for another command; submitting a run to Flower can take minutes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -85,10 +85,19 @@ class Run:
 
     @contextmanager
     def exclusive(self) -> Iterator[Run]:
-        """Keep other processes from changing the run; give the run as it stands on disk."""
-        handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(handle) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Keep other processes from changing the run; give the run as it stands on disk.
+
+        Raises:
+            ServerError: another one does not let go.
+        """
+
+        def conflict(holder: str) -> ServerError:
+            return ServerError(
+                f"run '{self.name}': another command (process {holder}) has been changing it for "
+                f"{_PATIENCE:g} s. End it if it hangs."
+            )
+
+        with exclusive_lock(self.folder / _LOCK, conflict, patience=_PATIENCE):
             yield _read(self.folder)
 
     @property
@@ -144,12 +153,12 @@ class Run:
     def write_config(self, *, resume: bool) -> None:
         """Write the parameters as Flower reads them."""
         flat = self.config.to_flat() | {"paths.resume": resume}
-        write_private(self.config_file, _toml(flat))
+        write_atomically(self.config_file, _toml(flat))
 
     @staticmethod
     def _save(run: Run) -> Run:
         row = {key: value for key, value in asdict(run).items() if key != "folder"}
-        write_private(run.folder / _RECORD, (json.dumps(row, indent=1) + "\n").encode())
+        write_atomically(run.folder / _RECORD, (json.dumps(row, indent=1) + "\n").encode())
         return run
 
 
@@ -198,7 +207,7 @@ def create_run(settings: Settings, name: str, flat: Mapping[str, Value], bundle:
         raise ServerError(
             f"there is a run '{name}' already: sotto-server resume {name}, or --name another."
         ) from None
-    write_private(folder / _CONFIG, _toml(config.to_flat()))
+    write_atomically(folder / _CONFIG, _toml(config.to_flat()))
     bundle.unpack(folder / _APP)
     run = Run(
         name=name,

@@ -8,7 +8,6 @@ but what this coordinator signs. Server certificates carry `subjectAltName` and
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shared.errors import ServerError
+from shared.system.files import UMASK, write_atomically
 
 __all__ = [
     "AUTHORITY_DAYS",
@@ -35,7 +35,6 @@ __all__ = [
     "days_left",
     "fingerprint",
     "names_of",
-    "write_private",
 ]
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 397
@@ -70,8 +69,9 @@ class Authority:
             .add_extension(_usage(signs=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         )
-        write_private(self.key, _pem(key))
-        self.certificate.write_bytes(builder.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM))
+        write_atomically(self.key, _pem(key))
+        signed = builder.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM)
+        write_atomically(self.certificate, signed, mode=UMASK)
 
     def sign(self, names: Sequence[str], certificate: Path, key: Path) -> None:
         """Makes a server's key and certificate; what was there is replaced.
@@ -102,8 +102,8 @@ class Authority:
             )
         )
         signed = builder.sign(signer, hashes.SHA384())
-        write_private(key, _pem(made))
-        certificate.write_bytes(signed.public_bytes(Encoding.PEM))
+        write_atomically(key, _pem(made))
+        write_atomically(certificate, signed.public_bytes(Encoding.PEM), mode=UMASK)
 
     def _loaded(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         try:
@@ -169,17 +169,6 @@ def check_pair(certificate: Path, key: Path) -> None:
         raise ServerError(f"{key}: not a private key in PEM form without a passphrase.") from None
     if private.public_key() != found.public_key():
         raise ServerError(f"{certificate} and {key} do not belong together: name the pair.")
-
-
-def write_private(file: Path, content: bytes) -> None:
-    """Writes a file that only its owner may open, in one step."""
-    new = file.with_name(f".{file.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.replace(file)
 
 
 def _read(certificate: Path) -> x509.Certificate:

@@ -8,10 +8,8 @@ in the audit log. The file is replaced in one step, under a lock.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -27,13 +25,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from server.service.certificates import write_private
 from shared.errors import ServerError
+from shared.system.files import exclusive_lock, write_atomically
 
 __all__ = ["FILE", "Member", "Registry", "State", "read_key"]
 
 FILE, _LOCK = "partners.json", "partners.lock"
 _LONGEST_NAME = 100
+_PATIENCE = 60.0
+"""Seconds to wait for another command that changes the record."""
 
 
 class State(StrEnum):
@@ -156,12 +156,17 @@ class Registry:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Member]]:
-        with os.fdopen(os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600), "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        def conflict(holder: str) -> ServerError:
+            return ServerError(
+                f"{self._file}: another command (process {holder}) has been changing it for "
+                f"{_PATIENCE:g} s. End it if it hangs."
+            )
+
+        with exclusive_lock(self._lock, conflict, patience=_PATIENCE):
             partners = self._read()
             yield partners
             rows = [asdict(partner) for partner in partners.values()]
-            write_private(self._file, (json.dumps(rows, indent=1) + "\n").encode())
+            write_atomically(self._file, (json.dumps(rows, indent=1) + "\n").encode())
 
     def _read(self) -> dict[str, Member]:
         try:

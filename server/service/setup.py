@@ -10,12 +10,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.service.certificates import Authority, check_pair, names_of, write_private
+from server.service.certificates import Authority, check_pair, names_of
 from server.settings import FILE, Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
 from shared.errors import ServerError
 from shared.system.address import Address
+from shared.system.files import write_atomically
 
 __all__ = ["NewServer", "OwnCertificate", "make_server", "new_folder", "renew"]
 
@@ -122,11 +123,11 @@ def make_server(folder: Path, new: NewServer) -> Settings:
         if new.own is None:
             names = dict.fromkeys((address.host, *new.names))
             authority.sign([*names], folder / "server.crt", folder / "server.key")
-        write_private(folder / "executor.secret", secrets.token_hex(32).encode())
+        write_atomically(folder / "executor.secret", secrets.token_hex(32).encode())
         (folder / "flower").mkdir(mode=0o700)
         (folder / "runs").mkdir(mode=0o700)
         AuditLog(folder / AUDIT).record(AuditEvent.INITIALISED, address=new.address)
-        write_private(folder / FILE, text.encode())
+        write_atomically(folder / FILE, text.encode())
     except OSError as error:
         raise ServerError(
             f"{folder}: cannot be set up ({error}). Check the path and disk."

@@ -29,7 +29,7 @@ from server.service.certificates import days_left
 from server.service.listeners import bound
 from server.settings import Settings
 from shared.errors import ServerError
-from shared.system.files import alone
+from shared.system.files import inheritable_lock
 from shared.system.supervise import Patience, Program, Restart, Start, keep_running
 
 __all__ = ["check", "is_ready", "keep_up", "only_server", "programs", "until_ready"]
@@ -101,12 +101,12 @@ def only_server(folder: Path) -> Iterator[int]:
         ServerError: another `sotto-server up` has it.
     """
 
-    def taken(holder: str) -> ServerError:
+    def conflict(holder: str) -> ServerError:
         return ServerError(
             f"{folder}: a coordinator is up already (process {holder}): end that one first."
         )
 
-    with alone(folder / _LOCK, taken) as handle:
+    with inheritable_lock(folder / _LOCK, conflict) as handle:
         yield handle
 
 

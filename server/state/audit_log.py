@@ -11,11 +11,9 @@ What the chain cannot show is that its last lines were cut off: whoever must be 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import IO, Any
 
 from shared.errors import AuditError
 from shared.hash_chain import START, encoded, linked
+from shared.system.files import append_durably, open_locked
 
 __all__ = ["FILE", "AuditEvent", "AuditLog"]
 
@@ -77,11 +76,12 @@ class AuditLog:
             AuditError: it cannot be written, or the last line is not one of this log.
         """
         try:
-            with _alone(self._path) as file:
+            with open_locked(self._path) as file:
                 number, head = _last(file, self._path)
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 entry = fields | {"n": number + 1, "event": str(event), "at": at}
-                _append(file, _line(entry, linked(head, encoded(entry))))
+                line = _line(entry, linked(head, encoded(entry)))
+                append_durably(file, line, end=_end_of_last_line(file))
         except OSError as error:
             raise AuditError(
                 f"{self._path} cannot be written ({error.strerror}): make room or mend its "
@@ -134,31 +134,7 @@ class AuditLog:
             raise AuditError(f"{self._path} cannot be read ({error.strerror}).") from error
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(handle, "r+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def _append(file: IO[bytes], line: bytes) -> None:
-    """Writes after the last whole line; a disk that fills up leaves what was there."""
-    end = _whole(file)
-    file.truncate(end)
-    file.seek(end)
-    try:
-        while line:  # a disk that is nearly full takes a part, and refuses the next one
-            line = line[file.write(line) :]
-        os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            file.truncate(end)
-        raise
-
-
-def _whole(file: IO[bytes]) -> int:
+def _end_of_last_line(file: IO[bytes]) -> int:
     """Where the last whole line ends."""
     end = file.seek(0, os.SEEK_END)
     while end:
@@ -173,7 +149,7 @@ def _whole(file: IO[bytes]) -> int:
 
 def _last(file: IO[bytes], path: Path) -> tuple[int, bytes]:
     """Number and hash of the last whole line."""
-    end = _whole(file)
+    end = _end_of_last_line(file)
     if not end:
         return 0, START
     text, start = b"", end - 1

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from server.state.run_lock import replace_file
 from shared.errors import CheckpointError
 from shared.messages import Weights
+from shared.system.files import UMASK, write_atomically
 
 __all__ = ["Checkpoint", "State"]
 
@@ -75,7 +75,8 @@ class Checkpoint:
         arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         metadata = {_METADATA: json.dumps({name: getattr(self, name) for name in _FIELDS})}
         try:
-            replace_file(folder / _FILE, save(arrays, metadata=metadata))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / _FILE, save(arrays, metadata=metadata), mode=UMASK)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of round {self.round} cannot be written to {folder} "

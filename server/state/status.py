@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from server.state.run_lock import at_work, replace_file
+from server.state.run_lock import is_at_work
 from shared.errors import CheckpointError, Outcome
+from shared.system.files import UMASK, write_atomically
 
 __all__ = ["FAULT", "Organisation", "RunState", "RunStatus", "now"]
 
@@ -151,7 +152,8 @@ class RunStatus:
             OSError: it cannot be written; the old one is as it was.
         """
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        replace_file(folder / _FILE, text.encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _FILE, text.encode(), mode=UMASK)
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -167,7 +169,7 @@ class RunStatus:
         """
         file = folder / _FILE
         # Before the file is read: what a coordinator writes last, it writes while at work.
-        active = at_work(folder)
+        active = is_at_work(folder)
         try:
             fields = json.loads(file.read_bytes())
             parts = {name: Organisation(**part) for name, part in fields["organisations"].items()}

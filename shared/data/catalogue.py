@@ -23,8 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from shared.data.feature_source import FeatureSource
-from shared.data.tables import column_names, read_text, replacing, require_column
+from shared.data.tables import column_names, read_text, require_column
 from shared.errors import DataError
+from shared.system.files import atomic_replacement
 
 __all__ = ["Catalogue", "ItemColumns", "items_from_table", "read_items"]
 
@@ -122,9 +123,9 @@ class Catalogue:
             metadata = {"fingerprint": self.fingerprint}
             if self.source is not None:
                 metadata[_SOURCE] = self.source.to_text()
-            with replacing(features) as temporary:
+            with atomic_replacement(features) as temporary:
                 save_file({"features": self.features.contiguous()}, temporary, metadata=metadata)
-        with replacing(folder / ITEMS_FILE) as temporary:
+        with atomic_replacement(folder / ITEMS_FILE) as temporary:
             pq.write_table(self._table(), temporary)
         if self.features is None:
             features.unlink(missing_ok=True)

@@ -34,8 +34,9 @@ import pyarrow.parquet as pq
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, offsets_of
 from shared.data.interactions import Batch, collect
-from shared.data.tables import FileTable, Table, replacing, require_column
+from shared.data.tables import FileTable, Table, require_column
 from shared.errors import ConfigError, DataError
+from shared.system.files import atomic_replacement
 
 __all__ = ["Columns", "histories_from_tables", "read_histories", "write_interactions"]
 
@@ -177,5 +178,5 @@ def write_interactions(histories: Histories, catalogue: Catalogue, path: Path | 
         "item_id": ids.take(pa.array(histories.items - 1)),
         "position": pa.array(positions, pa.int64()),
     }
-    with replacing(Path(path)) as temporary:
+    with atomic_replacement(Path(path)) as temporary:
         pq.write_table(pa.table(columns), temporary)

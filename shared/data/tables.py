@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -45,7 +44,6 @@ __all__ = [
     "column_names",
     "connect",
     "read_text",
-    "replacing",
     "require_column",
 ]
 
@@ -314,14 +312,3 @@ def connect() -> duckdb.DuckDBPyConnection:
 def _literally(path: Path) -> str:
     """Escape `path`, so that DuckDB does not read it as a pattern for several files."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,73 +1,364 @@
-"""A file that one process holds at a time.
+"""Locks and durable writes. No other module locks a file, syncs one or replaces one.
 
-The lock is the system's own (flock): it ends with the last process that has the file open, however
-that ends, and nothing is left to tidy up.
+| to                                                    | use                            |
+|-------------------------------------------------------|--------------------------------|
+| let one process at a time do something                | `exclusive_lock`               |
+| hold a lock until this process and its children ended | `inheritable_lock`             |
+| lock a folder, without a lock file that can be lost   | `folder_lock`                  |
+| append to a file in turns                             | `open_locked`, `append_durably`|
+| see whether a process holds a lock                    | `is_locked`                    |
+| replace a file in one step                            | `write_atomically`             |
+| create a file in one step, never replacing one        | `create_atomically`            |
+| replace a file that a library writes                  | `atomic_replacement`           |
+| move a finished file or folder to its place           | `move_durably`                 |
+| test a file system for all of the above               | `locks_exclude`                |
+
+All locks are the system's (flock): the system frees them when the last process that has the file
+open ends, in whatever way it ends.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from shared.errors import SottoError
 
-__all__ = ["alone", "in_use"]
+__all__ = [
+    "PRIVATE",
+    "UMASK",
+    "append_durably",
+    "atomic_replacement",
+    "create_atomically",
+    "exclusive_lock",
+    "folder_lock",
+    "inheritable_lock",
+    "is_locked",
+    "locks_exclude",
+    "move_durably",
+    "open_locked",
+    "write_atomically",
+]
 
-_TRIES, _BETWEEN = 5, 0.05
-"""`in_use` holds a free lock for an instant, which must not look like another process's work."""
+PRIVATE, UMASK = 0o600, 0o666
+"""Permissions of new files: the owner's alone, or what the process's umask leaves."""
+_GRACE, _BETWEEN = 0.2, 0.05
+"""Seconds. `is_locked` holds a free lock for an instant, which must not count as a conflict."""
+
+Conflict = Callable[[str], SottoError]
+"""Makes the error for a lock that is taken, from the process number of its holder."""
+
+
+# --- locks -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def alone(file: Path, taken: Callable[[str], SottoError]) -> Iterator[int]:
-    """Holds `file`; gives its descriptor, so that children can hold it too.
+def exclusive_lock(
+    file: Path, on_conflict: Conflict, *, patience: float = _GRACE
+) -> Iterator[None]:
+    """Hold a lock file that no other process or thread holds. Children do not inherit it.
 
     Args:
-        file: made where it is not there yet.
-        taken: makes the error for where another process holds it, from that one's number.
+        file: created if it does not exist, with its folder; it stays.
+        on_conflict: makes the error if another holder has it.
+        patience: seconds to wait for that holder.
 
     Raises:
-        SottoError: what `taken` made.
+        SottoError: what `on_conflict` made.
+        OSError: the file cannot be opened, or its file system has no locks.
+    """
+    # Imported late: a ClientApp's process takes no such lock, and must start fast.
+    from filelock import FileLock, Timeout  # noqa: PLC0415
+
+    lock = FileLock(
+        file,
+        timeout=patience,
+        mode=PRIVATE,
+        poll_interval=_BETWEEN,
+        fallback_to_soft=False,  # a lock that outlives its holder would have to be removed by hand
+        on_acquired=_write_holder,
+    )
+    try:
+        lock.acquire()
+    except Timeout:
+        raise on_conflict(_holder_of(file)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def inheritable_lock(file: Path, on_conflict: Conflict) -> Iterator[int]:
+    """Hold a lock file and yield its descriptor; a child that inherits it holds the lock, too.
+
+    The descriptor is closed at the end, never unlocked: that would free the children's lock, too.
+
+    Args:
+        file: created if it does not exist; it stays.
+        on_conflict: makes the error if another process has it.
+
+    Raises:
+        SottoError: what `on_conflict` made.
         OSError: the file cannot be opened.
     """
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE)
     try:
-        if not _held(handle):
-            raise taken(os.read(handle, 20).decode("ascii", "replace").strip() or "unknown")
-        with suppress(OSError):  # a full disk: the number is for people
-            os.ftruncate(handle, 0)
-            os.write(handle, f"{os.getpid()}\n".encode())
+        if not _wait_for_flock(handle, _GRACE, _BETWEEN):
+            raise on_conflict(_holder_of(file))
+        _write_holder(handle)
         yield handle
     finally:
         os.close(handle)
 
 
-def in_use(file: Path) -> bool:
-    """Whether a process holds `file`."""
+@contextmanager
+def folder_lock(
+    folder: Path, on_conflict: Callable[[], SottoError], *, patience: float
+) -> Iterator[None]:
+    """Hold a lock on the folder itself, which nobody can delete while it holds files.
+
+    Args:
+        folder: must exist.
+        on_conflict: makes the error if another process or thread has it.
+        patience: seconds to wait for that one.
+
+    Raises:
+        SottoError: what `on_conflict` made.
+        OSError: the folder cannot be opened.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _wait_for_flock(handle, patience, between=0.002):
+            raise on_conflict()
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def open_locked(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read and append; wait while another process has it open this way.
+
+    Args:
+        file: created if it does not exist, for its owner alone, and its folder too.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not file.exists()
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE)
+    with os.fdopen(handle, "r+b", buffering=0) as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        if is_new:
+            _sync(file.parent)
+        yield opened
+
+
+def is_locked(file: Path) -> bool:
+    """Return whether a process holds the lock file `file`."""
     try:
         handle = os.open(file, os.O_RDWR)
     except OSError:
         return False
     try:
-        return not _locked(handle)
+        return not _try_flock(handle)
     finally:
         os.close(handle)
 
 
-def _held(handle: int) -> bool:
-    for _ in range(_TRIES - 1):
-        if _locked(handle):
-            return True
-        time.sleep(_BETWEEN)
-    return _locked(handle)
+def locks_exclude(folder: Path) -> bool:
+    """Return whether a lock on a file in `folder` keeps out a second holder.
+
+    Raises:
+        OSError: no file can be written, synced and locked there.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as first:
+        first.write(b"sotto")
+        first.flush()
+        os.fsync(first.fileno())
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with Path(first.name).open("rb") as second:
+            return not _try_flock(second.fileno())
 
 
-def _locked(handle: int) -> bool:
+def _wait_for_flock(handle: int, patience: float, between: float) -> bool:
+    end = time.monotonic() + patience
+    while not _try_flock(handle):
+        if time.monotonic() > end:
+            return False
+        time.sleep(between)
+    return True
+
+
+def _try_flock(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _write_holder(handle: int) -> None:
+    with suppress(OSError):  # a full disk: the number is only shown
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def _holder_of(file: Path) -> str:
+    with suppress(OSError), file.open("rb") as opened:
+        return opened.read(20).decode("ascii", "replace").strip() or "unknown"
+    return "unknown"
+
+
+# --- writes ------------------------------------------------------------------------------------
+
+
+def write_atomically(
+    file: Path, content: bytes, *, mode: int = PRIVATE, keep_owner: bool = False
+) -> None:
+    """Replace a file durably in one step. A crash leaves the old content or the new, never a part.
+
+    What a killed process left of an earlier attempt is removed first, for it takes room.
+
+    Args:
+        file: need not exist; its folder must.
+        content: all of it.
+        mode: its permissions, less the umask.
+        keep_owner: whether a file that root replaces stays its owner's.
+
+    Raises:
+        OSError: it cannot be written; `file` is as it was.
+    """
+    _remove_leftovers(file)
+    with _written_beside(file, content, mode) as new:
+        if keep_owner and os.geteuid() == 0 and file.exists():
+            status = file.stat()
+            os.chown(new, status.st_uid, status.st_gid)
+        new.replace(file)
+    _sync(file.parent)
+
+
+def create_atomically(file: Path, content: bytes, *, mode: int = PRIVATE) -> None:
+    """Create a file durably in one step.
+
+    Raises:
+        FileExistsError: there is one, which stays as it is.
+        OSError: it cannot be written; there is none.
+    """
+    with _written_beside(file, content, mode) as new:
+        os.link(new, file)  # the one step that fails where the name is taken
+        new.unlink()
+    _sync(file.parent)
+
+
+@contextmanager
+def atomic_replacement(file: Path) -> Iterator[Path]:
+    """Yield a path beside `file` for a library to write; it replaces `file` if the block succeeds.
+
+    Raises:
+        OSError: it cannot be synced or moved; `file` is as it was.
+    """
+    new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield new
+        _sync(new)
+        move_durably(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def move_durably(new: Path, target: Path) -> None:
+    """Move a file or a folder to its place in the same folder; a file there is replaced.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    new.replace(target)
+    _sync(target.parent)
+
+
+def append_durably(file: IO[bytes], content: bytes, *, end: int) -> None:
+    """Cut a file after `end` bytes and append; on failure leave those bytes alone.
+
+    Args:
+        file: unbuffered, as `open_locked` yields it.
+        content: on disk when this returns.
+        end: how many bytes stay.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.truncate(end)
+    file.seek(end)
+    try:
+        while content:  # a disk that is nearly full takes a part, and refuses the next one
+            content = content[file.write(content) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
+
+
+@contextmanager
+def _written_beside(file: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """Yield a new, synced file beside `file`, and remove it where it was not moved away."""
+    new, handle = _open_beside(file, mode)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(handle)
+            yield new
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _open_beside(file: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside `file`, locked so that `_remove_leftovers` takes it for one in use."""
+    while True:
+        new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+        handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with suppress(OSError):  # a file system without locks keeps its leftovers
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return new, handle
+        os.close(handle)  # removed as a leftover before it was locked
+
+
+def _remove_leftovers(file: Path) -> None:
+    """Remove the temporary files of `file` whose writers were killed."""
+    with suppress(OSError):  # a folder that may be entered and not listed
+        for leftover in file.parent.iterdir():
+            if leftover.name.startswith(f".{file.name}.") and leftover.name.endswith(".new"):
+                with suppress(OSError):  # another user's, or just moved to its place
+                    _remove_unlocked(leftover)
+
+
+def _remove_unlocked(file: Path) -> None:
+    # Whoever may write to the folder may have put a pipe or a link there.
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if _try_flock(handle):
+            file.unlink()
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    """Sync a file, or a folder: what files it holds, by which names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import resource
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from shared.data.histories import LeaveOneOut
 from shared.evaluation.exposure import arp, exposure, gini
 from shared.evaluation.ranking import Ranking
 from shared.privacy.release import Release
+from shared.system.files import UMASK, write_atomically
 from simulations.datasets.load import Dataset
 
 __all__ = [
@@ -137,6 +137,6 @@ def versions() -> dict[str, str]:
 
 def write(folder: Path, result: Mapping[str, Any], name: str = FILE) -> Path:
     """Writes result.json, or a file of another name, whole or not at all."""
-    file, temporary = folder / name, folder / f".{name}.{os.getpid()}"
-    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return temporary.replace(file)
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / name, text.encode(), mode=UMASK)
+    return folder / name

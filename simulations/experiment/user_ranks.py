@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shared.data.tables import replacing
 from shared.evaluation.ranking import Ranking
+from shared.system.files import atomic_replacement
 from simulations.datasets.groups import Groups
 
 __all__ = ["EVALUATION", "TestUsers", "write_evaluation"]
@@ -100,7 +100,7 @@ def write_evaluation(folder: Path, users: TestUsers, rankings: Mapping[str, Rank
         for model, ranking in rankings.items()
     ]
     file = folder / EVALUATION
-    with replacing(file) as temporary:
+    with atomic_replacement(file) as temporary:
         pq.write_table(pa.concat_tables(parts), temporary)
     return file
 

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from shared.data.tables import replacing
 from shared.errors import ReportError
 from shared.system.command_line import messages, write_json
+from shared.system.files import atomic_replacement
 from simulations.experiment.results import FILE
 from simulations.report.figures.canvas import write_files
 from simulations.report.page import Chapter, Page, commands_of, facts_of, rendered
@@ -92,7 +92,7 @@ def report(
     page = _page(path, audits, detail)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
+        with atomic_replacement(out) as temporary:
             temporary.write_text(rendered(page), encoding="utf-8")
         if figures is None:
             return Written(out, ())

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError, ConfigError
+from shared.system.files import UMASK, exclusive_lock, write_atomically
 from simulations.experiment import results
 from simulations.experiment.simulate import SETTINGS
 from simulations.sweep.plan import Asked, Keep, Plan, PlannedRun
@@ -76,9 +76,7 @@ class SweepFolder:
         for name in ("runs", "logs", "settings"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if not self.plan_file.exists():
-            temporary = self.path / f".{PLAN}"
-            temporary.write_text(plan.to_toml(), encoding="utf-8")
-            temporary.replace(self.plan_file)
+            write_atomically(self.plan_file, plan.to_toml().encode(), mode=UMASK)
 
     def job(self, run: PlannedRun) -> Job:
         """The `sotto-lab simulate` that begins the run, or goes on with it."""
@@ -121,14 +119,14 @@ class SweepFolder:
             ConfigError: one does.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(
-                    f"the sweep in {self.path} is being run by another process: wait for it, or "
-                    "end it first."
-                ) from error
+
+        def conflict(holder: str) -> ConfigError:
+            return ConfigError(
+                f"the sweep in {self.path} is being run by another process ({holder}): wait for "
+                "it, or end it first."
+            )
+
+        with exclusive_lock(self.path / LOCK, conflict):
             yield
 
 

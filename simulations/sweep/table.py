@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.config import Value, flatten
+from shared.system.files import atomic_replacement
 from simulations.sweep.plan import PlannedRun
 
 __all__ = ["Cell", "Outcome", "cells", "rows", "write_table"]
@@ -118,9 +119,11 @@ def write_table(outcomes: Sequence[Outcome], folder: Path) -> Path:
     found = rows(outcomes)
     names = list(dict.fromkeys(name for row in found for name in row))
     columns = {name: [row.get(name) for row in found] for name in names}
-    file, temporary = folder / FILE, folder / f".{FILE}"
-    pq.write_table(pa.table({name: _column(values) for name, values in columns.items()}), temporary)
-    return temporary.replace(file)
+    with atomic_replacement(folder / FILE) as temporary:
+        pq.write_table(
+            pa.table({name: _column(values) for name, values in columns.items()}), temporary
+        )
+    return folder / FILE
 
 
 def _column(values: list[Any]) -> pa.Array:

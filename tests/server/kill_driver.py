@@ -22,7 +22,6 @@ from typing import Any
 import client.app
 import server.app
 import server.state.checkpoint
-import server.state.run_lock
 from client.site.site import Site
 from server.rounds.participants import Participants
 from server.rounds.round import Round
@@ -33,6 +32,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
 from shared.models.attention import AttentionRecommender
+from shared.system.files import write_atomically
 from simulations.experiment.federation import InProcessGrid, sites_in
 
 Arm = Callable[[], None]
@@ -79,16 +79,15 @@ def torn() -> None:
     """Dies with half of the second round's checkpoint written."""
     left = 3
 
-    def half(file: Path, content: bytes) -> None:
+    def half(file: Path, content: bytes, **options: Any) -> None:  # noqa: ANN401
         nonlocal left
         left -= file.name.startswith("checkpoint")
         if left == 0 and file.name.startswith("checkpoint"):
-            file.with_name(f"{file.name}.new").write_bytes(content[: len(content) // 2])
+            file.with_name(f".{file.name}.0.new").write_bytes(content[: len(content) // 2])
             die()
-        whole(file, content)
+        write_atomically(file, content, **options)
 
-    whole = server.state.run_lock.replace_file
-    server.state.checkpoint.replace_file = half  # type: ignore[attr-defined]
+    vars(server.state.checkpoint)["write_atomically"] = half
 
 
 # The checkpoint is written once before the first round, and once after each.

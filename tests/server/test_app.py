@@ -21,7 +21,6 @@ from client.site.site import Site
 from server.app import MODEL, Observer, coordinate, make_app, model_with
 from server.noise_plan import plan_noise, popularity_share
 from server.state.checkpoint import Checkpoint
-from server.state.run_lock import replace_file
 from server.state.status import RunState, RunStatus
 from shared.config import (
     ItemRepresentation,
@@ -45,6 +44,7 @@ from shared.messages import (
     refusal_reply,
 )
 from shared.models.attention import AttentionRecommender
+from shared.system.files import write_atomically
 from tests.conftest import DESCRIBED, ITEMS
 
 if TYPE_CHECKING:
@@ -366,17 +366,17 @@ def test_a_full_disk_loses_no_round_and_costs_nobody_anything(
     two: Make, config: RunConfig, through: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second round's checkpoint does not fit."""
-    federation, whole, saved = two(config), replace_file, 0
+    federation, saved = two(config), 0
 
-    def full(file: Path, content: bytes) -> None:
+    def full(file: Path, content: bytes, *, mode: int) -> None:
         nonlocal saved
         saved += 1
         if saved == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        whole(file, content)
+        write_atomically(file, content, mode=mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr("server.state.checkpoint.replace_file", full)
+        patch.setattr("server.state.checkpoint.write_atomically", full)
         with pytest.raises(
             CheckpointError, match=r"round 2 cannot be written .*No space left .* one before is wh"
         ):

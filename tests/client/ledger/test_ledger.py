@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -542,7 +543,7 @@ def test_a_ledger_from_before_an_entry_that_the_anchor_never_saw_is_as_good(
     """Nobody acted on the entry: the charge raised, so nothing was computed from it."""
     shutil.copy(file, tmp_path / "older")
     with monkeypatch.context() as patch:
-        patch.setattr(client.ledger.anchor, "_write_durably", lambda *_: Path("/").write_bytes(b""))
+        patch.setattr("os.fsync", lambda _: Path("/").write_bytes(b""))
         with pytest.raises(LedgerError, match="cannot be written"):
             charge(ledger, entry(1))
     shutil.copy(tmp_path / "older", file)
@@ -554,13 +555,13 @@ def test_the_anchor_is_written_whole_or_not_at_all(
 ) -> None:
     charge(ledger, entry(1))
 
-    def half(file: Path, content: bytes) -> None:
-        file.write_bytes(content[: len(content) // 2])
+    def half(handle: int) -> None:
+        os.ftruncate(handle, os.fstat(handle).st_size // 2)
         raise OSError(28, "No space left on device")
 
     before = anchor.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(client.ledger.anchor, "_write_durably", half)
+        patch.setattr("os.fsync", half)
         with pytest.raises(LedgerError, match="No space left"):
             charge(ledger, entry(2))
         with pytest.raises(LedgerError, match="No space left"):
@@ -930,7 +931,7 @@ def test_a_ledger_that_another_process_holds_is_waited_for_and_then_an_error(
 ) -> None:
     monkeypatch.setattr(client.ledger.store, "PATIENCE", 0.05)
     with (
-        client.ledger.store.alone(file),
+        client.ledger.store.ledger_lock(file),
         pytest.raises(LedgerError, match="has held the ledger for"),
     ):
         ledger.releases()

@@ -12,7 +12,7 @@ from server.rounds.participants import Partner
 from server.rounds.round import RoundReport, Verdict
 from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog
-from server.state.run_lock import alone_in, at_work, replace_file
+from server.state.run_lock import coordinator_lock, is_at_work
 from server.state.status import RunState, RunStatus
 from shared.config import PrivacyConfig, RunConfig, TrainingConfig
 from shared.errors import AuditError, CheckpointError, Outcome, QuorumError
@@ -44,7 +44,7 @@ def report(number: int, beta: Outcome = Outcome.VALID, late: tuple[str, ...] = (
 
 @contextmanager
 def reported(folder: Path, run: str = "r1", finished_rounds: int = 0) -> Iterator[RunReporter]:
-    with alone_in(folder):
+    with coordinator_lock(folder):
         reporter = RunReporter(folder, CONFIG, run=run, finished_rounds=finished_rounds)
         with reporter.report_run():
             reporter.partner_changed(ALPHA)
@@ -142,11 +142,11 @@ def test_another_run_begins_anew(tmp_path: Path) -> None:
 def test_a_status_that_cannot_be_written_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with reported(tmp_path) as reporter:
-        monkeypatch.setattr("server.state.status.replace_file", full)
+        monkeypatch.setattr("server.state.status.write_atomically", full)
         reporter.round_finished(report(1), {})
     assert "the status cannot be written (No space left on device)" in caplog.text
 
@@ -187,30 +187,15 @@ def test_the_status_is_plain_json(tmp_path: Path) -> None:
 
 
 def test_a_folder_takes_one_coordinator(tmp_path: Path) -> None:
-    assert not at_work(tmp_path)
-    with alone_in(tmp_path):
-        assert at_work(tmp_path)
+    assert not is_at_work(tmp_path)
+    with coordinator_lock(tmp_path):
+        assert is_at_work(tmp_path)
         with (
             pytest.raises(CheckpointError, match=r"another coordinator .* is at work"),
-            alone_in(tmp_path),
+            coordinator_lock(tmp_path),
         ):
             pass
-        assert at_work(tmp_path)
-    assert not at_work(tmp_path)
-    with alone_in(tmp_path):
+        assert is_at_work(tmp_path)
+    assert not is_at_work(tmp_path)
+    with coordinator_lock(tmp_path):
         pass
-
-
-def test_a_file_that_cannot_be_replaced_is_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "f"
-    replace_file(file, b"old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        replace_file(file, b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("f", b"old")]

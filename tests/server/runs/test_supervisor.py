@@ -16,7 +16,7 @@ from server.runs.supervisor import ATTEMPTS, RunSupervisor, start
 from server.service.setup import NewServer, make_server
 from server.settings import Settings
 from server.state.audit_log import AuditEvent, AuditLog
-from server.state.run_lock import alone_in
+from server.state.run_lock import coordinator_lock
 from server.state.status import RunState, RunStatus, now
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError, ServerError
@@ -108,7 +108,7 @@ def tells(run: Run, state: RunState, *, rounds: int = 0, reason: str = "") -> No
 def test_a_run_at_work_is_left_alone(
     run: Run, look: Callable[[], Run], flower: StandIn, state: RunState
 ) -> None:
-    with alone_in(run.out):
+    with coordinator_lock(run.out):
         tells(run, state)
         assert look() == run
     assert flower.started == 1

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from server.service.prometheus import application
-from server.state.run_lock import alone_in
+from server.state.run_lock import coordinator_lock
 from server.state.status import Organisation, RunState, RunStatus
 from shared.errors import Outcome
 
@@ -112,7 +112,7 @@ def test_every_figure_of_the_status_is_there(tmp_path: Path) -> None:
 def test_it_is_ready_when_nobody_is_needed(tmp_path: Path) -> None:
     replace(STATUS, state=RunState.RUNNING, reason="").save(tmp_path)
     asked = client([tmp_path], superlink=True)
-    with alone_in(tmp_path):
+    with coordinator_lock(tmp_path):
         assert asked.get("/readyz").json() == {"status": "ok", "problems": []}
     answer = asked.get("/readyz")  # the coordinator is gone, and could say nothing
     assert answer.status_code == 503

@@ -15,7 +15,7 @@ from server.runs.run import Run, find_run
 from server.settings import Settings
 from server.state.audit_log import AuditLog
 from server.state.checkpoint import Checkpoint
-from server.state.run_lock import alone_in
+from server.state.run_lock import coordinator_lock
 from server.state.status import Organisation, RunState, RunStatus
 
 STORED = Path(__file__).parent / "stored"
@@ -55,7 +55,7 @@ def test_a_checkpoint_opens_without_its_counters(folder: Path) -> None:
 
 
 def test_a_status_opens(folder: Path) -> None:
-    with alone_in(folder):
+    with coordinator_lock(folder):
         status = RunStatus.load(folder)
     assert (status.state, status.round, status.rounds) == (RunState.RUNNING, 1, 3)
     assert status.organisations["beta"] == Organisation(

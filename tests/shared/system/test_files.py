@@ -1,85 +1,521 @@
-"""One holder at a time, and none left behind."""
+"""Locks have one holder and none that is dead; writes are whole, durable, and leave nothing."""
 
 from __future__ import annotations
 
+import ast
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared.errors import SottoError
-from shared.system.files import alone, in_use
+from shared.system.files import (
+    UMASK,
+    append_durably,
+    atomic_replacement,
+    create_atomically,
+    exclusive_lock,
+    folder_lock,
+    inheritable_lock,
+    is_locked,
+    locks_exclude,
+    move_durably,
+    open_locked,
+    write_atomically,
+)
 from tests.shared.system.test_supervise import ROOT, until
+from tests.test_layering import MODULES, TREES, imports
 
+VARIABLES = os.environ | {"PYTHONPATH": str(ROOT)}
 HOLD = """
 import sys, time
 from pathlib import Path
 from shared.errors import SottoError
-from shared.system.files import alone
-with alone(Path(sys.argv[1]), SottoError):
+from shared.system.files import {lock}
+with {lock}(Path(sys.argv[1]), SottoError):
     Path(sys.argv[1] + ".held").touch()
     time.sleep(60)
 """
+Lock = Callable[[Path, Callable[[str], SottoError]], AbstractContextManager[Any]]
+both_locks = pytest.mark.parametrize("lock", [exclusive_lock, inheritable_lock])
 
 
-def busy(holder: str) -> SottoError:
+def conflict(holder: str) -> SottoError:
     return SottoError(f"held by {holder}")
 
 
-def test_a_second_one_is_told_who_holds_it(tmp_path: Path) -> None:
+def full(_: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+# --- locks -------------------------------------------------------------------------------------
+
+
+@both_locks
+def test_a_second_holder_learns_who_the_first_one_is(tmp_path: Path, lock: Lock) -> None:
     file = tmp_path / "lock"
-    assert not in_use(file)
-    with alone(file, busy):
-        assert in_use(file)
-        with pytest.raises(SottoError, match=f"held by {os.getpid()}"), alone(file, busy):
-            pytest.fail("two at once")
-        assert in_use(file), "the second one's failure frees nothing"
-    assert not in_use(file)
-    with alone(file, busy):
-        assert in_use(file)
+    assert not is_locked(file)
+    with lock(file, conflict):
+        assert is_locked(file)
+        for other in (exclusive_lock, inheritable_lock):
+            with (
+                pytest.raises(SottoError, match=f"held by {os.getpid()}$"),
+                other(file, conflict),
+            ):
+                pytest.fail("two at once")
+        assert is_locked(file), "the second one's failure frees nothing"
+    assert not is_locked(file)
+    with lock(file, conflict):
+        assert is_locked(file)
 
 
-def test_it_is_its_owners_alone(tmp_path: Path) -> None:
-    with alone(tmp_path / "lock", busy):
+@both_locks
+def test_a_lock_file_is_its_owners_alone(tmp_path: Path, lock: Lock) -> None:
+    with lock(tmp_path / "lock", conflict):
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_holder_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "lock"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file)], env=os.environ | {"PYTHONPATH": str(ROOT)}
-    ) as holder:
+@both_locks
+def test_a_holder_that_is_killed_leaves_nothing(tmp_path: Path, lock: Lock) -> None:
+    file, script = tmp_path / "lock", HOLD.format(lock=lock.__name__)
+    with subprocess.Popen([sys.executable, "-c", script, str(file)], env=VARIABLES) as holder:
         until((tmp_path / "lock.held").exists)
-        with pytest.raises(SottoError, match=f"held by {holder.pid}"), alone(file, busy):
+        with (
+            pytest.raises(SottoError, match=f"held by {holder.pid}"),
+            lock(file, conflict),
+        ):
             pytest.fail("two at once")
         holder.send_signal(signal.SIGKILL)
-    with alone(file, busy):
-        assert in_use(file)
+    with lock(file, conflict):
+        assert is_locked(file)
 
 
-def test_whoever_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
+@both_locks
+def test_an_error_within_frees_the_lock_and_passes_on(tmp_path: Path, lock: Lock) -> None:
+    with pytest.raises(ZeroDivisionError), lock(tmp_path / "lock", conflict):
+        _ = 1 / 0
+    assert not is_locked(tmp_path / "lock")
+
+
+@both_locks
+def test_looking_keeps_nobody_out(tmp_path: Path, lock: Lock) -> None:
     """Looking takes the lock for an instant, for the system offers no other way to look."""
     file, enough = tmp_path / "lock", threading.Event()
 
-    def looking() -> None:
+    def look() -> None:
         while not enough.wait(0.0005):
-            in_use(file)
+            is_locked(file)
 
-    looker = threading.Thread(target=looking)
+    looker = threading.Thread(target=look)
     looker.start()
     try:
-        for _ in range(300):
-            with alone(file, busy):
+        for _ in range(100):
+            with lock(file, conflict):
                 assert file.read_text() == f"{os.getpid()}\n"
     finally:
         enough.set()
         looker.join()
 
 
-def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), alone(tmp_path / "no" / "lock", busy):
+@both_locks
+def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path: Path, lock: Lock) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"), lock(tmp_path / "file" / "lock", conflict):
         pytest.fail("it holds nothing")
+
+
+def test_a_child_holds_an_inherited_lock_after_its_parent_let_go(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with inheritable_lock(file, conflict) as handle:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=(handle,))
+    try:
+        assert is_locked(file)
+    finally:
+        child.kill()
+        child.wait()
+    assert not is_locked(file)
+
+
+def test_a_child_does_not_inherit_an_exclusive_lock(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with exclusive_lock(file, conflict):
+        child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert not is_locked(file)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_patient_one_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    file, held = tmp_path / "lock", threading.Event()
+
+    def hold() -> None:
+        with exclusive_lock(file, conflict):
+            held.set()
+            time.sleep(0.5)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    with exclusive_lock(file, conflict, patience=30):
+        assert is_locked(file)
+    holder.join()
+
+
+def test_threads_take_turns_by_a_folders_lock(tmp_path: Path) -> None:
+    """It counts in steps that would lose some without a lock."""
+    count = 0
+
+    def add() -> None:
+        nonlocal count
+        for _ in range(50):
+            with folder_lock(tmp_path, SottoError, patience=60):
+                before = count
+                time.sleep(0)
+                count = before + 1
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count == 200
+
+
+def test_a_folders_lock_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
+    def busy() -> SottoError:
+        return SottoError("busy")
+
+    with (
+        folder_lock(tmp_path, busy, patience=0),
+        pytest.raises(SottoError, match="busy"),
+        folder_lock(tmp_path, busy, patience=0.05),
+    ):
+        pytest.fail("two at once")
+    with folder_lock(tmp_path, busy, patience=0):
+        assert names(tmp_path) == [], "it takes no file"
+    with pytest.raises(FileNotFoundError), folder_lock(tmp_path / "no", busy, patience=0):
+        pytest.fail("it holds nothing")
+
+
+def test_a_file_system_whose_locks_do_not_hold_is_told_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert locks_exclude(tmp_path)
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    assert not locks_exclude(tmp_path)
+    assert names(tmp_path) == []
+
+
+# --- writes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_has_the_permissions_that_were_asked_for(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "private", b"1")
+        create_atomically(tmp_path / "key", b"2")
+        write_atomically(tmp_path / "shown", b"3", mode=UMASK)
+        write_atomically(tmp_path / "read", b"4", mode=0o444)
+        (tmp_path / "open").touch(0o666)
+        write_atomically(tmp_path / "open", b"5")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    shown, read = 0o666 & ~mask, 0o444 & ~mask
+    assert modes == {
+        "private": 0o600,
+        "key": 0o600,
+        "shown": shown,
+        "read": read,
+        "open": 0o600,
+    }
+
+
+def test_a_temporary_file_is_never_wider_open_than_the_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    def look(_: int) -> None:
+        modes.extend(file.stat().st_mode & 0o777 for file in tmp_path.iterdir())
+
+    monkeypatch.setattr("os.fsync", look)
+    write_atomically(tmp_path / "file", b"secret")
+    assert set(modes) == {0o600}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_leaves_a_file_its_owners_where_asked(tmp_path: Path) -> None:
+    for name in ("kept", "taken"):
+        (tmp_path / name).touch()
+        os.chown(tmp_path / name, 1234, 1235)
+    write_atomically(tmp_path / "kept", b"1", keep_owner=True)
+    write_atomically(tmp_path / "taken", b"1")
+    write_atomically(tmp_path / "new", b"1", keep_owner=True)
+    owners = {file.name: (file.stat().st_uid, file.stat().st_gid) for file in tmp_path.iterdir()}
+    assert owners == {"kept": (1234, 1235), "taken": (0, 0), "new": (0, 0)}
+
+
+def test_a_file_that_exists_is_never_created(tmp_path: Path) -> None:
+    create_atomically(tmp_path / "key", b"first")
+    with pytest.raises(FileExistsError):
+        create_atomically(tmp_path / "key", b"second")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError):
+        create_atomically(tmp_path / "dangling", b"through a link")
+    assert (tmp_path / "key").read_bytes() == b"first"
+    assert names(tmp_path) == ["dangling", "key"]
+
+
+Write = Callable[[Path], None]
+
+
+def replaced(file: Path) -> None:
+    with atomic_replacement(file) as new:
+        new.write_bytes(b"new")
+
+
+WRITES: dict[str, Write] = {
+    "write_atomically": lambda file: write_atomically(file, b"new"),
+    "atomic_replacement": replaced,
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_content_is_synced_before_it_takes_its_place_and_the_folder_after(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, move = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        done.append("folder" if os.path.isdir(f"/dev/fd/{handle}") else "file")  # noqa: PTH112
+        sync(handle)
+
+    def moved(self: Path, target: Path) -> Path:
+        done.append("move")
+        return move(self, target)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr(Path, "replace", moved)
+    write(tmp_path / "file")
+    assert done == ["file", "move", "folder"]
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("fault", ["sync", "move", "interrupt"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, write: Write, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if fault == "sync":
+            patch.setattr("os.fsync", full)
+        else:
+            patch.setattr(Path, "replace", full if fault == "move" else interrupt)
+        with pytest.raises((OSError, KeyboardInterrupt, TypeError)):
+            write(file)
+    assert names(tmp_path) == ["file"]
+    assert file.read_bytes() == b"old"
+    write(file)
+    assert file.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_block_that_fails_replaces_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+
+    def write() -> None:
+        with atomic_replacement(file) as new:
+            new.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert (names(tmp_path), file.read_bytes()) == (["file"], b"old")
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_write_changes_nothing(tmp_path: Path) -> None:
+    """The system itself cuts the write short: no file of this process may pass 100 bytes."""
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from shared.system.files import *
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+folder = Path(sys.argv[1])
+
+def append():
+    with open_locked(folder / "log") as file:
+        append_durably(file, b"x" * 200, end=4)
+
+for act in (
+    lambda: write_atomically(folder / "file", b"x" * 200),
+    lambda: create_atomically(folder / "key", b"x" * 200),
+    append,
+):
+    try:
+        act()
+    except OSError:
+        pass
+    else:
+        sys.exit("it was written")
+"""
+    for name in ("file", "log"):
+        (tmp_path / name).write_bytes(b"old\n")
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=VARIABLES, check=True)
+    assert names(tmp_path) == ["file", "log"]
+    assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"old\n"}
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_process_killed_at_any_call_leaves_old_or_new_content(tmp_path: Path) -> None:
+    driver = Path(__file__).with_name("crash_driver.py")
+    done = subprocess.run(
+        [sys.executable, str(driver), str(tmp_path)],
+        env=VARIABLES,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    calls = {line for line in done.stdout.splitlines() if not line.startswith("{")}
+    assert {"fsync", "link", "open", "unlink", "close", "flock"} <= calls
+    assert {"replace", "rename"} & calls
+    assert {report["operation"] for report in reports if report["finished"]} == {
+        "write",
+        "first write",
+        "create",
+        "replacement",
+        "append",
+    }
+    whole = {
+        "write": ("old", "new"),
+        "first write": (None, "new"),
+        "create": (None, "new"),
+        "replacement": ("old", "new"),
+        "append": ("old", "old+new"),
+    }
+    for report in reports:
+        before, after = whole[report["operation"]]
+        assert report["after_kill"].get("file") in (before, after), report
+        if report["finished"]:
+            assert report["after_kill"] == {"file": after}, report
+        assert report["after_retry"]["file"] == after, report
+        if report["operation"] in ("write", "first write"):
+            assert report["after_retry"] == {"file": after}, "leftovers take room"
+
+
+def test_two_processes_that_write_at_once_never_mix(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from shared.system.files import write_atomically
+for _ in range(100):
+    write_atomically(Path(sys.argv[1]), sys.argv[2].encode() * 50000)
+"""
+    file = tmp_path / "file"
+    write_atomically(file, b"a" * 50000)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, str(file), letter], env=VARIABLES)
+        for letter in "ab"
+    ]
+    while any(writer.poll() is None for writer in writers):
+        content = file.read_bytes()
+        assert content in (b"a" * 50000, b"b" * 50000)
+    assert [writer.wait() for writer in writers] == [0, 0], "neither takes the other's for left"
+    assert names(tmp_path) == ["file"]
+
+
+def test_leftovers_are_removed_and_what_only_looks_like_one_stays(tmp_path: Path) -> None:
+    for name in (".file.0badf00d.new", ".file.x.new", ".other.0badf00d.new", "file.new", ".file.1"):
+        (tmp_path / name).write_bytes(b"half")
+    os.mkfifo(tmp_path / ".file.pipe.new")  # opening it to read would wait for a writer
+    (tmp_path / ".file.link.new").symlink_to(tmp_path / "file.new")
+    write_atomically(tmp_path / "file", b"new")
+    kept = {".other.0badf00d.new", "file.new", ".file.1", ".file.link.new", "file"}
+    assert set(names(tmp_path)) - {".file.pipe.new"} == kept
+
+
+def test_a_file_system_without_locks_is_written_to_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    (tmp_path / ".file.0.new").write_bytes(b"half")
+    write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    with pytest.raises(OSError, match="not implemented"), exclusive_lock(tmp_path / "l", conflict):
+        pytest.fail("a lock that cannot be held")
+
+
+def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+    for write in WRITES.values():
+        with pytest.raises(FileNotFoundError):
+            write(tmp_path / "no" / "file")
+
+
+def test_a_folder_is_moved_too(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").touch()
+    move_durably(tmp_path / "new", tmp_path / "there")
+    assert (names(tmp_path), names(tmp_path / "there")) == (["there"], ["file"])
+
+
+def test_an_append_that_fails_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "folder" / "log"
+    with open_locked(file) as opened:
+        append_durably(opened, b"one\n", end=0)
+    monkeypatch.setattr("os.fsync", full)
+    with open_locked(file) as opened, pytest.raises(OSError, match="No space"):
+        append_durably(opened, b"two\n", end=4)
+    assert file.read_bytes() == b"one\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+# --- one place ---------------------------------------------------------------------------------
+
+
+def test_no_other_module_locks_syncs_or_replaces_a_file() -> None:
+    """A benchmark measures what one fsync costs."""
+
+    def does(node: ast.AST) -> bool:
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            return False
+        moves = node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+        return moves or ast.unparse(node.func) in ("os.fsync", "os.replace", "tempfile.mkstemp")
+
+    elsewhere = {
+        name
+        for name, path in MODULES.items()
+        if any(module in ("fcntl", "filelock") for module, _ in imports(path))
+        or any(does(node) for node in ast.walk(TREES[path]))
+    }
+    assert elsewhere - {"shared.system.files"} <= {"simulations.benchmarks.ledger"}
