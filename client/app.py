@@ -24,7 +24,10 @@ from client.compute.trainer import LocalPlan, train
 from client.guard import Computation, Guard
 from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note
-from client.site.site import Ask, Site, locate, simulated_node
+from client.site.locate import locate
+from client.site.policy import Ask
+from client.site.simulated import simulated_node
+from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import Refusal, Refused, WireError

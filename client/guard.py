@@ -15,14 +15,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from client.ledger.ledger import Entry, Ledger
-from client.site.site import Ask, Site
-from shared.config import flatten
+from client.site.policy import Ask
+from client.site.site import Site
 from shared.errors import Refusal, Refused, WireError
 from shared.hash_chain import encoded
 from shared.messages import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
+from shared.sections import flatten
 
 __all__ = ["Computation", "Guard"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
-from shared.config import flat_tables, parse_sections
 from shared.errors import ConfigError, ServerError
+from shared.sections import flat_tables, parse_sections, section
 from shared.system.address import Address
 
 __all__ = ["FILE", "Listen", "Settings", "Tls"]
@@ -15,7 +15,7 @@ __all__ = ["FILE", "Listen", "Settings", "Tls"]
 FILE = "server.toml"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("listen")
 class Listen:
     """The [listen] table: host:port each.
 
@@ -31,7 +31,7 @@ class Listen:
     superlink: str = "127.0.0.1:9091"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("tls")
 class Tls:
     """The [tls] table: files of the public listener, relative to server.toml.
 
@@ -47,7 +47,7 @@ class Tls:
     authority: str = "ca.crt"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section()
 class Settings:
     """All of server.toml; paths are relative to the file.
 

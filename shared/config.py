@@ -1,30 +1,43 @@
-"""A run's parameters, read from the flat `section.key` form that Flower's run config has.
+"""A run's settings, in sections; Flower's run config has them in the flat form `section.key`.
 
-Frozen, keyword-only, validated when built; an unknown key is refused. What decides privacy
-(`privacy.epsilon`, `privacy.delta`) has no default.
+What decides privacy (`privacy.epsilon`, `privacy.delta`) has no default.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import hashlib
 import json
+import math
 import sys
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Annotated
 
 from shared.errors import ConfigError
+from shared.sections import (
+    Choice,
+    ListOf,
+    NonNegativeInt,
+    NonNegativeNumber,
+    OptionalOf,
+    PositiveInt,
+    PositiveNumber,
+    Require,
+    ShareAboveZero,
+    ShareBelowOne,
+    Value,
+    flatten,
+    parse_sections,
+    section,
+)
 
 __all__ = [
     "Aggregation",
     "Decay",
     "ItemRepresentation",
+    "LocalTraining",
     "ModelConfig",
     "Optimiser",
     "PathsConfig",
@@ -34,16 +47,9 @@ __all__ = [
     "StrategyName",
     "Trained",
     "TrainingConfig",
-    "Value",
     "WarmStartConfig",
     "Weighting",
-    "flat_tables",
-    "flatten",
-    "parse_sections",
 ]
-
-Value = int | float | bool | str
-"""What a Flower run config can hold."""
 
 
 class ItemRepresentation(StrEnum):
@@ -110,7 +116,11 @@ class Weighting(StrEnum):
     POPULATION = "population"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def _ascend(ids: tuple[int, ...]) -> bool:
+    return all(0 < a < b for a, b in pairwise((*ids, sys.maxsize)))
+
+
+@section("model")
 class ModelConfig:
     """The recommender's shape.
 
@@ -130,27 +140,20 @@ class ModelConfig:
         trained: "scores" trains how states score features, and offsets; "all" every weight.
     """
 
-    items: ItemRepresentation = ItemRepresentation.FEATURES
+    items: Choice[ItemRepresentation] = ItemRepresentation.FEATURES
     tied: bool = True
     item_bias: bool = True
-    feature_size: int = 256
-    own_items: tuple[int, ...] = ()
-    hidden_size: int = 0
-    layers: int = 1
-    heads: int = 1
-    recency: float = 0.75
-    max_length: int = 50
-    dropout: float = 0.0
-    trained: Trained = Trained.SCORES
+    feature_size: PositiveInt = 256
+    own_items: Annotated[ListOf[int], Require(_ascend, "give internal ids, ascending")] = ()
+    hidden_size: NonNegativeInt = 0
+    layers: PositiveInt = 1
+    heads: PositiveInt = 1
+    recency: ShareAboveZero = 0.75
+    max_length: PositiveInt = 50
+    dropout: ShareBelowOne = 0.0
+    trained: Choice[Trained] = Trained.SCORES
 
     def __post_init__(self) -> None:
-        _at_least_one(
-            "model",
-            feature_size=self.feature_size,
-            layers=self.layers,
-            heads=self.heads,
-            max_length=self.max_length,
-        )
         _require(
             self.items.uses_features or self.hidden_size != 0,
             "model.hidden_size = 0 is as wide as the features, and model.items = 'ids' has none: "
@@ -162,22 +165,9 @@ class ModelConfig:
             "are to be learned: choose 'all'.",
         )
         _require(
-            self.hidden_size >= 0, f"model.hidden_size = {self.hidden_size}: choose a number >= 0."
-        )
-        _require(
             self.width % self.heads == 0,
             f"model.hidden_size = {self.width} is not a multiple of model.heads = "
             f"{self.heads}: choose a multiple.",
-        )
-        _require(
-            0 < self.recency <= 1, f"model.recency = {self.recency}: choose a number in (0, 1]."
-        )
-        _require(
-            all(0 < a < b for a, b in pairwise((*self.own_items, sys.maxsize))),
-            f"model.own_items = {self.own_items}: give internal ids, ascending.",
-        )
-        _require(
-            0 <= self.dropout < 1, f"model.dropout = {self.dropout}: choose a number in [0, 1)."
         )
 
     @property
@@ -191,7 +181,7 @@ class ModelConfig:
         return self.hidden_size or self.described
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("warm_start")
 class WarmStartConfig:
     """What training begins with, see `server.warm_start.warm_start`; needs items with features.
 
@@ -205,64 +195,50 @@ class WarmStartConfig:
             states of public users: none without public interactions, and no privacy is spent.
     """
 
-    share: float = 0.7
-    own_items: int = 200
-    steps: int = 8
-
-    def __post_init__(self) -> None:
-        _require(
-            0 <= self.share < 1, f"warm_start.share = {self.share}: choose a number in [0, 1)."
-        )
-        _require(
-            self.own_items >= 0,
-            f"warm_start.own_items = {self.own_items}: choose a whole number >= 0.",
-        )
-        _require(self.steps >= 0, f"warm_start.steps = {self.steps}: choose a whole number >= 0.")
+    share: ShareBelowOne = 0.7
+    own_items: NonNegativeInt = 200
+    steps: NonNegativeInt = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingConfig:
-    """What every site is asked to do in a round.
+@section("training")
+class LocalTraining:
+    """How a site takes its steps: public constants that the coordinator chooses.
+
+    Declared once: a run's settings (`TrainingConfig`), the request that carries them to a partner
+    (`shared.messages.TrainRequest`) and what the partner's trainer takes
+    (`client.compute.trainer.LocalPlan`) extend it.
 
     Attributes:
-        rounds: how many rounds, >= 0; 0 leaves it at the warm start.
-        local_steps: steps a site takes in a round, >= 1.
+        local_steps: noised steps a site takes in a round, >= 1.
         sample_rate: chance of each user to be in a step, in (0, 1].
-        clip_norm: bound on one user's gradient norm, > 0.
-        optimiser: "sgd" or "adam", fresh in each round.
-        learning_rate: of the local optimiser in the first round, > 0.
-        decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
-        weight_decay: >= 0, outside the loss.
+        clip_norm: bound C on one user's gradient norm, > 0; ignored without noise.
+        optimiser: local update rule, "sgd" or "adam", fresh in each round.
+        learning_rate: of the local optimiser, > 0; a run's is that of its first round.
+        weight_decay: decoupled from the loss, >= 0.
         candidates: items drawn for each user in a step, among which its next ones are ranked; 0
             ranks them among the whole catalogue.
     """
 
-    rounds: int = 0
-    local_steps: int = 1
-    sample_rate: float = 1.0
-    clip_norm: float = 1.0
-    optimiser: Optimiser = Optimiser.SGD
-    learning_rate: float = 1.0
-    decay: Decay = Decay.CONSTANT
-    weight_decay: float = 0.0
-    candidates: int = 0
+    local_steps: PositiveInt = 1
+    sample_rate: ShareAboveZero = 1.0
+    clip_norm: PositiveNumber = 1.0
+    optimiser: Choice[Optimiser] = Optimiser.SGD
+    learning_rate: PositiveNumber = 1.0
+    weight_decay: NonNegativeNumber = 0.0
+    candidates: NonNegativeInt = 0
 
-    def __post_init__(self) -> None:
-        _at_least_one("training", local_steps=self.local_steps)
-        _require(self.rounds >= 0, f"training.rounds = {self.rounds}: choose a whole number >= 0.")
-        _positive("training", clip_norm=self.clip_norm, learning_rate=self.learning_rate)
-        _require(
-            0 < self.sample_rate <= 1,
-            f"training.sample_rate = {self.sample_rate}: choose a number in (0, 1].",
-        )
-        _require(
-            0 <= self.weight_decay < float("inf"),
-            f"training.weight_decay = {self.weight_decay}: choose a number >= 0.",
-        )
-        _require(
-            self.candidates >= 0,
-            f"training.candidates = {self.candidates}: choose how many items, or 0 for all.",
-        )
+
+@section("training")
+class TrainingConfig(LocalTraining):
+    """What every site is asked to do in a round, and how often.
+
+    Attributes:
+        rounds: how many rounds, >= 0; 0 leaves it at the warm start.
+        decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
+    """
+
+    rounds: NonNegativeInt = 0
+    decay: Choice[Decay] = Decay.CONSTANT
 
     @property
     def steps(self) -> int:
@@ -281,7 +257,7 @@ class TrainingConfig:
         return self.learning_rate * (1 - (round_number - 1) / self.rounds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("privacy")
 class PrivacyConfig:
     """The claim: each organisation's run is (ε, δ)-private for each of its users.
 
@@ -290,20 +266,23 @@ class PrivacyConfig:
         delta: in (0, 1), and below 1 / population at every site.
     """
 
-    epsilon: float | None
-    delta: float
-
-    def __post_init__(self) -> None:
-        _require(
-            self.epsilon is None or 0 < self.epsilon < float("inf"),
-            f"privacy.epsilon = {self.epsilon}: choose a positive number (1 is strict, 8 is "
-            "loose), or 'none' to train without privacy.",
-        )
-        _require(
-            0 < self.delta < 1,
-            f"privacy.delta = {self.delta}: choose a number above 0 and below 1 / the smallest "
-            "organisation's users.",
-        )
+    epsilon: OptionalOf[
+        Annotated[
+            float,
+            Require(
+                lambda epsilon: 0 < epsilon < math.inf,
+                "choose a positive number (1 is strict, 8 is loose), or 'none' to train without "
+                "privacy",
+            ),
+        ]
+    ]
+    delta: Annotated[
+        float,
+        Require(
+            lambda delta: 0 < delta < 1,
+            "choose a number above 0 and below 1 / the smallest organisation's users",
+        ),
+    ]
 
     @property
     def private(self) -> bool:
@@ -311,7 +290,7 @@ class PrivacyConfig:
         return self.epsilon is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("server")
 class ServerConfig:
     """How replies become the next weights, and when a round counts.
 
@@ -336,46 +315,24 @@ class ServerConfig:
         mlflow: address of an MLflow server that the run's figures are sent to; "" sends none.
     """
 
-    strategy: StrategyName = StrategyName.FEDAVG
-    learning_rate: float = 0.03
-    momentum: float = 0.9
-    tau: float = 0.001
-    weighting: Weighting = Weighting.EQUAL
-    aggregation: Aggregation = Aggregation.MEAN
-    malicious: int = 0
-    organisations: int = 1
-    quorum: float = 0.5
-    deadline_seconds: float = 600.0
-    retries: int = 3
-    retry_seconds: float = 10.0
-    max_update_norm: float = 1e4
-    evaluate_every: int = 0
+    strategy: Choice[StrategyName] = StrategyName.FEDAVG
+    learning_rate: PositiveNumber = 0.03
+    momentum: ShareBelowOne = 0.9
+    tau: PositiveNumber = 0.001
+    weighting: Choice[Weighting] = Weighting.EQUAL
+    aggregation: Choice[Aggregation] = Aggregation.MEAN
+    malicious: NonNegativeInt = 0
+    organisations: PositiveInt = 1
+    quorum: ShareAboveZero = 0.5
+    deadline_seconds: PositiveNumber = 600.0
+    retries: NonNegativeInt = 3
+    retry_seconds: NonNegativeNumber = 10.0
+    max_update_norm: PositiveNumber = 1e4
+    evaluate_every: NonNegativeInt = 0
     mlflow: str = ""
 
-    def __post_init__(self) -> None:
-        _at_least_one("server", organisations=self.organisations)
-        _positive(
-            "server",
-            learning_rate=self.learning_rate,
-            tau=self.tau,
-            deadline_seconds=self.deadline_seconds,
-            max_update_norm=self.max_update_norm,
-        )
-        _require(
-            self.evaluate_every >= 0,
-            f"server.evaluate_every = {self.evaluate_every}: choose a whole number >= 0.",
-        )
-        _require(0 <= self.momentum < 1, f"server.momentum = {self.momentum}: choose from [0, 1).")
-        _require(0 < self.quorum <= 1, f"server.quorum = {self.quorum}: choose from (0, 1].")
-        _require(self.malicious >= 0, f"server.malicious = {self.malicious}: choose a number >= 0.")
-        _require(self.retries >= 0, f"server.retries = {self.retries}: choose a number >= 0.")
-        _require(
-            0 <= self.retry_seconds < float("inf"),
-            f"server.retry_seconds = {self.retry_seconds}: choose a number >= 0.",
-        )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("paths")
 class PathsConfig:
     """Where things lie on the machine that reads them.
 
@@ -392,7 +349,7 @@ class PathsConfig:
     sites: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section()
 class RunConfig:
     """All of a run.
 
@@ -412,10 +369,9 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"seed = {self.seed}: choose a whole number >= 0.")
         _require(
             self.privacy.private or not self.server.evaluate_every,
             f"server.evaluate_every = {self.server.evaluate_every} without privacy: a site's "
@@ -450,7 +406,7 @@ class RunConfig:
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value]) -> RunConfig:
-        """Reads `section.key` entries.
+        """Read `section.key` entries.
 
         Raises:
             ConfigError: an unknown key, a value of the wrong type or out of range, or no
@@ -459,7 +415,7 @@ class RunConfig:
         return parse_sections(cls, flat)
 
     def to_flat(self) -> dict[str, Value]:
-        """The inverse of `from_flat`."""
+        """Return the inverse of `from_flat`."""
         return flatten(self)
 
     @property
@@ -476,133 +432,8 @@ class RunConfig:
 
 _FREE = ("deadline_seconds", "mlflow", "quorum", "retries", "retry_seconds")
 """What may be changed of the server's part when a run is resumed."""
-T = TypeVar("T")
-
-
-def parse_sections(cls: type[T], flat: Mapping[str, Value]) -> T:
-    """Builds the dataclass `cls`, whose fields may be dataclasses, from `section.key` entries.
-
-    Raises:
-        ConfigError: an unknown key, a missing one without default, or a value that does not fit.
-    """
-    known = _keys(cls)
-    for key in flat:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}."
-            raise ConfigError(f"unknown configuration key '{key}' = {flat[key]!r}: {hint}")
-    return _build(cls, flat, "")
-
-
-def flat_tables(tables: Mapping[str, object], prefix: str = "") -> dict[str, Value]:
-    """`section.key` entries of nested tables, as a TOML file has them.
-
-    Raises:
-        ConfigError: a value is neither a table nor a plain value.
-
-    >>> flat_tables({"seed": 1, "model": {"heads": 2}})
-    {'seed': 1, 'model.heads': 2}
-    """
-    flat: dict[str, Value] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= flat_tables(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float | bool | str):
-            flat[prefix + key] = value
-        else:
-            raise ConfigError(f"'{prefix}{key}' = {value!r}: a plain value is wanted.")
-    return flat
-
-
-def flatten(config: object) -> dict[str, Value]:
-    """`section.key` entries of a dataclass made of values and dataclasses."""
-    flat: dict[str, Value] = {}
-    for item in dataclasses.fields(typing.cast(Any, config)):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            flat |= {f"{item.name}.{key}": inner for key, inner in flatten(value).items()}
-        else:
-            flat[item.name] = "none" if value is None else _plain(value)
-    return flat
-
-
-def _plain(value: Value | tuple[Value, ...]) -> Value:
-    if isinstance(value, tuple):
-        return ",".join(str(part) for part in value)
-    return str(value) if isinstance(value, StrEnum) else value
-
-
-def _keys(cls: type) -> list[str]:
-    keys: list[str] = []
-    for name, kind in typing.get_type_hints(cls).items():
-        section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
-        inner = [f"{name}.{key}" for key in _keys(kind)] if section else []
-        keys += inner or [name]
-    return keys
-
-
-def _build(cls: type[T], flat: Mapping[str, Value], prefix: str) -> T:
-    arguments: dict[str, object] = {}
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(typing.cast(Any, cls)):
-        key, kind = prefix + item.name, hints[item.name]
-        if dataclasses.is_dataclass(kind):
-            arguments[item.name] = _build(typing.cast(type, kind), flat, key + ".")
-        elif key in flat:
-            arguments[item.name] = _convert(key, flat[key], kind)
-        elif item.default is dataclasses.MISSING:
-            raise ConfigError(f"'{key}' is not set, and it has no default: state it.")
-    return cls(**arguments)
-
-
-def _convert(key: str, value: Value, kind: Any) -> object:  # noqa: ANN401 a type form
-    """The value as its field's type; a tuple is written as its parts with commas between."""
-    if typing.get_origin(kind) is tuple and isinstance(value, str):
-        inner = typing.get_args(kind)[0]
-        parts = (part.strip() for part in value.split(",") if part)
-        return tuple(_convert(key, _number(part, inner), inner) for part in parts)
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value == "none" and type(None) in options:
-        return None
-    for option in options:
-        if option is type(None):
-            continue
-        if isinstance(option, type) and issubclass(option, StrEnum):
-            if value in list(option):
-                return option(value)
-        elif option is float and type(value) in (int, float):
-            return float(value)
-        elif type(value) is option:
-            return value
-    wanted = " or ".join(_describe(option) for option in options)
-    raise ConfigError(f"{key} = {value!r} does not fit: it takes {wanted}.")
-
-
-def _number(text: str, kind: type) -> Value:
-    return int(text) if kind is int and text.isascii() and text.isdigit() else text
-
-
-def _describe(option: Any) -> str:  # noqa: ANN401 a type form
-    if option is type(None):
-        return "'none'"
-    if typing.get_origin(option) is tuple:
-        return f"a list of {_describe(typing.get_args(option)[0])}"
-    if issubclass(option, StrEnum):
-        return " or ".join(f"'{name}'" for name in option)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names[option]
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
-
-
-def _at_least_one(section: str, **values: int) -> None:
-    for name, value in values.items():
-        _require(value >= 1, f"{section}.{name} = {value}: choose a whole number >= 1.")
-
-
-def _positive(section: str, **values: float) -> None:
-    for name, value in values.items():
-        _require(0 < value < float("inf"), f"{section}.{name} = {value}: choose a number above 0.")

@@ -17,8 +17,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
-from shared.config import ModelConfig, Optimiser, flatten, parse_sections
+from shared.config import ModelConfig, Optimiser
 from shared.errors import ConfigError, Refusal, WireError
+from shared.sections import flatten, parse_sections
 
 __all__ = [
     "DESCRIBE",

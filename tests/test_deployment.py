@@ -33,9 +33,10 @@ from client.site.setup import make_site
 from server.runs.bundle import build
 from server.runs.run import read_config
 from server.state.checkpoint import Checkpoint
-from shared.config import RunConfig, Value
+from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender
+from shared.sections import Value
 from simulations.experiment.config import Engine
 from simulations.experiment.federation import run_federation
 

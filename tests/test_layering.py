@@ -158,7 +158,7 @@ def test_the_node_takes_nothing_but_its_place_from_the_run_config() -> None:
         for name, path in MODULES.items()
         if name.startswith("client.") and "run_config" in ast.dump(TREES[path])
     }
-    assert readers == {"client.app", "client.site.site"}
+    assert readers == {"client.app", "client.site.locate"}
 
 
 # --- what is public ----------------------------------------------------------------------------

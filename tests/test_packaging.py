@@ -6,7 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from shared.config import PrivacyConfig, RunConfig, flat_tables
+from shared.config import PrivacyConfig, RunConfig
+from shared.sections import flat_tables
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

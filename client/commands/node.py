@@ -19,8 +19,9 @@ from client.node.processes import supernode
 from client.node.up import only_node, run_node
 from client.site.setup import NewSite, make_site, new_file
 from client.site.site import Site
-from shared.config import ModelConfig, Value
+from shared.config import ModelConfig
 from shared.errors import SiteError
+from shared.sections import Value
 from shared.system.command_line import messages, output, write_json
 
 __all__ = ["check_command", "init_command", "up_command"]

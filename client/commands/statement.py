@@ -14,7 +14,8 @@ from datetime import datetime
 
 from client.ledger.balance import What, release_of
 from client.ledger.ledger import Ledger, Record
-from client.site.site import Policy, Site
+from client.site.policy import Policy
+from client.site.site import Site
 from shared.errors import Refusal
 from shared.privacy.accounting.accountant import MOST_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, merge

@@ -19,7 +19,7 @@ from collections.abc import Generator, Hashable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from client.data.credentials import refuse_secrets
 from client.data.databases import Database
@@ -29,11 +29,12 @@ from shared.data.histories import Histories
 from shared.data.reading import Columns, histories_from_tables
 from shared.data.tables import FileTable, Table
 from shared.errors import ConfigError, SiteError
+from shared.sections import Require, section
 
 __all__ = ["DataConfig", "Files", "Source", "open_source", "read_source"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("data")
 class DataConfig:
     """The [data] table.
 
@@ -51,7 +52,7 @@ class DataConfig:
         ConfigError: the keys do not fit together, or one holds a secret.
     """
 
-    source: str
+    source: Annotated[str, Require(str.strip, "name a file, a pattern or a URL")]
     query: str = ""
     table: str = ""
     user: str = "user_id"
@@ -62,8 +63,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         refuse_secrets({"source": self.source, "endpoint": self.endpoint}, "data.")
-        if not self.source.strip():
-            raise ConfigError("data.source = '': name a file, a pattern or a URL.")
         scheme, is_url, _ = self.source.partition("://")
         database, store = bool(is_url) and scheme != "s3", bool(is_url) and scheme == "s3"
         if database and bool(self.query) is bool(self.table):

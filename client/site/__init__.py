@@ -1,1 +1,12 @@
-"""site."""
+"""A partner's site: the folder with its site.toml, key and ledger.
+
+- `site`: site.toml as a whole, and the paths that it names.
+- `policy`, `coordinator`, `node`: its tables [policy], [coordinator] and [node].
+- `simulated`: the [lab] table, with which the lab marks its own sites.
+- `locate`: which site a node serves.
+- `template`: the site.toml that a new site begins with.
+- `setup`: creates a site: folder, key, ledger, anchor and site.toml.
+- `keys`: the node's key pair.
+
+The [data] table is `client.data.sources`.
+"""

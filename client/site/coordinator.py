@@ -12,15 +12,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 from shared.errors import ConfigError
+from shared.sections import Require, section
 from shared.system.address import PORTS, Address
 
 __all__ = ["CoordinatorConfig"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("coordinator")
 class CoordinatorConfig:
     """The [coordinator] table; its paths are relative to site.toml.
 
@@ -37,22 +38,19 @@ class CoordinatorConfig:
         ConfigError: an address or a port is none.
     """
 
-    superlink: str = ""
+    superlink: Annotated[
+        str,
+        Require(
+            lambda text: not text or Address.parse(text) is not None,
+            "give host:port, without https://, as in sotto.example:9092 or [2001:db8::1]:9092",
+        ),
+    ] = ""
     root_certificates: str = ""
     key: str = "node_key"
     flower: str = "flower"
-    local_port: int = 9094
-
-    def __post_init__(self) -> None:
-        if self.superlink and Address.parse(self.superlink) is None:
-            raise ConfigError(
-                f"coordinator.superlink = '{self.superlink}': give host:port, without https://, "
-                "as in sotto.example:9092 or [2001:db8::1]:9092."
-            )
-        if self.local_port not in PORTS:
-            raise ConfigError(
-                f"coordinator.local_port = {self.local_port}: choose a port from 1 to 65535."
-            )
+    local_port: Annotated[
+        int, Require(lambda port: port in PORTS, "choose a port from 1 to 65535")
+    ] = 9094
 
     @property
     def address(self) -> tuple[str, int]:
@@ -64,10 +62,10 @@ class CoordinatorConfig:
         Raises:
             ConfigError: none is stated.
         """
-        found = Address.parse(self.superlink)
-        if found is None:
+        address = Address.parse(self.superlink)
+        if address is None:
             raise ConfigError(
                 "'coordinator.superlink' is not set: state the address that the coordinator gave "
                 "you, as host:port."
             )
-        return found.host, found.port
+        return address.host, address.port

@@ -10,15 +10,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
-from shared.errors import ConfigError
+from shared.sections import Require, section
 from shared.system.address import Address
 
 __all__ = ["NodeConfig"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("node")
 class NodeConfig:
     """The [node] table.
 
@@ -34,14 +34,13 @@ class NodeConfig:
     """
 
     executor_user: str = ""
-    metrics: str = ""
-
-    def __post_init__(self) -> None:
-        if self.metrics and Address.parse(self.metrics) is None:
-            raise ConfigError(
-                f"node.metrics = '{self.metrics}': give host:port, as in 127.0.0.1:9464, or '' "
-                "for none."
-            )
+    metrics: Annotated[
+        str,
+        Require(
+            lambda text: not text or Address.parse(text) is not None,
+            "give host:port, as in 127.0.0.1:9464, or '' for none",
+        ),
+    ] = ""
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
@@ -50,5 +49,5 @@ class NodeConfig:
         >>> NodeConfig(metrics="127.0.0.1:9464").metrics_address
         ('127.0.0.1', 9464)
         """
-        found = Address.parse(self.metrics)
-        return None if found is None else (found.host, found.port)
+        address = Address.parse(self.metrics)
+        return None if address is None else (address.host, address.port)

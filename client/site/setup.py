@@ -16,8 +16,8 @@ from pathlib import Path
 from client.site.keys import make_key, public_file, public_key
 from client.site.site import FILE, Site
 from client.site.template import site_toml
-from shared.config import Value
 from shared.errors import SiteError
+from shared.sections import Value
 from shared.system.files import move_durably, write_atomically
 
 __all__ = ["PATHS", "NewSite", "make_site", "new_file"]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.config import Value
+from shared.sections import Value
 
 __all__ = ["KEYS", "Key", "site_toml"]
 

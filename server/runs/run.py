@@ -25,8 +25,9 @@ from pathlib import Path
 from server.runs.bundle import Bundle
 from server.settings import Settings
 from server.state.status import RunState, RunStatus, now
-from shared.config import RunConfig, Value, flat_tables
+from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError, ServerError
+from shared.sections import Value, flat_tables
 from shared.system.files import exclusive_lock, write_atomically
 
 __all__ = ["Run", "all_runs", "create_run", "find_run", "read_config"]

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from shared.config import Value
 from shared.errors import ConfigError
+from shared.sections import Value
 from shared.system.command_line import messages, output, table_of, write_json
 from simulations.calibrate.numbers import (
     STEP,

@@ -8,7 +8,7 @@ import re
 import typing
 from dataclasses import dataclass
 
-from shared.config import Value, flatten
+from shared.sections import Value, flatten
 from simulations.experiment.config import SimulationConfig
 
 __all__ = ["Setting", "settings"]
@@ -46,8 +46,10 @@ def settings(cls: type = SimulationConfig, prefix: str = "") -> list[Setting]:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    text = inspect.getdoc(cls) or ""
-    return {name: " ".join(meaning.split()) for name, meaning in _ATTRIBUTE.findall(text)}
+    """Return what the docstrings of a class, and of those it extends, say of each field."""
+    texts = [inspect.cleandoc(part.__doc__ or "") for part in reversed(cls.__mro__)]
+    found = (pair for text in texts for pair in _ATTRIBUTE.findall(text))
+    return {name: " ".join(meaning.split()) for name, meaning in found}
 
 
 def _default(item: dataclasses.Field[typing.Any]) -> Value | None:

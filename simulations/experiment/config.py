@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ from shared.config import (
     RunConfig,
     ServerConfig,
     TrainingConfig,
-    Value,
     WarmStartConfig,
-    flat_tables,
-    flatten,
-    parse_sections,
 )
 from shared.data.catalogue import ItemColumns
 from shared.data.reading import Columns
 from shared.errors import ConfigError
+from shared.sections import Choice, Value, flat_tables, flatten, parse_sections, section
 from simulations.experiment.partition import Scheme
 
 __all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]
@@ -49,7 +46,7 @@ class Split(StrEnum):
     VALIDATION = "validation"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section("lab")
 class LabConfig:
     """What a simulation adds to a run.
 
@@ -80,13 +77,13 @@ class LabConfig:
     catalogue: str = ""
     public: str = ""
     organisations: int = 4
-    partition: Scheme = Scheme.USER
+    partition: Choice[Scheme] = Scheme.USER
     concentration: float = 0.5
-    engine: Engine = Engine.INPROCESS
+    engine: Choice[Engine] = Engine.INPROCESS
     device: str = "auto"
     alone: bool = True
     cold: float = 0.0
-    split: Split = Split.TEST
+    split: Choice[Split] = Split.TEST
     user: str = ""
     item: str = ""
     time: str = ""
@@ -116,7 +113,7 @@ class LabConfig:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section()
 class SimulationConfig:
     """All of a simulation; the sections are those of `RunConfig`, and `lab`.
 

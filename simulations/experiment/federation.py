@@ -22,7 +22,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from client.ledger.ledger import Ledger
-from client.site.site import FILE, SIMULATED, Site
+from client.site.simulated import SIMULATED
+from client.site.site import FILE, Site
 from server.app import Observer, make_app
 from server.rounds.grid import PatientGrid
 from shared.config import PrivacyConfig, RunConfig

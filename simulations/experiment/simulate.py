@@ -17,12 +17,13 @@ from server.app import Observer, model_with
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from server.warm_start.public import read_public, save_public
-from shared.config import RunConfig, flatten
+from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories, LeaveOneOut, leave_one_out
 from shared.errors import CheckpointError, ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
+from shared.sections import flatten
 from simulations.datasets.load import Dataset, load
 from simulations.experiment import baselines, results
 from simulations.experiment.cold import as_new, cold_items, cold_section, without_items

@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from shared.config import Value, flatten, parse_sections
 from shared.errors import CheckpointError, ConfigError
+from shared.sections import Value, flatten, parse_sections
 from simulations.experiment.config import SimulationConfig, plain_value, read_settings
 
 __all__ = ["Asked", "Axis", "Keep", "Plan", "PlannedRun", "label", "parse_axes"]

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from server.noise_plan import planned_releases
-from shared.config import Value
 from shared.errors import SottoError
 from shared.privacy.accounting.accountant import divergences, epsilon
 from shared.privacy.accounting.renyi import epsilon_of
 from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
 from shared.privacy.release import Release
+from shared.sections import Value
 from simulations.sweep.plan import Plan
 from simulations.sweep.search import Draws, SearchPlan
 

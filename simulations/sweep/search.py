@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shared.config import Value
 from shared.errors import ConfigError, SottoError
 from shared.privacy.accounting.selection import TrialLaw, draw_trials
+from shared.sections import Value
 from simulations.experiment.config import Split, plain_value
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.plan import Plan, PlannedRun

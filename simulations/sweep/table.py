@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.config import Value, flatten
+from shared.sections import Value, flatten
 from shared.system.files import atomic_replacement
 from simulations.sweep.plan import PlannedRun
 

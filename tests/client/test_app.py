@@ -18,7 +18,6 @@ from client.app import app, load_weights
 from client.ledger.balance import What
 from client.ledger.ledger import Ledger
 from client.site.site import Site
-from shared.config import Value
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.errors import Refusal
@@ -36,6 +35,7 @@ from shared.messages import (
 )
 from shared.models.attention import build
 from shared.privacy.release import Release, ReleaseKind
+from shared.sections import Value
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -14,7 +14,8 @@ from client.guard import Computation as Computed
 from client.guard import Guard
 from client.ledger.balance import What
 from client.ledger.ledger import Ledger
-from client.site.site import Ask, Site
+from client.site.policy import Ask
+from client.site.site import Site
 from shared.config import ModelConfig, Optimiser
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused, WireError
 from shared.messages import EvaluateRequest, TrainRequest

@@ -2,6 +2,7 @@ import datetime
 import json
 import math
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -19,13 +20,11 @@ from shared.config import (
     StrategyName,
     Trained,
     TrainingConfig,
-    Value,
     WarmStartConfig,
     Weighting,
-    flat_tables,
-    flatten,
 )
 from shared.errors import ConfigError
+from shared.sections import Value, flat_tables, flatten
 
 PRIVACY = PrivacyConfig(epsilon=8.0, delta=1e-5)
 COLD = RunConfig(
@@ -345,6 +344,16 @@ def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
         "server.retry_seconds",
     )
     assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free
+
+
+def test_fingerprints_of_earlier_versions_hold() -> None:
+    """A checkpoint names the fingerprint of its run: a changed one could not be resumed."""
+    stored = json.loads(
+        Path(__file__).with_name("stored").joinpath("fingerprints.json").read_text()
+    )
+    assert len(stored) == 9
+    for run in stored:
+        assert RunConfig.from_flat(run["flat"]).fingerprint == run["fingerprint"]
 
 
 # --- tables ------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shared.config import Value, flat_tables
 from shared.errors import ReportError
 from shared.evaluation.exposure import DECILES
 from shared.privacy.release import Release, ReleaseKind
+from shared.sections import Value, flat_tables
 from simulations.datasets.groups import RESERVED
 from simulations.experiment.results import FILE
 from simulations.experiment.user_ranks import EVALUATION

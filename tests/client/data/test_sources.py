@@ -402,7 +402,7 @@ def test_the_version_of_files_changes_with_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ({"source": " "}, r"data\.source = ''"),
+        ({"source": " "}, r"data\.source = ' ': name a file"),
         ({"source": "sqlite:///a.db"}, r"data\.query = '', data\.table = '': .* one of the two"),
         ({"source": "sqlite:///a.db", "query": "q", "table": "t"}, "one of the two"),
         ({"source": "a.csv", "query": "SELECT 1"}, r"data\.query = 'SELECT 1' means nothing"),

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from client.site.keys import make_key, public_file, public_key
+from client.site.policy import Policy
 from client.site.setup import make_site
-from client.site.site import Policy, Site
+from client.site.site import Site
 from client.site.template import KEYS, site_toml
-from shared.config import flat_tables
 from shared.errors import LedgerError, SiteError
+from shared.sections import flat_tables
 
 if TYPE_CHECKING:
     from tests.client.partner import Partner

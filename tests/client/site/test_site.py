@@ -10,10 +10,13 @@ import torch
 
 from client.data.sources import DataConfig
 from client.ledger.anchor import default_anchor
-from client.site.site import Ask, LabSeed, Policy, Site, locate
-from shared.config import Value
+from client.site.locate import locate
+from client.site.policy import Ask, Policy
+from client.site.simulated import LabSeed
+from client.site.site import Site
 from shared.errors import LedgerError, SiteError
 from shared.privacy.noise import SeededRandom, SystemRandom
+from shared.sections import Value
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

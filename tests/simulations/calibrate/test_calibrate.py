@@ -15,10 +15,10 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 
 from server.noise_plan import planned_releases
-from shared.config import Value
 from shared.data.catalogue import Catalogue
 from shared.errors import AccountingError, ConfigError
 from shared.models.attention import build, trainable
+from shared.sections import Value
 from simulations.calibrate.numbers import (
     STEP,
     NoisedSum,

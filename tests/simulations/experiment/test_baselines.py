@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.config import PrivacyConfig, Value
+from shared.config import PrivacyConfig
 from shared.data.histories import Histories, leave_one_out
 from shared.evaluation.ranking import Scorer
 from shared.models.counts import Popularity
 from shared.privacy.accounting.accountant import epsilon, noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
+from shared.sections import Value
 from simulations.experiment import baselines
 from simulations.experiment.config import read_settings
 from simulations.experiment.simulate import Simulation, prepare

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import flatten
 from shared.errors import ConfigError
+from shared.sections import flatten
 from simulations.commands.settings import settings
 from simulations.experiment.config import SimulationConfig, read_settings
 

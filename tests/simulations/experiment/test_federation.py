@@ -14,9 +14,9 @@ from flwr.clientapp import ClientApp
 
 from client.site.site import Site
 from server.state.checkpoint import Checkpoint
-from shared.config import Value
 from shared.messages import DESCRIBE, DescribeReply, DescribeRequest
 from shared.privacy.noise import SeededRandom
+from shared.sections import Value
 from simulations.experiment.config import read_settings
 from simulations.experiment.federation import InProcessGrid, sites_in
 from simulations.experiment.simulate import prepare

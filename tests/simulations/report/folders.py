@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shared.config import Value
 from shared.privacy.accounting.accountant import epsilon as epsilon_of
 from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.release import Release, ReleaseKind
+from shared.sections import Value
 from simulations.experiment.config import read_settings
 
 DELTA = 1e-5

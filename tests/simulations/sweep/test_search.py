@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from server.noise_plan import planned_releases
-from shared.config import Value, flatten
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import epsilon, renyi_epsilon
 from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
+from shared.sections import Value, flatten
 from simulations.cli import main
 from simulations.commands.settings import settings
 from simulations.experiment.config import SimulationConfig, read_settings
