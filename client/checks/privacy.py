@@ -8,7 +8,7 @@ from client.checks.base import Check, Expected, Facts, Verdict, fine, odd
 from client.ledger.anchor import Anchor
 from client.ledger.balance import What
 from client.ledger.ledger import Ledger
-from shared.privacy.accounting.accountant import MOST_STEPS, epsilon, steps_for
+from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = ["CHECKS"]
@@ -58,7 +58,7 @@ def _budget(facts: Facts) -> Verdict:
         spent=spent,
     )
     rounds = sums // form.steps
-    more = "or more " if sums == MOST_STEPS else ""
+    more = "or more " if sums == MAX_STEPS else ""
     found += (
         f"; the rest buys {rounds:,} {more}rounds of {form.steps} at noise multiplier "
         f"{form.noise_multiplier:g} and sample rate {form.sample_rate:g}"

@@ -17,7 +17,7 @@ from client.ledger.ledger import Ledger, Record
 from client.site.policy import Policy
 from client.site.site import Site
 from shared.errors import Refusal
-from shared.privacy.accounting.accountant import MOST_STEPS, epsilon, steps_for
+from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, merge
 
 __all__ = ["NextRound", "Point", "RunCost", "Statement", "curve", "statement"]
@@ -199,4 +199,4 @@ def _following(charges: Sequence[Record], spent: list[Release], policy: Policy) 
         sample_rate=like.sample_rate,
         spent=spent,
     )
-    return NextRound(like=like, rounds=steps // like.steps, at_least=steps == MOST_STEPS)
+    return NextRound(like=like, rounds=steps // like.steps, at_least=steps == MAX_STEPS)

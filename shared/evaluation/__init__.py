@@ -1,1 +1,5 @@
-"""evaluation."""
+"""Evaluation of recommendations on exact data: for public benchmarks and for use at home.
+
+ranking   ranks of held-out items over the whole catalogue; HR, NDCG, MRR and coverage
+exposure  popularity bias of top-k lists: ARP, Gini index, exposure by popularity decile
+"""

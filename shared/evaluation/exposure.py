@@ -1,8 +1,8 @@
-"""Popularity bias: how much of what is shown goes to what everybody has chosen anyway.
+"""Popularity bias: how much of the exposure in top-k lists goes to popular items.
 
-All figures are of top-k lists, int64 [N, k] of item ids 1..V where 0 marks an empty place, as
-`shared.evaluation.ranking.top_items` gives them, and of what users chose before: int64 [V] of
-training events, one count an item. An empty place counts nowhere.
+The figures compare top-k lists with training data. Lists are int64 [N, k] of item ids in 1..V, or
+0 for an empty place, as `shared.evaluation.ranking.top_items` returns them. Training data is int64
+[V], the number of training events of each item. Empty places are not counted.
 
 Raises:
     ValueError: an id outside 0..V, or counts that are not [V] or below 0.
@@ -28,14 +28,14 @@ def arp(top: Tensor, counts: Ints, users: int) -> float:
     Yin, Cui, Li, Yao & Chen, "Challenging the Long Tail Recommendation", PVLDB 5(9), 2012; in
     this form Abdollahpouri, Burke & Mobasher, "Managing Popularity Bias in Recommender Systems
     with Personalized Re-ranking", FLAIRS 2019. φ(i) is the number of training events
-    with i; here it is divided by the users, so that sizes of data compare: where nobody chooses
-    an item twice, .2 says that a shown item was chosen by a fifth of all users. Users who are
-    shown nothing are left out.
+    with i. Here it is divided by the number of users, so that data of different sizes compare: if
+    no user chooses an item twice, .2 means that on average a fifth of the users chose a shown item.
+    Users with an empty list are left out.
 
     Args:
-        top: what each user is shown.
-        counts: φ.
-        users: how many users the events are of; >= 1.
+        top: each user's list, [N, k].
+        counts: φ, [V].
+        users: number of users whose events are counted; >= 1.
 
     Example:
         >>> arp(torch.tensor([[1, 2], [1, 0]]), np.array([6, 4, 0]), users=8)
@@ -49,11 +49,11 @@ def arp(top: Tensor, counts: Ints, users: int) -> float:
 
 
 def gini(top: Tensor, items: int) -> float:
-    """Return the Gini index of how often each item is shown: 0 if all alike, 1 if always one.
+    """Return the Gini index of item exposure: 0 if all items are shown equally, 1 if only one is.
 
     Shani & Gunawardana, "Evaluating Recommendation Systems", in Recommender Systems Handbook,
     2011, "item space coverage": Σ_j (2j - V - 1) p(i_j) / (V - 1), items in ascending order of the
-    share p of places that they fill. It is 0 for a catalogue of one item or no place filled.
+    share p of filled places. It is 0 for a catalogue of one item, and if no place is filled.
 
     Example:
         >>> gini(torch.tensor([[1, 2], [3, 4]]), items=4), gini(torch.tensor([[3], [3]]), items=4)
@@ -63,14 +63,14 @@ def gini(top: Tensor, items: int) -> float:
     total = shown.sum()
     if items == 1 or total == 0:
         return 0.0
-    places = 2 * np.arange(1, items + 1) - items - 1
-    return float((places * shown).sum() / (total * (items - 1)))
+    weights = 2 * np.arange(1, items + 1) - items - 1
+    return float((weights * shown).sum() / (total * (items - 1)))
 
 
 def popularity_deciles(counts: Ints) -> Ints:
-    """Return each item's tenth of the catalogue, 0 for the most popular; ties by item id.
+    """Return each item's popularity decile in 0..9, 0 for the most popular; ties by item id.
 
-    Tenths differ by one item at most where V is no multiple of ten.
+    The sizes of the deciles differ by at most one item.
 
     Example:
         >>> popularity_deciles(np.array([1, 9, 5, 5, 0])).tolist()
@@ -85,9 +85,8 @@ def popularity_deciles(counts: Ints) -> Ints:
 def exposure(top: Tensor, counts: Ints) -> list[float]:
     """Return the share of all filled places that goes to each popularity decile, [10].
 
-    The first is the most popular tenth of the catalogue. As 1 minus the sum over the head this is
-    the share of the long tail (APLT in Abdollahpouri, Burke & Mobasher 2019), every place
-    counting the same.
+    The first is the most popular decile. One minus the sum over the head deciles is the share of
+    the long tail (APLT in Abdollahpouri, Burke & Mobasher 2019), with equal weight for each place.
 
     Example:
         >>> exposure(torch.tensor([[1, 2], [1, 0]]), np.arange(10, 0, -1))[:3]
@@ -100,7 +99,7 @@ def exposure(top: Tensor, counts: Ints) -> list[float]:
 
 
 def _shown(top: Tensor, items: int) -> Ints:
-    """How often each item is shown, [V]."""
+    """Count how often each item is shown, [V]."""
     if items < 1 or (top.numel() and not 0 <= int(top.min()) <= int(top.max()) <= items):
         raise ValueError(f"top holds ids outside 0..{items}")
     return torch.bincount(top.flatten(), minlength=items + 1)[1:].numpy()

@@ -1,9 +1,9 @@
-"""How well a recommender ranks what each user chose next, over the whole catalogue.
+"""Ranking quality: how high a recommender ranks each user's next item in the whole catalogue.
 
-One target per user. Every catalogue item the user has not met competes with it: sampled negatives
-reorder models and inflate figures (Krichene & Rendle, "On Sampled Metrics for Item
-Recommendation", KDD 2020), so there are none here. These figures are exact, not private: they
-are for public benchmarks and for an organisation's own eyes.
+There is one target per user. It competes with every catalogue item that the user has not seen.
+Sampled negatives are not used: they change the order of models and inflate figures (Krichene &
+Rendle, "On Sampled Metrics for Item Recommendation", KDD 2020). The figures are exact and not
+private: they are for public benchmarks and for use inside an organisation.
 
 `hit_rate`, `ndcg` and `mrr` are means over N >= 1 users, in [0, 1]. They take 1-based ranks, int64
 [N], and a cut-off k >= 1, and raise ValueError for values or sizes below 1.
@@ -51,8 +51,8 @@ def ranks(scores: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
     ======================================  ===================================================
     case                                    outcome
     ======================================  ===================================================
-    an unseen item ties with the target     it ranks above: scoring all alike earns nothing
-    the target is itself among the seen     it stays rankable: people do choose things again
+    an unseen item ties with the target     it ranks above: equal scores earn nothing
+    the target is itself among the seen     it is still ranked: users repeat choices
     a score is -inf or +inf                 compared like any other number
     a score is NaN                          ValueError: it would compare as "never higher"
     ======================================  ===================================================
@@ -74,22 +74,22 @@ def ranks(scores: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
     """
     _check(scores, targets, seen)
     own = scores.gather(1, targets[:, None] - 1)  # [B, 1]
-    # Column 0 exists so that the padding of `seen` has somewhere harmless to point.
+    # Column 0 receives the padding of `seen`, and is never counted.
     above = torch.nn.functional.pad(scores >= own, (1, 0))  # [B, V + 1]
     above.scatter_(1, seen, value=False).scatter_(1, targets[:, None], value=True)
     return above.sum(1)
 
 
 def top_items(scores: Tensor, seen: Tensor, k: int) -> Tensor:
-    """Return what each user would be shown: their k highest-scored unseen items, best first.
+    """Return each user's k highest-scored unseen items, best first.
 
-    Equal scores come in no particular order. An item scored -inf is never shown; places that
-    nothing can fill hold 0.
+    The order of equal scores is not defined. An item with score -inf is never returned; 0 fills
+    the places for which no item is left.
 
     Args:
         scores: float [B, V] without NaN.
         seen: int64 [B, S], padded with 0.
-        k: places; in 1..V.
+        k: length of the list, in 1..V.
 
     Returns:
         int64 [B, k] of item ids.
@@ -98,14 +98,14 @@ def top_items(scores: Tensor, seen: Tensor, k: int) -> Tensor:
         >>> top_items(torch.tensor([[0.9, 0.5, 0.7]]), seen=torch.tensor([[1, 0]]), k=3)
         tensor([[3, 2, 0]])
     """
-    hidden = scores.new_zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool)
+    hidden = scores.new_zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool)  # [B, V + 1]
     hidden.scatter_(1, seen, value=True)
     best = scores.masked_fill(hidden[:, 1:], -torch.inf).topk(k)
     return (best.indices + 1).masked_fill(best.values == -torch.inf, 0)
 
 
 def hit_rate(ranks: Tensor, k: int) -> float:
-    """Return HR@k = mean of [rank <= k]; with one relevant item per user, recall@k too.
+    """Return HR@k = mean of [rank <= k]; with one relevant item per user it equals recall@k.
 
     Example:
         >>> hit_rate(torch.tensor([1, 3, 40, 11]), k=10)
@@ -145,7 +145,7 @@ def coverage(top: Tensor, items: int) -> float:
     Ge, Delgado-Battenfeld & Jannach, "Beyond Accuracy", RecSys 2010, "catalog coverage".
 
     Args:
-        top: int64 [N, k] of item ids; 0 marks an empty place.
+        top: int64 [N, k] of item ids; 0 for an empty place.
         items: V, the size of the catalogue; >= 1.
 
     Raises:
@@ -171,7 +171,7 @@ class Metrics:
         ndcg: nDCG@k.
         mrr: MRR@k.
         coverage: coverage@k.
-        users: how many users they are the mean of.
+        users: number of users in the means.
         k: the cut-off.
     """
 
@@ -195,11 +195,11 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranking:
-    """What one model did for each of N users, before any averaging.
+    """One model's results for each of N users, before averaging.
 
     Attributes:
-        ranks: int64 [N], where each user's target came; on the CPU.
-        top: int64 [N, min(k, V)], what each would be shown (see `top_items`); on the CPU.
+        ranks: int64 [N], the rank of each user's target; on the CPU.
+        top: int64 [N, min(k, V)], each user's recommendations (see `top_items`); on the CPU.
         items: V, the size of the catalogue.
         k: the cut-off.
     """
@@ -211,7 +211,7 @@ class Ranking:
 
     @classmethod
     def pooled(cls, parts: Sequence[Ranking]) -> Ranking:
-        """Join the users of several organisations, in order, so that each user counts once.
+        """Concatenate the users of several organisations, so that each user counts once.
 
         Raises:
             ValueError: no parts, or they differ in catalogue size or cut-off.
@@ -228,9 +228,9 @@ class Ranking:
         )
 
     def select(self, rows: NDArray[np.int64]) -> Ranking:
-        """Those of the users with these numbers, in this order."""
-        picked = torch.from_numpy(rows)
-        return Ranking(ranks=self.ranks[picked], top=self.top[picked], items=self.items, k=self.k)
+        """Return the results of the users with these numbers, in this order."""
+        index = torch.from_numpy(rows)
+        return Ranking(ranks=self.ranks[index], top=self.top[index], items=self.items, k=self.k)
 
     def metrics(self) -> Metrics:
         """Average over the users."""
@@ -257,17 +257,17 @@ def rank_users(
 ) -> Ranking:
     """Rank every user's target over the full catalogue.
 
-    The scorer sees the last `window` events of a user; all of the user's events leave the
-    ranking. Ranking happens on the device that the scores come back on.
+    The scorer reads the last `window` events of a user. All of the user's events are excluded from
+    the ranking. Ranks are computed on the device of the scores.
 
     Args:
-        scorer: the model; it gets CPU histories and moves them itself.
-        inputs: N histories, each up to but without its target.
+        scorer: the model; it receives histories on the CPU and moves them itself.
+        inputs: N histories, each without its target.
         targets: int64 [N], each in 1..V.
         items: V, the size of the catalogue.
-        window: T, how many events the scorer sees; >= 1.
-        k: the cut-off; >= 1, and no more than V places are filled.
-        batch_size: B, users scored at a time; >= 1.
+        window: T, number of events that the scorer reads; >= 1.
+        k: the cut-off, >= 1; a list has at most V items.
+        batch_size: B, number of users scored together; >= 1.
 
     Raises:
         ValueError: no users, not one target per user, scores that are not [B, V] or hold a NaN,
@@ -278,14 +278,14 @@ def rank_users(
         raise ValueError(f"{users} users, targets of shape {targets.shape}: one target per user")
     if min(items, window, k, batch_size) < 1:
         raise ValueError(f"{items=}, {window=}, {k=}, {batch_size=}: each must be at least 1")
-    goals, lengths = torch.tensor(targets, dtype=torch.int64), inputs.lengths
+    target_items, lengths = torch.tensor(targets, dtype=torch.int64), inputs.lengths
     parts = []
     for rows in np.array_split(np.arange(users), range(batch_size, users, batch_size)):
         scores = scorer(inputs.padded(rows, window))  # [B, V]
         if scores.shape != (len(rows), items):
             raise ValueError(f"scores {tuple(scores.shape)}: expected {(len(rows), items)}")
         seen = inputs.padded(rows, max(1, int(lengths[rows].max()))).to(scores.device)  # [B, S]
-        rank = ranks(scores, goals[rows].to(scores.device), seen)
+        rank = ranks(scores, target_items[rows].to(scores.device), seen)
         parts.append((rank.cpu(), top_items(scores, seen, min(k, items)).cpu()))
     rank_parts, top_parts = zip(*parts, strict=True)
     return Ranking(ranks=torch.cat(rank_parts), top=torch.cat(top_parts), items=items, k=k)
@@ -327,5 +327,5 @@ def _check(scores: Tensor, targets: Tensor, seen: Tensor) -> None:
 
 def _check_ids(name: str, ids: Tensor, *, low: int, high: int | None = None) -> None:
     if ids.numel() and (ids.min() < low or (high is not None and ids.max() > high)):
-        found = f"{int(ids.min())}..{int(ids.max())}"
-        raise ValueError(f"{name} in {found}: allowed is {low}..{'' if high is None else high}")
+        actual = f"{int(ids.min())}..{int(ids.max())}"
+        raise ValueError(f"{name} in {actual}: allowed is {low}..{'' if high is None else high}")

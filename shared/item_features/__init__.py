@@ -1,7 +1,7 @@
-"""Public item features: what describes an item without any user's data.
+"""Public item features: computed from the catalogue, without any user's data.
 
 tfidf           words, genres and decades as vectors, by latent semantic analysis
 encoder         text embeddings from a frozen pretrained encoder
-encoder_source  an encoder's files: found, checked and fingerprinted
-whitening       dimension reduction and scaling that both share
+encoder_source  an encoder's files: located, checked and fingerprinted
+whitening       dimension reduction and scaling, used by both
 """

@@ -1,12 +1,12 @@
-"""Public item features from a frozen text encoder: what a language model makes of the catalogue.
+"""Public item features from a frozen text encoder.
 
-Any encoder of the transformers library, in eval mode and without gradients. One vector a text
-(mean over its tokens, as in Sentence-BERT: Reimers & Gurevych 2019, arXiv:1908.10084), of length
-1, then whitened as all item features are. They depend on the public catalogue and the encoder
-alone, so they cost no privacy.
+Any encoder of the transformers library can be used, in eval mode and without gradients. Each text
+becomes one vector of length 1, by default the mean over its tokens as in Sentence-BERT (Reimers &
+Gurevych 2019, arXiv:1908.10084). The vectors are then whitened like all item features. They depend
+only on the public catalogue and the encoder, so they cost no privacy.
 
-Floating point differs between machines: features are computed once, by the coordinator, and
-handed out with the catalogue, whose fingerprint covers them.
+Floating-point results differ between machines. Therefore the coordinator computes the features
+once and distributes them with the catalogue, whose fingerprint covers them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from shared.item_features.whitening import unit_rows, whitened
 __all__ = ["TEMPLATE", "Pooling", "TextEncoder", "encoded_features", "item_text"]
 
 TEMPLATE = 1
-"""Version of `item_text`: another text makes other features."""
+"""Version of `item_text`; raise it when the text, and so the features, change."""
 _MAX_TOKENS = 256
-"""Longer texts are cut: titles and genres are far shorter."""
+"""Longer texts are truncated; titles with genres are far shorter."""
 
 
 class Pooling(StrEnum):
-    """How the states of a text's tokens become one vector.
+    """How the states of a text's tokens are combined into one vector.
 
-    MEAN averages them; CLS takes the first, for encoders that were trained that way.
+    MEAN averages them. CLS takes the first, for encoders that were trained that way.
     """
 
     MEAN = "mean"
@@ -46,7 +46,7 @@ class Pooling(StrEnum):
 
 
 def item_text(title: str, genres: Sequence[str], year: int | None) -> str:
-    """What an encoder reads of an item; empty if nothing is known.
+    """Return the text that describes an item to an encoder; "" if nothing is known.
 
     >>> item_text("Alien", ["Horror", "Sci-Fi"], 1979)
     'Alien (1979). Horror, Sci-Fi'
@@ -63,12 +63,12 @@ class TextEncoder:
     """A frozen encoder on a device.
 
     Args:
-        files: what `find_encoder` found.
-        pooling: how tokens become one vector.
+        files: the result of `find_encoder`.
+        pooling: how token states are combined.
         device: where to compute.
 
     Raises:
-        DataError: transformers cannot load it, weights are missing, or it needs its own code.
+        DataError: transformers cannot load it, weights are missing, or it needs code of its own.
     """
 
     def __init__(
@@ -91,39 +91,39 @@ class TextEncoder:
         batch_size: int = 64,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float64]:
-        """One vector a text.
+        """Return one vector per text.
 
         Args:
-            texts: N texts; equal ones get equal vectors.
-            batch_size: texts encoded at a time, >= 1.
-            progress: called with the distinct texts done and in all.
+            texts: N texts; equal texts get equal vectors.
+            batch_size: number of texts encoded together, >= 1.
+            progress: called with the numbers of distinct texts done and in total.
 
         Returns:
-            [N, D], rows of length 1; zeros for a text that is blank or has no token.
+            float64 [N, D], rows of length 1; zeros for a text that is blank or has no token.
 
         Raises:
             DataError: the encoder returns something other than finite numbers.
         """
-        # Longest first: texts of one length need little padding, and memory runs out at once.
+        # Longest first: similar lengths need little padding, and a lack of memory shows at once.
         distinct = sorted({text for text in texts if text.strip()}, key=lambda t: (-len(t), t))
-        found: dict[str, NDArray[np.float64]] = {}
+        encoded: dict[str, NDArray[np.float64]] = {}
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
-            found |= zip(batch, self._encode(batch), strict=True)
+            encoded |= zip(batch, self._encode(batch), strict=True)
             if progress is not None:
-                progress(len(found), len(distinct))
+                progress(len(encoded), len(distinct))
         zeros = np.zeros(self._width)
-        return unit_rows(np.stack([found.get(text, zeros) for text in texts]))
+        return unit_rows(np.stack([encoded.get(text, zeros) for text in texts]))
 
     @torch.inference_mode()
     def _encode(self, texts: list[str]) -> NDArray[np.float64]:
-        """[B, D], before any scaling."""
+        """Encode B texts, without scaling: [B, D]."""
         try:
             tokens = self._tokenizer(
                 texts,
                 padding=True,
                 truncation=True,
-                max_length=_longest(self._tokenizer, self._model),
+                max_length=_max_tokens(self._tokenizer, self._model),
                 return_tensors="pt",
             ).to(self._device)
             mask = tokens["attention_mask"]  # (B, T)
@@ -156,21 +156,21 @@ def encoded_features(
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """One vector an item; items whose texts mean alike things have alike vectors.
+    """Return one vector per item; items with texts of similar meaning have similar vectors.
 
     Args:
         catalogue: the public item list, V items.
-        encoder: reads `item_text` of each.
-        size: wanted directions F, >= 1; at most V - 1 or the encoder's width are informative, the
-            rest are then zero.
-        words: whether to add what `text_features` sees, exact words, genres and decades; it and
-            the encoder then have the same total variance before whitening.
-        batch_size: items encoded at a time, >= 1.
-        progress: called with the texts done and in all.
+        encoder: reads the `item_text` of each item.
+        size: number of features F, >= 1. At most min(V - 1, encoder width) are informative; the
+            remaining columns are zero.
+        words: whether to add the exact words, genres and decades that `text_features` uses. Both
+            parts then have the same total variance before whitening.
+        batch_size: number of items encoded together, >= 1.
+        progress: called with the numbers of texts done and in total.
 
     Returns:
-        float32 [V, F]; columns have mean 0, are uncorrelated, and have variance 1 (or 0), the
-        strongest direction first. An item that a part knows nothing of is taken for the average.
+        float32 [V, F]; columns are uncorrelated, with mean 0 and variance 1 (or 0), strongest
+        first. An item without a vector in one part gets that part's mean.
     """
     texts = [
         item_text(*item)
@@ -183,17 +183,17 @@ def encoded_features(
 
 
 def _balanced(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred, with a total variance of 1 / V, or of 0; a row of zeros is taken for the mean."""
-    known = vectors.any(1, keepdims=True)
-    centred = np.where(known, vectors - vectors.sum(0) / max(known.sum(), 1), 0.0)
+    """Centre and scale to a total variance of 1 / V (or 0); a row of zeros becomes the mean."""
+    described = vectors.any(1, keepdims=True)
+    centred = np.where(described, vectors - vectors.sum(0) / max(described.sum(), 1), 0.0)
     strength = np.linalg.norm(centred)
-    if strength <= 1e-6 * np.linalg.norm(vectors):  # all alike, but for rounding
+    if strength <= 1e-6 * np.linalg.norm(vectors):  # all equal, up to rounding
         return np.zeros_like(vectors)
     return np.asarray(centred / strength)
 
 
 def _load(files: EncoderFiles) -> tuple[Any, Any]:
-    """Tokenizer and model, frozen."""
+    """Load the tokenizer and the frozen model."""
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, padding_side="right", **options)
@@ -204,10 +204,10 @@ def _load(files: EncoderFiles) -> tuple[Any, Any]:
             output_loading_info=True,
             **options,
         )
-    except Exception as fault:  # whatever a damaged file makes the library raise
+    except Exception as fault:  # a damaged file can make the library raise anything
         problem = f"transformers cannot load it ({_first_line(fault)})"
         raise _unusable(files, problem) from fault
-    # A pooler is often left out; no state that is read here passes through it.
+    # A pooler's weights are often missing; the token states that are read do not use it.
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise _unusable(
@@ -220,8 +220,8 @@ def _load(files: EncoderFiles) -> tuple[Any, Any]:
     return tokenizer, model.eval().requires_grad_(False)
 
 
-def _longest(tokenizer: Any, model: Any) -> int:  # noqa: ANN401 transformers' own types
-    """Tokens that both can take; some models keep two positions for themselves."""
+def _max_tokens(tokenizer: Any, model: Any) -> int:  # noqa: ANN401 transformers' own types
+    """Return how many tokens both accept; some models reserve two positions."""
     positions = getattr(model.config, "max_position_embeddings", None) or _MAX_TOKENS + 2
     return int(min(tokenizer.model_max_length, positions - 2, _MAX_TOKENS))
 

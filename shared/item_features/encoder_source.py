@@ -1,13 +1,13 @@
-"""Which text encoder: its folder, from disk or from the Hugging Face hub, and its fingerprint.
+"""Locate a text encoder on disk or on the Hugging Face hub, check it, and fingerprint it.
 
 | what is given                                      | what happens                              |
 |----------------------------------------------------|-------------------------------------------|
-| a folder                                           | used as it is, and nothing is fetched     |
+| a folder                                           | used as it is, without a download         |
 | a hub id, owner/name or name                       | downloaded, or taken from the hub's cache |
 | a hub id that cannot be reached and is not cached  | refused, with how to get it               |
 | anything else                                      | refused                                   |
 | no config.json, no tokenizer, no weights           | refused, with what is missing             |
-| weights as pickle alone (.bin, .pt, .pth, .ckpt)   | refused: opening them can run code        |
+| weights only as pickle (.bin, .pt, .pth, .ckpt)    | refused: opening them can run code        |
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderFiles:
-    """An encoder that is on disk.
+    """An encoder's files on disk.
 
     Attributes:
-        name: the hub id, or the folder's own name.
-        folder: where its files lie.
+        name: the hub id, or the folder's name.
+        folder: where the files are.
         digest: SHA-256 in hex over the names and bytes of all files that are read.
     """
 
@@ -46,10 +46,10 @@ class EncoderFiles:
 
 
 def find_encoder(encoder: str) -> EncoderFiles:
-    """Locate an encoder, and see that it is whole.
+    """Locate an encoder, and check that it is complete.
 
     Args:
-        encoder: a folder, or a hub id; a folder of that name comes first.
+        encoder: a folder or a hub id; a folder of this name takes precedence.
 
     Raises:
         DataError: the folder is not a text encoder with safetensors weights.
@@ -75,21 +75,21 @@ def _download(encoder: str) -> Path:
         reason = str(fault).partition("\n")[0]
         raise FetchError(
             f"there is no folder '{encoder}', and the Hugging Face hub did not give a model of "
-            f"that name ({reason}). Download it where there is a network (hf download {encoder} "
+            f"that name ({reason}). Download it on a machine with a network (hf download {encoder} "
             "--local-dir FOLDER) and pass that folder."
         ) from fault
 
 
 def _check(folder: Path) -> None:
-    there = [path.name for path in folder.iterdir()]
-    if "config.json" not in there:
+    names = [path.name for path in folder.iterdir()]
+    if "config.json" not in names:
         problem = "it holds no config.json, so it is no Hugging Face model"
         remedy = "Give the folder that `save_pretrained` or `hf download` wrote."
     elif not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
         problem = f"it holds no tokenizer ({', '.join(_TOKENIZERS)})"
         remedy = "Save the model's tokenizer into the same folder."
-    elif not any(name.endswith(".safetensors") for name in there):
-        pickles = [name for name in there if name.endswith(_PICKLES)]
+    elif not any(name.endswith(".safetensors") for name in names):
+        pickles = [name for name in names if name.endswith(_PICKLES)]
         only = f", only {pickles[0]}, a pickle: opening one can run code" if pickles else ""
         problem = f"it holds no weights in a .safetensors file{only}"
         remedy = "Save it anew with save_pretrained(..., safe_serialization=True), or give another."

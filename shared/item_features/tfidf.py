@@ -1,8 +1,8 @@
-"""Public item features from catalogue text: what is known of an item before anybody chose it.
+"""Public item features from catalogue text by latent semantic analysis (Deerwester et al. 1990).
 
-Latent semantic analysis (Deerwester et al. 1990): tf-idf of the words in the title, the genres
-and the decade, reduced by a truncated SVD. Features depend on the catalogue alone, so they cost
-no privacy.
+Each item is described by tf-idf weights of its title's words, genres, pairs of genres, decade and
+five-year period, reduced by a truncated SVD. The features depend on the public catalogue only, so
+they cost no privacy.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _STOP = frozenset(("a", "an", "and", "at", "by", "for", "from", "in", "of", "on"
 
 
 def text_features(catalogue: Catalogue, size: int) -> Tensor:
-    """One vector an item; items with alike words, genres and times have alike vectors.
+    """Return one vector per item; items with similar words, genres and years have similar vectors.
 
     Args:
         catalogue: the public item list, V items.
-        size: wanted directions F, >= 1; fewer are informative in a small catalogue, the rest
-            are then zero.
+        size: number of features F, >= 1. A small catalogue has fewer informative directions; the
+            remaining columns are zero.
 
     Returns:
-        float32 [V, F]; columns have mean 0, are uncorrelated, and have variance 1 (or 0), the
-        strongest direction first.
+        float32 [V, F]; columns are uncorrelated, with mean 0 and variance 1 (or 0), strongest
+        first.
     """
     return torch.from_numpy(whitened(text_vectors(catalogue, size), size))
 
 
 def text_vectors(catalogue: Catalogue, size: int) -> NDArray[np.float64]:
-    """What `text_features` whitens: unit rows, or zeros for an item that shares no token.
+    """Return the vectors before whitening: unit rows, or zeros for an item that shares no token.
 
     Returns:
-        [V, R], R <= max(size, 1).
+        float64 [V, R], R <= max(size, 1).
     """
     counts = _tfidf(catalogue)
     rank = min(size, min(counts.shape) - 1)
@@ -53,9 +53,10 @@ def text_vectors(catalogue: Catalogue, size: int) -> NDArray[np.float64]:
         return np.zeros((len(catalogue), 1))
     # A fixed start vector and fixed signs: the same catalogue gives the same features.
     left, strength, right = svds(counts, k=rank, v0=np.ones(min(counts.shape)))
-    # Singular values are damped to their square root: unweighted, rare words would be as loud
-    # as genres; in full, genres would be all there is.
-    # Beyond the rank there is only rounding, which unit rows would blow up.
+    # Directions are weighted by the square root of their singular values: with equal weights rare
+    # words would matter as much as genres, with full weights genres would dominate everything.
+    # Directions beyond the numerical rank are rounding error, and scaling to unit rows would
+    # amplify them.
     damped = np.sqrt(np.where(strength > 1e-6 * strength.max(), strength, 0))
     return unit_rows(left * damped * signs(right))
 
@@ -71,15 +72,15 @@ def _tokens(title: str, genres: tuple[str, ...], year: int | None) -> Counter[st
 
 
 def _tfidf(catalogue: Catalogue) -> csr_matrix:
-    """Unit rows of tf x idf over tokens that two items or more share, [V, tokens]."""
+    """Compute unit rows of tf x idf over the tokens that at least two items share: [V, tokens]."""
     documents = [
         _tokens(*item)
         for item in zip(catalogue.titles, catalogue.genres, catalogue.years, strict=True)
     ]
-    seen_in = Counter(token for document in documents for token in document)
-    column = {token: i for i, token in enumerate(sorted(t for t, n in seen_in.items() if n > 1))}
+    frequency = Counter(token for document in documents for token in document)
+    column = {token: i for i, token in enumerate(sorted(t for t, n in frequency.items() if n > 1))}
     entries = [
-        (row, column[token], n * np.log(len(documents) / seen_in[token]))
+        (row, column[token], n * np.log(len(documents) / frequency[token]))
         for row, document in enumerate(documents)
         for token, n in document.items()
         if token in column

@@ -1,6 +1,6 @@
-"""Models that count: item popularity and the first-order Markov chain.
+"""Count models: item popularity and the first-order Markov chain.
 
-They need no training, and any learned recommender has to beat them to be worth its noise.
+They need no training, and are the baselines that a learned recommender must beat.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def noised_item_counts(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Popularity:
-    """Recommends the same to everyone: the items with the highest counts.
+    """Recommend the items with the highest counts to every user.
 
     Attributes:
         counts: float [V], exact or noised.
@@ -111,7 +111,7 @@ class Popularity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Markov:
-    """Recommends what most often came right after the last item.
+    """Recommend the items that most often followed the user's last item.
 
     score(j | i) = #(i -> j) + s * share(j), over consecutive pairs of the training histories
     (the unpersonalised chain of Rendle, Freudenthaler & Schmidt-Thieme, "Factorizing Personalized
@@ -136,7 +136,7 @@ class Markov:
         Args:
             histories: at least one event.
             items: V, the size of the catalogue.
-            smoothing: s, what popularity weighs against one transition; > 0.
+            smoothing: s, the weight of popularity against one observed transition; > 0.
 
         Raises:
             ValueError: no events, an event outside 1..V, or s not positive and finite.
@@ -162,15 +162,15 @@ class Markov:
 def _clipped_sum(histories: Histories, items: int, clip_norm: float) -> Tensor:
     """Sum each user's 0/1 vector, scaled to L2 norm at most `clip_norm`, as float64 [V]."""
     _check_items(histories, items)
-    met = np.unique(_users(histories) * (items + 1) + histories.items)
-    user, item = np.divmod(met, items + 1)
+    pairs = np.unique(_users(histories) * (items + 1) + histories.items)  # distinct (user, item)
+    user, item = np.divmod(pairs, items + 1)
     distinct = np.bincount(user, minlength=len(histories))  # [users]; the squared norms
     weights = np.minimum(1.0, clip_norm / np.sqrt(distinct[user]))
     return torch.from_numpy(np.bincount(item, weights=weights, minlength=items + 1)[1:])
 
 
 def _users(histories: Histories) -> NDArray[np.int64]:
-    """Name the user (0-based) of each event."""
+    """Return the user number (0-based) of each event."""
     return np.repeat(np.arange(len(histories)), histories.lengths)
 
 

@@ -1,4 +1,4 @@
-"""What was released: all that an accountant needs to know of one noised sum."""
+"""A release: the parameters of noised sums that an accountant needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ __all__ = ["Release", "ReleaseKind", "merge"]
 
 
 class ReleaseKind(StrEnum):
-    """What a noised sum was for."""
+    """Purpose of a noised sum."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"
     STATISTICS = "statistics"
     WRITTEN_OFF = "written-off"
-    """Nobody knows what was released any more; never made, only charged."""
+    """Charged when the record of past releases is lost; no sum of this kind is ever released."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """`steps` noised sums over Poisson samples of one site's users, all of the same form.
+    """`steps` noised sums over Poisson samples of one site's users, with equal parameters.
 
     Unit of privacy: one user's whole history. Neighbours: add or remove one user.
 
     Attributes:
-        kind: what it was for; does not change what it costs.
-        noise_multiplier: standard deviation of the noise over the clip norm; 0 means that
-            nothing was noised, which costs an infinite ε.
+        kind: purpose of the sums; does not affect the cost.
+        noise_multiplier: standard deviation of the noise over the clip norm, >= 0; 0 means no
+            noise, which costs an infinite ε.
         sample_rate: chance that a given user is in a sum, in (0, 1].
-        steps: how many sums; >= 1.
+        steps: number of sums, >= 1.
 
     Raises:
         ValueError: a value is out of its range.
@@ -51,7 +51,7 @@ class Release:
 
     @property
     def fields(self) -> dict[str, str | float | int]:
-        """By attribute, as a ledger stores it."""
+        """The attributes by name, as a ledger stores them."""
         return {
             "kind": str(self.kind),
             "noise_multiplier": self.noise_multiplier,
@@ -61,15 +61,15 @@ class Release:
 
     @property
     def private(self) -> bool:
-        """Whether noise was added at all."""
+        """Whether any noise was added."""
         return self.noise_multiplier > 0
 
 
 def merge(releases: tuple[Release, ...] | list[Release]) -> list[Release]:
-    """The same releases with equal ones added up, in order of first appearance.
+    """Merge releases that differ in `steps` only, in order of first appearance.
 
-    Composition does not depend on order, and an accountant's time grows with the number of
-    distinct entries: 200 rounds of one form cost what one costs.
+    Composition does not depend on the order. An accountant's time grows with the number of distinct
+    parameters, so 200 equal rounds take it no longer than one.
 
     >>> r = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=0.1, steps=3)
     >>> [m.steps for m in merge([r, r])]

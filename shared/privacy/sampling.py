@@ -1,4 +1,4 @@
-"""Poisson samples of users: the sampling that the accounting assumes."""
+"""Poisson sampling of users, as the accounting assumes it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["poisson_samples"]
 def poisson_samples(
     users: int, *, sample_rate: float, steps: int, random: RandomSource
 ) -> Iterator[NDArray[np.int64]]:
-    """Exactly `steps` samples; each user is in each one with chance `sample_rate`, by itself.
+    """Yield `steps` samples; each contains each user independently with chance `sample_rate`.
 
-    A sample may be empty, and is yielded all the same: it must be noised and charged like any
-    other, or its absence would tell that nobody was drawn.
+    An empty sample is yielded too. It must be noised and charged like any other: leaving it out
+    would reveal that no user was drawn.
 
     Args:
-        users: users that the site really holds; private, and only used to draw.
-        sample_rate: a public constant in (0, 1]; never derived from `users`. Uniforms are
-            multiples of 2^-53, so the chance is up to 2^-53 larger: a share of 1e-10 at 1e-6.
+        users: actual number of users at the site. It is private, and used for the draw only.
+        sample_rate: a public constant in (0, 1], never derived from `users`. Uniform draws are
+            multiples of 2^-53, so the chance is up to 2^-53 larger: a relative 1e-10 at 1e-6.
         steps: a public constant, >= 1.
-        random: where the draws come from.
+        random: source of the uniform draws.
 
     Yields:
         Row numbers in 0..users-1, increasing.

@@ -21,7 +21,7 @@ from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
 from shared.models.attention import AttentionRecommender, attention_config, trainable
 from shared.models.moments import STATISTIC_CLIP_NORM
-from shared.privacy.accounting.accountant import MOST_STEPS, noise_multiplier_for, steps_for
+from shared.privacy.accounting.accountant import MAX_STEPS, noise_multiplier_for, steps_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations.datasets.load import EMBEDDED, load_items
 from simulations.experiment.config import SimulationConfig
@@ -252,7 +252,7 @@ def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
                 epsilon=privacy.epsilon,
                 noise_multiplier=noise,
                 rounds=steps // training.local_steps,
-                more=steps == MOST_STEPS,
+                more=steps == MAX_STEPS,
             )
         )
     return found

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from client.site.site import FILE, Site
 from shared.errors import ConfigError
-from shared.privacy.accounting.accountant import MOST_STEPS
+from shared.privacy.accounting.accountant import MAX_STEPS
 from shared.privacy.release import Release, ReleaseKind, merge
 from shared.system.command_line import output, write_json
 from simulations.experiment.accountants import Answer, Question, answer
@@ -107,7 +107,7 @@ _TITLES = {
 def _print_answer(question: Question, solution: Answer) -> None:
     release = solution.release
     if release:
-        more = " or more" if release.steps == MOST_STEPS and question.steps is None else ""
+        more = " or more" if release.steps == MAX_STEPS and question.steps is None else ""
         output.print(
             f"noise multiplier {release.noise_multiplier:.6g}, sample rate "
             f"{release.sample_rate:g}, {release.steps:,} steps{more}"

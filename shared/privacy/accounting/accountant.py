@@ -1,13 +1,13 @@
-"""What releases cost together, and what a budget buys.
+"""The ε of releases together, and the noise or the steps that fit a budget.
 
-Mechanism: the Poisson-subsampled Gaussian. ε is that of `shared.privacy.accounting.composition`,
-numerical and an upper bound; the Rényi bound of `shared.privacy.accounting.renyi` stands in where ε
-is so large, δ so small or the releases so many that the composition would drown in rounding. The
-Gaussian central limit ("GDP") understates ε and is never used.
+Mechanism: the Poisson-subsampled Gaussian. ε is the upper bound of numerical composition
+(`shared.privacy.accounting.composition`). The Rényi bound (`shared.privacy.accounting.renyi`) is
+used instead where rounding would dominate the composition: at very large ε, very small δ, or very
+many releases. Gaussian DP's central limit theorem ("GDP") understates ε and is never used.
 
-The guarantee is for releases whose noise, rate and number do not depend on what was released
-before, as in a run whose parameters stand from the start. For a coordinator that chooses them
-from earlier answers, numerical composition is not proven to hold.
+The guarantee covers releases whose noise, sample rate and number do not depend on earlier releases,
+as in a run whose parameters are fixed at its start. For a coordinator that chooses them from
+earlier answers, numerical composition is not proven to hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.privacy.accounting.renyi import ORDERS, Renyi
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = [
-    "MOST_STEPS",
+    "MAX_STEPS",
     "divergences",
     "epsilon",
     "noise_multiplier_for",
@@ -35,27 +35,28 @@ __all__ = [
 ]
 
 LARGEST_EPSILON = 500.0
-"""Beyond it exp(ε) leaves the floating range, and the Rényi bound is reported."""
+"""Above it exp(ε) approaches the end of the floating range, and the Rényi bound is returned."""
 SMALLEST_NOISE, LARGEST_NOISE = 0.05, 1e4
-"""Less noise hides nobody; with more, nothing could be learned."""
-LEAST_RATE, MOST_NOISE = 1e-12, 1e6
-"""A smaller sample rate or more noise counts as this much: that only costs more."""
-LOUDEST = 1e15
-"""All that full sums say, over their noise, at most: its bound is infinity already."""
-MOST_STEPS = 1_000_000
-"""Nobody trains longer: `steps_for` looks no further."""
+"""Range of noise multipliers that are searched: below it no user is protected, above it nothing
+can be learned."""
+MIN_ACCOUNTED_RATE, MAX_ACCOUNTED_NOISE = 1e-12, 1e6
+"""Values beyond these are accounted as these, which only overstates their cost."""
+MAX_SIGNAL = 1e15
+"""Largest accounted signal-to-noise ratio of sums over all users; its ε is infinite already."""
+MAX_STEPS = 1_000_000
+"""Largest result of `steps_for`; no training takes more steps."""
 TOLERANCE = 0.001
-"""How closely noise is fitted to a target."""
+"""Relative tolerance on ε within which noise is fitted to a target."""
 
 _TINY = 1e-12
 
 
 def epsilon(releases: Sequence[Release], delta: float) -> float:
-    """The ε that `releases` cost together at `delta`.
+    """Return the ε of `releases` together at `delta`.
 
     Returns:
-        An upper bound on ε, >= 0; 0 for no release, infinity if one carried no noise. Within 1%
-        of the truth for ε up to 100, δ from 1e-9 and up to 10,000 steps.
+        An upper bound on ε, >= 0; 0 for no release, infinity if one has no noise. It is within 1%
+        of the true value for ε up to 100, δ of at least 1e-9 and up to 10,000 steps.
 
     Raises:
         AccountingError: delta is not in (0, 1).
@@ -64,7 +65,7 @@ def epsilon(releases: Sequence[Release], delta: float) -> float:
 
 
 def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
-    """The looser ε of Rényi accounting, to cross-check `epsilon`, which is never above it.
+    """Return the looser ε of Rényi accounting. `epsilon` is never above it.
 
     Raises:
         AccountingError: delta is not in (0, 1).
@@ -73,10 +74,9 @@ def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
 
 
 def divergences(releases: Sequence[Release]) -> NDArray[np.float64]:
-    """Upper bounds on the Rényi divergences of releases together, at `renyi.ORDERS`.
+    """Return upper bounds on the Rényi divergences of releases together, at `renyi.ORDERS`.
 
-    Returns:
-        Zeros for no release; infinities if one carried no noise.
+    The bounds are 0 for no release, and infinite if one has no noise.
     """
     if not releases:
         return np.zeros(len(ORDERS))
@@ -86,14 +86,14 @@ def divergences(releases: Sequence[Release]) -> NDArray[np.float64]:
 
 
 def _bound(
-    releases: Sequence[Release], delta: float, of: Callable[[tuple[Form, ...], float], float]
+    releases: Sequence[Release], delta: float, bound: Callable[[tuple[Form, ...], float], float]
 ) -> float:
     _check(delta)
     if not releases:
         return 0.0
     if not all(release.private for release in releases):
         return math.inf
-    return of(_forms(releases), delta)
+    return bound(_forms(releases), delta)
 
 
 def _check(delta: float) -> None:
@@ -102,25 +102,25 @@ def _check(delta: float) -> None:
 
 
 def _forms(releases: Sequence[Release]) -> tuple[Form, ...]:
-    """Equal releases added up, across kinds: what a sum was for does not change its cost.
+    """Merge equal releases of any kind, and all releases with sample rate 1.
 
-    Releases of all users are one, whose 1 / σ is the length of the vector of theirs (Dong, Roth &
-    Su 2019, arXiv:1905.02383, corollary 3.3): however their budget was divided, it costs the same.
+    Gaussian releases over all users with multipliers σ_i are together one release with
+    1 / σ = ||(1 / σ_i)_i||_2 (Dong, Roth & Su 2019, arXiv:1905.02383, corollary 3.3).
     """
     steps: dict[tuple[float, float], int] = {}
-    loudness = 0.0
+    signal = 0.0
     for release in releases:
-        noise = min(release.noise_multiplier, MOST_NOISE)
-        rate = max(release.sample_rate, LEAST_RATE)
+        noise = min(release.noise_multiplier, MAX_ACCOUNTED_NOISE)
+        rate = max(release.sample_rate, MIN_ACCOUNTED_RATE)
         if rate == 1:
-            loudness = math.hypot(loudness, math.sqrt(release.steps) / noise)
+            signal = math.hypot(signal, math.sqrt(release.steps) / noise)
         else:
             steps[noise, rate] = steps.get((noise, rate), 0) + release.steps
-    if loudness:
-        # In as many equal pieces as keep each one's loss within the grid's reach.
-        loudness = min(loudness, LOUDEST)
-        pieces = math.ceil(max(loudness, 1.0) ** 2)
-        steps[math.sqrt(pieces) / loudness, 1.0] = pieces
+    if signal:
+        # Split into equal pieces of signal at most 1, so that each one's loss fits the grid.
+        signal = min(signal, MAX_SIGNAL)
+        pieces = math.ceil(max(signal, 1.0) ** 2)
+        steps[math.sqrt(pieces) / signal, 1.0] = pieces
     return tuple(sorted((*form, count) for form, count in steps.items()))
 
 
@@ -143,19 +143,29 @@ def noise_multiplier_for(
     steps: int,
     spent: Sequence[Release] = (),
 ) -> float:
-    """The least noise with which `steps` sums at `sample_rate`, after `spent`, cost the target.
+    """Return the least noise with which `steps` sums at `sample_rate`, after `spent`, fit a target.
 
-    What all cost together is never above the target, and not below 0.999 of it, unless the noise
-    is `SMALLEST_NOISE` or the target is beyond 100.
+    The ε of all together is never above the target. It is not below 0.999 of the target, except
+    where the noise is `SMALLEST_NOISE` or the target is above 100.
+
+    Args:
+        target_epsilon: largest ε of all releases together, > 0.
+        delta: in (0, 1).
+        sample_rate: of each sum, in (0, 1].
+        steps: number of sums, >= 1.
+        spent: earlier releases.
+
+    Returns:
+        The noise multiplier, in [SMALLEST_NOISE, LARGEST_NOISE].
 
     Raises:
-        AccountingError: the target is not a positive number, delta is not in (0, 1), `spent` has
-            used the target up, or no usable noise meets it.
+        AccountingError: the target is not a positive number, delta is not in (0, 1), `spent`
+            already costs the target, or even `LARGEST_NOISE` is too little.
     """
     _check_target(target_epsilon, spent, delta)
 
-    def cost(noise: float, of: Callable[[Sequence[Release], float], float] = epsilon) -> float:
-        return of([*spent, _release(noise, sample_rate, steps)], delta)
+    def cost(noise: float, bound: Callable[[Sequence[Release], float], float] = epsilon) -> float:
+        return bound([*spent, _release(noise, sample_rate, steps)], delta)
 
     if cost(LARGEST_NOISE) > target_epsilon:
         after = " after what is spent" if spent else ""
@@ -164,7 +174,7 @@ def noise_multiplier_for(
             f"δ = {delta} over {steps} steps at sample rate {sample_rate}{after}: "
             "take fewer steps, a smaller sample rate, or a larger ε."
         )
-    # The Rényi bound is cheap: between half of the noise that it asks for and all.
+    # Bracket by powers of 2: first with the cheap Rényi bound, then with the tight one.
     high = LARGEST_NOISE
     while high > SMALLEST_NOISE and cost(high / 2, renyi_epsilon) <= target_epsilon:
         high /= 2
@@ -173,17 +183,17 @@ def noise_multiplier_for(
         high, low = low, low / 2
     if low <= SMALLEST_NOISE and cost(SMALLEST_NOISE) <= target_epsilon:
         return SMALLEST_NOISE
-    return _fitted(cost, target_epsilon, max(low, SMALLEST_NOISE), high)
+    return _fit_noise(cost, target_epsilon, max(low, SMALLEST_NOISE), high)
 
 
-def _fitted(cost: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Between `low`, which costs more than the target, and `high`, which does not."""
+def _fit_noise(cost: Callable[[float], float], target: float, low: float, high: float) -> float:
+    """Find the noise between `low`, which exceeds the target's cost, and `high`, which does not."""
 
     def excess(log_noise: float) -> float:
         aim = (1 - TOLERANCE / 4) * target
         return math.log(max(cost(math.exp(log_noise)), _TINY) / aim)
 
-    if excess(math.log(high)) >= 0:  # a hair below the target already
+    if excess(math.log(high)) >= 0:  # within the tolerance below the target
         return high
     noise = math.exp(brentq(excess, math.log(low), math.log(high), xtol=TOLERANCE / 50))
     while cost(noise) > target:
@@ -199,10 +209,10 @@ def steps_for(
     sample_rate: float,
     spent: Sequence[Release] = (),
 ) -> int:
-    """How many more sums fit: the most steps that, after `spent`, cost at most the target.
+    """Return the largest number of sums that, after `spent`, cost at most the target.
 
     Returns:
-        0 if not one fits; `MOST_STEPS` if that many or more do.
+        0 if not even one fits; at most `MAX_STEPS`.
 
     Raises:
         AccountingError: the target is not a positive number, or delta is not in (0, 1).
@@ -210,16 +220,17 @@ def steps_for(
     _check_target(target_epsilon, (), delta)
 
     def fits(steps: int) -> bool:
-        together = [*spent, _release(noise_multiplier, sample_rate, steps)]
-        return any(cost(together, delta) <= target_epsilon for cost in (renyi_epsilon, epsilon))
+        releases = [*spent, _release(noise_multiplier, sample_rate, steps)]
+        # The Rényi bound is cheaper, and often enough.
+        return any(bound(releases, delta) <= target_epsilon for bound in (renyi_epsilon, epsilon))
 
     if not fits(1):
         return 0
     low, high = 1, 2
     while fits(high):
-        if high == MOST_STEPS:
+        if high == MAX_STEPS:
             return high
-        low, high = high, min(2 * high, MOST_STEPS)
+        low, high = high, min(2 * high, MAX_STEPS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

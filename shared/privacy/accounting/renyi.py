@@ -1,4 +1,4 @@
-"""The Rényi bound on ε: cheap, never below the truth, and loose by some ten percent.
+"""The Rényi bound on ε: cheap, never below the true value, and loose by about ten percent.
 
 Rényi divergence of the Poisson-subsampled Gaussian: Mironov, Talwar & Zhang 2019
 (arXiv:1908.10530). Conversion to ε: Balle et al. 2020 (arXiv:1905.09982), theorem 21.
@@ -26,21 +26,21 @@ _BELOW_TWO = [1.02, 1.05, 1.1, 1.15, 1.2, 1.27, 1.35, 1.5, 1.65, 1.8]
 ORDERS = np.concatenate([_BELOW_TWO, _WHOLE])
 """Orders α > 1, ascending, at which divergences are bounded."""
 
-# All terms of Mironov et al.'s sum, for every whole order in turn.
+# All terms of Mironov et al.'s sum, concatenated over the integer orders.
 _TERM = np.concatenate([np.arange(order + 1.0) for order in _WHOLE])
 _ORDER = np.repeat(_WHOLE, _WHOLE + 1).astype(float)
 _LOG_BINOMIAL = gammaln(_ORDER + 1) - gammaln(_TERM + 1) - gammaln(_ORDER - _TERM + 1)
 _STARTS = np.concatenate([[0], np.cumsum(_WHOLE + 1)[:-1]])
 
 _ROUNDING = 1e-14
-"""More than the sum's rounding at any order; added, so that a bound stays one."""
+"""Larger than the sum's rounding error at any order; it is added, so that the bound holds."""
 
 
 class Renyi:
-    """The Rényi divergences of some releases together.
+    """The Rényi divergences of several releases together.
 
     Args:
-        forms: distinct releases, at least one.
+        forms: distinct releases, at least one, each as (noise multiplier, sample rate, steps).
 
     Attributes:
         curve: an upper bound on the divergence at each of `ORDERS`, >= 0.
@@ -53,20 +53,21 @@ class Renyi:
                 self.curve += steps * _curve(noise, rate)
 
     def epsilon(self, delta: float) -> float:
-        """An upper bound on the ε at `delta` in (0, 1), >= 0; infinity if no order has one."""
+        """Return an upper bound >= 0 on ε at `delta` in (0, 1); infinite if no order has one."""
         return epsilon_of(self.curve, delta)
 
     def best_order(self, delta: float) -> float:
-        """The order > 1 that gives the least bound."""
+        """Return the order > 1 with the smallest bound at `delta`."""
         return float(ORDERS[np.argmin(_bounds(self.curve, delta))])
 
 
 def epsilon_of(curve: NDArray[np.float64], delta: float) -> float:
-    """The ε >= 0 at `delta` in (0, 1) that divergences at `ORDERS` prove; infinity if none does."""
+    """Convert divergences at `ORDERS` to ε >= 0 at `delta` in (0, 1), or to infinity."""
     return max(0.0, float(np.min(_bounds(curve, delta))))
 
 
 def _bounds(curve: NDArray[np.float64], delta: float) -> NDArray[np.float64]:
+    # Balle et al. 2020, theorem 21: ε = D_α + log(1 - 1/α) - (log δ + log α) / (α - 1).
     gain = np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
     return np.asarray(curve + gain)
 
@@ -77,21 +78,22 @@ def _curve(noise: float, rate: float) -> NDArray[np.float64]:
         return np.full(len(ORDERS), np.inf)
     if rate == 1:
         return np.asarray(ORDERS / (2 * noise**2))
-    whole = _whole(noise, rate)
-    # A divergence grows with its order, so the second bounds the fractions below it. With
-    # little noise that is too much; with more, Opacus's series for a fraction takes seconds.
-    below = np.full(len(_BELOW_TWO), whole[0])
+    at_integers = _integer_orders(noise, rate)
+    # Divergence grows with the order, so the value at order 2 bounds all orders below 2. For little
+    # noise this bound is too loose, and Opacus's series for fractional orders is used; for more
+    # noise that series takes seconds.
+    below = np.full(len(_BELOW_TWO), at_integers[0])
     if noise < 0.7:
         try:
             exact = rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=_BELOW_TWO)
             below = np.fmin(below, exact)
         except (ArithmeticError, ValueError):  # a parameter at the edge of the floating range
             pass
-    return np.concatenate([below, whole])
+    return np.concatenate([below, at_integers])
 
 
-def _whole(noise: float, rate: float) -> NDArray[np.float64]:
-    """Equation 30 of Mironov et al. wherever the order is whole; infinity out of range."""
+def _integer_orders(noise: float, rate: float) -> NDArray[np.float64]:
+    """Evaluate equation 30 of Mironov et al. at the integer orders; infinite out of range."""
     chosen = _TERM * math.log(rate) + (_ORDER - _TERM) * math.log1p(-rate)
     terms = _LOG_BINOMIAL + chosen + _TERM * (_TERM - 1) / (2 * noise**2)
     curve = np.logaddexp.reduceat(terms, _STARTS) / (_WHOLE - 1)

@@ -1,18 +1,20 @@
-"""What it costs to release only the best of K runs, where K is drawn at random.
+"""The ε of releasing only the best of K runs, where K is random.
 
 Papernot & Steinke, "Hyperparameter Tuning with Rényi Differential Privacy" (arXiv:2110.03620v2):
 theorem 2 for the truncated negative binomial distribution, theorem 6 for the Poisson one.
 
-| K is drawn          | P[K = k]                 | least K | the best of K costs about     |
+| distribution of K   | P[K = k]                 | least K | the best of K costs about     |
 |---------------------|--------------------------|---------|-------------------------------|
 | geometric (η = 1)   | γ (1 - γ)^(k-1)          | 1       | 3 runs, and log E[K]          |
 | logarithmic (η = 0) | (1 - γ)^k / (k log(1/γ)) | 1       | 2 runs, and log E[K]          |
 | Poisson (μ)         | μ^k exp(-μ) / k!         | 0       | 1 run, where one costs little |
 
-What must hold, else there is no such bound: the distribution of K is public and fixed before, and
-so is that of a run's parameters; every run draws its own, knowing nothing of the others, and is as
-private as the divergences say, with the score by which it is compared; nothing but the best run,
-with its score, ever leaves; K itself stays secret, and so do the other runs.
+The bound requires all of the following:
+
+- The distribution of K and the distribution of a run's parameters are public and fixed in advance.
+- Each run draws its own parameters independently of the other runs.
+- Each run, together with the score by which it is compared, satisfies the given divergences.
+- Only the best run and its score are released; K and the other runs stay secret.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ Curve = NDArray[np.float64]
 
 
 class TrialLaw(StrEnum):
-    """How the number of runs K is drawn."""
+    """Distribution of the number of runs K."""
 
     GEOMETRIC = "geometric"
     LOGARITHMIC = "logarithmic"
@@ -46,17 +48,17 @@ class TrialLaw(StrEnum):
 def selection_epsilon(
     forms: Sequence[Sequence[Release]], delta: float, *, law: TrialLaw, mean: float
 ) -> float:
-    """The ε of releasing the best of K runs alone.
+    """Return the ε of releasing only the best of K runs.
 
     Args:
-        forms: what a run may release, for each choice of parameters that it may draw; the worst
-            counts, order by order.
+        forms: the releases of a run, for each choice of parameters that it may draw; the worst
+            divergence counts at each order.
         delta: in (0, 1).
-        law: how K is drawn.
-        mean: of K, >= 1.
+        law: distribution of K.
+        mean: E[K], >= 1.
 
     Returns:
-        An upper bound, by way of Rényi divergences; infinity where a run is not private.
+        An upper bound from Rényi divergences; infinite if a run is not private.
 
     Raises:
         AccountingError: the mean or delta is out of range.
@@ -68,11 +70,11 @@ def selection_epsilon(
 
 
 def best_of(curve: Curve, law: TrialLaw, mean: float) -> Curve:
-    """The Rényi divergences, at `ORDERS`, of the best of K runs.
+    """Return the Rényi divergences, at `ORDERS`, of the best of K runs.
 
     Args:
-        curve: those of one run, at `ORDERS`; >= 0.
-        law: how K is drawn.
+        curve: the divergences of one run at `ORDERS`, >= 0.
+        law: distribution of K.
         mean: E[K], >= 1.
 
     Raises:
@@ -80,40 +82,41 @@ def best_of(curve: Curve, law: TrialLaw, mean: float) -> Curve:
     """
     if not 1 <= mean < math.inf:
         raise AccountingError(f"{mean} trials on average: choose a number of 1 or more.")
-    more = _poisson(curve, mean) if law is TrialLaw.POISSON else _truncated(curve, law, mean)
-    found = curve + more + math.log(mean) / (ORDERS - 1)
-    # A divergence grows with its order: what bounds a higher one bounds all below.
-    return np.asarray(np.minimum.accumulate(found[::-1])[::-1])
+    extra = _poisson(curve, mean) if law is TrialLaw.POISSON else _truncated(curve, law, mean)
+    bounds = curve + extra + math.log(mean) / (ORDERS - 1)
+    # Divergence grows with the order, so a bound at a higher order holds at all lower orders.
+    return np.asarray(np.minimum.accumulate(bounds[::-1])[::-1])
 
 
 def _truncated(curve: Curve, law: TrialLaw, mean: float) -> float:
-    """Theorem 2's (1 + η) ((1 - 1/α) ε(α) + log(1/γ) / α), at the best order α >= 1."""
-    shape = 1 if law is TrialLaw.GEOMETRIC else 0
-    surprise = -math.log(_gamma(law, mean))
-    at_one = surprise  # ε(1) counts (1 - 1/1) times
-    return (1 + shape) * min(at_one, float(np.min((1 - 1 / ORDERS) * curve + surprise / ORDERS)))
+    """Return theorem 2's (1 + η) ((1 - 1/α) ε(α) + log(1/γ) / α) at the best order α >= 1."""
+    eta = 1 if law is TrialLaw.GEOMETRIC else 0
+    log_inverse_gamma = -math.log(_gamma(law, mean))
+    at_one = log_inverse_gamma  # at α = 1 the factor of ε(α) is 0
+    at_orders = (1 - 1 / ORDERS) * curve + log_inverse_gamma / ORDERS
+    return (1 + eta) * min(at_one, float(np.min(at_orders)))
 
 
 def _poisson(curve: Curve, mean: float) -> Curve:
-    """Theorem 6's μ δ(ε), where exp(ε) = 1 + 1 / (α - 1) and one run is (ε, δ(ε))-private."""
+    """Return theorem 6's μ δ(ε), where exp(ε) = 1 + 1 / (α - 1) and one run is (ε, δ(ε))-DP."""
     return np.array([mean * _delta(curve, -math.log1p(-1 / order)) for order in ORDERS])
 
 
 def _delta(curve: Curve, epsilon: float) -> float:
-    """The δ at ε, by the conversion of `epsilon_of`; at most 1."""
+    """Return the δ <= 1 at ε, by the conversion of `epsilon_of`."""
     logs = (ORDERS - 1) * (curve + np.log1p(-1 / ORDERS) - epsilon) - np.log(ORDERS)
     return math.exp(min(0.0, float(np.min(logs))))
 
 
 def _gamma(law: TrialLaw, mean: float) -> float:
-    """The γ in (0, 1] with which K has this mean; never above it by rounding."""
+    """Return the γ in (0, 1] for which E[K] is `mean`, rounded down: a smaller γ is safe."""
     if law is TrialLaw.GEOMETRIC:
         return 1 / mean
     if mean == 1:
         return 1.0
 
     def excess(log_odds: float) -> float:
-        odds = math.exp(log_odds)  # 1 / γ - 1, whose mean is odds / log(1 + odds)
+        odds = math.exp(log_odds)  # 1 / γ - 1; then E[K] = odds / log(1 + odds)
         return odds / math.log1p(odds) - mean
 
     high = math.log(2 * mean * math.log(2 * mean + 3) + 3)
@@ -121,7 +124,7 @@ def _gamma(law: TrialLaw, mean: float) -> float:
 
 
 def draw_trials(law: TrialLaw, mean: float, random: np.random.Generator) -> int:
-    """Draws K.
+    """Draw K.
 
     Raises:
         AccountingError: the mean is below 1 or not finite.

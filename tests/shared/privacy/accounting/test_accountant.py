@@ -23,7 +23,7 @@ from scipy.special import log_ndtr
 from shared.errors import AccountingError
 from shared.privacy.accounting import accountant as accounting
 from shared.privacy.accounting.accountant import (
-    MOST_STEPS,
+    MAX_STEPS,
     SMALLEST_NOISE,
     epsilon,
     noise_multiplier_for,
@@ -402,7 +402,7 @@ def test_as_many_steps_fit_as_the_budget_buys(form: Form, target: float) -> None
     steps = steps_for(target, DELTA, noise_multiplier=noise, sample_rate=rate, spent=spent)
     if steps:
         assert epsilon([*spent, release(noise, rate, steps)], DELTA) <= target
-    if steps < MOST_STEPS:
+    if steps < MAX_STEPS:
         assert epsilon([*spent, release(noise, rate, steps + 1)], DELTA) > target
 
 
@@ -416,7 +416,7 @@ def test_steps_and_noise_agree() -> None:
     [
         (1.0, 0.3, 1.0, [], 0),
         (1.0, 0.0, 0.1, [], 0),
-        (1e6, 1e4, 1e-4, [], MOST_STEPS),
+        (1e6, 1e4, 1e-4, [], MAX_STEPS),
         (1.0, 3.0, 0.1, [release(0.5, 0.5, 10)], 0),
         (1.0, 3.0, 0.1, [release(0.0, 0.5, 10)], 0),
     ],

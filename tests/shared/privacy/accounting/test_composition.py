@@ -110,6 +110,6 @@ def test_tilt_and_reach_change_the_grid_and_not_the_answer(tilt: float, reach: f
 def test_a_coarser_grid_only_costs_more(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = []
     for longest in (2**20, 2**9, 2**7):
-        monkeypatch.setattr("shared.privacy.accounting.composition.LONGEST", longest)
+        monkeypatch.setattr("shared.privacy.accounting.composition.MAX_POINTS", longest)
         costs.append(composed_epsilon([(1.0, 0.05, 300)], 1e-5, reach=20.0, tilt=5.0))
     assert costs[0] < costs[1] < costs[2] < 2 * costs[0]
