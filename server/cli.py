@@ -1,4 +1,4 @@
-"""sotto-server: what the coordinator types."""
+"""The command line `sotto-server`, for the coordinator."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from server.commands.runs import (
 from server.commands.service import (
     audit_command,
     init_command,
-    keep_command,
     proxy_command,
     ready_command,
     renew_command,
+    supervise_command,
     up_command,
 )
 from shared.system.command_line import command_group, run
@@ -52,14 +52,15 @@ app.command("publish")(publish_command)
 app.command("renew")(renew_command)
 app.command("audit")(audit_command)
 app.command("ready")(ready_command)
-# What `up` keeps running, for machines where something else does that.
+# Parts of `up`, for machines where systemd or Kubernetes keeps them running.
 app.command("proxy")(proxy_command)
-app.command("keep")(keep_command)
+app.command("supervise")(supervise_command)
+app.command("keep", hidden=True)(supervise_command)  # its name in release 0.1
 
 
 def main() -> None:
     """The console command; see `shared.system.command_line` for its exit codes."""
-    run(app, interrupted="a run that was started goes on: sotto-server status, or stop")
+    run(app, interrupted="a run that was started goes on; see sotto-server status and stop")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import torch
 import client.cli
 import server.cli
 from client.site.setup import make_site
-from server.runs.bundle import build
+from server.runs.bundle import build_bundle
 from server.runs.run import read_config
 from server.state.checkpoint import Checkpoint
 from shared.config import RunConfig
@@ -236,7 +236,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     listen += ["--administrators", f"127.0.0.1:{administrators}"]
     listen += ["--superlink", f"127.0.0.1:{superlink}"]
     # A source of its own: an edit meanwhile would make another bundle, which partners refuse.
-    app = build(ROOT).unpack(made.folder / "source")
+    app = build_bundle(ROOT).unpack(made.folder / "source")
     made.types("sotto-server", "init", made.server, *listen, "--app", app)
     made.starts("coordinator", "sotto-server", "up", "--server", made.server)
     try:

@@ -1,4 +1,4 @@
-"""What commands of `sotto-server` share."""
+"""Command-line options that several commands of `sotto-server` share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["JsonOption", "ServerOption", "YesOption"]
+__all__ = ["JsonOption", "ServerOption"]
 
 ServerOption = Annotated[
     Path,
@@ -19,8 +19,6 @@ ServerOption = Annotated[
         help="The coordinator's folder, or its server.toml.",
     ),
 ]
-"""Where server.toml lies; its default in a signature is `Path()`."""
-JsonOption = Annotated[bool, typer.Option("--json", help="As data, on stdout.")]
+"""The coordinator's folder; its default in a signature is `Path()`."""
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 """Whether to print JSON."""
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-"""Whether to go ahead without a question."""

@@ -24,16 +24,16 @@ from shared.system.command_line import messages, output, table_of, write_json
 __all__ = ["accept_command", "invite_command", "list_command", "revoke_command"]
 
 _UNKNOWN = "?"
-NameArgument = Annotated[str, typer.Argument(help="The organisation, as you call it.")]
+NameArgument = Annotated[str, typer.Argument(help="Your name for the organisation.")]
 
 
 def invite_command(
     name: NameArgument, server: ServerOption = Path(), *, as_json: JsonOption = False
 ) -> None:
-    """Note an invitation, and print what to send to the partner."""
+    """Record an invitation, and print what to send to the partner."""
     settings = Settings.load(server)
     authority = settings.authority
-    told = {
+    invitation = {
         "name": name,
         "address": settings.address,
         "authority": None if authority is None else str(authority),
@@ -43,18 +43,19 @@ def invite_command(
     Registry(Path(settings.folder)).invite(name)
     _audit(settings).record(AuditEvent.INVITED, name=name)
     if as_json:
-        write_json(told)
+        write_json(invitation)
         return
-    messages.print(f"Send to {name}, over a channel that you both trust:", markup=False)
-    output.print(f"address      {told['address']}", soft_wrap=True, markup=False)
+    messages.print(f"Send this to {name}, over a channel that you both trust:", markup=False)
+    output.print(f"address      {invitation['address']}", soft_wrap=True, markup=False)
     if authority is not None:
         output.print(f"file         {authority}", soft_wrap=True, markup=False)
-        output.print(f"its SHA-256  {told['authority_sha256']}", soft_wrap=True)
-    output.print(f"command      {told['command']}", soft_wrap=True, markup=False)
+        output.print(f"its SHA-256  {invitation['authority_sha256']}", soft_wrap=True)
+    output.print(f"command      {invitation['command']}", soft_wrap=True, markup=False)
     messages.print(
-        "and the catalogue's folder, and the app bundle (sotto-server bundle). What the command "
-        "leaves out is the partner's to state, its limits above all: it will be asked.\n"
-        f"Then: sotto-server accept 'ecdsa-sha2-nistp384 ...' --name {shlex.quote(name)}",
+        "Send also the catalogue's folder and the app bundle (sotto-server bundle). The command "
+        "asks the partner for its own settings, such as its privacy limits.\n"
+        "When the partner has sent its public key: sotto-server accept "
+        f"'ecdsa-sha2-nistp384 ...' --name {shlex.quote(name)}",
         soft_wrap=True,
         markup=False,
     )
@@ -64,13 +65,14 @@ def accept_command(
     public_key: Annotated[
         str,
         typer.Argument(
-            metavar="PUBKEY", help="The line that its `sotto-node init` printed, or a file of it."
+            metavar="PUBKEY",
+            help="The line that the partner's `sotto-node init` printed, or a file with it.",
         ),
     ],
-    name: Annotated[str, typer.Option(help="Whose it is: as invited.")],
+    name: Annotated[str, typer.Option(help="The organisation's name, as invited.")],
     server: ServerOption = Path(),
 ) -> None:
-    """Register an invited partner's key: from now on its node may connect."""
+    """Register an invited partner's key, so that its node may connect."""
     settings = Settings.load(server)
     partners, flower = Registry(Path(settings.folder)), Flower(settings)
     line, digest = read_key(public_key)
@@ -81,33 +83,35 @@ def accept_command(
         node = flower.register(file, name)
     partners.accept(name, key=digest, node=node)
     _audit(settings).record(AuditEvent.ACCEPTED, name=name, node=node, key=digest)
-    messages.print(f"{name} is accepted, as node {node}.", markup=False)
+    messages.print(f"{name} is accepted as node {node}.", markup=False)
 
 
 def revoke_command(name: NameArgument, server: ServerOption = Path()) -> None:
-    """Let a partner's node connect no more. What it has answered stays in the model."""
+    """Stop a partner's node from connecting. Its past answers stay in the model."""
     settings = Settings.load(server)
     partners = Registry(Path(settings.folder))
-    known = {partner.name: partner for partner in partners.all()}.get(name)
-    if known is not None and known.state is State.ACCEPTED:
-        Flower(settings).unregister(known.node)
+    partner = {partner.name: partner for partner in partners.all()}.get(name)
+    if partner is not None and partner.state is State.ACCEPTED:
+        Flower(settings).unregister(partner.node)
     revoked = partners.revoke(name)
     _audit(settings).record(AuditEvent.REVOKED, name=name, node=revoked.node, key=revoked.key)
     messages.print(f"{name} is revoked.", markup=False)
 
 
 def list_command(server: ServerOption = Path(), *, as_json: JsonOption = False) -> None:
-    """Everyone who was invited, and whose node is connected."""
+    """Show every invited organisation, and whether its node is connected."""
     settings = Settings.load(server)
     partners = Registry(Path(settings.folder)).all()
     nodes = _nodes(settings) if any(p.state is State.ACCEPTED for p in partners) else {}
     if as_json:
-        write_json([asdict(partner) | {"connection": _at(partner, nodes)} for partner in partners])
+        write_json(
+            [asdict(partner) | {"connection": _connection(partner, nodes)} for partner in partners]
+        )
         return
     table = table_of("partner", "state", "since (UTC)", "connection", "node")
     for partner in partners:
         since = partner.since[:16].replace("T", " ")
-        row = (partner.name, partner.state, since, _at(partner, nodes), partner.node)
+        row = (partner.name, partner.state, since, _connection(partner, nodes), partner.node)
         table.add_row(*(Text(str(cell)) for cell in row))
     output.print(table)
 
@@ -128,7 +132,7 @@ def _nodes(settings: Settings) -> dict[str, str]:
         return {}
 
 
-def _at(partner: Member, nodes: dict[str, str]) -> str:
+def _connection(partner: Member, nodes: dict[str, str]) -> str:
     if partner.state is not State.ACCEPTED:
         return ""
     return nodes.get(partner.node, _UNKNOWN)

@@ -20,18 +20,21 @@ def publish_command(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
     server: ServerOption = Path(),
     *,
-    out: Annotated[Path, typer.Option(help="A new folder for the model.")],
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
 ) -> None:
-    """Write the model, the item list and a model card that states the privacy claim."""
+    """Write the model, the catalogue, and a model card that states the privacy claim."""
     # torch and the accountants take seconds to import, which no other command needs.
-    from server.runs.model_card import claimed  # noqa: PLC0415
+    from server.runs.model_card import claimed_epsilon  # noqa: PLC0415
     from server.runs.publish import publish  # noqa: PLC0415
 
     settings = Settings.load(server)
     published = publish(settings, find_run(settings, run), out)
-    worst = claimed(published)
+    worst = claimed_epsilon(published)
     if math.isinf(worst):
-        messages.print("Trained WITHOUT privacy: fit for public data alone.", style="yellow")
+        messages.print("Trained WITHOUT privacy: use it with public data only.", style="yellow")
     else:
-        messages.print(f"Worst ε {worst:.3f} at δ {published.config.privacy.delta:g}.")
+        messages.print(
+            f"The largest ε of any organisation is {worst:.3f}, at δ = "
+            f"{published.config.privacy.delta:g}."
+        )
     output.print(f"{out}", soft_wrap=True, markup=False)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from server.aggregation.quorum import minimum_organisations
 from server.commands.options import JsonOption, ServerOption
-from server.runs.bundle import Bundle, build, source
+from server.runs.bundle import BuiltBundle, build_bundle, source_folder
 from server.runs.flower import Flower
 from server.runs.follow import describe_changes
 from server.runs.run import Run, all_runs, create_run, find_run, read_config
@@ -28,7 +28,7 @@ __all__ = ["bundle_command", "resume_command", "run_command", "status_command", 
 _POLL = 0.5
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 DetachOption = Annotated[
-    bool, typer.Option("--detach", help="Do not wait: `status` tells how it goes.")
+    bool, typer.Option("--detach", help="Return at once; `status` shows how the run goes.")
 ]
 
 
@@ -37,9 +37,9 @@ def bundle_command(
     *,
     out: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path(),
 ) -> None:
-    """Build the app bundle, for partners to vet."""
-    bundle = build(source(Settings.load(server)))
-    _tell_bundle(bundle)
+    """Build the app bundle that partners vet."""
+    bundle = build_bundle(source_folder(Settings.load(server)))
+    _print_bundle(bundle)
     out.mkdir(parents=True, exist_ok=True)
     file = out / bundle.file_name
     file.write_bytes(bundle.content)
@@ -50,17 +50,20 @@ def run_command(
     config: Annotated[Path, typer.Argument(help="TOML file of the run's parameters.")],
     server: ServerOption = Path(),
     *,
-    name: Annotated[str, typer.Option(help="What to call it. [default: the file's name]")] = "",
+    name: Annotated[str, typer.Option(help="Name of the run. [default: the file's name]")] = "",
     detach: DetachOption = False,
 ) -> None:
-    """Start a run, and follow it: 0 it finished, 1 it failed, was paused or stopped."""
+    """Start a run, and print what happens until it ends.
+
+    Exit code 0: it finished. 1: it failed, paused or was stopped.
+    """
     settings = Settings.load(server)
     flat = read_config(config)
-    bundle = build(source(settings))
+    bundle = build_bundle(source_folder(settings))
     flower = Flower(settings)
-    flower.nodes()  # nothing is made where no coordinator is up
+    flower.nodes()  # before the folder is made: fails where no coordinator is up
     run = create_run(settings, name or config.stem, flat, bundle)
-    _tell_bundle(bundle)
+    _print_bundle(bundle)
     with run.exclusive():
         run = start(settings, flower, run, AuditEvent.RUN_STARTED)
     _follow(settings, run, detach=detach)
@@ -69,7 +72,7 @@ def run_command(
 def resume_command(
     name: RunArgument, server: ServerOption = Path(), *, detach: DetachOption = False
 ) -> None:
-    """Go on with a run that failed, was paused or stopped, from its last finished round."""
+    """Continue a run that failed, paused or was stopped, from its last finished round."""
     settings = Settings.load(server)
     with find_run(settings, name).exclusive() as run:
         if run.state in (RunState.RUNNING, RunState.FINISHED):
@@ -80,7 +83,7 @@ def resume_command(
 
 
 def stop_command(name: RunArgument, server: ServerOption = Path()) -> None:
-    """Stop a run after what it has finished; `resume` goes on from there."""
+    """Stop a run; finished rounds are saved, and `resume` continues from there."""
     settings = Settings.load(server)
     with find_run(settings, name).exclusive() as run:
         if run.state is not RunState.RUNNING:
@@ -93,12 +96,12 @@ def stop_command(name: RunArgument, server: ServerOption = Path()) -> None:
 
 
 def status_command(server: ServerOption = Path(), *, as_json: JsonOption = False) -> None:
-    """Every run and how it stands."""
+    """Show every run: its state, its rounds, and why it is not running."""
     rows = [_row(run) for run in all_runs(Settings.load(server))]
     if as_json:
         write_json(rows)
         return
-    table = table_of("run", "state", "rounds", "starts", "created (UTC)", "why")
+    table = table_of("run", "state", "rounds", "starts", "created (UTC)", "reason")
     for row in rows:
         rounds = f"{row['round']} of {row['rounds']}"
         created = row["created"][:16].replace("T", " ")
@@ -152,7 +155,7 @@ def _after(run: Run) -> str:
     return f" after round {run.status.round}" if run.status.round else ""
 
 
-def _tell_bundle(bundle: Bundle) -> None:
+def _print_bundle(bundle: BuiltBundle) -> None:
     messages.print(f"App bundle of {len(bundle.files)} files, {len(bundle.content):,} bytes:")
     for name in bundle.files:
         messages.print(f"  {name}", markup=False)

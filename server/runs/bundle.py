@@ -1,8 +1,8 @@
-"""The app bundle: the code that partners vet, and that runs at every one of them.
+"""Build the app bundle: the code that partners vet, and that runs at each of them.
 
-Built by Flower's own builder from the files that `fab-include` of pyproject.toml names, and from
-pyproject.toml itself: the same source gives the same bytes. The fingerprint is SHA-256 over all of
-them, as `sha256sum` gives it, and as `sotto-node trust` shows it to a partner.
+Flower's own builder packs pyproject.toml and the files that its `fab-include` names: the same
+source gives the same bytes. The fingerprint is SHA-256 over all bytes, as `sha256sum` prints it and
+as `sotto-node trust` shows it to a partner.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from server.settings import Settings
 from shared.errors import ServerError
 
-__all__ = ["Bundle", "build", "source"]
+__all__ = ["BuiltBundle", "build_bundle", "source_folder"]
 
 _PROJECT = "pyproject.toml"
 _LIST = ".info/CONTENT"
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A built bundle.
+class BuiltBundle:
+    """An app bundle that was built here.
 
     Attributes:
         content: its bytes.
@@ -40,28 +40,28 @@ class Bundle:
 
     @property
     def file_name(self) -> str:
-        """What to call it."""
+        """File name for it."""
         return f"sotto-{self.fingerprint[:12]}.fab"
 
     @property
     def files(self) -> list[str]:
-        """The paths in it."""
+        """Paths of the files in it, without the bundle's own list."""
         with zipfile.ZipFile(io.BytesIO(self.content)) as opened:
             return sorted(set(opened.namelist()) - {_LIST})
 
     def unpack(self, folder: Path) -> Path:
-        """Writes its files into a new folder, from which Flower builds the same bundle again."""
+        """Write its files into a new folder, from which Flower builds the same bundle again."""
         with zipfile.ZipFile(io.BytesIO(self.content)) as opened:
             for name in self.files:
                 opened.extract(name, folder)
         return folder
 
 
-def source(settings: Settings) -> Path:
-    """The folder of Sotto's source.
+def source_folder(settings: Settings) -> Path:
+    """Return the folder of Sotto's source.
 
     Raises:
-        ServerError: there is none where it should be.
+        ServerError: it holds no pyproject.toml.
     """
     folder = settings.path(settings.app) if settings.app else Path(__file__).parents[2]
     if not (folder / _PROJECT).is_file():
@@ -72,11 +72,11 @@ def source(settings: Settings) -> Path:
     return folder
 
 
-def build(folder: Path) -> Bundle:
-    """Builds the bundle of the app in `folder`.
+def build_bundle(folder: Path) -> BuiltBundle:
+    """Build the bundle of the app in `folder`.
 
     Raises:
-        ServerError: a file is missing, or Flower declines to bundle what is there.
+        ServerError: a file is missing, or Flower refuses to bundle the folder.
     """
     from flwr.cli.build import build_fab_from_files  # noqa: PLC0415 takes a second to import
 
@@ -86,7 +86,7 @@ def build(folder: Path) -> Bundle:
         files: dict[str, bytes | Path] = {_PROJECT: project}
         for pattern in app["fab-include"]:
             files |= {file.relative_to(folder).as_posix(): file for file in folder.glob(pattern)}
-        return Bundle(build_fab_from_files(files)[0])
+        return BuiltBundle(build_fab_from_files(files)[0])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ServerError(
             f"{folder}: no bundle can be built ({error}): `app` in server.toml must name an "

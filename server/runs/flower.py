@@ -1,7 +1,7 @@
-"""Flower's own command line, asked by programs: JSON in, errors of ours out.
+"""Call Flower's command line, read its JSON, and turn its failures into errors of Sotto.
 
-Flower 1.41 ends with 0 where a command failed, so every answer is read for `"success"`. Nothing of
-the user's own Flower configuration is touched: `FLWR_HOME` lies in the coordinator's folder.
+Flower 1.41 exits with 0 where a command failed, so every answer is checked for `"success"`.
+`FLWR_HOME` is the coordinator's folder: the user's own Flower configuration stays as it is.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.files import write_atomically
 
-__all__ = ["Flower", "FlowerRun", "FlowerState", "environment", "program"]
+__all__ = ["Flower", "FlowerRun", "FlowerState", "find_program", "flower_environment"]
 
 _CONNECTION = "sotto"
 _SECONDS = 120.0
@@ -54,11 +56,11 @@ class FlowerRun:
     """A run as Flower sees it.
 
     Attributes:
-        number: Flower's own.
+        number: Flower's number of it.
         state: what it is doing.
-        details: why it failed, in Flower's words.
-        bytes_in: what the SuperLink received for it, in bytes.
-        bytes_out: what it sent.
+        details: why it failed, in Flower's words; "" otherwise.
+        bytes_in: that the SuperLink received for it.
+        bytes_out: that the SuperLink sent for it.
     """
 
     number: str
@@ -79,26 +81,26 @@ class Flower:
         self._settings = settings
 
     def register(self, key: Path, name: str) -> str:
-        """Lets a node in; gives its number.
+        """Register a node's key, and return Flower's number of the node.
 
         Raises:
             ServerError: the coordinator is not up, or Flower declines.
         """
         file = str(key.absolute())
-        found = self._asked("supernode", "register", file, _CONNECTION, "--name", name)
-        return str(found["node-id"])
+        answer = self._ask("supernode", "register", file, _CONNECTION, "--name", name)
+        return str(answer["node-id"])
 
     def unregister(self, node: str) -> None:
-        """Lets a node in no more; raises ServerError as `register`."""
-        self._asked("supernode", "unregister", node, _CONNECTION)
+        """Remove a node, so that it cannot connect; raises ServerError as `register`."""
+        self._ask("supernode", "unregister", node, _CONNECTION)
 
     def nodes(self) -> dict[str, str]:
-        """Each registered node's number and status, such as "online"; raises ServerError."""
-        found = self._asked("supernode", "list", _CONNECTION)
-        return {str(node["node-id"]): str(node["status"]) for node in found["nodes"]}
+        """Return each registered node's number and status, such as "online"; raises ServerError."""
+        answer = self._ask("supernode", "list", _CONNECTION)
+        return {str(node["node-id"]): str(node["status"]) for node in answer["nodes"]}
 
     def start(self, app: Path, config: Path) -> tuple[str, str]:
-        """Starts a run.
+        """Start a run.
 
         Args:
             app: folder of the app.
@@ -111,52 +113,52 @@ class Flower:
             ServerError: the coordinator is not up, or Flower declines.
         """
         paths = str(app.absolute()), _CONNECTION, "--run-config", str(config.absolute())
-        found = self._asked("run", *paths)
-        return str(found["run-id"]), str(found["fab-hash"])
+        answer = self._ask("run", *paths)
+        return str(answer["run-id"]), str(answer["fab-hash"])
 
     def run(self, number: str) -> FlowerRun:
-        """How a run stands; raises ServerError."""
-        return _run(self._asked("list", _CONNECTION, "--run-id", number)["runs"][0])
+        """Return one run as Flower sees it; raises ServerError."""
+        return _run(self._ask("list", _CONNECTION, "--run-id", number)["runs"][0])
 
     def runs(self) -> list[FlowerRun]:
-        """Every run; raises ServerError."""
-        return [_run(row) for row in self._asked("list", _CONNECTION)["runs"]]
+        """Return every run; raises ServerError."""
+        return [_run(row) for row in self._ask("list", _CONNECTION)["runs"]]
 
     def stop(self, number: str) -> None:
-        """Stops a run; raises ServerError."""
-        self._asked("stop", number, _CONNECTION)
+        """Stop a run; raises ServerError."""
+        self._ask("stop", number, _CONNECTION)
 
     def log(self, number: str) -> str:
-        """What a run's ServerApp has written so far; "" where it cannot be had."""
-        done = self._called("log", number, _CONNECTION, "--show")
+        """Return what a run's ServerApp has logged so far; "" where Flower does not say."""
+        done = self._call("log", number, _CONNECTION, "--show")
         return done.stdout if done.returncode == 0 else ""
 
-    def _asked(self, *arguments: str) -> Mapping[str, Any]:
-        done = self._called(*arguments, "--format", "json")
+    def _ask(self, *arguments: str) -> Mapping[str, Any]:
+        done = self._call(*arguments, "--format", "json")
         try:
-            found = json.loads(done.stdout)
+            answer = json.loads(done.stdout)
         except ValueError:
-            found = {"error-message": done.stderr or done.stdout}
-        if done.returncode == 0 and isinstance(found, dict) and found.get("success") is True:
-            return found
-        said = " ".join(str(found.get("error-message", "")).split())[-500:]
-        if any(word in said for word in _AWAY):
+            answer = {"error-message": done.stderr or done.stdout}
+        if done.returncode == 0 and isinstance(answer, dict) and answer.get("success") is True:
+            return answer
+        message = " ".join(str(answer.get("error-message", "")).split())[-500:]
+        if any(word in message for word in _AWAY):
             raise ServerError(
                 f"no coordinator answers at {self._settings.listen.administrators}: start it with "
                 f"sotto-server up --server {self._settings.folder}"
             )
         raise ServerError(
-            f"Flower declined `{' '.join(arguments[:2])}`: {said or 'no reason given'}"
+            f"Flower declined `{' '.join(arguments[:2])}`: {message or 'no reason given'}"
         )
 
-    def _called(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         self._connect()
         try:
             return subprocess.run(
-                [program("flwr"), *arguments],
+                [find_program("flwr"), *arguments],
                 # Flower takes a folder called like the connection, here, for an app.
                 cwd=self._settings.flower_home,
-                env=environment(self._settings) | {"COLUMNS": "1000", "NO_COLOR": "1"},
+                env=flower_environment(self._settings) | {"COLUMNS": "1000", "NO_COLOR": "1"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -165,38 +167,39 @@ class Flower:
             )
         except subprocess.TimeoutExpired:
             raise ServerError(
-                f"Flower's `{arguments[0]}` did not answer within {_SECONDS:g} s: see what the "
-                "coordinator's log says."
+                f"Flower's `{arguments[0]}` did not answer within {_SECONDS:g} s: see the "
+                "coordinator's log."
             ) from None
 
     def _connect(self) -> None:
-        """Writes down for Flower where the coordinator is; the same each time."""
+        """Write the coordinator's address where Flower looks for it."""
         settings, file = self._settings, self._settings.flower_home / "config.toml"
-        text = (
-            f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
-            f"address = {json.dumps(str(settings.administrators))}\n"
-            f"root-certificates = {json.dumps(str(settings.internal_authority))}\n"
-        ).encode()
+        connection = {
+            "address": str(settings.administrators),
+            "root-certificates": str(settings.internal_authority),
+        }
+        tables = {"superlink": {"default": _CONNECTION, _CONNECTION: connection}}
+        text = tomli_w.dumps(tables).encode()
         if not file.exists() or file.read_bytes() != text:
             write_atomically(file, text)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """The variables of Flower's processes: ours, with its home in the coordinator's folder."""
+def flower_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of Flower's processes, with its home in the coordinator's folder."""
     home = str(settings.flower_home)
     return os.environ | _OFF | {"FLWR_HOME": home, "PATH": _path()}
 
 
-def program(name: str) -> str:
-    """Where one of Flower's programs is: beside this Python, or on PATH.
+def find_program(name: str) -> str:
+    """Return the path of one of Flower's programs: beside this Python, or on PATH.
 
     Raises:
         ServerError: it is not installed.
     """
-    found = shutil.which(name, path=_path())
-    if found is None:
+    file = shutil.which(name, path=_path())
+    if file is None:
         raise ServerError(f"{name} is not installed: pip install 'flwr==1.41.*'.")
-    return found
+    return file
 
 
 def _path() -> str:

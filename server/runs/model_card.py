@@ -1,7 +1,7 @@
-"""The model card of a published run: what the model is, and what is claimed of privacy.
+"""Write the model card of a published run: what the model is, and which ε is claimed for it.
 
-The claim is computed from the run's public constants alone: what every partner was asked for, and
-nothing that a partner spent. It is an upper bound for one partner's part in this one run.
+The claim follows from the run's public constants alone: from what every partner was asked for, and
+from nothing that a partner spent. It is an upper bound for one partner's part in this one run.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["Part", "Published", "card", "claimed", "releases_of"]
+__all__ = ["Participation", "Published", "claimed_epsilon", "requested_releases", "write_card"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What one organisation took part in.
+class Participation:
+    """One organisation's part in a run.
 
     Attributes:
         organisation: its name.
-        population: users that it declares.
-        answered: rounds that it sent a valid reply in.
+        population: its declared number of users.
+        answered: rounds in which it sent a valid reply.
     """
 
     organisation: str
@@ -37,31 +37,31 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What a card says.
+    """Contents of a card.
 
     Attributes:
         name: of the run.
         config: its parameters.
-        rounds: finished ones.
-        parts: who took part.
+        rounds: that were finished.
+        parts: the organisations that took part.
         bundle: SHA-256 of the app that ran.
-        catalogue: fingerprint of the item list.
-        items: how many there are.
+        catalogue: fingerprint of the catalogue.
+        items: size of the catalogue.
         version: of Sotto.
     """
 
     name: str
     config: RunConfig
     rounds: int
-    parts: Sequence[Part]
+    parts: Sequence[Participation]
     bundle: str
     catalogue: str
     items: int
     version: str
 
 
-def releases_of(config: RunConfig, rounds: int) -> list[Release]:
-    """What `rounds` rounds of a run ask of one organisation; its statistics count as one."""
+def requested_releases(config: RunConfig, rounds: int) -> list[Release]:
+    """Return what `rounds` rounds ask of one organisation; its statistics count as one release."""
     noise, rate = plan_noise(config), config.training.sample_rate
     every = config.server.evaluate_every
     statistics = int(config.warm_start.share > 0)
@@ -77,18 +77,18 @@ def releases_of(config: RunConfig, rounds: int) -> list[Release]:
     ]
 
 
-def claimed(published: Published) -> float:
-    """The worst ε of any organisation in this run; infinity without privacy.
+def claimed_epsilon(published: Published) -> float:
+    """Return the largest ε of any organisation in this run; infinity without privacy.
 
-    Every organisation is taken to have answered in every round: an answer that came too late, or
-    that was refused, has left it all the same.
+    It counts every organisation as if it had answered in every round: an answer that came too late,
+    or that the coordinator refused, has left the organisation nevertheless.
     """
-    releases = releases_of(published.config, published.rounds)
+    releases = requested_releases(published.config, published.rounds)
     return epsilon(releases, published.config.privacy.delta)
 
 
-def card(published: Published) -> str:
-    """README.md of the model's folder."""
+def write_card(published: Published) -> str:
+    """Return the text of README.md in the model's folder."""
     sections = [_head(published), _privacy(published), _partners(published), _training(published)]
     return "\n".join(sections)
 
@@ -102,8 +102,8 @@ tags: [recommender-systems, federated-learning, differential-privacy]
 # {published.name}
 
 An attention recommender over {published.items:,} items, trained with Sotto {published.version} by
-{len(published.parts)} organisations together. `catalogue/` holds the items that it knows, `model/`
-its weights (safetensors) and shape.
+{len(published.parts)} organisations together. `catalogue/` holds its items, `model/` its weights
+(safetensors) and its shape.
 
 ```python
 from shared.data.catalogue import Catalogue
@@ -120,13 +120,13 @@ def _privacy(published: Published) -> str:
     if not config.privacy.private:
         return """\
 ## Privacy
-**None.** This model was trained without noise. It may repeat what single users did: it is fit for
-public data alone.
+**None.** This model was trained without noise and may reveal what single users did: train it on
+public data only.
 """
     sums = "\n".join(
         f"| {_NAMES[release.kind]} | {release.steps} | {release.noise_multiplier:.4g} | "
         f"{release.sample_rate:g} | {_clip_norm(release.kind, config):.4g} |"
-        for release in releases_of(config, published.rounds)
+        for release in requested_releases(config, published.rounds)
     )
     return f"""\
 ## Privacy
@@ -135,7 +135,7 @@ public data alone.
 | claim | (ε, δ)-differential privacy of what each organisation sent in this run |
 | unit | one user's whole history at one organisation |
 | neighbours | add or remove one user |
-| worst ε | {claimed(published):.3f} |
+| worst ε | {claimed_epsilon(published):.3f} |
 | δ | {config.privacy.delta:g} |
 | mechanism | Poisson-subsampled Gaussian on clipped per-user sums; each organisation adds its \
 noise before anything leaves it |
@@ -165,7 +165,7 @@ What this does **not** say:
 
 
 _NAMES = {
-    ReleaseKind.STATISTICS: "statistics: popularity and a moment, which cost what one would",
+    ReleaseKind.STATISTICS: "statistics (popularity and a moment), charged as one release",
     ReleaseKind.TRAIN: "train",
     ReleaseKind.EVALUATE: "evaluate",
 }

@@ -1,4 +1,4 @@
-"""The folder that a coordinator publishes: model, item list, and what is claimed of them."""
+"""Publish a finished run: a folder with model, catalogue and model card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from server.runs.model_card import Part, Published, card, claimed
+from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
 from server.runs.run import Run
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
@@ -37,26 +37,29 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
     if out.exists():
         raise ServerError(f"{out} exists already: name a new folder.")
     catalogue = Catalogue.load(Path(run.config.paths.catalogue))
-    published = _described(run, catalogue)
+    published = _card_contents(run, catalogue)
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     shutil.copytree(run.out / _MODEL, new / _MODEL)
     catalogue.save(new / _CATALOGUE)
-    (new / CARD).write_text(card(published), encoding="utf-8")
+    (new / CARD).write_text(write_card(published), encoding="utf-8")
     move_durably(new, out)
     AuditLog(settings.path(AUDIT)).record(
-        AuditEvent.PUBLISHED, run=run.name, bundle=run.bundle, epsilon=str(claimed(published))
+        AuditEvent.PUBLISHED,
+        run=run.name,
+        bundle=run.bundle,
+        epsilon=str(claimed_epsilon(published)),
     )
     return published
 
 
-def _described(run: Run, catalogue: Catalogue) -> Published:
+def _card_contents(run: Run, catalogue: Catalogue) -> Published:
     status = run.reported
     if status is None:
         raise ServerError(f"{run.out} holds no progress.json: put a copy of it back.")
     parts = [
-        Part(
+        Participation(
             organisation=name,
             population=part.population,
             answered=part.replies.get(Outcome.VALID, 0),

@@ -22,7 +22,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from server.runs.bundle import Bundle
+import tomli_w
+
+from server.runs.bundle import BuiltBundle
 from server.settings import Settings
 from server.state.status import RunState, RunStatus, now
 from shared.config import RunConfig
@@ -154,7 +156,7 @@ class Run:
     def write_config(self, *, resume: bool) -> None:
         """Write the parameters as Flower reads them."""
         flat = self.config.to_flat() | {"paths.resume": resume}
-        write_atomically(self.config_file, _toml(flat))
+        write_atomically(self.config_file, tomli_w.dumps(flat).encode())
 
     @staticmethod
     def _save(run: Run) -> Run:
@@ -186,7 +188,9 @@ def read_config(file: Path) -> dict[str, Value]:
     return flat | {"paths.resume": False, "paths.sites": ""}
 
 
-def create_run(settings: Settings, name: str, flat: Mapping[str, Value], bundle: Bundle) -> Run:
+def create_run(
+    settings: Settings, name: str, flat: Mapping[str, Value], bundle: BuiltBundle
+) -> Run:
     """Check a run's parameters, then make its folder.
 
     Raises:
@@ -208,7 +212,7 @@ def create_run(settings: Settings, name: str, flat: Mapping[str, Value], bundle:
         raise ServerError(
             f"there is a run '{name}' already: sotto-server resume {name}, or --name another."
         ) from None
-    write_atomically(folder / _CONFIG, _toml(config.to_flat()))
+    write_atomically(folder / _CONFIG, tomli_w.dumps(config.to_flat()).encode())
     bundle.unpack(folder / _APP)
     run = Run(
         name=name,
@@ -251,8 +255,3 @@ def _read(folder: Path) -> Run:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ServerError(f"{folder / _RECORD} is damaged: put a copy of it back.") from error
-
-
-def _toml(flat: Mapping[str, Value]) -> bytes:
-    lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in flat.items()]
-    return ("\n".join(lines) + "\n").encode()

@@ -1,4 +1,4 @@
-"""The proxy as a process: two TLS listeners in front of the SuperLink, until a signal to end."""
+"""The proxy's process: two TLS listeners in front of the SuperLink, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -13,74 +13,77 @@ from pathlib import Path
 
 import uvicorn
 
-from server.service.proxy import ADMINISTRATORS, PARTNERS, Gate, Rule, upstream
+from server.service.proxy import ADMINISTRATORS, PARTNERS, Gate, Rule, superlink_client
 from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.address import Address
 
-__all__ = ["bound", "serve"]
+__all__ = ["bind_socket", "serve_proxy"]
 
 _GRACE = 5
+"""Seconds for requests in progress after a signal to end."""
 
 
 class _Server(uvicorn.Server):
-    """One of several in a process: signals are for all of them."""
+    """One of several servers in a process, which end together by a signal."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals alone."""
+        """Install no signal handler."""
         yield
 
 
-def serve(settings: Settings) -> None:
-    """Listens for partners and administrators until SIGTERM or SIGINT.
+def serve_proxy(settings: Settings) -> None:
+    """Answer partners and administrators until SIGTERM or SIGINT.
 
     Raises:
-        ServerError: an address is taken or not of this machine.
+        ServerError: an address is in use, or is not one of this machine.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    sockets = [bound("partners", settings.partners)]
-    sockets.append(bound("administrators", settings.administrators))
+    sockets = [bind_socket("partners", settings.partners)]
+    sockets.append(bind_socket("administrators", settings.administrators))
     public = settings.path(settings.tls.certificate), settings.path(settings.tls.key)
     asyncio.run(_serve(settings, sockets, [public, settings.internal_certificate]))
 
 
-def bound(key: str, address: Address) -> socket.socket:
-    """A socket that is bound to an address.
+def bind_socket(key: str, address: Address) -> socket.socket:
+    """Return a socket that is bound to an address.
 
     Args:
-        key: which one of [listen] it is.
-        address: where.
+        key: the address's key in [listen].
+        address: to bind to.
 
     Raises:
-        ServerError: it is taken, or not of this machine.
+        ServerError: it is in use, or is not one of this machine.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((address.host, address.port))
+        bound.bind((address.host, address.port))
     except OSError as error:
-        made.close()
+        bound.close()
         raise ServerError(
-            f"listen.{key} = '{address}' cannot be had ({error.strerror}): end what listens "
+            f"listen.{key} = '{address}' cannot be used ({error.strerror}): stop what listens "
             "there, or choose another address in server.toml."
         ) from error
-    return made
+    return bound
 
 
 async def _serve(
     settings: Settings, sockets: list[socket.socket], pairs: list[tuple[Path, Path]]
 ) -> None:
-    async with upstream(str(settings.superlink), str(settings.internal_authority)) as client:
+    async with superlink_client(
+        str(settings.superlink), str(settings.internal_authority)
+    ) as client:
         rules: tuple[Rule, ...] = (PARTNERS, ADMINISTRATORS)
         servers = [
-            _Server(_configured(Gate(rule, client), *pair))
+            _Server(_server_config(Gate(rule, client), *pair))
             for rule, pair in zip(rules, pairs, strict=True)
         ]
         loop = asyncio.get_running_loop()
-        for kind in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(kind, _end, servers)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _end, servers)
         running = (
             server.serve([listening]) for server, listening in zip(servers, sockets, strict=True)
         )
@@ -93,14 +96,14 @@ def _end(servers: list[_Server]) -> None:
 
 
 def _main() -> None:
-    """As a process of `up`, without the time that the whole command line takes to start."""
+    """Run as a process of `up`, without importing the whole command line."""
     try:
-        serve(Settings.load(Path(sys.argv[1])))
+        serve_proxy(Settings.load(Path(sys.argv[1])))
     except ServerError as error:
         sys.exit(f"proxy: {error}")
 
 
-def _configured(gate: Gate, certificate: Path, key: Path) -> uvicorn.Config:
+def _server_config(gate: Gate, certificate: Path, key: Path) -> uvicorn.Config:
     return uvicorn.Config(
         gate,
         ssl_certfile=certificate,

@@ -1,8 +1,8 @@
-"""What stands between the outside and Flower's SuperLink: it lets known paths through, as they are.
+"""The proxy in front of Flower's SuperLink: passes on requests for known paths, and no others.
 
 The SuperLink of Flower 1.41 serves partners, administrators and its own executor on one port, and
-asks administrators for no password. So every listener has its own list, and a path that does not
-stand on it, byte for byte as it was sent, ends here.
+asks administrators for no password. So each listener has a list of paths of its own; a path that
+does not match it byte for byte, as it was sent, is refused.
 
 | request                                             | partners' | administrators' |
 |-----------------------------------------------------|-----------|-----------------|
@@ -11,13 +11,13 @@ stand on it, byte for byte as it was sent, ends here.
 | `/v1/runtime/*`, `/docs`, `/openapi.json`, `/`      | 404       | 404             |
 | `//`, `..`, `%2e`, `%2F`, `;`, capital letters      | 404       | 404             |
 | a query                                             | 404       | 404             |
-| any method but POST                                 | 405       | 405             |
+| any method other than POST                          | 405       | 405             |
 | GET `/healthz`, `/readyz`                           | 404       | see below       |
 | a body of more than 1 GB                            | 413       | 413             |
-| the SuperLink is away, or does not answer in time   | 503, 504  | 503, 504        |
+| the SuperLink is down, or does not answer in time   | 503, 504  | 503, 504        |
 
-`/healthz` answers 200 where this process lives, `/readyz` where the SuperLink does, too. Bodies are
-passed on piece by piece, both ways; nothing of them is kept or logged.
+`/healthz` answers 200 while this process runs, `/readyz` while the SuperLink answers, too. Bodies
+are streamed both ways; no part of them is stored or logged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 
 import httpx
 
-__all__ = ["ADMINISTRATORS", "FLEET", "PARTNERS", "Gate", "Rule", "upstream"]
+__all__ = ["ADMINISTRATORS", "FLEET", "PARTNERS", "Gate", "Rule", "superlink_client"]
 
 log = logging.getLogger("sotto.proxy")
 FLEET = (
@@ -50,9 +50,10 @@ FLEET = (
     "send-node-heartbeat",
     "unregister-node",
 )
-"""All that a SuperNode of Flower 1.41 asks."""
+"""All paths that a SuperNode of Flower 1.41 requests, below /v1/fleet/."""
 _LARGEST = 10**9
-_HOP = {  # RFC 9110, section 7.6.1: between two neighbours alone
+"""Bytes of a body."""
+_HOP_BY_HOP = {  # RFC 9110, section 7.6.1: not to be passed on
     b"connection",
     b"keep-alive",
     b"proxy-authenticate",
@@ -70,13 +71,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What one listener lets through.
+    """What one listener passes on.
 
     Attributes:
         name: for the log.
-        paths: what a path must match, whole and as it was sent.
-        health: whether it answers for its own health.
-        seconds: how long the SuperLink may be silent; None for ever, as streams of logs are.
+        paths: what a path must match in full, as it was sent.
+        health: whether /healthz and /readyz are answered.
+        seconds: how long the SuperLink may send nothing; None without limit, for streams of logs.
     """
 
     name: str
@@ -91,19 +92,19 @@ PARTNERS = Rule(
     health=False,
     seconds=120.0,
 )
-"""The public listener's."""
+"""Rule of the public listener."""
 ADMINISTRATORS = Rule(
     name="administrators", paths=re.compile(rb"/v1/control/[a-z-]+"), health=True, seconds=None
 )
-"""The administrators' listener's."""
+"""Rule of the administrators' listener."""
 
 
-def upstream(address: str, authority: str) -> httpx.AsyncClient:
-    """A client of the SuperLink.
+def superlink_client(address: str, authority: str) -> httpx.AsyncClient:
+    """Return a client of the SuperLink.
 
     Args:
         address: host:port.
-        authority: PEM file of who signed its certificate.
+        authority: PEM file of the authority that signed its certificate.
     """
     return httpx.AsyncClient(
         base_url=f"https://{address}",
@@ -114,25 +115,25 @@ def upstream(address: str, authority: str) -> httpx.AsyncClient:
 
 
 class Gate:
-    """An ASGI application that passes on what its rule allows.
+    """An ASGI application that passes on the requests that its rule allows.
 
     Args:
-        rule: what that is.
-        client: to the SuperLink.
+        rule: of the listener.
+        client: of the SuperLink.
     """
 
     def __init__(self, rule: Rule, client: httpx.AsyncClient) -> None:
         self._rule, self._client = rule, client
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 ASGI
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _answer_lifespan(receive, send)
             return
         path = bytes(scope["raw_path"])
         if self._rule.health and scope["method"] == "GET" and path in (b"/healthz", b"/readyz"):
             await _answer(send, 200 if path == b"/healthz" or await self._ready() else 503)
-        elif refused := self._refused(scope, path):
+        elif status := self._refusal(scope, path):
             log.warning(
                 "refused on the %s' listener: %s %s from %s",
                 self._rule.name,
@@ -140,17 +141,17 @@ class Gate:
                 ascii(path.decode("latin-1"))[:200],
                 (scope.get("client") or ("?",))[0],
             )
-            await _answer(send, refused)
+            await _answer(send, status)
         else:
             await self._pass_on(_Exchange(scope, receive, send), path)
 
-    def _refused(self, scope: Any, path: bytes) -> int | None:  # noqa: ANN401 ASGI
+    def _refusal(self, scope: Any, path: bytes) -> int | None:  # noqa: ANN401 ASGI
         if scope["query_string"] or not self._rule.paths.fullmatch(path):
             return 404
         if scope["method"] != "POST":
             return 405
-        stated = dict(scope["headers"]).get(b"content-length", b"0")
-        return 413 if not stated.isdigit() or int(stated) > _LARGEST else None
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        return 413 if not length.isdigit() or int(length) > _LARGEST else None
 
     async def _ready(self) -> bool:
         with suppress(httpx.HTTPError):
@@ -162,13 +163,13 @@ class Gate:
         request = httpx.Request(
             "POST",
             self._client.base_url.copy_with(raw_path=path),
-            headers=_passed(exchange.scope["headers"]),
+            headers=_end_to_end(exchange.scope["headers"]),
             content=exchange.body(),
             extensions={"timeout": timeout.as_dict()},
         )
         try:
             response = await self._client.send(request, stream=True)
-        except _Gone:
+        except _ClientGone:
             return
         except (_TooLong, httpx.HTTPError) as error:
             await _answer(exchange.send, _status(error))
@@ -179,16 +180,16 @@ class Gate:
             await response.aclose()
 
 
-class _Gone(Exception):
-    """The client has hung up."""
+class _ClientGone(Exception):
+    """The client has closed the connection."""
 
 
 class _TooLong(Exception):
-    """The body is longer than any that Flower sends."""
+    """The body is longer than any message of Flower."""
 
 
 def _status(error: Exception) -> int:
-    """What the client is told where the SuperLink gave no answer."""
+    """Return the status for a request that the SuperLink did not answer."""
     if isinstance(error, _TooLong):
         return 413
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
@@ -209,7 +210,7 @@ class _Exchange:
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise _Gone
+                raise _ClientGone
             piece = message.get("body", b"")
             length += len(piece)
             if length > _LARGEST:
@@ -220,38 +221,38 @@ class _Exchange:
                 return
 
     async def answer(self, response: httpx.Response) -> None:
-        """Passes the answer on until it ends, or the client hangs up."""
-        sending = asyncio.ensure_future(self._sent(response))
-        gone = asyncio.ensure_future(self._gone())
-        await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
-        for task in (sending, gone):
+        """Pass the answer on until it ends, or the client closes the connection."""
+        sending = asyncio.ensure_future(self._send(response))
+        disconnect = asyncio.ensure_future(self._wait_for_disconnect())
+        await asyncio.wait((sending, disconnect), return_when=asyncio.FIRST_COMPLETED)
+        for task in (sending, disconnect):
             task.cancel()
-            # A SuperLink that dies in between leaves an answer that is cut short, and looks so.
+            # If the SuperLink dies meanwhile, the client sees an incomplete answer.
             with suppress(asyncio.CancelledError, httpx.HTTPError):
                 await task
 
-    async def _sent(self, response: httpx.Response) -> None:
-        headers = _passed(response.headers.raw)
+    async def _send(self, response: httpx.Response) -> None:
+        headers = _end_to_end(response.headers.raw)
         start = {"type": "http.response.start", "status": response.status_code}
         await self.send(start | {"headers": headers})
         async for piece in response.aiter_raw():
             await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _gone(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
 
-def _passed(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Headers without those that are for two neighbours alone."""
+def _end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the headers without those that hold for one connection alone."""
     named = {
         word.strip().lower()
         for k, v in headers
         if k.lower() == b"connection"
         for word in v.split(b",")
     }
-    return [(key, value) for key, value in headers if key.lower() not in _HOP | named]
+    return [(key, value) for key, value in headers if key.lower() not in _HOP_BY_HOP | named]
 
 
 async def _answer(send: Any, status: int) -> None:  # noqa: ANN401 ASGI
@@ -261,7 +262,7 @@ async def _answer(send: Any, status: int) -> None:  # noqa: ANN401 ASGI
     await send({"type": "http.response.body", "body": body})
 
 
-async def _live(receive: Any, send: Any) -> None:  # noqa: ANN401 ASGI
+async def _answer_lifespan(receive: Any, send: Any) -> None:  # noqa: ANN401 ASGI
     while True:
         kind = (await receive())["type"]
         await send({"type": f"{kind}.complete"})

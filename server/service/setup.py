@@ -1,7 +1,6 @@
-"""Makes a new coordinator: its folder, certificates, the executor's secret and server.toml.
+"""Set up a coordinator: its folder, certificates, the executor's secret and server.toml.
 
-server.toml is written last, so that a folder that has one is whole. Nothing that is there already
-is written over.
+server.toml is written last: a folder that holds one is complete. No existing file is overwritten.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomlkit
 
 from server.service.certificates import Authority, check_pair, names_of
 from server.settings import FILE, Settings
@@ -21,40 +22,41 @@ from shared.system.files import write_atomically
 __all__ = ["NewServer", "OwnCertificate", "make_server", "new_folder", "renew"]
 
 _INTERNAL = ("localhost", "127.0.0.1", "::1")
-_TEXT = """\
-# The coordinator's own file. Paths are relative to it.
+_TEMPLATE = """\
+# Settings of the coordinator. Paths are relative to this file.
 
-# By which partners reach this coordinator: part of every invitation.
-address = "{address}"
-# Sotto's source, with pyproject.toml, that the app bundle is built from; "" takes the one that
-# the command itself runs from.
-app = "{app}"
+# host:port by which partners reach this coordinator; part of every invitation.
+address = ""
+# Folder of Sotto's source, with pyproject.toml, that the app bundle is built from; "" takes the
+# source that the command itself runs from.
+app = ""
 
 [listen]
-# The public one: /v1/fleet/* for registered nodes, and nothing else.
-partners = "{partners}"
+# Public: /v1/fleet/* for registered nodes, and nothing else.
+partners = ""
 # /v1/control/* without a password: on loopback. From another machine, use a tunnel (ssh -L).
-administrators = "{administrators}"
-# Flower's SuperLink itself: only this machine's processes need it.
-superlink = "{superlink}"
+administrators = ""
+# Flower's SuperLink itself: only processes of this machine need it.
+superlink = ""
 
 [tls]
-# Of the public listener. After a change: end `sotto-server up` and start it again.
-certificate = "{certificate}"
-key = "{key}"
-# Who signed it; partners get this file. "" where every system trusts it.
-authority = "{authority}"
+# Of the public listener. After a change: stop `sotto-server up` and start it again.
+certificate = ""
+key = ""
+# Certificate of the authority that signed it; partners get this file. "" where every system
+# trusts it.
+authority = ""
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCertificate:
-    """An operator's own certificate, in place of one that the coordinator signs.
+    """A certificate that the operator brings, in place of one that the coordinator signs.
 
     Attributes:
         certificate: PEM chain.
         key: its private key.
-        authority: PEM of who signed it; None where every system trusts it.
+        authority: PEM of the authority that signed it; None where every system trusts it.
     """
 
     certificate: Path
@@ -64,17 +66,17 @@ class OwnCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewServer:
-    """What a new coordinator is to be.
+    """Settings of a new coordinator.
 
     Attributes:
         address: host:port by which partners reach it.
         names: further host names and IP addresses of its certificate.
-        partners: where the public listener binds; "" takes every interface and the port of
+        partners: host:port of the public listener; "" takes every interface and the port of
             `address`.
-        administrators: where administrators are answered.
-        superlink: where Flower's SuperLink listens.
-        own: a certificate that there is already.
-        app: folder of Sotto's source, if it is not the one that runs.
+        administrators: host:port of the administrators' listener.
+        superlink: host:port of Flower's SuperLink.
+        own: the operator's certificate; None signs one.
+        app: folder of Sotto's source; "" takes the one that runs.
     """
 
     address: str
@@ -87,30 +89,30 @@ class NewServer:
 
 
 def new_folder(folder: Path) -> Path:
-    """Where a coordinator would be made, absolute.
+    """Return the absolute path of a folder for a new coordinator.
 
     Raises:
-        ServerError: one is there.
+        ServerError: it holds one already.
     """
-    found = folder.expanduser().resolve()
-    if (found / FILE).exists():
+    absolute = folder.expanduser().resolve()
+    if (absolute / FILE).exists():
         raise ServerError(
-            f"{found / FILE}: a coordinator is there already and stays. Edit it, or name a new "
-            "folder."
+            f"{absolute / FILE}: the folder holds a coordinator already, which was not changed. "
+            "Edit that file, or name a new folder."
         )
-    return found
+    return absolute
 
 
 def make_server(folder: Path, new: NewServer) -> Settings:
-    """Sets a coordinator up in `folder`, which is made if need be, its owner's alone.
+    """Set up a coordinator in `folder`, which is created if need be, for its owner alone.
 
     Raises:
-        ServerError: a value does not make sense, or a file is there already or cannot be written.
+        ServerError: a value does not fit, or a file exists already or cannot be written.
     """
     folder = new_folder(folder)
     text = _server_toml(new)
     address = Address.parse(new.address)
-    assert address is not None  # _server_toml has looked
+    assert address is not None  # _server_toml has checked
     if new.own is not None:
         check_pair(new.own.certificate, new.own.key)
         _check_names(new.own.certificate, address.host)
@@ -130,16 +132,16 @@ def make_server(folder: Path, new: NewServer) -> Settings:
         write_atomically(folder / FILE, text.encode())
     except OSError as error:
         raise ServerError(
-            f"{folder}: cannot be set up ({error}). Check the path and disk."
+            f"{folder}: no coordinator can be set up there ({error}). Check path and disk."
         ) from error
     return Settings.load(folder)
 
 
 def renew(settings: Settings) -> list[str]:
-    """Signs new certificates, for the same names, in place of those that the coordinator signed.
+    """Replace the certificates that the coordinator signed by new ones for the same names.
 
     Returns:
-        The public certificate's names; none where it is the operator's own.
+        The public certificate's names; none where it is the operator's.
 
     Raises:
         ServerError: the authority's key is missing.
@@ -155,31 +157,38 @@ def renew(settings: Settings) -> list[str]:
 
 
 def _server_toml(new: NewServer) -> str:
-    """The file's text, checked by reading it."""
-    port = new.address.rpartition(":")[2]
-    own = new.own
-    authority = "ca.crt" if own is None else own.authority or ""
-    values = {
-        "address": new.address,
-        "app": str(Path(new.app).expanduser().resolve()) if new.app else "",
-        "partners": new.partners or f"0.0.0.0:{port}",
-        "administrators": new.administrators,
-        "superlink": new.superlink,
-        "certificate": "server.crt" if own is None else own.certificate.expanduser().resolve(),
-        "key": "server.key" if own is None else own.key.expanduser().resolve(),
-        "authority": Path(authority).expanduser().resolve() if own and authority else authority,
-    }
-    for key, value in values.items():
-        if set('"\\\n') & set(str(value)):
-            raise ServerError(
-                f"{key} = {str(value)!r}: quotation marks and backslashes do not fit."
-            )
-    return _checked(_TEXT.format(**values))
+    """Return the text of server.toml, checked by reading it.
 
-
-def _checked(text: str) -> str:
+    Raises:
+        ServerError: a value does not fit.
+    """
+    port, own = new.address.rpartition(":")[2], new.own
+    document = tomlkit.parse(_TEMPLATE)
+    document["address"] = new.address
+    document["app"] = _absolute(Path(new.app)) if new.app else ""
+    document["listen"].update(
+        {
+            "partners": new.partners or f"0.0.0.0:{port}",
+            "administrators": new.administrators,
+            "superlink": new.superlink,
+        }
+    )
+    document["tls"].update(
+        {"certificate": "server.crt", "key": "server.key", "authority": "ca.crt"}
+        if own is None
+        else {
+            "certificate": _absolute(own.certificate),
+            "key": _absolute(own.key),
+            "authority": _absolute(own.authority) if own.authority else "",
+        }
+    )
+    text = tomlkit.dumps(document)
     Settings.parse(text, Path(FILE))
     return text
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().resolve())
 
 
 def _check_names(certificate: Path, host: str) -> None:
@@ -187,20 +196,20 @@ def _check_names(certificate: Path, host: str) -> None:
     wild = "*." + host.partition(".")[2]
     if host not in names and wild not in names:
         raise ServerError(
-            f"{certificate} is for {', '.join(names) or 'no name'}, not for {host}, by which "
-            "partners are to reach it: their nodes would refuse it."
+            f"{certificate} is for {', '.join(names) or 'no name'}, not for {host}, which "
+            "partners connect to: their nodes would refuse it. Give a certificate for that name."
         )
 
 
 def _refuse_leftovers(folder: Path) -> None:
-    """Keys and state of an attempt that was cut short, or of something else."""
+    """Refuse a folder with keys or state of an interrupted setup, or of something else."""
     names = ("ca.key", "server.key", "internal.key", "executor.secret", "flower.db", "flower")
-    if there := [name for name in names if (folder / name).exists()]:
+    if leftovers := [name for name in names if (folder / name).exists()]:
         raise ServerError(
-            f"{folder} holds {', '.join(there)}, but no {FILE}: name an empty folder, or move "
-            f"{'them' if len(there) > 1 else 'it'} away."
+            f"{folder} holds {', '.join(leftovers)}, but no {FILE}: name an empty folder, or move "
+            f"{'them' if len(leftovers) > 1 else 'it'} away."
         )
     if folder.stat().st_mode & 0o077:
         raise ServerError(
-            f"{folder} is open to others, and private keys shall lie there: chmod 700 {folder}"
+            f"{folder} is open to other users, and will hold private keys: chmod 700 {folder}"
         )

@@ -1,14 +1,13 @@
-"""Everything that `sotto-server up` keeps running on one machine.
+"""The processes that `sotto-server up` keeps running on one machine.
 
-| process   | what it does                                             | where it listens          |
-|-----------|----------------------------------------------------------|---------------------------|
-| superlink | Flower's SuperLink: nodes, runs, messages, in a database | `listen.superlink`        |
-| executor  | starts each run's ServerApp; known by a secret in a file | nowhere                   |
-| proxy     | TLS listeners that let known paths through               | the other two of [listen] |
-| keeper    | resumes runs that broke off                              | nowhere                   |
+| process    | what it does                                             | where it listens         |
+|------------|----------------------------------------------------------|--------------------------|
+| superlink  | Flower's SuperLink: nodes, runs, messages, in a database | `listen.superlink`       |
+| executor   | starts each run's ServerApp; authenticates with a secret | nowhere                  |
+| proxy      | TLS listeners that pass on known paths alone             | the others of [listen]   |
+| supervisor | resumes runs whose process ended                         | nowhere                  |
 
-The executor's own death does not end a ServerApp that runs: a new executor takes its place, and
-the run goes on.
+A ServerApp survives the end of its executor: a new executor takes over, and the run goes on.
 """
 
 from __future__ import annotations
@@ -24,109 +23,116 @@ from pathlib import Path
 
 import httpx
 
-from server.runs.flower import environment, program
+from server.runs.flower import find_program, flower_environment
 from server.service.certificates import days_left
-from server.service.listeners import bound
+from server.service.listeners import bind_socket
 from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.files import inheritable_lock
 from shared.system.supervise import Patience, Program, Restart, Start, keep_running
 
-__all__ = ["check", "is_ready", "keep_up", "only_server", "programs", "until_ready"]
+__all__ = [
+    "check_startup",
+    "is_ready",
+    "lock_coordinator",
+    "run_services",
+    "service_programs",
+    "wait_until_ready",
+]
 
 _LOCK = "server.lock"
 _PYTHON = (sys.executable, "-P", "-m")
 _PATIENCE = Patience(first=1.0, longest=60.0, settled=300.0, brief=10.0, starts=8, end=15.0)
 
 
-def programs(settings: Settings) -> list[Program]:
-    """What runs, in the order in which it starts; no argument of any of it is a secret.
+def service_programs(settings: Settings) -> list[Program]:
+    """Return the programs to run, in the order in which they start; no argument is a secret.
 
     Raises:
         ServerError: Flower is not installed.
     """
-    variables = environment(settings)
+    variables = flower_environment(settings)
     commands = {
         "superlink": _superlink(settings),
         "executor": _executor(settings),
         "proxy": [*_PYTHON, "server.service.listeners", settings.folder],
-        "keeper": [*_PYTHON, "server.cli", "keep", "--server", settings.folder],
+        "supervisor": [*_PYTHON, "server.cli", "supervise", "--server", settings.folder],
     }
     return [
         Program(
             name=name,
             command=command,
             variables=variables,
-            advice="See what it said above.",
+            advice="Its own messages are above.",
             children_stay=name == "executor",
         )
         for name, command in commands.items()
     ]
 
 
-def check(settings: Settings) -> list[str]:
-    """Looks whether everything could start.
+def check_startup(settings: Settings) -> list[str]:
+    """Check that every process could start.
 
     Returns:
-        What is doubtful, a sentence each.
+        Warnings, a sentence each.
 
     Raises:
-        ServerError: what is wrong: an address is taken, a certificate has expired, a file is open
-            to others or missing.
+        ServerError: an address is in use, a certificate has expired, or a file is missing or
+            readable by other users.
     """
     for key, address in (
         ("partners", settings.partners),
         ("administrators", settings.administrators),
         ("superlink", settings.superlink),
     ):
-        bound(key, address).close()
+        bind_socket(key, address).close()
     for file in (settings.executor_secret, *_keys(settings)):
         _check_private(file)
     public = settings.path(settings.tls.certificate)
-    doubts = []
+    warnings = []
     for certificate in (settings.internal_certificate[0], public):
         days = days_left(certificate)
         if days < 0:
-            raise ServerError(f"{certificate} has expired: sotto-server renew, or a new one.")
+            raise ServerError(f"{certificate} has expired: sotto-server renew, or bring a new one.")
         if days < 30:
-            doubts.append(f"{certificate} expires in {days} days: sotto-server renew.")
-    return doubts
+            warnings.append(f"{certificate} expires in {days} days: sotto-server renew.")
+    return warnings
 
 
 @contextmanager
-def only_server(folder: Path) -> Iterator[int]:
-    """Holds the folder's lock; gives its descriptor, so that children can hold it too.
+def lock_coordinator(folder: Path) -> Iterator[int]:
+    """Hold the folder's lock, and give its descriptor so that child processes can hold it too.
 
     Raises:
-        ServerError: another `sotto-server up` has it.
+        ServerError: another `sotto-server up` holds it.
     """
 
     def conflict(holder: str) -> ServerError:
         return ServerError(
-            f"{folder}: a coordinator is up already (process {holder}): end that one first."
+            f"{folder}: a coordinator is up already (process {holder}): stop that one first."
         )
 
     with inheritable_lock(folder / _LOCK, conflict) as handle:
         yield handle
 
 
-def keep_up(settings: Settings, lock: int, told: Callable[[Start | Restart], None]) -> None:
-    """Keeps everything running until SIGTERM or SIGINT.
+def run_services(settings: Settings, lock: int, notify: Callable[[Start | Restart], None]) -> None:
+    """Keep every process running until SIGTERM or SIGINT.
 
     Args:
         settings: the coordinator's.
-        lock: what `only_server` gave.
-        told: of every process that ended and starts again.
+        lock: the descriptor that `lock_coordinator` gave.
+        notify: called when a process starts, or ended and will start again.
 
     Raises:
-        ProcessError: one cannot be kept running; says which. Everything has ended.
+        ProcessError: the named process cannot be kept running; all have been stopped.
     """
     os.umask(0o077)  # the database that Flower makes is for its owner alone
-    keep_running(programs(settings), patience=_PATIENCE, told=told, pass_fds=(lock,))
+    keep_running(service_programs(settings), patience=_PATIENCE, told=notify, pass_fds=(lock,))
 
 
 def is_ready(settings: Settings) -> bool:
-    """Whether the proxy and the SuperLink behind it answer."""
+    """Return whether the proxy and the SuperLink behind it answer."""
     context = ssl.create_default_context(cafile=settings.internal_authority)
     with suppress(httpx.HTTPError):
         url = f"https://{settings.administrators}/readyz"
@@ -134,30 +140,34 @@ def is_ready(settings: Settings) -> bool:
     return False
 
 
-def until_ready(settings: Settings, seconds: float = 120.0) -> bool:
-    """Waits until everything answers, and tells systemd, if it asked."""
+def wait_until_ready(settings: Settings, seconds: float = 120.0) -> bool:
+    """Wait until everything answers, and notify systemd where it started this process.
+
+    Returns:
+        False where `seconds` were not enough.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if is_ready(settings):
-            _notify("READY=1")
+            _notify_systemd("READY=1")
             return True
         time.sleep(0.2)
     return False
 
 
-def _notify(state: str) -> None:
-    """What sd_notify(3) does, where systemd started us with Type=notify."""
+def _notify_systemd(state: str) -> None:
+    """Do what sd_notify does, where systemd started this process with Type=notify."""
     if address := os.environ.get("NOTIFY_SOCKET"):
         place = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, suppress(OSError):
-            told.sendto(state.encode(), place)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
+            channel.sendto(state.encode(), place)
 
 
 def _superlink(settings: Settings) -> list[str]:
     certificate, key = settings.internal_certificate
     address = settings.superlink
     return [
-        program("flower-superlink"),
+        find_program("flower-superlink"),
         *("--host", address.host),
         *("--port", str(address.port)),
         *("--ssl-ca-certfile", str(settings.internal_authority)),
@@ -193,4 +203,4 @@ def _check_private(file: Path) -> None:
             "folder: sotto-server init"
         ) from error
     if mode & 0o077:
-        raise ServerError(f"{file} is open to others ({mode:o}): chmod 600 {file}")
+        raise ServerError(f"{file} is open to other users ({mode:o}): chmod 600 {file}")

@@ -31,7 +31,7 @@ SERVER_PROCESSES = {
     "coordinator's executor": re.escape(shared.system.superexec.__name__),
     "ServerApp": "flwr-serverapp",
     "proxy": re.escape(server.service.listeners.__name__),
-    "run supervisor": re.escape(f"{server.cli.__name__} keep"),
+    "run supervisor": re.escape(f"{server.cli.__name__} supervise"),
 }
 """Processes of a coordinator: a pattern of each one's command line."""
 NODE_PROCESSES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import server.cli
-from server.service.up import check, only_server, programs
+from server.service.up import check_startup, lock_coordinator, service_programs
 from server.settings import Settings
 from server.state.audit_log import AuditLog
 from shared.errors import ServerError
@@ -49,14 +49,14 @@ def made(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 def test_init_writes_over_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = types(capsys, "init", made, "--address", "other.example:9092")
     assert code == 2
-    assert "a coordinator is there already" in err
+    assert "holds a coordinator already" in err
 
 
 def test_a_certificate_needs_its_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["init", folder, "--address", "a.example:1", "--certificate", "x.crt"]
     code, _, err = types(capsys, *words)
     assert code == 2
-    assert "--certificate and --key belong together" in err
+    assert "Give --certificate and --key together" in err
     assert not folder.exists()
 
 
@@ -116,8 +116,8 @@ def test_a_changed_audit_log_is_noticed(made: Path, capsys: pytest.CaptureFixtur
 
 
 def test_no_argument_of_a_process_is_a_secret(made: Path) -> None:
-    started = programs(Settings.load(made))
-    assert [program.name for program in started] == ["superlink", "executor", "proxy", "keeper"]
+    started = service_programs(Settings.load(made))
+    assert [program.name for program in started] == ["superlink", "executor", "proxy", "supervisor"]
     words = " ".join(word for program in started for word in program.command)
     assert (made / "executor.secret").read_text() not in words
     assert str(made / "executor.secret") in words
@@ -128,16 +128,20 @@ def test_no_argument_of_a_process_is_a_secret(made: Path) -> None:
 
 
 def test_a_folder_has_one_coordinator(made: Path) -> None:
-    with only_server(made), pytest.raises(ServerError, match="is up already"), only_server(made):
+    with (
+        lock_coordinator(made),
+        pytest.raises(ServerError, match="is up already"),
+        lock_coordinator(made),
+    ):
         pass
-    with only_server(made):
+    with lock_coordinator(made):
         pass
 
 
 def test_keys_that_others_can_read_stop_it(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = made / "server.toml"
     settings.write_text(settings.read_text().replace(':1"', ':47931"').replace(':2"', ':47932"'))
-    assert check(Settings.load(made)) == []
+    assert check_startup(Settings.load(made)) == []
     (made / "server.key").chmod(0o644)
     code, _, err = types(capsys, "up", "--server", made)
     assert code == 2

@@ -22,7 +22,7 @@ def test_a_clone_in_the_current_folder_is_not_taken_for_an_app(
     clone.mkdir()
     (clone / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
-    said = Flower(settings)._called("supernode", "list", flower._CONNECTION, "--format", "json")
-    assert "legacy" not in said.stdout + said.stderr
+    answer = Flower(settings)._call("supernode", "list", flower._CONNECTION, "--format", "json")
+    assert "legacy" not in answer.stdout + answer.stderr
     with pytest.raises(ServerError, match=r"no coordinator answers at 127\.0\.0\.1:1"):
         Flower(settings).nodes()

@@ -8,7 +8,13 @@ import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import pld_privacy_accountant
 
-from server.runs.model_card import Part, Published, card, claimed, releases_of
+from server.runs.model_card import (
+    Participation,
+    Published,
+    claimed_epsilon,
+    requested_releases,
+    write_card,
+)
 from shared.config import PrivacyConfig, RunConfig, ServerConfig, TrainingConfig
 
 CONFIG = RunConfig(
@@ -21,8 +27,8 @@ PUBLISHED = Published(
     config=CONFIG,
     rounds=20,
     parts=(
-        Part(organisation="Alpha", population=1000, answered=20),
-        Part(organisation="Beta", population=2000, answered=3),
+        Participation(organisation="Alpha", population=1000, answered=20),
+        Participation(organisation="Beta", population=2000, answered=3),
     ),
     bundle="b" * 64,
     catalogue="c" * 64,
@@ -33,29 +39,29 @@ PUBLISHED = Published(
 
 def test_the_claim_is_an_independent_accountants() -> None:
     accountant = pld_privacy_accountant.PLDAccountant()
-    for release in releases_of(CONFIG, 20):
+    for release in requested_releases(CONFIG, 20):
         sums = dp_event.GaussianDpEvent(release.noise_multiplier)
         event = dp_event.PoissonSampledDpEvent(release.sample_rate, sums)
         accountant.compose(dp_event.SelfComposedDpEvent(event, release.steps))
-    assert claimed(PUBLISHED) == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
-    assert claimed(PUBLISHED) <= 8.0 * 1.001
+    assert claimed_epsilon(PUBLISHED) == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
+    assert claimed_epsilon(PUBLISHED) <= 8.0 * 1.001
 
 
 def test_every_sum_is_counted_though_an_organisation_answered_less() -> None:
-    assert [release.steps for release in releases_of(CONFIG, 20)] == [1, 40, 4]
-    silent = replace(PUBLISHED, parts=(Part(organisation="A", population=9, answered=0),))
-    assert claimed(silent) == claimed(PUBLISHED)
-    assert claimed(replace(PUBLISHED, rounds=10)) < claimed(PUBLISHED)
+    assert [release.steps for release in requested_releases(CONFIG, 20)] == [1, 40, 4]
+    silent = replace(PUBLISHED, parts=(Participation(organisation="A", population=9, answered=0),))
+    assert claimed_epsilon(silent) == claimed_epsilon(PUBLISHED)
+    assert claimed_epsilon(replace(PUBLISHED, rounds=10)) < claimed_epsilon(PUBLISHED)
 
 
 def test_the_card_says_unit_delta_partners_and_limits() -> None:
-    text = card(PUBLISHED)
+    text = write_card(PUBLISHED)
     for said in (
         "one user's whole history at one organisation",
         "add or remove one user",
-        f"| worst ε | {claimed(PUBLISHED):.3f} |",
+        f"| worst ε | {claimed_epsilon(PUBLISHED):.3f} |",
         "| δ | 1e-05 |",
-        "which cost what one would | 1 | ",
+        "charged as one release | 1 | ",
         "| train | 40 | ",
         "| evaluate | 4 | ",
         "numerical composition",
@@ -71,7 +77,7 @@ def test_the_card_says_unit_delta_partners_and_limits() -> None:
 
 def test_without_privacy_nothing_is_claimed() -> None:
     config = replace(CONFIG, privacy=PrivacyConfig(epsilon=None, delta=1e-5), server=ServerConfig())
-    text = card(replace(PUBLISHED, config=config))
+    text = write_card(replace(PUBLISHED, config=config))
     assert "**None.**" in text
     assert "worst ε" not in text
-    assert claimed(replace(PUBLISHED, config=config)) == float("inf")
+    assert claimed_epsilon(replace(PUBLISHED, config=config)) == float("inf")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.runs.bundle import Bundle, build, source
+from server.runs.bundle import BuiltBundle, build_bundle, source_folder
 from server.runs.flower import Flower, FlowerRun, FlowerState
 from server.runs.run import Run, all_runs, create_run, find_run, read_config
 from server.runs.supervisor import ATTEMPTS, RunSupervisor, start
@@ -54,8 +54,8 @@ class StandIn(Flower):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(Path(__file__).parents[3])
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> BuiltBundle:
+    return build_bundle(Path(__file__).parents[3])
 
 
 @pytest.fixture
@@ -68,12 +68,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def flower(bundle: Bundle) -> StandIn:
+def flower(bundle: BuiltBundle) -> StandIn:
     return StandIn(bundle.fingerprint)
 
 
 @pytest.fixture
-def run(settings: Settings, tmp_path: Path, bundle: Bundle, flower: StandIn) -> Run:
+def run(settings: Settings, tmp_path: Path, bundle: BuiltBundle, flower: StandIn) -> Run:
     made = create_run(settings, "first", read_config(tmp_path / "run.toml"), bundle)
     return start(settings, flower, made, AuditEvent.RUN_STARTED)
 
@@ -255,7 +255,9 @@ def test_a_run_resumes_only_what_there_is(settings: Settings, run: Run) -> None:
 # --- a run's folder ----------------------------------------------------------------------------
 
 
-def test_names_are_taken_once(settings: Settings, run: Run, bundle: Bundle, tmp_path: Path) -> None:
+def test_names_are_taken_once(
+    settings: Settings, run: Run, bundle: BuiltBundle, tmp_path: Path
+) -> None:
     flat = read_config(tmp_path / "run.toml")
     with pytest.raises(ServerError, match="there is a run 'first' already"):
         create_run(settings, "first", flat, bundle)
@@ -277,7 +279,7 @@ def test_names_are_taken_once(settings: Settings, run: Run, bundle: Bundle, tmp_
     ],
 )
 def test_mistakes_are_found_before_anything_is_made(
-    settings: Settings, bundle: Bundle, tmp_path: Path, change: tuple[str, str], said: str
+    settings: Settings, bundle: BuiltBundle, tmp_path: Path, change: tuple[str, str], said: str
 ) -> None:
     (tmp_path / "run.toml").write_text(CONFIG.replace(*change))
     with pytest.raises(ConfigError, match=said):
@@ -288,14 +290,14 @@ def test_mistakes_are_found_before_anything_is_made(
 # --- the bundle --------------------------------------------------------------------------------
 
 
-def test_the_same_source_gives_the_same_bundle(bundle: Bundle, tmp_path: Path) -> None:
-    assert build(bundle.unpack(tmp_path / "app")).fingerprint == bundle.fingerprint
+def test_the_same_source_gives_the_same_bundle(bundle: BuiltBundle, tmp_path: Path) -> None:
+    assert build_bundle(bundle.unpack(tmp_path / "app")).fingerprint == bundle.fingerprint
     changed = tmp_path / "app" / "client" / "guard.py"
     changed.write_text(changed.read_text() + "#")
-    assert build(tmp_path / "app").fingerprint != bundle.fingerprint
+    assert build_bundle(tmp_path / "app").fingerprint != bundle.fingerprint
 
 
-def test_a_bundle_holds_source_alone(bundle: Bundle) -> None:
+def test_a_bundle_holds_source_alone(bundle: BuiltBundle) -> None:
     assert {Path(name).suffix for name in bundle.files} == {".py", ".toml"}
     tops = {Path(name).parts[0] for name in bundle.files}
     assert tops == {"client", "server", "shared", "pyproject.toml"}
@@ -303,7 +305,7 @@ def test_a_bundle_holds_source_alone(bundle: Bundle) -> None:
 
 def test_without_source_there_is_no_bundle(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"holds no pyproject\.toml"):
-        source(replace(settings, app=str(tmp_path)))
+        source_folder(replace(settings, app=str(tmp_path)))
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     with pytest.raises(ServerError, match="no bundle can be built"):
-        build(tmp_path)
+        build_bundle(tmp_path)

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.service.certificates import Authority
-from server.service.listeners import _configured, _Server, bound
-from server.service.proxy import ADMINISTRATORS, FLEET, PARTNERS, Gate, upstream
+from server.service.listeners import _Server, _server_config, bind_socket
+from server.service.proxy import ADMINISTRATORS, FLEET, PARTNERS, Gate, superlink_client
 from shared.errors import ServerError
 from shared.system.address import Address
 
@@ -115,9 +115,9 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     servers: list[uvicorn.Server] = []
 
     async def serve() -> None:
-        async with upstream(f"127.0.0.1:{ports[0]}", str(authority.certificate)) as client:
+        async with superlink_client(f"127.0.0.1:{ports[0]}", str(authority.certificate)) as client:
             apps = [link, Gate(PARTNERS, client), Gate(ADMINISTRATORS, client)]
-            servers.extend(_Server(_configured(app, *pair)) for app in apps)  # type: ignore[arg-type]
+            servers.extend(_Server(_server_config(app, *pair)) for app in apps)  # type: ignore[arg-type]
             await asyncio.gather(
                 *(server.serve([made]) for server, (made, _) in zip(servers, sockets, strict=True))
             )
@@ -299,4 +299,4 @@ def test_an_address_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", int(taken.getsockname()[1]))
         with pytest.raises(ServerError, match=rf"listen.partners = '{address}' cannot be had"):
-            bound("partners", address)
+            bind_socket("partners", address)
