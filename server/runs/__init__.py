@@ -1,1 +1,12 @@
-"""runs."""
+"""The coordinator's runs, from the app bundle to the published model.
+
+run          one run: its folder, record and parameters
+bundle       build the app bundle that partners vet
+flower       call Flower's command line
+supervisor   start runs, and resume those whose process ends
+reporter     report how a run goes: status, audit log, log, MLflow
+mlflow       send a run's figures to MLflow
+follow       describe what has happened in a run, for the terminal
+publish      publish a finished run
+model_card   write its model card, with the claimed ε
+"""

@@ -1,1 +1,10 @@
-"""service."""
+"""The coordinator as a service: its set-up, its partners and its processes.
+
+setup          set up a coordinator's folder, and renew its certificates
+certificates   its certificate authority, and what certificates say
+partners       who was invited, accepted and revoked
+up             the processes of `sotto-server up`
+proxy          which requests reach Flower's SuperLink
+listeners      the proxy's process and its TLS listeners
+prometheus     /metrics, /healthz and /readyz from the runs' status files
+"""

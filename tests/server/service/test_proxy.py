@@ -298,5 +298,5 @@ def test_a_superlink_that_is_away_is_told_as_such(error: type[Exception], status
 def test_an_address_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", int(taken.getsockname()[1]))
-        with pytest.raises(ServerError, match=rf"listen.partners = '{address}' cannot be had"):
+        with pytest.raises(ServerError, match=rf"listen.partners = '{address}' cannot be used"):
             bind_socket("partners", address)

@@ -75,7 +75,7 @@ def test_paths_are_quoted_as_toml_wants_it(tmp_path: Path) -> None:
     settings = make_server(tmp_path / "c", replace(NEW, app=str(tmp_path / 'a"b\\c')))
     assert settings.app == str(tmp_path / 'a"b\\c')
     text = settings.path("server.toml").read_text()
-    assert text.count("# ") == 12
+    assert "# Settings of the coordinator." in text
     stored = Path(__file__).parents[1] / "state" / "stored" / "server.toml"
     assert tomllib.loads(text).keys() == tomllib.loads(stored.read_text()).keys()
 
