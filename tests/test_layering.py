@@ -75,6 +75,10 @@ def definitions(path: Path) -> dict[str, ast.stmt]:
             found[node.name] = node
         elif isinstance(node, ast.AnnAssign):
             found[ast.unparse(node.target)] = node
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            if node.orelse:  # what is imported when it is asked for, and re-exported
+                taken = [n for n in node.body if isinstance(n, ast.ImportFrom)]
+                found |= {name.asname or name.name: n for n in taken for name in n.names}
         elif isinstance(node, ast.Assign):
             targets = [n for target in node.targets for n in ast.walk(target)]
             found |= {n.id: node for n in targets if isinstance(n, ast.Name)}

@@ -30,11 +30,14 @@ from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
 import httpx
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
-from flwr.supercore.runtime import RuntimeHttpClient
 
+from client.flower_internals import (
+    AcquireTaskRequest,
+    RuntimeHttpClient,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+    TaskType,
+)
 from client.logs import Event, note, set_up
 from client.node.task import answer_late
 from shared.errors import Refusal

@@ -36,20 +36,23 @@ from typing import NoReturn
 
 import httpx
 from flwr.app import Message
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore import log
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
-from flwr.supercore.inflatable.inflatable_utils import (
+
+from client.flower_internals import (
+    CLIENT_APP_CRASHED_ERROR,
+    InMemoryNodeState,
+    NoObjectInStoreError,
     ObjectPushError,
+    ObjectStore,
+    ObjectTree,
+    RetryInvoker,
+    flower_supernode,
+    insert_message,
+    iterate_object_tree,
+    log,
+    make_simple_http_retry_invoker,
     push_object_contents_from_iterable,
+    replace_in_supernode,
 )
-from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore
-from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
-from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode.cli.flower_supernode import flower_supernode
-from flwr.supernode.nodestate import InMemoryNodeState, nodestate_factory
-from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
-from flwr.supernode.start_client_internal import _insert_message
 
 __all__ = ["WholeReplies", "all_parts", "main"]
 
@@ -59,9 +62,9 @@ STALLED = 20.0
 
 def main() -> NoReturn:
     """Runs `flower-supernode`; whatever ends one of its threads ends the process."""
-    vars(fleet_http_connection)["make_simple_http_retry_invoker"] = _patient
-    vars(nodestate_factory)["InMemoryNodeState"] = WholeReplies
-    vars(start_client_internal)["push_object_contents_from_iterable"] = all_parts
+    replace_in_supernode("make_simple_http_retry_invoker", _patient)
+    replace_in_supernode("InMemoryNodeState", WholeReplies)
+    replace_in_supernode("push_object_contents_from_iterable", all_parts)
     threading.excepthook = _end_with
     sys.argv[0] = "flower-supernode"
     try:
@@ -173,7 +176,7 @@ class WholeReplies(InMemoryNodeState):
         request = self.msg_store.get(known.reply_to_message_id)
         if request is not None:
             answer = Message(CLIENT_APP_CRASHED_ERROR, reply_to=request.message)
-            _insert_message(answer, self, self.object_store)
+            insert_message(answer, self, self.object_store)
 
 
 def _end_with(ended: threading.ExceptHookArgs) -> None:

@@ -17,9 +17,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from flwr.app import Context, Message
-from flwr.supercore.fab import Fab
 
 from client.bundle.trust import Trusted, vetted
+from client.flower_internals import Fab
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.node.task import answer
 from client.site.site import Site

@@ -15,23 +15,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 from flwr.app import Error, Message
-from flwr.app.message import make_message
-from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_from_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf,
-    make_pull_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
+
+from server.flower_internals import (
+    ErrorCode,
     ObjectPullError,
+    ObjectTree,
+    ProtoMessage,
+    PullAppMessagesRequest,
+    make_confirm_message_received_fn_protobuf,
+    make_message,
+    make_pull_object_fn_protobuf,
+    message_from_proto,
     pull_and_inflate_object_from_tree,
 )
-from flwr.superlink.grid import HttpGrid
+
+if TYPE_CHECKING:
+    from server.flower_internals import HttpGrid  # it takes half a second
 
 __all__ = ["Fetcher"]
 

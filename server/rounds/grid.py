@@ -13,9 +13,8 @@ from collections.abc import Iterable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.superlink.grid import HttpGrid
 
+from server.flower_internals import Run, is_http_grid
 from server.rounds.fetching import Fetcher
 from shared.messages import DESCRIBE, DescribeRequest
 
@@ -48,7 +47,7 @@ class PatientGrid(Grid):
 
     def __init__(self, inner: Grid) -> None:
         self._inner = inner
-        self._source = Fetcher(inner) if isinstance(inner, HttpGrid) else inner
+        self._source = Fetcher(inner) if is_http_grid(inner) else inner
         self._unanswered: dict[str, _Question] = {}
 
     def send_and_receive(

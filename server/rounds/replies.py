@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 from flwr.app import Message, RecordDict
-from flwr.common.constant import ErrorCode
 
+from server.flower_internals import ErrorCode
 from shared.errors import Outcome, ReplyError, WireError
 from shared.messages import TrainReply, Weights, refusal_in
 

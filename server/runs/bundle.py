@@ -78,7 +78,8 @@ def build_bundle(folder: Path) -> BuiltBundle:
     Raises:
         ServerError: a file is missing, or Flower refuses to bundle the folder.
     """
-    from flwr.cli.build import build_fab_from_files  # noqa: PLC0415 takes a second to import
+    # It takes a second to load.
+    from server.flower_internals import build_fab_from_files  # noqa: PLC0415
 
     try:
         project = (folder / _PROJECT).read_bytes()

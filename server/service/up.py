@@ -183,7 +183,7 @@ def _superlink(settings: Settings) -> list[str]:
 def _executor(settings: Settings) -> list[str]:
     return [
         *_PYTHON,
-        "shared.system.superexec",
+        "server.service.superexec",
         *("--runtime-api-address", str(settings.superlink)),
         *("--root-certificates", str(settings.internal_authority)),
         *("--superexec-auth-secret-file", str(settings.executor_secret)),

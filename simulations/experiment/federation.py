@@ -17,14 +17,13 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from client.ledger.ledger import Ledger
 from client.site.simulated import SIMULATED
 from client.site.site import FILE, Site
 from server.app import Observer, make_app
+from server.flower_internals import Run, TaskIdentity
 from server.rounds.grid import PatientGrid
 from shared.config import PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue

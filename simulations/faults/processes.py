@@ -14,7 +14,7 @@ import client.node.executor
 import client.node.supernode
 import server.cli
 import server.service.listeners
-import shared.system.superexec
+import server.service.superexec
 
 __all__ = [
     "NODE_PROCESSES",
@@ -28,7 +28,7 @@ __all__ = [
 
 SERVER_PROCESSES = {
     "SuperLink": "flower-superlink",
-    "coordinator's executor": re.escape(shared.system.superexec.__name__),
+    "coordinator's executor": re.escape(server.service.superexec.__name__),
     "ServerApp": "flwr-serverapp",
     "proxy": re.escape(server.service.listeners.__name__),
     "run supervisor": re.escape(f"{server.cli.__name__} supervise"),

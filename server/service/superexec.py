@@ -8,7 +8,7 @@
   executor there: a ServerApp would die with it. Here they watch the executor's own parent, which
   puts a new executor in its place.
 
-Run it as `python -m shared.system.superexec`, with the arguments of `flower-superexec`.
+Run it as `python -m server.service.superexec`, with the arguments of `flower-superexec`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from flwr.supercore.cli import flower_superexec
-from flwr.supercore.superexec.executor import subprocess_executor
+from server.flower_internals import flower_superexec, replace_task_launcher
 
 __all__ = ["main"]
 
@@ -74,7 +73,7 @@ def _unnamed(text: str) -> Iterator[int]:
 
 def main() -> None:
     """Runs `flower-superexec`."""
-    vars(subprocess_executor)["subprocess"] = _Launcher
+    replace_task_launcher(_Launcher)
     flower_superexec()
 
 

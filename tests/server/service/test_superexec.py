@@ -16,7 +16,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import subprocess_executor
 from flwr.supercore.superexec.executor.types import ExecutionSpec
 
-from shared.system.superexec import _Launcher
+from server.service.superexec import _Launcher
 from tests.shared.system.test_supervise import ROOT, gone, until
 
 TOKEN = "5ec4e7" * 8
@@ -89,7 +89,7 @@ sys.path[:] = {path}
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import subprocess_executor
 from flwr.supercore.superexec.executor.types import ExecutionSpec
-from shared.system.superexec import _Launcher
+from server.service.superexec import _Launcher
 subprocess_executor.subprocess = _Launcher
 pathlib.Path({out!r} + ".executor").write_text(str(os.getpid()) + " ")
 if not os.path.exists({out!r}):
