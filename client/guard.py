@@ -18,7 +18,7 @@ from client.ledger.ledger import Entry, Ledger
 from client.site.policy import Ask
 from client.site.site import Site
 from shared.errors import Refusal, Refused, WireError
-from shared.hash_chain import encoded
+from shared.hash_chain import canonical_text
 from shared.messages import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
@@ -185,5 +185,5 @@ def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
         round=request.round,
         release=release,
         clip_norm=clip_norm,
-        request=hashlib.sha256(encoded(asked).encode()).hexdigest(),
+        request=hashlib.sha256(canonical_text(asked).encode()).hexdigest(),
     )

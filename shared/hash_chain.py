@@ -1,12 +1,11 @@
-"""A chain of entries: each one's hash covers all before it, so that no edit goes unseen.
+"""A hash chain of entries: each hash covers all entries before it, so that every edit shows.
 
-An entry is one JSON object with sorted keys, no spaces and ASCII alone; it is stored as that text,
-and the text is what is hashed:
+An entry is a JSON object. It is stored and hashed as one text: sorted keys, no spaces, ASCII only.
 
     hash(n) = SHA-256(hash(n - 1) || text(n)),  hash(0) = 32 zero bytes
 
-Nothing else of an entry is stored, so nothing of it can differ from what was hashed. What no chain
-can show by itself is that its end was cut off: whoever cares keeps the last hash elsewhere.
+The text is all that is stored of an entry, so no part of it can differ from what was hashed. A
+chain alone cannot show that its last entries were removed: keep the last hash elsewhere for that.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["START", "encoded", "linked"]
+__all__ = ["INITIAL_HASH", "canonical_text", "next_hash"]
 
-START = bytes(32)
+INITIAL_HASH = bytes(32)
 """The hash before the first entry."""
 
 
-def encoded(fields: Mapping[str, Any]) -> str:
-    """The canonical text of an entry.
+def canonical_text(fields: Mapping[str, Any]) -> str:
+    """Return the canonical text of an entry.
 
-    >>> encoded({"round": 1, "entry": "charge"})
+    >>> canonical_text({"round": 1, "entry": "charge"})
     '{"entry":"charge","round":1}'
     """
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def linked(previous: bytes, text: str) -> bytes:
-    """The hash of an entry, from the hash before it; 32 bytes each."""
+def next_hash(previous: bytes, text: str) -> bytes:
+    """Return the hash of an entry from its text and the hash before it; 32 bytes each."""
     return hashlib.sha256(previous + text.encode()).digest()

@@ -96,7 +96,7 @@ def vetted(site: Site, sent: str | None = None) -> Trusted:
         BundleError: there is none, something differs, or it is not the one that was sent.
         LedgerError: the ledger does not open.
     """
-    found, word = trusted(site.flower_home), site.open_ledger().trusted()
+    found, word = trusted(site.flower_home), site.open_ledger().trusted_fingerprint()
     if found is None:
         raise BundleError("no app bundle is trusted yet: sotto-node trust FILE.fab")
     if found.bundle.fingerprint != word:

@@ -6,7 +6,7 @@ import math
 
 from client.checks.base import Check, Expected, Facts, Verdict, fine, odd
 from client.ledger.anchor import Anchor
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, ReleaseKind
@@ -68,7 +68,9 @@ def _budget(facts: Facts) -> Verdict:
 
 def _form(ledger: Ledger, expected: Expected) -> Release | None:
     """A round as it is expected, filled up from the last one that was charged."""
-    charges = (record.fields for record in reversed(ledger.history()) if record.what is What.CHARGE)
+    charges = (
+        record.fields for record in reversed(ledger.history()) if record.type is EntryType.CHARGE
+    )
     last = next(charges, {})
     noise = _either(expected.noise_multiplier, last.get("noise_multiplier"))
     rate = _either(expected.sample_rate, last.get("sample_rate"))

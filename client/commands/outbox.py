@@ -14,7 +14,7 @@ from rich.text import Text
 from safetensors.numpy import load
 
 from client.commands.options import JsonOption, SiteOption, no_options_before, opened
-from client.ledger.outbox import BODIES_KEPT, ArrayForm, Sent
+from client.ledger.outbox import BODIES_KEPT, ArrayForm, SentAnswer
 from client.site.site import Site
 from shared.errors import ConfigError
 from shared.system.command_line import command_group, failed, messages, output, table_of, write_json
@@ -94,7 +94,7 @@ def _figures(array: NDArray[Any]) -> dict[str, float]:
     }
 
 
-def _tell(sent: Sequence[Sent]) -> None:
+def _tell(sent: Sequence[SentAnswer]) -> None:
     forms = {form: f"[{n}]" for n, form in enumerate(dict.fromkeys(s.arrays for s in sent), 1)}
     table = table_of("no.", "stored (UTC)", "run", "round", "kind", "bytes", "form", "SHA-256")
     for answer in sent:
@@ -118,7 +118,7 @@ def _tell(sent: Sequence[Sent]) -> None:
     )
 
 
-def _tell_one(answer: Sent, figures: dict[str, dict[str, float]]) -> None:
+def _tell_one(answer: SentAnswer, figures: dict[str, dict[str, float]]) -> None:
     output.print(
         Text(
             f"Answer {answer.number}, {answer.kind} of round {answer.round}, run {answer.run}, "

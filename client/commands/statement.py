@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from client.ledger.balance import What, release_of
+from client.ledger.balance import EntryType, release_of
 from client.ledger.ledger import Ledger, Record
 from client.site.policy import Policy
 from client.site.site import Site
@@ -119,10 +119,10 @@ def statement(site: Site, ledger: Ledger) -> Statement:
         LedgerError: it cannot be read.
     """
     records, policy = ledger.history(), site.policy
-    charges = [record for record in records if record.what in (What.CARRIED, What.CHARGE)]
+    charges = [record for record in records if record.type in (EntryType.CARRIED, EntryType.CHARGE)]
     releases = merge([_release(record) for record in charges])
     refusals = Counter(
-        Refusal(record.fields["code"]) for record in records if record.what is What.REFUSAL
+        Refusal(record.fields["code"]) for record in records if record.type is EntryType.REFUSAL
     )
     return Statement(
         organisation=site.organisation,
@@ -146,7 +146,7 @@ def curve(ledger: Ledger, delta: float, most: int = 400) -> list[Point]:
         most: points at most, >= 2: each one asks the accountant. In a longer ledger they are
             evenly spread over the charges, and exact; the last charge is always among them.
     """
-    charges = [r for r in ledger.history() if r.what in (What.CARRIED, What.CHARGE)]
+    charges = [r for r in ledger.history() if r.type in (EntryType.CARRIED, EntryType.CHARGE)]
     wanted = {round((len(charges) - 1) * i / (most - 1)) for i in range(most)}
     points: list[Point] = []
     for number, record in enumerate(charges):
@@ -186,7 +186,7 @@ def _runs(charges: Sequence[Record], delta: float) -> Iterator[RunCost]:
 
 
 def _following(charges: Sequence[Record], spent: list[Release], policy: Policy) -> NextRound | None:
-    rounds = [record for record in charges if record.what is What.CHARGE]
+    rounds = [record for record in charges if record.type is EntryType.CHARGE]
     if not rounds:
         return None
     like = _release(rounds[-1])

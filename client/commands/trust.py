@@ -12,7 +12,7 @@ from rich.markup import escape
 from client.bundle.fab import LARGEST, Bundle
 from client.bundle.trust import install, trusted, vetted
 from client.commands.options import JsonOption, SiteOption, YesOption, opened
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.site.site import Site
 from shared.errors import BundleError, ConfigError
 from shared.system.command_line import confirmed, failed, messages, output, table_of, write_json
@@ -118,7 +118,7 @@ def _list(site: Site, *, as_json: bool) -> None:
     past = [
         {"at": r.fields["at"], **{k: r.fields[k] for k in ("bundle", "name", "version")}}
         for r in opened(site).history()
-        if r.what is What.TRUSTED
+        if r.type is EntryType.TRUSTED
     ]
     try:
         wrong, now = "", vetted(site).bundle.fingerprint

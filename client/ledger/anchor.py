@@ -1,8 +1,8 @@
-"""A small file, kept away from the ledger, that says how far the ledger had come.
+"""The anchor: a small file, stored apart from the ledger, with the ledger's newest state.
 
-A ledger that is an older copy of itself is a whole and valid ledger; only something outside it
-can tell. The anchor also holds what was charged in all, so that a ledger that is lost can be
-replaced without forgetting.
+An older copy of a ledger is a valid chain, so only information outside the ledger can show that it
+is old. The anchor also holds the sum of all charges: a lost ledger can be replaced without losing
+what was spent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from client.ledger.balance import UNIT, Balance, release_of
 from shared.errors import LedgerError
-from shared.hash_chain import encoded
+from shared.hash_chain import canonical_text
 from shared.privacy.release import Release
 from shared.system.files import write_atomically
 
@@ -26,14 +26,14 @@ __all__ = ["Anchor", "default_anchor"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """How far a ledger had come.
+    """The state of a ledger after its last entry.
 
     Attributes:
-        ledger: which ledger; see `Balance`.
-        user_base: whose budget it is.
-        entries: how many it had.
-        head: the last entry's hash, in hex.
-        charged: (kind, noise multiplier, sample rate, steps) in all.
+        ledger: id of the ledger; see `Balance`.
+        user_base: the users whose budget it is.
+        entries: number of entries.
+        head: hash of the last entry, in hex.
+        charged: (kind, noise multiplier, sample rate, total steps) of all charges.
     """
 
     ledger: str
@@ -44,7 +44,7 @@ class Anchor:
 
     @classmethod
     def of(cls, balance: Balance) -> Anchor:
-        """What the anchor of this balance says."""
+        """Return the anchor of this balance."""
         return cls(
             ledger=balance.ledger,
             user_base=balance.user_base,
@@ -55,26 +55,26 @@ class Anchor:
 
     @property
     def releases(self) -> list[Release]:
-        """All that was charged."""
+        """All charged releases."""
         return [release_of((kind, noise, rate), n) for kind, noise, rate, n in self.charged]
 
     @classmethod
     def load(cls, file: Path) -> Anchor:
-        """Reads an anchor.
+        """Read an anchor file.
 
         Raises:
             LedgerError: it is missing or damaged.
         """
         try:
-            read = json.loads(file.read_bytes())
-            fields = _checked(read["anchor"], read["sha256"])
+            stored = json.loads(file.read_bytes())
+            fields = _verify_checksum(stored["anchor"], stored["sha256"])
             charged = tuple(
                 (str(k), float(n), float(q), int(s)) for k, n, q, s in fields["charged"]
             )
             return cls(**fields | {"charged": charged})
         except FileNotFoundError as error:
             raise LedgerError(
-                f"{file}: the ledger's anchor is missing, so nobody can tell whether the ledger is "
+                f"{file}: the ledger's anchor is missing, so it is not known whether the ledger is "
                 "the newest. Nothing is released. Put the anchor back from the machine or the "
                 "backup it is on; if there is none, the budget must be written off."
             ) from error
@@ -85,7 +85,7 @@ class Anchor:
             ) from error
 
     def save(self, file: Path) -> None:
-        """Replaces the anchor durably; a crash leaves the old one or the new one.
+        """Replace the anchor file durably; after a crash it holds the old state or the new one.
 
         Raises:
             LedgerError: it cannot be written.
@@ -93,7 +93,7 @@ class Anchor:
         fields = {name: getattr(self, name) for name in self.__slots__}
         text = json.dumps({"anchor": fields, "sha256": _checksum(fields)}, indent=1)
         try:
-            # Root, who looks after another user's node, leaves the file that user's.
+            # When root maintains another user's node, the file must stay that user's.
             write_atomically(file, text.encode(), keep_owner=True)
         except OSError as error:
             raise LedgerError(
@@ -103,10 +103,11 @@ class Anchor:
 
 
 def default_anchor(user_base: str) -> Path:
-    """Where the anchor of a user base lies unless site.toml says otherwise.
+    """Return the anchor file of a user base that is used unless site.toml names another.
 
-    In the user's state folder (`$XDG_STATE_HOME`, else ~/.local/state), under a name that depends
-    on the user base and the privacy unit alone: a site folder that is set up anew finds it.
+    It is in the state folder of the system's user (`$XDG_STATE_HOME`, else ~/.local/state). Its
+    name depends only on the user base and the privacy unit, so that a new site folder of the same
+    user base finds it.
     """
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     digest = hashlib.sha256(f"{UNIT}\0{user_base}".encode()).hexdigest()
@@ -114,11 +115,11 @@ def default_anchor(user_base: str) -> Path:
     return Path(state, "sotto", "anchors", f"{readable or 'users'}-{digest[:12]}.json")
 
 
-def _checked(fields: dict[str, Any], checksum: str) -> dict[str, Any]:
+def _verify_checksum(fields: dict[str, Any], checksum: str) -> dict[str, Any]:
     if _checksum(fields) != checksum:
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum does not match")
     return fields
 
 
 def _checksum(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(encoded(fields).encode()).hexdigest()
+    return hashlib.sha256(canonical_text(fields).encode()).hexdigest()

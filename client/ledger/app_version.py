@@ -1,4 +1,4 @@
-"""Which version of the app this node runs."""
+"""Fingerprint of the code that this node runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PACKAGES = ("client", "shared")
 
 @lru_cache(maxsize=1)
 def app_fingerprint() -> str:
-    """SHA-256, in hex, of every source file that a node executes: its path and its bytes.
+    """Return the SHA-256, in hex, over the path and bytes of every source file that a node runs.
 
-    Of the files themselves, not of a version number or of the bundle's name: what was changed by
-    hand has another fingerprint. The coordinator's package is in the bundle and left out here.
+    It covers the files themselves, so that a change by hand shows, which a version number would
+    not. The coordinator's package is part of the bundle and is left out, since no node runs it.
     """
     root, digest = Path(__file__).parents[2], hashlib.sha256()
     for file in sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py")):

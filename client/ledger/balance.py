@@ -1,4 +1,4 @@
-"""What the ledger's chain of entries holds, and what it comes to; see `shared.hash_chain`."""
+"""The entries of the ledger's hash chain, and what they add up to; see `shared.hash_chain`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from shared.hash_chain import START, linked
+from shared.hash_chain import INITIAL_HASH, next_hash
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["FORMAT", "UNIT", "Balance", "What", "release_of"]
+__all__ = ["FORMAT", "UNIT", "Balance", "EntryType", "release_of"]
 
 UNIT = "user"
 """The privacy unit: one user's whole history."""
 FORMAT = 1
-"""Raised whenever an entry changes its form."""
+"""Version of the entries' format."""
 
 
-class What(StrEnum):
-    """What an entry records."""
+class EntryType(StrEnum):
+    """What an entry of the ledger records."""
 
     OPENED = "opened"
     CARRIED = "carried"
@@ -32,63 +32,70 @@ class What(StrEnum):
 
 @dataclass(slots=True)
 class Balance:
-    """What a chain comes to so far: followed entry by entry, each one checked.
+    """The sum of a chain's entries, which are checked and added one by one.
 
     Attributes:
-        ledger: drawn once when the chain was started; "" before its first entry.
-        user_base: whose budget it is.
-        entries: how many there are.
-        head: the last one's hash.
-        previous: the hash before that.
-        steps: (kind, noise multiplier, sample rate) -> steps charged in all.
+        ledger: random id of the chain, drawn when it was created; "" before the first entry.
+        user_base: the users whose budget it is.
+        entries: number of entries.
+        head: hash of the last entry.
+        previous: hash of the entry before the last.
+        steps: (kind, noise multiplier, sample rate) -> total steps charged.
     """
 
     ledger: str = ""
     user_base: str = ""
     entries: int = 0
-    head: bytes = START
-    previous: bytes = START
+    head: bytes = INITIAL_HASH
+    previous: bytes = INITIAL_HASH
     steps: dict[tuple[str, float, float], int] = field(default_factory=dict)
 
-    def follow(self, number: int, text: str, digest: bytes) -> None:
-        """Checks the next entry and adds it up.
+    def apply(self, number: int, text: str, digest: bytes) -> None:
+        """Check the next entry and add it.
+
+        Args:
+            number: its number, 1-based.
+            text: its canonical text.
+            digest: its stored hash.
 
         Raises:
-            ValueError: it does not continue the chain, or says what no entry says.
+            ValueError: it does not continue the chain, or has invalid fields.
         """
         if number != self.entries + 1:
             raise ValueError(f"entry {self.entries + 1} is missing")
-        if linked(self.head, text) != digest:
+        if next_hash(self.head, text) != digest:
             raise ValueError(f"entry {number} or one before it was changed after it was written")
         fields = json.loads(text)
         what = fields["entry"]
-        if (what == What.OPENED) != (number == 1):
+        if (what == EntryType.OPENED) != (number == 1):
             raise ValueError(f"entry {number} does not belong where it stands")
-        if what == What.OPENED:
+        if what == EntryType.OPENED:
             self._open(fields)
-        elif what in (What.CHARGE, What.CARRIED):
+        elif what in (EntryType.CHARGE, EntryType.CARRIED):
             form = (fields["kind"], fields["noise_multiplier"], fields["sample_rate"])
             if form not in self.steps:
-                release_of(form, 1)  # checks it
+                release_of(form, 1)  # raises ValueError for invalid fields
             self.steps[form] = self.steps.get(form, 0) + _count(fields["steps"])
         self.entries, self.previous, self.head = number, self.head, digest
 
     def check_head(self, number: int, text: str, digest: bytes) -> None:
-        """Checks that this is the entry that came last.
+        """Check that this is the entry that was added last.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is another entry.
         """
-        if (number, digest) != (self.entries, self.head) or linked(self.previous, text) != digest:
+        if (number, digest) != (self.entries, self.head) or next_hash(
+            self.previous, text
+        ) != digest:
             raise ValueError("it is another file than a moment ago")
 
     @property
     def releases(self) -> list[Release]:
-        """All that was charged, equal releases merged, in order of first appearance."""
+        """All charged releases, equal ones merged, in order of first appearance."""
         return [release_of(form, steps) for form, steps in self.steps.items()]
 
     def copy(self) -> Balance:
-        """The same, to go on from separately."""
+        """Return an independent copy."""
         return replace(self, steps=dict(self.steps))
 
     def _open(self, fields: Mapping[str, Any]) -> None:
@@ -98,7 +105,11 @@ class Balance:
 
 
 def release_of(form: tuple[str, float, float], steps: int) -> Release:
-    """A release by its kind, noise multiplier and sample rate; raises ValueError."""
+    """Build a release from (kind, noise multiplier, sample rate) and its steps.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
     kind, noise_multiplier, sample_rate = form
     return Release(
         kind=ReleaseKind(kind),

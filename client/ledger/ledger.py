@@ -1,26 +1,28 @@
-"""What this site has released and what that cost: durable, append-only, and never forgotten.
+"""The privacy ledger: what this site has released and what that cost together.
 
-One SQLite file holds a chain of entries (`client.ledger.balance`): charges, refusals, answers, and
-which app bundle was trusted. A charge
-is on disk before anything is computed from it, an answer before anything leaves, and the anchor
-(`client.ledger.anchor`) knows of either before the caller does. The budget belongs to a user base
-and a privacy unit, whatever the run, the data file or the process.
+It asks before it writes, survives a crash at any instruction, and never forgets a charge.
 
-Every entry is written under a lock that ends with its process, in this order:
+One SQLite file holds a hash chain of entries (`client.ledger.balance`): charges, refusals, answers,
+and trusted app bundles. The budget belongs to a user base and a privacy unit. It does not depend on
+the run, the data file or the process.
 
-| killed                                   | what is found then             | what happens        |
-|------------------------------------------|--------------------------------|---------------------|
-| before the entry is committed            | neither file has it            | it never was        |
-| after that, before the anchor is written | the ledger is one entry ahead  | the anchor follows  |
-| after the anchor is written              | both have it                   | it stands           |
+Order of writing: a charge is on disk before anything is computed from it, and an answer before it
+leaves. Each entry is recorded in the anchor (`client.ledger.anchor`) before the caller continues.
+All of this happens under a lock that ends with its process:
 
-Whoever writes an entry acts on it after the third line only, so a ledger from before the second
-line hides nothing. An anchor that is ahead, or more than one entry behind, means that one of the
-two files was replaced by an older copy: everything stops (`client.ledger.recovery`).
+| the process is killed                    | state of the files            | at the next opening   |
+|------------------------------------------|-------------------------------|-----------------------|
+| before the entry is committed            | neither file has it           | there is no entry     |
+| after that, before the anchor is written | the ledger is one entry ahead | the anchor is updated |
+| after the anchor is written              | both have it                  | the entry stands      |
 
-An entry that was charged but never answered is paid for and never left: doing it over, with the
-same parameters, costs nothing more, because only the first answer is ever kept, and only what is
-kept leaves. Time is noted, and decides nothing.
+The caller acts on an entry only after the third row, so in the second row nothing was released on
+its account. An anchor that is ahead, or more than one entry behind, means that one of the two files
+was replaced by an older copy: every method raises, and `client.ledger.recovery` is needed.
+
+A round that was charged but not answered has released nothing. Computing it again with the same
+parameters costs nothing more: only the first answer is ever stored, and only a stored answer
+leaves. Times are recorded, but no decision depends on them.
 """
 
 from __future__ import annotations
@@ -34,9 +36,15 @@ from pathlib import Path
 from typing import Any
 
 from client.ledger.anchor import Anchor
-from client.ledger.balance import Balance, What
-from client.ledger.outbox import Outbox, Sent, described
-from client.ledger.store import append, connected, entry_text, ledger_lock, write_new
+from client.ledger.balance import Balance, EntryType
+from client.ledger.outbox import Outbox, SentAnswer, summarise
+from client.ledger.store import (
+    append_entry,
+    create_database,
+    entry_text,
+    ledger_lock,
+    open_database,
+)
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
@@ -46,14 +54,15 @@ __all__ = ["Entry", "Ledger", "Record"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One charge: a release, and the request it answers.
+    """A charge to be made: a release and the request that it answers.
 
     Attributes:
         run: name of the run.
         round: 1-based.
-        release: what will leave.
-        clip_norm: bound on what one user adds to a sum, > 0; without effect on the cost.
-        request: fingerprint of all else that is asked: a round is one request, for ever.
+        release: the noised sums that will leave.
+        clip_norm: bound on one user's contribution to a sum, > 0; does not affect the cost.
+        request: fingerprint of all other parameters of the request. A round is one request for
+            ever: another fingerprint is refused.
     """
 
     run: str
@@ -64,45 +73,45 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What there is one charge and one answer of: run, kind and round."""
+        """Run, kind and round: each key has at most one charge and one answer."""
         return self.run, str(self.release.kind), self.round
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What the ledger notes of it."""
-        place = {"run": self.run, "round": self.round}
-        return place | self.release.fields | {"clip_norm": self.clip_norm, "request": self.request}
+        """The fields that the ledger stores."""
+        key = {"run": self.run, "round": self.round}
+        return key | self.release.fields | {"clip_norm": self.clip_norm, "request": self.request}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """An entry as it stands in the ledger.
+    """An entry as it is stored in the ledger.
 
     Attributes:
         number: 1-based.
-        what: opened, carried, charge, refusal, answer or trusted.
-        fields: all that was noted, the time (`at`) and the app's fingerprint (`app`) among it.
-        hash: of the chain up to here, in hex.
+        type: opened, carried, charge, refusal, answer or trusted.
+        fields: all other fields, including the time (`at`) and the app's fingerprint (`app`).
+        hash: hash of the chain up to this entry, in hex.
     """
 
     number: int
-    what: What
+    type: EntryType
     fields: Mapping[str, Any]
     hash: str
 
 
 class Ledger:
-    """One site's privacy ledger; opening it checks the whole chain.
+    """Append-only ledger of one site; opening it checks the whole chain.
 
     Args:
-        path: its file, made by `Ledger.create`, on a local disk.
-        user_base: whose budget is read and charged.
-        anchor: the file, kept elsewhere, that knows how far the ledger had come.
+        path: its file, created by `Ledger.create`, on a local disk.
+        user_base: the users whose budget is read and charged.
+        anchor: the anchor's file, stored elsewhere.
 
     Raises:
-        LedgerError: a file is missing, unreadable, changed, older than the other, or open to
-            others; or the ledger is another user base's. The message says how to recover. Every
-            method raises it too, as soon as that is so.
+        LedgerError: a file is missing, unreadable, changed, older than the other, or accessible to
+            others; or the ledger belongs to another user base. The message says how to recover.
+            Every method raises it as well.
     """
 
     def __init__(self, path: Path, user_base: str, anchor: Path) -> None:
@@ -113,10 +122,10 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, user_base: str, anchor: Path) -> Ledger:
-        """Makes an empty ledger and its anchor for a new site.
+        """Create an empty ledger and its anchor for a new site.
 
         Raises:
-            LedgerError: there is a file already, or an anchor of the user base, whatever it holds.
+            LedgerError: the file exists already, or an anchor of the user base does.
         """
         if path.exists():
             raise LedgerError(f"{path}: a ledger is there already and stays.")
@@ -126,116 +135,123 @@ class Ledger:
                 f"what the first has spent. Put that one at {path}, or restore it from the "
                 "anchor; if these are other users, give them another user_base."
             )
-        write_new(path, user_base, anchor, [])
+        create_database(path, user_base, anchor, [])
         return cls(path, user_base, anchor)
 
-    # --- what was spent ------------------------------------------------------------------------
+    # --- the budget ----------------------------------------------------------------------------
 
     def releases(self) -> list[Release]:
-        """Every release charged to the user base, equal ones merged."""
+        """Return every release charged to the user base, equal ones merged."""
         with self._session():
             return self._balance.releases
 
     def spent(self, delta: float) -> float:
-        """The ε of all releases at `delta`."""
+        """Return the ε of all charged releases at `delta`."""
         return epsilon(self.releases(), delta)
 
     def epsilon_after(self, release: Release, delta: float) -> float:
-        """The ε of all releases and this one at `delta`; charges nothing."""
+        """Return the ε of all charged releases and this one at `delta`; charge nothing."""
         return epsilon([*self.releases(), release], delta)
 
     def charge(self, entry: Entry, *, max_epsilon: float, delta: float) -> None:
-        """Records the entry durably, or changes nothing. Call it before computing the release.
+        """Record the entry durably. Call it before computing the release.
 
-        An entry that is there already is not charged again.
+        An entry that was charged before is not charged again. If this raises, the ledger is
+        unchanged.
+
+        Args:
+            entry: the release and its request.
+            max_epsilon: limit on the ε of all releases together.
+            delta: the δ at which the limit holds.
 
         Raises:
-            BudgetExceeded: it would lead to more than `max_epsilon`.
+            BudgetExceeded: ε would exceed `max_epsilon`.
             Refused: the same round was charged with other parameters.
         """
         with self._session() as database:
-            if self._charged(database, entry):
+            if self._is_charged(database, entry):
                 return
             releases = [*self._balance.releases, entry.release]
-            if not _surely_within(releases, max_epsilon, delta):
+            if not _clearly_within(releases, max_epsilon, delta):
                 after = epsilon(releases, delta)
-                if not after <= max_epsilon:
+                if not after <= max_epsilon:  # also refuses NaN
                     raise BudgetExceeded(
                         f"round {entry.round} of run {entry.run} would lead to ε = {after:.4g} at "
                         f"δ = {delta:g}; policy.max_epsilon is {max_epsilon:g}"
                     )
-            with self._appending(database, What.CHARGE, entry.fields):
+            with self._append(database, EntryType.CHARGE, entry.fields):
                 pass
 
     def refuse(self, code: Refusal, asked: Mapping[str, Any]) -> None:
-        """Records that a request was refused, and what it asked; costs nothing."""
+        """Record a refused request with its parameters; costs nothing."""
         fields = dict(asked) | {"code": str(code)}
-        with self._session() as database, self._appending(database, What.REFUSAL, fields):
+        with self._session() as database, self._append(database, EntryType.REFUSAL, fields):
             pass
 
-    # --- what left -----------------------------------------------------------------------------
+    # --- answers -------------------------------------------------------------------------------
 
     def answer(self, entry: Entry) -> bytes | None:
-        """The answer once given to this request; None if there was none.
+        """Return the stored answer to this request; None if there is none.
 
         Raises:
-            Refused: the same round was charged with other parameters; or the run was answered in
-                this or a later round, and no body is kept.
+            Refused: the same round was charged with other parameters; or this or a later round of
+                the run was answered, and the body is no longer kept.
         """
         with self._session() as database:
-            self._charged(database, entry)
+            self._is_charged(database, entry)
             return Outbox(database).body(*entry.key)
 
     def keep_answer(self, entry: Entry, body: bytes) -> bytes:
-        """Stores the answer durably and returns the one to send: the first that was stored.
+        """Store the answer durably, and return the one to send: the first that was stored.
 
         Args:
-            entry: what it answers; was charged.
+            entry: the charged request.
             body: a safetensors file.
 
         Raises:
-            Refused: as `answer`; a slow repeat must not replace an answer that was let go.
-            LedgerError: nothing was charged for it.
+            Refused: as in `answer`: a slow repeat must not replace an answer whose body was
+                deleted.
+            LedgerError: the request was not charged.
         """
         with self._session() as database:
-            if not self._charged(database, entry):
+            if not self._is_charged(database, entry):
                 raise LedgerError(f"{self.path}: an answer that was not charged does not leave.")
             outbox = Outbox(database)
-            kept = outbox.body(*entry.key)
-            if kept is None:
-                run, kind, number = entry.key
-                about = {"run": run, "kind": kind, "round": number} | described(body)
-                with self._appending(database, What.ANSWER, about) as place:
-                    outbox.put(place, body)
-                kept = body
-            return kept
+            stored = outbox.body(*entry.key)
+            if stored is None:
+                run, kind, round_number = entry.key
+                fields = {"run": run, "kind": kind, "round": round_number} | summarise(body)
+                with self._append(database, EntryType.ANSWER, fields) as number:
+                    outbox.put(number, body)
+                stored = body
+            return stored
 
-    def outbox(self) -> list[Sent]:
-        """Everything that ever left, oldest first."""
+    def outbox(self) -> list[SentAnswer]:
+        """List every answer that left, oldest first."""
         with self._session() as database:
-            return Outbox(database).sent()
+            return Outbox(database).answers()
 
     def sent_body(self, number: int) -> bytes | None:
-        """The bytes of the answer with this entry number; None where none are kept."""
+        """Return the bytes of the answer with this entry number; None if they are not kept."""
         with self._session() as database:
-            return Outbox(database).kept(number)
+            return Outbox(database).kept_body(number)
 
-    # --- whose app may run ---------------------------------------------------------------------
+    # --- the trusted app -----------------------------------------------------------------------
 
     def trust(self, fingerprint: str, app: str, version: str) -> None:
-        """Records that the partner trusts an app bundle from here on, in place of any other.
+        """Record the app bundle that the partner trusts from now on, in place of any other.
 
         Args:
-            fingerprint: SHA-256 of its bytes, in hex.
-            app: its name.
-            version: its version.
+            fingerprint: SHA-256 of the bundle's bytes, in hex.
+            app: the app's name.
+            version: the app's version.
         """
         fields = {"bundle": fingerprint, "name": app, "version": version}
-        with self._session() as database, self._appending(database, What.TRUSTED, fields):
+        with self._session() as database, self._append(database, EntryType.TRUSTED, fields):
             pass
 
-    def trusted(self) -> str:
-        """Fingerprint of the bundle that was trusted last; "" where none was."""
+    def trusted_fingerprint(self) -> str:
+        """Return the fingerprint of the bundle that was trusted last; "" if none was."""
         with self._session() as database:
             row = database.execute(
                 "SELECT json_extract(body, '$.bundle') FROM entries"
@@ -243,10 +259,10 @@ class Ledger:
             ).fetchone()
         return "" if row is None else str(row[0])
 
-    # --- what it says of itself ----------------------------------------------------------------
+    # --- reading and checking ------------------------------------------------------------------
 
     def history(self, last: int = -1) -> list[Record]:
-        """The last entries, or all, oldest first."""
+        """Return the last entries, or all, oldest first."""
         with self._session() as database:
             rows = database.execute(
                 "SELECT seq, body, hash FROM entries ORDER BY seq DESC LIMIT ?", (last,)
@@ -254,22 +270,22 @@ class Ledger:
         return [_record(*row) for row in reversed(rows)]
 
     def verify(self) -> int:
-        """Checks everything again from the first entry: file, chain, anchor and kept answers.
+        """Check everything from the first entry: file, chain, anchor and kept answers.
 
         Returns:
-            How many entries there are.
+            The number of entries.
         """
         self._balance = Balance()
         with self._session() as database:
             [(state,)] = database.execute("PRAGMA integrity_check(1)").fetchall()
             if state != "ok":
-                raise self._broken(state)
+                raise self._damaged(state)
             Outbox(database).check()
             return self._balance.entries
 
-    # --- inside --------------------------------------------------------------------------------
+    # --- private -------------------------------------------------------------------------------
 
-    def _charged(self, database: sqlite3.Connection, entry: Entry) -> bool:
+    def _is_charged(self, database: sqlite3.Connection, entry: Entry) -> bool:
         row = database.execute(
             "SELECT body FROM entries"
             " WHERE entry = 'charge' AND run = ? AND kind = ? AND round = ?",
@@ -285,13 +301,17 @@ class Ledger:
         return True
 
     @contextmanager
-    def _appending(
-        self, database: sqlite3.Connection, what: What, fields: Mapping[str, Any]
+    def _append(
+        self, database: sqlite3.Connection, what: EntryType, fields: Mapping[str, Any]
     ) -> Iterator[int]:
-        """Appends an entry, with whatever is written within; then the anchor follows."""
+        """Append an entry in one transaction with the block's writes, then update the anchor.
+
+        Yields:
+            The number of the new entry.
+        """
         balance = self._balance.copy()
         database.execute("BEGIN IMMEDIATE")
-        append(database, balance, entry_text(what, fields))
+        append_entry(database, balance, entry_text(what, fields))
         yield balance.entries
         database.execute("COMMIT")
         self._balance = balance
@@ -299,12 +319,12 @@ class Ledger:
 
     @contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
-        """The ledger, held alone, and checked up to its last entry."""
+        """Lock and open the ledger; check it up to its last entry and against the anchor."""
         try:
             self._check_file()
-            with ledger_lock(self.path), connected(self.path) as database:
+            with ledger_lock(self.path), open_database(self.path) as database:
                 self._catch_up(database)
-                self._compare(Anchor.load(self.anchor))
+                self._check_anchor(Anchor.load(self.anchor))
                 yield database
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(
@@ -337,19 +357,19 @@ class Ledger:
             if balance.entries:
                 balance.check_head(*next(rows, (0, "", b"")))
             for number, text, digest in rows:
-                balance.follow(number, text, digest)
+                balance.apply(number, text, digest)
         except (ValueError, KeyError, TypeError) as error:
             self._balance = Balance()
-            raise self._broken(str(error)) from error
+            raise self._damaged(str(error)) from error
         if not balance.entries:
-            raise self._broken("it has no entries")
+            raise self._damaged("it has no entries")
         if balance.user_base != self.user_base:
             raise LedgerError(
                 f"{self.path}: this is the ledger of '{balance.user_base}', not of "
                 f"'{self.user_base}'. Set user_base back: the same users keep one name for ever."
             )
 
-    def _compare(self, anchor: Anchor) -> None:
+    def _check_anchor(self, anchor: Anchor) -> None:
         balance = self._balance
         ours = Anchor.of(balance)
         if anchor == ours:
@@ -365,25 +385,26 @@ class Ledger:
             "that file back, or restore the ledger from the larger of the two."
         )
 
-    def _broken(self, why: str) -> LedgerError:
+    def _damaged(self, why: str) -> LedgerError:
         return LedgerError(
             f"{self.path}: the privacy ledger is not as it was written ({why}), so nothing is "
             "released. Put the newest copy back, or restore it from the anchor."
         )
 
 
-def _surely_within(releases: list[Release], max_epsilon: float, delta: float) -> bool:
-    """Whether even somewhat more than these releases stays below the limit.
+def _clearly_within(releases: list[Release], max_epsilon: float, delta: float) -> bool:
+    """Return whether slightly more than these releases stays below the limit.
 
-    More steps never cost less. Rounded up to five binary digits, the sums of many rounds are one
-    question to the accountant, who takes longer than all else here; he remembers his answers.
+    More steps never cost less, so this is a sufficient condition. It saves time: the accountant is
+    the slowest part of a charge and caches its results, and with steps rounded up to five binary
+    digits many rounds ask for the same result.
     """
     more = [replace(release, steps=_rounded_up(release.steps)) for release in merge(releases)]
     return epsilon(more, delta) <= 0.98 * max_epsilon
 
 
 def _rounded_up(steps: int) -> int:
-    """The next number of five binary digits and zeros; at most 1/16 more.
+    """Round up to five significant binary digits; the result is at most 1/16 larger.
 
     >>> [_rounded_up(steps) for steps in (31, 33, 1000)]
     [31, 34, 1024]
@@ -394,5 +415,5 @@ def _rounded_up(steps: int) -> int:
 
 def _record(number: int, text: str, digest: bytes) -> Record:
     fields = json.loads(text)
-    what = What(fields.pop("entry"))
-    return Record(number=number, what=what, fields=fields, hash=digest.hex())
+    entry_type = EntryType(fields.pop("entry"))
+    return Record(number=number, type=entry_type, fields=fields, hash=digest.hex())

@@ -1,7 +1,8 @@
-"""The file that a ledger lies in: its tables, how it is opened, locked and made.
+"""The SQLite file of a ledger: its tables, and how it is opened, locked and created.
 
-Append-only is a rule of the tables themselves: what changes or takes out an entry is aborted,
-whoever asks. Only the bodies of old answers may go; what was sent, and when, stays.
+Triggers in the database make it append-only: every statement that would change or delete an entry
+is aborted. Only the bodies of old answers may be deleted; the entries that say what was sent, and
+when, stay.
 """
 
 from __future__ import annotations
@@ -16,18 +17,25 @@ from typing import Any
 
 from client.ledger.anchor import Anchor
 from client.ledger.app_version import app_fingerprint
-from client.ledger.balance import FORMAT, UNIT, Balance, What
+from client.ledger.balance import FORMAT, UNIT, Balance, EntryType
 from shared.errors import LedgerError
-from shared.hash_chain import encoded, linked
+from shared.hash_chain import canonical_text, next_hash
 from shared.privacy.release import Release
 from shared.system.files import PRIVATE, folder_lock, move_durably
 
-__all__ = ["append", "connected", "entry_text", "files_of", "ledger_lock", "write_new"]
+__all__ = [
+    "append_entry",
+    "create_database",
+    "database_files",
+    "entry_text",
+    "ledger_lock",
+    "open_database",
+]
 
 PATIENCE = 60.0
 """Seconds to wait for another process that holds the ledger."""
 
-# The columns after `hash` are read out of `body`, so they cannot differ from what was hashed.
+# The columns after `hash` are generated from `body`, so they cannot differ from what was hashed.
 _SCHEMA = """
 CREATE TABLE entries (
     seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL,
@@ -59,13 +67,13 @@ CREATE TRIGGER bodies_stay BEFORE UPDATE ON bodies
 
 
 @contextmanager
-def connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """An open ledger file, whose commits are on disk when they return.
+def open_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a ledger file so that a commit is on disk when it returns.
 
     Raises:
-        sqlite3.Error: it is not a database, or cannot be read or written.
+        sqlite3.Error: the file is not a database, or cannot be read or written.
     """
-    # Mode rw: a file that went missing is not made anew.
+    # Mode rw, so that a missing file is an error and not created.
     uri = f"{path.resolve().as_uri()}?mode=rw"
     with closing(
         sqlite3.connect(uri, uri=True, timeout=PATIENCE, isolation_level=None)
@@ -73,15 +81,17 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
-        yield database  # closing rolls back what was not committed
+        yield database  # closing it rolls back an open transaction
 
 
 @contextmanager
 def ledger_lock(path: Path) -> Iterator[None]:
-    """Keeps every other process and thread from the ledger; ends with the process at the latest.
+    """Hold the ledger exclusively among all processes and threads.
+
+    The operating system releases the lock when the process ends.
 
     Raises:
-        LedgerError: another one does not let go.
+        LedgerError: another process has held it for `PATIENCE` seconds.
     """
 
     def conflict() -> LedgerError:
@@ -98,66 +108,66 @@ def ledger_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def entry_text(what: What, fields: Mapping[str, Any]) -> str:
-    """An entry's text, with the time and the version of the app."""
+def entry_text(what: EntryType, fields: Mapping[str, Any]) -> str:
+    """Return the canonical text of an entry, with the time and the app's fingerprint."""
     common = {"entry": str(what), "at": datetime.now(UTC).isoformat(), "app": app_fingerprint()}
-    return encoded(common | dict(fields))
+    return canonical_text(common | dict(fields))
 
 
-def append(database: sqlite3.Connection, balance: Balance, text: str) -> None:
-    """Writes the next entry in the transaction that is open; `balance` follows."""
-    number, digest = balance.entries + 1, linked(balance.head, text)
+def append_entry(database: sqlite3.Connection, balance: Balance, text: str) -> None:
+    """Write the next entry in the open transaction, and add it to `balance`."""
+    number, digest = balance.entries + 1, next_hash(balance.head, text)
     database.execute(
         "INSERT INTO entries (seq, body, hash) VALUES (?, ?, ?)", (number, text, digest)
     )
-    balance.follow(number, text, digest)
+    balance.apply(number, text, digest)
 
 
-def write_new(
+def create_database(
     path: Path, user_base: str, anchor: Path, carried: Sequence[Release], **notes: object
 ) -> None:
-    """Writes a ledger beside its place, then its anchor, and only then puts it there.
+    """Write a new ledger to a temporary file, then its anchor, then move the ledger into place.
 
-    A crash before the end leaves an anchor without its ledger, from which it can be restored.
+    A crash in between leaves an anchor without its ledger, from which it can be restored.
 
     Args:
-        path: where it shall lie; what is there is replaced.
-        user_base: whose it is.
-        anchor: where its anchor shall lie.
-        carried: what the user base has spent before.
-        notes: what the first entry says besides.
+        path: the ledger's file; an existing one is replaced.
+        user_base: the users whose budget it is.
+        anchor: the anchor's file.
+        carried: releases that the user base was charged for before.
+        notes: further fields of the first entry.
 
     Raises:
-        LedgerError: a file cannot be made.
+        LedgerError: a file cannot be created.
     """
     new = path.with_name(path.name + ".new")
     try:
-        for left in files_of(new):
+        for left in database_files(new):
             left.unlink(missing_ok=True)
         new.touch(mode=PRIVATE, exist_ok=False)
         anchor.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with connected(new) as database:
+        with open_database(new) as database:
             database.executescript(_SCHEMA)
-            balance = _started(database, {"user_base": user_base} | notes, carried)
+            balance = _write_first_entries(database, {"user_base": user_base} | notes, carried)
         Anchor.of(balance).save(anchor)
         move_durably(new, path)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be made ({error.strerror}).") from error
 
 
-def files_of(path: Path) -> list[Path]:
-    """The ledger's file and those that SQLite keeps beside it, there or not."""
+def database_files(path: Path) -> list[Path]:
+    """Return the ledger's file and those that SQLite may keep beside it."""
     return [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")]
 
 
-def _started(
+def _write_first_entries(
     database: sqlite3.Connection, notes: Mapping[str, object], carried: Sequence[Release]
 ) -> Balance:
     balance = Balance()
     opening = {"format": FORMAT, "unit": UNIT, "ledger": secrets.token_hex(16)}
     database.execute("BEGIN IMMEDIATE")
-    append(database, balance, entry_text(What.OPENED, opening | dict(notes)))
+    append_entry(database, balance, entry_text(EntryType.OPENED, opening | dict(notes)))
     for release in carried:
-        append(database, balance, entry_text(What.CARRIED, release.fields))
+        append_entry(database, balance, entry_text(EntryType.CARRIED, release.fields))
     database.execute("COMMIT")
     return balance

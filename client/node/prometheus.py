@@ -25,7 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from client.bundle.trust import trusted
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger, Record
 from client.site.site import Site
 from shared.errors import BundleError, LedgerError
@@ -141,8 +141,8 @@ class NodeMetrics(Collector):
 
 def _of_requests(records: Sequence[Record]) -> Iterator[Metric]:
     """Answered and refused, by the ledger."""
-    answers = [record.fields for record in records if record.what is What.ANSWER]
-    refusals = [record.fields for record in records if record.what is What.REFUSAL]
+    answers = [record.fields for record in records if record.type is EntryType.ANSWER]
+    refusals = [record.fields for record in records if record.type is EntryType.REFUSAL]
     requests = CounterMetricFamily(
         "sotto_node_requests",
         "Requests by kind and outcome; one that was answered again counts once.",
@@ -161,7 +161,11 @@ def _of_requests(records: Sequence[Record]) -> Iterator[Metric]:
     yield codes
     sent = sum(fields["bytes"] for fields in answers)
     yield CounterMetricFamily("sotto_node_sent_bytes", "Bytes of answers.", value=sent)
-    asked = [r.fields["at"] for r in records if r.what in (What.CHARGE, What.ANSWER, What.REFUSAL)]
+    asked = [
+        r.fields["at"]
+        for r in records
+        if r.type in (EntryType.CHARGE, EntryType.ANSWER, EntryType.REFUSAL)
+    ]
     last = datetime.fromisoformat(asked[-1]).timestamp() if asked else 0.0
     yield GaugeMetricFamily(
         "sotto_node_last_request_timestamp_seconds", "Of the ledger's last request.", value=last
@@ -178,11 +182,11 @@ def _durations(records: Sequence[Record]) -> Metric:
     charged: dict[tuple[str, str, int], datetime] = {}
     taken: dict[str, list[float]] = {}
     for record in records:
-        if record.what in (What.CHARGE, What.ANSWER):
+        if record.type in (EntryType.CHARGE, EntryType.ANSWER):
             fields = record.fields
             key = fields["run"], fields["kind"], fields["round"]
             at = datetime.fromisoformat(fields["at"])
-            if record.what is What.CHARGE:
+            if record.type is EntryType.CHARGE:
                 charged[key] = at
             elif key in charged:
                 seconds = (at - charged[key]).total_seconds()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared.errors import AuditError
-from shared.hash_chain import START, encoded, linked
+from shared.hash_chain import INITIAL_HASH, canonical_text, next_hash
 from shared.system.files import append_durably, open_locked
 
 __all__ = ["FILE", "AuditEvent", "AuditLog"]
@@ -80,7 +80,7 @@ class AuditLog:
                 number, head = _last(file, self._path)
                 at = datetime.now(UTC).isoformat(timespec="milliseconds")
                 entry = fields | {"n": number + 1, "event": str(event), "at": at}
-                line = _line(entry, linked(head, encoded(entry)))
+                line = _line(entry, next_hash(head, canonical_text(entry)))
                 append_durably(file, line, end=_end_of_last_line(file))
         except OSError as error:
             raise AuditError(
@@ -94,14 +94,14 @@ class AuditLog:
         Raises:
             AuditError: the file cannot be read, or an entry was changed, taken out or put in.
         """
-        head = START
+        head = INITIAL_HASH
         try:
             with self._path.open(encoding="utf-8", newline="\n") as file:
                 for number, line in enumerate(file, start=1):
                     if not line.endswith("\n"):
                         return  # cut short by a crash, or still being written
                     entry, digest = _parsed(line, self._path, number)
-                    if entry["n"] != number or linked(head, encoded(entry)) != digest:
+                    if entry["n"] != number or next_hash(head, canonical_text(entry)) != digest:
                         raise _changed(self._path, number)
                     head = digest
                     yield entry
@@ -126,7 +126,7 @@ class AuditLog:
             AuditError: the file cannot be read.
         """
         if not self._path.exists():
-            return START.hex()
+            return INITIAL_HASH.hex()
         try:
             with self._path.open("rb") as file:
                 return _last(file, self._path)[1].hex()
@@ -151,7 +151,7 @@ def _last(file: IO[bytes], path: Path) -> tuple[int, bytes]:
     """Number and hash of the last whole line."""
     end = _end_of_last_line(file)
     if not end:
-        return 0, START
+        return 0, INITIAL_HASH
     text, start = b"", end - 1
     while start and b"\n" not in text:
         start = max(0, start - _BLOCK)
@@ -162,7 +162,7 @@ def _last(file: IO[bytes], path: Path) -> tuple[int, bytes]:
 
 
 def _line(entry: Mapping[str, Any], digest: bytes) -> bytes:
-    return (encoded({"entry": entry, "hash": digest.hex()}) + "\n").encode()
+    return (canonical_text({"entry": entry, "hash": digest.hex()}) + "\n").encode()
 
 
 def _parsed(line: str, path: Path, number: int) -> tuple[dict[str, Any], bytes]:

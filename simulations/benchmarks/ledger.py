@@ -24,10 +24,10 @@ import numpy as np
 from safetensors.numpy import save
 
 from client.ledger.anchor import Anchor
-from client.ledger.balance import Balance, What
+from client.ledger.balance import Balance, EntryType
 from client.ledger.ledger import Entry, Ledger
-from client.ledger.outbox import Outbox, described
-from client.ledger.store import append, connected, entry_text
+from client.ledger.outbox import Outbox, summarise
+from client.ledger.store import append_entry, entry_text, open_database
 from shared.privacy.release import Release, ReleaseKind
 
 DELTA = 1e-5
@@ -86,15 +86,15 @@ def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
 def filled(ledger: Ledger, entries: int) -> None:
     """Appends rounds as the ledger does, but in one transaction: only the length matters here."""
     balance = Balance()
-    with connected(ledger.path) as database:
+    with open_database(ledger.path) as database:
         for row in database.execute("SELECT seq, body, hash FROM entries").fetchall():
-            balance.follow(*row)
+            balance.apply(*row)
         database.execute("BEGIN IMMEDIATE")
         for number in range(1, entries // 2 + 1):
             entry = Entry(run="r", round=number, release=FORM, request="0" * 64)
-            append(database, balance, entry_text(What.CHARGE, entry.fields))
-            about = {"run": "r", "kind": "train", "round": number} | described(BODY)
-            append(database, balance, entry_text(What.ANSWER, about))
+            append_entry(database, balance, entry_text(EntryType.CHARGE, entry.fields))
+            about = {"run": "r", "kind": "train", "round": number} | summarise(BODY)
+            append_entry(database, balance, entry_text(EntryType.ANSWER, about))
         Outbox(database).put(balance.entries, BODY)
         database.execute("COMMIT")
     Anchor.of(balance).save(ledger.anchor)

@@ -15,7 +15,7 @@ from flwr.common.serde import message_to_proto, recorddict_to_proto
 
 import client.app
 from client.app import app, load_weights
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.data.histories import Histories
@@ -368,7 +368,7 @@ def test_an_unknown_request_is_refused_and_recorded(sites: Sites, kind: str) -> 
     refused(app(message, at(site)), Refusal.MALFORMED)
     assert charged(site) == []
     [last] = ledger(site).history(last=1)
-    assert (last.what, last.fields["code"]) == (What.REFUSAL, "malformed")
+    assert (last.type, last.fields["code"]) == (EntryType.REFUSAL, "malformed")
     assert last.fields["kind"] == kind[:100]
 
 

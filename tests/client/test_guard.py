@@ -12,7 +12,7 @@ from torch import Tensor
 
 from client.guard import Computation as Computed
 from client.guard import Guard
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.site.policy import Ask
 from client.site.site import Site
@@ -222,7 +222,7 @@ def refused(house: House, request: TrainRequest) -> Refused:
     assert compute.calls == 0
     assert house.ledger.releases() == before
     [last] = house.ledger.history(last=1)
-    assert (last.what, last.fields["code"]) == (What.REFUSAL, str(caught.value.code))
+    assert (last.type, last.fields["code"]) == (EntryType.REFUSAL, str(caught.value.code))
     asked = request.noise_multiplier, request.local_steps, request.round, request.run[:100]
     noted = [last.fields[key] for key in ("noise_multiplier", "steps", "round", "run")]
     assert noted == list(asked), "what was asked is recorded"

@@ -26,7 +26,7 @@ from shared.errors import (
     SiteError,
     WireError,
 )
-from shared.hash_chain import encoded
+from shared.hash_chain import canonical_text
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
@@ -182,7 +182,7 @@ def test_the_line_of_code_is_ours_even_if_a_library_raised(tmp_path: Path) -> No
         Site.load(tmp_path)
     assert str(cause(unreadable.value)["where"]).startswith("client/site/site.py:")
     with pytest.raises(TypeError) as refused:
-        encoded({"no": object()})
+        canonical_text({"no": object()})
     assert Path(refused.traceback[-1].path).name == "encoder.py", "json's own"
     assert str(cause(refused.value)["where"]).startswith("shared/hash_chain.py:")
 

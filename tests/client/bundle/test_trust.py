@@ -15,7 +15,7 @@ import pytest
 
 import client.bundle.trust
 from client.bundle.trust import install, trusted, vetted
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from shared.errors import BundleError, LedgerError
 from tests.client.bundles import APP, bundle
 
@@ -71,7 +71,7 @@ def test_without_a_yes_nothing_is_trusted(site: Partner, said: str) -> None:
     assert code == 1
     assert "Nothing was changed" in err
     assert trusted(site.loaded.flower_home) is None
-    assert site.loaded.open_ledger().trusted() == ""
+    assert site.loaded.open_ledger().trusted_fingerprint() == ""
 
 
 def test_the_coordinators_fingerprint_needs_no_question(site: Partner) -> None:
@@ -162,9 +162,9 @@ def test_every_change_is_in_the_ledger(site: Partner) -> None:
     for name in ("first.fab", "second.fab", "first.fab"):
         trust(site, name, "--yes")
     ledger = site.loaded.open_ledger()
-    noted = [r.fields["bundle"] for r in ledger.history() if r.what is What.TRUSTED]
+    noted = [r.fields["bundle"] for r in ledger.history() if r.type is EntryType.TRUSTED]
     assert noted == [fingerprint(FIRST), fingerprint(SECOND), fingerprint(FIRST)]
-    assert ledger.trusted() == fingerprint(FIRST)
+    assert ledger.trusted_fingerprint() == fingerprint(FIRST)
     assert ledger.verify() == 4
     assert ledger.spent(1e-4) == 0
 

@@ -239,7 +239,7 @@ def older_ledger(partner: Partner) -> None:
     charge_again = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=0.1, steps=1)
     ledger = partner.loaded.open_ledger()
     ledger.charge(Entry(run="r", round=2, release=charge_again), max_epsilon=9, delta=1e-4)
-    for file in client.ledger.store.files_of(ledger.path)[1:]:
+    for file in client.ledger.store.database_files(ledger.path)[1:]:
         file.unlink(missing_ok=True)
     ledger.path.write_bytes(copy)
 

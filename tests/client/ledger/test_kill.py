@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from flwr.common.serde import recorddict_to_proto
 
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.site.site import Site
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ def test_the_chain_is_whole_and_holds_each_round_once(killed: tuple[Site, Story]
     ledger = site.open_ledger()
     rounds = len(story) + 2
     assert ledger.verify() == 1 + 2 * rounds
-    entries = Counter((r.what, r.fields.get("round")) for r in ledger.history())
-    expected = {(what, n) for what in (What.CHARGE, What.ANSWER) for n in range(1, rounds + 1)}
-    assert entries == Counter(expected | {(What.OPENED, None)})
+    entries = Counter((r.type, r.fields.get("round")) for r in ledger.history())
+    expected = {
+        (what, n) for what in (EntryType.CHARGE, EntryType.ANSWER) for n in range(1, rounds + 1)
+    }
+    assert entries == Counter(expected | {(EntryType.OPENED, None)})
     assert len(ledger.outbox()) == rounds

@@ -24,11 +24,11 @@ import client.ledger.ledger
 import client.ledger.store
 from client.ledger.anchor import Anchor, default_anchor
 from client.ledger.app_version import app_fingerprint
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Entry, Ledger
 from client.ledger.outbox import ArrayForm, Outbox
 from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
-from shared.hash_chain import encoded, linked
+from shared.hash_chain import canonical_text, next_hash
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
@@ -264,7 +264,7 @@ def test_every_entry_says_what_when_and_by_which_app(ledger: Ledger) -> None:
     charge(ledger, what)
     ledger.refuse(Refusal.BUDGET, what.fields)
     opened, charged, refused = ledger.history()
-    assert opened.what is What.OPENED
+    assert opened.type is EntryType.OPENED
     assert (opened.fields["user_base"], opened.fields["unit"]) == ("users", "user")
     asked = {
         "run": "r",
@@ -355,7 +355,7 @@ def test_an_edit_whose_hashes_were_made_anew_is_an_error(
     head, statements = rows[0][1], []
     for number, (text, _) in enumerate(rows[1:], start=2):
         cheap = text.replace('"noise_multiplier":2.0', '"noise_multiplier":99.0')
-        head = linked(head, cheap)
+        head = next_hash(head, cheap)
         statements.append(
             f"UPDATE entries SET body = '{cheap}', hash = x'{head.hex()}' WHERE seq = {number}"
         )
@@ -399,11 +399,11 @@ def test_an_entry_that_is_no_release_is_an_error(
     """Even if the chain says so."""
     what = entry()
     bad = what.fields | {field: -1}
-    text = encoded({"entry": "charge", "at": "", "app": ""} | bad)
+    text = canonical_text({"entry": "charge", "at": "", "app": ""} | bad)
     head = bytes.fromhex(ledger.history()[-1].hash)
     with sqlite3.connect(file) as database:
         database.execute(
-            "INSERT INTO entries (seq, body, hash) VALUES (2, ?, ?)", (text, linked(head, text))
+            "INSERT INTO entries (seq, body, hash) VALUES (2, ?, ?)", (text, next_hash(head, text))
         )
     database.close()
     with pytest.raises(LedgerError, match="not as it was written"):
@@ -738,10 +738,10 @@ def test_a_refusal_costs_nothing_and_stands_in_the_chain(ledger: Ledger, reopene
     ledger.refuse(Refusal.BUDGET, entry(7).fields)
     assert ledger.releases() == []
     assert reopened().verify() == 3
-    recorded = [(r.what, r.fields["code"], r.fields["kind"]) for r in ledger.history(last=2)]
+    recorded = [(r.type, r.fields["code"], r.fields["kind"]) for r in ledger.history(last=2)]
     assert recorded == [
-        (What.REFUSAL, "malformed", "query.steal"),
-        (What.REFUSAL, "budget", "train"),
+        (EntryType.REFUSAL, "malformed", "query.steal"),
+        (EntryType.REFUSAL, "budget", "train"),
     ]
     charge(ledger, entry(7))
 
@@ -842,7 +842,7 @@ import json, os, signal, sys
 from pathlib import Path
 import client.ledger.ledger
 from client.ledger.ledger import Entry, Ledger
-from shared.hash_chain import encoded, linked
+from shared.hash_chain import canonical_text, next_hash
 from shared.errors import BudgetExceeded
 from shared.privacy.release import Release, ReleaseKind
 

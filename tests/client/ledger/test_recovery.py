@@ -13,10 +13,10 @@ from safetensors.numpy import save
 import client.ledger.recovery
 import client.ledger.store
 from client.ledger.anchor import Anchor
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Entry, Ledger
 from client.ledger.recovery import restore, write_off
-from client.ledger.store import files_of
+from client.ledger.store import database_files
 from shared.errors import BudgetExceeded, LedgerError
 from shared.privacy.release import Release, ReleaseKind
 
@@ -82,7 +82,11 @@ def test_a_lost_ledger_is_replaced_without_forgetting(
     new = restore(*again(ledger))
     assert new.releases() == Ledger(*again(ledger)).releases() == ALL
     assert new.verify() == 3
-    assert [r.what for r in new.history()] == [What.OPENED, What.CARRIED, What.CARRIED]
+    assert [r.type for r in new.history()] == [
+        EntryType.OPENED,
+        EntryType.CARRIED,
+        EntryType.CARRIED,
+    ]
     aside = [path for path in ledger.path.parent.iterdir() if "set-aside" in path.name]
     assert [path.read_bytes() for path in aside] == ([before] if before else [])
     charge(new, 1)
@@ -125,7 +129,7 @@ def test_other_users_anchor_restores_nothing(ledger: Ledger) -> None:
     assert not ledger.path.exists()
 
 
-@pytest.mark.parametrize("point", ["_set_aside", "write_new", "Anchor.save", "Path.replace"])
+@pytest.mark.parametrize("point", ["_set_aside", "create_database", "Anchor.save", "Path.replace"])
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_kill_while_restoring_forgets_nothing(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, lost: bool
@@ -206,5 +210,5 @@ def test_root_leaves_ledger_and_anchor_their_owners(tmp_path: Path) -> None:
     for place in (made.path, made.anchor):
         os.chown(place, 65534, 65534)
     made.trust("0" * 64, "sotto/sotto", "0.1.0")
-    for place in (made.anchor, *files_of(made.path)):
+    for place in (made.anchor, *database_files(made.path)):
         assert not place.exists() or place.stat().st_uid == 65534, place

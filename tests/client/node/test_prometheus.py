@@ -25,7 +25,7 @@ from client.node.prometheus import BUCKETS, NodeMetrics, Processes
 from client.site.node import NodeConfig
 from client.site.site import Site
 from shared.errors import ConfigError, Refusal, SiteError
-from shared.hash_chain import encoded
+from shared.hash_chain import canonical_text
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from shared.system.supervise import Restart, Start
@@ -128,7 +128,7 @@ def test_durations_go_from_charge_to_answer(site: Site, monkeypatch: pytest.Monk
         noted = json.loads(text(what, fields))  # type: ignore[arg-type]
         seconds = next(times)
         noted["at"] = f"2025-03-01T00:{int(seconds // 60):02}:{seconds % 60:06.3f}+00:00"
-        return encoded(noted)
+        return canonical_text(noted)
 
     monkeypatch.setattr("client.ledger.ledger.entry_text", at)
     spend(site, rounds=2)
@@ -187,7 +187,7 @@ def test_processes_and_restarts(site: Site) -> None:
 def test_the_trusted_bundle(partner: Partner, site: Site) -> None:
     partner.install_app()
     found = samples(site)
-    fingerprint = site.open_ledger().trusted()
+    fingerprint = site.open_ledger().trusted_fingerprint()
     bundle = of(found, "sotto_node_bundle_info", version="0.1.0", fingerprint=fingerprint)
     assert bundle == 1
 

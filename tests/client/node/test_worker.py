@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from client.bundle.fab import Bundle
-from client.ledger.balance import What
+from client.ledger.balance import EntryType
 from client.ledger.ledger import Record
 from client.site.site import Site
 from shared.errors import Refusal
@@ -77,7 +77,7 @@ class Answered:
     def refusals(self, name: str) -> list[Record]:
         """What the ledger has of them."""
         history = Site.load(self.folder / name).open_ledger().history()
-        return [record for record in history if record.what is What.REFUSAL]
+        return [record for record in history if record.type is EntryType.REFUSAL]
 
 
 def site(partner: Partner, name: str) -> Path:
