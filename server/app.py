@@ -1,4 +1,4 @@
-"""The Flower ServerApp: builds the parts, starts the strategy, saves after every round."""
+"""The Flower ServerApp: the stages of a run, with a checkpoint after each round."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,10 +19,12 @@ from server.aggregation.quorum import minimum_organisations
 from server.aggregation.records import to_arrays, to_weights
 from server.aggregation.robust import check_aggregation, credible_populations
 from server.noise_plan import plan_noise, popularity_fade, popularity_share, statistics_noise
+from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
 from server.rounds.participants import Participants, Partner
-from server.rounds.statistics import Asker
-from server.rounds.strategy import FederatedStrategy, Terms
+from server.rounds.requests import Terms
+from server.rounds.statistics import StatisticsCollector
+from server.rounds.strategy import FederatedStrategy
 from server.runs.reporter import RunReporter
 from server.state.checkpoint import Checkpoint
 from server.state.run_lock import coordinator_lock
@@ -35,7 +36,7 @@ from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError
 from shared.models.attention import AttentionRecommender, build, trainable
 
-__all__ = ["MODEL", "Observer", "app", "make_app", "model_with"]
+__all__ = ["MODEL", "Observer", "app", "build_recommender", "make_app"]
 
 log = logging.getLogger("sotto.server")
 MODEL = "model"
@@ -45,73 +46,164 @@ Observer = Callable[[Checkpoint], None]
 
 
 def make_app(config: RunConfig | None = None, observer: Observer | None = None) -> ServerApp:
-    """A ServerApp.
+    """Return a ServerApp.
 
     Args:
-        config: the run; None reads Flower's run config.
+        config: the run's parameters; None reads Flower's run config.
         observer: for the lab, which runs the server in its own process.
     """
-    made = ServerApp()
+    server_app = ServerApp()
 
-    @made.main()
+    @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         if config is None:  # a process of its own
             logs.set_up()
         run = config or RunConfig.from_flat(context.run_config)
         coordinate(grid, run, observer or (lambda _: None))
 
-    return made
+    return server_app
 
 
 app = make_app()
 
 
 def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
-    """Runs the federation, or what is left of it, to its end.
+    """Run a federation, or what is left of it, to its end.
 
     Raises:
-        ConfigError: a path is missing, an aggregation rule cannot be kept, or δ is not below
-            1 / population at some partner.
-        CheckpointError: there is a run already, or another one than is to be resumed; another
-            coordinator is at work; or what is finished cannot be saved.
-        QuorumError: too few organisations are there or answer a round; what is finished is saved.
+        ConfigError: a path is missing, an aggregation rule cannot keep its guarantee, or δ is not
+            below 1 / population at some partner.
+        CheckpointError: the folder holds a run that is not to be resumed, or another run than is
+            to be resumed; another coordinator works in it; or a checkpoint cannot be saved.
+        QuorumError: too few organisations are connected or answer; finished rounds are saved.
         AuditError: the audit log cannot be written, or was changed.
     """
-    out, catalogue = _out(config), _catalogue(config)
+    out, catalogue = _output_folder(config), _load_catalogue(config)
     check_aggregation(config.server)
     with coordinator_lock(out):
-        checkpoint = _first_checkpoint(config, catalogue, out)
+        checkpoint = load_or_create_checkpoint(config, catalogue, out)
         reporter = RunReporter(out, config, run=checkpoint.run, finished_rounds=checkpoint.round)
         with reporter.report_run():
-            checkpoint = _federate(PatientGrid(grid), config, checkpoint, reporter, observer)
+            federation = Federation(
+                grid=PatientGrid(grid),
+                config=config,
+                catalogue=catalogue,
+                out=out,
+                participants=Participants(config, checkpoint.catalogue, reporter.partner_changed),
+                reporter=reporter,
+            )
+            checkpoint = run_stages(federation, checkpoint, observer)
             disable_progress_bar()
-            model_with(checkpoint, config, catalogue).save_pretrained(out / MODEL)
+            build_recommender(checkpoint, config, catalogue).save_pretrained(out / MODEL)
 
 
-def _federate(
-    grid: Grid, config: RunConfig, checkpoint: Checkpoint, reporter: RunReporter, observer: Observer
-) -> Checkpoint:
-    """All that is left of a run; the state after its last round."""
-    participants = Participants(config, checkpoint.catalogue, reporter.partner_changed)
-    resumed = checkpoint.round > 0
-    partners = participants.wait_for(grid, minimum_organisations(config.server, resumed=resumed))
-    reporter.organisations_ready()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """What every stage of a run uses.
+
+    Attributes:
+        grid: Flower's, with the coordinator's way of waiting.
+        config: the run's parameters.
+        catalogue: that all partners hold.
+        out: folder of the checkpoint.
+        participants: the organisations that take part.
+        reporter: reports to status file and audit log.
+    """
+
+    grid: Grid
+    config: RunConfig
+    catalogue: Catalogue
+    out: Path
+    participants: Participants
+    reporter: RunReporter
+
+
+def run_stages(federation: Federation, checkpoint: Checkpoint, observer: Observer) -> Checkpoint:
+    """Wait for organisations, compute the warm start and train; return the last checkpoint.
+
+    Stages that the checkpoint has behind it are left out.
+    """
+    config, memory = federation.config, Memory(answers=checkpoint.answers)
+    needed = minimum_organisations(config.server, resumed=checkpoint.round > 0)
+    partners = federation.participants.wait_for(federation.grid, needed)
+    federation.reporter.organisations_ready()
     if not checkpoint.warm_started:
-        checkpoint = _decided(checkpoint, config, partners)
-        checkpoint = _warmed(checkpoint, grid, participants, config, reporter)
-    config = with_own_items(config, checkpoint)
-    return _trained(grid, config, checkpoint, participants, reporter, observer)
+        checkpoint = choose_popularity_share(federation, checkpoint, partners)
+        checkpoint, memory = compute_warm_start(federation, checkpoint)
+    return run_training_rounds(federation, checkpoint, memory, observer)
 
 
-def _trained(
-    grid: Grid,
-    config: RunConfig,
-    checkpoint: Checkpoint,
-    participants: Participants,
-    reporter: RunReporter,
-    observer: Observer,
+def choose_popularity_share(
+    federation: Federation, checkpoint: Checkpoint, partners: Sequence[Partner]
 ) -> Checkpoint:
-    out, done = _out(config), checkpoint.round
+    """Divide the statistics' budget, and save the choice before anything is asked.
+
+    A request must stay the same when it is repeated, whichever partners are connected by then: so
+    its noise is chosen once. The run's name, which identifies a repeated request, is saved as well.
+    """
+    config = federation.config
+    if not config.warm_start.share:
+        return checkpoint
+    if checkpoint.popularity_share is None:
+        declared = [partner.population for partner in partners]
+        populations = credible_populations(declared, config.server)
+        noise = plan_noise(config).statistics
+        share = popularity_share(noise, populations, len(federation.catalogue))
+        checkpoint = replace(checkpoint, popularity_share=share)
+    checkpoint.save(federation.out)
+    return checkpoint
+
+
+def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[Checkpoint, Memory]:
+    """Compute the weights that training begins with.
+
+    Returns:
+        The checkpoint with these weights, and what the first round must know of the statistics.
+    """
+    config, catalogue, started = federation.config, federation.catalogue, time.monotonic()
+    public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
+    collector = None
+    if checkpoint.popularity_share is not None:
+        collector = _statistics_collector(federation, checkpoint, checkpoint.popularity_share)
+    elif public is None or not config.model.items.uses_features:
+        return replace(checkpoint, warm_started=True), Memory()
+
+    def save_own_items(own_items: tuple[int, ...]) -> None:
+        # The second request names these items: it must be the same when it is repeated.
+        replace(checkpoint, own_items=own_items).save(federation.out)
+
+    choice = Choice(checkpoint.own_items, save_own_items)
+    first = warm_start(collector, config, catalogue, Prior(public), choice)
+    seconds = time.monotonic() - started
+    federation.reporter.warm_started(seconds=seconds, bytes_up=first.bytes_up)
+    checkpoint = replace(
+        checkpoint, warm_started=True, own_items=first.own_items, weights=first.weights
+    )
+    return checkpoint, collector.memory if collector else Memory()
+
+
+def _statistics_collector(
+    federation: Federation, checkpoint: Checkpoint, share: float
+) -> StatisticsCollector:
+    return StatisticsCollector(
+        grid=federation.grid,
+        look_up=federation.participants.look_up,
+        run=checkpoint.run,
+        catalogue=checkpoint.catalogue,
+        config=federation.config,
+        noise_multipliers=statistics_noise(plan_noise(federation.config).statistics, share),
+        fade=popularity_fade(share),
+        on_miss=federation.reporter.attempt_missed,
+        on_finish=federation.reporter.statistic_collected,
+    )
+
+
+def run_training_rounds(
+    federation: Federation, checkpoint: Checkpoint, memory: Memory, observer: Observer
+) -> Checkpoint:
+    """Run the rounds that are left, and save a checkpoint after each; return the last one."""
+    config = with_own_items(federation.config, checkpoint)
+    reporter, done = federation.reporter, checkpoint.round
     terms = Terms(
         run=checkpoint.run,
         catalogue=checkpoint.catalogue,
@@ -120,12 +212,12 @@ def _trained(
     strategy = FederatedStrategy(
         config,
         terms,
-        participants.look_up,
+        federation.participants.look_up,
         names=list(checkpoint.weights),
         rounds_done=done,
         on_miss=reporter.attempt_missed,
     )
-    strategy.restore(checkpoint.optimiser, checkpoint.answers)
+    strategy.restore(checkpoint.optimiser, memory)
 
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint
@@ -134,18 +226,18 @@ def _trained(
             checkpoint = replace(
                 checkpoint,
                 round=done + rounds,
-                answers=strategy.answers,
+                answers=strategy.memory.answers,
                 weights=to_weights(arrays),
                 optimiser=strategy.state,
             )
-        checkpoint.save(out)
+        checkpoint.save(federation.out)
         if rounds:
             reporter.round_finished(report, strategy.metrics)
         observer(checkpoint)
         return None
 
     strategy.start(
-        grid,
+        federation.grid,
         to_arrays(checkpoint.weights),
         num_rounds=config.training.rounds - done,
         timeout=config.server.deadline_seconds,
@@ -154,31 +246,13 @@ def _trained(
     return checkpoint
 
 
-def model_with(
-    checkpoint: Checkpoint, config: RunConfig, catalogue: Catalogue
-) -> AttentionRecommender:
-    """The run's recommender with a checkpoint's weights, in evaluation mode."""
-    model = build(with_own_items(config, checkpoint).model, catalogue)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter.copy_(torch.tensor(checkpoint.weights[name]))
-    model.train(mode=False)
-    return model
+def load_or_create_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Checkpoint:
+    """Return the checkpoint to resume, or that of a new run with weights drawn from the seed.
 
-
-def _out(config: RunConfig) -> Path:
-    if not config.paths.out:
-        raise ConfigError("paths.out is not set: name a folder for the checkpoint and the model.")
-    return Path(config.paths.out).expanduser()
-
-
-def _catalogue(config: RunConfig) -> Catalogue:
-    if not config.paths.catalogue:
-        raise ConfigError("paths.catalogue is not set: name the catalogue's folder.")
-    return Catalogue.load(Path(config.paths.catalogue).expanduser())
-
-
-def _first_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Checkpoint:
+    Raises:
+        CheckpointError: there is none to resume, it belongs to another run, or a new run would
+            overwrite it.
+    """
     if config.paths.resume:
         checkpoint = Checkpoint.load(out)
         checkpoint.check(config=config.fingerprint, catalogue=catalogue.fingerprint)
@@ -199,61 +273,31 @@ def _first_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Che
     )
 
 
+def build_recommender(
+    checkpoint: Checkpoint, config: RunConfig, catalogue: Catalogue
+) -> AttentionRecommender:
+    """Return the run's recommender with a checkpoint's weights, in evaluation mode."""
+    model = build(with_own_items(config, checkpoint).model, catalogue)
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.copy_(torch.tensor(checkpoint.weights[name]))
+    model.train(mode=False)
+    return model
+
+
 def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
-    """The run's parameters with the items that its warm start chose."""
-    own = checkpoint.own_items
-    return replace(config, model=replace(config.model, own_items=own or ()))
+    """Return the run's parameters with the items that its warm start chose."""
+    own_items = checkpoint.own_items or ()
+    return replace(config, model=replace(config.model, own_items=own_items))
 
 
-def _decided(checkpoint: Checkpoint, config: RunConfig, partners: Sequence[Partner]) -> Checkpoint:
-    """The checkpoint with how the statistics' budget is divided, saved before anything is asked.
-
-    A round is one request for ever: its noise stays as it is, whoever joins later. So does the
-    run's name, by which partners know a request that is repeated.
-    """
-    if not config.warm_start.share:
-        return checkpoint
-    if checkpoint.popularity_share is None:
-        populations = credible_populations(
-            [partner.population for partner in partners], config.server
-        )
-        items = len(_catalogue(config))
-        part = popularity_share(plan_noise(config).statistics, populations, items)
-        checkpoint = replace(checkpoint, popularity_share=part)
-    checkpoint.save(_out(config))
-    return checkpoint
+def _output_folder(config: RunConfig) -> Path:
+    if not config.paths.out:
+        raise ConfigError("paths.out is not set: name a folder for the checkpoint and the model.")
+    return Path(config.paths.out).expanduser()
 
 
-def _warmed(
-    checkpoint: Checkpoint,
-    grid: Grid,
-    participants: Participants,
-    config: RunConfig,
-    reporter: RunReporter,
-) -> Checkpoint:
-    """The checkpoint with the weights that training begins with."""
-    began, share = time.monotonic(), checkpoint.popularity_share
-    catalogue = _catalogue(config)
-    public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
-    asker = None
-    if share is not None:
-        asker = Asker(
-            grid=grid,
-            look_up=partial(participants.look_up, grid),
-            run=checkpoint.run,
-            noise_multipliers=statistics_noise(plan_noise(config).statistics, share),
-            fade=popularity_fade(share),
-            config=config,
-            catalogue=catalogue.fingerprint,
-        )
-    elif public is None or not config.model.items.uses_features:
-        return replace(checkpoint, warm_started=True)
-
-    def chosen(own: tuple[int, ...]) -> None:
-        # The second request names these items, whoever answers.
-        replace(checkpoint, own_items=own).save(_out(config))
-
-    choice = Choice(checkpoint.own_items, chosen)
-    first = warm_start(asker, config, catalogue, Prior(public), choice)
-    reporter.warm_started(seconds=time.monotonic() - began, bytes_up=first.bytes_up)
-    return replace(checkpoint, warm_started=True, own_items=first.own_items, weights=first.weights)
+def _load_catalogue(config: RunConfig) -> Catalogue:
+    if not config.paths.catalogue:
+        raise ConfigError("paths.catalogue is not set: name the catalogue's folder.")
+    return Catalogue.load(Path(config.paths.catalogue).expanduser())

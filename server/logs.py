@@ -1,7 +1,8 @@
 """The coordinator's own log: a line an event, in our own words.
 
 What a partner sends, and what an error that is not ours says, is never part of a line: a reply's
-fault is told by outcome and reason (`server.rounds.round`), a fault of ours by its type and place.
+fault is told by outcome and reason (`server.rounds.collection`), a fault of ours by its type and
+place.
 
 | variable    | value           | what it does                            |
 |-------------|-----------------|-----------------------------------------|

@@ -1,28 +1,53 @@
-"""Checks every reply before any arithmetic sees it.
+"""Check every reply before any arithmetic uses it.
 
-Flower's strategies trust what a client sends: one NaN makes the mean NaN, an array of size 1
-broadcasts, an example count of 1e300 takes the model over.
+Flower's strategies trust what a client sends: one NaN makes the mean NaN, an array of size 1 is
+broadcast, and an example count of 1e300 decides the mean alone.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+
 import numpy as np
 from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
 
 from server.flower_internals import ErrorCode
 from shared.errors import Outcome, ReplyError, WireError
-from shared.messages import TrainReply, Weights, refusal_in
+from shared.messages import (
+    EvaluateReply,
+    EvaluateRequest,
+    StatisticsReply,
+    StatisticsRequest,
+    TrainReply,
+    Weights,
+    refusal_in,
+)
 
-__all__ = ["checked_change", "reply_content"]
+__all__ = [
+    "Floats",
+    "Sums",
+    "change_digest",
+    "checked_change",
+    "checked_statistic",
+    "checked_sums",
+    "reply_content",
+]
+
+MAX_DEVIATIONS = 20.0
+"""Standard deviations of noise beyond which a reply is refused: honest noise never gets there."""
+Floats = NDArray[np.float64]
+Sums = NDArray[np.float32]
 
 
 def reply_content(reply: Message) -> RecordDict:
-    """What a reply holds, if it is neither an error nor empty.
+    """Return the content of a reply that is neither an error nor empty.
 
-    The text of an error that is not ours is the other side's: it goes into no log.
+    The text of an error that is not ours was written by the other side, and is not repeated.
 
     Raises:
-        ReplyError: it is, with the outcome and our own words for it.
+        ReplyError: there is no content; with the outcome and a reason in our own words.
     """
     if reply.has_content():
         return reply.content
@@ -37,16 +62,16 @@ def reply_content(reply: Message) -> RecordDict:
 
 
 def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights:
-    """The change a reply carries, if it may be added to the global weights.
+    """Return the change in a reply, if it may be added to the global weights.
 
     Args:
         reply: a partner's answer to a train request.
-        like: the global weights; names and shapes must be theirs.
-        max_norm: longest change accepted, over all weights together, L2.
+        like: the global weights; the change must have their names and shapes.
+        max_norm: largest accepted L2 norm over all weights together.
 
     Raises:
-        ReplyError: an error or refusal, not of the wire's form, other names or shapes, a value
-            that is not finite, or a change that is too long.
+        ReplyError: an error or refusal, another form, other names or shapes, a value that is not
+            finite, or a norm above `max_norm`.
     """
     content = reply_content(reply)
     try:
@@ -69,3 +94,73 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
             f"the change has norm {norm:.3g}; server.max_update_norm is {max_norm:g}",
         )
     return change
+
+
+def change_digest(change: Weights) -> str:
+    """Return the SHA-256 of a change, in hex; "" if it is 0 everywhere.
+
+    Without noise an empty batch gives a change of 0, and may do so again.
+    """
+    if not any(value.any() for value in change.values()):
+        return ""
+    digest = hashlib.sha256()
+    for name in sorted(change):
+        digest.update(name.encode() + b"\0" + change[name].tobytes())
+    return digest.hexdigest()
+
+
+def checked_statistic(
+    reply: Message, request: StatisticsRequest, *, shape: tuple[int, ...], population: int
+) -> Floats:
+    """Return the statistic in a reply, if it may be added up: float64.
+
+    Args:
+        reply: a partner's answer.
+        request: what it answers.
+        shape: [V] or [F, F].
+        population: declared users of the partner; each adds a norm of 1 at most.
+
+    Raises:
+        ReplyError: an error or refusal, another form or shape, a value that is not finite, or a
+            norm that so many users and the noise cannot reach.
+    """
+    content = reply_content(reply)
+    try:
+        total = StatisticsReply.from_content(content).total.astype(np.float64)
+    except WireError as error:
+        raise ReplyError(Outcome.MALFORMED, str(error)) from error
+    if total.shape != shape:
+        raise ReplyError(Outcome.WRONG_SHAPE, f"a statistic of shape {total.shape}, not {shape}")
+    if not np.isfinite(total).all():
+        raise ReplyError(Outcome.NOT_FINITE, "a statistic holds values that are not finite")
+    norm = float(np.linalg.norm(total))
+    noise = request.noise_multiplier * (math.sqrt(total.size) + MAX_DEVIATIONS)
+    if norm > (population + noise) * (1 + 1e-6):
+        raise ReplyError(
+            Outcome.TOO_LONG,
+            f"a statistic of norm {norm:.3g}, more than {population} users add up to",
+        )
+    return total
+
+
+def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> Sums:
+    """Return the noised sums of metrics in a reply, if they may be added up: float32 [3].
+
+    Args:
+        reply: a partner's answer.
+        request: what it answers.
+        population: declared users of the partner; each adds 1 to each sum at most.
+
+    Raises:
+        ReplyError: an error or refusal, another form, a value that is not finite, or a sum that so
+            many users and the noise cannot reach.
+    """
+    content = reply_content(reply)
+    try:
+        sums = EvaluateReply.from_content(content).sums
+    except WireError as error:
+        raise ReplyError(Outcome.MALFORMED, str(error)) from error
+    limit = population + MAX_DEVIATIONS * request.noise_multiplier * request.clip_norm
+    if not np.all(np.abs(sums) <= limit):  # NaN too
+        raise ReplyError(Outcome.TOO_LONG, f"sums beyond what {population} users add up to")
+    return sums

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from server.rounds.collection import CollectionReport
 from server.rounds.participants import Partner
-from server.rounds.round import RoundReport
 from server.runs.mlflow import run_tracker
 from server.state.audit_log import FILE, AuditEvent, AuditLog
 from server.state.status import FAULT, Organisation, RunState, RunStatus, now
@@ -87,14 +87,15 @@ class RunReporter:
         """
         self._update(warm_start_seconds=seconds, round_bytes_up=bytes_up)
 
-    def attempt_missed(self, report: RoundReport) -> None:
-        """Report that an attempt at a round had too few valid replies and is repeated."""
+    def attempt_missed(self, report: CollectionReport) -> None:
+        """Report that an attempt at a collection had too few valid replies and is repeated."""
         reason = (
-            f"round {report.number}, attempt {report.attempts}: {report.valid} valid replies, "
+            f"{report.name}, attempt {report.attempts}: {report.valid} valid replies, "
             f"{report.needed} are needed ({report.failures or 'no organisation is connected'})"
         )
         log.warning("%s", reason)
-        self._record(AuditEvent.ROUND_MISSED, round=report.number, outcomes=_outcomes(report))
+        event = AuditEvent.ROUND_MISSED if report.round else AuditEvent.STATISTIC_MISSED
+        self._record(event, **_subject(report), outcomes=_outcomes(report))
         self._update(
             state=RunState.RETRYING,
             reason=reason,
@@ -102,7 +103,21 @@ class RunReporter:
             organisations=self._counted(report),
         )
 
-    def round_finished(self, report: RoundReport, metrics: Mapping[str, float]) -> None:
+    def statistic_collected(self, report: CollectionReport) -> None:
+        """Report that a statistic of the warm start has enough valid replies."""
+        self._record(
+            AuditEvent.STATISTIC_COLLECTED,
+            **_subject(report),
+            attempts=report.attempts,
+            outcomes=_outcomes(report),
+        )
+        log.info(
+            "%s: %d valid replies of %d in %.1f s",
+            *(report.name, report.valid, len(report.verdicts), report.seconds),
+        )
+        self._update(state=RunState.RUNNING, reason="", organisations=self._counted(report))
+
+    def round_finished(self, report: CollectionReport, metrics: Mapping[str, float]) -> None:
         """Report that a round is finished and saved.
 
         Args:
@@ -111,21 +126,21 @@ class RunReporter:
         """
         self._record(
             AuditEvent.ROUND_FINISHED,
-            round=report.number,
+            round=report.round,
             attempts=report.attempts,
             outcomes=_outcomes(report),
         )
         log.info(
             "round %d of %d: %d valid replies of %d in %.1f s",
-            *(report.number, self.status.rounds, report.valid, len(report.verdicts)),
+            *(report.round, self.status.rounds, report.valid, len(report.verdicts)),
             report.seconds,
         )
         status = self.status
-        released = {"metrics": dict(metrics), "metrics_round": report.number} if metrics else {}
+        released = {"metrics": dict(metrics), "metrics_round": report.round} if metrics else {}
         self._update(
             state=RunState.RUNNING,
             reason="",
-            round=report.number,
+            round=report.round,
             organisations=self._counted(report),
             round_finished=now(),
             round_seconds=report.seconds,
@@ -138,7 +153,7 @@ class RunReporter:
         )
         self._tracker.log_round(self.status)
 
-    def _counted(self, report: RoundReport) -> dict[str, Organisation]:
+    def _counted(self, report: CollectionReport) -> dict[str, Organisation]:
         organisations = dict(self.status.organisations)
         for name, verdict in report.verdicts.items():
             organisations[name] = organisations[name].counted(verdict.outcome, verdict.reason)
@@ -183,5 +198,10 @@ def _ending(error: Exception) -> tuple[RunState, AuditEvent, str]:
     return RunState.FAILED, AuditEvent.RUN_FAILED, reason
 
 
-def _outcomes(report: RoundReport) -> dict[str, str]:
+def _outcomes(report: CollectionReport) -> dict[str, str]:
     return {name: str(verdict.outcome) for name, verdict in report.verdicts.items()}
+
+
+def _subject(report: CollectionReport) -> dict[str, int | str]:
+    """Return what an audit entry says that the report is about."""
+    return {"round": report.round} if report.round else {"statistic": report.name}

@@ -46,6 +46,8 @@ class AuditEvent(StrEnum):
     RUN_RESUMED = "run-resumed"
     PARTNER_JOINED = "partner-joined"
     PARTNER_LEFT = "partner-left"
+    STATISTIC_COLLECTED = "statistic-collected"
+    STATISTIC_MISSED = "statistic-missed"
     ROUND_FINISHED = "round-finished"
     ROUND_MISSED = "round-missed"
     RUN_PAUSED = "run-paused"

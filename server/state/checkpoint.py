@@ -48,7 +48,7 @@ class Checkpoint:
         popularity_share: what popularity gets of the statistics' budget; None until it is chosen.
         own_items: items with a direction of their own, see `ModelConfig`; None until the warm
             start has chosen them.
-        answers: digests of the partners' last answers; see `server.rounds.round.Memory`.
+        answers: digests of the partners' last answers; see `server.rounds.collection.Memory`.
         weights: global trainable weights.
         optimiser: the server optimiser's arrays by name; empty for one without state.
     """

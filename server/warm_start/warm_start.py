@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from server.rounds.statistics import Answer, Asker, Floats
+from server.rounds.replies import Floats
+from server.rounds.statistics import StatisticsCollector, StatisticTotal
 from server.warm_start.denoise import Prior, moment, popularity, set_weights
 from server.warm_start.refine import match_moment, public_states
 from shared.config import RunConfig
@@ -63,7 +64,11 @@ class Choice:
 
 
 def warm_start(
-    asker: Asker | None, config: RunConfig, catalogue: Catalogue, prior: Prior, choice: Choice
+    asker: StatisticsCollector | None,
+    config: RunConfig,
+    catalogue: Catalogue,
+    prior: Prior,
+    choice: Choice,
 ) -> FirstWeights:
     """The first weights, from the sites' noised statistics and from public interactions.
 
@@ -78,17 +83,19 @@ def warm_start(
         QuorumError: too few sites gave a valid answer.
     """
     items = len(catalogue)
-    counted = asker.sum(Statistic.POPULARITY, (), (items,)) if asker else Answer()
+    counted = asker.total(Statistic.POPULARITY, (), (items,)) if asker else StatisticTotal()
     expected = prior.popularity(items, asker.fade if asker else POPULARITY_FADE)
-    popular = popularity(counted.total, counted.spread, expected)
+    popular = popularity(counted.total, counted.noise_std, expected)
     own = choice.made
     if own is None:
-        own = worth_the_noise(popular, counted.spread, config.warm_start.own_items)
+        own = worth_the_noise(popular, counted.noise_std, config.warm_start.own_items)
         choice.tell(own)
     shape = replace(config.model, own_items=own)
     table = item_descriptors(shape, catalogue).numpy()
-    summed = asker.sum(Statistic.MOMENT, own, (shape.described,) * 2) if asker else Answer()
-    known = moment(summed.total, summed.spread, prior.moment(table, shape.recency))
+    summed = (
+        asker.total(Statistic.MOMENT, own, (shape.described,) * 2) if asker else StatisticTotal()
+    )
+    known = moment(summed.total, summed.noise_std, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.app import model_with
+from server.app import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender
@@ -167,7 +167,7 @@ def _published(simulation: Simulation) -> AttentionRecommender:
         out=simulation.folder,
         resume=False,
     )
-    return model_with(checkpoint, run, simulation.dataset.catalogue)
+    return build_recommender(checkpoint, run, simulation.dataset.catalogue)
 
 
 def _observers(

@@ -91,7 +91,7 @@ def _no_clipping() -> Iterator[None]:
         patch.object(client.compute.statistics, "moment_sum", moments),
         patch.object(client.compute.trainer, "PerUserClipping", unclipped),
         # The coordinator would refuse sums that no clipped users add up to.
-        patch("server.rounds.statistics._OUTLIER", 1e9),
+        patch("server.rounds.replies.MAX_DEVIATIONS", 1e9),
     ):
         yield
 

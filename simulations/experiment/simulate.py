@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.compute.memory import keep_freed_memory
-from server.app import Observer, model_with
+from server.app import Observer, build_recommender
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from server.warm_start.public import read_public, save_public
@@ -363,7 +363,7 @@ def _observer(
     catalogue, window = simulation.dataset.catalogue, config.model.max_length
 
     def observe(checkpoint: Checkpoint) -> None:
-        model = model_with(checkpoint, config, catalogue)
+        model = build_recommender(checkpoint, config, catalogue)
         reporter.round(
             checkpoint.round,
             config.training.rounds,
@@ -418,7 +418,7 @@ def _measure(
     run = _run_config(simulation, simulation.folder)
 
     def trained(checkpoint: Checkpoint) -> AttentionRecommender:
-        return model_with(checkpoint, run, catalogue)
+        return build_recommender(checkpoint, run, catalogue)
 
     models = {"popularity": cases.rank(baselines.popularity(train, items))}
     if config.privacy.private:

@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 import client.app
-from server.app import model_with
+from server.app import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.config import Aggregation
 from shared.messages import (
@@ -145,7 +145,7 @@ def share_shown(simulation: Simulation, item: int) -> float:
         resume=True,
     )
     catalogue = simulation.dataset.catalogue
-    model = model_with(Checkpoint.load(simulation.folder), config, catalogue)
+    model = build_recommender(Checkpoint.load(simulation.folder), config, catalogue)
     cases = baselines.Cases(
         simulation.asked,
         simulation.parts,

@@ -23,8 +23,8 @@ import client.app
 import server.app
 import server.state.checkpoint
 from client.site.site import Site
+from server.rounds.collection import Collection
 from server.rounds.participants import Participants
-from server.rounds.round import Round
 from server.rounds.strategy import FederatedStrategy
 from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog
@@ -96,7 +96,7 @@ POINTS: dict[str, Arm] = {
     "before the first checkpoint": at_call(Checkpoint, "save", 1),
     "before a round is asked for": at_call(FederatedStrategy, "configure_train", 2),
     "when one partner has answered": after_call(client.app.NodeApp, "__call__", 2 + 2 + 1),
-    "when all have answered": at_call(Round, "take", 2),
+    "when all have answered": at_call(Collection, "take", 2),
     "between aggregation and checkpoint": after_call(FederatedStrategy, "aggregate_train", 2),
     "with half a checkpoint written": torn,
     "between checkpoint and report": at_call(RunReporter, "round_finished", 2),

@@ -18,8 +18,9 @@ from flwr.app import Context, Message, RecordDict
 import server.app
 from client.ledger.ledger import Ledger
 from client.site.site import Site
-from server.app import MODEL, Observer, coordinate, make_app, model_with
+from server.app import MODEL, Observer, build_recommender, coordinate, make_app
 from server.noise_plan import plan_noise, popularity_share
+from server.state.audit_log import FILE, AuditLog
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunState, RunStatus
 from shared.config import (
@@ -203,8 +204,8 @@ def test_a_run_ends_with_a_model_that_loads(two: Make, config: RunConfig) -> Non
     assert status.seconds >= status.round_seconds > 0
 
     loaded = AttentionRecommender.from_pretrained(federation.out / MODEL)
-    catalogue = server.app._catalogue(federation.config)
-    expected = model_with(federation.checkpoint, config, catalogue)
+    catalogue = server.app._load_catalogue(federation.config)
+    expected = build_recommender(federation.checkpoint, config, catalogue)
     histories = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 6, 7, 8]])
     torch.testing.assert_close(
         loaded.next_item_scores(histories), expected.next_item_scores(histories)
@@ -314,7 +315,7 @@ def test_the_statistics_stay_one_request_though_a_population_changes(
     """How their budget is divided depends on the populations, and is decided once."""
     config = replace(config, model=DESCRIBED, warm_start=WarmStartConfig(), privacy=PRIVATE)
     federation = two(replace(config, server=replace(config.server, quorum=1.0)))
-    with pytest.raises(QuorumError, match="1 of 2 organisations answered the warm start"):
+    with pytest.raises(QuorumError, match="the popularity statistic has 1 valid replies of 2, 2"):
         federation.run(beta=silent_about(STATISTICS, federation, 2))
     part = federation.checkpoint.popularity_share
     file = federation.sites[1] / "site.toml"
@@ -325,6 +326,33 @@ def test_the_statistics_stay_one_request_though_a_population_changes(
     assert part != popularity_share(plan_noise(federation.config).statistics, [before, 900], ITEMS)
     kinds = [[entry.kind for entry in ledger.outbox()] for ledger in federation.ledgers]
     assert [own.count("statistics") for own in kinds] == [2, 2]
+
+
+def test_a_site_that_misses_a_statistic_is_reported_as_in_a_round(
+    two: Make, config: RunConfig
+) -> None:
+    config = replace(config, model=DESCRIBED, warm_start=WarmStartConfig(), privacy=PRIVATE)
+    server_config = replace(config.server, quorum=1.0, retries=1)
+    federation = two(replace(config, server=server_config))
+    node, held = federation.connect(federation.sites).nodes[2], list[Message]()
+
+    def slow(message: Message) -> Message | None:
+        """Answers each statistic when it is asked for again."""
+        if message.metadata.message_type != STATISTICS:
+            return node(message)
+        held.append(message)
+        return node(message) if len(held) % 2 == 0 else None
+
+    federation.run(beta=slow)
+    assert len(held) == 4
+    status = RunStatus.load(federation.out)
+    assert status.missed == 2
+    assert status.organisations["beta"].replies == {"missing": 2, "valid": 2 + ROUNDS}
+    events = [entry["event"] for entry in AuditLog(federation.out / FILE).entries()]
+    assert [event for event in events if event.startswith("statistic")] == [
+        "statistic-missed",
+        "statistic-collected",
+    ] * 2
 
 
 def test_a_finished_run_may_be_resumed_to_write_its_model(two: Make, config: RunConfig) -> None:

@@ -12,9 +12,11 @@ from flwr.app import ConfigRecord, Message
 
 from client.site.site import Site
 from server.aggregation.records import to_arrays
-from server.rounds.evaluation import checked_sums, mean_metrics
+from server.rounds.evaluation import mean_metrics
 from server.rounds.participants import Partner
-from server.rounds.strategy import FederatedStrategy, Terms
+from server.rounds.replies import checked_sums
+from server.rounds.requests import Terms
+from server.rounds.strategy import FederatedStrategy
 from shared.config import (
     ModelConfig,
     PrivacyConfig,

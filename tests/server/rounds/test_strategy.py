@@ -14,10 +14,19 @@ from flwr.app import ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 
 from server.aggregation.records import to_arrays, to_weights
+from server.rounds.collection import Memory
 from server.rounds.participants import Partner
-from server.rounds.strategy import FederatedStrategy, Terms
+from server.rounds.requests import Terms
+from server.rounds.strategy import FederatedStrategy
 from server.state.checkpoint import Checkpoint
-from shared.config import PrivacyConfig, RunConfig, ServerConfig, StrategyName, Weighting
+from shared.config import (
+    Aggregation,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    StrategyName,
+    Weighting,
+)
 from shared.errors import QuorumError, Refusal
 from shared.messages import TRAIN, TrainReply, TrainRequest, Weights, refusal_reply, traffic
 
@@ -305,7 +314,7 @@ def test_too_few_valid_replies_name_who_failed_and_why(reason: str) -> None:
     assert "beta: " in str(caught.value)
     assert "gamma: " in str(caught.value)
     assert "alpha" not in str(caught.value)
-    assert "mend the cause and resume, or lower server.quorum" in str(caught.value)
+    assert "correct the cause and resume, or lower server.quorum" in str(caught.value)
     assert "user7" not in str(caught.value)
 
 
@@ -361,6 +370,16 @@ def test_of_several_replies_to_one_request_the_first_counts() -> None:
     close(federation.take([*replies, *again]), fedavg([changes], EQUAL, federation.config.server))
 
 
+def test_a_huge_change_within_the_bound_does_not_move_a_robust_run() -> None:
+    changes = some_changes(0)
+    changes["beta"]["z"] += np.float32(3e3)
+    for rule, far in ((Aggregation.MEDIAN, False), (Aggregation.MEAN, True)):
+        malicious = int(rule is not Aggregation.MEAN)
+        server = ServerConfig(aggregation=rule, malicious=malicious, organisations=3)
+        weights = Rounds(server).round(changes)
+        assert bool(np.abs(weights["z"]).max() > 10) is far
+
+
 # --- state -------------------------------------------------------------------------------------
 
 
@@ -382,7 +401,7 @@ def test_a_restored_strategy_goes_on_bit_for_bit(
     ).save(tmp_path)
     saved = Checkpoint.load(tmp_path)
     resumed = Rounds(STRATEGIES[name], weights=saved.weights, done=rounds)
-    resumed.strategy.restore(saved.optimiser, saved.answers)
+    resumed.strategy.restore(saved.optimiser, Memory(answers=saved.answers))
     for number in range(rounds, rounds + 2):
         changes = some_changes(number)
         assert bits(resumed.round(changes)) == bits(through.round(changes))
@@ -398,6 +417,17 @@ def test_what_has_state_loses_its_way_without_it() -> None:
         resumed = Rounds(STRATEGIES[name], weights=through.weights, done=1)
         changes = some_changes(1)
         assert bits(resumed.round(changes)) != bits(through.round(changes))
+
+
+def test_a_restarted_coordinator_detects_the_last_rounds_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before, changes = Rounds(STRATEGIES[StrategyName.FEDAVG]), some_changes(0)
+    before.round(changes)
+    after = Rounds(STRATEGIES[StrategyName.FEDAVG], done=1)
+    after.strategy.restore(before.strategy.state, Memory(answers=before.strategy.memory.answers))
+    after.round(some_changes(1) | {"beta": changes["beta"]})
+    assert "round 2 goes on without beta: the same bytes" in caplog.text
 
 
 # --- requests ----------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from server.rounds.collection import CollectionReport, Verdict
 from server.rounds.participants import Partner
-from server.rounds.round import RoundReport, Verdict
 from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog
 from server.state.run_lock import coordinator_lock, is_at_work
@@ -29,9 +29,12 @@ class Killed(BaseException):
     """What a kill looks like from inside."""
 
 
-def report(number: int, beta: Outcome = Outcome.VALID, late: tuple[str, ...] = ()) -> RoundReport:
-    return RoundReport(
-        number=number,
+def report(
+    number: int, beta: Outcome = Outcome.VALID, late: tuple[str, ...] = ()
+) -> CollectionReport:
+    return CollectionReport(
+        name=f"round {number}",
+        round=number,
         attempts=1,
         needed=1,
         verdicts={"alpha": Verdict(Outcome.VALID), "beta": Verdict(beta, "why")},
@@ -88,6 +91,25 @@ def test_a_run_is_reported_from_beginning_to_end(tmp_path: Path) -> None:
     ]
     entry = list(AuditLog(tmp_path / "audit.jsonl").entries())[3]
     assert (entry["run"], entry["outcomes"]) == ("r1", {"alpha": "valid", "beta": "missing"})
+
+
+def test_a_statistic_is_reported_like_a_round(tmp_path: Path) -> None:
+    def statistic(beta: Outcome, late: tuple[str, ...] = ()) -> CollectionReport:
+        return replace(report(1, beta, late), name="the popularity statistic", round=0)
+
+    with reported(tmp_path) as reporter:
+        reporter.attempt_missed(statistic(Outcome.MISSING))
+        status = RunStatus.load(tmp_path)
+        assert (status.state, status.missed) == (RunState.RETRYING, 1)
+        assert status.reason.startswith("the popularity statistic, attempt 1: 1 valid replies")
+        reporter.statistic_collected(statistic(Outcome.VALID, late=("beta",)))
+        status = RunStatus.load(tmp_path)
+        assert (status.state, status.reason, status.round) == (RunState.RUNNING, "", 0)
+        assert status.organisations["beta"].replies == {"missing": 1, "valid": 1, "late": 1}
+    missed, collected = list(AuditLog(tmp_path / "audit.jsonl").entries())[3:5]
+    assert (missed["event"], collected["event"]) == ("statistic-missed", "statistic-collected")
+    assert missed["statistic"] == collected["statistic"] == "the popularity statistic"
+    assert missed["outcomes"] == {"alpha": "valid", "beta": "missing"}
 
 
 @pytest.mark.parametrize(

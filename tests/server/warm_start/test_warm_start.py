@@ -11,7 +11,7 @@ import pytest
 from client.site.site import Site
 from server.noise_plan import statistics_noise
 from server.rounds.participants import Partner
-from server.rounds.statistics import Asker
+from server.rounds.statistics import StatisticsCollector
 from server.warm_start.denoise import Prior
 from server.warm_start.warm_start import Choice, warm_start, worth_the_noise
 from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
@@ -61,14 +61,14 @@ class House:
             server=ServerConfig(quorum=0.6, retries=2, retry_seconds=0.0),
         )
 
-    def asker(self, run: str = "r") -> Asker:
+    def collector(self, run: str = "r") -> StatisticsCollector:
         partners = [
             Partner(node_id=node, organisation=name, population=self.populations[name])
             for node, name in enumerate(NAMES, start=1)
         ]
-        return Asker(
+        return StatisticsCollector(
             grid=self.grid,
-            look_up=lambda: partners,
+            look_up=lambda _: partners,
             run=run,
             noise_multipliers=statistics_noise(self.noise, 0.3),
             fade=0.5,
@@ -78,7 +78,7 @@ class House:
 
     def warm(self, prior: Histories | None = None, run: str = "r") -> dict[str, np.ndarray]:
         first = warm_start(
-            self.asker(run), self.config, self.sites.catalogue, Prior(prior), self.choice
+            self.collector(run), self.config, self.sites.catalogue, Prior(prior), self.choice
         )
         return {**first.weights, "own": np.array(first.own_items)}
 
@@ -142,7 +142,9 @@ def test_a_robust_rule_needs_as_many_answers_as_it_is_to_withstand(house: House)
     assert house.warm()["feature_out.weight"].any()
     server = replace(house.config.server, aggregation=Aggregation.MEDIAN, malicious=1)
     house.config = replace(house.config, server=server)
-    with pytest.raises(QuorumError, match=r"2 of 3 organisations .*, 3 are needed \(gamma"):
+    with pytest.raises(
+        QuorumError, match=r"popularity .* 2 valid replies of 3, 3 are needed \(gamma"
+    ):
         house.warm()
 
 
@@ -188,7 +190,9 @@ def test_too_few_valid_answers_end_it_and_say_why(
             return reply
 
         house.grid.nodes[node] = answer
-    with pytest.raises(QuorumError, match=rf"1 of 3 .*alpha: .*{problem}.*Nothing is paid twice"):
+    with pytest.raises(
+        QuorumError, match=rf"1 valid replies of 3, .*alpha: .*{problem}.*no partner pays twice"
+    ):
         house.warm()
 
 
@@ -227,7 +231,7 @@ def test_who_has_declined_is_not_asked_again(sites: Sites, connect: Connect) -> 
         asked.append(3)
 
     house.grid.nodes |= {2: declines, 3: silent}
-    with pytest.raises(QuorumError, match="1 of 3 "):
+    with pytest.raises(QuorumError, match="1 valid replies of 3, "):
         house.warm()
     assert asked == [2, 3, 3, 3], "only who may still answer"
 

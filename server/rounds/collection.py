@@ -1,0 +1,326 @@
+"""Ask every organisation for the same thing, and collect valid replies until there is a quorum.
+
+Used for a round of training, for each statistic of a warm start, and (without a quorum) for noised
+metrics. `server.rounds.requests` says what is asked, `server.rounds.replies` checks the replies.
+
+| what came                                              | outcome                      | retried |
+|--------------------------------------------------------|------------------------------|---------|
+| a reply that passes the check                          | valid                        | no      |
+| nothing before the deadline                            | missing                      | yes     |
+| the same, and a reply after the collection had ended   | late, reported with the next | -       |
+|                                                        | collection                   |         |
+| nothing: the node is not connected                     | absent                       | yes     |
+| an error of Flower: the app raised, or its process died| failed                       | yes     |
+| a refusal of the partner's guard                       | refused-..., by its code     | if it   |
+|                                                        |                              | failed  |
+| another form, other names or shapes, NaN or infinity,  | malformed, wrong-shape,      | no      |
+| a norm above the bound                                 | not-finite, too-long         |         |
+| the bytes of this organisation's answer to an earlier  | stale; for a statistic       | no      |
+| request                                                | wrong-shape                  |         |
+
+Statistics have no digest. The two of them differ in shape, so an answer to one is refused as an
+answer to the other; and a resumed run repeats both requests, whose kept answers it must accept.
+
+A retry sends the same request again: a partner that has answered it sends its kept answer and pays
+nothing. Partners whose reply was valid, or whose outcome is final, are not asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from server.aggregation.quorum import quorum_size
+from server.rounds.grid import PatientGrid
+from server.rounds.participants import Partner
+from shared.config import ServerConfig
+from shared.errors import Outcome, QuorumError, ReplyError
+from shared.messages import traffic
+
+__all__ = [
+    "Collection",
+    "CollectionReport",
+    "CollectionSpec",
+    "LookUp",
+    "Memory",
+    "OnMiss",
+    "Verdict",
+]
+
+log = logging.getLogger("sotto.server")
+MAX_REASON = 300
+"""Characters: a reason may quote a part of the reply."""
+Value = TypeVar("Value")
+LookUp = Callable[[Grid], Sequence[Partner]]
+"""Returns the organisations that take part now, connected or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionSpec(Generic[Value]):
+    """What is asked for, and how a reply is checked.
+
+    Attributes:
+        name: in messages and log lines, for instance "round 3"; no two requests of a run have the
+            same kind and name.
+        round: of training, 1-based; 0 for what precedes the first round.
+        kind: Flower's message type.
+        content: of every request.
+        check: returns the value of a reply, or raises ReplyError.
+        digest: of a value, to detect an answer to an earlier request; "" where equal values are
+            legitimate.
+    """
+
+    name: str
+    round: int
+    kind: str
+    content: RecordDict
+    check: Callable[[Message, Partner], Value]
+    digest: Callable[[Value], str] = lambda _: ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an organisation's part in a collection counts.
+
+    Attributes:
+        outcome: as in the module's table.
+        reason: in our own words; "" for a valid reply.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionReport:
+    """The result of a collection, or of an attempt at it.
+
+    Attributes:
+        name: of the collection.
+        round: of training, 1-based; 0 for a statistic.
+        attempts: made so far.
+        needed: valid replies that are a quorum.
+        verdicts: by organisation.
+        late: organisations that answered an earlier request after its collection had ended.
+        seconds: since the first request.
+        bytes_up: size of the arrays received.
+        bytes_down: size of the arrays sent.
+    """
+
+    name: str
+    round: int
+    attempts: int
+    needed: int
+    verdicts: Mapping[str, Verdict]
+    late: tuple[str, ...]
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+
+    @property
+    def valid(self) -> int:
+        """Number of valid replies."""
+        return sum(verdict.outcome is Outcome.VALID for verdict in self.verdicts.values())
+
+    @property
+    def failures(self) -> str:
+        """Organisations without a valid reply, each with its reason, as text."""
+        return "; ".join(
+            f"{name}: {verdict.reason}"
+            for name, verdict in self.verdicts.items()
+            if verdict.outcome is not Outcome.VALID
+        )
+
+
+OnMiss = Callable[[CollectionReport], None]
+"""Called after an attempt with too few valid replies, before the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a collection must know of those before it.
+
+    Attributes:
+        answers: digest of each organisation's last valid value, where it has one.
+        unanswered: organisations by the ids of messages that they have not answered.
+    """
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Mapping[str, str] = field(default_factory=dict)
+
+
+class Collection(Generic[Value]):
+    """A collection in progress.
+
+    Args:
+        spec: what is asked for.
+        config: quorum, deadline and retries.
+        memory: of the collections before.
+    """
+
+    def __init__(self, spec: CollectionSpec[Value], config: ServerConfig, memory: Memory) -> None:
+        self._spec, self._config, self._memory = spec, config, memory
+        self._sent: list[tuple[Partner, Message]] = []
+        self._asked: dict[str, Partner] = {}  # by message id
+        self._answered: set[str] = set()
+        self._valid: dict[str, tuple[Partner, Value]] = {}
+        self._digests: dict[str, str] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._late: set[str] = set()
+        self._started, self._attempts, self._up, self._down = time.monotonic(), 0, 0, 0
+
+    def collect(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
+        """Ask, and ask again until there is a quorum.
+
+        Raises:
+            QuorumError: too few replies were valid in every attempt.
+        """
+        self._attempt(grid, look_up)
+        self.retry_until_quorum(grid, look_up, on_miss)
+
+    def retry_until_quorum(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
+        """Ask again while there is no quorum; each wait is twice the one before.
+
+        Raises:
+            QuorumError: too few replies were valid in every attempt.
+        """
+        for retry in range(self._config.retries):
+            if self.has_quorum or self.hopeless:
+                break
+            on_miss(self.report)
+            time.sleep(self._config.retry_seconds * 2**retry)
+            self._attempt(grid, look_up)
+        if not self.has_quorum:
+            raise _no_quorum(self.report)
+        if failures := self.report.failures:
+            log.warning("%s goes on without %s", self._spec.name, failures)
+
+    def requests(self, grid: Grid, partners: Iterable[Partner]) -> list[Message]:
+        """Return the requests of the next attempt; none if late replies have made a quorum."""
+        if isinstance(grid, PatientGrid):
+            self.take(grid.late())
+        return [] if self.has_quorum else self._next_requests(partners)
+
+    def take(self, replies: Iterable[Message]) -> None:
+        """Check and count replies, each by the request that it answers."""
+        for partner, message in self._sent:  # the grid sets the ids as it sends them
+            self._asked[message.metadata.message_id] = partner
+        for reply in replies:
+            number = reply.metadata.reply_to_message_id
+            self._answered.add(number)
+            # Not by source: for a node that is gone Flower answers itself, as another node.
+            if number in self._asked:
+                self._up += traffic(reply)
+                self._count(self._asked[number], reply)
+            elif number in self._memory.unanswered and reply.has_content():
+                self._late.add(self._memory.unanswered[number])
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether there are enough valid replies."""
+        return len(self._valid) >= self._needed
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no retry can make a quorum: too many organisations have a final outcome."""
+        passing = sum(verdict.outcome.passing for verdict in self._verdicts.values())
+        return len(self._valid) + passing < self._needed
+
+    @property
+    def valid(self) -> list[tuple[Partner, Value]]:
+        """Checked values, sorted by organisation: floating-point sums depend on the order."""
+        return [self._valid[name] for name in sorted(self._valid)]
+
+    @property
+    def memory(self) -> Memory:
+        """What the next collection must know."""
+        asked = {number: partner.organisation for number, partner in self._asked.items()}
+        return Memory(
+            answers={**self._memory.answers, **self._digests},
+            unanswered={
+                number: name
+                for number, name in {**self._memory.unanswered, **asked}.items()
+                if number not in self._answered
+            },
+        )
+
+    @property
+    def report(self) -> CollectionReport:
+        """The result so far."""
+        return CollectionReport(
+            name=self._spec.name,
+            round=self._spec.round,
+            attempts=self._attempts,
+            needed=self._needed,
+            verdicts={name: self._verdicts[name] for name in sorted(self._verdicts)},
+            late=tuple(sorted(self._late)),
+            seconds=time.monotonic() - self._started,
+            bytes_up=self._up,
+            bytes_down=self._down,
+        )
+
+    @property
+    def _needed(self) -> int:
+        asked = {partner.organisation for partner in self._asked.values()}
+        return quorum_size(self._config, max(len(asked), self._config.organisations))
+
+    def _attempt(self, grid: Grid, look_up: LookUp) -> None:
+        messages = self.requests(grid, look_up(grid))
+        self.take(grid.send_and_receive(messages, timeout=self._config.deadline_seconds))
+
+    def _next_requests(self, partners: Iterable[Partner]) -> list[Message]:
+        self._attempts += 1
+        self._sent = []
+        for partner in partners:
+            name = partner.organisation
+            verdict = self._verdicts.get(name)
+            if verdict is not None and not verdict.outcome.passing:
+                continue
+            if not partner.connected:
+                self._verdicts[name] = Verdict(Outcome.ABSENT, "its node is not connected")
+                continue
+            self._verdicts[name] = Verdict(Outcome.MISSING, "no reply before the deadline")
+            self._sent.append((partner, self._message(partner)))
+        self._down += sum(traffic(message) for _, message in self._sent)
+        return [message for _, message in self._sent]
+
+    def _message(self, partner: Partner) -> Message:
+        spec = self._spec
+        return Message(spec.content, partner.node_id, spec.kind, group_id=spec.name)
+
+    def _count(self, partner: Partner, reply: Message) -> None:
+        name = partner.organisation
+        if name in self._valid:  # of several replies the first counts
+            return
+        try:
+            value, digest = self._checked(reply, partner)
+        except ReplyError as error:
+            self._verdicts[name] = Verdict(error.outcome, str(error)[:MAX_REASON])
+            return
+        self._valid[name] = (partner, value)
+        self._verdicts[name] = Verdict(Outcome.VALID)
+        if digest:
+            self._digests[name] = digest
+
+    def _checked(self, reply: Message, partner: Partner) -> tuple[Value, str]:
+        """Return the value of a reply and its digest, if it is not an earlier answer again."""
+        value = self._spec.check(reply, partner)
+        digest = self._spec.digest(value)
+        if digest and digest == self._memory.answers.get(partner.organisation):
+            raise ReplyError(Outcome.STALE, "the same bytes as its answer to an earlier round")
+        return value, digest
+
+
+def _no_quorum(report: CollectionReport) -> QuorumError:
+    return QuorumError(
+        f"{report.name} has {report.valid} valid replies of {len(report.verdicts)}, "
+        f"{report.needed} are needed ({report.failures or 'no organisation is connected'}), after "
+        f"{report.attempts} attempts. Finished rounds are saved, and no partner pays twice: "
+        "correct the cause and resume, or lower server.quorum."
+    )

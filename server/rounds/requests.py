@@ -1,0 +1,137 @@
+"""What is asked of every organisation: a training step, a statistic, or noised metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.app import Message
+
+from server.rounds.collection import CollectionSpec
+from server.rounds.participants import Partner
+from server.rounds.replies import (
+    Floats,
+    Sums,
+    change_digest,
+    checked_change,
+    checked_statistic,
+    checked_sums,
+)
+from shared.config import RunConfig
+from shared.messages import (
+    EVALUATE,
+    STATISTICS,
+    TRAIN,
+    EvaluateRequest,
+    StatisticsRequest,
+    TrainRequest,
+    Weights,
+)
+
+__all__ = [
+    "Terms",
+    "evaluate_request",
+    "evaluation_spec",
+    "statistic_spec",
+    "train_request",
+    "training_spec",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What every request of a run holds, beside its parameters.
+
+    Attributes:
+        run: name of the run.
+        catalogue: fingerprint of the catalogue.
+        noise_multiplier: of each training step, that every partner is asked to add; 0 without
+            privacy.
+    """
+
+    run: str
+    catalogue: str
+    noise_multiplier: float
+
+
+def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights) -> TrainRequest:
+    """Return the request of training round `number`, 1-based, that begins with `weights`."""
+    training = config.training
+    return TrainRequest(
+        run=terms.run,
+        round=number,
+        catalogue=terms.catalogue,
+        model=config.model,
+        weights=weights,
+        noise_multiplier=terms.noise_multiplier,
+        sample_rate=training.sample_rate,
+        clip_norm=training.clip_norm,
+        local_steps=training.local_steps,
+        optimiser=training.optimiser,
+        learning_rate=training.learning_rate_in(number),
+        weight_decay=training.weight_decay,
+        candidates=training.candidates,
+    )
+
+
+def training_spec(request: TrainRequest, max_norm: float) -> CollectionSpec[Weights]:
+    """Return a round of training; a change longer than `max_norm` (L2) is refused."""
+
+    def check(reply: Message, _: Partner) -> Weights:
+        return checked_change(reply, like=request.weights, max_norm=max_norm)
+
+    return CollectionSpec(
+        name=f"round {request.round}",
+        round=request.round,
+        kind=TRAIN,
+        content=request.to_content(),
+        check=check,
+        digest=change_digest,
+    )
+
+
+def statistic_spec(request: StatisticsRequest, shape: tuple[int, ...]) -> CollectionSpec[Floats]:
+    """Return one statistic of a warm start, of this shape."""
+
+    def check(reply: Message, partner: Partner) -> Floats:
+        return checked_statistic(reply, request, shape=shape, population=partner.population)
+
+    return CollectionSpec(
+        name=f"the {request.statistic} statistic",
+        round=0,
+        kind=STATISTICS,
+        content=request.to_content(),
+        check=check,
+    )
+
+
+def evaluate_request(
+    config: RunConfig, terms: Terms, number: int, weights: Weights
+) -> EvaluateRequest:
+    """Return the request for metrics of `weights` after round `number`.
+
+    It has the noise and sample rate of a training step, and costs as much as one.
+    """
+    return EvaluateRequest(
+        run=terms.run,
+        round=number,
+        catalogue=terms.catalogue,
+        model=config.model,
+        weights=weights,
+        noise_multiplier=terms.noise_multiplier,
+        sample_rate=config.training.sample_rate,
+    )
+
+
+def evaluation_spec(request: EvaluateRequest) -> CollectionSpec[Sums]:
+    """Return the noised sums of an evaluation."""
+
+    def check(reply: Message, partner: Partner) -> Sums:
+        return checked_sums(reply, request, partner.population)
+
+    return CollectionSpec(
+        name=f"the evaluation of round {request.round}",
+        round=request.round,
+        kind=EVALUATE,
+        content=request.to_content(),
+        check=check,
+    )
