@@ -1,1 +1,15 @@
-"""A partner's node."""
+"""A partner's node: it answers the coordinator's requests within the partner's own limits.
+
+- `app`: the Flower ClientApp: message, guard, computation, reply.
+- `guard`: admits or refuses each request, charges the ledger, repeats kept answers.
+- `ledger/`: what was released and what it cost; what left; how a broken ledger is restored.
+- `data/`: the partner's interactions where they lie: files, object stores, databases.
+- `site/`: `site.toml`: who the partner is, its policy, its keys; how a site is set up.
+- `compute/`: private training steps, statistics and metrics on one site's users.
+- `bundle/`: the vetted app bundle, and no other.
+- `checks/`: what `sotto-node check` looks at.
+- `node/`: the processes of a node, and its health and metrics.
+- `commands/`: the subcommands of `sotto-node`; `cli` puts them together.
+- `logs`: the node's log. `flower_internals`: all that is not Flower's public interface.
+- `deploy/`: templates for systemd, containers and Grafana.
+"""

@@ -1,1 +1,13 @@
-"""What both sides must agree on; imports nothing else of ours."""
+"""What both sides must agree on; imports nothing else of ours.
+
+- `config`: a run's settings; `sections`: how settings are declared and refused.
+- `messages`: every message between coordinator and partner, typed both ways.
+- `errors`: the tree of exceptions.
+- `data/`: interactions to histories; the public catalogue; tables of any file format.
+- `models/`: the recommender, its losses, and count models.
+- `item_features/`: public features of items from text.
+- `evaluation/`: ranking quality and exposure.
+- `privacy/`: noise, sampling, clipping, accounting.
+- `system/`: locks and durable writes, processes, command lines.
+- `hash_chain`: a log in which no edit goes unnoticed.
+"""

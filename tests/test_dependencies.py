@@ -9,7 +9,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from tests.test_layering import ARROWS, MODULES, ROOT, imported_packages
+from tests.test_layering import MODULES, PACKAGES, ROOT, imported_packages
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {
@@ -33,11 +33,11 @@ def stated(package: str) -> set[str]:
     return names(PROJECT["dependencies"]) | both
 
 
-@pytest.mark.parametrize("package", sorted(ARROWS))
+@pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_what_is_imported_is_stated(package: str) -> None:
     modules = [name for name in MODULES if name.partition(".")[0] == package]
     imported = set.union(*(imported_packages(name) for name in modules))
-    foreign = imported - set(ARROWS) - set(sys.stdlib_module_names)
+    foreign = imported - set(PACKAGES) - set(sys.stdlib_module_names)
     assert foreign, "there is something to look at"
     providers = packages_distributions()
     unstated = {

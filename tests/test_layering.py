@@ -1,24 +1,93 @@
-"""The arrows of the design: who may import whom, who names record keys, and what is exported.
+"""The arrows of the design: which room may import which, who names record keys, what is exported.
 
-Read from the sources with `ast`: nothing is imported here.
+Read from the sources with `ast`: nothing is imported here. Each rule is one test that lists every
+breach.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ARROWS = {
+PACKAGES = {
     "shared": {"shared"},
     "client": {"client", "shared"},
     "server": {"server", "shared"},
     "simulations": {"simulations", "client", "server", "shared"},
 }
-SOURCES = sorted(path for package in ARROWS for path in (ROOT / package).rglob("*.py"))
+"""Which of our packages each one may import."""
+
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "shared": {
+        "errors": set(),
+        "hash_chain": set(),
+        "sections": {"errors"},
+        "config": {"errors", "sections"},
+        "messages": {"config", "errors", "sections"},
+        "system": {"errors"},
+        "data": {"errors", "system"},
+        "evaluation": {"data"},
+        "models": {"config", "data", "errors"},
+        "item_features": {"data", "errors"},
+        "privacy": {"errors", "models"},
+    },
+    "client": {
+        "flower_internals": set(),
+        "logs": set(),
+        "data": set(),
+        "ledger": set(),
+        "compute": set(),
+        "site": {"data", "ledger"},
+        "guard": {"ledger", "site"},
+        "app": {"compute", "guard", "ledger", "logs", "site"},
+        "bundle": {"site"},
+        "checks": {"bundle", "compute", "data", "ledger", "site"},
+        "node": {"bundle", "checks", "flower_internals", "ledger", "logs", "site"},
+        "commands": {"bundle", "checks", "ledger", "logs", "node", "site"},
+        "cli": {"commands"},
+    },
+    "server": {
+        "flower_internals": set(),
+        "logs": set(),
+        "settings": set(),
+        "noise_plan": set(),
+        "state": set(),
+        "aggregation": {"state"},
+        "rounds": {"aggregation", "flower_internals", "state"},
+        "warm_start": {"rounds"},
+        "runs": {"flower_internals", "noise_plan", "rounds", "settings", "state"},
+        "service": {"flower_internals", "runs", "settings", "state"},
+        "app": {"aggregation", "logs", "noise_plan", "rounds", "runs", "state", "warm_start"},
+        "commands": {"aggregation", "runs", "service", "settings", "state", "warm_start"},
+        "cli": {"commands"},
+    },
+    "simulations": {
+        "datasets": set(),
+        "experiment": {"datasets"},
+        "commands": {"datasets", "experiment"},
+        "audit": {"commands", "experiment"},
+        "calibrate": {"commands", "datasets", "experiment"},
+        "report": {"datasets", "experiment"},
+        "sweep": {"commands", "experiment"},
+        "faults": {"experiment"},
+        "benchmarks": {"datasets"},
+        "cli": {"audit", "calibrate", "commands", "report", "sweep"},
+        "__main__": {"cli"},
+    },
+}
+"""The rooms of each package (folders, and the few flat files), and the rooms that each may import.
+
+A new room, a flat file more, or an arrow more is a decision: it is made here.
+"""
+MOST_ROOMS, MOST_ARROWS = 15, 30
+"""Of `client` and `server`: a floor on which a newcomer finds the way."""
+
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 RECORDS = {"ArrayRecord", "ConfigRecord", "MetricRecord"}
 RECORD_VIEWS = {"array_records", "config_records", "metric_records"}
@@ -31,7 +100,6 @@ def module(path: Path) -> str:
 
 
 MODULES = {module(path): path for path in SOURCES}
-every_module = pytest.mark.parametrize("name", MODULES)
 
 
 def imports(path: Path) -> Iterator[tuple[str, str | None]]:
@@ -47,6 +115,28 @@ def imports(path: Path) -> Iterator[tuple[str, str | None]]:
 def imported_packages(name: str) -> set[str]:
     """The top-level packages that a module imports."""
     return {imported.partition(".")[0] for imported, _ in imports(MODULES[name])}
+
+
+def imported_modules(name: str) -> set[str]:
+    """The modules of ours that a module imports, also as `from package import module`."""
+    pairs = list(imports(MODULES[name]))
+    named = {imported for imported, _ in pairs} | {f"{m}.{taken}" for m, taken in pairs}
+    return named & set(MODULES)
+
+
+def room(name: str) -> str:
+    """client.ledger.anchor -> ledger."""
+    return name.split(".")[1]
+
+
+def arrows(package: str) -> dict[str, set[str]]:
+    """Which rooms of its own package each room imports."""
+    drawn: dict[str, set[str]] = {}
+    for name in MODULES:
+        if name.startswith(f"{package}."):
+            ours = {m for m in imported_modules(name) if m.startswith(f"{package}.")}
+            drawn.setdefault(room(name), set()).update({room(m) for m in ours} - {room(name)})
+    return drawn
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -69,20 +159,20 @@ def exported(path: Path) -> list[str] | None:
 
 def definitions(path: Path) -> dict[str, ast.stmt]:
     """Top-level names."""
-    found: dict[str, ast.stmt] = {}
+    defined: dict[str, ast.stmt] = {}
     for node in TREES[path].body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            found[node.name] = node
+            defined[node.name] = node
         elif isinstance(node, ast.AnnAssign):
-            found[ast.unparse(node.target)] = node
-        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            if node.orelse:  # what is imported when it is asked for, and re-exported
-                taken = [n for n in node.body if isinstance(n, ast.ImportFrom)]
-                found |= {name.asname or name.name: n for n in taken for name in n.names}
+            defined[ast.unparse(node.target)] = node
         elif isinstance(node, ast.Assign):
             targets = [n for target in node.targets for n in ast.walk(target)]
-            found |= {n.id: node for n in targets if isinstance(n, ast.Name)}
-    return found
+            defined |= {n.id: node for n in targets if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.If) and node.orelse and "TYPE_CHECKING" in ast.dump(node.test):
+            # What is imported when it is asked for, and re-exported.
+            taken = [n for n in node.body if isinstance(n, ast.ImportFrom)]
+            defined |= {name.asname or name.name: n for n in taken for name in n.names}
+    return defined
 
 
 def is_script(path: Path) -> bool:
@@ -91,68 +181,90 @@ def is_script(path: Path) -> bool:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {module.partition(".")[0] for module in MODULES} == set(ARROWS)
+    assert {name.partition(".")[0] for name in MODULES} == set(PACKAGES)
     assert {"shared.messages", "client.guard", "server.rounds.strategy"} <= set(MODULES)
 
 
 # --- arrows ------------------------------------------------------------------------------------
 
 
-@every_module
-def test_a_module_imports_only_where_an_arrow_leads(name: str) -> None:
-    ours = imported_packages(name) & set(ARROWS)
-    assert ours <= ARROWS[name.partition(".")[0]]
-    assert "tests" not in imported_packages(name)
+def test_a_package_imports_only_those_below_it() -> None:
+    breaches = {
+        name: wrong
+        for name in MODULES
+        if (wrong := imported_packages(name) & {*PACKAGES, "tests"} - PACKAGES[name.split(".")[0]])
+    }
+    assert breaches == {}
 
 
-@pytest.mark.parametrize(
-    ("name", "unknown"),
-    [
-        ("client.compute.trainer", {"flwr", "pathlib", "sqlite3", "shared.messages", "client"}),
-        ("shared.models.attention", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.models.losses", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.accounting.accountant", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.clipping.factors", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.clipping.clipping", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        (
-            "shared.privacy.accounting.composition",
-            {"flwr", "pathlib", "sqlite3", "shared.messages"},
-        ),
-        ("shared.privacy.clipping.layers", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.noise", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.clipping.probe", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.release", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-        ("shared.privacy.sampling", {"flwr", "pathlib", "sqlite3", "shared.messages"}),
-    ],
-)
-def test_what_computes_knows_no_message_and_no_file(name: str, unknown: set[str]) -> None:
-    for imported, _ in imports(MODULES[name]):
-        assert imported not in unknown
-        assert imported.partition(".")[0] not in unknown
+@pytest.mark.parametrize("package", ROOMS)
+def test_a_room_imports_only_those_that_it_lists(package: str) -> None:
+    drawn, allowed = arrows(package), ROOMS[package]
+    assert set(drawn) == set(allowed), "rooms and flat files are those of the picture"
+    breaches = {name: more for name in drawn if (more := drawn[name] - allowed[name])}
+    assert breaches == {}
+    unused = {name: more for name in drawn if (more := allowed[name] - drawn[name])}
+    assert unused == {}, "the picture shows no arrow that is not there"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_each_other_in_one_direction(package: str) -> None:
+    TopologicalSorter(ROOMS[package]).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("package", ["client", "server"])
+def test_a_floor_stays_small(package: str) -> None:
+    assert len(ROOMS[package]) <= MOST_ROOMS
+    assert sum(map(len, ROOMS[package].values())) <= MOST_ARROWS
+
+
+def test_modules_import_each_other_in_one_direction() -> None:
+    """Packages are left out: their `__init__.py` imports nothing."""
+    files = {name for name, path in MODULES.items() if path.name != "__init__.py"}
+    TopologicalSorter({name: imported_modules(name) & files for name in files}).prepare()
+
+
+def test_entering_a_room_imports_nothing() -> None:
+    """So that a process loads what it uses: a request's starts in a tenth of a second."""
+    for name, path in MODULES.items():
+        if path.name == "__init__.py":
+            assert list(imports(path)) == [], name
+
+
+def test_what_computes_knows_no_message_and_no_file() -> None:
+    computing = ("client.compute.trainer", "shared.models.", "shared.privacy.")
+    foreign = {"flwr", "pathlib", "sqlite3", "shared.messages"}
+    breaches = {
+        (name, imported)
+        for name in MODULES
+        if name.startswith(computing)
+        for imported, _ in imports(MODULES[name])
+        if {imported, imported.partition(".")[0]} & foreign
+    }
+    assert breaches == set()
 
 
 # --- records -----------------------------------------------------------------------------------
 
+RECORD_MAKERS = {"server.rounds.strategy", "server.aggregation.records"}
+"""The server also makes records that it hands to Flower's own strategies."""
 
-@every_module
-def test_only_the_wire_makes_and_opens_records(name: str) -> None:
-    """The server also makes those that it hands to Flower's own strategies."""
-    path = MODULES[name]
-    made = {called for called, _ in calls(path) if called in RECORDS}
-    filled = [call for called, call in calls(path) if called == "RecordDict" and call.args]
-    opened = {
-        node.attr
-        for node in ast.walk(TREES[path])
-        if isinstance(node, ast.Attribute) and node.attr in RECORD_VIEWS
-    }
-    if name == "shared.messages":
-        assert made
-        assert opened
-        return
-    assert not opened
-    if name not in ("server.rounds.strategy", "server.aggregation.records"):
-        assert not made
-        assert not filled
+
+def test_only_the_messages_module_makes_and_opens_records() -> None:
+    for name, path in MODULES.items():
+        made = {called for called, _ in calls(path) if called in RECORDS}
+        filled = [call for called, call in calls(path) if called == "RecordDict" and call.args]
+        opened = {
+            node.attr
+            for node in ast.walk(TREES[path])
+            if isinstance(node, ast.Attribute) and node.attr in RECORD_VIEWS
+        }
+        if name == "shared.messages":
+            assert made
+            assert opened
+            continue
+        assert not opened, name
+        assert name in RECORD_MAKERS or not (made or filled), name
 
 
 def test_the_node_takes_nothing_but_its_place_from_the_run_config() -> None:
@@ -168,29 +280,31 @@ def test_the_node_takes_nothing_but_its_place_from_the_run_config() -> None:
 # --- what is public ----------------------------------------------------------------------------
 
 
-@every_module
-def test_a_module_says_what_it_is(name: str) -> None:
-    assert ast.get_docstring(TREES[MODULES[name]])
+def test_a_module_says_what_it_is() -> None:
+    assert [name for name in MODULES if not ast.get_docstring(TREES[MODULES[name]])] == []
 
 
-@every_module
-def test_what_is_exported_is_there_public_and_documented(name: str) -> None:
-    path, found = MODULES[name], definitions(MODULES[name])
-    names = exported(path)
-    if names is None and (path.name == "__init__.py" or is_script(path)):
-        return
-    assert names is not None, "a module says what it exports"
-    assert len(set(names)) == len(names)
-    for public in names:
-        assert not public.startswith("_")
-        assert public in found
-        node = found[public]
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            assert ast.get_docstring(node), f"{public} has no docstring"
+def test_what_is_exported_is_there_public_and_documented() -> None:
+    for name, path in MODULES.items():
+        names, defined = exported(path), definitions(path)
+        if names is None and (path.name == "__init__.py" or is_script(path)):
+            continue
+        assert names is not None, f"{name} says what it exports"
+        assert len(set(names)) == len(names), name
+        for public in names:
+            assert not public.startswith("_"), f"{name}.{public}"
+            assert public in defined, f"{name}.{public}"
+            node = defined[public]
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                assert ast.get_docstring(node), f"{name}.{public} has no docstring"
 
 
-@every_module
-def test_what_others_import_is_exported(name: str) -> None:
-    for imported, taken in imports(MODULES[name]):
-        if taken is not None and imported in MODULES and f"{imported}.{taken}" not in MODULES:
-            assert taken in (exported(MODULES[imported]) or []), f"{imported}.{taken}"
+def test_what_others_import_is_exported() -> None:
+    taken_unexported = {
+        f"{name} takes {imported}.{taken}"
+        for name in MODULES
+        for imported, taken in imports(MODULES[name])
+        if taken is not None and imported in MODULES and f"{imported}.{taken}" not in MODULES
+        if taken not in (exported(MODULES[imported]) or [])
+    }
+    assert taken_unexported == set()
