@@ -1,4 +1,4 @@
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test check docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,9 @@ check: $(READY)  ## everything: lint, format, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+docs: $(READY)  ## the documentation as a site, into build/docs; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove what make made
 	rm -rf .venv runs build *.egg-info

@@ -128,7 +128,7 @@ def popularity_share(noise_multiplier: float, populations: Sequence[int], items:
     √(noise on an item's popularity / mean users per item / `NOISE_AT_FULL_SHARE`): with few users
     for many items the moment is lost in the noise and popularity may still be estimated; with many,
     popularity is accurate at little cost. It depends on public constants alone. The square root was
-    fitted on MovieLens validation events (docs/utility.md).
+    fitted on MovieLens validation events (docs/experiments/recipe.md).
 
     Args:
         noise_multiplier: of all statistics as one release.

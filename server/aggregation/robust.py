@@ -15,7 +15,7 @@ common part of all weights would swamp the differences between changes.
 |              |                              | n - f - 2 nearest others (arXiv:1703.02757)        |
 
 The mean averages the organisations' noise; the trimmed mean and the median do so nearly as well.
-Measured figures are in docs/utility.md.
+Measured figures are in docs/experiments/false-partner.md.
 
 The statistics of a warm start are divided by the declared users before a rule is applied. Then all
 organisations count alike, and one that declares too many users only scales its own part down.

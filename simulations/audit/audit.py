@@ -78,7 +78,7 @@ def audit(
         reporter: gets the progress.
 
     Returns:
-        audit.json, as written: docs/privacy.md describes it.
+        audit.json, as written: docs/formats.md describes it.
 
     Raises:
         ConfigError: the run cannot be audited; nothing was run.

@@ -1,4 +1,4 @@
-"""result.json: every run's outcome as data, in the form that docs/results.md describes."""
+"""result.json: every run's outcome as data, in the form that docs/formats.md describes."""
 
 from __future__ import annotations
 
