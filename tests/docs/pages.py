@@ -151,6 +151,7 @@ class Shell:
             except subprocess.TimeoutExpired:
                 process.kill()
                 codes.append(process.wait())
+        self.background.clear()
         return codes
 
     def _resumed(self, script: str) -> str:

@@ -7,23 +7,27 @@ the pages name are free; elsewhere on loopback, if they are.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import random
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from glob import glob
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.docs.pages import DOCS, ROOT, Block, Shell, blocks, environment
+import client.cli
+from tests.docs.pages import DOCS, Block, Shell, blocks, clone, environment
 
 ITEMS, USERS = 60, 2000
 PORTS = (9091, 9092, 9093, 9094)
@@ -74,11 +78,24 @@ class Person:
         while self.rest and not (until and until in self.rest[0].text):
             self.do(self.rest.pop(0))
 
-    def skip(self, until: str) -> None:
-        """Do the block that holds a command, and none before it."""
-        while until not in self.rest[0].text:
-            self.rest.pop(0)
-        self.do(self.rest.pop(0))
+    def type(self, command: str) -> None:
+        """Do the block of a command alone, in this process: a start of each takes seconds."""
+        [block] = [block for block in self.rest if command in block.text]
+        folder, out = self.shell.folder, io.StringIO()
+        words = shlex.split(self.personal(block.text).replace("\\\n", " "))
+        arguments = [name for word in words for name in glob(word, root_dir=folder) or [word]]
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            chdir(folder),
+            redirect_stdout(out),
+            redirect_stderr(out),
+        ):
+            patched.setattr(sys, "argv", arguments)
+            patched.setattr(sys, "stdin", io.StringIO("y\n"))
+            patched.setenv("HOME", self.shell.variables["HOME"])
+            with pytest.raises(SystemExit) as ended:
+                client.cli.main()
+        assert ended.value.code == 0, out.getvalue()
 
     def do(self, block: Block) -> str:
         """Do what one block says."""
@@ -108,6 +125,11 @@ class Federation:
 
     coordinator: Person
     partners: dict[str, Person]
+
+    def close(self) -> list[int]:
+        """End every node, and then the coordinator; return their exit codes."""
+        shells = [partner.shell for partner in self.partners.values()]
+        return [code for shell in (*shells, self.coordinator.shell) for code in shell.close()]
 
     def hand_out(self) -> None:
         """Carry the folder that the coordinator sends."""
@@ -157,10 +179,12 @@ def federation(tmp_path: Path, wrapper: tuple[str, ...]) -> Iterator[Federation]
     )
     pip.chmod(0o755)
 
+    source = clone(tmp_path / "sotto")  # an edit meanwhile would make another bundle
+
     def person(folder: Path, page: str, name: str = "") -> Person:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "sotto").symlink_to(ROOT)
-        variables = environment(folder / "home")
+        (folder / "sotto").symlink_to(source)
+        variables = environment(folder / "home", PYTHONPATH=str(source))
         variables["PATH"] = os.pathsep.join([str(bin_), variables["PATH"]])
         return Person(Shell(folder, variables, wrapper), blocks(DOCS / page), name)
 
@@ -171,40 +195,45 @@ def federation(tmp_path: Path, wrapper: tuple[str, ...]) -> Iterator[Federation]
         partners[name] = person(tmp_path / short, "join.md", name)
         write_events(tmp_path / short / "events.parquet", seed)
     made = Federation(coordinator, partners)
-    yield made
-    codes = [code for one in partners.values() for code in one.shell.close()]
-    codes += coordinator.shell.close()
-    assert codes == [0] * (len(partners) + 1)
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def test_run_and_join_as_they_are_written(federation: Federation) -> None:
     """The first partner follows all of its page; the others set up, trust and start."""
     coordinator, partners = federation.coordinator, federation.partners
     first, *others = partners.values()
-    with ThreadPoolExecutor() as at_once:
-        coordinator.follow(until="sotto-server accept")
-        accept = coordinator.rest[0]
-        federation.hand_out()
-        first.follow(until="sotto-node trust")
-        list(at_once.map(lambda one: one.skip(until="sotto-node init"), others))
-        for port, partner in enumerate(partners.values(), start=PORTS[-1]):
-            share_machine(partner.shell.folder / "site" / "site.toml", port)
-        federation.send_keys()
-        for one in others:  # "Repeat `invite` and `accept` for each partner."
-            same = Person(coordinator.shell, [], one.name)
-            coordinator.shell.run(same.personal('sotto-server invite "Alpha Books"\n'))
-            same.do(accept)
-        coordinator.follow(until="[privacy]")
-        list(at_once.map(lambda one: one.skip(until="sotto-node trust"), others))
-        list(at_once.map(lambda one: one.skip(until="sotto-node up"), others))
-        first.follow(until="sotto-node budget")
+    coordinator.follow(until="sotto-server accept")
+    accept = coordinator.rest[0]
+    federation.hand_out()
+    first.follow(until="sotto-node trust")
+    for one in others:
+        one.type("sotto-node init")
+    for port, partner in enumerate(partners.values(), start=PORTS[-1]):
+        share_machine(partner.shell.folder / "site" / "site.toml", port)
+    federation.send_keys()
+    for one in others:  # "Repeat `invite` and `accept` for each partner."
+        same = Person(coordinator.shell, [], one.name)
+        coordinator.shell.run(same.personal('sotto-server invite "Alpha Books"\n'))
+        same.do(accept)
+    coordinator.follow(until="[privacy]")
+    for one in others:
+        one.type("sotto-node trust")
+        [up] = [block for block in one.rest if block.background]
+        one.shell.start(up.text)
+    first.follow(until="sotto-node budget")
+    for one in others:
+        one.shell.wait_for(up.says)
     coordinator.follow()
     [budget] = first.rest
     printed = first.do(budget)
     assert "Alpha Books, users 'alpha-books-customers': spent ε = 7.99" in printed
     assert "the chain is whole, and the anchor agrees" in printed
+    assert federation.close() == [0] * (len(partners) + 1)
     folder = coordinator.shell.folder
-    assert "| Gamma | 2000 |" in (folder / "model" / "README.md").read_text()
+    assert "| Gamma | 2,000 | 0 |" in (folder / "model" / "README.md").read_text()
     assert (folder / "model" / "model" / "model.safetensors").is_file()
 
 
