@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
-from client.compute.trainer import LAYERS_ALIVE, NUMBERS_AT_ONCE
+from client.compute.batches import NUMBERS_AT_ONCE, user_numbers
 from shared.system.files import locks_exclude
 
 __all__ = ["CHECKS", "free_memory", "training_memory"]
@@ -18,7 +18,7 @@ GROUP = Path("/sys/fs/cgroup")
 _GB = 1e9
 _LIBRARIES = 0.6 * _GB
 _PER_EVENT, _PER_ITEM = 80, 1000
-_PARTS, _WEIGHTS, _BYTES = 5, 7, 4
+_PARTS, _WEIGHTS, _BYTES = 5, 12, 4
 SCANT_DISK, LITTLE_DISK = 0.1 * _GB, 1 * _GB
 """Below the first the node does not start; below the second it is doubtful."""
 _REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3"}
@@ -27,14 +27,14 @@ _REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nf
 def training_memory(facts: Facts, device: str) -> tuple[float, float]:
     """About how many bytes a training step takes, in memory and on the device.
 
-    Libraries, 1 kB an item, 80 bytes an event; and on the device five times the largest part of a
-    batch (`client.compute.trainer`) and seven times the weights, in float32. The factors cover what
-    was measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
+    Libraries, 1 kB an item, 80 bytes an event; and on the device five times a physical batch
+    (`client.compute.batches`) and twelve times the weights, in float32. The factors cover what was
+    measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
     """
     model, candidates = facts.expected.model, facts.expected.candidates
     items = len(facts.catalogue)
     scored = model.max_length + candidates if candidates else items
-    user = model.max_length * (scored + LAYERS_ALIVE * model.hidden_size)
+    user = user_numbers(model.max_length, scored, model.width, model.layers * model.heads)
     part = max(NUMBERS_AT_ONCE[device], user)
     weights = items * model.hidden_size
     step = float(_BYTES * (_PARTS * part + _WEIGHTS * weights))

@@ -3,37 +3,47 @@
 Private training is DP-SGD (Abadi et al. 2016, arXiv:1607.00133) with one user's whole history as
 one sample: Poisson samples, one loss per user, per-user clipping, Gaussian noise. Clipping is ours
 (`shared.privacy.clipping.clipping`); the step is Opacus's, with noise from our own source.
+
+What a user adds to a step's sum depends on that user, the weights and public constants alone, in
+every bit: shapes are constant (`client.compute.batches`), random numbers are drawn user by user,
+and the sum is one of integers (`shared.privacy.clipping.grid`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor
 
+from client.compute.batches import (
+    Batch,
+    Shape,
+    independent_rows,
+    invented_batch,
+    most_rows,
+    physical_batches,
+    shape_of,
+)
 from shared.config import Optimiser
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
+from shared.models.dropout import Dropout
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.privacy.clipping.clipping import PerUserClipping
-from shared.privacy.clipping.probe import probe
+from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
 
-__all__ = ["LAYERS_ALIVE", "NUMBERS_AT_ONCE", "LocalPlan", "train"]
+__all__ = ["LocalPlan", "train"]
 
-NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
-"""Largest part of a physical batch, in numbers; bounds memory, changes no result."""
-LAYERS_ALIVE = 64
-"""About how many values a position's hidden state is kept in, until the batch is done."""
 PROBED_USERS, PROBED_EVENTS = 3, 5
 """Invented users that a model's clipping is checked on; not as many as events."""
+CHECKED_NORM = 2.0**-20
+"""Clip norm of the check of rows: low, so that all bits are kept, and a power of two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +80,17 @@ class LocalPlan:
 
 
 class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # untyped
-    """Opacus's step on clipped sums, with noise that is not torch's.
+    """Opacus's step on our clipped sums, with noise that is not torch's.
 
     A torch generator is a Mersenne twister whose fresh state is the same in every process.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, plan: LocalPlan, random: RandomSource
+        self,
+        optimizer: torch.optim.Optimizer,
+        plan: LocalPlan,
+        clipping: PerUserClipping,
+        random: RandomSource,
     ) -> None:
         super().__init__(
             optimizer,
@@ -85,75 +99,70 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
             expected_batch_size=plan.expected_batch,
             loss_reduction="mean",
         )
-        self._random = random
+        self._clipping, self._random = clipping, random
 
     def accumulate(self) -> None:
-        """Takes the clipped sum as it is; Opacus would copy it."""
-        for p in self.params:
-            p.summed_grad = p.grad
+        """Do nothing: the sums are in `PerUserClipping`."""
 
     def add_noise(self) -> None:
-        """Adds N(0, (σC)²) to each clipped sum, once."""
+        """Add N(0, (σC)²) to each clipped sum, once."""
+        scale = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
-            p.grad = noised(p.summed_grad, self.noise_multiplier * self.max_grad_norm, self._random)
-            p.summed_grad = None
+            p.grad = noised(self._clipping.sum_of(p), scale, self._random).to(p.dtype)
 
 
 def train(
     model: AttentionRecommender, histories: Histories, plan: LocalPlan, random: RandomSource
 ) -> dict[str, Tensor]:
-    """Takes the plan's steps and returns how the trainable weights changed.
+    """Take the plan's steps and return how the trainable weights changed.
 
     Args:
         model: starts from the global weights, on the device to train on; left trained.
         histories: the site's private histories.
         plan: public constants.
-        random: source of samples, noise and dropout masks.
+        random: source of samples, noise, candidates and dropout masks.
 
     Returns:
-        Change of each trainable weight by name, float32, on the CPU.
+        Change of each trainable weight by name, finite, float32, on the CPU.
     """
     weights = trainable(model)
     before = {name: p.detach().clone() for name, p in weights.items()}
     model.train()
-    steps = _private_steps if plan.noise_multiplier > 0 else _plain_steps
-    with _own_torch_seed(random), _no_traces(weights.values()):
-        steps(model, _batches(model, histories, plan, random), plan, random)
+    key, steps = random.key(), _private_steps if plan.noise_multiplier > 0 else _plain_steps
+    with _no_traces(model, weights.values()):
+        steps(model, _Samples(histories, plan, random, key))
     return {
-        name: (p.detach() - before[name]).to("cpu", torch.float32) for name, p in weights.items()
+        name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
+        for name, p in weights.items()
     }
 
 
-Batch = list[Callable[[], Tensor]]
-"""One logical batch: what computes the losses [B] of each of its physical batches."""
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Where a plan's steps take their users from."""
+
+    histories: Histories
+    plan: LocalPlan
+    random: RandomSource
+    key: bytes
+
+    def batches(self, shape: Shape) -> Iterator[Iterator[Batch]]:
+        """The physical batches of each step."""
+        samples = poisson_samples(
+            len(self.histories),
+            sample_rate=self.plan.sample_rate,
+            steps=self.plan.steps,
+            random=self.random,
+        )
+        for step, users in enumerate(samples):
+            yield physical_batches(self.histories, users, shape, self.key, step)
 
 
-def _batches(
-    model: AttentionRecommender, histories: Histories, plan: LocalPlan, random: RandomSource
-) -> Iterator[Batch]:
-    def part(rows: NDArray[np.int64]) -> Callable[[], Tensor]:
-        longest = int(histories.lengths[rows].max(initial=2))
-        events = histories.padded(rows, min(longest, model.config.max_length + 1))
-        drawn = _candidates(random, (len(rows), plan.candidates), model.config.items)
-
-        def losses() -> Tensor:
-            with _half_precision(model.device):
-                return _losses(model, events.to(model.device), drawn.to(model.device))
-
-        return losses
-
-    for rows in poisson_samples(
-        len(histories), sample_rate=plan.sample_rate, steps=plan.steps, random=random
-    ):
-        # Users of like length share a batch, which is then no longer than they are.
-        ordered = rows[np.argsort(histories.lengths[rows], kind="stable")]
-        size = _users_at_once(model, plan)
-        yield [part(ordered[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def _candidates(random: RandomSource, shape: tuple[int, int], items: int) -> Tensor:
-    drawn = np.floor(random.uniform(int(np.prod(shape))) * items).astype(np.int64)
-    return torch.from_numpy(drawn + 1).reshape(shape)
+def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
+    """One loss a user, [R]; 0 for those that are missing."""
+    Dropout.give(model, batch.bits.to(model.device))
+    with _half_precision(model.device):
+        return _losses(model, batch.events.to(model.device), batch.candidates.to(model.device))
 
 
 def _losses(model: AttentionRecommender, events: Tensor, candidates: Tensor) -> Tensor:
@@ -172,58 +181,72 @@ def _half_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _users_at_once(model: AttentionRecommender, plan: LocalPlan) -> int:
-    length, scored = model.config.max_length, model.config.items
-    if plan.candidates:
-        scored = length + plan.candidates
-    numbers = length * (scored + LAYERS_ALIVE * model.config.hidden_size)
-    return max(1, NUMBERS_AT_ONCE.get(model.device.type, NUMBERS_AT_ONCE["cpu"]) // numbers)
-
-
-def _plain_steps(
-    model: AttentionRecommender, batches: Iterator[Batch], plan: LocalPlan, _: RandomSource
-) -> None:
-    optimiser = _optimiser(model, plan)
-    for batch in batches:
+def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
+    plan = samples.plan
+    optimiser, rows = _optimiser(model, plan), _most_rows(model, plan)
+    for batches in samples.batches(shape_of(model.config, plan.candidates, rows)):
         for p in trainable(model).values():
             p.grad = torch.zeros_like(p)
-        for losses in batch:
-            (losses().sum() / plan.expected_batch).backward()
+        for batch in batches:
+            (_batch_losses(model, batch).sum() / plan.expected_batch).backward()
         optimiser.step()
 
 
-def _private_steps(
-    model: AttentionRecommender, batches: Iterator[Batch], plan: LocalPlan, random: RandomSource
-) -> None:
-    _probe_once(model, plan)
-    optimiser = SourcedNoiseOptimizer(_optimiser(model, plan), plan, random)
+def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
+    plan = samples.plan
+    rows = _checked_rows(model, plan)
     with PerUserClipping(model, plan.clip_norm) as clipping:
-        for batch in batches:
+        optimiser = SourcedNoiseOptimizer(_optimiser(model, plan), plan, clipping, samples.random)
+        for batches in samples.batches(shape_of(model.config, plan.candidates, rows)):
             clipping.zero_sums()
-            for losses in batch:
-                clipping.backward(losses())
+            for batch in batches:
+                clipping.backward(_batch_losses(model, batch))
             optimiser.step()
 
 
 @contextmanager
-def _no_traces(weights: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-    """Whatever happens, no sum of gradients stays behind on a weight."""
+def _no_traces(
+    model: AttentionRecommender, weights: Iterable[torch.nn.Parameter]
+) -> Iterator[None]:
+    """Whatever happens, no gradient and no mask stays behind on the model."""
     try:
         yield
     finally:
+        Dropout.give(model, None)
         for p in weights:
             p.grad = None
             vars(p).pop("summed_grad", None)
 
 
-_probed: set[str] = set()
+def _most_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
+    return most_rows(model.config, plan.candidates, plan.expected_batch, model.device.type)
 
 
-def _probe_once(model: AttentionRecommender, plan: LocalPlan) -> None:
-    """Refuses a shape of model whose per-user norms would be wrong; once a process and shape."""
-    shape = f"{model.config.to_json_string()} {plan.candidates > 0} {model.device}"
-    if shape in _probed:
-        return
+_checked: dict[str, int] = {}
+
+
+def _checked_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
+    """Return the rows of a batch in which no user's share depends on its row; once a shape.
+
+    Raises:
+        ClippingError: the model's per-user gradients would be wrong, or differ from call to call.
+    """
+    rows = _most_rows(model, plan)
+    setting = (model.config.to_json_string(), model.dtype, plan.candidates, model.device)
+    key = f"{setting} {rows} {torch.get_num_threads()}"
+    if key not in _checked:
+        _probe(model, plan)
+        with random_weights(model), PerUserClipping(model, CHECKED_NORM) as clipping:
+            _checked[key] = independent_rows(
+                rows,
+                lambda tried: _rows_agree(
+                    model, clipping, shape_of(model.config, plan.candidates, tried)
+                ),
+            )
+    return _checked[key]
+
+
+def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:
     items = torch.arange(PROBED_USERS * (PROBED_EVENTS + 1), device=model.device)
     users = 1 + items.view(PROBED_USERS, -1) * 7 % model.config.items
     ranked = users.flip(1)[:, : 3 * (plan.candidates > 0)]
@@ -232,7 +255,35 @@ def _probe_once(model: AttentionRecommender, plan: LocalPlan) -> None:
         lambda rows: _losses(model, users[rows], ranked[rows]),
         torch.arange(PROBED_USERS, device=model.device),
     )
-    _probed.add(shape)
+
+
+def _rows_agree(model: AttentionRecommender, clipping: PerUserClipping, shape: Shape) -> bool:
+    """Return whether one user adds the same bits in every row, and among other users."""
+
+    def total(batch: Batch) -> Tensor:
+        clipping.zero_sums()
+        clipping.backward(_batch_losses(model, batch))
+        return torch.cat([value.flatten() for value in clipping.sums().values()])
+
+    one, others = invented_batch(shape, seed=1), invented_batch(shape, seed=2)
+    everywhere = Batch(*(_first_in_all_rows(values) for values in _tensors(one)))
+    present, absent = (
+        Batch(*(torch.cat([o[:-1], last]) for o, last in zip(_tensors(others), lasts, strict=True)))
+        for lasts in (
+            [values[:1] for values in _tensors(one)],
+            [torch.zeros_like(one.events[:1]), one.candidates[:1], one.bits[:1]],
+        )
+    )
+    share = total(present) - total(absent)
+    return bool(share.count_nonzero()) and torch.equal(total(everywhere), share * shape.rows)
+
+
+def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.events, batch.candidates, batch.bits
+
+
+def _first_in_all_rows(values: Tensor) -> Tensor:
+    return values[:1].repeat(len(values), 1)
 
 
 def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Optimizer:
@@ -240,11 +291,3 @@ def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Opti
     if plan.optimiser is Optimiser.SGD:
         return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-
-
-@contextmanager
-def _own_torch_seed(random: RandomSource) -> Iterator[None]:
-    """Dropout masks from the same source, whatever ran in this process before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(random.uniform(1)[0] * 2**53))
-        yield

@@ -34,6 +34,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
+from shared.models.dropout import Dropout
 
 __all__ = [
     "Attention",
@@ -45,6 +46,7 @@ __all__ = [
     "attention_config",
     "build",
     "item_descriptors",
+    "mask_size",
     "trainable",
 ]
 
@@ -94,13 +96,15 @@ class Attention(nn.Module):
     """Causal multi-head attention with a recency bias, built from four `nn.Linear` layers.
 
     `nn.MultiheadAttention` is not used: it holds its projections in one packed weight that no
-    `nn.Linear` layer owns, so their per-user gradients cannot be recorded.
+    `nn.Linear` layer owns, so their per-user gradients cannot be recorded. Nor is a fused kernel:
+    on a GPU its backward pass adds up in an order that changes from run to run.
     """
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads, self.dropout, self.recency = config.heads, config.dropout, config.recency
+        self.heads, self.recency = config.heads, config.recency
+        self.dropout = Dropout(config.dropout)
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
@@ -108,8 +112,8 @@ class Attention(nn.Module):
         """Attend from each position to itself and its past: [B, T, D] -> [B, T, D]."""
         # (B, T, D) -> (B, H, T, D/H) each
         q, k, v = (self._split_heads(layer(x)) for layer in (self.query, self.key, self.value))
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, self._bias(x), dropout_p=dropout)
+        logits = (q * q.shape[3] ** -0.5) @ k.mT + self._bias(x)  # (B, H, T, T)
+        mixed = self.dropout(logits.softmax(3)) @ v
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
         return out
 
@@ -139,7 +143,7 @@ class Block(nn.Module):
             nn.GELU(),
             nn.Linear(4 * width, width),
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def init_recency_mean(self, *, attention_only: bool) -> None:
         """Initialise attention as the recency-weighted mean of the normed past.
@@ -255,7 +259,7 @@ class AttentionRecommender(PreTrainedModel):
             self.feature_in = nn.Linear(size, width, bias=False)
             self.feature_out = nn.Linear(width, size, bias=False)
         self.item_scores = ItemScores(items, offset=config.item_bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -454,6 +458,13 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     """
     features = _public_features(model, catalogue) if model.items.uses_features else None
     return AttentionRecommender(attention_config(model, len(catalogue)), features)
+
+
+def mask_size(config: AttentionConfig) -> int:
+    """Return how many numbers of one user's are masked in a pass over `max_length` events."""
+    length, width = config.max_length, config.hidden_size
+    layer = config.heads * length * length + 2 * length * width
+    return length * width + config.layers * layer if config.dropout else 0
 
 
 def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:

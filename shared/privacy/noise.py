@@ -13,12 +13,15 @@ Floating point. Which floats a noised sum can be tells of the sum beneath, where
 added (Mironov 2012, doi:10.1145/2382196.2382264; Jin et al. 2022, arXiv:2112.05307). `noised`
 moves sum and noise to one grid first: what comes out depends on nothing but an integer, and every
 sum can reach every integer out to 9 deviations. Not claimed: that an integer's chance is that of a
-rounded Gaussian to the last bit (logarithm and cosine are float64's), that float32 clipping and
-adding up of users keep the clip norm to the last bit, or that the time taken says nothing.
+rounded Gaussian to the last bit (logarithm and cosine are float64's), or that the time taken says
+nothing.
+
+`user_bytes` gives each user random numbers of its own, which no other user's presence changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from typing import Protocol
@@ -29,7 +32,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["RandomSource", "SeededRandom", "SystemRandom", "noised"]
+__all__ = ["RandomSource", "SeededRandom", "SystemRandom", "noised", "user_bytes"]
 
 GRID_BITS = 30
 """A noised sum's grid is this many binary places below the noise's standard deviation."""
@@ -48,6 +51,9 @@ class RandomSource(Protocol):
     def uniform(self, count: int) -> NDArray[np.float64]:
         """`count` independent uniforms in [0, 1), multiples of 2^-53."""
 
+    def key(self) -> bytes:
+        """A fresh secret key for `user_bytes`, 8 to 64 bytes."""
+
 
 def noised(total: Tensor, scale: float, random: RandomSource) -> Tensor:
     """`total` plus N(0, scale²) in each element, as a function of an integer alone.
@@ -60,13 +66,16 @@ def noised(total: Tensor, scale: float, random: RandomSource) -> Tensor:
     Noise is drawn on the CPU and copied to where `total` is: no cryptographic generator runs on a
     GPU. Eight bytes a normal are copied.
 
+    A total that is not finite would show through noise of any size. Clipping leaves none; should
+    there be one all the same, noise alone is returned. To fail would tell as much as the total.
+
     Args:
-        total: finite, any float type and device; left as it is.
+        total: any float type and device; left as it is.
         scale: standard deviation of the noise, > 0.
         random: where the noise comes from.
 
     Returns:
-        A new tensor like `total`.
+        A new tensor like `total`; finite.
 
     Raises:
         ValueError: the scale is not a positive number.
@@ -74,12 +83,14 @@ def noised(total: Tensor, scale: float, random: RandomSource) -> Tensor:
     if not 0 < scale < math.inf:
         raise ValueError(f"the noise's scale must be a positive number, not {scale}")
     per_unit = math.ldexp(1.0, GRID_BITS + 1 - math.frexp(scale)[1])
+    total = torch.where(total.isfinite().all(), total, 0)
     result = torch.empty_like(total, memory_format=torch.contiguous_format)
+    largest = torch.finfo(total.dtype).max
     parts = total.reshape(-1).split(_AT_ONCE), result.view(-1).split(_AT_ONCE)
     for part, into in zip(*parts, strict=True):
         noise = random.normal((len(part),)).mul_(scale * per_unit).round_()
         points = part.to(torch.float64, copy=True).mul_(per_unit).round_()
-        into.copy_(points.add_(noise.to(total.device)).div_(per_unit))
+        into.copy_(points.add_(noise.to(total.device)).div_(per_unit).clamp_(-largest, largest))
     return result
 
 
@@ -102,6 +113,27 @@ class SystemRandom:
         """The top 53 bits of each 64-bit word of the key stream."""
         words = np.frombuffer(_key_stream().update(bytes(8 * count)), dtype="<u8")
         return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+    def key(self) -> bytes:
+        """32 bytes of the operating system's."""
+        return os.urandom(32)
+
+
+def user_bytes(key: bytes, user: str, number: int, count: int) -> bytes:
+    """Return `count` bytes of one user's own stream: of key, user and number alone.
+
+    Whoever else takes part, a user's random choices stay what they are. Without the key they
+    cannot be told from chance: AES-256 in counter mode under BLAKE2b of user and number.
+
+    Args:
+        key: secret, from `RandomSource.key`.
+        user: any text, one a user.
+        number: tells uses apart, such as steps; >= 0.
+        count: >= 0.
+    """
+    name = user.encode("utf-8", "surrogatepass")
+    own = hashlib.blake2b(name, key=key, digest_size=32, salt=number.to_bytes(16, "big")).digest()
+    return Cipher(algorithms.AES(own), modes.CTR(bytes(16))).encryptor().update(bytes(count))
 
 
 def _key_stream() -> CipherContext:
@@ -140,3 +172,7 @@ class SeededRandom:
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Uniforms that repeat with the seed and the path."""
         return self._generator.random(count)
+
+    def key(self) -> bytes:
+        """8 bytes that repeat with the seed and the path."""
+        return self.uniform(1).tobytes()

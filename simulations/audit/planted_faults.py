@@ -30,8 +30,8 @@ import client.site.site
 from client.site.site import Site
 from shared.data.histories import Histories
 from shared.models.moments import layer_norm, states
-from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
-from shared.privacy.clipping.factors import Outer, Rows
+from shared.privacy.clipping.clipping import PerUserClipping
+from shared.privacy.clipping.factors import WeightGradient, squared_norms
 from shared.privacy.noise import RandomSource, SeededRandom, noised
 from simulations.audit.audit import audit
 from simulations.audit.plan import AuditPlan
@@ -48,6 +48,8 @@ TIED_IDS = (
     "warm_start.share=0",
 )
 """Settings of a recommender with a learned, tied table of items."""
+_NO_BOUND = 1e4
+"""A clip norm above every gradient's, though not far above: sums are kept to 2^-24 of it."""
 _MODULES = (client.compute.statistics, client.compute.trainer)
 
 
@@ -84,7 +86,7 @@ def _no_clipping() -> Iterator[None]:
         return total
 
     def unclipped(model: Any, _: float) -> PerUserClipping:  # noqa: ANN401 a module
-        return PerUserClipping(model, LARGEST_NORM)
+        return PerUserClipping(model, _NO_BOUND)
 
     with (
         patch.object(client.compute.statistics, "popularity_sum", counts),
@@ -126,13 +128,20 @@ def _forgetful_ledger() -> Iterator[None]:
 @contextmanager
 def _missed_path() -> Iterator[None]:
     """Leave the look-ups out of a tied table's norm, and disable the check that would notice."""
-    squared_norms = Outer.squared_norms
+    form = WeightGradient.form
+    without: dict[int, Tensor] = {}
 
-    def missing(outer: Outer, _: Rows | None) -> Tensor:
-        return squared_norms(outer, None)
+    def formed(gradient: WeightGradient, users: slice) -> Tensor:
+        values = form(gradient, users)
+        without[id(values)] = gradient.outers[0].formed(users)
+        return values
 
     with (
-        patch.object(Outer, "squared_norms", missing),
+        patch.object(WeightGradient, "form", formed),
+        patch(
+            "shared.privacy.clipping.clipping.squared_norms",
+            lambda values: squared_norms(without.pop(id(values), values)),
+        ),
         patch.object(client.compute.trainer, "probe", lambda *_: None),
     ):
         yield

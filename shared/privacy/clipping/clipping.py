@@ -5,6 +5,22 @@ that comes back to its output; no weight's gradient is formed on the way. From t
 every user's gradient norm, and then the sum of all gradients, each scaled down to norm C at most
 (Abadi et al. 2016, arXiv:1607.00133, algorithm 1; in one pass: Bu et al. 2023, arXiv:2210.00038).
 
+The bound. Let G be a user's gradient as its numbers stand in memory, d of them, with whatever
+rounding they were computed. Nothing else is measured, scaled or released. With unit roundoff u and
+the grid's step g = C / 2^b (`shared.privacy.clipping.grid`), the user adds g round(s G), where
+
+    s = min(1, (C - g √d / 2) / ((1 + ρ) n + m)) / g,    ρ = (RUN + 8) u,
+
+n is the computed norm and m = √d 2^-63 what squares may lose to underflow. n is off by a share of
+at most (RUN / 2 + 2) u: no more than RUN squares are added in short precision. s and the products
+are rounded by 3 u at most, and rounding to d whole numbers adds √d / 2. So what a user adds is no
+longer than C, for any finite weights, however its places cancel. The sum is one of integers, so
+that it moves by exactly what a user adds when that user is added or removed: no rounding of a sum,
+no order and no division into batches enters the sensitivity.
+
+That a user's numbers G are the same bits whoever else is in the batch is not settled here but in
+`client.compute.batches`.
+
 What would break the bound without an error elsewhere, and what happens here:
 
 | a model or a loss that | here |
@@ -15,12 +31,13 @@ What would break the bound without an error elsewhere, and what happens here:
 | lacks a batch axis (positions `[T]`, shared negatives `[K]`) | refused, also where T = B |
 | mixes users (a mean over the batch, negatives from it) | refused by `probe` |
 | changes in place what a layer has read | refused |
-| gives a user a gradient that is not finite | that user adds nothing |
+| gives a user a gradient or a loss that is not finite | that user adds nothing |
 | calls `losses.sum().backward()` | refused |
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,15 +50,18 @@ from torch import Tensor, nn
 
 from shared.errors import ClippingError
 from shared.models.attention import ItemScores
-from shared.privacy.clipping.factors import WeightGradient
+from shared.privacy.clipping.factors import RUN, WeightGradient, squared_norms
+from shared.privacy.clipping.grid import GridSum, grid_bits
 from shared.privacy.clipping.layers import RULES, objection
 
 __all__ = ["LARGEST_NORM", "SMALLEST_NORM", "PerUserClipping"]
 
 SMALLEST_NORM, LARGEST_NORM = 1e-12, 1e12
 """Beyond these a squared norm leaves float32's range."""
-ROUNDING = 3
-"""How far, in units of the last place of the terms, a user's share may be off its norm."""
+_AT_ONCE = {"cpu": 1, "cuda": 2**26}
+"""Numbers of large gradients formed at once, one user's at least: what keeps a GPU busy."""
+_UNDERFLOW = 2.0**-63
+"""Square root of float32's smallest normal number: what a square may lose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +99,7 @@ class PerUserClipping:
         self._layers = _layers_of(model)
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._tables = _tables_in(self._layers)
+        self._sums: dict[Tensor, GridSum] = {}
         self.weight_norms: dict[Tensor, Tensor] = {}
         self._users: int | None = None
         self._forget()
@@ -99,21 +120,28 @@ class PerUserClipping:
         self._forget()
 
     def zero_sums(self) -> None:
-        """Starts a logical batch: every weight's `grad` becomes 0, as of a batch of nobody."""
+        """Start a logical batch: the sum of every weight becomes 0, as of a batch of nobody."""
         self._forget()
-        for weight in self._weights:
-            weight.grad = None  # let go of the last sum before the next one takes its memory
-            weight.grad = torch.zeros_like(weight)
+        self._sums.clear()  # let go of the last sums before the next ones take their memory
+        self._sums = {weight: GridSum(weight) for weight in self._weights}
+
+    def sum_of(self, weight: Tensor) -> Tensor:
+        """Return a weight's clipped sum since `zero_sums`, float64. Private: never to leave."""
+        return self._sums[weight].total(self._step(weight.dtype))
+
+    def sums(self) -> dict[Tensor, Tensor]:
+        """Return every weight's clipped sum."""
+        return {weight: self.sum_of(weight) for weight in self._sums}
 
     def backward(self, losses: Tensor) -> Tensor:
-        """Adds the clipped sum over the users of one physical batch to every weight's `grad`.
+        """Add the clipped gradients of the users of one physical batch to the sums.
 
         Args:
             losses: one a user, [B], from a forward pass in this context. A user's loss depends on
                 no other user.
 
         Returns:
-            Norm of each user's gradient before clipping, float32 [B]. Private: never to leave.
+            Norm of each user's gradient before clipping, [B]. Private: never to leave.
 
         Raises:
             ClippingError: the losses are not [B], a weight was used outside its layer, a layer
@@ -170,7 +198,7 @@ class PerUserClipping:
             rule = RULES[type(record.layer)]
             for weight, use in rule.uses(record.layer, record.inputs, gradient):
                 if weight is not None and weight.requires_grad:
-                    empty = WeightGradient(table=weight in self._tables)
+                    empty = WeightGradient(weight.shape, table=weight in self._tables)
                     self._gradients.setdefault(weight, empty).add(use)
 
     def _refuse_strays(self, found: tuple[Tensor | None, ...]) -> None:
@@ -184,31 +212,77 @@ class PerUserClipping:
             )
 
     def _add_clipped(self, gradients: dict[Tensor, WeightGradient], losses: Tensor) -> Tensor:
-        found = [gradient.squared_norms() for gradient in gradients.values()]
-        if not found:
+        if not self._sums:
+            self.zero_sums()
+        if not gradients:
             return torch.zeros_like(losses)
-        self.weight_norms = {
-            w: square.sqrt() for w, (square, _) in zip(gradients, found, strict=True)
-        }
-        squared, size = (torch.stack(terms).sum(0) for terms in zip(*found, strict=True))
-        norms = squared.sqrt()
-        # A norm of 0 divides to infinity, and is not scaled.
-        rounding = ROUNDING * torch.finfo(norms.dtype).eps * size
-        factors = (self._clip_norm / (norms + rounding)).clamp(max=1)
-        broken = ~(squared.isfinite() & losses.isfinite())
-        if broken.any():
-            factors = factors.masked_fill(broken, 0)
-            for gradient in gradients.values():
-                gradient.silence(broken)
-        for weight, gradient in gradients.items():
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            gradient.add_weighted(weight.grad, factors)
-        return norms
+        for gradient in gradients.values():
+            gradient.join()
+        factored = {w: gradient for w, gradient in gradients.items() if gradient.factored}
+        batched = {w: _values(gradient) for w, gradient in gradients.items() if w not in factored}
+        squares = {w: squared_norms(values) for w, values in batched.items()}
+        for weight in factored:
+            squares[weight] = losses.new_zeros(len(losses), dtype=torch.float64)
+        smaller = _total([squares[w] for w in batched], losses)
+        scales = torch.zeros_like(smaller)
+        for users in self._groups(factored, len(losses)):
+            formed = {w: gradient.form(users) for w, gradient in factored.items()}
+            for weight, values in formed.items():
+                squares[weight][users] = squared_norms(values)
+            squared = smaller[users] + _total([squares[w][users] for w in formed], losses[users])
+            scales[users] = self._scales(squared, losses[users])
+            for weight, values in formed.items():
+                self._sums[weight].add(_points(values, scales[users]))
+        for weight, values in batched.items():
+            points, rows = _points(values, scales), gradients[weight].rows
+            if rows:
+                self._sums[weight].add_rows(rows[0].ids, points)
+            else:
+                self._sums[weight].add(points)
+        self.weight_norms = {w: square.sqrt().to(w.dtype) for w, square in squares.items()}
+        return _total(list(squares.values()), losses).sqrt().to(self._weights[0].dtype)
+
+    def _groups(self, factored: dict[Tensor, WeightGradient], users: int) -> Iterator[slice]:
+        """Users whose large gradients are formed at once; all groups are of one size."""
+        numbers = sum(weight.numel() for weight in factored)
+        device = self._weights[0].device.type
+        most = _AT_ONCE.get(device, 1) // numbers if numbers else users
+        size = next(n for n in range(max(1, min(users, most)), 0, -1) if users % n == 0)
+        yield from (slice(start, start + size) for start in range(0, users, size))
+
+    def _step(self, dtype: torch.dtype) -> float:
+        return math.ldexp(self._clip_norm, -grid_bits(dtype))
+
+    def _scales(self, squared: Tensor, losses: Tensor) -> Tensor:
+        """Return the factor to each user's gradient, in steps of the grid, float64 [B]."""
+        dtype, root = self._weights[0].dtype, math.sqrt(sum(w.numel() for w in self._weights))
+        step, roundoff = self._step(dtype), torch.finfo(dtype).eps / 2
+        bound = squared.sqrt() * (1 + (RUN + 8) * roundoff) + root * _UNDERFLOW
+        factors = ((self._clip_norm - 0.5 * root * step) / bound).clamp(0, 1)
+        finite = squared.isfinite() & losses.isfinite()
+        return (factors / step).where(finite, 0)
 
     def _forget(self) -> None:
         self._leaves: list[Tensor] = []
         self._gradients: dict[Tensor, WeightGradient] = {}
+
+
+def _values(gradient: WeightGradient) -> Tensor:
+    """What is measured and released of gradients that need not be formed a few at a time."""
+    if gradient.formed is not None:
+        return gradient.formed
+    return gradient.rows[0].gradients
+
+
+def _points(values: Tensor, scales: Tensor) -> Tensor:
+    """Return the users' gradients [B, ...] as whole numbers, in place; what is not finite is 0."""
+    values.mul_(scales.to(values.dtype).view(-1, *[1] * (values.dim() - 1)))
+    return values.nan_to_num_(0.0, 0.0, 0.0).round_()
+
+
+def _total(terms: list[Tensor], like: Tensor) -> Tensor:
+    zeros = torch.zeros(len(like), dtype=torch.float64, device=like.device)
+    return torch.stack([zeros, *terms]).sum(0)
 
 
 def _layers_of(model: nn.Module) -> list[nn.Module]:

@@ -1,31 +1,36 @@
-"""What each user adds to one weight's gradient, kept in factors instead of formed.
+"""Per-user gradients of one weight: formed where they are small, else stored as factors.
 
 Letters: B users, S places where a weight is used in one user's history, I and O a matrix's input
 and output size, V rows of a table, D its width.
 
-A user's gradient of a matrix [O, I] is the sum over places of (output gradient) x (input). Where
-that is small it is formed. Where it is not, and of an item table never, its norm is taken a few of
-its rows at a time, and one product gives the sum over users, each with a factor of its own (Bu et
-al. 2023, arXiv:2210.00038, algorithm 1). The S x S products that are usually taken for the norm
-(Li et al. 2022, arXiv:2110.05679, section 4) are not: where places cancel, or the two uses of a
-tied table do, their difference of squares keeps no digit, and a user could pass the bound.
+A user's gradient of a matrix [O, I] is the sum over places of (output gradient) x (input). Small
+ones are formed for the whole batch. Large ones are formed for a few users at a time, once, and the
+norm is taken of the very numbers that are released. Products of places (Li et al. 2022,
+arXiv:2110.05679, section 4) would be cheaper for short histories, and give another norm than that
+of the released sum where places cancel. A table of which rows were only looked up keeps the rows.
+
+Every operation here treats each user on its own, and gives the same bits in any order of the
+users: products of one user's factors, sums over one user's places, and sums of integers.
 
 All arithmetic is in float32 at least, whatever the precision of the pass that was recorded.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-__all__ = ["Outer", "Rows", "WeightGradient", "exact"]
+__all__ = ["RUN", "Outer", "Rows", "WeightGradient", "exact", "squared_norms"]
 
 FORMED = 2**15
-"""Numbers in the largest gradient of one user that is formed: a layer of the blocks, no table."""
-TILE = {"cpu": 2**21, "cuda": 2**26}
-"""Numbers of gradients held at once: what a CPU's cache takes, what keeps a GPU busy."""
+"""Numbers in the largest gradient of one user that is formed for all users of a batch at once."""
+RUN = 64
+"""Squares that are added up in the gradient's own precision; the rest is added in float64."""
+ROW_BITS = 50
+"""Binary places kept of a looked-up row's gradient, below the user's largest number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +45,13 @@ class Outer:
     inputs: Tensor
     gradients: Tensor
 
-    def formed(self) -> Tensor:
-        """Every user's gradient, [B, O, I]."""
-        return torch.bmm(exact(self.gradients).mT, exact(self.inputs))
+    def formed(self, users: slice = slice(None)) -> Tensor:
+        """Return the gradients of some users, [B, O, I]."""
+        return torch.bmm(exact(self.gradients[users]).mT, exact(self.inputs[users]))
 
     def small(self) -> bool:
-        """Whether every user's gradient may be formed."""
+        """Return whether every user's gradient may be formed at once."""
         return self.inputs.shape[2] * self.gradients.shape[2] <= FORMED
-
-    def size(self) -> Tensor:
-        """Sum over places of the terms' norms, [B]."""
-        inputs, gradients = _lengths(self.inputs), _lengths(self.gradients)
-        return (inputs * gradients).sum(1)
-
-    def squared_norms(self, rows: Rows | None) -> Tensor:
-        """Each user's squared norm [B], with what it adds to rows of the same weight."""
-        inputs = exact(self.inputs).mT.contiguous()  # (B, I, S)
-        most = TILE.get(inputs.device.type, TILE["cpu"])
-        width = max(1, most // max(1, inputs[..., 0].numel()))
-        squared = inputs.new_zeros(len(inputs))
-        for start in range(0, self.gradients.shape[2], width):
-            gradients = exact(self.gradients[..., start : start + width])
-            tile = torch.bmm(inputs, gradients)  # (B, I, width), transposed
-            if rows is not None:
-                rows.add_to_tile(tile, start)
-            squared += torch.linalg.vector_norm(tile, dim=(1, 2)).square()
-        return squared
-
-    def add_weighted(self, total: Tensor, factors: Tensor) -> None:
-        """Adds the sum over users of factor times gradient to `total` [O, I]."""
-        inputs = (exact(self.inputs) * factors[:, None, None]).flatten(0, 1)
-        # Three times as fast on a CPU as the transposed product, whose left side is the large one.
-        total += (inputs.T @ exact(self.gradients).flatten(0, 1)).T
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,38 +66,44 @@ class Rows:
     ids: Tensor
     gradients: Tensor
 
-    def squared_norms(self) -> Tensor:
-        """[B]; look-ups of the same row are added up before they are squared."""
+    def merged(self) -> Rows:
+        """Add up look-ups of the same row: each id occurs once, other places hold 0 and id 0.
+
+        The sums are of integers, so that they do not depend on the order of addition: a user's
+        gradients are moved to a grid of `ROW_BITS` places (fewer beyond 4096 look-ups) below the
+        power of two above the user's largest number. A user with a number that is not finite gets
+        NaN everywhere.
+        """
         ids, order = self.ids.sort(dim=1)
-        across = (-1, -1, self.gradients.shape[2])
-        gradients = self.gradients.gather(1, order[..., None].expand(across))
         fresh = torch.ones_like(ids)
         fresh[:, 1:] = ids[:, 1:] != ids[:, :-1]
-        slots = (fresh.cumsum(1) - 1)[..., None].expand(across)
-        return torch.zeros_like(gradients).scatter_add_(1, slots, gradients).pow(2).sum((1, 2))
+        slots = torch.empty_like(ids).scatter_(1, order, fresh.cumsum(1) - 1)  # (B, S)
+        bits = min(ROW_BITS, 62 - max(1, ids.shape[1]).bit_length())
+        values = self.gradients.double()
+        largest = torch.cat([values.abs().flatten(1), values.new_zeros(len(values), 1)], 1).amax(1)
+        finite = largest.isfinite()
+        exponents = torch.frexp(largest.where(finite, 0)).exponent.long()
+        up, down = _power_of_two(bits - exponents), _power_of_two(exponents - bits)
+        up, down = up[:, None, None], down.where(finite, math.nan)[:, None, None]
+        points = (values * up).nan_to_num_(0.0, 0.0, 0.0).round_().long()
+        across = slots[..., None].expand_as(points)
+        sums = torch.zeros_like(points).scatter_add_(1, across, points)
+        return Rows(
+            torch.zeros_like(self.ids).scatter_(1, slots, self.ids),
+            (sums * down).to(self.gradients.dtype),
+        )
 
     def formed(self, rows: int) -> Tensor:
-        """Every user's gradient, [B, V, D]."""
-        users, _, wide = self.gradients.shape
-        tile = self.gradients.new_zeros(users, wide, rows)
-        self.add_to_tile(tile, 0)
-        return tile.mT
+        """Return every user's gradient, [B, V, D]; `self` is merged."""
+        users, _, width = self.gradients.shape
+        tile = self.gradients.new_zeros(users, rows, width)
+        self.add_to(tile)
+        return tile
 
-    def size(self) -> Tensor:
-        """Sum over places of the terms' norms, [B]."""
-        return _lengths(self.gradients).sum(1)
-
-    def add_to_tile(self, tile: Tensor, start: int) -> None:
-        """Adds the part that falls on rows `start`.. to every user's [B, D, width]."""
-        rows = self.ids - start
-        users, places = ((rows >= 0) & (rows < tile.shape[2])).nonzero(as_tuple=True)
-        at = users, rows[users, places]
-        tile.mT.index_put_(at, self.gradients[users, places], accumulate=True)
-
-    def add_weighted(self, total: Tensor, factors: Tensor) -> None:
-        """Adds the sum over users of factor times gradient to `total` [V, D]."""
-        gradients = self.gradients * factors[:, None, None]
-        total.index_add_(0, self.ids.flatten(), gradients.flatten(0, 1))
+    def add_to(self, formed: Tensor, users: slice = slice(None)) -> None:
+        """Add to the gradients [B, V, D] of some users; `self` is merged."""
+        ids, gradients = self.ids[users], self.gradients[users]
+        formed.scatter_add_(1, ids[..., None].expand_as(gradients), gradients)
 
 
 @dataclass(slots=True)
@@ -125,19 +111,21 @@ class WeightGradient:
     """Every user's gradient of one weight, from all the places where the weight was used.
 
     Attributes:
-        table: has one row an item, so that no user's gradient is ever formed.
+        shape: of the weight.
+        table: has one row an item, so that no batch of users' gradients is ever formed.
         formed: [B, *shape], or None.
-        outers: uses as a matrix.
-        rows: uses as a table.
+        outers: uses as a matrix; after `join` one at most.
+        rows: uses as a table; after `join` one at most, merged.
     """
 
+    shape: torch.Size
     table: bool
     formed: Tensor | None = None
     outers: list[Outer] = field(default_factory=list)
     rows: list[Rows] = field(default_factory=list)
 
     def add(self, use: Tensor | Outer | Rows) -> None:
-        """Adds one use: every user's gradient [B, *shape], or its factors."""
+        """Add one use: every user's gradient [B, *shape], or its factors."""
         if isinstance(use, Rows):
             self.rows.append(use)
         elif isinstance(use, Outer) and (self.table or not use.small()):
@@ -146,64 +134,65 @@ class WeightGradient:
             formed = use.formed() if isinstance(use, Outer) else exact(use)
             self.formed = formed if self.formed is None else self.formed + formed
 
-    def squared_norms(self) -> tuple[Tensor, Tensor]:
-        """Each user's squared norm [B], and the size of the terms that were not added up yet [B].
-
-        The size says how well the norm is that of what will be added: terms that cancel leave a
-        rest that is rounded anew each time it is computed.
-        """
-        self._join()
-        rows = self.rows[0] if self.rows else None
-        sizes = [outer.size() for outer in self.outers] + [rows.size() for rows in self.rows]
-        if self.outers:
-            return self.outers[0].squared_norms(rows), torch.stack(sizes).sum(0)
-        if rows is not None:
-            return rows.squared_norms(), sizes[0]
-        assert self.formed is not None
-        squared = torch.linalg.vector_norm(self.formed.flatten(1), dim=1).square()
-        return squared, torch.zeros_like(squared)
-
-    def silence(self, users: Tensor) -> None:
-        """Makes the gradients of some users 0, whatever they hold; `users` is a mask [B]."""
-
-        def cleared(gradients: Tensor) -> Tensor:
-            return gradients.masked_fill(users.view(-1, *[1] * (gradients.dim() - 1)), 0)
-
-        if self.formed is not None:
-            self.formed = cleared(self.formed)
-        self.outers = [Outer(cleared(o.inputs), cleared(o.gradients)) for o in self.outers]
-        self.rows = [Rows(r.ids, cleared(r.gradients)) for r in self.rows]
-
-    def add_weighted(self, total: Tensor, factors: Tensor) -> None:
-        """Adds the sum over users of factor [B] times gradient to `total` [*shape]."""
-        if self.formed is not None:
-            total += (factors @ self.formed.flatten(1)).view_as(total)
-        for outer in self.outers:
-            outer.add_weighted(total, factors)
-        for rows in self.rows:
-            rows.add_weighted(total, factors)
-
-    def _join(self) -> None:
-        """Uses of one kind become one: a norm is of their sum."""
+    def join(self) -> None:
+        """Make uses of one kind one, so that a norm is of their sum; form what is small."""
         if len(self.outers) > 1:
             inputs = torch.cat([outer.inputs for outer in self.outers], dim=1)
             self.outers = [Outer(inputs, torch.cat([o.gradients for o in self.outers], dim=1))]
-        if len(self.rows) > 1:
+        if self.rows:
             ids = torch.cat([rows.ids for rows in self.rows], dim=1)
-            self.rows = [Rows(ids, torch.cat([rows.gradients for rows in self.rows], dim=1))]
-        if self.formed is not None:
-            for outer in self.outers:
-                self.formed = self.formed + outer.formed()
-            for rows in self.rows:
-                self.formed = self.formed + rows.formed(self.formed.shape[1])
-            self.outers, self.rows = [], []
+            rows = Rows(ids, torch.cat([rows.gradients for rows in self.rows], dim=1)).merged()
+            self.rows = [rows]
+        if self.formed is not None or (self.rows and not self.outers and self._small()):
+            self._form_all()
+
+    @property
+    def factored(self) -> bool:
+        """Return whether, after `join`, the gradients are formed a few users at a time."""
+        return bool(self.outers)
+
+    def form(self, users: slice) -> Tensor:
+        """Return the gradients of some users, [B, *shape]; call `join` before.
+
+        What it returns for a user is the same in every call, whoever else is asked for.
+        """
+        formed = self.outers[0].formed(users)
+        for rows in self.rows:
+            rows.add_to(formed, users)
+        return formed
+
+    def _small(self) -> bool:
+        return math.prod(self.shape) <= FORMED
+
+    def _form_all(self) -> None:
+        for outer in self.outers:
+            formed = outer.formed()
+            self.formed = formed if self.formed is None else self.formed + formed
+        for rows in self.rows:
+            formed = rows.formed(self.shape[0])
+            self.formed = formed if self.formed is None else self.formed + formed
+        self.outers, self.rows = [], []
 
 
-def _lengths(values: Tensor) -> Tensor:  # (B, S, D) -> (B, S)
-    out: Tensor = torch.linalg.vector_norm(exact(values), dim=2)
-    return out
+def squared_norms(values: Tensor) -> Tensor:
+    """Return each user's squared Euclidean norm, [B, ...] -> float64 [B].
+
+    No more than `RUN` squares are added up in the values' precision, in whatever order, so a norm
+    is wrong by less than a share RUN / 2 + 2 of the unit roundoff.
+    """
+    flat = values.flatten(1)
+    whole = flat.shape[1] - flat.shape[1] % RUN
+    total = flat.new_zeros(len(flat), dtype=torch.float64)
+    for part in (flat[:, :whole].view(len(flat), whole // RUN, RUN), flat[:, None, whole:]):
+        total += torch.linalg.vector_norm(part, dim=2).double().square().sum(1)
+    return total
+
+
+def _power_of_two(exponents: Tensor) -> Tensor:
+    """Return 2^exponents, exactly, of int64 in -1022..1023; float64."""
+    return ((exponents + 1023) << 52).view(torch.float64)
 
 
 def exact(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 if they are that."""
+    """Return the values in float32, or in float64 if they are that."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import ClippingError
-from shared.privacy.clipping.clipping import LARGEST_NORM, PerUserClipping
+from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM, PerUserClipping
 
-__all__ = ["probe"]
+__all__ = ["probe", "random_weights"]
 
 TOLERANCE, LEAST_SHARE = 1e-3, 1e-3
 """Difference allowed to a weight's gradient, as a share of that gradient, and of this share of the
@@ -34,19 +34,22 @@ def probe(model: nn.Module, losses_of: Losses, users: Tensor) -> None:
         ClippingError: a layer or a loss is refused, a norm or a sum differs from autograd's, or a
             user's norm depends on who else is in the batch.
     """
-    with _random_weights(model):
+    with random_weights(model):
         expected = [_gradients(model, losses_of, users, row) for row in range(len(users))]
-        norms, sums = _booked(model, losses_of, users)
         wanted = [
             torch.stack([g.norm() for g in of_users]) for of_users in zip(*expected, strict=True)
         ]
+        # Above every norm, and near them: sums are kept to a share of the clip norm.
+        clip = 2 * float(torch.stack(wanted).double().norm())
+        clip = min(max(clip, SMALLEST_NORM), LARGEST_NORM)
+        norms, sums = _booked(model, losses_of, users, clip)
         _compare("norms", norms, wanted)
         _compare(
             "sums", sums, [sum(g, torch.zeros_like(g[0])) for g in zip(*expected, strict=True)]
         )
         model.eval()  # no masks, which differ between a user alone and the same among others
-        norms, _ = _booked(model, losses_of, users)
-        alone = [_booked(model, losses_of, users[i : i + 1])[0] for i in range(len(users))]
+        norms, _ = _booked(model, losses_of, users, clip)
+        alone = [_booked(model, losses_of, users[i : i + 1], clip)[0] for i in range(len(users))]
         _compare("norms in a batch", norms, [torch.cat(one) for one in zip(*alone, strict=True)])
 
 
@@ -61,15 +64,16 @@ def _gradients(model: nn.Module, losses_of: Losses, users: Tensor, row: int) -> 
 
 
 def _booked(
-    model: nn.Module, losses_of: Losses, users: Tensor
+    model: nn.Module, losses_of: Losses, users: Tensor, clip_norm: float
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Users' norms [B] and their sum, weight by weight."""
     weights = _weights(model)
-    with _same_masks(users.device), PerUserClipping(model, LARGEST_NORM) as clipping:
+    with _same_masks(users.device), PerUserClipping(model, clip_norm) as clipping:
         clipping.zero_sums()
         unused = torch.zeros_like(clipping.backward(losses_of(users)))
         norms = [clipping.weight_norms.get(weight, unused) for weight in weights]
-    return norms, [weight.grad for weight in weights if weight.grad is not None]
+        sums = clipping.sums()
+    return norms, [sums[weight] for weight in weights]
 
 
 def _compare(what: str, found: list[Tensor], expected: list[Tensor]) -> None:
@@ -89,8 +93,11 @@ def _brief(values: Tensor) -> str:
 
 
 @contextmanager
-def _random_weights(model: nn.Module) -> Iterator[None]:
-    """Weights, gradients and modes are afterwards what they were before."""
+def random_weights(model: nn.Module) -> Iterator[None]:
+    """Give the trainable weights normal values for a while, the same in every call.
+
+    Weights, gradients and modes are afterwards what they were before.
+    """
     weights = [p for p in model.parameters() if p.requires_grad]
     before = [(p, p.detach().clone(), p.grad) for p in weights]
     modes = [(module, module.training) for module in model.modules()]

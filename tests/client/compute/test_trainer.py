@@ -24,10 +24,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from client.compute import trainer
+from client.compute.batches import physical_batches, shape_of
 from client.compute.trainer import LocalPlan, train
 from shared.config import Optimiser
 from shared.data.histories import Histories
 from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.dropout import Dropout
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 
 V, F, D, T = 13, 5, 8, 6
@@ -80,6 +82,9 @@ class Constant:
     def uniform(self, count: int) -> NDArray[np.float64]:
         return np.full(count, self.uniform_value)
 
+    def key(self) -> bytes:
+        return bytes(32)
+
 
 def silent() -> Constant:
     """No noise, and everybody is drawn."""
@@ -107,9 +112,9 @@ def recommender(
     return model
 
 
-def at_once(users: int) -> dict[str, int]:
-    """A limit that makes physical batches of so many users."""
-    return {"cpu": users * T * (V + trainer.LAYERS_ALIVE * D)}
+def set_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
+    """Makes physical batches of so many users."""
+    patch.setattr(trainer, "most_rows", lambda *_: rows)
 
 
 def change(
@@ -219,7 +224,7 @@ def test_the_clipped_sum_is_that_of_single_users_whoever_they_are(
     }
     model = recommender(items, seed=data.draw(st.integers(0, 99)), **shape).double()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "NUMBERS_AT_ONCE", at_once(data.draw(st.integers(1, 10))))
+        set_rows(patch, data.draw(st.integers(1, 10)))
         got = clipped_sum(model, users, clip_norm)
     assert_same(got, by_brute_force(model, users, clip_norm))
 
@@ -231,7 +236,7 @@ def test_physical_batches_change_nothing(
 ) -> None:
     model = recommender(items).double()
     whole = clipped_sum(model, USERS, BETWEEN)
-    monkeypatch.setattr(trainer, "NUMBERS_AT_ONCE", at_once(size))
+    set_rows(monkeypatch, size)
     assert_same(clipped_sum(model, USERS, BETWEEN), whole)
 
 
@@ -242,15 +247,16 @@ def test_in_single_precision_it_is_the_same_sum() -> None:
 
 
 def test_with_dropout_it_is_the_sum_under_the_same_masks() -> None:
-    """For one user, whose masks follow from the seed that `train` draws; in any mode before."""
+    """For one user, whose masks follow from the key that `train` draws; in any mode before."""
     model = recommender(dropout=0.4).double()
     model.train(False)
     user = list(range(1, T + 2))  # no padding
     got = clipped_sum(model, [user], BETWEEN)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        expected = by_brute_force(model.train(), [user], BETWEEN)
-    assert_same(got, expected)
+    shape = shape_of(model.config, 0, 1)
+    histories = Histories.from_lists([user])
+    (batch,) = physical_batches(histories, np.array([0]), shape, silent().key(), 0)
+    Dropout.give(model, batch.bits)
+    assert_same(got, by_brute_force(model.train(), [user], BETWEEN))
     without = clipped_sum(recommender().double(), [user], BETWEEN)
     assert norm(difference(got, without)) > 0.1
 
@@ -357,7 +363,7 @@ def test_noise_of_the_stated_scale_is_added_once_to_every_weight(items: str, use
 def test_noise_is_added_once_a_step_whatever_the_physical_batches(
     size: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "NUMBERS_AT_ONCE", at_once(size))
+    set_rows(monkeypatch, size)
     random = Constant(1.0)
     change(recommender(), USERS, replace(PLAN, steps=steps), random)
     assert random.asked == steps * sum(p.numel() for p in trainable(recommender()).values())

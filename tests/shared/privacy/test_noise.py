@@ -373,6 +373,9 @@ class Fixed:
     def uniform(self, count: int) -> NDArray[np.float64]:
         raise AssertionError("noise needs no uniforms")
 
+    def key(self) -> bytes:
+        raise AssertionError("no key is needed here")
+
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 7.3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -29,6 +29,9 @@ class Listed:
         assert count == len(self.values)
         return self.values
 
+    def key(self) -> bytes:
+        raise AssertionError("no key is needed here")
+
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         raise AssertionError("sampling needs no normals")
 

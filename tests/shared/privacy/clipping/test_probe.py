@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from shared.errors import ClippingError
 from shared.models.losses import loss_per_user
+from shared.privacy.clipping import clipping as book
 from shared.privacy.clipping import factors as bookkeeping
 from shared.privacy.clipping.layers import RULES
 from shared.privacy.clipping.probe import probe
@@ -46,20 +45,20 @@ def test_the_probe_passes_what_is_sound_and_leaves_no_trace() -> None:
         assert torch.equal(p, value)
 
 
-@pytest.mark.parametrize(("kind", "missed"), [("Outer", "squared_norms"), ("Rows", "add_weighted")])
-def test_a_missed_side_of_a_tied_table_is_caught(
-    kind: str, missed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The side that is read, in the norm or in the sum."""
-    whole = bookkeeping.Outer.squared_norms
-    forgets: dict[str, Any] = {
-        "squared_norms": lambda outer, rows: whole(outer, None),
-        "add_weighted": lambda rows, total, factors: None,
-    }
+def test_a_missed_side_of_a_tied_table_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The side that is read; norm and sum are of the same numbers."""
     model = Tied()
     model.item.weight.data.normal_()
-    monkeypatch.setattr(getattr(bookkeeping, kind), missed, forgets[missed])
+    monkeypatch.setattr(bookkeeping.Rows, "add_to", lambda *_: None)
     with pytest.raises(ClippingError, match="should be"):
+        probe(model, model, USERS)
+
+
+def test_a_wrong_norm_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bookkeeping.squared_norms
+    monkeypatch.setattr(book, "squared_norms", lambda values: whole(values) * 0.99)
+    model = Tied()
+    with pytest.raises(ClippingError, match="the norms of users' gradients"):
         probe(model, model, USERS)
 
 

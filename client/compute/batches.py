@@ -1,0 +1,200 @@
+"""Physical batches of a training step: constant shapes, whoever is in the sample.
+
+Floating-point kernels round by shape: a product by its number of rows, attention by the length that
+histories are padded to. With weights of a coordinator's choice, that last bit can be made to weigh
+more than any noise. So nothing about the private data decides a shape:
+
+| what | is |
+|---|---|
+| length of every history | the model's T, one event more as target, right-padded |
+| rows of every batch | a constant of the model, the plan and the device; missing users are empty |
+| batches of a step | users / rows, rounded up; one at least |
+| order of users | that of the site's histories |
+| random numbers of a user | a stream of its own (`shared.privacy.noise.user_bytes`) |
+
+An empty user has no target: its loss and gradient are 0.
+
+With constant shapes, a user's bits can only depend on its row. `independent_rows` checks that they
+do not, with the kernels, the threads and the shapes that are about to be used, and leaves one row
+where they do. A batch of one user is independent of others by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.data.histories import Histories
+from shared.errors import ClippingError
+from shared.models.attention import AttentionConfig, mask_size
+from shared.privacy.noise import user_bytes
+
+__all__ = [
+    "NUMBERS_AT_ONCE",
+    "Batch",
+    "Shape",
+    "independent_rows",
+    "invented_batch",
+    "most_rows",
+    "physical_batches",
+    "shape_of",
+    "user_numbers",
+]
+
+NUMBERS_AT_ONCE = {"cpu": 2**23, "cuda": 2**29}
+"""Largest part of a physical batch, in numbers; bounds memory."""
+LAYERS_ALIVE = 64
+"""About how many values a position's hidden state is kept in, until the batch is done."""
+FEWEST, PARTS = 8, 8
+"""Rows that a batch has at least, where memory allows, and parts of an expected sample: larger
+batches waste more on empty rows, smaller ones are slow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The constant shape of every physical batch: public constants only.
+
+    Attributes:
+        rows: users in it, R.
+        length: events that the model reads, T.
+        items: catalogue size V.
+        candidates: drawn for each user, K; 0 for none.
+        masked: random numbers for one user's dropout masks.
+    """
+
+    rows: int
+    length: int
+    items: int
+    candidates: int
+    masked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One physical batch.
+
+    Attributes:
+        events: right-padded with 0, int64 [R, T + 1].
+        candidates: item ids in 1..V, int64 [R, K].
+        bits: random, int32 in 0..65535, [R, masked].
+    """
+
+    events: Tensor
+    candidates: Tensor
+    bits: Tensor
+
+
+def most_rows(config: AttentionConfig, candidates: int, expected: float, device: str) -> int:
+    """Return R, the rows of a physical batch: from public constants alone.
+
+    Args:
+        config: the model's shape.
+        candidates: drawn for each user; 0 ranks the whole catalogue.
+        expected: users in a step, sample rate times declared population.
+        device: "cpu" or "cuda".
+    """
+    scored = config.max_length + candidates if candidates else config.items
+    numbers = user_numbers(
+        config.max_length, scored, config.hidden_size, config.layers * config.heads
+    )
+    most = NUMBERS_AT_ONCE.get(device, NUMBERS_AT_ONCE["cpu"]) // numbers
+    return max(1, min(most, max(FEWEST, math.ceil(expected / PARTS))))
+
+
+def user_numbers(length: int, scored: int, width: int, heads: int) -> int:
+    """Return about how many numbers one user's pass keeps.
+
+    Args:
+        length: T.
+        scored: items that each place scores.
+        width: hidden size D.
+        heads: attention heads of all layers together.
+    """
+    return length * (scored + LAYERS_ALIVE * width + 4 * heads * length)
+
+
+def shape_of(config: AttentionConfig, candidates: int, rows: int) -> Shape:
+    """Return the shape of batches of so many rows."""
+    return Shape(
+        rows=rows,
+        length=config.max_length,
+        items=config.items,
+        candidates=candidates,
+        masked=mask_size(config),
+    )
+
+
+def physical_batches(
+    histories: Histories, users: NDArray[np.int64], shape: Shape, key: bytes, step: int
+) -> Iterator[Batch]:
+    """Cut one step's sample into physical batches; an empty sample makes one.
+
+    Args:
+        histories: the site's.
+        users: rows of `histories`, the sample.
+        shape: of every batch.
+        key: secret, of the users' random streams.
+        step: number of the step, >= 0.
+    """
+    for start in range(0, max(1, len(users)), shape.rows):
+        yield _batch(histories, users[start : start + shape.rows], shape, key, step)
+
+
+def _batch(
+    histories: Histories, users: NDArray[np.int64], shape: Shape, key: bytes, step: int
+) -> Batch:
+    events = torch.zeros(shape.rows, shape.length + 1, dtype=torch.int64)
+    events[: len(users)] = histories.padded(users, shape.length + 1)
+    candidates = np.ones((shape.rows, shape.candidates), np.int64)
+    bits = np.zeros((shape.rows, shape.masked), np.int32)
+    if shape.candidates or shape.masked:
+        for row, user in enumerate(users):
+            words = 8 * shape.candidates
+            random = user_bytes(key, histories.users[user], step, words + 2 * shape.masked)
+            uniform = (np.frombuffer(random[:words], "<u8") >> np.uint64(11)) * 2.0**-53
+            candidates[row] = 1 + np.floor(uniform * shape.items)
+            bits[row] = np.frombuffer(random[words:], "<u2")
+    return Batch(events, torch.from_numpy(candidates), torch.from_numpy(bits))
+
+
+def invented_batch(shape: Shape, seed: int) -> Batch:
+    """Return a batch of random users with full histories, the same in every call."""
+    random = np.random.default_rng(seed)
+
+    def integers(low: int, high: int, columns: int) -> Tensor:
+        return torch.from_numpy(random.integers(low, high, (shape.rows, columns)))
+
+    return Batch(
+        integers(1, shape.items + 1, shape.length + 1),
+        integers(1, shape.items + 1, shape.candidates),
+        integers(0, 2**16, shape.masked).int(),
+    )
+
+
+def independent_rows(rows: int, agrees: Callable[[int], bool]) -> int:
+    """Return `rows` if a user's result is the same bits in every row, and 1 if it is not.
+
+    Which kernel, thread and tile computes a row depends on shapes, addresses and the number of
+    threads, not on values. So it is enough to see one user, of random numbers, in all rows.
+
+    Args:
+        rows: R, of the batches to come.
+        agrees: whether, in batches of so many rows, a user among others gets the bits that it
+            gets in every other row, and again in another call.
+
+    Raises:
+        ClippingError: not even with one row.
+    """
+    for tried in dict.fromkeys((rows, 1)):
+        if agrees(tried):
+            return tried
+    raise ClippingError(
+        "the same computation gives other bits from call to call on this device: what one user "
+        "adds to a sum could not be bounded. Compute on a CPU."
+    )

@@ -1,0 +1,70 @@
+"""Exact sums of users' contributions: numbers on a grid, added up as integers.
+
+Floating-point sums depend on the order of their terms, so that one user more could move what all
+others add. A sum of integers does not: the sum with a user is the sum without, plus what that user
+adds, in every bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["GridSum", "grid_bits"]
+
+_BITS = {torch.float32: 24, torch.float64: 40}
+"""Binary places of the grid below the clip norm: what a gradient's precision can hold."""
+_IN_INT32 = 127
+"""Users whose float32 points, each at most 2^24, add up within an int32."""
+
+
+def grid_bits(dtype: torch.dtype) -> int:
+    """Return b, where contributions in `dtype` are multiples of clip norm / 2^b.
+
+    >>> grid_bits(torch.float32)
+    24
+    """
+    return _BITS[dtype]
+
+
+class GridSum:
+    """The sum over users of one weight's clipped gradients, in multiples of the grid's step.
+
+    Exact in any order, for up to 2^39 users in float32 and 2^23 in float64.
+
+    Args:
+        weight: what the sum is for; gives shape, device and precision.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self._total = torch.zeros_like(weight, dtype=torch.int64)
+        # Cache and memory take half as long over 32 bits; a few users' points fit.
+        short = weight.dtype == torch.float32
+        self._part = torch.zeros_like(weight, dtype=torch.int32) if short else None
+        self._users = 0
+
+    def add(self, points: Tensor) -> None:
+        """Add users' points [B, *shape]: whole numbers of at most 2^`grid_bits`."""
+        if self._part is None:
+            self._total += points.long().sum(0)
+            return
+        for part in points.split(_IN_INT32):
+            if self._users + len(part) > _IN_INT32:
+                self._carry(self._part)
+            self._users += len(part)
+            self._part += part.int().sum(0, dtype=torch.int32)
+
+    def add_rows(self, ids: Tensor, points: Tensor) -> None:
+        """Add points [B, S, D] to the rows `ids` [B, S]."""
+        self._total.index_add_(0, ids.flatten(), points.flatten(0, 1).long())
+
+    def total(self, step: float) -> Tensor:
+        """Return the sum times the grid's step, float64."""
+        if self._part is not None:
+            self._carry(self._part)
+        return self._total.double().mul_(step)
+
+    def _carry(self, part: Tensor) -> None:
+        self._total += part
+        part.zero_()
+        self._users = 0
