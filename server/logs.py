@@ -1,8 +1,7 @@
-"""The coordinator's own log: a line an event, in our own words.
+"""The coordinator's own log: one line an event, in Sotto's own words.
 
-What a partner sends, and what an error that is not ours says, is never part of a line: a reply's
-fault is told by outcome and reason (`server.rounds.collection`), a fault of ours by its type and
-place.
+A line never contains what a partner sent, or the message of an error that is not Sotto's. A reply
+is described by outcome and reason (`server.rounds.collection`), a fault by its type and place.
 
 | variable    | value           | what it does                            |
 |-------------|-----------------|-----------------------------------------|
@@ -27,17 +26,17 @@ LONGEST_LINE = 4000
 
 
 def set_up(stream: IO[str] | None = None) -> None:
-    """Writes what the coordinator logs, from INFO on, and leaves other loggers alone.
+    """Write the coordinator's log from INFO on; other loggers stay as they are.
 
     Args:
-        stream: where to; stderr without one.
+        stream: to write to; None takes stderr.
     """
     log = logging.getLogger("sotto")
     if any(isinstance(handler.formatter, _Lines | _Json) for handler in log.handlers):
         return
     handler = logging.StreamHandler(stream or sys.stderr)
-    wanted = os.environ.get(FORMAT_VARIABLE, "lines")
-    handler.setFormatter(_Json() if wanted == "json" else _Lines())
+    form = os.environ.get(FORMAT_VARIABLE, "lines")
+    handler.setFormatter(_Json() if form == "json" else _Lines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -1,18 +1,42 @@
-"""The coordinator's own file, server.toml: addresses, certificates, where things lie."""
+"""Settings of the coordinator: server.toml, and the files of its folder.
+
+| key                          | value      | what happens                               |
+|------------------------------|------------|--------------------------------------------|
+| any of the addresses         | `a.b`      | refused: give host:port                    |
+| `listen.administrators`,     | `0.0.0.0:1`| refused: Flower asks for no password there |
+| `listen.superlink`           |            |                                            |
+| a misspelt key               |            | refused, with the key that was meant       |
+"""
 
 from __future__ import annotations
 
 import tomllib
 from dataclasses import field
 from pathlib import Path
+from typing import Annotated
 
 from shared.errors import ConfigError, ServerError
-from shared.sections import flat_tables, parse_sections, section
+from shared.sections import Require, flat_tables, parse_sections, section
 from shared.system.address import Address
 
 __all__ = ["FILE", "Listen", "Settings", "Tls"]
 
 FILE = "server.toml"
+HostAndPort = Annotated[
+    str,
+    Require(
+        lambda text: Address.parse(text) is not None,
+        "give host:port, as in sotto.example:9092 or [2001:db8::1]:9092",
+    ),
+]
+OnLoopback = Annotated[
+    HostAndPort,
+    Require(
+        lambda text: _parse(text).loopback,
+        "Flower asks for no password there, so it must be on 127.0.0.1. From another machine, use "
+        "a tunnel (ssh -L)",
+    ),
+]
 
 
 @section("listen")
@@ -20,15 +44,15 @@ class Listen:
     """The [listen] table: host:port each.
 
     Attributes:
-        partners: the public listener: partners' nodes, and nothing else, get through.
-        administrators: where `sotto-server run` and its like ask; on loopback, since Flower
+        partners: the public listener, for partners' nodes alone.
+        administrators: the listener for `sotto-server run` and the like; on loopback, since Flower
             1.41 asks administrators for no password.
         superlink: where Flower's SuperLink itself listens; always on loopback.
     """
 
-    partners: str = "0.0.0.0:9092"
-    administrators: str = "127.0.0.1:9093"
-    superlink: str = "127.0.0.1:9091"
+    partners: HostAndPort = "0.0.0.0:9092"
+    administrators: OnLoopback = "127.0.0.1:9093"
+    superlink: OnLoopback = "127.0.0.1:9091"
 
 
 @section("tls")
@@ -58,44 +82,20 @@ class Settings:
         app: folder of Sotto's source, with pyproject.toml, that the app bundle is built from; ""
             takes the source that this command runs from.
         folder: where server.toml lies; not a key of the file.
-
-    Raises:
-        ServerError: an address is none, or one that must be on loopback is not.
     """
 
-    address: str
+    address: HostAndPort
     listen: Listen = field(default_factory=Listen)
     tls: Tls = field(default_factory=Tls)
     app: str = ""
     folder: str = ""
 
-    def __post_init__(self) -> None:
-        listen = self.listen
-        for key, text in (
-            ("address", self.address),
-            ("listen.partners", listen.partners),
-            ("listen.administrators", listen.administrators),
-            ("listen.superlink", listen.superlink),
-        ):
-            if Address.parse(text) is None:
-                raise ServerError(
-                    f"{self.folder}/{FILE}: {key} = '{text}': give host:port, as in "
-                    "sotto.example:9092 or [2001:db8::1]:9092."
-                )
-        for key, found in (("administrators", self.administrators), ("superlink", self.superlink)):
-            if not found.loopback:
-                raise ServerError(
-                    f"{self.folder}/{FILE}: listen.{key} = '{found}': Flower asks nobody for a "
-                    "password there, so it must be on 127.0.0.1. From another machine, use a "
-                    "tunnel (ssh -L)."
-                )
-
     @classmethod
     def load(cls, path: Path) -> Settings:
-        """Reads a server.toml, or the one in a folder.
+        """Read a server.toml, or the one in a folder.
 
         Raises:
-            ServerError: it is missing, is not TOML, or a key is unknown, missing or wrong.
+            ServerError: it is missing or not TOML, or a key is unknown, missing or does not fit.
         """
         file = path / FILE if path.is_dir() else path
         try:
@@ -106,92 +106,94 @@ class Settings:
                 "--server, or make one: sotto-server init"
             ) from error
         except ValueError as error:
-            raise ServerError(f"{file}: not valid UTF-8. Mend it.") from error
+            raise ServerError(f"{file}: not valid UTF-8. Save it as UTF-8.") from error
         return cls.parse(text, file.resolve())
 
     @classmethod
     def parse(cls, text: str, file: Path) -> Settings:
-        """Reads what stands in a server.toml.
+        """Read the text of a server.toml.
 
         Args:
             text: of the file.
             file: where it lies.
 
         Raises:
-            ServerError: it is not TOML, or a key is unknown, missing or wrong.
+            ServerError: it is not TOML, or a key is unknown, missing or does not fit.
         """
         try:
             tables = tomllib.loads(text)
         except ValueError as error:
-            raise ServerError(f"{file}: not valid TOML ({error}). Mend that line.") from error
+            raise ServerError(f"{file}: not valid TOML ({error}). Correct that line.") from error
         if "folder" in tables:
-            raise ServerError(f"{file}: 'folder' is where this file lies, no key of it: remove it.")
+            raise ServerError(
+                f"{file}: 'folder' is no key of this file, which lies in that folder: remove it."
+            )
         try:
             return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent)})
         except ConfigError as error:
             raise ServerError(f"{file}: {error}") from error
 
     def path(self, name: str) -> Path:
-        """A file of the coordinator's folder; an absolute path stays."""
+        """Return the path of a file of the coordinator's folder; an absolute one stays."""
         return Path(self.folder, Path(name).expanduser())
 
     @property
     def public(self) -> Address:
-        """By which partners reach it."""
-        return _parsed(self.address)
+        """Address by which partners reach the coordinator."""
+        return _parse(self.address)
 
     @property
     def partners(self) -> Address:
-        """Where partners' nodes are answered."""
-        return _parsed(self.listen.partners)
+        """Address of the public listener."""
+        return _parse(self.listen.partners)
 
     @property
     def administrators(self) -> Address:
-        """Where administrators are answered."""
-        return _parsed(self.listen.administrators)
+        """Address of the administrators' listener."""
+        return _parse(self.listen.administrators)
 
     @property
     def superlink(self) -> Address:
-        """Where Flower's SuperLink listens."""
-        return _parsed(self.listen.superlink)
+        """Address of Flower's SuperLink."""
+        return _parse(self.listen.superlink)
 
     @property
     def authority(self) -> Path | None:
-        """What partners need to trust the public certificate; None where systems trust it."""
+        """Authority of the public certificate, for partners; None where every system trusts it."""
         return self.path(self.tls.authority) if self.tls.authority else None
 
     @property
     def internal_authority(self) -> Path:
-        """Signed the certificate by which the coordinator's own processes know each other."""
+        """Authority of the internal certificate."""
         return self.path("ca.crt")
 
     @property
     def internal_certificate(self) -> tuple[Path, Path]:
-        """That certificate and its key."""
+        """Certificate and key for connections among the coordinator's own processes."""
         return self.path("internal.crt"), self.path("internal.key")
 
     @property
     def database(self) -> Path:
-        """Flower's state: registered nodes, runs, messages in flight."""
+        """Flower's database: registered nodes, runs, messages in flight."""
         return self.path("flower.db")
 
     @property
     def executor_secret(self) -> Path:
-        """By which the SuperLink knows its executor."""
+        """Secret by which the executor authenticates to the SuperLink."""
         return self.path("executor.secret")
 
     @property
     def flower_home(self) -> Path:
-        """What Flower keeps of its own."""
+        """Folder of Flower's own configuration."""
         return self.path("flower")
 
     @property
     def runs(self) -> Path:
-        """One folder a run."""
+        """Folder that holds one folder a run."""
         return self.path("runs")
 
 
-def _parsed(text: str) -> Address:
-    found = Address.parse(text)
-    assert found is not None  # __post_init__ has looked
-    return found
+def _parse(text: str) -> Address:
+    address = Address.parse(text)
+    assert address is not None  # HostAndPort has checked
+    return address

@@ -14,7 +14,7 @@ from rich.text import Text
 from server.commands.options import JsonOption, ServerOption
 from server.runs.flower import Flower
 from server.service.certificates import fingerprint
-from server.service.partners import Member, Registry, State, read_key
+from server.service.partners import Member, PartnerRegistry, PartnerState, read_key
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
@@ -40,7 +40,7 @@ def invite_command(
         "authority_sha256": None if authority is None else fingerprint(authority),
         "command": _join_command(settings, name),
     }
-    Registry(Path(settings.folder)).invite(name)
+    PartnerRegistry(Path(settings.folder)).invite(name)
     _audit(settings).record(AuditEvent.INVITED, name=name)
     if as_json:
         write_json(invitation)
@@ -74,9 +74,9 @@ def accept_command(
 ) -> None:
     """Register an invited partner's key, so that its node may connect."""
     settings = Settings.load(server)
-    partners, flower = Registry(Path(settings.folder)), Flower(settings)
+    partners, flower = PartnerRegistry(Path(settings.folder)), Flower(settings)
     line, digest = read_key(public_key)
-    partners.to_accept(name, digest)
+    partners.check_key(name, digest)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "node.pub")
         file.write_bytes(line)
@@ -89,9 +89,9 @@ def accept_command(
 def revoke_command(name: NameArgument, server: ServerOption = Path()) -> None:
     """Stop a partner's node from connecting. Its past answers stay in the model."""
     settings = Settings.load(server)
-    partners = Registry(Path(settings.folder))
+    partners = PartnerRegistry(Path(settings.folder))
     partner = {partner.name: partner for partner in partners.all()}.get(name)
-    if partner is not None and partner.state is State.ACCEPTED:
+    if partner is not None and partner.state is PartnerState.ACCEPTED:
         Flower(settings).unregister(partner.node)
     revoked = partners.revoke(name)
     _audit(settings).record(AuditEvent.REVOKED, name=name, node=revoked.node, key=revoked.key)
@@ -101,8 +101,8 @@ def revoke_command(name: NameArgument, server: ServerOption = Path()) -> None:
 def list_command(server: ServerOption = Path(), *, as_json: JsonOption = False) -> None:
     """Show every invited organisation, and whether its node is connected."""
     settings = Settings.load(server)
-    partners = Registry(Path(settings.folder)).all()
-    nodes = _nodes(settings) if any(p.state is State.ACCEPTED for p in partners) else {}
+    partners = PartnerRegistry(Path(settings.folder)).all()
+    nodes = _nodes(settings) if any(p.state is PartnerState.ACCEPTED for p in partners) else {}
     if as_json:
         write_json(
             [asdict(partner) | {"connection": _connection(partner, nodes)} for partner in partners]
@@ -133,7 +133,7 @@ def _nodes(settings: Settings) -> dict[str, str]:
 
 
 def _connection(partner: Member, nodes: dict[str, str]) -> str:
-    if partner.state is not State.ACCEPTED:
+    if partner.state is not PartnerState.ACCEPTED:
         return ""
     return nodes.get(partner.node, _UNKNOWN)
 

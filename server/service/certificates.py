@@ -1,7 +1,7 @@
-"""A certificate authority of the coordinator's own, and the server certificates that it signs.
+"""The coordinator's own certificate authority, and the server certificates that it signs.
 
-Keys are NIST P-384. The authority's certificate is what partners get; with it they trust nothing
-but what this coordinator signs. Server certificates carry `subjectAltName` and
+Keys are NIST P-384. Partners get the authority's certificate; with it they trust only what this
+coordinator signs. Server certificates carry `subjectAltName` and
 `extendedKeyUsage=serverAuth`, without which Flower's and Python's clients refuse them.
 """
 
@@ -38,9 +38,9 @@ __all__ = [
 ]
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 397
-"""How long certificates are valid; browsers, too, accept no server's for more than 398 days."""
+"""Validity in days; browsers refuse a server's certificate that is valid for more than 398."""
 _SLACK = timedelta(hours=1)
-"""A partner's clock may be behind by this much."""
+"""How far a partner's clock may be behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Authority:
     key: Path
 
     def create(self, name: str) -> None:
-        """Makes key and certificate.
+        """Create key and certificate.
 
         Args:
-            name: what the certificate says that it is.
+            name: common name in the certificate.
         """
         key = ec.generate_private_key(ec.SECP384R1())
         builder = (
@@ -74,25 +74,25 @@ class Authority:
         write_atomically(self.certificate, signed, mode=UMASK)
 
     def sign(self, names: Sequence[str], certificate: Path, key: Path) -> None:
-        """Makes a server's key and certificate; what was there is replaced.
+        """Create a server's key and certificate, and replace existing ones.
 
         Args:
-            names: host names and IP addresses by which clients reach it, the main one first.
-            certificate: where the certificate goes.
-            key: where the private key goes.
+            names: host names and IP addresses that clients connect to, the main one first.
+            certificate: file for the certificate.
+            key: file for the private key.
 
         Raises:
-            ServerError: the authority's own files are not readable, or a name is none.
+            ServerError: the authority's own files cannot be read, or a name is not valid.
         """
-        own, signer = self._loaded()
-        made = ec.generate_private_key(ec.SECP384R1())
+        own, signer = self._load()
+        new_key = ec.generate_private_key(ec.SECP384R1())
         days = min(SERVER_DAYS, days_left(own))
         purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         builder = (
             _builder(names[0], "", days)
             .issuer_name(own.subject)
-            .public_key(made.public_key())
+            .public_key(new_key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
             .add_extension(purpose, critical=False)
@@ -102,37 +102,37 @@ class Authority:
             )
         )
         signed = builder.sign(signer, hashes.SHA384())
-        write_atomically(key, _pem(made))
+        write_atomically(key, _pem(new_key))
         write_atomically(certificate, signed.public_bytes(Encoding.PEM), mode=UMASK)
 
-    def _loaded(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    def _load(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         try:
             own = x509.load_pem_x509_certificate(self.certificate.read_bytes())
             key = load_pem_private_key(self.key.read_bytes(), None)
         except (OSError, ValueError, TypeError) as error:
             raise ServerError(
                 f"the certificate authority cannot be used: {self.certificate} or {self.key} is "
-                "missing or damaged. Put a copy back, or make a new coordinator's folder."
+                "missing or damaged. Restore a copy, or set up a new coordinator."
             ) from error
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return own, key
 
 
 def fingerprint(certificate: Path) -> str:
-    """SHA-256 of a certificate, in hex with colons, as `openssl x509 -fingerprint` has it.
+    """Return the SHA-256 of a certificate, in hex with colons, as `openssl x509 -fingerprint` does.
 
     Raises:
-        ServerError: it is missing or no certificate.
+        ServerError: it is missing, or is not a certificate.
     """
     digest = _read(certificate).fingerprint(hashes.SHA256())
     return ":".join(f"{byte:02X}" for byte in digest)
 
 
 def names_of(certificate: Path) -> list[str]:
-    """The host names and IP addresses that a certificate is for.
+    """Return the host names and IP addresses that a certificate is for.
 
     Raises:
-        ServerError: it is missing or no certificate.
+        ServerError: it is missing, or is not a certificate.
     """
     try:
         extension = _read(certificate).extensions.get_extension_for_class(
@@ -144,30 +144,30 @@ def names_of(certificate: Path) -> list[str]:
 
 
 def days_left(certificate: Path | x509.Certificate) -> int:
-    """Whole days for which a certificate is still valid; negative where it has expired.
+    """Return for how many whole days a certificate is still valid; negative if it has expired.
 
     Raises:
-        ServerError: it is missing or no certificate.
+        ServerError: it is missing, or is not a certificate.
     """
-    found = _read(certificate) if isinstance(certificate, Path) else certificate
-    return (found.not_valid_after_utc - datetime.now(UTC)).days
+    read = _read(certificate) if isinstance(certificate, Path) else certificate
+    return (read.not_valid_after_utc - datetime.now(UTC)).days
 
 
 def check_pair(certificate: Path, key: Path) -> None:
-    """Refuses a certificate and a private key that do not belong together.
+    """Refuse a certificate and a private key that do not belong together.
 
     Raises:
-        ServerError: either is missing or unreadable, or they do not fit.
+        ServerError: one is missing or cannot be read, or they do not belong together.
     """
-    found = _read(certificate)
+    public = _read(certificate)
     try:
         private = load_pem_private_key(key.read_bytes(), None)
     except OSError as error:
         raise ServerError(f"{key}: not readable ({error.strerror}). Check the path.") from error
     except (ValueError, TypeError):
-        # The parser's own words could repeat a piece of the key.
+        # The parser's own message could contain a part of the key.
         raise ServerError(f"{key}: not a private key in PEM form without a passphrase.") from None
-    if private.public_key() != found.public_key():
+    if private.public_key() != public.public_key():
         raise ServerError(f"{certificate} and {key} do not belong together: name the pair.")
 
 

@@ -1,9 +1,9 @@
-"""Who was invited, who takes part, who does no more: the coordinator's own record, partners.json.
+"""The coordinator's record of its partners, partners.json: who was invited, accepted and revoked.
 
 invite -> invited -> accept -> accepted -> revoke -> revoked -> invite -> ...
 
-Flower knows a node by its key and a number alone; the name, and what led to it, is kept here and
-in the audit log. The file is replaced in one step, under a lock.
+Flower knows a node by its key and a number alone; names are kept here and in the audit log. The
+file is replaced in one step, under a lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from shared.errors import ServerError
 from shared.system.files import exclusive_lock, write_atomically
 
-__all__ = ["FILE", "Member", "Registry", "State", "read_key"]
+__all__ = ["FILE", "Member", "PartnerRegistry", "PartnerState", "read_key"]
 
 FILE, _LOCK = "partners.json", "partners.lock"
 _LONGEST_NAME = 100
@@ -36,8 +36,8 @@ _PATIENCE = 60.0
 """Seconds to wait for another command that changes the record."""
 
 
-class State(StrEnum):
-    """How far a partner has come."""
+class PartnerState(StrEnum):
+    """PartnerState of a partner."""
 
     INVITED = "invited"
     ACCEPTED = "accepted"
@@ -46,26 +46,26 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One organisation.
+    """One organisation as the coordinator has recorded it.
 
     Attributes:
         name: as the coordinator calls it.
-        state: how far it has come.
-        since: when that was, ISO 8601, UTC.
+        state: invited, accepted or revoked.
+        since: when it entered that state, ISO 8601, UTC.
         node: Flower's number of its node; "" until it is accepted. A text: JSON readers lose
             digits of numbers as large.
         key: SHA-256 of its public key's line; "" until it is accepted.
     """
 
     name: str
-    state: State
+    state: PartnerState
     since: str
     node: str = ""
     key: str = ""
 
 
-class Registry:
-    """The record in a coordinator's folder.
+class PartnerRegistry:
+    """The record of partners in a coordinator's folder.
 
     Args:
         folder: the coordinator's.
@@ -75,7 +75,7 @@ class Registry:
         self._file, self._lock = folder / FILE, folder / _LOCK
 
     def all(self) -> list[Member]:
-        """Everyone, by name.
+        """Return every partner, sorted by name.
 
         Raises:
             ServerError: the file is damaged.
@@ -83,70 +83,68 @@ class Registry:
         return sorted(self._read().values(), key=lambda partner: partner.name)
 
     def invite(self, name: str) -> Member:
-        """Notes an invitation.
+        """Record an invitation.
 
         Raises:
-            ServerError: the name cannot be shown, or is taken.
+            ServerError: the name is not printable, or is taken.
         """
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= _LONGEST_NAME:
-            raise ServerError(
-                f"name = {name!r}: give one that can be shown, of 1 to {_LONGEST_NAME} characters."
-            )
+            raise ServerError(f"name = {name!r}: give 1 to {_LONGEST_NAME} printable characters.")
         with self._changing() as partners:
-            known = partners.get(name)
-            if known is not None and known.state is not State.REVOKED:
+            partner = partners.get(name)
+            if partner is not None and partner.state is not PartnerState.REVOKED:
                 raise ServerError(
-                    f"'{name}' is {known.state} already, since {known.since}: choose another name, "
-                    "or revoke that one first."
+                    f"'{name}' is {partner.state} already, since {partner.since}: choose another "
+                    "name, or revoke that one first."
                 )
-            partners[name] = Member(name=name, state=State.INVITED, since=_now())
+            partners[name] = Member(name=name, state=PartnerState.INVITED, since=_now())
             return partners[name]
 
-    def to_accept(self, name: str, key: str) -> None:
-        """Looks whether a key could be accepted for a name; changes nothing.
+    def check_key(self, name: str, key: str) -> None:
+        """Check that a key could be accepted for a name; change nothing.
 
         Raises:
             ServerError: nobody of that name is invited, or the key is another partner's.
         """
         partners = self._read()
-        known = partners.get(name)
-        if known is None or known.state is not State.INVITED:
-            state = "not invited" if known is None else f"{known.state}, not invited"
+        partner = partners.get(name)
+        if partner is None or partner.state is not PartnerState.INVITED:
+            state = "not invited" if partner is None else f"{partner.state}, not invited"
             raise ServerError(f"'{name}' is {state}: first sotto-server invite '{name}'")
         for other in partners.values():
-            if other.key == key and other.state is State.ACCEPTED:
+            if other.key == key and other.state is PartnerState.ACCEPTED:
                 raise ServerError(
-                    f"this key is {other.name}'s already: each organisation has its own. Ask "
+                    f"this key belongs to {other.name}: each organisation has its own. Ask "
                     f"'{name}' for the line that its sotto-node init printed."
                 )
 
     def accept(self, name: str, *, key: str, node: str) -> Member:
-        """Notes that Flower has registered the partner's key under the number `node`."""
-        return self._change(name, state=State.ACCEPTED, key=key, node=node)
+        """Record that Flower has registered the partner's key under the number `node`."""
+        return self._change(name, state=PartnerState.ACCEPTED, key=key, node=node)
 
     def accepted(self, name: str) -> Member:
-        """The partner of that name, which takes part.
+        """Return the partner of that name, which must be accepted.
 
         Raises:
             ServerError: there is none, or it was not accepted.
         """
-        known = self._read().get(name)
-        if known is None or known.state is not State.ACCEPTED:
-            state = "not known" if known is None else str(known.state)
+        partner = self._read().get(name)
+        if partner is None or partner.state is not PartnerState.ACCEPTED:
+            state = "not known" if partner is None else str(partner.state)
             raise ServerError(f"'{name}' is {state}, not accepted: see sotto-server list")
-        return known
+        return partner
 
     def revoke(self, name: str) -> Member:
-        """Notes that the partner takes part no more; its key and number stay on record.
+        """Record that the partner no longer takes part; its key and number stay on record.
 
         Raises:
             ServerError: there is none of that name, or it is revoked already.
         """
-        known = self._read().get(name)
-        if known is None or known.state is State.REVOKED:
-            state = "not known" if known is None else "revoked already"
+        partner = self._read().get(name)
+        if partner is None or partner.state is PartnerState.REVOKED:
+            state = "not known" if partner is None else "revoked already"
             raise ServerError(f"'{name}' is {state}: see sotto-server list")
-        return self._change(name, state=State.REVOKED)
+        return self._change(name, state=PartnerState.REVOKED)
 
     def _change(self, name: str, **fields: str) -> Member:
         with self._changing() as partners:
@@ -176,19 +174,19 @@ class Registry:
             return {}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ServerError(
-                f"{self._file} cannot be read ({type(error).__name__}): put a copy of it back; "
-                "what it said stands in the audit log, too."
+                f"{self._file} cannot be read ({type(error).__name__}): restore a copy; the "
+                "audit log has the same facts."
             ) from error
 
 
 def read_key(text: str) -> tuple[bytes, str]:
-    """A partner's public key, given as a file's name or as the line itself.
+    """Return a partner's public key, given as a file's name or as the line itself.
 
     Returns:
         The line, without its comment, and its SHA-256 in hex.
 
     Raises:
-        ServerError: it is neither, or of a kind that Flower does not take.
+        ServerError: it is neither, or of a kind that Flower does not accept.
     """
     line = text.strip()
     try:
@@ -204,16 +202,16 @@ def read_key(text: str) -> tuple[bytes, str]:
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise ServerError(
-            "this is no public P-384 key in OpenSSH form: it begins with ecdsa-sha2-nistp384. Ask "
-            "for the line that sotto-node init printed; never for the file node_key, which is "
-            "private."
+            "this is not a public P-384 key in OpenSSH form, which begins with "
+            "ecdsa-sha2-nistp384. Ask for the line that sotto-node init printed; never for the "
+            "file node_key, which is private."
         )
     plain = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return plain, hashlib.sha256(plain).hexdigest()
 
 
 def _partner(row: dict[str, str]) -> Member:
-    return Member(**{**row, "state": State(row["state"])})  # type: ignore[arg-type]
+    return Member(**{**row, "state": PartnerState(row["state"])})  # type: ignore[arg-type]
 
 
 def _now() -> str:

@@ -1,7 +1,7 @@
-"""What Prometheus and a load balancer ask of the coordinator: /metrics, /healthz and /readyz.
+"""Serve /metrics, /healthz and /readyz of the coordinator, for Prometheus and load balancers.
 
-Everything is read from the runs' status files when it is asked for, and from whoever started the
-processes: it is served while a run's own process is dead. Counters go on over restarts.
+Each request reads the runs' status files and asks whether the processes run, so that it is answered
+while a run's own process is dead. Counters continue over restarts.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from shared.errors import CheckpointError
 __all__ = ["Folders", "Processes", "RunCollector", "application"]
 
 Folders = Callable[[], Iterable[Path]]
-"""Says which runs' folders there are, now."""
+"""Returns the folders of all runs, now."""
 Processes = Callable[[], Mapping[str, bool]]
-"""Says which processes are to run, and whether each one does, now."""
+"""Returns whether each process that should run does, now."""
 
 GAUGES: Mapping[str, tuple[str, Callable[[RunStatus], float]]] = {
     "sotto_round": ("The last finished round.", lambda s: s.round),
     "sotto_rounds": ("Rounds that the run is to have.", lambda s: s.rounds),
-    "sotto_round_seconds": ("What the last finished round took.", lambda s: s.round_seconds),
+    "sotto_round_seconds": ("Duration of the last finished round.", lambda s: s.round_seconds),
     "sotto_round_finished_timestamp_seconds": (
-        "When the last round was finished; when the run began before that.",
+        "When the last round was finished, or when the run began before the first.",
         lambda s: _seconds(s.round_finished or s.started),
     ),
     "sotto_organisations_connected": (
-        "Organisations whose node was there at the last look.",
+        "Organisations whose node was connected at the last look.",
         lambda s: sum(organisation.connected for organisation in s.organisations.values()),
     ),
 }
 COUNTERS: Mapping[str, tuple[str, Callable[[RunStatus], float]]] = {
-    "sotto_rounds_seconds": ("Spent in finished rounds.", lambda s: s.seconds),
-    "sotto_starts": ("How often a coordinator began or resumed the run.", lambda s: s.starts),
+    "sotto_rounds_seconds": ("Duration of all finished rounds.", lambda s: s.seconds),
+    "sotto_starts": ("How often the run was started or resumed.", lambda s: s.starts),
     "sotto_missed_attempts": (
         "Attempts at a round that had too few valid replies.",
         lambda s: s.missed,
@@ -54,18 +54,18 @@ COUNTERS: Mapping[str, tuple[str, Callable[[RunStatus], float]]] = {
 
 
 class RunCollector:
-    """Reads every run's status when Prometheus asks.
+    """Reads every run's status when Prometheus collects.
 
     Args:
-        folders: where the runs lie.
-        processes: what is to run beside them.
+        folders: returns the runs' folders.
+        processes: returns whether each process runs.
     """
 
     def __init__(self, folders: Folders, processes: Processes) -> None:
         self._folders, self._processes = folders, processes
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus's part of the interface."""
+        """Yield all metrics, as Prometheus's client calls it."""
         runs, unreadable = _statuses(self._folders())
         for name, (text, value) in GAUGES.items():
             yield _filled(GaugeMetricFamily(name, text, labels=["run"]), runs, value)
@@ -84,13 +84,13 @@ class RunCollector:
 
 
 def application(folders: Folders, processes: Processes) -> Starlette:
-    """An ASGI application to be served beside the coordinator, on an address of its own.
+    """Return an ASGI application, to be served beside the coordinator on an address of its own.
 
     | path     | 200                                   | 503                                      |
     |----------|---------------------------------------|------------------------------------------|
-    | /healthz | it answers                            | never                                    |
-    | /readyz  | every process runs, and no run is     | one does not, or a run needs somebody:   |
-    |          | paused, failed or interrupted         | the body names them and says why         |
+    | /healthz | always                                | never                                    |
+    | /readyz  | every process runs, and no run is     | otherwise: the body names processes and  |
+    |          | paused, failed or interrupted         | runs, and says why                       |
     | /metrics | in Prometheus's or OpenMetrics' form  | never                                    |
     """
     registry = CollectorRegistry(auto_describe=False)
@@ -114,13 +114,13 @@ def application(folders: Folders, processes: Processes) -> Starlette:
 
 
 def _statuses(folders: Iterable[Path]) -> tuple[list[RunStatus], int]:
-    found, unreadable = [], 0
+    statuses, unreadable = [], 0
     for folder in folders:
         try:
-            found.append(RunStatus.load(folder))
+            statuses.append(RunStatus.load(folder))
         except CheckpointError:
             unreadable += RunStatus.exists(folder)
-    return found, unreadable
+    return statuses, unreadable
 
 
 def _filled(
@@ -146,7 +146,7 @@ def _states(runs: Iterable[RunStatus]) -> Metric:
 def _replies(runs: Iterable[RunStatus]) -> Metric:
     family = CounterMetricFamily(
         "sotto_replies",
-        "How each organisation's part in an attempt at a round counted.",
+        "Outcomes of each organisation in attempts at rounds.",
         labels=["run", "organisation", "outcome"],
     )
     for status in runs:
@@ -159,7 +159,7 @@ def _replies(runs: Iterable[RunStatus]) -> Metric:
 def _released(runs: Iterable[RunStatus]) -> Metric:
     family = GaugeMetricFamily(
         "sotto_released_metric",
-        "What the partners released last, with noise.",
+        "Metrics that the partners released last, with noise.",
         labels=["run", "metric"],
     )
     for status in runs:
@@ -170,13 +170,13 @@ def _released(runs: Iterable[RunStatus]) -> Metric:
 
 def _problems(folders: Iterable[Path], processes: Mapping[str, bool]) -> list[str]:
     runs, unreadable = _statuses(folders)
-    problems = [f"{name} does not run" for name, up in processes.items() if not up]
+    problems = [f"{name} is not running" for name, up in processes.items() if not up]
     problems += [
         f"run {status.run} is {status.state}: {status.reason}"
         for status in runs
         if status.state.needs_operator
     ]
-    return problems + ([f"{unreadable} runs cannot be read"] if unreadable else [])
+    return problems + ([f"the status of {unreadable} runs cannot be read"] if unreadable else [])
 
 
 def _seconds(moment: str) -> float:

@@ -162,7 +162,8 @@ def _server_toml(new: NewServer) -> str:
     Raises:
         ServerError: a value does not fit.
     """
-    port, own = new.address.rpartition(":")[2], new.own
+    address, own = Address.parse(new.address), new.own
+    port = address.port if address else 9092  # Settings.parse refuses the address below
     document = tomlkit.parse(_TEMPLATE)
     document["address"] = new.address
     document["app"] = _absolute(Path(new.app)) if new.app else ""

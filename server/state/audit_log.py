@@ -1,12 +1,12 @@
-"""The coordinator's audit log: what was done, by whom, in an order that nobody can change unseen.
+"""The coordinator's audit log: what was done, when and to whom, as a hash chain.
 
-A file of JSON lines, only ever appended to. Each line holds an entry and its hash, which covers
-all lines before it (`shared.hash_chain`). A line is on disk when `record` returns; a line that a
-crash cut short was never acknowledged, and the next writer takes it out. Several processes may
-write.
+The file holds JSON lines and is only appended to. Each line has an entry and a hash over it and all
+lines before (`shared.hash_chain`), so that a changed, removed or inserted entry is detected. A line
+is on disk when `record` returns; a line that a crash cut short was never acknowledged, and the next
+writer removes it. Several processes may write.
 
-What the chain cannot show is that its last lines were cut off: whoever must be sure of that keeps
-`AuditLog.head` where the coordinator's machine cannot write.
+The chain does not detect that its last lines were cut off. To detect that, keep `AuditLog.head`
+where the coordinator's machine cannot write.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from shared.system.files import append_durably, open_locked
 __all__ = ["FILE", "AuditEvent", "AuditLog"]
 
 FILE = "audit.jsonl"
-"""Its name, in the folder that it is about."""
+"""Its name, in the folder of the run or coordinator that it records."""
 _BLOCK = 4096
 Plain = str | int | float | bool | None
-"""What a field holds: plain values, or lists and tables of them."""
+"""A field holds plain values, or lists and tables of them."""
 Field = Plain | list[Plain] | Mapping[str, Plain]
 
 
 class AuditEvent(StrEnum):
-    """Everything that is ever recorded."""
+    """Every kind of entry."""
 
     INITIALISED = "initialised"
     INVITED = "invited"
@@ -60,19 +60,19 @@ class AuditLog:
     """One file of entries.
 
     Args:
-        path: the file; it is made, for its owner alone, with the first entry.
+        path: the file; the first entry creates it, for its owner alone.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def record(self, event: AuditEvent, **fields: Field) -> None:
-        """Appends an entry, which is on disk when this returns.
+        """Append an entry, which is on disk when this returns.
 
         Args:
             event: what happened.
-            fields: what it was about; no secret, nothing of a user, no text that a partner chose
-                but its name.
+            fields: the details; no secret, nothing of a user, and no text that a partner chose
+                except its name.
 
         Raises:
             AuditError: it cannot be written, or the last line is not one of this log.
@@ -86,15 +86,15 @@ class AuditLog:
                 append_durably(file, line, end=_end_of_last_line(file))
         except OSError as error:
             raise AuditError(
-                f"{self._path} cannot be written ({error.strerror}): make room or mend its "
-                "permissions; nothing goes on that is not recorded."
+                f"{self._path} cannot be written ({error.strerror}): make room or correct "
+                "its permissions. What cannot be recorded is not done."
             ) from error
 
     def entries(self) -> Iterator[Mapping[str, Any]]:
-        """Every entry in order, each one checked.
+        """Yield every entry in order, each one checked.
 
         Raises:
-            AuditError: the file cannot be read, or an entry was changed, taken out or put in.
+            AuditError: the file cannot be read, or an entry was changed, removed or inserted.
         """
         head = INITIAL_HASH
         try:
@@ -110,10 +110,10 @@ class AuditLog:
         except FileNotFoundError:
             return
         except (OSError, UnicodeDecodeError) as error:
-            raise AuditError(f"{self._path} cannot be read ({error}): mend the file.") from error
+            raise AuditError(f"{self._path} cannot be read ({error}): restore a copy.") from error
 
     def verify(self) -> int:
-        """How many entries there are, all of them whole.
+        """Check every entry, and return how many there are.
 
         Raises:
             AuditError: as `entries`.
@@ -122,7 +122,7 @@ class AuditLog:
 
     @property
     def head(self) -> str:
-        """The last entry's hash in hex, to be kept elsewhere; that of an empty log is all zeros.
+        """Hash of the last entry in hex, to be kept elsewhere; all zeros for an empty log.
 
         Raises:
             AuditError: the file cannot be read.
@@ -137,20 +137,20 @@ class AuditLog:
 
 
 def _end_of_last_line(file: IO[bytes]) -> int:
-    """Where the last whole line ends."""
+    """Return the offset at which the last complete line ends."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - _BLOCK)
         file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
         end = start
     return 0
 
 
 def _last(file: IO[bytes], path: Path) -> tuple[int, bytes]:
-    """Number and hash of the last whole line."""
+    """Return number and hash of the last complete line."""
     end = _end_of_last_line(file)
     if not end:
         return 0, INITIAL_HASH
@@ -168,10 +168,10 @@ def _line(entry: Mapping[str, Any], digest: bytes) -> bytes:
 
 
 def _parsed(line: str, path: Path, number: int) -> tuple[dict[str, Any], bytes]:
-    """The entry of a line that is written as this log writes, and its hash."""
+    """Return a line's entry and hash, if the line is exactly as this log writes it."""
     try:
-        found = json.loads(line)
-        entry, digest = found["entry"], bytes.fromhex(found["hash"])
+        fields = json.loads(line)
+        entry, digest = fields["entry"], bytes.fromhex(fields["hash"])
         as_written = _line(entry, digest) == line.encode() and isinstance(entry["n"], int)
     except (ValueError, TypeError, KeyError, RecursionError):
         as_written = False
@@ -183,6 +183,6 @@ def _parsed(line: str, path: Path, number: int) -> tuple[dict[str, Any], bytes]:
 def _changed(path: Path, number: int) -> AuditError:
     which = f"line {number}, or one before it," if number else "the last line"
     return AuditError(
-        f"{path}: {which} was changed after it was written: put a copy of the file back, or move "
-        "it away and keep it as evidence."
+        f"{path}: {which} was changed after it was written: restore a copy of the file, or "
+        "move it away and keep it as evidence."
     )

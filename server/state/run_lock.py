@@ -34,7 +34,7 @@ def coordinator_lock(folder: Path) -> Iterator[None]:
             stack.enter_context(exclusive_lock(folder / _LOCK, conflict))
         except OSError as error:
             raise CheckpointError(
-                f"{folder} cannot be written ({error.strerror}): mend its permissions, or name "
+                f"{folder} cannot be written ({error.strerror}): correct its permissions, or name "
                 "another folder as paths.out."
             ) from error
         yield

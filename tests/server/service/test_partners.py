@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from server.service.partners import FILE, Registry, State, read_key
+from server.service.partners import FILE, PartnerRegistry, PartnerState, read_key
 from shared.errors import ServerError
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path)
+def registry(tmp_path: Path) -> PartnerRegistry:
+    return PartnerRegistry(tmp_path)
 
 
 def line(curve: ec.EllipticCurve | None = None) -> str:
@@ -27,21 +27,23 @@ def line(curve: ec.EllipticCurve | None = None) -> str:
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def test_the_states_follow_each_other(registry: Registry, tmp_path: Path) -> None:
+def test_the_states_follow_each_other(registry: PartnerRegistry, tmp_path: Path) -> None:
     registry.invite("Bücher & Co")
-    registry.to_accept("Bücher & Co", "k")
-    assert registry.accept("Bücher & Co", key="k", node="7").state is State.ACCEPTED
+    registry.check_key("Bücher & Co", "k")
+    assert registry.accept("Bücher & Co", key="k", node="7").state is PartnerState.ACCEPTED
     assert registry.accepted("Bücher & Co").node == "7"
     revoked = registry.revoke("Bücher & Co")
-    assert (revoked.state, revoked.node, revoked.key) == (State.REVOKED, "7", "k")
+    assert (revoked.state, revoked.node, revoked.key) == (PartnerState.REVOKED, "7", "k")
     registry.invite("Bücher & Co")
-    assert [(m.name, m.state) for m in Registry(tmp_path).all()] == [("Bücher & Co", State.INVITED)]
+    assert [(m.name, m.state) for m in PartnerRegistry(tmp_path).all()] == [
+        ("Bücher & Co", PartnerState.INVITED)
+    ]
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_out_of_turn_nothing_happens(registry: Registry) -> None:
+def test_out_of_turn_nothing_happens(registry: PartnerRegistry) -> None:
     with pytest.raises(ServerError, match="'A' is not invited: first sotto-server invite"):
-        registry.to_accept("A", "k")
+        registry.check_key("A", "k")
     with pytest.raises(ServerError, match="'A' is not known"):
         registry.revoke("A")
     registry.invite("A")
@@ -51,29 +53,31 @@ def test_out_of_turn_nothing_happens(registry: Registry) -> None:
         registry.accepted("A")
     registry.accept("A", key="k", node="1")
     with pytest.raises(ServerError, match="'A' is accepted, not invited"):
-        registry.to_accept("A", "k")
+        registry.check_key("A", "k")
     registry.invite("B")
-    with pytest.raises(ServerError, match="this key is A's already"):
-        registry.to_accept("B", "k")
+    with pytest.raises(ServerError, match="this key belongs to A"):
+        registry.check_key("B", "k")
     registry.revoke("A")
-    registry.to_accept("B", "k")
+    registry.check_key("B", "k")
     with pytest.raises(ServerError, match="'A' is revoked already"):
         registry.revoke("A")
 
 
 @pytest.mark.parametrize("name", ["", " ", " a", "a\nb", "a\x1b[0m", "x" * 101])
-def test_names_can_be_shown(registry: Registry, name: str) -> None:
-    with pytest.raises(ServerError, match="give one that can be shown"):
+def test_names_can_be_shown(registry: PartnerRegistry, name: str) -> None:
+    with pytest.raises(ServerError, match="printable characters"):
         registry.invite(name)
     assert registry.all() == []
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"name": "a"}]', '[{"name": "a", "state": "x"}]'])
-def test_a_damaged_record_is_said_to_be(registry: Registry, tmp_path: Path, text: str) -> None:
+def test_a_damaged_record_is_said_to_be(
+    registry: PartnerRegistry, tmp_path: Path, text: str
+) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(ServerError, match="put a copy of it back"):
+    with pytest.raises(ServerError, match="restore a copy"):
         registry.all()
-    with pytest.raises(ServerError, match="put a copy of it back"):
+    with pytest.raises(ServerError, match="restore a copy"):
         registry.invite("new")
     assert (tmp_path / FILE).read_text() == text
 
@@ -89,7 +93,7 @@ def test_a_key_is_read_from_a_line_or_a_file(tmp_path: Path) -> None:
 
 def test_other_keys_are_refused_and_private_ones_not_repeated(tmp_path: Path) -> None:
     for other in (line(ec.SECP256R1()), "ecdsa-sha2-nistp384 AAAA", "ssh-rsa AAAA"):
-        with pytest.raises(ServerError, match="no public P-384 key"):
+        with pytest.raises(ServerError, match="not a public P-384 key"):
             read_key(other)
     private = ec.generate_private_key(ec.SECP384R1()).private_bytes(
         Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()

@@ -129,7 +129,7 @@ def test_it_says_what_is_the_matter(tmp_path: Path, state: RunState) -> None:
     answer = client([tmp_path], superlink=False).get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["problems"] == [
-        "superlink does not run",
+        "superlink is not running",
         f"run r1 is {state}: round 4 has 1 valid replies of 2",
     ]
     assert client([tmp_path]).get("/healthz").json() == {"status": "ok"}
@@ -145,7 +145,7 @@ def test_a_status_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     found = samples(asked.get("/metrics").text)
     assert found["sotto_unreadable_runs", ()] == 1
     assert found["sotto_round", (("run", "r1"),)] == 3
-    assert "1 runs cannot be read" in asked.get("/readyz").json()["problems"]
+    assert "the status of 1 runs cannot be read" in asked.get("/readyz").json()["problems"]
 
 
 def test_there_is_nothing_else(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_renewing_keeps_names_and_authority(tmp_path: Path, own: OwnCertificate)
     [
         ("adress = 'a:1'", "did you mean 'address'"),
         ("address = 7", "takes a text"),
-        ("folder = 'x'", "no key of it"),
+        ("folder = 'x'", "is no key of this file"),
         ("address = ", "not valid TOML"),
         ("", "'address' is not set"),
     ],
