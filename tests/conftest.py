@@ -18,11 +18,7 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 from client.ledger.ledger import Ledger
@@ -32,6 +28,13 @@ from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.messages import TRAIN, TrainRequest, Weights
 from shared.models.attention import build, trainable
+from tests.flower_internals import (
+    ProtoMessage,
+    Run,
+    TaskIdentity,
+    message_from_proto,
+    message_to_proto,
+)
 
 # The same examples in every run: what fails, fails for everybody. To look further afield:
 # python -m pytest --hypothesis-profile=explore

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_to_proto
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 import client.app
+from tests.flower_internals import (
+    get_all_nested_objects,
+    message_to_proto,
+    remove_content_from_message,
+)
 
 
 def encodings(canary: str | int) -> dict[str, bytes]:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
-from flwr.common.serde import message_to_proto, recorddict_to_proto
 
 import client.app
 from client.app import app, load_weights
@@ -36,6 +35,7 @@ from shared.messages import (
 from shared.models.attention import build
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value
+from tests.flower_internals import message_to_proto, recorddict_to_proto
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -11,14 +11,6 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.common.serde import (
-    message_from_proto,
-    message_to_proto,
-    recorddict_from_proto,
-    recorddict_to_proto,
-)
-from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +34,14 @@ from shared.messages import (
     refusal_in,
     refusal_reply,
     traffic,
+)
+from tests.flower_internals import (
+    ProtoMessage,
+    ProtoRecordDict,
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
 )
 
 if TYPE_CHECKING:

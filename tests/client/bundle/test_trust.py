@@ -18,6 +18,7 @@ from client.bundle.trust import install, trusted, vetted
 from client.ledger.balance import EntryType
 from shared.errors import BundleError, LedgerError
 from tests.client.bundles import APP, bundle
+from tests.flower_internals import flower_module
 
 if TYPE_CHECKING:
     from tests.client.partner import Partner
@@ -230,11 +231,9 @@ def test_installing_again_mends_it(tmp_path: Path) -> None:
 
 def test_flower_finds_it_installed_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower's own installer takes the folder for the bundle's, and leaves it alone."""
-    from flwr.cli.install import install_from_fab  # noqa: PLC0415 it takes a second to import
-
     found = install(tmp_path, FIRST)
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    assert install_from_fab(FIRST, skip_prompt=True) == found.folder
+    assert flower_module("cli.install").install_from_fab(FIRST, skip_prompt=True) == found.folder
     found.check()
 
 

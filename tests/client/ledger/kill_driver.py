@@ -22,9 +22,6 @@ from types import FrameType
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
 import client.ledger.ledger
@@ -32,6 +29,12 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.messages import TRAIN, TrainRequest
 from shared.privacy.noise import SystemRandom
+from tests.flower_internals import (
+    ProtoRecordDict,
+    TaskIdentity,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
 
 Arm = Callable[[], None]
 SOURCES = str(Path(client.app.__file__).parent)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flwr.common.serde import recorddict_to_proto
 
 from client.ledger.balance import EntryType
 from client.site.site import Site
+from tests.flower_internals import recorddict_to_proto
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -22,24 +22,31 @@ import httpx
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.common.constant import ErrorCode
-from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode.nodestate import InMemoryNodeState, NodeStateFactory, nodestate_factory
-from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 
+from client.flower_internals import CLIENT_APP_CRASHED_ERROR, InMemoryNodeState, ObjectPushError
 from client.node import supernode as ours
 from client.node.supernode import STALLED, WholeReplies, _unless_transport, all_parts
 from client.site.keys import make_key
 from tests.client.authority import Authority
 from tests.conftest import ask
+from tests.flower_internals import (
+    ActivateNodeResponse,
+    ErrorCode,
+    ObjectTree,
+    PullMessagesResponse,
+    SendNodeHeartbeatResponse,
+    flower_module,
+    get_all_nested_objects,
+    get_object_tree,
+    remove_content_from_message,
+)
 from tests.shared.system.test_supervise import ROOT, until
+
+fleet_http_connection = flower_module("supernode.fleet_http_connection")
+nodestate_factory = flower_module("supernode.nodestate.nodestate_factory")
+start_client_internal = flower_module("supernode.start_client_internal")
+NodeStateFactory = flower_module("supernode.nodestate").NodeStateFactory
+ObjectStoreFactory = flower_module("supercore.object_store").ObjectStoreFactory
 
 ACTIVATED = ActivateNodeResponse(node_id=7).SerializeToString()
 ALIVE = SendNodeHeartbeatResponse(success=True).SerializeToString()

@@ -29,6 +29,7 @@ from shared.errors import ConfigError, ProcessError, Refusal, SiteError
 from shared.system.supervise import Account, Patience
 from tests.client.authority import Authority, serving
 from tests.client.node.echo_app import CLIENT, write_app
+from tests.flower_internals import flower_module
 from tests.shared.system.test_supervise import gone, until
 
 if TYPE_CHECKING:
@@ -133,8 +134,7 @@ def test_the_supernode_gets_address_certificate_key_and_site(
 def test_flower_reads_the_sites_folder_whatever_it_is_called(
     partner: Partner, tmp_path: Path
 ) -> None:
-    from flwr.common.config import parse_config_args  # noqa: PLC0415 what flower-supernode calls
-
+    parse_config_args = flower_module("common.config").parse_config_args  # flower-supernode's own
     for name in ("plain", "two words", "it's", 'the "site"', "back\\slash", "a=b", "Größe"):
         folder = tmp_path / name
         values = {"--superlink": "127.0.0.1:1", "--user-base": name}

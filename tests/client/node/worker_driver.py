@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
-from flwr.supercore.fab import Fab
-from flwr.supercore.task_identity import TaskIdentity
 
 import client
 from client.node.worker import reply_to
 from shared.messages import refusal_in
+from tests.flower_internals import Fab, TaskIdentity
 
 
 def ask(site: str, fab: str) -> dict[str, Any]:

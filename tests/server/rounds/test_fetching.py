@@ -11,26 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import (
+
+from server.flower_internals import HttpGrid
+from server.rounds.grid import PatientGrid
+from tests.flower_internals import (
     ConfirmMessageReceivedRequest,
     ConfirmMessageReceivedResponse,
-    PullObjectRequest,
-    PullObjectResponse,
-)
-from flwr.proto.runtime_pb2 import (
+    ErrorCode,
     PullAppMessagesRequest,
     PullAppMessagesResponse,
+    PullObjectRequest,
+    PullObjectResponse,
     PushAppMessagesRequest,
     PushAppMessagesResponse,
+    Run,
+    get_all_nested_objects,
+    get_object_tree,
+    message_to_proto,
+    remove_content_from_message,
 )
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.run import Run
-from flwr.superlink.grid import HttpGrid
-
-from server.rounds.grid import PatientGrid
 
 SLACK = 3.0
 """Seconds that a busy machine may take longer."""

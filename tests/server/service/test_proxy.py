@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from flwr.supernode import fleet_http_client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from server.service.listeners import _Server, _server_config, bind_socket
 from server.service.proxy import ADMINISTRATORS, FLEET, PARTNERS, Gate, superlink_client
 from shared.errors import ServerError
 from shared.system.address import Address
+from tests.flower_internals import flower_module
 
 FLEET_PATH, CONTROL_PATH = "/v1/fleet/push-object", "/v1/control/list-runs"
 
@@ -137,7 +137,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 
 
 def test_the_list_is_what_flowers_supernode_asks() -> None:
-    source = Path(fleet_http_client.__file__).read_text()
+    source = Path(flower_module("supernode.fleet_http_client").__file__).read_text()
     asked = re.findall(r'path="/v1/fleet/([a-z-]+)"', source)
     assert sorted(asked) == sorted(FLEET)
 

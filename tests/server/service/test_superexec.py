@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.superexec.executor import subprocess_executor
-from flwr.supercore.superexec.executor.types import ExecutionSpec
 
 from server.service.superexec import _Launcher
+from tests.flower_internals import ExecutionSpec, TaskType, flower_module
 from tests.shared.system.test_supervise import ROOT, gone, until
+
+subprocess_executor = flower_module("supercore.superexec.executor.subprocess_executor")
 
 TOKEN = "5ec4e7" * 8
 STAND_IN = """#!{python}
