@@ -1,16 +1,15 @@
-"""The one app bundle that this node runs: installed read-only, and checked whenever it is used.
+"""The one app bundle that this node runs: installed read-only, and checked at every use.
 
-Three things name it, and all must agree: the ledger's last word on it, the kept bundle
-(`trusted.fab`, whose bytes have that fingerprint) and the unpacked app (every file of which is as
-in the bundle, and no other is there). File permissions alone would not hold for root, so what is
-read is compared instead.
+Three records must agree: the fingerprint that the ledger holds, the stored bundle (`trusted.fab`,
+whose bytes have this fingerprint), and the unpacked app (which has exactly the bundle's files).
+File permissions alone would not stop root, so the contents are compared.
 
-| killed, while a bundle is trusted | what is found then           | what happens             |
-|-----------------------------------|------------------------------|--------------------------|
-| before the ledger has it          | the old bundle               | it never was             |
-| after that                        | the ledger names another one | nothing runs until it is |
-|                                   |                              |   trusted again          |
-| after the bundle is in its place  | all agree                    | it is trusted            |
+| killed while a bundle is being trusted | state                    | what happens                |
+|----------------------------------------|--------------------------|-----------------------------|
+| before the ledger records it           | the old bundle           | the old bundle runs         |
+| after that                             | the ledger names another | nothing runs until a bundle |
+|                                        |   bundle                 |   is trusted again          |
+| after the bundle is installed          | all three agree          | the new bundle runs         |
 """
 
 from __future__ import annotations
@@ -27,107 +26,107 @@ from client.site.site import Site
 from shared.errors import BundleError
 from shared.system.files import move_durably, write_atomically
 
-__all__ = ["Trusted", "install", "trusted", "vetted"]
+__all__ = ["TrustedApp", "install", "read_trusted", "verify_trusted"]
 
-KEPT = "trusted.fab"
+STORED = "trusted.fab"
 APPS = "apps"
 _READ, _ENTER = 0o444, 0o555
-_AGAIN = "Trust the bundle again: sotto-node trust FILE.fab"
+_REMEDY = "Trust the bundle again: sotto-node trust FILE.fab"
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
-    """A bundle that this node runs.
+class TrustedApp:
+    """A trusted bundle and its unpacked app.
 
     Attributes:
-        bundle: what it holds.
-        folder: where it is unpacked.
+        bundle: the bundle's content.
+        folder: folder of the unpacked app.
     """
 
     bundle: Bundle
     folder: Path
 
     def check(self) -> None:
-        """Compares what is unpacked with the bundle.
+        """Compare the unpacked app with the bundle.
 
         Raises:
-            BundleError: a file differs, is missing, or does not belong there.
+            BundleError: a file differs, is missing, or is not in the bundle.
         """
-        there, files = dict(_content(self.folder)), self.bundle.files
-        odd = there.keys() ^ files.keys()
-        odd |= {path for path, content in files.items() if there.get(path) != content}
-        if odd:
+        actual, files = dict(_contents(self.folder)), self.bundle.files
+        wrong = actual.keys() ^ files.keys()
+        wrong |= {path for path, content in files.items() if actual.get(path) != content}
+        if wrong:
             raise BundleError(
-                f"{self.folder}: not as in the bundle that was trusted ({min(odd)!r}, of "
-                f"{len(odd)}). {_AGAIN}"
+                f"{self.folder}: not as in the bundle that was trusted ({min(wrong)!r}, of "
+                f"{len(wrong)}). {_REMEDY}"
             )
 
     @property
     def changeable(self) -> bool:
         """Whether the permissions let anybody but root write to it."""
-        places = (self.folder, *self.folder.rglob("*"))
-        return any(stat.S_IMODE(place.stat().st_mode) & 0o222 for place in places)
+        paths = (self.folder, *self.folder.rglob("*"))
+        return any(stat.S_IMODE(path.stat().st_mode) & 0o222 for path in paths)
 
 
-def trusted(flower: Path) -> Trusted | None:
-    """The bundle that is trusted; None if none ever was. What is unpacked is not looked at.
+def read_trusted(flower: Path) -> TrustedApp | None:
+    """Return the stored bundle, without checking the unpacked app; None if there is none.
 
     Args:
-        flower: the folder of what Flower keeps on this node.
+        flower: folder of Flower's files on this node.
 
     Raises:
-        BundleError: the kept bundle is damaged.
+        BundleError: the stored bundle is damaged.
     """
-    kept = flower / KEPT
-    if not kept.exists():
+    stored = flower / STORED
+    if not stored.exists():
         return None
-    bundle = Bundle.load(kept)
-    return Trusted(bundle, flower / APPS / bundle.folder)
+    bundle = Bundle.load(stored)
+    return TrustedApp(bundle, flower / APPS / bundle.folder)
 
 
-def vetted(site: Site, sent: str | None = None) -> Trusted:
-    """The bundle that the site trusts, with all that names it in agreement.
+def verify_trusted(site: Site, sent: str | None = None) -> TrustedApp:
+    """Return the trusted app after checking ledger, stored bundle and unpacked app.
 
     Args:
-        site: whose node it is.
-        sent: fingerprint of the bundle that the coordinator sent; None where it did not.
+        site: the node's site.
+        sent: fingerprint of the bundle that the coordinator sent; None if it sent none.
 
     Raises:
-        BundleError: there is none, something differs, or it is not the one that was sent.
+        BundleError: there is no trusted bundle, the records differ, or it is not the one sent.
         LedgerError: the ledger does not open.
     """
-    found, word = trusted(site.flower_home), site.open_ledger().trusted_fingerprint()
-    if found is None:
+    app, recorded = read_trusted(site.flower_home), site.open_ledger().trusted_fingerprint()
+    if app is None:
         raise BundleError("no app bundle is trusted yet: sotto-node trust FILE.fab")
-    if found.bundle.fingerprint != word:
+    if app.bundle.fingerprint != recorded:
         raise BundleError(
-            f"{site.flower_home / KEPT} has the fingerprint {found.bundle.fingerprint[:16]}..., "
-            f"the ledger says {f'{word[:16]}...' if word else 'nothing of it'}. {_AGAIN}"
+            f"{site.flower_home / STORED} has the fingerprint {app.bundle.fingerprint[:16]}..., "
+            f"the ledger says {f'{recorded[:16]}...' if recorded else 'none is trusted'}. {_REMEDY}"
         )
-    if sent not in (None, word):
-        raise BundleError(f"the coordinator sent {sent}, and {word} is trusted")
-    found.check()
-    return found
+    if sent not in (None, recorded):
+        raise BundleError(f"the coordinator sent {sent}, and {recorded} is trusted")
+    app.check()
+    return app
 
 
-def install(flower: Path, content: bytes) -> Trusted:
-    """Unpacks a bundle, read-only, and puts it in place of the one that was trusted before.
+def install(flower: Path, content: bytes) -> TrustedApp:
+    """Unpack a bundle read-only, and replace the previous one.
 
     Args:
-        flower: the folder of what Flower keeps on this node; made if need be.
+        flower: folder of Flower's files on this node; created if missing.
         content: the bundle's bytes.
 
     Raises:
         BundleError: the bundle is refused, or cannot be written.
     """
-    found = Trusted(bundle := Bundle.read(content), flower / APPS / bundle.folder)
+    app = TrustedApp(bundle := Bundle.parse(content), flower / APPS / bundle.folder)
     try:
         (flower / APPS).mkdir(mode=0o755, parents=True, exist_ok=True)
         (flower / APPS).chmod(0o755)
-        _unpack(found)
-        write_atomically(flower / KEPT, content, mode=_READ)
+        _unpack(app)
+        write_atomically(flower / STORED, content, mode=_READ)
         for other in (flower / APPS).iterdir():
-            if other != found.folder:
+            if other != app.folder:
                 _remove(other)
         (flower / APPS).chmod(_ENTER)
     except OSError as error:
@@ -135,39 +134,39 @@ def install(flower: Path, content: bytes) -> Trusted:
             f"{error.filename or flower}: cannot be written ({error.strerror}). Check the disk, "
             "and who owns the folder."
         ) from error
-    found.check()
-    return found
+    app.check()
+    return app
 
 
-def _content(folder: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Each path below a folder that is no folder itself, with its bytes; None: no plain file."""
-    for place in sorted(folder.rglob("*")):
-        kind = place.lstat().st_mode
-        if not stat.S_ISDIR(kind):
-            name = place.relative_to(folder).as_posix()
-            yield name, place.read_bytes() if stat.S_ISREG(kind) else None
+def _contents(folder: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield each path below a folder, except folders, with its bytes; None if no plain file."""
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+            name = path.relative_to(folder).as_posix()
+            yield name, path.read_bytes() if stat.S_ISREG(mode) else None
 
 
-def _unpack(found: Trusted) -> None:
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=found.folder.parent))
-    for path, content in found.bundle.files.items():
-        file = new / path
+def _unpack(app: TrustedApp) -> None:
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=app.folder.parent))
+    for name, content in app.bundle.files.items():
+        file = new / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
         file.chmod(_READ)
-    for place in (new, *new.rglob("*")):
-        if place.is_dir():
-            place.chmod(_ENTER)
-    _remove(found.folder)
-    move_durably(new, found.folder)
+    for path in (new, *new.rglob("*")):
+        if path.is_dir():
+            path.chmod(_ENTER)
+    _remove(app.folder)
+    move_durably(new, app.folder)
 
 
 def _remove(folder: Path) -> None:
-    """Takes an app away, or what is left of one."""
+    """Remove an unpacked app, or the rest of one."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
         return
     if folder.exists():
-        for place in (folder, *(place for place in folder.rglob("*") if place.is_dir())):
-            place.chmod(0o700)  # before it is entered: `rglob` goes on from here
+        for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            path.chmod(0o700)  # so that its entries can be deleted
         shutil.rmtree(folder)

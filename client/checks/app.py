@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from client.bundle.trust import trusted, vetted
+from client.bundle.trust import read_trusted, verify_trusted
 from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
 from client.site.site import Site
 from shared.system.supervise import Account
@@ -15,9 +15,9 @@ _TRUST = "Get the bundle from the coordinator, look at it, then: sotto-node trus
 
 
 def _app(facts: Facts) -> Verdict:
-    if trusted(facts.site.flower_home) is None:
+    if read_trusted(facts.site.flower_home) is None:
         return odd("no app bundle is trusted: the node would refuse every request", _TRUST)
-    found = vetted(facts.site)
+    found = verify_trusted(facts.site)
     bundle = found.bundle
     told = f"{bundle.app} {bundle.version}, fingerprint {bundle.fingerprint}"
     if os.name == "posix" and found.changeable:

@@ -1,1 +1,10 @@
-"""commands."""
+"""The commands of `sotto-node`, one module a command or group.
+
+node         init, check and up
+trust        vet an app bundle
+budget       what the privacy budget was spent on; verify, restore, write off
+statement    the figures that `budget` prints, computed from the ledger
+budget_plot  the same over time, as a picture
+outbox       every answer that left
+options      options that the commands share
+"""

@@ -1,4 +1,4 @@
-"""sotto-node budget: what was spent, what is left, and putting a broken ledger right."""
+"""sotto-node budget: what was spent, what is left, and the repair of a broken ledger."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from client.commands.budget_plot import draw
-from client.commands.options import JsonOption, SiteOption, YesOption, no_options_before, opened
-from client.commands.statement import RunCost, Statement, curve, statement
+from client.commands.options import (
+    REPAIR,
+    JsonOption,
+    SiteOption,
+    YesOption,
+    open_ledger,
+    subcommand_follows,
+)
+from client.commands.statement import RunCost, Statement, epsilon_over_time, read_statement
 from client.ledger import recovery
 from client.ledger.ledger import Ledger
 from client.site.site import Site
@@ -43,24 +50,24 @@ def budget_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What your users' privacy budget was spent on, by run, and what is left of it."""
-    if no_options_before(context):
+    """Show what your users' privacy budget was spent on, by run, and what is left of it."""
+    if subcommand_follows(context):
         return
     owner = Site.load(site)
-    ledger = opened(owner)
-    found = statement(owner, ledger)
+    ledger = open_ledger(owner)
+    statement = read_statement(owner, ledger)
     if plot is not None:
-        draw(found, curve(ledger, found.delta), plot)
+        draw(statement, epsilon_over_time(ledger, statement.delta), plot)
         messages.print(f"drawn: {plot}", soft_wrap=True)
     if as_json:
-        write_json(asdict(found) | {"left": found.left})
+        write_json(asdict(statement) | {"left": statement.left})
     else:
-        _tell(found)
+        _print_statement(statement)
 
 
 @budget.command("verify")
 def verify_command(*, site: SiteOption = Path(), as_json: JsonOption = False) -> None:
-    """Check every entry, the anchor and the kept answers; exit 1 if something does not fit."""
+    """Check every entry, the anchor and the kept answers; exit with 1 if something is wrong."""
     owner = Site.load(site)
     entries, problem = None, None
     try:
@@ -70,69 +77,71 @@ def verify_command(*, site: SiteOption = Path(), as_json: JsonOption = False) ->
     if as_json:
         write_json({"whole": problem is None, "entries": entries, "problem": problem})
     elif problem is None:
-        output.print(f"{entries} entries: the chain is whole, and the anchor agrees.")
+        output.print(f"{entries} entries: the hash chain is intact, and the anchor agrees with it.")
     else:
-        output.print(Text(problem), soft_wrap=True)
+        output.print(Text(f"{problem} {REPAIR}"), soft_wrap=True)
     if problem is not None:
         failed()
 
 
 @budget.command("restore")
 def restore_command(*, site: SiteOption = Path(), yes: YesOption = False) -> None:
-    """Put a ledger right that does not open, from its anchor; nothing is forgotten."""
+    """Repair a ledger that does not open from its anchor; no charge is lost."""
     owner = Site.load(site)
     messages.print(_RESTORE.format(**_files(owner)), soft_wrap=True)
-    if not yes and not confirmed("Restore?"):
+    if not yes and not confirmed("Restore the ledger?"):
         failed()
     ledger = recovery.restore(owner.ledger_file, owner.user_base, owner.anchor_file)
-    _tell_ledger(owner, ledger)
+    _print_repaired(owner, ledger)
 
 
 @budget.command("write-off")
 def write_off_command(
     *,
-    reason: Annotated[str, typer.Option(help="Why, in your own words, for the record.")],
+    reason: Annotated[str, typer.Option(help="Your reason, which is recorded in the ledger.")],
     site: SiteOption = Path(),
     yes: YesOption = False,
 ) -> None:
-    """Start a new ledger whose whole budget is spent: where nobody knows what was."""
+    """Give up the budget: start a ledger without any left, where what was spent is unknown."""
     if not reason.strip():
-        raise ConfigError("--reason is empty: say why the budget is given up, for the record.")
+        raise ConfigError(
+            "--reason is empty: say why the budget is given up; it is recorded in the ledger."
+        )
     owner = Site.load(site)
     messages.print(_WRITE_OFF.format(**_files(owner)), soft_wrap=True)
-    if _whole(owner):
+    if _is_intact(owner):
         messages.print(
-            "[bold]Ledger and anchor are whole and agree: there is no need for this.[/]",
+            "[bold]Ledger and anchor are intact and agree: there is no need for this.[/]",
             soft_wrap=True,
         )
-    if not yes and not confirmed("Give up the whole budget, for ever?"):
+    if not yes and not confirmed("Give up the whole budget for ever?"):
         failed()
     ledger = recovery.write_off(owner.ledger_file, owner.user_base, owner.anchor_file, reason)
-    _tell_ledger(owner, ledger)
+    _print_repaired(owner, ledger)
 
 
 _RESTORE = """\
-If you have a newer copy of the file at fault, put that back instead: nothing else is needed.
-The node must not be running. Ledger and anchor are made to agree on the larger of the two:
+If you have a newer copy of the damaged file, put it back instead; nothing else is needed.
+Stop the node first. This makes ledger and anchor agree on the one with more charges:
   ledger  {ledger}
   anchor  {anchor}
-A ledger that is whole and newer stays, and the anchor follows it. Any other is set aside, and a
-new one starts with all that the anchor says was charged: no budget comes back, but the list of
-runs and of what left stays in the file that is set aside."""
+If the ledger is intact and newer than the anchor, only the anchor is updated. Otherwise the ledger
+is renamed, and a new one starts with all charges that the anchor holds. No budget is gained. The
+list of runs and answers stays in the renamed file."""
 _WRITE_OFF = """\
-This is for a site whose anchor is lost or damaged, with no copy anywhere. The node must not be
-running. Both files are set aside under other names:
+This is for a site whose anchor is lost or damaged, if no copy of it exists. Stop the node first.
+Both files are renamed:
   ledger  {ledger}
   anchor  {anchor}
-A new ledger starts with an infinite charge: these users' budget is gone, whatever the limit is or
-becomes, and only public data could be trained on under this user_base."""
+A new ledger starts with an infinite charge. No limit leaves these users any budget, so that only
+public data can be trained on under this user_base."""
 
 
 def _files(site: Site) -> dict[str, Path]:
     return {"ledger": site.ledger_file, "anchor": site.anchor_file}
 
 
-def _whole(site: Site) -> bool:
+def _is_intact(site: Site) -> bool:
     try:
         site.open_ledger().verify()
     except LedgerError:
@@ -140,32 +149,37 @@ def _whole(site: Site) -> bool:
     return True
 
 
-def _tell_ledger(site: Site, ledger: Ledger) -> None:
+def _print_repaired(site: Site, ledger: Ledger) -> None:
     spent = ledger.spent(site.policy.delta)
     output.print(
         f"{ledger.verify()} entries, ε = {_shown(spent)} of {_shown(site.policy.max_epsilon)} "
-        "spent. Replaced files lie beside their place as *.set-aside-*."
+        "spent. Files that were replaced are in the same folder as *.set-aside-*."
     )
+    if not ledger.trusted_fingerprint():
+        output.print("Next: trust the app bundle again: sotto-node trust FILE.fab")
 
 
-def _tell(found: Statement) -> None:
+def _print_statement(statement: Statement) -> None:
     output.print(
         Text(
-            f"{found.organisation}, users '{found.user_base}': spent ε = {_shown(found.spent)} "
-            f"of {_shown(found.limit)}, left {_shown(found.left)} (δ = {found.delta:g})"
+            f"{statement.organisation}, users '{statement.user_base}': spent ε = "
+            f"{_shown(statement.spent)} of {_shown(statement.limit)}, left "
+            f"{_shown(statement.left)} (δ = {statement.delta:g})"
         ),
         soft_wrap=True,
     )
-    if found.runs:
-        output.print(_runs(found.runs))
-    if found.refusals:
-        output.print(_refusals(found))
-    output.print(_reach(found), soft_wrap=True)
+    if statement.runs:
+        output.print(_runs(statement.runs))
+    if statement.refusals:
+        output.print(_refusals(statement))
+    output.print(_remaining_rounds(statement), soft_wrap=True)
+    if statement.runs:
+        output.print("Next: sotto-node outbox lists every answer that left.")
 
 
 def _runs(runs: tuple[RunCost, ...]) -> Table:
-    table = table_of("run", "rounds", "kind", "σ", "q", "steps", "alone", "so far", "last")
-    table.title = "ε of each run alone, and of everything up to its last charge"
+    table = table_of("run", "rounds", "kind", "σ", "q", "steps", "ε", "so far", "last")
+    table.title = "ε of each run by itself, and of all charges up to its last one"
     for run in runs:
         forms = run.releases
         table.add_row(
@@ -182,19 +196,24 @@ def _runs(runs: tuple[RunCost, ...]) -> Table:
     return table
 
 
-def _refusals(found: Statement) -> Table:
-    table = table_of("refused", "times", "because")
-    for code, times in found.refusals.items():
+def _refusals(statement: Statement) -> Table:
+    table = table_of("refused", "times", "reason")
+    for code, times in statement.refusals.items():
         table.add_row(code, str(times), code.sentence)
     return table
 
 
-def _reach(found: Statement) -> str:
-    following = found.following
+def _remaining_rounds(statement: Statement) -> str:
+    following = statement.following
     if following is None:
-        return "No round was charged yet."
+        return "No round was charged yet. The node takes part in runs while it is up: sotto-node up"
     like = following.like
     form = f"σ {like.noise_multiplier:.4g}, q {like.sample_rate:.4g}, steps {like.steps}"
+    if following.rounds == 0:
+        return (
+            f"No further round like the last one ({form}) fits. Only a higher policy.max_epsilon "
+            "in site.toml, which is less privacy for your users, would allow one."
+        )
     number = "any number" if following.rounds is None else f"{following.rounds:,}"
     more = " or more" if following.at_least else ""
     return f"More rounds like the last one ({form}) that fit: {number}{more}."

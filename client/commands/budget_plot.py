@@ -1,4 +1,4 @@
-"""A picture of the budget: ε over time, and the limit."""
+"""Plot of the budget: spent ε over time, and the limit."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["FORMATS", "draw"]
 
 FORMATS = (".png", ".svg", ".pdf")
 SPENT, LIMIT = "#0072B2", "#D55E00"
-"""Blue and vermilion, told apart with any colour vision (Okabe and Ito, 2008)."""
+"""Blue and vermilion, distinguishable with any colour vision (Okabe & Ito 2008)."""
 
-MOST_NAMES = 8
-"""Runs that are named in the picture."""
+MAX_LABELS = 8
+"""Largest number of runs whose names are drawn."""
 
 
-def draw(found: Statement, points: Sequence[Point], file: Path) -> None:
-    """Draws ε after each charge, as steps, below the limit.
+def draw(statement: Statement, points: Sequence[Point], file: Path) -> None:
+    """Draw ε after each charge as a step function, with the limit.
 
     Raises:
-        ConfigError: the file's suffix names no known format, it cannot be written, or there is
+        ConfigError: the file's suffix is not in `FORMATS`, it cannot be written, or there is
             nothing to draw.
     """
     if file.suffix.lower() not in FORMATS:
@@ -44,13 +44,13 @@ def draw(found: Statement, points: Sequence[Point], file: Path) -> None:
     axes = figure.add_subplot()
     _curve(axes, finite)
     _runs(axes, finite)
-    _limit(axes, found)
+    _limit(axes, statement)
     if len(finite) < len(points):
         _infinite(axes, points[len(finite)])
-    _frame(axes, found)
+    _frame(axes, statement)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a letter of a name that the font does not have
+            warnings.simplefilter("ignore")  # letters of a name that the font lacks
             figure.savefig(file, dpi=150)
     except OSError as error:
         raise ConfigError(f"--plot {file}: cannot be written ({error.strerror}).") from error
@@ -80,9 +80,9 @@ def _curve(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _runs(axes: Axes, points: Sequence[Point]) -> None:
-    """Names the runs that are over where they ended, if there is room for that."""
+    """Label each finished run at its end, if there are at most `MAX_LABELS`."""
     ends = [before for before, after in pairwise(points) if before.run != after.run]
-    for point in ends if len(ends) <= MOST_NAMES else []:
+    for point in ends if len(ends) <= MAX_LABELS else []:
         name = "before a restore" if point.run is None else f"run {point.run[:8]}"
         axes.annotate(
             f"{name}: {point.epsilon:.3g}",
@@ -95,13 +95,13 @@ def _runs(axes: Axes, points: Sequence[Point]) -> None:
         )
 
 
-def _limit(axes: Axes, found: Statement) -> None:
-    if found.limit == math.inf:
+def _limit(axes: Axes, statement: Statement) -> None:
+    if statement.limit == math.inf:
         return
-    axes.axhline(found.limit, color=LIMIT, linewidth=2, linestyle="--")
+    axes.axhline(statement.limit, color=LIMIT, linewidth=2, linestyle="--")
     axes.annotate(
-        f"limit {found.limit:g}",
-        (0.01, found.limit),
+        f"limit {statement.limit:g}",
+        (0.01, statement.limit),
         xycoords=("axes fraction", "data"),
         xytext=(0, 4),
         textcoords="offset points",
@@ -123,15 +123,15 @@ def _infinite(axes: Axes, point: Point) -> None:
     )
 
 
-def _frame(axes: Axes, found: Statement) -> None:
+def _frame(axes: Axes, statement: Statement) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415 as above
 
     locator = AutoDateLocator()
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    axes.set_title(f"Privacy spent by {found.organisation}", parse_math=False)
+    axes.set_title(f"Privacy spent by {statement.organisation}", parse_math=False)
     axes.set_xlabel("time (UTC)")
-    axes.set_ylabel(f"ε at δ = {found.delta:g}")
+    axes.set_ylabel(f"ε at δ = {statement.delta:g}")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.12)
     axes.grid(visible=True, alpha=0.25)
@@ -139,7 +139,7 @@ def _frame(axes: Axes, found: Statement) -> None:
 
 
 def _number(point: Point) -> float:
-    """Days, as matplotlib counts them."""
+    """Return the time as matplotlib's number of days."""
     from matplotlib.dates import date2num  # noqa: PLC0415 as above
 
     return float(date2num(point.at))

@@ -1,4 +1,4 @@
-"""What commands of `sotto-node` share: options, and a ledger opened with a hint of what to do."""
+"""Options that the commands of `sotto-node` share, and the ledger opened with a hint for repair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.errors import LedgerError
 
-__all__ = ["JsonOption", "SiteOption", "YesOption", "no_options_before", "opened"]
+__all__ = ["REPAIR", "JsonOption", "SiteOption", "YesOption", "open_ledger", "subcommand_follows"]
 
 SiteOption = Annotated[
     Path,
@@ -25,20 +25,27 @@ SiteOption = Annotated[
         help="The site's folder, or its site.toml.",
     ),
 ]
-"""Where site.toml lies; its default in a signature is `Path()`."""
+"""The site's folder; its default in a signature is `Path()`."""
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="As data, on stdout; null stands for infinity.")
+    bool, typer.Option("--json", help="Print JSON on stdout; null means infinity.")
 ]
 """Whether to print JSON."""
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-"""Whether to go ahead without a question."""
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+"""Whether to continue without asking."""
 
 
-def no_options_before(context: typer.Context) -> bool:
-    """Whether a command of the group follows, which reads its own options.
+REPAIR = (
+    "To repair it: sotto-node budget restore, or as a last resort sotto-node budget write-off. "
+    "Each says what it does and asks before it changes anything."
+)
+"""Hint after an error of the ledger."""
+
+
+def subcommand_follows(context: typer.Context) -> bool:
+    """Return whether a subcommand follows, which reads its own options.
 
     Raises:
-        click.UsageError: options stand before it, where they would be without effect.
+        click.UsageError: options are given before it, where they would have no effect.
     """
     following = context.invoked_subcommand
     typed = [
@@ -51,16 +58,13 @@ def no_options_before(context: typer.Context) -> bool:
     return following is not None
 
 
-def opened(site: Site) -> Ledger:
-    """The site's ledger, checked.
+def open_ledger(site: Site) -> Ledger:
+    """Open and check the site's ledger.
 
     Raises:
-        LedgerError: it does not open; the message names the commands that put it right.
+        LedgerError: it does not open; the message names the commands that repair it.
     """
     try:
         return site.open_ledger()
     except LedgerError as error:
-        raise LedgerError(
-            f"{error} The commands for that: sotto-node budget restore, and at worst "
-            "sotto-node budget write-off; each explains itself before it does anything."
-        ) from error
+        raise LedgerError(f"{error} {REPAIR}") from error

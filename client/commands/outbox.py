@@ -1,4 +1,4 @@
-"""sotto-node outbox: everything that ever left this site."""
+"""sotto-node outbox: every answer that ever left this site."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 from safetensors.numpy import load
 
-from client.commands.options import JsonOption, SiteOption, no_options_before, opened
+from client.commands.options import JsonOption, SiteOption, open_ledger, subcommand_follows
 from client.ledger.outbox import BODIES_KEPT, ArrayForm, SentAnswer
 from client.site.site import Site
 from shared.errors import ConfigError
@@ -21,40 +21,42 @@ from shared.system.command_line import command_group, failed, messages, output, 
 
 __all__ = ["outbox"]
 
-outbox = command_group("Everything that ever left this site.", alone=True)
+outbox = command_group("Every answer that ever left this site.", alone=True)
 
 
 @outbox.callback()
 def outbox_command(
     context: typer.Context, *, site: SiteOption = Path(), as_json: JsonOption = False
 ) -> None:
-    """Everything that ever left this site: each answer, its arrays and its SHA-256."""
-    if no_options_before(context):
+    """List every answer that ever left this site, with its arrays and its SHA-256."""
+    if subcommand_follows(context):
         return
-    sent = opened(Site.load(site)).outbox()
+    sent = open_ledger(Site.load(site)).outbox()
     if as_json:
         write_json([asdict(answer) for answer in sent])
     elif sent:
-        _tell(sent)
+        _print_answers(sent)
     else:
-        output.print("Nothing ever left.")
+        output.print("No answer has left this site yet.")
 
 
 @outbox.command("show")
 def show_command(
-    number: Annotated[int, typer.Argument(help="Of the answer, as the list has it.")],
+    number: Annotated[int, typer.Argument(help="Number of the answer in the list.")],
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Write the bytes that left, a safetensors file.")
+        Path | None, typer.Option(help="Write the bytes that left to this safetensors file.")
     ] = None,
     site: SiteOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """What is in one answer; exit 1 where its body is no longer kept."""
-    ledger = opened(Site.load(site))
+    """Show the arrays of one answer; exit with 1 if its body is no longer kept."""
+    ledger = open_ledger(Site.load(site))
     sent = {answer.number: answer for answer in ledger.outbox()}
     if number not in sent:
-        raise ConfigError(f"no answer has the number {number}: sotto-node outbox lists them.")
+        raise ConfigError(
+            f"no answer has the number {number}: sotto-node outbox lists the numbers."
+        )
     body = ledger.sent_body(number)
     if body is not None and out is not None:
         _write(out, body)
@@ -63,11 +65,11 @@ def show_command(
     if as_json:
         write_json(asdict(sent[number]) | {"figures": figures})
     else:
-        _tell_one(sent[number], figures)
+        _print_answer(sent[number], figures)
     if body is None:
         messages.print(
-            f"The body of answer {number} is no longer kept: only those of the last {BODIES_KEPT} "
-            "rounds of each run are. What it was can be proven by its SHA-256.",
+            f"The body of answer {number} is no longer kept: only the bodies of each run's last "
+            f"{BODIES_KEPT} rounds are. A copy of it can be verified by its SHA-256.",
             soft_wrap=True,
         )
         failed()
@@ -82,7 +84,7 @@ def _write(file: Path, body: bytes) -> None:
 
 
 def _figures(array: NDArray[Any]) -> dict[str, float]:
-    """Of what has left already, noise included."""
+    """Summarise the values that left, with their noise."""
     if not array.size:
         return {}
     values = array.astype(np.float64)
@@ -94,7 +96,7 @@ def _figures(array: NDArray[Any]) -> dict[str, float]:
     }
 
 
-def _tell(sent: Sequence[SentAnswer]) -> None:
+def _print_answers(sent: Sequence[SentAnswer]) -> None:
     forms = {form: f"[{n}]" for n, form in enumerate(dict.fromkeys(s.arrays for s in sent), 1)}
     table = table_of("no.", "stored (UTC)", "run", "round", "kind", "bytes", "form", "SHA-256")
     for answer in sent:
@@ -113,12 +115,14 @@ def _tell(sent: Sequence[SentAnswer]) -> None:
         arrays = ", ".join(f"{array.name} {_shape(array)}" for array in form)
         output.print(Text(f"{name} {arrays}"), soft_wrap=True)
     output.print(
-        f"{len(sent)} answers, {sum(answer.bytes for answer in sent):,} bytes. The last may have "
-        "been stored without leaving, if the node was stopped in between."
+        f"{len(sent)} answers, {sum(answer.bytes for answer in sent):,} bytes. If the node was "
+        "stopped right after storing the last one, it may not have left.\n"
+        "Next: sotto-node outbox show NUMBER shows the values of one answer.",
+        soft_wrap=True,
     )
 
 
-def _tell_one(answer: SentAnswer, figures: dict[str, dict[str, float]]) -> None:
+def _print_answer(answer: SentAnswer, figures: dict[str, dict[str, float]]) -> None:
     output.print(
         Text(
             f"Answer {answer.number}, {answer.kind} of round {answer.round}, run {answer.run}, "
@@ -126,7 +130,7 @@ def _tell_one(answer: SentAnswer, figures: dict[str, dict[str, float]]) -> None:
         ),
         soft_wrap=True,
     )
-    table = table_of("array", "type", "shape", "least", "mean", "most", "deviation")
+    table = table_of("array", "type", "shape", "min", "mean", "max", "std")
     for array in answer.arrays:
         cells = [f"{value:.4g}" for value in figures.get(array.name, {}).values()]
         table.add_row(Text(array.name), array.dtype, _shape(array), *cells)

@@ -1,7 +1,8 @@
-"""A site's ledger as a statement: what each run cost, what is left, what was refused.
+"""A site's ledger as a statement: what each run cost, what is left, and what was refused.
 
-ε is not a sum: what runs cost alone adds up to more than they cost together, so each run has both
-figures. All of them hold at the δ of the site's policy, which the owner may change.
+The ε of several runs together is less than the sum of their separate ε, so each run has both: its
+own, and that of all charges so far. All figures hold at the δ of the site's policy, which its owner
+may change.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ from shared.errors import Refusal
 from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, merge
 
-__all__ = ["NextRound", "Point", "RunCost", "Statement", "curve", "statement"]
+__all__ = ["NextRound", "Point", "RunCost", "Statement", "epsilon_over_time", "read_statement"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCost:
-    """What one run has cost so far.
+    """The cost of one run so far.
 
     Attributes:
-        run: its name; None stands for all that an earlier ledger had charged, before a restore.
-        rounds: how many of its rounds were charged, for training, metrics or both; 0 where that is
-            not known any more.
-        releases: what was charged, equal releases added up.
-        epsilon: of this run alone, >= 0; may be infinite.
-        cumulative: of everything up to this run's last charge.
-        first: when it was charged first, ISO 8601 in UTC.
-        last: when it was charged last.
+        run: its name; None for the charges of an earlier ledger, from before a restore.
+        rounds: number of its rounds that were charged, of any kind; 0 if no longer known.
+        releases: the charged releases, equal ones merged.
+        epsilon: ε of this run by itself, >= 0; may be infinite.
+        cumulative: ε of all charges up to this run's last one.
+        first: time of its first charge, ISO 8601 in UTC.
+        last: time of its last charge.
     """
 
     run: str | None
@@ -49,12 +49,12 @@ class RunCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextRound:
-    """How far the rest of the budget reaches.
+    """How many more rounds the rest of the budget allows.
 
     Attributes:
-        like: one round's charge: the last one.
-        rounds: how many more of it fit; None where no limit is set.
-        at_least: whether that is only where the count stopped.
+        like: the charge of one round, as in the last one.
+        rounds: how many more such rounds fit; None if there is no limit.
+        at_least: whether even more fit, beyond the largest number that is counted.
     """
 
     like: Release
@@ -64,19 +64,19 @@ class NextRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """The whole budget.
+    """The state of a user base's budget.
 
     Attributes:
         organisation: the site's name.
-        user_base: whose budget it is.
-        delta: at which every ε here holds.
-        limit: policy.max_epsilon; infinite where training without privacy is allowed.
-        spent: ε of all charges together; infinite once something left without noise or the
+        user_base: the users whose budget it is.
+        delta: the δ at which every ε here holds.
+        limit: policy.max_epsilon; infinite if training without privacy is allowed.
+        spent: ε of all charges together; infinite after a release without noise, or after the
             budget was written off.
         runs: in order of their last charge.
-        refusals: how many requests were refused, by code.
-        following: None before the first round.
-        entries: of the ledger.
+        refusals: number of refused requests, by code.
+        following: the rounds that still fit; None before the first round.
+        entries: number of entries of the ledger.
     """
 
     organisation: str
@@ -91,7 +91,7 @@ class Statement:
 
     @property
     def left(self) -> float:
-        """Between what is spent and the limit, >= 0; infinite without a limit."""
+        """Difference between limit and spent ε, >= 0; infinite without a limit."""
         if self.limit == math.inf:
             return math.inf
         return max(0.0, self.limit - self.spent)
@@ -99,12 +99,12 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """The budget right after a charge.
+    """The spent ε right after a charge.
 
     Attributes:
-        at: when, and never before the point that precedes it: clocks are set back.
-        run: whose charge it was.
-        epsilon: of everything up to it.
+        at: time of the charge, but not before the previous point's, even if the clock was set back.
+        run: the run that was charged.
+        epsilon: ε of all charges up to this one.
     """
 
     at: datetime
@@ -112,11 +112,11 @@ class Point:
     epsilon: float
 
 
-def statement(site: Site, ledger: Ledger) -> Statement:
-    """What the site's ledger says.
+def read_statement(site: Site, ledger: Ledger) -> Statement:
+    """Compute the statement of a site's ledger.
 
     Raises:
-        LedgerError: it cannot be read.
+        LedgerError: the ledger cannot be read.
     """
     records, policy = ledger.history(), site.policy
     charges = [record for record in records if record.type in (EntryType.CARRIED, EntryType.CHARGE)]
@@ -132,25 +132,25 @@ def statement(site: Site, ledger: Ledger) -> Statement:
         spent=epsilon(releases, policy.delta),
         runs=tuple(_runs(charges, policy.delta)),
         refusals={code: refusals[code] for code in Refusal if refusals[code]},
-        following=_following(charges, releases, policy),
+        following=_remaining_rounds(charges, releases, policy),
         entries=len(records),
     )
 
 
-def curve(ledger: Ledger, delta: float, most: int = 400) -> list[Point]:
-    """How the budget was spent, oldest first.
+def epsilon_over_time(ledger: Ledger, delta: float, max_points: int = 400) -> list[Point]:
+    """Return the spent ε after each charge, oldest first.
 
     Args:
-        ledger: of the site.
-        delta: at which ε holds.
-        most: points at most, >= 2: each one asks the accountant. In a longer ledger they are
-            evenly spread over the charges, and exact; the last charge is always among them.
+        ledger: the site's ledger.
+        delta: the δ at which ε holds.
+        max_points: largest number of points, >= 2; each one takes a call of the accountant. Of more
+            charges, an evenly spread selection is returned, which includes the last one.
     """
     charges = [r for r in ledger.history() if r.type in (EntryType.CARRIED, EntryType.CHARGE)]
-    wanted = {round((len(charges) - 1) * i / (most - 1)) for i in range(most)}
+    selected = {round((len(charges) - 1) * i / (max_points - 1)) for i in range(max_points)}
     points: list[Point] = []
     for number, record in enumerate(charges):
-        if number in wanted:
+        if number in selected:
             at = datetime.fromisoformat(record.fields["at"])
             latest = max(at, points[-1].at) if points else at
             cost = epsilon(merge([_release(r) for r in charges[: number + 1]]), delta)
@@ -185,7 +185,9 @@ def _runs(charges: Sequence[Record], delta: float) -> Iterator[RunCost]:
         )
 
 
-def _following(charges: Sequence[Record], spent: list[Release], policy: Policy) -> NextRound | None:
+def _remaining_rounds(
+    charges: Sequence[Record], spent: list[Release], policy: Policy
+) -> NextRound | None:
     rounds = [record for record in charges if record.type is EntryType.CHARGE]
     if not rounds:
         return None

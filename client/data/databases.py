@@ -1,7 +1,8 @@
-"""Rows of a database, read through SQLAlchemy a few thousand at a time.
+"""Rows of a database, read through SQLAlchemy in batches.
 
-PostgreSQL and SQLite are tested; another database works if SQLAlchemy has a driver for it. Nothing
-is ever written: PostgreSQL is asked for a read-only transaction, SQLite's file is opened read-only.
+PostgreSQL and SQLite are tested; any other database for which SQLAlchemy has a driver should work.
+Nothing is ever written: PostgreSQL runs a read-only transaction, and an SQLite file is opened
+read-only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from duckdb import DuckDBPyConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from client.data.credentials import read_credentials, redacted
+from client.data.credentials import read_credentials, redact
 from shared.data.tables import Table, as_text, connect
 from shared.errors import DataError, SiteError
 
@@ -39,22 +40,21 @@ class Database:
     """The rows of one query or of one table.
 
     Args:
-        url: SQLAlchemy's, without a password.
+        url: a SQLAlchemy URL without a password.
         rows: ("query", a SELECT) or ("table", `name` or `schema.name`).
-        folder: what the path of an SQLite file is relative to.
-        credentials: a file, see `client.data.credentials`; None takes SOTTO_DATA_USER and
-            SOTTO_DATA_PASSWORD, then what the database's own client looks at.
+        folder: base of the path of an SQLite file.
+        credentials: a file, see `client.data.credentials`; None uses SOTTO_DATA_USER and
+            SOTTO_DATA_PASSWORD, then the defaults of the database's own client.
 
     Raises:
-        SiteError: the URL is malformed, a driver is missing, or the credentials are not what they
-            should be.
+        SiteError: the URL is malformed, a driver is missing, or the credentials are invalid.
     """
 
     def __init__(
         self, url: str, rows: tuple[str, str], *, folder: Path, credentials: Path | None = None
     ) -> None:
         self.name, self._rows, self._folder = url, rows, folder
-        # SQLite knows no login; variables that are meant for another site must not disturb it.
+        # SQLite has no login; variables that are set for another site must not affect it.
         variables = {} if url.startswith("sqlite") else _VARIABLES
         login = read_credentials(credentials, variables)
         self._secrets = [login.get("password", ""), os.environ.get("PGPASSWORD", "")]
@@ -69,16 +69,16 @@ class Database:
         )
 
     def version(self) -> None:
-        """Only reading tells whether rows have changed."""
+        """Return None: only reading shows whether rows have changed."""
 
     def tables(self) -> Generator[Table]:
-        """The rows, as one table."""
+        """Yield the rows as one table."""
         engine = self._engine()
         with self._failures("source", self.name, "Check host, port, database, user and password."):
             connection = engine.connect()
         with connection:
             kind, text = self._rows
-            remedy = "Mend it, and see that this user may SELECT from it."
+            remedy = "Correct it, and check that this user may SELECT from it."
             rows = _Rows(
                 connection, self._rows, self.name, lambda: self._failures(kind, text, remedy)
             )
@@ -104,11 +104,11 @@ class Database:
             problem = f"the driver {error.name} is not installed"
             raise SiteError(f"{where}: {problem}: pip install '{package}'.") from None
         except (SQLAlchemyError, TypeError) as error:
-            text = redacted(str(error), self._secrets)
+            text = redact(str(error), self._secrets)
             raise SiteError(f"{where}: not usable ({text}). {_FORM}") from None
 
     def _sqlite(self) -> sqlite3.Connection:
-        """The file, read-only: SQLite would make a new one where there is none."""
+        """Open the file read-only; by default SQLite would create a missing one."""
         if not self._url.database:
             raise SiteError(f"data.source = '{self.name}': it names no file. {_FORM}")
         file = self._folder / self._url.database
@@ -122,21 +122,21 @@ class Database:
         try:
             yield
         except (SQLAlchemyError, UnicodeError, OSError) as error:
-            # SQLAlchemy's own text repeats the statement, and the driver's parameters.
-            text = redacted(str(getattr(error, "orig", None) or error), self._secrets)
+            # SQLAlchemy's own message repeats the statement and the driver's parameters.
+            text = redact(str(getattr(error, "orig", None) or error), self._secrets)
             raise SiteError(
                 f"data.{key} = '{value}': the database refused ({text}). {remedy}"
             ) from None
 
 
 class _Rows:
-    """What a query or a table gives.
+    """The result of a query or a table as a `Table`.
 
     Args:
-        connection: to run it on.
-        rows: as `Database` has it.
-        url: the database, as errors call it.
-        failures: turns the database's errors into ours.
+        connection: the connection to run it on.
+        rows: as in `Database`.
+        url: name of the database in errors.
+        failures: context manager that turns the database's errors into a `SiteError`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class _Rows:
         self._failures = failures
         with failures():
             if connection.dialect.name == "postgresql":
-                # Otherwise a large table may be read from its middle on, and ties change order.
+                # Otherwise a scan of a large table may start in its middle, and ties change order.
                 connection.execute(sa.text("SET LOCAL synchronize_seqscans = off"))
             self._table = _named(text) if kind == "table" else None
             self._result = self._stream(text if self._table is None else _columns_of(self._table))
@@ -160,25 +160,27 @@ class _Rows:
             self.columns = tuple(self._result.keys())
 
     def close(self) -> None:
-        """Closes the cursor on the server."""
+        """Close the cursor on the server."""
         with self._failures():
             self._result.close()
 
-    def batches(self, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns as text, in the order in which the database gives the rows."""
-        places = [self.columns.index(name) for name in wanted]
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns as text in batches of rows, in the database's order."""
+        indices = [self.columns.index(name) for name in names]
         with self._failures(), connect() as duckdb:
             if self._table is not None:
-                picked = sa.select(*map(_column, wanted)).select_from(self._table)
+                selection = sa.select(*map(_column, names)).select_from(self._table)
                 self._result.close()
-                self._result, places = self._stream(picked), list(range(len(wanted)))
+                self._result, indices = self._stream(selection), list(range(len(names)))
 
-            # The size is said again: a verbatim statement's result does not know `yield_per`.
+            # The size is repeated because the result of a verbatim statement ignores `yield_per`.
             for rows in self._result.partitions(_BATCH):
                 columns = list(zip(*rows, strict=True))
-                named = zip(places, wanted, strict=True)
-                texts = [self._text(duckdb, name, columns[place]) for place, name in named]
-                yield pa.RecordBatch.from_arrays(texts, list(wanted))
+                texts = [
+                    self._text(duckdb, name, columns[index])
+                    for index, name in zip(indices, names, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(texts, list(names))
 
     def _text(self, duckdb: DuckDBPyConnection, name: str, values: Sequence[object]) -> pa.Array:
         kinds = {type(value) for value in values} - {type(None)}
@@ -192,10 +194,10 @@ class _Rows:
         return _texts(values, kinds, lambda array: as_text(duckdb, name, array, self.source))
 
     def _stream(self, statement: str | sa.Select[Any]) -> sa.CursorResult[Any]:
-        """Runs it with a cursor on the server, which hands out a few rows at a time."""
+        """Execute with a server-side cursor, which returns the rows in batches."""
         connection = self._connection.execution_options(stream_results=True, yield_per=_BATCH)
         if isinstance(statement, str):
-            # Verbatim: neither `:name` nor `%` stands for a parameter.
+            # Verbatim: neither `:name` nor `%` is read as a parameter.
             verbatim = {"no_parameters": True}
             return connection.exec_driver_sql(statement, execution_options=verbatim)
         return connection.execute(statement)
@@ -207,7 +209,7 @@ def _named(table: str) -> sa.TableClause:
 
 
 def _columns_of(table: sa.TableClause) -> sa.Select[Any]:
-    """All columns and no row."""
+    """Select all columns and no row, to learn the columns' names."""
     return sa.select(sa.text("*")).select_from(table).where(sa.false())
 
 
@@ -215,21 +217,21 @@ def _column(name: str) -> sa.ColumnClause[Any]:
     return sa.column(name)
 
 
-_SPELT = (uuid.UUID, time)
+_BY_STR = (uuid.UUID, time)
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _ARROW |= {date: pa.date32(), datetime: None}
-_PLAIN = {*_ARROW, *_SPELT, Decimal}
+_PLAIN = {*_ARROW, *_BY_STR, Decimal}
 
 
 def _texts(
     values: Sequence[object], kinds: set[type], typed: Callable[[pa.Array], pa.Array]
 ) -> pa.Array:
-    """A column of Python values as text, each kind as a Parquet file of that kind would have it.
+    """Convert Python values to the text that reading a Parquet column of their type would give.
 
     Args:
-        values: None stands for a missing value.
-        kinds: those of the other values, among `_PLAIN`; SQLite may mix them.
-        typed: makes text of an Arrow array.
+        values: None is a missing value.
+        kinds: types of the other values, among `_PLAIN`; SQLite may mix them.
+        typed: converts an Arrow array to text.
     """
     if len(kinds) == 1:
         return _of_kind(next(iter(kinds)), values, typed)
@@ -245,16 +247,16 @@ def _of_kind(
 ) -> pa.Array:
     if kind is Decimal:
         return pa.array([_decimal(value) for value in values], pa.string())
-    if kind in _SPELT:
-        return _spelt(values)
+    if kind in _BY_STR:
+        return _by_str(values)
     try:
         array = pa.array(values, _ARROW[kind])
     except OverflowError:  # an integer of more than 64 bits
-        return _spelt(values)
+        return _by_str(values)
     return array if kind is str else typed(array)
 
 
-def _spelt(values: Iterable[object]) -> pa.Array:
+def _by_str(values: Iterable[object]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 

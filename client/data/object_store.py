@@ -1,12 +1,14 @@
-"""Tables in an object store that speaks S3, read through Arrow's own file system.
+"""Tables in an object store that speaks S3, read through Arrow's file system.
 
-`s3://bucket/key` is one object; a prefix stands for every .csv, .csv.gz and .parquet below it but
-those whose name begins with `_` or `.`; `*`, `?` and `[...]` match within one part of the path.
-Each object is copied to a private temporary folder (`TMPDIR`) and read there like any file, one
-after the other: memory is bounded, and disk by the largest object.
+`s3://bucket/key` is one object. A prefix means every .csv, .csv.gz and .parquet object below it,
+except where a part of the name begins with `_` or `.`. `*`, `?` and `[...]` match within one part
+of the path.
 
-Without a credentials file, Arrow looks where Amazon's own tools do: AWS_ACCESS_KEY_ID and its
-kin, ~/.aws, and the machine's role.
+The objects are copied one after the other to a private temporary folder (`TMPDIR`) and read there
+like any file. Memory use is bounded, and disk use is that of the largest object.
+
+Without a credentials file, Arrow uses the sources of Amazon's own tools: environment variables such
+as AWS_ACCESS_KEY_ID, ~/.aws, and the machine's role.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from client.data.credentials import read_credentials, redacted
+from client.data.credentials import read_credentials, redact
 from shared.data.tables import SUFFIXES, FileTable, Table
 from shared.errors import SiteError
 
@@ -42,11 +44,11 @@ class ObjectStore:
 
     Args:
         url: `s3://bucket/...`.
-        endpoint: `https://host:port`; "" takes AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or Amazon's.
-        credentials: a file, see `client.data.credentials`; None looks where Amazon's tools do.
+        endpoint: `https://host:port`; "" uses AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or Amazon's.
+        credentials: a file, see `client.data.credentials`; None uses the sources of Amazon's tools.
 
     Raises:
-        SiteError: the URL names no bucket, or the credentials are not what they should be.
+        SiteError: the URL names no bucket, or the credentials are invalid.
     """
 
     def __init__(self, url: str, *, endpoint: str = "", credentials: Path | None = None) -> None:
@@ -61,42 +63,42 @@ class ObjectStore:
             raise SiteError(f"data.credentials = '{credentials}': it must hold {needed}.")
 
     def version(self) -> Hashable:
-        """Name, size and time of change of each object."""
+        """Return path, modification time and size of each object."""
         with self._failures():
-            return tuple((found.path, found.mtime_ns, found.size) for found in self._found())
+            return tuple((info.path, info.mtime_ns, info.size) for info in self._list_objects())
 
     def tables(self) -> Generator[Table]:
-        """The objects, by name."""
+        """Yield the objects in order of name."""
         with self._failures():
-            objects = self._found()
+            objects = self._list_objects()
         with tempfile.TemporaryDirectory(prefix="sotto-") as folder:
-            for found in objects:
-                copy = Path(folder, found.base_name)
+            for info in objects:
+                copy = Path(folder, info.base_name)
                 with self._failures():
                     fs.copy_files(
-                        found.path, str(copy), self._store, fs.LocalFileSystem(), use_threads=False
+                        info.path, str(copy), self._store, fs.LocalFileSystem(), use_threads=False
                     )
-                yield FileTable(copy, f"s3://{found.path}")
+                yield FileTable(copy, f"s3://{info.path}")
                 copy.unlink()
 
-    def _found(self) -> list[fs.FileInfo]:
+    def _list_objects(self) -> list[fs.FileInfo]:
         parts = self._path.split("/")
         fixed = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts))
         base = self._store.get_file_info("/".join(parts[:fixed]))
         if base.type is fs.FileType.File and fixed == len(parts):
             return [base]
         below = fs.FileSelector(base.path, recursive=True, allow_not_found=True)
-        found = [
+        tables = [
             info
             for info in self._store.get_file_info(below)
-            if info.type is fs.FileType.File and _wanted(info.path.split("/"), parts, fixed)
+            if info.type is fs.FileType.File and _matches(info.path.split("/"), parts, fixed)
         ]
-        if not found:
+        if not tables:
             raise SiteError(
                 f"data.source = '{self.name}': no {', '.join(SUFFIXES)} object is there. "
                 "Check the bucket and the prefix."
             )
-        return sorted(found, key=lambda info: info.path)
+        return sorted(tables, key=lambda info: info.path)
 
     @cached_property
     def _store(self) -> fs.S3FileSystem:
@@ -120,13 +122,19 @@ class ObjectStore:
             where = f" at endpoint {self._endpoint}" if self._endpoint else ""
             raise SiteError(
                 f"data.source = '{self.name}'{where}: it cannot be read "
-                f"({redacted(str(error), self._keys.values())}). Check the bucket, data.endpoint, "
+                f"({redact(str(error), self._keys.values())}). Check the bucket, data.endpoint, "
                 "AWS_REGION, the network, and that the credentials may list and read it."
             ) from None
 
 
-def _wanted(path: list[str], pattern: list[str], fixed: int) -> bool:
-    """Whether an object matches the pattern, or is a table below the prefix."""
+def _matches(path: list[str], pattern: list[str], fixed: int) -> bool:
+    """Return whether an object matches the pattern, or is a table below the prefix.
+
+    Args:
+        path: parts of the object's path.
+        pattern: parts of the pattern or prefix.
+        fixed: number of leading parts without a wildcard.
+    """
     if fixed < len(pattern):
         return len(path) == len(pattern) and all(map(fnmatchcase, path, pattern))
     hidden = any(part.startswith(("_", ".")) for part in path[fixed:])

@@ -1,14 +1,15 @@
-"""A partner's interactions where they live: the [data] table of site.toml -> histories.
+"""A partner's interactions: the [data] table of site.toml -> histories.
 
-| `source`                             | what is read                                           |
-|--------------------------------------|--------------------------------------------------------|
-| `events.parquet`, `/data/events.csv` | that file                                              |
-| `part-*.csv`, `**/*.parquet`         | all files that match, by name                          |
-| `s3://bucket/prefix` | the object, or all tables below, see `client.data.object_store` |
-| `postgresql://host/database`         | a query or a table, see `client.data.databases` |
-| `sqlite:///file.db`                  | the same                                               |
+| `source`                             | what is read                                             |
+|--------------------------------------|----------------------------------------------------------|
+| `events.parquet`, `/data/events.csv` | that file                                                |
+| `part-*.csv`, `**/*.parquet`         | all files that match, in order of name                   |
+| `s3://bucket/prefix`                 | an object or all tables below a prefix, see              |
+|                                      |   `client.data.object_store`                             |
+| `postgresql://host/database`         | a query or a table, see `client.data.databases`          |
+| `sqlite:///file.db`                  | the same                                                 |
 
-Whatever the source, the rows go through one validation, `shared.data.reading`. Paths are relative
+The rows of every source are checked in the same way, see `shared.data.reading`. Paths are relative
 to site.toml.
 """
 
@@ -39,14 +40,14 @@ class DataConfig:
     """The [data] table.
 
     Attributes:
-        source: path, pattern or URL, see the table on top of this module.
-        query: of a database: a SELECT that gives the rows.
-        table: of a database, in place of `query`: `name` or `schema.name`.
+        source: path, pattern or URL, see the table at the top of this module.
+        query: for a database: a SELECT that returns the rows.
+        table: for a database, instead of `query`: `name` or `schema.name`.
         user: column of the user's id.
         item: column of the item's id.
-        time: column of the time; "" takes `timestamp` or `position`.
-        credentials: file with the secrets that the source asks for; "" looks at the environment.
-        endpoint: of an object store other than Amazon's: `https://host:port`.
+        time: column of the time; "" uses `timestamp` or `position`.
+        credentials: file with the source's secrets; "" reads the environment.
+        endpoint: address of an object store other than Amazon's: `https://host:port`.
 
     Raises:
         ConfigError: the keys do not fit together, or one holds a secret.
@@ -80,17 +81,17 @@ class DataConfig:
 
 
 class Source(Protocol):
-    """Where interactions live."""
+    """A place where interactions are stored."""
 
     @property
     def name(self) -> str:
-        """`data.source`: no secret stands in it."""
+        """The value of `data.source`; it holds no secret."""
 
     def version(self) -> Hashable | None:
-        """Differs when the data do; None where only reading can tell."""
+        """Return a value that changes when the data do; None if only reading would show it."""
 
     def tables(self) -> Generator[Table]:
-        """What there is to read, in order; each is gone when the next one comes."""
+        """Yield the tables in order; each is valid until the next one is requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +100,22 @@ class Files:
 
     Attributes:
         name: a path or a pattern.
-        folder: what it is relative to.
+        folder: base of relative paths.
     """
 
     name: str
     folder: Path
 
     def version(self) -> Hashable:
-        """Name, size and time of change of each file."""
-        stats = ((str(path), path.stat()) for path in self._found())
+        """Return path, modification time and size of each file."""
+        stats = ((str(path), path.stat()) for path in self._list_files())
         return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
     def tables(self) -> Generator[Table]:
-        """The files, by name."""
-        yield from map(FileTable, self._found())
+        """Yield the files in order of name."""
+        yield from map(FileTable, self._list_files())
 
-    def _found(self) -> list[Path]:
+    def _list_files(self) -> list[Path]:
         literal = self.folder / self.name
         if literal.exists():
             return [literal]
@@ -130,14 +131,14 @@ class Files:
 
 
 def open_source(data: DataConfig, folder: Path) -> Source:
-    """The source that `data` names; nothing is read yet.
+    """Return the source that `data` names, without reading from it.
 
     Args:
         data: the [data] table.
-        folder: what paths are relative to.
+        folder: base of relative paths.
 
     Raises:
-        SiteError: the credentials or the URL are not what they should be, or a driver is missing.
+        SiteError: the credentials or the URL are invalid, or a driver is missing.
     """
     scheme, is_url, _ = data.source.partition("://")
     if not is_url:
@@ -152,17 +153,17 @@ def open_source(data: DataConfig, folder: Path) -> Source:
 def read_source(
     data: DataConfig, folder: Path, catalogue: Catalogue, *, max_length: int
 ) -> Histories:
-    """Every user's last `max_length` events.
+    """Read every user's last `max_length` events.
 
     Args:
         data: the [data] table.
-        folder: what its paths are relative to.
-        catalogue: the items that count.
-        max_length: >= 1.
+        folder: base of relative paths.
+        catalogue: the items to keep.
+        max_length: number of events to keep of each user, >= 1.
 
     Raises:
         SiteError: the source cannot be reached or read.
-        DataError: what it holds is refused, see `shared.data.reading`.
+        DataError: its content is refused, see `shared.data.reading`.
     """
     columns = Columns(user=data.user, item=data.item, time=data.time or None)
     with closing(open_source(data, folder).tables()) as tables:

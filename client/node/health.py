@@ -25,7 +25,7 @@ from ipaddress import ip_address
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from client.bundle.trust import vetted
+from client.bundle.trust import verify_trusted
 from client.checks.handshake import hello
 from client.node.prometheus import NodeMetrics, Processes
 from client.site.site import Site
@@ -91,7 +91,7 @@ class _Answers:
         if time.monotonic() - at > _FRESH:
             found = {
                 "ledger": _holds(site.open_ledger),
-                "bundle": _holds(lambda: vetted(site)),
+                "bundle": _holds(lambda: verify_trusted(site)),
                 "coordinator": _holds(
                     lambda: hello(site.coordinator.address, site.root_certificates_file)
                 ),

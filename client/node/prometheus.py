@@ -24,7 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from client.bundle.trust import trusted
+from client.bundle.trust import read_trusted
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger, Record
 from client.site.site import Site
@@ -121,7 +121,7 @@ class NodeMetrics(Collector):
             "sotto_node_bundle_info", "The app that is trusted.", labels=["version", "fingerprint"]
         )
         try:
-            found = trusted(self._site.flower_home)
+            found = read_trusted(self._site.flower_home)
         except BundleError:
             found = None
         if found is not None:

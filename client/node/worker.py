@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 
-from client.bundle.trust import Trusted, vetted
+from client.bundle.trust import TrustedApp, verify_trusted
 from client.flower_internals import Fab
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.node.task import answer
@@ -55,7 +55,7 @@ def reply_to(site: Path, message: Message, context: Context, fab: Fab) -> Messag
     """
     with request(kind=message.metadata.message_type[:LONGEST_NAME]):
         try:
-            app = _load(_vetted(message, fab, site))
+            app = _load(_verify_bundle(message, fab, site))
             return app(message, context)
         except Refused as refused:
             note(Event.DECLINED, **cause(refused) | Fields(code=str(refused.code)))
@@ -65,7 +65,7 @@ def reply_to(site: Path, message: Message, context: Context, fab: Fab) -> Messag
             return refusal_reply(Refusal.FAILED, message)
 
 
-def _vetted(message: Message, fab: Fab, folder: Path) -> Trusted:
+def _verify_bundle(message: Message, fab: Fab, folder: Path) -> TrustedApp:
     """The app to run.
 
     Raises:
@@ -75,14 +75,14 @@ def _vetted(message: Message, fab: Fab, folder: Path) -> Trusted:
     about(organisation=site.organisation)
     sent = hashlib.sha256(fab.content).hexdigest()
     try:
-        return vetted(site, sent)
+        return verify_trusted(site, sent)
     except BundleError as error:
         kind = message.metadata.message_type[:LONGEST_NAME]
         site.open_ledger().refuse(Refusal.BUNDLE, {"kind": kind, "bundle": sent})
         raise Refused(Refusal.BUNDLE, str(error)) from error
 
 
-def _load(found: Trusted) -> App:
+def _load(found: TrustedApp) -> App:
     """The bundle's own ClientApp, whatever of that name is installed and was loaded before."""
     packages = found.bundle.packages
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:

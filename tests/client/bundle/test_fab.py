@@ -42,7 +42,7 @@ def archive(
 
 
 def test_a_whole_bundle_is_read() -> None:
-    found = Bundle.read(WHOLE)
+    found = Bundle.parse(WHOLE)
     assert found.fingerprint == hashlib.sha256(WHOLE).hexdigest()
     assert (found.app, found.version, found.clientapp) == ("sotto/sotto", "0.1.0", "client.app:app")
     assert found.files == {path: text.encode() for path, text in APP.items()}
@@ -51,7 +51,7 @@ def test_a_whole_bundle_is_read() -> None:
 
 
 def test_the_listing_is_what_sha256sum_says() -> None:
-    listed = {path: (size, digest) for path, size, digest in Bundle.read(WHOLE).listing()}
+    listed = {path: (size, digest) for path, size, digest in Bundle.parse(WHOLE).listing()}
     text = APP["client/app.py"].encode()
     assert listed["client/app.py"] == (len(text), hashlib.sha256(text).hexdigest())
 
@@ -77,7 +77,7 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_a_name_that_would_land_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match=r"refused: .* is no name of a file in an app"):
-        Bundle.read(archive(name))
+        Bundle.parse(archive(name))
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_a_name_that_would_land_elsewhere_is_refused(name: str) -> None:
 )
 def test_a_kind_that_does_not_belong_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match="is not of a kind that belongs into an app"):
-        Bundle.read(archive(name))
+        Bundle.parse(archive(name))
 
 
 def test_kinds_that_belong_are_read() -> None:
     more = {"README.md": "", "LICENSE": "", "client/a.yaml": "", "client/b.json": "", "c.toml": ""}
-    assert set(more) < set(Bundle.read(bundle(more)).files)
+    assert set(more) < set(Bundle.parse(bundle(more)).files)
 
 
 @pytest.mark.parametrize("kind", [0o120000, 0o040000, 0o010000, 0o060000])
 def test_what_is_no_plain_file_is_refused(kind: int) -> None:
     with pytest.raises(BundleError, match="is no plain file"):
-        Bundle.read(archive("client/link.py", b"/etc/passwd", kind | 0o777))
+        Bundle.parse(archive("client/link.py", b"/etc/passwd", kind | 0o777))
 
 
 def test_an_encrypted_entry_is_refused() -> None:
@@ -105,27 +105,27 @@ def test_an_encrypted_entry_is_refused() -> None:
     for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         odd[odd.find(mark) + offset] |= 1
     with pytest.raises(BundleError, match="is encrypted"):
-        Bundle.read(bytes(odd))
+        Bundle.parse(bytes(odd))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_two_files_of_one_name_are_refused() -> None:
     for odd in (archive("client/x.py", twice=True), archive("client/APP.py")):
         with pytest.raises(BundleError, match="two files called"):
-            Bundle.read(odd)
+            Bundle.parse(odd)
 
 
 def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match=r"more than 10,485,760 bytes"):
-        Bundle.read(bundle({"big.json": os.urandom(client.bundle.fab.LARGEST)}))
+        Bundle.parse(bundle({"big.json": os.urandom(client.bundle.fab.LARGEST)}))
     with pytest.raises(BundleError, match=r"more than 2,000 files"):
-        Bundle.read(bundle({f"f{number}.py": "" for number in range(2000)}))
+        Bundle.parse(bundle({f"f{number}.py": "" for number in range(2000)}))
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("zeros.json", bytes(60 * 1024 * 1024))
     assert len(bomb.getvalue()) < client.bundle.fab.LARGEST
     with pytest.raises(BundleError, match=r"52,428,800 bytes when unpacked"):
-        Bundle.read(bomb.getvalue())
+        Bundle.parse(bomb.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_archive_is_refused(content: bytes) -> None:
     with pytest.raises(BundleError, match="is no whole zip archive"):
-        Bundle.read(content)
+        Bundle.parse(content)
 
 
 def test_its_own_list_must_fit() -> None:
@@ -147,9 +147,9 @@ def test_its_own_list_must_fit() -> None:
         b"",
     ):
         with pytest.raises(BundleError, match="its own list does not fit"):
-            Bundle.read(bundle(content=odd))
+            Bundle.parse(bundle(content=odd))
     with pytest.raises(BundleError, match=r"has no \.info/CONTENT"):
-        Bundle.read(zipped(files))
+        Bundle.parse(zipped(files))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_its_own_list_must_fit() -> None:
 )
 def test_an_app_must_be_named(change: dict[str, str], named: str) -> None:
     with pytest.raises(BundleError, match=named):
-        Bundle.read(bundle(change))
+        Bundle.parse(bundle(change))
 
 
 @given(place=st.integers(0, len(WHOLE) - 1), mask=st.integers(1, 255))
@@ -175,10 +175,10 @@ def test_a_changed_byte_is_refused_or_has_another_fingerprint(place: int, mask: 
     odd = bytearray(WHOLE)
     odd[place] ^= mask
     try:
-        found = Bundle.read(bytes(odd))
+        found = Bundle.parse(bytes(odd))
     except BundleError:
         return
-    assert found.fingerprint != Bundle.read(WHOLE).fingerprint
+    assert found.fingerprint != Bundle.parse(WHOLE).fingerprint
 
 
 @given(content=st.binary(max_size=300))
@@ -186,15 +186,15 @@ def test_no_bytes_are_a_traceback(content: bytes) -> None:
     told = set()
     for odd in (content, WHOLE[:200] + content + WHOLE[200:], content + WHOLE, WHOLE + content):
         try:
-            Bundle.read(odd)
+            Bundle.parse(odd)
         except BundleError as error:
             told.add(str(error))
     assert all("refused" in text for text in told)
 
 
 def test_differences_are_told_by_path() -> None:
-    before = Bundle.read(bundle({"client/gone.py": ""}))
-    after = Bundle.read(bundle({"client/new.py": "", "client/app.py": "app = 1"}))
+    before = Bundle.parse(bundle({"client/gone.py": ""}))
+    after = Bundle.parse(bundle({"client/new.py": "", "client/app.py": "app = 1"}))
     assert list(before.differences(after)) == [
         ("changed", "client/app.py"),
         ("removed", "client/gone.py"),

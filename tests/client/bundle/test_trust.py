@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import client.bundle.trust
-from client.bundle.trust import install, trusted, vetted
+from client.bundle.trust import install, read_trusted, verify_trusted
 from client.ledger.balance import EntryType
 from shared.errors import BundleError, LedgerError
 from tests.client.bundles import APP, bundle
@@ -61,8 +61,8 @@ def test_it_shows_what_is_in_it_and_asks(site: Partner) -> None:
     for path, text in APP.items():
         assert path in out
         assert fingerprint(text.encode()) in flat
-    assert "Shall this node run it, and no other?" in err
-    assert vetted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
+    assert "Let this node run this bundle and no other?" in err
+    assert verify_trusted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
 
 
 @pytest.mark.parametrize("said", ["n\n", "", "\n"])
@@ -71,14 +71,14 @@ def test_without_a_yes_nothing_is_trusted(site: Partner, said: str) -> None:
     code, _, err = trust(site, "first.fab")
     assert code == 1
     assert "Nothing was changed" in err
-    assert trusted(site.loaded.flower_home) is None
+    assert read_trusted(site.loaded.flower_home) is None
     assert site.loaded.open_ledger().trusted_fingerprint() == ""
 
 
 def test_the_coordinators_fingerprint_needs_no_question(site: Partner) -> None:
     code, *_ = trust(site, "first.fab", "--fingerprint", fingerprint(FIRST).upper())
     assert code == 0
-    assert vetted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
+    assert verify_trusted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
 
 
 @pytest.mark.parametrize("told", ["", "0" * 64, fingerprint(FIRST)[:16]])
@@ -86,8 +86,8 @@ def test_another_fingerprint_is_refused(site: Partner, told: str) -> None:
     code, _, err = trust(site, "first.fab", "--fingerprint", told, "--yes")
     assert code == 2
     assert fingerprint(FIRST) in err
-    assert "another bundle" in err
-    assert trusted(site.loaded.flower_home) is None
+    assert "not the bundle that the coordinator announced" in err
+    assert read_trusted(site.loaded.flower_home) is None
 
 
 def test_a_bundle_that_is_refused_leaves_everything_as_it_was(site: Partner) -> None:
@@ -96,7 +96,7 @@ def test_a_bundle_that_is_refused_leaves_everything_as_it_was(site: Partner) -> 
     code, _, err = trust(site, "odd.fab", "--yes")
     assert code == 2
     assert "no whole zip archive" in err
-    assert vetted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
+    assert verify_trusted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
 
 
 def test_a_new_bundle_replaces_the_old_one_and_says_what_changes(site: Partner) -> None:
@@ -106,7 +106,7 @@ def test_a_new_bundle_replaces_the_old_one_and_says_what_changes(site: Partner) 
     assert f"replaces     {fingerprint(FIRST)}: 1 changed, 1 added" in out
     assert "changed  client/app.py" in out
     assert "added    client/more.py" in out
-    found = vetted(site.loaded)
+    found = verify_trusted(site.loaded)
     assert found.bundle.fingerprint == fingerprint(SECOND)
     assert [place.name for place in found.folder.parent.iterdir()] == [found.folder.name]
 
@@ -176,11 +176,11 @@ def test_without_a_ledger_nothing_is_trusted(site: Partner) -> None:
     code, _, err = trust(site, "second.fab", "--yes")
     assert code == 2
     assert "anchor is missing" in err
-    found = trusted(site.loaded.flower_home)
+    found = read_trusted(site.loaded.flower_home)
     assert found is not None
     assert found.bundle.fingerprint == fingerprint(FIRST)
     with pytest.raises(LedgerError):
-        vetted(site.loaded)
+        verify_trusted(site.loaded)
 
 
 def test_a_crash_after_the_ledger_leaves_nothing_that_runs(site: Partner) -> None:
@@ -193,17 +193,17 @@ def test_a_crash_after_the_ledger_leaves_nothing_that_runs(site: Partner) -> Non
         patch.setattr("client.commands.trust.install", crash)
         assert trust(site, "second.fab", "--yes")[0] == 130
     with pytest.raises(BundleError, match="the ledger says"):
-        vetted(site.loaded)
+        verify_trusted(site.loaded)
     trust(site, "second.fab", "--yes")
-    assert vetted(site.loaded).bundle.fingerprint == fingerprint(SECOND)
+    assert verify_trusted(site.loaded).bundle.fingerprint == fingerprint(SECOND)
 
 
 def test_a_ledger_that_was_restored_wants_it_again(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
     site.loaded.ledger_file.unlink()
     assert site.types("budget", "restore", "--site", site.site, "--yes")[0] == 0
-    with pytest.raises(BundleError, match="the ledger says nothing of it"):
-        vetted(site.loaded)
+    with pytest.raises(BundleError, match="the ledger says none is trusted"):
+        verify_trusted(site.loaded)
 
 
 # --- what is installed -------------------------------------------------------------------------
@@ -268,24 +268,24 @@ TAMPERED = {
 @pytest.mark.parametrize("tamper", TAMPERED.values(), ids=TAMPERED)
 def test_what_was_changed_does_not_run(site: Partner, tamper: object) -> None:
     trust(site, "first.fab", "--yes")
-    folder = vetted(site.loaded).folder
+    folder = verify_trusted(site.loaded).folder
     tamper(folder)  # type: ignore[operator]
     with pytest.raises(BundleError, match="not as in the bundle that was trusted"):
-        vetted(site.loaded)
+        verify_trusted(site.loaded)
 
 
 def test_a_kept_bundle_that_was_changed_does_not_run(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
-    changed(site.loaded.flower_home / client.bundle.trust.KEPT, SECOND)
+    changed(site.loaded.flower_home / client.bundle.trust.STORED, SECOND)
     with pytest.raises(BundleError, match="the ledger says"):
-        vetted(site.loaded)
-    changed(site.loaded.flower_home / client.bundle.trust.KEPT, b"")
+        verify_trusted(site.loaded)
+    changed(site.loaded.flower_home / client.bundle.trust.STORED, b"")
     with pytest.raises(BundleError, match="no whole zip archive"):
-        vetted(site.loaded)
+        verify_trusted(site.loaded)
 
 
 def test_what_the_coordinator_sent_must_be_it(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
-    assert vetted(site.loaded, fingerprint(FIRST)).bundle.fingerprint == fingerprint(FIRST)
+    assert verify_trusted(site.loaded, fingerprint(FIRST)).bundle.fingerprint == fingerprint(FIRST)
     with pytest.raises(BundleError, match=f"sent {fingerprint(SECOND)}"):
-        vetted(site.loaded, fingerprint(SECOND))
+        verify_trusted(site.loaded, fingerprint(SECOND))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sqlite3
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.errors import Refusal
+from shared.errors import BudgetExceeded, Refusal
 from tests.client.ledger.spending import FIRST, SECOND, Spending
 
 if TYPE_CHECKING:
@@ -44,6 +45,27 @@ def test_the_budget_is_told_by_run(
         assert text in printed.out
     assert "More rounds like the last one (σ 1.5, q 0.1, steps 2) that fit: " in printed.out
     assert printed.err == ""
+
+
+def test_a_budget_that_is_used_up_says_that_no_round_fits(
+    sites: Sites, sotto_node: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spending = Spending(sites.make("alpha", {"policy.max_epsilon": 0.25}))
+    with contextlib.suppress(BudgetExceeded):
+        for number in range(1, 100):
+            spending.round(FIRST, number)
+    assert sotto_node("budget", "--site", spending.folder) == 0
+    assert (
+        "No further round like the last one (σ 2, q 0.1, steps 1) fits." in capsys.readouterr().out
+    )
+
+
+def test_before_the_first_round_the_budget_says_what_to_do(
+    sites: Sites, sotto_node: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = sites.make("alpha", {"policy.max_epsilon": 2.0})
+    assert sotto_node("budget", "--site", site) == 0
+    assert "No round was charged yet." in capsys.readouterr().out
 
 
 def test_the_budget_as_data(
@@ -181,7 +203,9 @@ def test_a_lost_ledger_is_restored_after_a_question(
         answer(monkeypatch, refusal)
         assert sotto_node("budget", "restore", "--site", lived.folder) == 1
         printed = capsys.readouterr()
-        assert "starts with all that the anchor says" in " ".join(printed.err.split())
+        assert "a new one starts with all charges that the anchor holds" in " ".join(
+            printed.err.split()
+        )
         assert "Nothing was changed" in printed.err
     assert sotto_node("budget", "verify", "--site", lived.folder) == 1, "nothing was changed"
     capsys.readouterr()

@@ -127,6 +127,6 @@ def test_before_the_first_answer_nothing_ever_left(
 ) -> None:
     site = sites.make("alpha")
     assert sotto_node("outbox", "--site", site) == 0
-    assert capsys.readouterr().out == "Nothing ever left.\n"
+    assert capsys.readouterr().out == "No answer has left this site yet.\n"
     assert sotto_node("outbox", "--json", "--site", site) == 0
     assert json.loads(capsys.readouterr().out) == []

@@ -9,7 +9,7 @@ import pytest
 
 import client.ledger.store
 from client.commands.budget_plot import draw
-from client.commands.statement import curve, statement
+from client.commands.statement import epsilon_over_time, read_statement
 from client.ledger import recovery
 from shared.errors import BudgetExceeded, ConfigError, Refusal
 from shared.privacy.accounting.accountant import epsilon
@@ -44,7 +44,7 @@ def cost(*forms: tuple[float, int]) -> float:
 
 
 def test_each_run_has_what_it_cost_alone_and_what_all_cost_up_to_it(lived: Spending) -> None:
-    found = statement(lived.site, lived.ledger)
+    found = read_statement(lived.site, lived.ledger)
     first, second = found.runs
     assert (first.run, first.rounds) == (FIRST, 5)
     assert [(r.kind, r.noise_multiplier, r.sample_rate, r.steps) for r in first.releases] == [
@@ -65,13 +65,13 @@ def test_runs_that_take_turns_are_told_apart(spending: Spending) -> None:
     for number in (1, 2):
         spending.round(FIRST, number)
         spending.round(SECOND, number, 1.5)
-    first, second = statement(spending.site, spending.ledger).runs
+    first, second = read_statement(spending.site, spending.ledger).runs
     assert (first.run, first.cumulative) == (FIRST, cost((2.0, 2), (1.5, 1)))
     assert (second.run, second.cumulative) == (SECOND, cost((2.0, 2), (1.5, 2)))
 
 
 def test_the_rounds_that_fit_are_those_that_the_ledger_admits(lived: Spending) -> None:
-    following = statement(lived.site, lived.ledger).following
+    following = read_statement(lived.site, lived.ledger).following
     assert following is not None
     assert (following.like.noise_multiplier, following.like.steps) == (1.5, 2)
     assert following.rounds is not None
@@ -80,32 +80,32 @@ def test_the_rounds_that_fit_are_those_that_the_ledger_admits(lived: Spending) -
         lived.round(SECOND, number, 1.5, steps=2)
     with pytest.raises(BudgetExceeded):
         lived.round(SECOND, 3 + following.rounds, 1.5, steps=2)
-    after = statement(lived.site, lived.ledger)
+    after = read_statement(lived.site, lived.ledger)
     assert after.following is not None
     assert after.following.rounds == 0
     assert 0 < after.left < 0.1 * LIMIT
 
 
 def test_before_the_first_round_nothing_is_spent(spending: Spending) -> None:
-    found = statement(spending.site, spending.ledger)
+    found = read_statement(spending.site, spending.ledger)
     assert (found.spent, found.left, found.runs, found.following) == (0.0, LIMIT, (), None)
-    assert curve(spending.ledger, DELTA) == []
+    assert epsilon_over_time(spending.ledger, DELTA) == []
 
 
 def test_without_a_limit_any_number_of_rounds_fits(sites: Sites) -> None:
     spending = Spending(sites.make("alpha"))
     spending.round(FIRST, 1, 0.0)
-    found = statement(spending.site, spending.ledger)
+    found = read_statement(spending.site, spending.ledger)
     assert (found.limit, found.spent, found.left) == (math.inf, math.inf, math.inf)
     assert found.following is not None
     assert found.following.rounds is None
 
 
 def test_what_a_restored_ledger_starts_with_is_counted(lived: Spending) -> None:
-    before, site = statement(lived.site, lived.ledger), lived.site
+    before, site = read_statement(lived.site, lived.ledger), lived.site
     site.ledger_file.unlink()
     recovery.restore(site.ledger_file, site.user_base, site.anchor_file)
-    found = statement(site, lived.ledger)
+    found = read_statement(site, lived.ledger)
     assert found.spent == before.spent
     [carried] = found.runs
     assert (carried.run, carried.rounds) == (None, 0)
@@ -115,7 +115,7 @@ def test_what_a_restored_ledger_starts_with_is_counted(lived: Spending) -> None:
 def test_a_budget_that_was_written_off_leaves_nothing(lived: Spending) -> None:
     site = lived.site
     recovery.write_off(site.ledger_file, site.user_base, site.anchor_file, "lost")
-    found = statement(site, lived.ledger)
+    found = read_statement(site, lived.ledger)
     assert (found.spent, found.left) == (math.inf, 0.0)
 
 
@@ -123,7 +123,10 @@ def test_a_budget_that_was_written_off_leaves_nothing(lived: Spending) -> None:
 
 
 def test_the_curve_is_exact_wherever_it_is_thinned_out(lived: Spending) -> None:
-    whole, thinned = curve(lived.ledger, DELTA), curve(lived.ledger, DELTA, most=4)
+    whole, thinned = (
+        epsilon_over_time(lived.ledger, DELTA),
+        epsilon_over_time(lived.ledger, DELTA, max_points=4),
+    )
     assert len(whole) == 9
     costs = [point.epsilon for point in whole]
     assert costs == sorted(costs)
@@ -146,7 +149,7 @@ def test_a_clock_that_is_set_back_does_not_turn_the_curve_around(
 
     monkeypatch.setattr(client.ledger.store, "datetime", Earlier)
     spending.round(FIRST, 2)
-    first, second = curve(spending.ledger, DELTA)
+    first, second = epsilon_over_time(spending.ledger, DELTA)
     assert first.at == second.at
     assert first.epsilon < second.epsilon
 
@@ -156,14 +159,14 @@ def test_a_clock_that_is_set_back_does_not_turn_the_curve_around(
 )
 def test_the_budget_is_drawn(lived: Spending, tmp_path: Path, suffix: str, start: bytes) -> None:
     file = tmp_path / f"budget.{suffix}"
-    draw(statement(lived.site, lived.ledger), curve(lived.ledger, DELTA), file)
+    draw(read_statement(lived.site, lived.ledger), epsilon_over_time(lived.ledger, DELTA), file)
     assert file.read_bytes().startswith(start)
 
 
 def test_the_picture_has_the_line_the_limit_and_the_runs(lived: Spending, tmp_path: Path) -> None:
     file = tmp_path / "budget.svg"
-    found = statement(lived.site, lived.ledger)
-    draw(found, curve(lived.ledger, DELTA), file)
+    found = read_statement(lived.site, lived.ledger)
+    draw(found, epsilon_over_time(lived.ledger, DELTA), file)
     text = file.read_text(encoding="utf-8")  # each text stands in a comment beside its outlines
     for expected in ("limit 2", f"spent {found.spent:.3g}", "run 3f2a9c01", "#0072b2", "#d55e00"):
         assert expected in text
@@ -173,7 +176,9 @@ def test_a_name_is_drawn_as_it_is_written(sites: Sites, tmp_path: Path) -> None:
     spending = Spending(sites.make("a", {"organisation": "A $x_y$ 書店", "user_base": "a's users"}))
     spending.round(FIRST, 1)
     draw(
-        statement(spending.site, spending.ledger), curve(spending.ledger, DELTA), tmp_path / "x.svg"
+        read_statement(spending.site, spending.ledger),
+        epsilon_over_time(spending.ledger, DELTA),
+        tmp_path / "x.svg",
     )
     assert "A $x_y$ 書店" in (tmp_path / "x.svg").read_text(encoding="utf-8")
 
@@ -183,7 +188,9 @@ def test_where_noise_was_left_out_the_picture_says_so(sites: Sites, tmp_path: Pa
     spending.round(FIRST, 1)
     spending.round(FIRST, 2, 0.0)
     draw(
-        statement(spending.site, spending.ledger), curve(spending.ledger, DELTA), tmp_path / "x.svg"
+        read_statement(spending.site, spending.ledger),
+        epsilon_over_time(spending.ledger, DELTA),
+        tmp_path / "x.svg",
     )
     assert "infinite from here" in (tmp_path / "x.svg").read_text(encoding="utf-8")
 
@@ -195,12 +202,12 @@ def test_where_noise_was_left_out_the_picture_says_so(sites: Sites, tmp_path: Pa
 def test_a_picture_that_cannot_be_made_is_explained(
     lived: Spending, tmp_path: Path, name: str, message: str
 ) -> None:
-    found, points = statement(lived.site, lived.ledger), curve(lived.ledger, DELTA)
+    found, points = read_statement(lived.site, lived.ledger), epsilon_over_time(lived.ledger, DELTA)
     with pytest.raises(ConfigError, match=message):
         draw(found, points, tmp_path / name)
 
 
 def test_nothing_is_drawn_of_nothing(spending: Spending, tmp_path: Path) -> None:
-    found = statement(spending.site, spending.ledger)
+    found = read_statement(spending.site, spending.ledger)
     with pytest.raises(ConfigError, match="nothing is spent yet"):
         draw(found, [], tmp_path / "budget.png")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.credentials import read_credentials, redacted, refuse_secrets
+from client.data.credentials import read_credentials, redact, refuse_secrets
 from shared.errors import ConfigError, SiteError
 from tests.client.conftest import CANARY, private
 
@@ -102,4 +102,4 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", [CANARY, "c4nary%2Fp%40ss%3Aw%25rd", "c4nary/p%40ss%3Aw%25rd"])
 def test_a_secret_is_redacted_however_it_is_written(form: str) -> None:
-    assert redacted(f"no user\n\twith {form}!", [CANARY, ""]) == "no user with ***!"
+    assert redact(f"no user\n\twith {form}!", [CANARY, ""]) == "no user with ***!"

@@ -161,7 +161,7 @@ def test_nothing_can_be_written(shop: Shop, postgresql: Server, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "text", "problem"),
     [
-        ("query", "SELEC", r"data\.query = 'SELEC'.*syntax error.*Mend it"),
+        ("query", "SELEC", r"data\.query = 'SELEC'.*syntax error.*Correct it"),
         ("query", "SELECT v FROM nowhere", r"data\.query = .*\"nowhere\" does not exist"),
         ("table", "nowhere", r"data\.table = 'nowhere'.*does not exist.*SELECT from it"),
         ("query", "SELECT 1/0 AS v", r"data\.query = .*division by zero"),

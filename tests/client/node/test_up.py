@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import client.node.processes
-from client.bundle.trust import vetted
+from client.bundle.trust import verify_trusted
 from client.node.processes import environment, executor, supernode
 from client.node.up import only_node, run_node
 from client.site.keys import public_file
@@ -511,7 +511,7 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
         [refused] = federation.asked(other, "echo")
         assert refused["said"] == f"bundle: {Refusal.BUNDLE.sentence}"
         first, death, second = federation.asked(app, "echo", "die", "echo")
-        folder = vetted(partner.loaded).folder
+        folder = verify_trusted(partner.loaded).folder
         assert first["said"]["file"] == second["said"]["file"] == str(folder / "client" / "app.py")
         assert first["said"]["pid"] != second["said"]["pid"]
         assert death["said"] == f"failed: {Refusal.FAILED.sentence}"

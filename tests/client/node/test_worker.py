@@ -91,7 +91,7 @@ def site(partner: Partner, name: str) -> Path:
         assert partner.types("trust", sent, "--site", folder, "--yes")[0] == 0
     if name == "changed":
         sent.write_bytes(app(mark, word="vetteD"))
-        assert Bundle.load(sent).fingerprint != Bundle.read(vetted).fingerprint
+        assert Bundle.load(sent).fingerprint != Bundle.parse(vetted).fingerprint
     if name == "spoiled":
         sent.write_bytes(vetted.replace(b"pass", b"past"))
     if name == "tampered":
