@@ -30,7 +30,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.run_lock import coordinator_lock
 from server.warm_start.denoise import Prior
 from server.warm_start.public import read_public
-from server.warm_start.warm_start import Choice, warm_start
+from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError
@@ -172,8 +172,8 @@ def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[
         # The second request names these items: it must be the same when it is repeated.
         replace(checkpoint, own_items=own_items).save(federation.out)
 
-    choice = Choice(checkpoint.own_items, save_own_items)
-    first = warm_start(collector, config, catalogue, Prior(public), choice)
+    choice = OwnItemsChoice(checkpoint.own_items, save_own_items)
+    first = compute_first_weights(collector, config, catalogue, Prior(public), choice)
     seconds = time.monotonic() - started
     federation.reporter.warm_started(seconds=seconds, bytes_up=first.bytes_up)
     checkpoint = replace(

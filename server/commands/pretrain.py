@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from server.commands.options import JsonOption
-from server.warm_start.public import pretrained, save_public
+from server.warm_start.public import pretrain_features, save_public
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -56,7 +56,7 @@ def _save_pretrained(text: Catalogue, public: Histories, size: int, out: Path) -
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not an empty folder: name another with --out, or remove it.")
-    catalogue = pretrained(text, public, size)
+    catalogue = pretrain_features(text, public, size)
     catalogue.save(out)
     save_public(public, catalogue, out)
     return catalogue

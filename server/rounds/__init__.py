@@ -1,1 +1,12 @@
-"""rounds."""
+"""Ask all organisations, wait for their replies, check and collect them.
+
+- `strategy`: Flower's Strategy; translates between its messages and the modules below.
+- `collection`: asking, retries, quorum and outcomes, for rounds, statistics and evaluations alike.
+- `requests`: what is asked in each of these.
+- `replies`: checks of every kind of reply, before any arithmetic.
+- `statistics`: the sums of a warm start's statistics.
+- `evaluation`: metrics from noised sums.
+- `participants`: which organisations take part.
+- `grid`: Flower's Grid with deadlines, late replies and nudges.
+- `fetching`: downloads of replies, each on its own.
+"""

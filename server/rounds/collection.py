@@ -204,7 +204,7 @@ class Collection(Generic[Value]):
     def requests(self, grid: Grid, partners: Iterable[Partner]) -> list[Message]:
         """Return the requests of the next attempt; none if late replies have made a quorum."""
         if isinstance(grid, PatientGrid):
-            self.take(grid.late())
+            self.take(grid.late_replies())
         return [] if self.has_quorum else self._next_requests(partners)
 
     def take(self, replies: Iterable[Message]) -> None:

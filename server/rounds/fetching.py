@@ -1,14 +1,15 @@
-"""Fetches each reply by itself: one whose content does not come hides no other.
+"""Download each reply on its own, so that one whose content is missing delays no other.
 
-A reply is announced first, and its content follows in parts. Flower 1.41's HttpGrid waits for the
-content of one announced reply after the other, for up to two hours each.
+A reply is announced first, and its content follows in parts. Flower 1.41's HttpGrid downloads
+announced replies one after the other, and waits up to two hours for each.
 
-| the content of a reply            | Flower's HttpGrid                   | here                |
-|-----------------------------------|-------------------------------------|---------------------|
-| is all there                      | gives the reply                     | the same            |
-| is on its way                     | waits, and gives no other one       | gives it once there |
-| stays away, 180 s after the last  | gives an error, and then the others | gives an error      |
-| part: the SuperLink forgets it    |                                     |                     |
+| the content of a reply             | Flower's HttpGrid                   | here                 |
+|------------------------------------|-------------------------------------|----------------------|
+| is complete                        | returns the reply                   | the same             |
+| is being uploaded                  | waits, and returns no other reply   | returns it when it   |
+|                                    |                                     | is complete          |
+| stops for 180 s: the SuperLink     | returns an error, then the others   | returns an error     |
+| deletes it                         |                                     |                      |
 """
 
 from __future__ import annotations
@@ -37,42 +38,42 @@ if TYPE_CHECKING:
 
 __all__ = ["Fetcher"]
 
-_A_LOOK = 0.5
-"""Seconds that a look waits for content which is on its way."""
-_MOST = 1000
-"""Replies on their way at once."""
+_POLL_SECONDS = 0.5
+"""How long `pull_messages` waits for downloads that have begun."""
+_MAX_DOWNLOADS = 1000
+"""Downloads at a time."""
 
 
 class Fetcher:
-    """Pulls replies as Flower's grid does, without waiting for what is not there yet.
+    """Pull replies as Flower's grid does, without waiting for incomplete ones.
 
     Args:
-        grid: whose connection is used; closing it ends all that is on its way.
+        grid: whose connection is used; closing it ends all downloads.
     """
 
     def __init__(self, grid: HttpGrid) -> None:
         self._grid = grid
-        self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="reply")
-        self._coming: dict[str, Future[Message]] = {}
+        self._threads = ThreadPoolExecutor(_MAX_DOWNLOADS, thread_name_prefix="reply")
+        self._downloads: dict[str, Future[Message]] = {}
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that are here by now, each once."""
+        """Return the complete replies to these messages, each once."""
         numbers = sorted(message_ids)
-        self._begin([number for number in numbers if number not in self._coming])
-        wait([self._coming[n] for n in numbers if n in self._coming], timeout=_A_LOOK)
-        here = [n for n in numbers if n in self._coming and self._coming[n].done()]
-        return [self._coming.pop(number).result() for number in here]
+        self._start([number for number in numbers if number not in self._downloads])
+        wait([self._downloads[n] for n in numbers if n in self._downloads], timeout=_POLL_SECONDS)
+        complete = [n for n in numbers if n in self._downloads and self._downloads[n].done()]
+        return [self._downloads.pop(number).result() for number in complete]
 
-    def _begin(self, numbers: list[str]) -> None:
+    def _start(self, numbers: list[str]) -> None:
         if numbers:
             request = PullAppMessagesRequest(message_ids=numbers)
-            found = self._grid._runtime_client.PullMessages(request)
-            pairs = zip(found.messages_list, found.message_object_trees, strict=True)
+            response = self._grid._runtime_client.PullMessages(request)
+            pairs = zip(response.messages_list, response.message_object_trees, strict=True)
             for announced, tree in pairs:
                 number = announced.metadata.reply_to_message_id
-                self._coming[number] = self._threads.submit(self._fetch, announced, tree)
+                self._downloads[number] = self._threads.submit(self._download, announced, tree)
 
-    def _fetch(self, announced: ProtoMessage, tree: ObjectTree) -> Message:
+    def _download(self, announced: ProtoMessage, tree: ObjectTree) -> Message:
         client, node, run = self._grid._runtime_client, self._grid.node, self._grid.run.run_id
         confirm = client.ConfirmMessageReceived
         try:
@@ -85,7 +86,7 @@ class Fetcher:
                 backoff_cap=1.0,
             )
         except ObjectPullError as error:
-            about = message_from_proto(announced).metadata
-            return make_message(about, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
+            metadata = message_from_proto(announced).metadata
+            return make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message

@@ -1,8 +1,7 @@
-"""What public interactions teach before anybody private is asked.
+"""Public interactions: item features from co-occurrence, and the prior of a warm start.
 
-They give item features beyond text, directions in which items are chosen together, and the prior
-of a warm start. Both travel with the catalogue: features to everybody, the interactions themselves
-with the coordinator's copy.
+The features are part of the catalogue and go to every partner. The interactions are stored in the
+coordinator's copy of the catalogue's folder.
 """
 
 from __future__ import annotations
@@ -22,34 +21,40 @@ from shared.errors import ConfigError
 from shared.item_features.whitening import signs, whitened
 from shared.models.moments import POPULARITY_FADE, popularity_sum
 
-__all__ = ["PUBLIC", "chosen_together", "pretrained", "read_public", "save_public", "text_size"]
+__all__ = [
+    "PUBLIC",
+    "co_occurrence_directions",
+    "pretrain_features",
+    "read_public",
+    "save_public",
+    "text_feature_count",
+]
 
 PUBLIC = "public.parquet"
 """File of public interactions, in the coordinator's catalogue folder."""
 TEXT_SHARE = 0.4
-"""Of the features."""
+"""Share of the features that describe text."""
 _DAMPING = 20.0
-"""Events that an item is taken to have more: one that few chose says little of the others."""
-_UNSEEN = 0.3
-"""What an item that no public user chose weighs, in users."""
+"""Pseudo-count of events per item: rare items say little about co-occurrence."""
+_UNSEEN_WEIGHT = 0.3
+"""Weight, in users, that every item gets beside its public popularity."""
 
 Floats = NDArray[np.float64]
 
 
-def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
-    """The catalogue with features that also know which items are chosen together.
+def pretrain_features(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
+    """Return the catalogue with features of text and of co-occurrence.
 
-    Its own features and as many directions of co-occurrence as `size` leaves room for, in principal
-    components under the public popularity: noise then costs the same in every direction that
-    matters.
+    The features are whitened under the public popularity: noise then has the same effect in every
+    direction.
 
     Args:
-        catalogue: with features of text; the strongest `text_size(size)` are taken.
+        catalogue: with text features; the strongest `text_feature_count(size)` are used.
         public: interactions with its items that everybody may know.
-        size: wanted directions F.
+        size: number of features F.
 
     Returns:
-        Features float32 [V, F]; columns beyond the directions that there are hold zeros.
+        Features float32 [V, F]; columns beyond the available directions are 0.
 
     Raises:
         ConfigError: the catalogue has no features, or size is 1.
@@ -59,23 +64,24 @@ def pretrained(catalogue: Catalogue, public: Histories, size: int) -> Catalogue:
             f"a catalogue with {catalogue.feature_size} features cannot be given {size}: make some "
             "of its text first (sotto-lab items encode), and ask for 2 or more."
         )
-    text = catalogue.features.numpy().astype(np.float64)[:, : text_size(size)]
-    together = whitened(chosen_together(public, len(catalogue), size - text.shape[1]), size)
+    text = catalogue.features.numpy().astype(np.float64)[:, : text_feature_count(size)]
+    directions = co_occurrence_directions(public, len(catalogue), size - text.shape[1])
+    together = whitened(directions, size)
     vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
-    weights = popularity_sum(public, len(catalogue), POPULARITY_FADE) + _UNSEEN
+    weights = popularity_sum(public, len(catalogue), POPULARITY_FADE) + _UNSEEN_WEIGHT
     return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
 
 
-def text_size(size: int) -> int:
-    """How many of so many features tell of text; co-occurrence gets the others."""
+def text_feature_count(size: int) -> int:
+    """Return how many of `size` features describe text; the others are of co-occurrence."""
     return min(max(1, round(TEXT_SHARE * size)), size - 1)
 
 
-def chosen_together(public: Histories, items: int, size: int) -> Floats:
-    """Directions in which items are chosen by the same users, [V, at most `size`].
+def co_occurrence_directions(public: Histories, items: int, size: int) -> Floats:
+    """Return directions along which items are chosen by the same users, [V, at most `size`].
 
-    Right singular vectors of users by items, rows scaled by 1 / √events, columns by
-    1 / √(events + 20), times the root of their strength.
+    Right singular vectors of the user-item matrix, with rows scaled by 1 / √events and columns by
+    1 / √(events + 20), times the square root of the singular value.
     """
     lengths = np.maximum(public.lengths, 1)
     users = np.repeat(np.arange(len(public)), public.lengths)
@@ -86,20 +92,20 @@ def chosen_together(public: Histories, items: int, size: int) -> Floats:
     if rank < 1:
         return np.zeros((items, 1))
     # A fixed start vector and fixed signs: the same interactions give the same features.
-    _, strength, right = svds(matrix, k=rank, v0=np.ones(min(matrix.shape)))
-    order = np.argsort(-strength)
-    strength, right = strength[order], right[order]
-    kept = np.where(strength > 1e-6 * strength.max(), strength, 0)
+    _, strengths, right = svds(matrix, k=rank, v0=np.ones(min(matrix.shape)))
+    order = np.argsort(-strengths)
+    strengths, right = strengths[order], right[order]
+    kept = np.where(strengths > 1e-6 * strengths.max(), strengths, 0)
     return np.asarray((right * signs(right)[:, None]).T * np.sqrt(kept))
 
 
 def save_public(public: Histories, catalogue: Catalogue, folder: Path) -> None:
-    """Puts public interactions beside the coordinator's catalogue."""
+    """Write public interactions to the coordinator's catalogue folder."""
     write_interactions(public, catalogue, folder / PUBLIC)
 
 
 def read_public(folder: Path, catalogue: Catalogue) -> Histories | None:
-    """The public interactions beside a catalogue; None where there are none.
+    """Return the public interactions in a catalogue folder; None if there are none.
 
     Raises:
         DataError: the file is damaged.

@@ -1,18 +1,18 @@
-"""From a noised moment to weights whose predictions have that moment, on public users' states.
+"""Refine the first weights by moment matching on public users' states.
 
-What follows a state is taken to be softmax(W state · items + offsets), as the recommender scores.
-Of all such models the likeliest one gives next items the moment that was observed: the gradient of
-the log-likelihood is the observed moment less the model's own (an exponential family; Wainwright &
-Jordan 2008, doi:10.1561/2200000001). The model's own moment needs states and no next items, so
-states of public users do: many steps of training, and no private user is asked anything.
+Model: the next item after a state is drawn from softmax(items · W state + offsets), as the
+recommender scores. In this exponential family the gradient of the log-likelihood in W is the
+observed moment less the model's own moment (Wainwright & Jordan 2008, doi:10.1561/2200000001). The
+model's moment needs states but no next items, so those of public users serve: many gradient steps
+without asking any private user again.
 
-Every step knows its noise. The first weights W₀ are what the moment says in one step, and a ridge
-around them (a Gaussian prior; Dudík, Phillips & Schapire 2007, jmlr.org/papers/v8/dudik07a.html)
-grows with the noise's part in the moment: where noise is all that was heard they do not move. Where
-no site was asked, the public users' own moment is what is known, and holds no noise.
-Post-processing of what was released: it costs no privacy.
+Each step is regularised towards the first weights W₀, which are one step from the moment. The ridge
+(a Gaussian prior; Dudík, Phillips & Schapire 2007, jmlr.org/papers/v8/dudik07a.html) grows with the
+moment's noise-to-signal ratio: with noise alone the weights stay where they are. If no site was
+asked, the moment is that of the public users and has no noise.
 
-Letters: S states, V items, F directions that describe an item.
+This is post-processing: it costs no privacy. Letters: S states, V items, F columns of an item's
+descriptor.
 """
 
 from __future__ import annotations
@@ -25,115 +25,118 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from server.warm_start.denoise import Known
+from server.warm_start.denoise import Posterior
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores
 from shared.models.moments import MIN_MOMENT_NORM, layer_norm, states
 
-__all__ = ["PublicStates", "match_moment", "own_moment", "public_states", "step_length"]
+__all__ = ["PublicStates", "match_moment", "model_moment", "sample_public_states", "step_size"]
 
-MOST_STATES = 6_000
-"""States that stand for all of the public users'; more cost time and change little."""
-NUMBERS_AT_ONCE = 2**24
-"""Scores that are in memory together; changes no result."""
+MAX_STATES = 6_000
+"""States sampled from all public users; more cost time and change little."""
+MAX_SCORES = 2**24
+"""Scores in memory at a time; it does not change the result."""
 RIDGE = 0.1
-"""Of the step's inverse length, where the moment's signal is as strong as its noise."""
+"""Ridge, in units of the inverse step size, at a noise-to-signal ratio of 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicStates:
-    """States of public users, and what each of them counts.
+    """States of public users and their weights.
 
     Attributes:
         states: [S, F].
-        shares: > 0, [S], summing to 1: an event counts as in its user's moment.
+        shares: > 0, [S], summing to 1: each event weighs as in its user's moment.
     """
 
     states: Tensor
     shares: Tensor
 
 
-def public_states(histories: Histories, table: NDArray[np.float32], recency: float) -> PublicStates:
-    """Evenly drawn states of public users; none where nobody has two events.
+def sample_public_states(
+    histories: Histories, table: NDArray[np.float32], recency: float
+) -> PublicStates:
+    """Return states at evenly spaced events of public users; none if nobody has two events.
 
     Args:
         histories: of public users.
-        table: what describes each item, [V, F].
-        recency: what an event weighs relative to the one after it, in (0, 1].
+        table: item descriptors, [V, F].
+        recency: weight of an event relative to the one after it, in (0, 1].
     """
     normed = layer_norm(table)
     long = [history for history in histories if len(history) >= 2]
     ends = np.cumsum([0, *(len(history) - 1 for history in long)])
-    kept = np.linspace(0, ends[-1] - 1, min(int(ends[-1]), MOST_STATES)).astype(np.int64)
-    found, counts = [np.zeros((0, table.shape[1]), np.float32)], [np.zeros(0)]
+    sampled = np.linspace(0, ends[-1] - 1, min(int(ends[-1]), MAX_STATES)).astype(np.int64)
+    parts, weights = [np.zeros((0, table.shape[1]), np.float32)], [np.zeros(0)]
     for number, history in enumerate(long):
-        low, high = np.searchsorted(kept, ends[number : number + 2])
+        low, high = np.searchsorted(sampled, ends[number : number + 2])
         if low == high:
             continue
         past = states(normed, history[:-1], recency)
         length = float(np.linalg.norm(past.T @ table[history[1:] - 1]))
         if length > MIN_MOMENT_NORM and np.isfinite(length):
-            found.append(past[kept[low:high] - ends[number]])
-            counts.append(np.full(high - low, 1 / length))
-    shares = np.concatenate(counts)
+            parts.append(past[sampled[low:high] - ends[number]])
+            weights.append(np.full(high - low, 1 / length))
+    shares = np.concatenate(weights)
     return PublicStates(
-        torch.from_numpy(np.concatenate(found)),
+        torch.from_numpy(np.concatenate(parts)),
         torch.from_numpy(shares / max(shares.sum(), MIN_MOMENT_NORM)).float(),
     )
 
 
 @torch.no_grad()
 def match_moment(
-    model: AttentionRecommender, known: Known, public: PublicStates, steps: int
+    model: AttentionRecommender, posterior: Posterior, public: PublicStates, steps: int
 ) -> None:
-    """Moves `feature_out` towards the weights whose own moment is the known one.
+    """Move `feature_out` towards the weights whose model moment is the estimated one.
 
-    The known moment counts users, whose number and lengths are not asked for: it is scaled so that
-    the likelihood does not change along the first weights, whose size is right already.
+    The estimated moment is a sum over an unknown number of users: it is scaled so that the
+    likelihood is stationary along the first weights, whose length is kept.
 
     Args:
         model: of features, with the first weights.
-        known: the moment, [F, F], rows of states.
+        posterior: of the moment, [F, F], rows of states.
         public: states to predict from.
-        steps: gradient steps, >= 0; each passes over all states.
+        steps: gradient steps, >= 0; each uses all states.
     """
-    weight = model.feature_out.weight  # (F, F), rows of next items
-    first, wanted = weight.clone(), torch.from_numpy(known.mean.T).to(weight)
-    own, length = own_moment(model, public), step_length(model, public)
-    loud, along = float((own * first).sum()), float((wanted * first).sum())
-    if known.trust <= 0 or min(loud, along, length) <= 0:
+    weight = model.feature_out.weight  # [F, F], rows of next items
+    first, target = weight.clone(), torch.from_numpy(posterior.mean.T).to(weight)
+    current, step = model_moment(model, public), step_size(model, public)
+    model_along, target_along = float((current * first).sum()), float((target * first).sum())
+    if posterior.gain <= 0 or min(model_along, target_along, step) <= 0:
         return
-    wanted = wanted * (loud / along)
-    ridge = RIDGE * (1 - known.trust) / known.trust
+    target = target * (model_along / target_along)
+    ridge = RIDGE * (1 - posterior.gain) / posterior.gain
     for _ in range(steps):
-        uphill = length * (wanted - own) - ridge * (weight - first)
-        weight += uphill / (1 + ridge)
-        own = own_moment(model, public)
+        ascent = step * (target - current) - ridge * (weight - first)
+        weight += ascent / (1 + ridge)
+        current = model_moment(model, public)
 
 
 @torch.no_grad()
-def own_moment(model: AttentionRecommender, public: PublicStates) -> Tensor:
-    """Σ share · what the model expects next ⊗ state, [F, F], rows of next items."""
+def model_moment(model: AttentionRecommender, public: PublicStates) -> Tensor:
+    """Return Σ share · (expected next descriptor ⊗ state), [F, F], rows of next items."""
     table, offsets = model.features.table, _offsets(model)
     total = torch.zeros_like(model.feature_out.weight)
-    size = max(1, NUMBERS_AT_ONCE // len(table))
+    size = max(1, MAX_SCORES // len(table))
     for past, share in zip(public.states.split(size), public.shares.split(size), strict=True):
         expected = F.softmax(model.feature_out(past) @ table.T + offsets, dim=1) @ table
         total += (expected * share[:, None]).T @ past
     return total
 
 
-def step_length(model: AttentionRecommender, public: PublicStates) -> float:
-    """The likelihood's largest curvature, inverted, where items are chosen by popularity alone.
+def step_size(model: AttentionRecommender, public: PublicStates) -> float:
+    """Return the inverse of the log-likelihood's largest curvature at W = 0; 0 if it is flat.
 
-    There the curvature is the Kronecker product of the items' covariance and the states' second
-    moment.
+    There, where popularity alone decides, the curvature is the Kronecker product of the
+    descriptors' covariance and the states' second moment.
     """
-    table, chances = model.features.table, F.softmax(_offsets(model), dim=0)
-    mean = chances @ table
-    items = (table * chances[:, None]).T @ table - mean[:, None] * mean
-    past = (public.states * public.shares[:, None]).T @ public.states
-    largest = float(torch.linalg.matrix_norm(items, 2) * torch.linalg.matrix_norm(past, 2))
+    table, probabilities = model.features.table, F.softmax(_offsets(model), dim=0)
+    mean = probabilities @ table
+    covariance = (table * probabilities[:, None]).T @ table - mean[:, None] * mean
+    second = (public.states * public.shares[:, None]).T @ public.states
+    norms = torch.linalg.matrix_norm(covariance, 2), torch.linalg.matrix_norm(second, 2)
+    largest = float(norms[0] * norms[1])
     return 1 / largest if largest > 0 else 0.0
 
 

@@ -1,14 +1,13 @@
-"""A private warm start: two noised statistics from every site become the first weights.
+"""Compute the first weights from two noised statistics of every site, and public interactions.
 
-| round | asked of every site                                  | what it decides                   |
-|-------|------------------------------------------------------|-----------------------------------|
-| 1     | popularity of every item                             | offsets; which items get a        |
-|       |                                                      | direction of their own            |
-| 2     | moment of past and next items, in these directions   | the bilinear form that scores     |
+| request | statistic                                           | what it determines              |
+|---------|-----------------------------------------------------|---------------------------------|
+| 1       | popularity of every item                            | offsets; which items get a      |
+|         |                                                     | direction of their own          |
+| 2       | moment of past and next items, in these directions  | the bilinear form of the scores |
 
-Public interactions, where there are any, say what to expect; without statistics they say all. Their
-users' states then take the first weights further (`server.warm_start.refine`), and nobody is asked
-again.
+Public interactions give the prior; without statistics they are all there is. Their users' states
+are then used to refine the first weights (`server.warm_start.refine`) without another request.
 """
 
 from __future__ import annotations
@@ -21,18 +20,23 @@ import torch
 
 from server.rounds.replies import Floats
 from server.rounds.statistics import StatisticsCollector, StatisticTotal
-from server.warm_start.denoise import Prior, moment, popularity, set_weights
-from server.warm_start.refine import match_moment, public_states
+from server.warm_start.denoise import (
+    Prior,
+    estimate_moment,
+    estimate_popularity,
+    set_first_weights,
+)
+from server.warm_start.refine import match_moment, sample_public_states
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.messages import Statistic, Weights
 from shared.models.attention import build, item_descriptors, trainable
 from shared.models.moments import POPULARITY_FADE
 
-__all__ = ["Choice", "FirstWeights", "warm_start", "worth_the_noise"]
+__all__ = ["FirstWeights", "OwnItemsChoice", "compute_first_weights", "select_own_items"]
 
-LOUD = 4.0
-"""How often the noise's deviation an item's popularity must be for a direction of its own."""
+MIN_SIGNAL_TO_NOISE = 4.0
+"""Popularity over the noise's standard deviation from which an item gets its own direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class FirstWeights:
     Attributes:
         own_items: internal ids, ascending, of the items with a direction of their own.
         weights: of the recommender with these directions.
-        bytes_up: arrays received in the larger of the two rounds.
+        bytes_up: size of the arrays received, in the larger of the two collections.
     """
 
     own_items: tuple[int, ...]
@@ -51,73 +55,81 @@ class FirstWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Which items get a direction of their own, once and for all.
+class OwnItemsChoice:
+    """Which items get a direction of their own: chosen once in a run.
 
     Attributes:
-        made: in an earlier start of the run; None where it was not.
-        tell: called with what is chosen now, before anything is asked about it.
+        chosen: in an earlier start of the run; None if it was not.
+        save: called with a new choice, before the request that names these items.
     """
 
-    made: tuple[int, ...] | None
-    tell: Callable[[tuple[int, ...]], None]
+    chosen: tuple[int, ...] | None
+    save: Callable[[tuple[int, ...]], None]
 
 
-def warm_start(
-    asker: StatisticsCollector | None,
+def compute_first_weights(
+    collector: StatisticsCollector | None,
     config: RunConfig,
     catalogue: Catalogue,
     prior: Prior,
-    choice: Choice,
+    choice: OwnItemsChoice,
 ) -> FirstWeights:
-    """The first weights, from the sites' noised statistics and from public interactions.
+    """Return the weights that follow from the sites' statistics and from public interactions.
 
     Args:
-        asker: None where the sites are not asked: public interactions then say all.
+        collector: of the statistics; None to use public interactions alone.
         config: the run's parameters.
         catalogue: with features.
-        prior: what public interactions say.
-        choice: of own directions.
+        prior: from public interactions.
+        choice: of the items with a direction of their own.
 
     Raises:
         QuorumError: too few sites gave a valid answer.
     """
     items = len(catalogue)
-    counted = asker.total(Statistic.POPULARITY, (), (items,)) if asker else StatisticTotal()
-    expected = prior.popularity(items, asker.fade if asker else POPULARITY_FADE)
-    popular = popularity(counted.total, counted.noise_std, expected)
-    own = choice.made
-    if own is None:
-        own = worth_the_noise(popular, counted.noise_std, config.warm_start.own_items)
-        choice.tell(own)
-    shape = replace(config.model, own_items=own)
+    counted = _collect(collector, Statistic.POPULARITY, (), (items,))
+    expected = prior.popularity(items, collector.fade if collector else POPULARITY_FADE)
+    popularity = estimate_popularity(counted.total, counted.noise_std, expected)
+    own_items = choice.chosen
+    if own_items is None:
+        own_items = select_own_items(popularity, counted.noise_std, config.warm_start.own_items)
+        choice.save(own_items)
+    shape = replace(config.model, own_items=own_items)
     table = item_descriptors(shape, catalogue).numpy()
-    summed = (
-        asker.total(Statistic.MOMENT, own, (shape.described,) * 2) if asker else StatisticTotal()
-    )
-    known = moment(summed.total, summed.noise_std, prior.moment(table, shape.recency))
+    summed = _collect(collector, Statistic.MOMENT, own_items, (shape.described,) * 2)
+    moment = estimate_moment(summed.total, summed.noise_std, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)
-    set_weights(model, known, popular)
-    if prior.histories is not None and config.warm_start.steps:
-        match_moment(
-            model,
-            known,
-            public_states(prior.histories, table, shape.recency),
-            config.warm_start.steps,
-        )
+    set_first_weights(model, moment, popularity)
+    steps = config.warm_start.steps
+    if prior.histories is not None and steps:
+        public = sample_public_states(prior.histories, table, shape.recency)
+        match_moment(model, moment, public, steps)
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
-    return FirstWeights(own, weights, max(counted.bytes_up, summed.bytes_up))
+    return FirstWeights(own_items, weights, max(counted.bytes_up, summed.bytes_up))
 
 
-def worth_the_noise(popular: Floats, spread: float, most: int) -> tuple[int, ...]:
-    """Internal ids, ascending, of the items that get a direction of their own.
+def select_own_items(popularity: Floats, noise_std: float, limit: int) -> tuple[int, ...]:
+    """Return internal ids, ascending, of the items that get a direction of their own.
+
+    These are the most popular ones, as far as they stand out from the noise by
+    `MIN_SIGNAL_TO_NOISE`.
 
     Args:
-        popular: popularity, > 0, [V].
-        spread: standard deviation of the noise that went into it.
-        most: how many at most; the most popular.
+        popularity: > 0, [V].
+        noise_std: standard deviation of the noise in each entry.
+        limit: largest number of items.
     """
-    order = np.argsort(-popular, kind="stable")[:most]
-    return tuple(sorted(int(place) + 1 for place in order if popular[place] >= LOUD * spread))
+    order = np.argsort(-popularity, kind="stable")[:limit]
+    threshold = MIN_SIGNAL_TO_NOISE * noise_std
+    return tuple(sorted(int(index) + 1 for index in order if popularity[index] >= threshold))
+
+
+def _collect(
+    collector: StatisticsCollector | None,
+    statistic: Statistic,
+    own_items: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> StatisticTotal:
+    return collector.total(statistic, own_items, shape) if collector else StatisticTotal()

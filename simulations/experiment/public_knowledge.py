@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from server.warm_start.public import pretrained, read_public, text_size
+from server.warm_start.public import pretrain_features, read_public, text_feature_count
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError
@@ -37,8 +37,8 @@ def add_features(items: Catalogue, config: SimulationConfig) -> tuple[Catalogue,
     size, lab = config.model.feature_size, config.lab
     if lab.public:
         public = translate_histories(load(Path(lab.public)), items)
-        text = text_catalogue(items, lab.catalogue, text_size(size)) if size > 1 else items
-        return pretrained(text, public, size), public
+        text = text_catalogue(items, lab.catalogue, text_feature_count(size)) if size > 1 else items
+        return pretrain_features(text, public, size), public
     catalogue = text_catalogue(items, lab.catalogue, size)
     return catalogue, read_public(Path(lab.catalogue), catalogue) if lab.catalogue else None
 

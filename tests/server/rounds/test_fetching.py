@@ -144,7 +144,7 @@ def filling(superlink: SuperLink, *nodes: int) -> None:
     vars(superlink)["PushMessages"] = pushed
 
 
-def test_flower_alone_waits_for_one_and_shows_no_other(
+def test_flowers_grid_waits_for_one_reply_and_returns_no_other(
     flowers: HttpGrid, superlink: SuperLink
 ) -> None:
     """Why there is a `Fetcher`: where this fails, Flower has mended it."""
@@ -161,7 +161,7 @@ def test_flower_alone_waits_for_one_and_shows_no_other(
     assert senders(found) == [1, 2, 3]
 
 
-def test_a_reply_on_its_way_hides_no_other_and_can_come_late(
+def test_an_incomplete_reply_delays_no_other_and_can_come_late(
     grid: PatientGrid, superlink: SuperLink
 ) -> None:
     filling(superlink, 2, 3)
@@ -169,14 +169,14 @@ def test_a_reply_on_its_way_hides_no_other_and_can_come_late(
     replies = list(grid.send_and_receive(requests(), timeout=1.5))
     assert 1.5 <= time.monotonic() - began < 1.5 + SLACK
     assert senders(replies) == [2, 3]
-    assert grid.late() == []
+    assert grid.late_replies() == []
     superlink.fill(1)
     end = time.monotonic() + 10
     late: list[Message] = []
     while not late and time.monotonic() < end:
-        late = grid.late()
+        late = grid.late_replies()
     assert senders(late) == [1]
-    assert grid.late() == []
+    assert grid.late_replies() == []
     for reply in [*replies, *late]:
         sent = superlink.replies[reply.metadata.src_node_id]
         assert reply.metadata.message_id == sent.metadata.message_id

@@ -1,10 +1,17 @@
-"""What is made of noised statistics, against statistics with a known answer."""
+"""Estimates from noised statistics, against statistics with a known answer."""
 
 import numpy as np
 import pytest
 import torch
 
-from server.warm_start.denoise import LOGIT_SPREAD, Known, Prior, moment, popularity, set_weights
+from server.warm_start.denoise import (
+    LOGIT_RMS,
+    Posterior,
+    Prior,
+    estimate_moment,
+    estimate_popularity,
+    set_first_weights,
+)
 from shared.config import ModelConfig
 from shared.data.histories import Histories
 from shared.models.attention import build
@@ -17,48 +24,48 @@ DRAW = np.random.default_rng(7)
 def test_without_noise_nothing_is_changed() -> None:
     sums = DRAW.standard_normal((9, 9))
     for prior in (np.zeros((9, 9)), DRAW.standard_normal((9, 9))):
-        known = moment(sums, 0.0, prior)
-        np.testing.assert_allclose(known.mean, sums)
-        assert (known.part, known.trust) == pytest.approx((1.0, 1.0))
+        posterior = estimate_moment(sums, 0.0, prior)
+        np.testing.assert_allclose(posterior.mean, sums)
+        assert (posterior.signal_share, posterior.gain) == pytest.approx((1.0, 1.0))
 
 
 def test_without_an_answer_the_prior_is_all() -> None:
     prior = DRAW.uniform(1, 2, 9)
-    known = moment(None, 0.0, prior)
-    np.testing.assert_array_equal(known.mean, prior)
-    assert (known.part, known.trust) == (1.0, 1.0)  # what is public holds no noise
-    np.testing.assert_array_equal(popularity(None, 0.0, prior), prior)
+    posterior = estimate_moment(None, 0.0, prior)
+    np.testing.assert_array_equal(posterior.mean, prior)
+    assert (posterior.signal_share, posterior.gain) == (1.0, 1.0)  # what is public holds no noise
+    np.testing.assert_array_equal(estimate_popularity(None, 0.0, prior), prior)
 
 
-@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
-def test_it_is_nearer_than_what_was_answered_and_than_the_prior(spread: float) -> None:
+@pytest.mark.parametrize("noise_std", [0.1, 1.0, 10.0])
+def test_the_posterior_is_nearer_than_the_noised_sum_and_the_prior(noise_std: float) -> None:
     """The sum is 3 · prior + N(0, 1): the posterior mean's error is known."""
     prior = DRAW.standard_normal((200, 200))
     truth = 3 * prior + DRAW.standard_normal((200, 200))
-    noised = truth + spread * DRAW.standard_normal((200, 200))
-    known = moment(noised, spread, prior)
-    found = known.mean
-    assert known.trust == pytest.approx(1 / (1 + spread**2), rel=0.05, abs=0.005)
-    assert known.part == pytest.approx((found**2).mean() / (truth**2).mean(), rel=0.05)
-    error = ((found - truth) ** 2).mean()
-    assert error == pytest.approx(spread**2 / (1 + spread**2), rel=0.05)
-    assert error < min(spread**2, ((prior - truth) ** 2).mean())
+    noised = truth + noise_std * DRAW.standard_normal((200, 200))
+    posterior = estimate_moment(noised, noise_std, prior)
+    mean = posterior.mean
+    assert posterior.gain == pytest.approx(1 / (1 + noise_std**2), rel=0.05, abs=0.005)
+    assert posterior.signal_share == pytest.approx((mean**2).mean() / (truth**2).mean(), rel=0.05)
+    error = ((mean - truth) ** 2).mean()
+    assert error == pytest.approx(noise_std**2 / (1 + noise_std**2), rel=0.05)
+    assert error < min(noise_std**2, ((prior - truth) ** 2).mean())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_only_noise_is_heard_popularity_speaks_alone(seed: int) -> None:
+def test_from_noise_alone_only_popularity_sets_the_scores(seed: int) -> None:
     """Otherwise noise, scaled up, would be all that a score is made of."""
     noise = 50 * np.random.default_rng(seed).standard_normal((200, 200))
-    assert moment(noise, 50.0, np.zeros((200, 200))).part < 0.05
+    assert estimate_moment(noise, 50.0, np.zeros((200, 200))).signal_share < 0.05
     model = build(DESCRIBED, some_catalogue())
-    silent, loud = DRAW.standard_normal((4, 4)), np.zeros((4, 4))
-    set_weights(model, Known(silent, part=0.0), np.ones(ITEMS))
-    np.testing.assert_array_equal(model.feature_out.weight.detach().numpy(), loud)
+    noise_mean, zeros = DRAW.standard_normal((4, 4)), np.zeros((4, 4))
+    set_first_weights(model, Posterior(noise_mean, signal_share=0.0), np.ones(ITEMS))
+    np.testing.assert_array_equal(model.feature_out.weight.detach().numpy(), zeros)
 
 
 def test_popularity_is_positive_whatever_the_noise() -> None:
     noised = 50 * DRAW.standard_normal(1000)
-    assert (popularity(noised, 50.0, np.ones(1000)) > 0).all()
+    assert (estimate_popularity(noised, 50.0, np.ones(1000)) > 0).all()
 
 
 def test_the_recommender_then_scores_by_moment_and_popularity() -> None:
@@ -69,7 +76,7 @@ def test_the_recommender_then_scores_by_moment_and_popularity() -> None:
     table = model.features.table.numpy()
     known = moment_sum(some_histories(50), table, shape.recency)
     popular = DRAW.uniform(0.1, 9, ITEMS)
-    set_weights(model, Known(known), popular)
+    set_first_weights(model, Posterior(known), popular)
     history = torch.tensor([[5, 2, 9]])
     with torch.no_grad():
         scores = model.next_item_scores(history)[0].numpy()
@@ -86,15 +93,15 @@ def test_the_moments_part_of_a_score_has_the_stated_size() -> None:
     catalogue, model = some_catalogue(), build(DESCRIBED, some_catalogue())
     model.train(mode=False)
     known = moment_sum(some_histories(50), model.features.table.numpy(), DESCRIBED.recency)
-    set_weights(model, Known(known), np.ones(ITEMS))
+    set_first_weights(model, Posterior(known), np.ones(ITEMS))
     with torch.no_grad():
         scores = torch.stack(
             [model.next_item_scores(torch.tensor([[i]]))[0] for i in range(1, len(catalogue) + 1)]
         )
-    assert float(scores.square().mean().sqrt()) == pytest.approx(LOGIT_SPREAD, rel=0.1)
+    assert float(scores.square().mean().sqrt()) == pytest.approx(LOGIT_RMS, rel=0.1)
 
 
-def test_public_users_say_what_to_expect() -> None:
+def test_the_prior_comes_from_public_users() -> None:
     public = Histories.from_lists([[1, 2], [1, 3]])
     assert Prior(public).popularity(5, 0.5)[0] == max(Prior(public).popularity(5, 0.5))
     table = np.eye(5, dtype=np.float32)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from server.warm_start.public import PUBLIC, chosen_together, pretrained, read_public, save_public
+from server.warm_start.public import (
+    PUBLIC,
+    co_occurrence_directions,
+    pretrain_features,
+    read_public,
+    save_public,
+)
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
@@ -32,12 +38,12 @@ def text_of(catalogue: Catalogue) -> torch.Tensor:
 
 
 def test_items_chosen_together_lie_together() -> None:
-    strongest = chosen_together(PUBLIC_USERS, V, 4)[:, 1]
+    strongest = co_occurrence_directions(PUBLIC_USERS, V, 4)[:, 1]
     assert (np.sign(strongest[:15]) != np.sign(strongest[15:])).all()
 
 
 def test_features_are_white_under_the_public_popularity() -> None:
-    features = pretrained(items(), PUBLIC_USERS, 10).features
+    features = pretrain_features(items(), PUBLIC_USERS, 10).features
     assert features is not None
     weights = popularity_sum(PUBLIC_USERS, V, POPULARITY_FADE) + 0.3
     table, share = features.numpy().astype(np.float64), weights / weights.sum()
@@ -46,31 +52,31 @@ def test_features_are_white_under_the_public_popularity() -> None:
 
 
 def test_the_same_interactions_give_the_same_catalogue() -> None:
-    made = [pretrained(items(), PUBLIC_USERS, 10).fingerprint for _ in range(2)]
-    assert made[0] == made[1]
+    features = [pretrain_features(items(), PUBLIC_USERS, 10).fingerprint for _ in range(2)]
+    assert features[0] == features[1]
 
 
-def test_directions_that_there_are_not_are_zero() -> None:
-    features = pretrained(items(), Histories.from_lists([[1, 2], [2, 3]]), 12).features
+def test_features_beyond_the_available_directions_are_zero() -> None:
+    features = pretrain_features(items(), Histories.from_lists([[1, 2], [2, 3]]), 12).features
     assert features is not None
     assert features.shape == (V, 12)
     assert not features[:, 8:].any()
 
 
 def test_text_keeps_its_share_of_the_features() -> None:
-    made = pretrained(items(), PUBLIC_USERS, 5).features
+    features = pretrain_features(items(), PUBLIC_USERS, 5).features
     same_text = items().with_features(torch.cat([text_of(items())[:, :2], torch.ones(V, 4)], 1))
-    again = pretrained(same_text, PUBLIC_USERS, 5).features
-    assert made is not None
+    again = pretrain_features(same_text, PUBLIC_USERS, 5).features
+    assert features is not None
     assert again is not None
-    assert made.equal(again)
+    assert features.equal(again)
 
 
 @pytest.mark.parametrize(("bare", "size"), [(True, 9), (False, 1)])
 def test_text_is_needed_and_room_for_more(bare: bool, size: int) -> None:
     catalogue = items().without_features() if bare else items()
     with pytest.raises(ConfigError, match=f"cannot be given {size}: make some of its text"):
-        pretrained(catalogue, PUBLIC_USERS, size)
+        pretrain_features(catalogue, PUBLIC_USERS, size)
 
 
 def test_interactions_travel_with_the_coordinators_catalogue(tmp_path: Path) -> None:

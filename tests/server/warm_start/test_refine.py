@@ -10,9 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.warm_start import refine as matching
-from server.warm_start.denoise import Known, set_weights
-from server.warm_start.refine import RIDGE, PublicStates, match_moment, own_moment, public_states
+from server.warm_start import refine
+from server.warm_start.denoise import Posterior, set_first_weights
+from server.warm_start.refine import (
+    RIDGE,
+    PublicStates,
+    match_moment,
+    model_moment,
+    sample_public_states,
+)
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores, build
 from shared.models.moments import layer_norm, states
@@ -29,7 +35,7 @@ def recommender() -> AttentionRecommender:
 
 
 def states_of(model: AttentionRecommender) -> PublicStates:
-    return public_states(PUBLIC, model.features.table.numpy(), LONG.recency)
+    return sample_public_states(PUBLIC, model.features.table.numpy(), LONG.recency)
 
 
 def planted(model: AttentionRecommender, seed: int = 0, size: float = 0.3) -> torch.Tensor:
@@ -39,17 +45,17 @@ def planted(model: AttentionRecommender, seed: int = 0, size: float = 0.3) -> to
         model.feature_out.weight.copy_(size * torch.randn(4, 4, generator=generator))
         assert model.item_scores.offset is not None
         model.item_scores.offset.copy_(torch.randn(ITEMS, 1, generator=generator) / 32)
-    return own_moment(model, states_of(model))
+    return model_moment(model, states_of(model))
 
 
-def known(moment: torch.Tensor, trust: float = 1.0) -> Known:
-    return Known(moment.double().numpy().T, 1.0, trust)
+def posterior(moment: torch.Tensor, gain: float = 1.0) -> Posterior:
+    return Posterior(moment.double().numpy().T, 1.0, gain)
 
 
 def test_public_states_are_about_the_recommenders_own() -> None:
     """Up to what its queries and keys begin with, which is small and not zero."""
     model = recommender()
-    found = public_states(
+    found = sample_public_states(
         Histories.from_lists([[3, 1, 4], [5]]), model.features.table.numpy(), 0.75
     )
     with torch.no_grad():
@@ -60,7 +66,7 @@ def test_public_states_are_about_the_recommenders_own() -> None:
 
 def test_an_event_counts_as_in_its_users_moment() -> None:
     table, lists = recommender().features.table.numpy(), [[1, 2], [3, 4, 5, 6]]
-    found = public_states(Histories.from_lists(lists), table, 0.75)
+    found = sample_public_states(Histories.from_lists(lists), table, 0.75)
     lengths = []
     for history in lists:
         past = states(layer_norm(table), np.array(history[:-1]), 0.75)
@@ -70,7 +76,7 @@ def test_an_event_counts_as_in_its_users_moment() -> None:
 
 
 def test_no_more_states_than_wanted_and_from_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching, "MOST_STATES", 40)
+    monkeypatch.setattr(refine, "MAX_STATES", 40)
     model = recommender()
     found = states_of(model)
     assert found.states.shape == (40, 4)
@@ -83,7 +89,7 @@ def test_no_more_states_than_wanted_and_from_all_users(monkeypatch: pytest.Monke
     assert max(places) > 0.9 * len(all_of_them)
 
 
-def test_its_own_moment_is_what_a_loop_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_moment_is_that_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     model = recommender()
     moment = planted(model)
     table = model.features.table.double().numpy()
@@ -97,15 +103,15 @@ def test_its_own_moment_is_what_a_loop_expects(monkeypatch: pytest.MonkeyPatch) 
         chances /= chances.sum()
         expected += share * np.outer(chances @ table, state)
     np.testing.assert_allclose(moment.numpy(), expected, atol=1e-5)
-    monkeypatch.setattr(matching, "NUMBERS_AT_ONCE", 7 * ITEMS)
-    torch.testing.assert_close(own_moment(model, public), moment)
+    monkeypatch.setattr(refine, "MAX_SCORES", 7 * ITEMS)
+    torch.testing.assert_close(model_moment(model, public), moment)
 
 
 def log_partition(model: AttentionRecommender, public: PublicStates) -> torch.Tensor:
     return (public.shares * torch.logsumexp(model.score(public.states), dim=1)).sum()
 
 
-def test_its_own_moment_is_the_log_partitions_gradient() -> None:
+def test_the_model_moment_is_the_log_partitions_gradient() -> None:
     model = recommender()
     moment, public = planted(model), states_of(model)
     [gradient] = torch.autograd.grad(log_partition(model, public), [model.feature_out.weight])
@@ -120,10 +126,10 @@ def test_without_noise_the_planted_weights_are_found() -> None:
     assert model.item_scores.offset is not None
     with torch.no_grad():
         chances = torch.softmax(32 * model.item_scores.offset[:, 0], 0).double().numpy()
-    wanted = target - torch.outer(
+    deviation = target - torch.outer(
         torch.from_numpy(chances).float() @ model.features.table, public.shares @ public.states
     )  # what popularity alone does not explain
-    set_weights(model, known(wanted), chances)
+    set_first_weights(model, posterior(deviation), chances)
 
     def likeness() -> float:
         found = model.feature_out.weight.detach().flatten()
@@ -131,9 +137,9 @@ def test_without_noise_the_planted_weights_are_found() -> None:
 
     before = likeness()
     first = model.feature_out.weight.detach().clone()
-    scale = float((own_moment(model, public) * first).sum() / (target * first).sum())
-    match_moment(model, known(target), public, 3000)
-    left = (own_moment(model, public) - scale * target).norm() / target.norm()
+    scale = float((model_moment(model, public) * first).sum() / (target * first).sum())
+    match_moment(model, posterior(target), public, 3000)
+    left = (model_moment(model, public) - scale * target).norm() / target.norm()
     assert float(left) < 0.02
     assert likeness() > before
 
@@ -147,11 +153,11 @@ def test_how_many_users_a_moment_counts_changes_nothing(seed: int, users: float)
     with torch.no_grad():
         model.feature_out.weight.copy_(target / target.norm())
     first = model.feature_out.weight.detach().clone()
-    match_moment(model, known(target), public, 3)
+    match_moment(model, posterior(target), public, 3)
     once = model.feature_out.weight.detach().clone()
     with torch.no_grad():
         model.feature_out.weight.copy_(first)
-    match_moment(model, known(users * target), public, 3)
+    match_moment(model, posterior(users * target), public, 3)
     torch.testing.assert_close(model.feature_out.weight.detach(), once, atol=1e-4, rtol=1e-3)
 
 
@@ -159,37 +165,37 @@ def test_weights_that_have_the_moment_stay() -> None:
     model = recommender()
     target = planted(model)
     first = model.feature_out.weight.detach().clone()
-    match_moment(model, known(target, trust=0.5), states_of(model), 5)
+    match_moment(model, posterior(target, gain=0.5), states_of(model), 5)
     torch.testing.assert_close(model.feature_out.weight.detach(), first, atol=1e-5, rtol=1e-4)
 
 
-def moved(trust: float, steps: int) -> torch.Tensor:
-    """How weights change that a moment of noise, this far to be trusted, was heard of."""
+def moved(gain: float, steps: int) -> torch.Tensor:
+    """Return how far weights move with a moment of this Wiener gain."""
     model = recommender()
     target = planted(model, 1) + 0.1
     planted(model, 0)
     with torch.no_grad():
         model.feature_out.weight.copy_(0.1 * target)
     first = model.feature_out.weight.detach().clone()
-    match_moment(model, known(target, trust), states_of(model), steps)
+    match_moment(model, posterior(target, gain), states_of(model), steps)
     return model.feature_out.weight.detach() - first
 
 
-@pytest.mark.parametrize("trust", [0.01, 0.1, 0.5, 0.9])
-def test_a_step_is_shortened_by_the_noise_as_the_formula_says(trust: float) -> None:
-    ridge = RIDGE * (1 - trust) / trust
-    torch.testing.assert_close(moved(trust, 1), moved(1.0, 1) / (1 + ridge))
+@pytest.mark.parametrize("gain", [0.01, 0.1, 0.5, 0.9])
+def test_a_step_is_shortened_by_the_noise_as_the_formula_says(gain: float) -> None:
+    ridge = RIDGE * (1 - gain) / gain
+    torch.testing.assert_close(moved(gain, 1), moved(1.0, 1) / (1 + ridge))
 
 
 def test_the_noisier_the_nearer_to_the_first_weights() -> None:
-    lengths = [float(moved(trust, 60).norm()) for trust in (0.0, 0.001, 0.01, 0.1, 1.0)]
+    lengths = [float(moved(gain, 60).norm()) for gain in (0.0, 0.001, 0.01, 0.1, 1.0)]
     assert lengths[0] == 0
     assert lengths == sorted(lengths)
     assert lengths[1] < 0.1 * lengths[-1]
 
 
-@pytest.mark.parametrize("trust", [0.05, 0.3, 1.0])
-def test_every_step_makes_the_posterior_likelier(trust: float) -> None:
+@pytest.mark.parametrize("gain", [0.05, 0.3, 1.0])
+def test_every_step_makes_the_posterior_likelier(gain: float) -> None:
     """Log-likelihood of the scaled moment less the ridge, by torch's own log-partition."""
     model = recommender()
     target = planted(model, 1) + 0.1
@@ -197,13 +203,13 @@ def test_every_step_makes_the_posterior_likelier(trust: float) -> None:
     with torch.no_grad():
         model.feature_out.weight.copy_(0.1 * target)
     first, public = model.feature_out.weight.detach().clone(), states_of(model)
-    scale = float((own_moment(model, public) * first).sum() / (target * first).sum())
-    ridge = RIDGE * (1 - trust) / trust / matching.step_length(model, public)
+    scale = float((model_moment(model, public) * first).sum() / (target * first).sum())
+    ridge = RIDGE * (1 - gain) / gain / refine.step_size(model, public)
 
     def objective(steps: int) -> float:
         with torch.no_grad():
             model.feature_out.weight.copy_(first)
-            match_moment(model, known(target, trust), public, steps)
+            match_moment(model, posterior(target, gain), public, steps)
             weight = model.feature_out.weight
             kept = scale * (target * weight).sum() - ridge / 2 * (weight - first).square().sum()
             return float(kept - log_partition(model, public))
@@ -214,11 +220,11 @@ def test_every_step_makes_the_posterior_likelier(trust: float) -> None:
 
 
 @pytest.mark.parametrize("moment", [np.zeros((4, 4)), -np.eye(4)])
-def test_a_moment_that_says_nothing_of_the_first_weights_moves_nothing(moment: np.ndarray) -> None:
+def test_a_moment_without_a_part_along_the_first_weights_moves_nothing(moment: np.ndarray) -> None:
     model = recommender()
     with torch.no_grad():
         model.feature_out.weight.copy_(torch.eye(4))
-    match_moment(model, Known(moment), states_of(model), 3)
+    match_moment(model, Posterior(moment), states_of(model), 3)
     torch.testing.assert_close(model.feature_out.weight.detach(), torch.eye(4))
 
 
@@ -226,8 +232,10 @@ def test_public_users_of_one_event_move_nothing() -> None:
     model = recommender()
     target = planted(model)
     first = model.feature_out.weight.detach().clone()
-    none = public_states(Histories.from_lists([[1], [2]]), model.features.table.numpy(), 0.75)
-    match_moment(model, known(target), none, 3)
+    none = sample_public_states(
+        Histories.from_lists([[1], [2]]), model.features.table.numpy(), 0.75
+    )
+    match_moment(model, posterior(target), none, 3)
     torch.testing.assert_close(model.feature_out.weight.detach(), first)
 
 
@@ -235,6 +243,6 @@ def test_a_model_without_popularity_is_matched_too() -> None:
     model = build(replace(LONG, item_bias=False), some_catalogue())
     with torch.no_grad():
         model.feature_out.weight.copy_(0.1 * torch.eye(4))
-    match_moment(model, Known(np.eye(4) + 0.2), states_of(model), 3)
+    match_moment(model, Posterior(np.eye(4) + 0.2), states_of(model), 3)
     assert torch.isfinite(model.feature_out.weight).all()
     assert not model.feature_out.weight.detach().equal(0.1 * torch.eye(4))

@@ -13,7 +13,7 @@ from server.noise_plan import statistics_noise
 from server.rounds.participants import Partner
 from server.rounds.statistics import StatisticsCollector
 from server.warm_start.denoise import Prior
-from server.warm_start.warm_start import Choice, warm_start, worth_the_noise
+from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights, select_own_items
 from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig, WarmStartConfig
 from shared.data.histories import Histories
 from shared.errors import QuorumError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 NAMES = ("alpha", "beta", "gamma")
 
 
-class House:
+class Coordinator:
     """Three real sites, and a coordinator that asks them.
 
     Args:
@@ -51,8 +51,8 @@ class House:
         keys = {name: changes if name == "beta" else {} for name in NAMES}
         self.folders = [sites.make(name, keys[name], users=40) for name in NAMES]
         self.populations = dict.fromkeys(NAMES, 40)
-        self.told: list[tuple[int, ...]] = []
-        self.choice = Choice(None, self.told.append)
+        self.saved: list[tuple[int, ...]] = []
+        self.choice = OwnItemsChoice(None, self.saved.append)
         self.sites, self.noise, self.grid = sites, noise, connect(self.folders)
         self.config = RunConfig(
             privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
@@ -77,93 +77,97 @@ class House:
         )
 
     def warm(self, prior: Histories | None = None, run: str = "r") -> dict[str, np.ndarray]:
-        first = warm_start(
+        first = compute_first_weights(
             self.collector(run), self.config, self.sites.catalogue, Prior(prior), self.choice
         )
         return {**first.weights, "own": np.array(first.own_items)}
 
 
 @pytest.fixture
-def house(sites: Sites, connect: Connect) -> House:
-    return House(sites, connect)
+def coordinator(sites: Sites, connect: Connect) -> Coordinator:
+    return Coordinator(sites, connect)
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
 
 
-def test_it_gives_the_weights_that_training_begins_with(house: House) -> None:
-    found = house.warm()
+def test_it_gives_the_weights_that_training_begins_with(coordinator: Coordinator) -> None:
+    found = coordinator.warm()
     own = tuple(int(item) for item in found.pop("own"))
     assert len(own) == 3
-    model = build(replace(DESCRIBED, own_items=own), house.sites.catalogue)
+    model = build(replace(DESCRIBED, own_items=own), coordinator.sites.catalogue)
     shapes = {name: tuple(p.shape) for name, p in trainable(model).items()}
     assert {name: value.shape for name, value in found.items()} == shapes
     assert all(np.isfinite(value).all() for value in found.values())
     assert found["feature_out.weight"].any()
 
 
-def test_own_items_are_the_most_popular_over_all_sites(house: House) -> None:
+def test_own_items_are_the_most_popular_over_all_sites(coordinator: Coordinator) -> None:
     counts = sum(popularity_sum(some_histories(40, seed=len(name)), ITEMS, 0.5) for name in NAMES)
-    assert list(house.warm()["own"]) == sorted(np.argsort(-counts)[:3] + 1)
+    assert list(coordinator.warm()["own"]) == sorted(np.argsort(-counts)[:3] + 1)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
-def test_an_attacker_leads_a_sum_astray_and_a_robust_rule_hardly(house: House, rule: str) -> None:
+def test_an_attacker_leads_a_sum_astray_and_a_robust_rule_hardly(
+    coordinator: Coordinator, rule: str
+) -> None:
     """It declares as many users as δ allows, and answers with what they may add up to at most."""
     offsets = "item_scores.offset"
-    honest, answer = house.warm()[offsets], house.grid.nodes[2]
+    honest, answer = coordinator.warm()[offsets], coordinator.grid.nodes[2]
     item = int(honest.argmin())
 
     def attack(message: Message) -> Message | None:
         if (reply := answer(message)) is not None:
             total = StatisticsReply.from_content(reply.content).total
             told = np.zeros_like(total)
-            told.flat[item] = house.populations["beta"]
+            told.flat[item] = coordinator.populations["beta"]
             reply.content = StatisticsReply(total=told).to_content()
         return reply
 
-    house.grid.nodes[2] = attack
-    house.populations["beta"] = 900
+    coordinator.grid.nodes[2] = attack
+    coordinator.populations["beta"] = 900
 
     def place(run: str) -> int:
         """Of the least popular item among all, from below."""
-        return int(house.warm(run=run)[offsets].ravel().argsort().argsort()[item])
+        return int(coordinator.warm(run=run)[offsets].ravel().argsort().argsort()[item])
 
-    server = house.config.server
+    server = coordinator.config.server
     assert place("mean") == ITEMS - 1
     robust = replace(server, aggregation=Aggregation(rule), malicious=1, organisations=3)
-    house.config = replace(house.config, server=robust)
+    coordinator.config = replace(coordinator.config, server=robust)
     assert place("robust") <= 2
 
 
-def test_a_robust_rule_needs_as_many_answers_as_it_is_to_withstand(house: House) -> None:
-    house.grid.nodes[3] = lambda _: None
-    assert house.warm()["feature_out.weight"].any()
-    server = replace(house.config.server, aggregation=Aggregation.MEDIAN, malicious=1)
-    house.config = replace(house.config, server=server)
+def test_a_robust_rule_needs_as_many_answers_as_it_is_to_withstand(
+    coordinator: Coordinator,
+) -> None:
+    coordinator.grid.nodes[3] = lambda _: None
+    assert coordinator.warm()["feature_out.weight"].any()
+    server = replace(coordinator.config.server, aggregation=Aggregation.MEDIAN, malicious=1)
+    coordinator.config = replace(coordinator.config, server=server)
     with pytest.raises(
         QuorumError, match=r"popularity .* 2 valid replies of 3, 3 are needed \(gamma"
     ):
-        house.warm()
+        coordinator.warm()
 
 
 def test_asked_again_everybody_gives_the_same_and_pays_nothing(
     sites: Sites, connect: Connect
 ) -> None:
     """As when the coordinator dies between the two statistics, or after both."""
-    house = House(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
-    first = house.warm()
-    spent = [Site.load(folder).open_ledger().spent(1e-3) for folder in house.folders]
-    assert same(house.warm(), first)
-    assert spent == [Site.load(folder).open_ledger().spent(1e-3) for folder in house.folders]
+    coordinator = Coordinator(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
+    first = coordinator.warm()
+    spent = [Site.load(folder).open_ledger().spent(1e-3) for folder in coordinator.folders]
+    assert same(coordinator.warm(), first)
+    assert spent == [Site.load(folder).open_ledger().spent(1e-3) for folder in coordinator.folders]
     assert all(value > 0 for value in spent)
-    assert not same(house.warm(run="another"), first)
+    assert not same(coordinator.warm(run="another"), first)
 
 
 def test_who_declines_is_left_out(sites: Sites, connect: Connect) -> None:
-    house = House(sites, connect, 0.0, **{"policy.answers": ["describe", "train"]})
-    assert house.warm()["feature_out.weight"].any()
+    coordinator = Coordinator(sites, connect, 0.0, **{"policy.answers": ["describe", "train"]})
+    assert coordinator.warm()["feature_out.weight"].any()
 
 
 @pytest.mark.parametrize(
@@ -176,10 +180,10 @@ def test_who_declines_is_left_out(sites: Sites, connect: Connect) -> None:
     ],
 )
 def test_too_few_valid_answers_end_it_and_say_why(
-    house: House, cheat: Callable[[np.ndarray], np.ndarray] | None, problem: str
+    coordinator: Coordinator, cheat: Callable[[np.ndarray], np.ndarray] | None, problem: str
 ) -> None:
     for node in (1, 2):
-        honest = house.grid.nodes[node]
+        honest = coordinator.grid.nodes[node]
 
         def answer(message: Message, honest: Node = honest) -> Message | None:
             reply = None if cheat is None else honest(message)
@@ -189,39 +193,39 @@ def test_too_few_valid_answers_end_it_and_say_why(
             reply.content = StatisticsReply(total=total.astype(np.float32)).to_content()
             return reply
 
-        house.grid.nodes[node] = answer
+        coordinator.grid.nodes[node] = answer
     with pytest.raises(
         QuorumError, match=rf"1 valid replies of 3, .*alpha: .*{problem}.*no partner pays twice"
     ):
-        house.warm()
+        coordinator.warm()
 
 
 def test_who_is_silent_at_first_is_asked_again_and_nobody_pays_twice(
     sites: Sites, connect: Connect
 ) -> None:
-    house = House(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
+    coordinator = Coordinator(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
     asked = {1: 0, 2: 0}
     for node in (1, 2):
-        honest = house.grid.nodes[node]
+        honest = coordinator.grid.nodes[node]
 
         def late(message: Message, honest: Node = honest, node: int = node) -> Message | None:
             asked[node] += 1
             reply = honest(message)  # paid for, and lost on its way at the first attempt
             return None if asked[node] == 1 else reply
 
-        house.grid.nodes[node] = late
-    found = house.warm()
+        coordinator.grid.nodes[node] = late
+    found = coordinator.warm()
     assert asked == {1: 3, 2: 3}, "twice for the first statistic, once for the second"
-    charged = [len(Site.load(folder).open_ledger().outbox()) for folder in house.folders]
+    charged = [len(Site.load(folder).open_ledger().outbox()) for folder in coordinator.folders]
     assert charged == [2, 2, 2]
-    house.grid = connect(house.folders)
-    assert same(house.warm(), found), "the kept answers are the same bytes"
+    coordinator.grid = connect(coordinator.folders)
+    assert same(coordinator.warm(), found), "the kept answers are the same bytes"
 
 
 def test_who_has_declined_is_not_asked_again(sites: Sites, connect: Connect) -> None:
-    house = House(sites, connect, 0.0, **{"policy.answers": ["describe", "train"]})
+    coordinator = Coordinator(sites, connect, 0.0, **{"policy.answers": ["describe", "train"]})
     asked: list[int] = []
-    declining = house.grid.nodes[2]
+    declining = coordinator.grid.nodes[2]
 
     def declines(message: Message) -> Message | None:
         asked.append(2)
@@ -230,29 +234,31 @@ def test_who_has_declined_is_not_asked_again(sites: Sites, connect: Connect) -> 
     def silent(_: Message) -> None:
         asked.append(3)
 
-    house.grid.nodes |= {2: declines, 3: silent}
+    coordinator.grid.nodes |= {2: declines, 3: silent}
     with pytest.raises(QuorumError, match="1 valid replies of 3, "):
-        house.warm()
+        coordinator.warm()
     assert asked == [2, 3, 3, 3], "only who may still answer"
 
 
-def test_without_asking_anybody_the_public_users_say_all(house: House) -> None:
+def test_without_statistics_public_users_determine_the_weights(coordinator: Coordinator) -> None:
     prior = Prior(some_histories(30, seed=9))
-    first = warm_start(None, house.config, house.sites.catalogue, prior, house.choice)
+    first = compute_first_weights(
+        None, coordinator.config, coordinator.sites.catalogue, prior, coordinator.choice
+    )
     assert first.weights["feature_out.weight"].any()
-    assert house.grid.sent == []
+    assert coordinator.grid.sent == []
 
 
-def test_public_states_take_it_further_and_nobody_is_asked_again(house: House) -> None:
+def test_public_states_refine_the_weights_without_another_request(coordinator: Coordinator) -> None:
     public, asked = some_histories(60, seed=9), []
     found = {}
     for steps in (0, 8):
-        warm_start_config = replace(house.config.warm_start, steps=steps)
-        house.config = replace(house.config, warm_start=warm_start_config)
+        warm_start_config = replace(coordinator.config.warm_start, steps=steps)
+        coordinator.config = replace(coordinator.config, warm_start=warm_start_config)
         for prior in (None, public):
-            house.grid.sent.clear()
-            found[steps, prior is None] = house.warm(prior)
-            asked.append(len(house.grid.sent))
+            coordinator.grid.sent.clear()
+            found[steps, prior is None] = coordinator.warm(prior)
+            asked.append(len(coordinator.grid.sent))
     assert asked == [2 * len(NAMES)] * 4
     assert same(found[0, True], found[8, True])
     assert not same(found[0, False], found[8, False])
@@ -262,23 +268,23 @@ def test_public_states_take_it_further_and_nobody_is_asked_again(house: House) -
 
 def test_an_item_must_stand_out_from_the_noise() -> None:
     popular = np.array([5.0, 100.0, 40.0, 60.0])
-    assert worth_the_noise(popular, 0.0, 2) == (2, 4)
-    assert worth_the_noise(popular, 12.0, 4) == (2, 4)
-    assert worth_the_noise(popular, 50.0, 4) == ()
+    assert select_own_items(popular, 0.0, 2) == (2, 4)
+    assert select_own_items(popular, 12.0, 4) == (2, 4)
+    assert select_own_items(popular, 50.0, 4) == ()
 
 
-def test_what_was_chosen_once_stays_though_others_answer_later(
+def test_own_items_that_were_chosen_once_stay_when_others_answer_later(
     sites: Sites, connect: Connect
 ) -> None:
     """Else partners that answered about these items would refuse to be asked about others."""
-    house = House(sites, connect, 2.0, **{"policy.max_epsilon": 20.0})
-    absent = house.grid.nodes[3]
-    house.grid.nodes[3] = lambda _: None
-    first = house.warm()
-    assert house.told == [tuple(first["own"])]
-    house.grid.nodes[3] = absent
-    house.choice = Choice(house.told[0], house.told.append)
-    again = house.warm()
+    coordinator = Coordinator(sites, connect, 2.0, **{"policy.max_epsilon": 20.0})
+    absent = coordinator.grid.nodes[3]
+    coordinator.grid.nodes[3] = lambda _: None
+    first = coordinator.warm()
+    assert coordinator.saved == [tuple(first["own"])]
+    coordinator.grid.nodes[3] = absent
+    coordinator.choice = OwnItemsChoice(coordinator.saved[0], coordinator.saved.append)
+    again = coordinator.warm()
     assert list(again["own"]) == list(first["own"])
-    assert len(house.told) == 1
+    assert len(coordinator.saved) == 1
     assert not same(again, first)
