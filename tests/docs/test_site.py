@@ -96,18 +96,25 @@ def test_every_page_that_other_files_name_is_there() -> None:
     assert {page: files for page, files in named.items() if not (ROOT / page).is_file()} == {}
 
 
-def test_every_file_that_the_architecture_names_is_there() -> None:
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem
+)
+def test_every_file_of_the_source_that_a_page_names_is_there(page: Path) -> None:
+    path = r"(?<![\w/-])(?:client|server|shared|simulations|tests|docs)/[\w/.-]*[\w/]"
+    named = re.findall(path, page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_architecture_names_every_room() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:client|server|shared|simulations|docs|tests)/[\w/.-]*)`", text)
-    assert len(paths) > 30
-    assert [path for path in paths if not (ROOT / path).exists()] == []
     rooms = {
-        f"{top}/{folder.name}/"
+        f"`{top}/{folder.name}/`"
         for top in ("client", "server", "shared")
         for folder in (ROOT / top).iterdir()
         if (folder / "__init__.py").is_file()
     }
-    assert rooms <= set(paths)
+    assert len(rooms) > 15
+    assert {room for room in rooms if room not in text} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
