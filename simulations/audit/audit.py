@@ -40,9 +40,11 @@ from simulations.audit.recorder import Recorder
 from simulations.audit.replay import can_replay
 from simulations.audit.verdict import Claim, limitations, observer_figures, violations
 from simulations.experiment.config import SimulationConfig
-from simulations.experiment.federation import sites_in, spent
+from simulations.experiment.federation import ledger_costs, sites_in
+from simulations.experiment.prepare import prepare
 from simulations.experiment.results import write
-from simulations.experiment.simulate import SITES, Reporter, Simulation, prepare, simulate
+from simulations.experiment.simulate import simulate
+from simulations.experiment.simulation import SITES, Reporter, Simulation
 
 __all__ = ["FILE", "audit"]
 
@@ -105,7 +107,7 @@ def _select_rounds(rounds: int) -> set[int]:
 def _collect_evidence(
     simulation: Simulation, experiment: Experiment, recorder: Recorder, plan: AuditPlan
 ) -> dict[str, Any]:
-    ledgers = spent(sites_in(simulation.folder / SITES))
+    ledgers = ledger_costs(sites_in(simulation.folder / SITES))
     worst = max(ledgers, key=lambda name: ledgers[name][0])
     claim = Claim(ledgers[worst][0], simulation.config.privacy.delta, worst)
     observed = observe(

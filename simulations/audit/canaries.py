@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from shared.data.histories import Histories
 from shared.errors import ConfigError
-from simulations.experiment.simulate import Planted, Simulation
+from simulations.experiment.simulation import PlantedUsers, Simulation
 
 __all__ = ["KINDS", "Canaries", "Experiment", "canary_planter"]
 
@@ -65,7 +65,7 @@ class Experiment:
 
 def canary_planter(
     experiments: list[Experiment], *, canaries: int, held_out: float, seed: int
-) -> Callable[[Simulation], Planted]:
+) -> Callable[[Simulation], PlantedUsers]:
     """Return a function that draws an audit's users for a simulation.
 
     Args:
@@ -76,7 +76,7 @@ def canary_planter(
         seed: of coins and canaries.
     """
 
-    def plant(simulation: Simulation) -> Planted:
+    def plant(simulation: Simulation) -> PlantedUsers:
         rng = np.random.default_rng([seed, 0xCA4A41])
         items = _choosable(simulation)
         number = len(simulation.parts)
@@ -91,7 +91,7 @@ def canary_planter(
         tossed = rng.permutation(users)[: round(2 * held_out * len(users))]
         outside = rng.random(len(tossed)) < 0.5
         experiments.append(Experiment(drawn, tossed[~outside], tossed[outside]))
-        return Planted(
+        return PlantedUsers(
             kept=[part[~np.isin(part, tossed[outside])] for part in simulation.parts],
             added=[own.histories.select(np.flatnonzero(own.inside)) for own in drawn],
             populations=[

@@ -44,21 +44,26 @@ PublicOption = Annotated[
     Path | None,
     typer.Option(
         "--public",
-        help="Folder of interactions that everybody may know, with the same item ids.",
+        help="Folder of public interactions, with the same item ids.",
     ),
 ]
 EpsilonOption = Annotated[
     str | None,
-    typer.Option(help="Privacy budget of each organisation's users; 'none' trains without."),
+    typer.Option(
+        help="Privacy budget ε of each organisation's users; 'none' trains without privacy."
+    ),
 ]
 DeltaOption = Annotated[
-    float | None, typer.Option(help="δ of the claim; below 1 / users of any organisation.")
+    float | None,
+    typer.Option(help="δ of the claim; below 1 / the users of the largest organisation."),
 ]
-OrganisationsOption = Annotated[int | None, typer.Option(help="How many share the users.")]
+OrganisationsOption = Annotated[int | None, typer.Option(help="Number of organisations.")]
 PartitionOption = Annotated[
-    Scheme | None, typer.Option(help="How users are spread: evenly, or skewed by size or taste.")
+    Scheme | None, typer.Option(help="How users are assigned: evenly, or skewed by size or taste.")
 ]
-SeedOption = Annotated[int | None, typer.Option(help="Of partition, weights, samples and noise.")]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Random seed of partition, weights, samples and noise.")
+]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file of settings.")]
 SetOption = Annotated[
     list[str] | None,
@@ -67,14 +72,14 @@ SetOption = Annotated[
 
 
 def paths(**given: Path | None) -> dict[str, Any]:
-    """Folders as settings of the section `lab`; None was not given."""
+    """Return folders as settings of the section `lab`; None means not given."""
     return {
         f"lab.{key}": None if path is None else str(path.resolve()) for key, path in given.items()
     }
 
 
 def number(text: str | None) -> float | str | None:
-    """An ε as typed; what is no number is left to the settings to judge."""
+    """Return ε as a number; other text is left for the settings to check."""
     try:
         return None if text is None else float(text)
     except ValueError:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from shared.system.command_line import messages, output
-from simulations.experiment.simulate import Simulation
+from simulations.experiment.simulation import Simulation
 
 __all__ = ["print_data", "print_result"]
 

@@ -1,4 +1,4 @@
-"""How a simulation goes, as commands show it on a terminal or in a log."""
+"""Progress of a simulation, as bars on a terminal or lines in a log."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Bars", "bars"]
 
 
 class Bars:
-    """Round, loss, the worst organisation's ε, time left: a bar a stage, or lines in a log."""
+    """A reporter with one bar a stage, or lines in a log: round, loss, highest ε, time left."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars, self._stage = bars, ""
         self._task: TaskID | None = None
 
     def stage(self, text: str) -> None:
-        """A new bar; see `simulations.experiment.simulate.Reporter`."""
+        """Start a new bar; see `simulations.experiment.simulation.Reporter`."""
         self._stage, self._task = text, None
 
     def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
-        """Moves the bar, or prints every fifth of the way."""
+        """Move the bar; in a log, print a line for each fifth of the rounds."""
         spent = "no privacy" if epsilon == float("inf") else f"ε {epsilon:.2f}"
         figures = f"loss {loss:.3f}  {spent}"
         if self._task is None:
@@ -39,7 +39,7 @@ class Bars:
 
 
 def bars() -> Progress:
-    """What `Bars` draws on, while it is entered."""
+    """Return the display that `Bars` draws on; a context manager."""
     return Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(bar_width=24),

@@ -27,7 +27,9 @@ from simulations.commands.options import (
 from simulations.commands.print_simulation import print_data, print_result
 from simulations.commands.progress import Bars, bars
 from simulations.experiment.config import Engine, read_settings
-from simulations.experiment.simulate import Simulation, prepare, reopen, simulate
+from simulations.experiment.prepare import prepare, reopen
+from simulations.experiment.simulate import simulate
+from simulations.experiment.simulation import Simulation
 
 __all__ = ["prepare_command", "simulate_command"]
 

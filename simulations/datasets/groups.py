@@ -1,16 +1,16 @@
-"""Public groups of users, such as MovieLens's gender and age, to see whom a model serves well.
+"""Public groups of users, such as MovieLens's gender and age, to compare how well each is served.
 
-They are read for the lab's figures alone: no site is given them, and no model sees them.
+Only the lab's figures use them: neither a site nor a model gets them.
 
 | what the table of users holds                     | what happens                                 |
 |---------------------------------------------------|----------------------------------------------|
 | no user column, or one twice                      | refused, with the columns there are          |
-| a user that is empty, or there twice              | refused, with the row                        |
+| an empty or repeated user id                      | refused, with the row                        |
 | none of the users of the interactions             | refused: the ids are not the same            |
 | a column with 2 to 12 different values            | a way to group users                         |
 | a column with one value or more than 12           | left out: a name or a number is no group     |
 | an empty value, or no row for a user              | the user is in the group "unknown"           |
-| a group called like a column of evaluation.parquet| refused, with the name                       |
+| a column named as one of evaluation.parquet       | refused, with the name                       |
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from simulations.datasets import movielens
 __all__ = ["RESERVED", "UNKNOWN", "Groups", "groups_of", "read_users"]
 
 Groups = Mapping[str, tuple[str, ...]]
-"""By column, each user's group, in the order of the histories."""
+"""For each grouping, every user's group in the order of the histories."""
 
 UNKNOWN = "unknown"
 MOST_VALUES = 12
 RESERVED = ("user", "organisation", "events", "model", "rank")
-"""The columns that evaluation.parquet has without any group."""
+"""The columns of evaluation.parquet that are not groupings."""
 
 
 def read_users(path: Path) -> pa.Table:
-    """The table of users, as text.
+    """Return the table of users, as text.
 
     Raises:
         DataError: it cannot be read, or has no rows.
@@ -50,13 +50,13 @@ def read_users(path: Path) -> pa.Table:
 
 
 def groups_of(table: pa.Table, column: str, users: Sequence[str], source: Path) -> Groups:
-    """Every way to group these users that the table has.
+    """Return every grouping of these users that the table has.
 
     Args:
         table: text columns.
-        column: which holds the user ids.
-        users: whose groups are wanted.
-        source: what errors name.
+        column: the one with the user ids.
+        users: whose groups are returned.
+        source: the file that errors name.
 
     Raises:
         DataError: see the table on top of this module.
@@ -71,14 +71,14 @@ def groups_of(table: pa.Table, column: str, users: Sequence[str], source: Path) 
             value=next(iter(rows)),
             remedy="Write the same ids in both files, or take this file away.",
         )
-    found = {}
+    groups = {}
     for name in table.column_names:
         values = [(text or "").strip() or UNKNOWN for text in table.column(name).to_pylist()]
         if name != column and 2 <= len(set(values)) <= MOST_VALUES:
             _check_name(name, source)
             labels = _labels(name, values)
-            found[name] = tuple(labels[rows[user]] if user in rows else UNKNOWN for user in users)
-    return found
+            groups[name] = tuple(labels[rows[user]] if user in rows else UNKNOWN for user in users)
+    return groups
 
 
 def _rows(ids: Sequence[str | None], source: Path) -> dict[str, int]:
@@ -86,7 +86,7 @@ def _rows(ids: Sequence[str | None], source: Path) -> dict[str, int]:
     for number, text in enumerate(ids):
         user = text or ""
         if not user.strip() or user in rows:
-            problem = "the user stands there twice" if user in rows else "the id is empty"
+            problem = "the user is repeated" if user in rows else "the id is empty"
             remedy = "Keep one row for each user."
             raise DataError(problem, file=source, row=number + 1, value=text, remedy=remedy)
         rows[user] = number
@@ -104,6 +104,6 @@ def _check_name(name: str, source: Path) -> None:
 
 
 def _labels(name: str, values: Sequence[str]) -> Sequence[str]:
-    """MovieLens writes 1 for everybody under 18: its codes of age are spelled out."""
+    """Return the values, with MovieLens's codes of age replaced by their meaning."""
     coded = name == "age" and set(values) - {UNKNOWN} == set(movielens.AGES)
     return [movielens.AGES.get(value, value) for value in values] if coded else values

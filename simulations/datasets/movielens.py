@@ -1,4 +1,4 @@
-"""MovieLens's own files: '::'-separated rows in Latin-1, and the codes that they hold.
+"""Read MovieLens's own files: rows of '::'-separated fields in Latin-1, and their codes.
 
 F. Maxwell Harper and Joseph A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS
 5(4), 2015; the README of MovieLens 1M.
@@ -31,14 +31,14 @@ AGES: Mapping[str, str] = MappingProxyType(
         "56": "56 or more",
     }
 )
-"""What MovieLens's codes of age stand for."""
+"""The meaning of MovieLens's codes of age."""
 
 
 def read_dat(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read one of MovieLens 1M's files, all of it, as text columns.
+    """Read one of MovieLens 1M's files as text columns.
 
     Raises:
-        DataError: it cannot be read, is empty, or a row has not as many fields as `names`.
+        DataError: it cannot be read, is empty, or a row does not have as many fields as `names`.
     """
     try:
         with path.open(encoding="latin-1") as lines:

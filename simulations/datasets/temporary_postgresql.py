@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own in a temporary folder, for benchmarks and tests."""
+"""A temporary PostgreSQL server on this machine, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Server:
 
     @property
     def url(self) -> str:
-        """What data.source takes; without the password."""
+        """Return the URL for `data.source`, without the password."""
         return f"postgresql://{self.user}@127.0.0.1:{self.port}/postgres"
 
 
 def binaries() -> Path | None:
-    """Where initdb and pg_ctl lie, of the newest PostgreSQL; None where there is none."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
+    """Return the folder of initdb and pg_ctl of the newest PostgreSQL; None without one."""
+    if program := shutil.which("initdb"):
+        return Path(program).resolve().parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=_version)
     return folders[-1].parent if folders else None
 
@@ -52,7 +52,7 @@ def _version(path: Path) -> int:
 
 @contextmanager
 def temporary_server(password: str) -> Iterator[Server]:
-    """A server that is gone afterwards; it runs as another user if this process is root.
+    """Run a server until the block ends; as another user if this process is root.
 
     Raises:
         RuntimeError: PostgreSQL is not installed, or does not start.
@@ -67,7 +67,7 @@ def temporary_server(password: str) -> Iterator[Server]:
         options = _as_another(folder, secret)
         data, log = str(folder / "data"), str(folder / "log")
         listen = f"-p {server.port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        listen += " -c lock_timeout=10s"  # a forgotten transaction must not stop a test for ever
+        listen += " -c lock_timeout=10s"  # an open transaction must not block a test for ever
         control = [str(tools / "pg_ctl"), "-D", data, "-l", log, "-w"]
         create = [str(tools / "initdb"), "-D", data, "-U", server.user, "-E", "UTF8"]
         create += ["--no-locale", "--no-sync", "--auth=scram-sha-256", f"--pwfile={secret}"]
@@ -86,7 +86,7 @@ def _free_port() -> int:
 
 
 def _as_another(folder: Path, *files: Path) -> dict[str, Any]:
-    """How to run a program that refuses to be root."""
+    """Return options that run a program as another user, since PostgreSQL refuses root."""
     options: dict[str, Any] = {"cwd": folder, "env": os.environ | {"LC_ALL": "C"}}
     if os.geteuid():
         return options

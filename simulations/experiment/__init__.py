@@ -1,1 +1,18 @@
-"""experiment."""
+"""One simulated federation, from data to result.json.
+
+| module           | what it is for                                                           |
+|------------------|--------------------------------------------------------------------------|
+| config           | the settings of a simulation                                             |
+| prepare          | read the data, assign users, hold events out, write the sites            |
+| simulation       | a prepared simulation: its data, organisations and folder                |
+| simulate         | run it, train the local baselines, write the result                      |
+| federation       | the real apps on one machine, in this process or on Ray                  |
+| partition        | assign users to organisations                                            |
+| public_knowledge | item features and public interactions, before a federation starts        |
+| baselines        | popularity and Markov counts, with and without noise                     |
+| cold             | items without any training event                                         |
+| evaluate         | rank the test items with every model                                     |
+| user_ranks       | evaluation.parquet: the rank of each user's test item                    |
+| results          | result.json                                                              |
+| accountants      | solve for noise, steps or ε, by several accountants                      |
+"""

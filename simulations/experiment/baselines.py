@@ -1,8 +1,8 @@
-"""What the federated model is measured against, each ranked for the same users.
+"""Baselines of the federated model, evaluated on the same users.
 
-Most popular and first-order Markov counts know every organisation's data exactly; the private
-popularity pays the run's ε once at each organisation. They see the training events, as the
-trained models do.
+The most popular items and first-order Markov counts use exact counts of every organisation's data.
+The private popularity spends the run's ε once at each organisation. All use the training events, as
+the trained models do.
 """
 
 from __future__ import annotations
@@ -26,54 +26,56 @@ from shared.privacy.noise import SeededRandom
 __all__ = ["Cases", "markov", "popularity", "private_popularity", "recommender", "validation_loss"]
 
 LOSS_USERS = 128
-"""Users whose validation loss is shown while training; a sample, for speed."""
+"""Users in the validation loss that is shown while training; a sample, for speed."""
 
 
 class Cases:
-    """The test cases of a split, and which organisation each belongs to.
+    """The test cases of a split, and the organisation of each.
 
     Args:
         split: leave-one-out over all users.
         parts: user rows of each organisation, as `partition` gives them.
         items: catalogue size V.
-        window: events that a scorer sees, T.
+        window: events T that a scorer gets.
     """
 
     def __init__(
         self, split: LeaveOneOut, parts: Sequence[NDArray[np.int64]], *, items: int, window: int
     ) -> None:
         self.split, self.items, self.window = split, items, window
-        case = {user: number for number, user in enumerate(split.test_inputs.users)}
+        position = {user: number for number, user in enumerate(split.test_inputs.users)}
         self.parts = [
-            np.array([case[u] for u in split.train.select(rows).users if u in case], np.int64)
+            np.array(
+                [position[u] for u in split.train.select(rows).users if u in position], np.int64
+            )
             for rows in parts
         ]
 
     def rank(self, scorer: Scorer, rows: NDArray[np.int64] | None = None) -> Ranking:
-        """Ranks every test user's item, or those of some case rows, over the full catalogue."""
+        """Rank every test user's item over the full catalogue, or the items of some case rows."""
         inputs, targets = self.split.test_inputs, self.split.test_targets
         if rows is not None:
             inputs, targets = inputs.select(rows), targets[rows]
         return rank_users(scorer, inputs, targets, items=self.items, window=self.window)
 
     def rank_each(self, scorers: Sequence[Scorer]) -> Ranking:
-        """Ranks each organisation's users by its own scorer; users in the order of the split."""
+        """Rank each organisation's users with its own scorer; users in the order of the split."""
         own = [(s, rows) for s, rows in zip(scorers, self.parts, strict=True) if len(rows)]
         pooled = Ranking.pooled([self.rank(scorer, rows) for scorer, rows in own])
         return pooled.select(np.argsort(np.concatenate(self.parts)))
 
 
 def popularity(train: Histories, items: int) -> Scorer:
-    """The most popular items, counted exactly."""
+    """Return a scorer by exact item counts."""
     return Popularity(item_counts(train, items))
 
 
 def private_popularity(
     sites: Sequence[Histories], items: int, privacy: PrivacyConfig, seed: int
 ) -> Scorer:
-    """The most popular items, one noised count from each organisation under the run's (ε, δ).
+    """Return a scorer by the sum of one noised count a site, each under the run's (ε, δ).
 
-    Every user weighs the same: the clip norm 1 is below what any user adds.
+    Every user has the same weight: the clip norm 1 is at most the norm of any user's counts.
     """
     if privacy.epsilon is None:
         raise ValueError("a private baseline needs an epsilon")
@@ -88,12 +90,12 @@ def private_popularity(
 
 
 def markov(train: Histories, items: int) -> Scorer:
-    """First-order transition counts."""
+    """Return a scorer by first-order transition counts."""
     return Markov.from_histories(train, items)
 
 
 def recommender(model: AttentionRecommender) -> Scorer:
-    """The trained model, on whatever device it is."""
+    """Return a scorer that applies the model on its own device."""
 
     def score(histories: Tensor, /) -> Tensor:
         return model.next_item_scores(histories.to(model.device))
@@ -103,7 +105,7 @@ def recommender(model: AttentionRecommender) -> Scorer:
 
 @torch.no_grad()
 def validation_loss(scorer: Scorer, split: LeaveOneOut, window: int) -> float:
-    """Mean cross-entropy of a few users' validation items, in nats."""
+    """Return the mean cross-entropy of some users' validation items, in nats."""
     rows = np.linspace(0, len(split.validation_inputs) - 1, num=LOSS_USERS, dtype=np.int64)
     rows = np.unique(rows)
     scores = scorer(split.validation_inputs.padded(rows, window))

@@ -1,8 +1,8 @@
-"""Cold items: nobody chose them while training, and then they are what is asked for.
+"""Cold items: items without any training event, whose test users measure the cold start.
 
-Their events leave every site's training data; the catalogue and its features keep them. Training
-then sees that nobody takes them, and their learned offsets say so. An item that did not exist yet
-would have none: `as_new` forgets them, and both are measured.
+Their events are removed from every site's training data; the catalogue and its features keep them.
+Training then lowers their learned offsets, since nobody chose them. An item that is added after
+training has no offset: `treat_as_new` removes it. Both cases are evaluated.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
 
-__all__ = ["as_new", "cold_items", "cold_section", "without_items"]
+__all__ = ["cold_items", "cold_section", "treat_as_new", "without_items"]
 
 Ints = NDArray[np.int64]
 
 
 def cold_items(items: int, share: float, seed: int) -> Ints:
-    """Draw which items nobody may have chosen.
+    """Draw the cold items.
 
     Args:
         items: catalogue size V.
-        share: of them, in [0, 1); rounded up to a whole item.
-        seed: the same seed draws the same; >= 0.
+        share: of the items that become cold, in [0, 1); rounded up to a whole item.
+        seed: determines the items; >= 0.
 
     Returns:
         Ascending internal ids in 1..V.
@@ -42,28 +42,28 @@ def cold_items(items: int, share: float, seed: int) -> Ints:
         ConfigError: the share is out of range.
     """
     if not 0 <= share < 1:
-        raise ConfigError(f"lab.cold = {share}: choose a share from 0 up to, but not, 1.")
+        raise ConfigError(f"lab.cold = {share}: choose a share of at least 0 and below 1.")
     drawn = np.random.default_rng([seed, 0xC01D]).permutation(items)[: math.ceil(share * items)]
     return np.sort(drawn).astype(np.int64) + 1
 
 
 def without_items(split: LeaveOneOut, cold: Ints) -> LeaveOneOut:
-    """The split with no event of these items to train on; what is asked for stays."""
+    """Return the split without training events of these items; test and validation stay."""
     train = split.train
     kept = ~np.isin(train.items, cold)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
     return replace(split, train=Histories(train.users, train.items[kept], offsets[train.offsets]))
 
 
-def as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommender:
-    """A copy in which these items have the other items' mean offset.
+def treat_as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommender:
+    """Return a copy in which these items have the mean offset of the other items.
 
-    So the coordinator should treat an item that joins the catalogue after training: which ones
-    those are is public, and the copy costs nothing.
+    A coordinator should do this for items that are added after training. Which items are new is
+    public, so this costs no privacy.
 
     Args:
-        model: trained; one without offsets is copied as it is.
-        cold: internal ids, not all there are.
+        model: trained; one without offsets is copied unchanged.
+        cold: internal ids; not of all items.
     """
     model = copy.deepcopy(model)
     offset = model.item_scores.offset  # (V, 1)
@@ -76,18 +76,20 @@ def as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommender:
 
 
 def cold_section(split: LeaveOneOut, cold: Ints, rankings: Mapping[str, Ranking]) -> dict[str, Any]:
-    """Each model's figures over the users whose test item is cold.
+    """Return each model's metrics over the users whose test item is cold.
 
     Args:
-        split: whose test is ranked.
+        split: the evaluated split.
         cold: internal ids.
         rankings: by model, each of all M test users in the order of the split.
 
     Returns:
-        How many cold items there are, how many users are asked for one, and, if any are, figures
-        as in the rest of result.json. By chance, hr@10 is about 10 / V.
+        The number of cold items, the number of users whose test item is one, and, if there are
+        any, metrics as elsewhere in result.json. A random ranking has an hr@10 of about 10 / V.
     """
-    asked = np.flatnonzero(np.isin(split.test_targets, cold))
-    some = rankings if len(asked) else {}
-    figures = {name: ranking.select(asked).metrics().as_dict() for name, ranking in some.items()}
-    return {"items": len(cold), "users": len(asked), "models": figures}
+    users = np.flatnonzero(np.isin(split.test_targets, cold))
+    evaluated = rankings if len(users) else {}
+    figures = {
+        name: ranking.select(users).metrics().as_dict() for name, ranking in evaluated.items()
+    }
+    return {"items": len(cold), "users": len(users), "models": figures}

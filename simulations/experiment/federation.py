@@ -1,6 +1,6 @@
-"""A federation on one machine: a folder a site, and the real apps between them.
+"""Run a federation on one machine: one folder a site, and the real ServerApp and ClientApp.
 
-A simulated organisation is what a partner has: site.toml, data and ledger in a folder. Only the
+A simulated organisation has what a partner has: site.toml, data and ledger in a folder. Only the
 transport is replaced, by an in-process grid or by Flower's Ray engine.
 """
 
@@ -35,11 +35,11 @@ from simulations.experiment.config import Engine
 __all__ = [
     "InProcessGrid",
     "SimulatedSite",
+    "ledger_costs",
     "make_site",
     "run_federation",
     "site_histories",
     "sites_in",
-    "spent",
 ]
 
 _DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
@@ -47,15 +47,15 @@ _DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedSite:
-    """What a simulated organisation is made of.
+    """A simulated organisation, before it is written to disk.
 
     Attributes:
-        organisation: its name and its folder's.
-        histories: what its users did.
-        stream: tells its noise from the other sites' under one seed.
+        organisation: its name, and the name of its folder.
+        histories: its users' events.
+        stream: number of its random stream; distinct among the sites of one seed.
         evaluates: whether it answers requests for noised metrics; it then keeps each user's last
             event out of training.
-        population: declared users; None: as many as it has.
+        population: declared number of users; None takes the number of histories.
     """
 
     organisation: str
@@ -75,16 +75,16 @@ def make_site(
     seed: int,
     device: str,
 ) -> None:
-    """Writes site.toml, data and an empty ledger into `folder`.
+    """Write site.toml, data and an empty ledger into `folder`.
 
-    The site allows exactly the run's ε: a ledger that miscounted would stop the simulation.
+    The site allows exactly the run's ε, so a ledger that counts too much stops the simulation.
     """
     folder.mkdir(parents=True)
     write_interactions(site.histories, catalogue, folder / _DATA)
     answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
     limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
     population = len(site.histories) if site.population is None else site.population
-    # Last, so that a folder with a site.toml is whole.
+    # site.toml comes last, so that a folder with one is complete.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
     (folder / FILE).write_text(
         f'organisation = "{site.organisation}"\n'
@@ -105,12 +105,12 @@ def make_site(
 
 
 def sites_in(folder: Path) -> list[Path]:
-    """The site folders below `folder`, in order."""
+    """Return the site folders below `folder`, in order of their names."""
     return sorted(file.parent for file in folder.glob(f"*/{FILE}"))
 
 
 def site_histories(folder: Path, catalogue: Catalogue) -> Histories:
-    """What `make_site` wrote; users without events left no trace."""
+    """Return the histories that `make_site` wrote, without users that have no events."""
     return read_histories(folder / _DATA, catalogue)
 
 
@@ -122,17 +122,17 @@ def run_federation(
     observer: Observer,
     app: ClientApp | None = None,
 ) -> None:
-    """Runs the coordinator and every site until the last round is done.
+    """Run the coordinator and every site until the last round is finished.
 
     Args:
         config: the run's parameters.
         sites: their folders.
         engine: what runs the apps.
-        observer: told of every round.
-        app: what every node runs in this process instead of the ClientApp itself.
+        observer: called after every round.
+        app: runs on every node instead of the node's own ClientApp; in this process only.
 
     Raises:
-        SottoError: whatever the coordinator raises.
+        SottoError: the coordinator failed.
     """
     if engine is Engine.RAY:
         _run_on_ray(config, sites, observer)
@@ -145,7 +145,7 @@ def run_federation(
 
 
 class InProcessGrid(Grid):
-    """Hands each message to a ClientApp in this process, one after the other.
+    """A grid that passes each message to a ClientApp in this process, one after the other.
 
     Args:
         app: the ClientApp that every node runs.
@@ -170,12 +170,12 @@ class InProcessGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0
 
     def set_run(self, run: Run) -> None:
-        """Flower's part of the interface."""
+        """Set the run; Flower calls it."""
         self._run = run
 
     @property
     def run(self) -> Run:
-        """The run that messages belong to."""
+        """Return the run of the messages."""
         return self._run
 
     def create_message(
@@ -186,21 +186,21 @@ class InProcessGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """A message to one node."""
+        """Return a message to one node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Every node is always connected."""
+        """Return all nodes: they are always connected."""
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Takes the messages; their receivers answer when the answers are pulled."""
+        """Store the messages; a node answers when its reply is pulled."""
         return [self._accept(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The answer to the first of these messages that has none yet.
+        """Return the reply to the first of these messages that has none yet.
 
-        One at a time: whoever waits can stop at the deadline, after which nobody else is asked.
+        One reply at a time, so that the coordinator can stop at its deadline.
         """
         for number in self._messages:
             if number in set(message_ids):
@@ -211,7 +211,7 @@ class InProcessGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """As a patient coordinator waits."""
+        """Send, and wait for the replies as `PatientGrid` does."""
         return PatientGrid(self).send_and_receive(messages, timeout=timeout)
 
     def _accept(self, message: Message) -> str:
@@ -235,13 +235,13 @@ def _run_on_ray(config: RunConfig, sites: Sequence[Path], observer: Observer) ->
 
 
 def _resources() -> dict[str, float]:
-    """As many threads for a client as this process has: the same sums, in the same order."""
+    """Give a client as many threads as this process has, for the same order of summation."""
     gpus = 1.0 if torch.cuda.is_available() else 0.0
     return {"num_cpus": float(torch.get_num_threads()), "num_gpus": gpus}
 
 
 def _app_for(sites: Path) -> ClientApp:
-    """The node's app, told where the simulated sites are."""
+    """Return the node's app with the folder of the simulated sites in its run config."""
     app, run_config = ClientApp(), {"paths.sites": str(sites.resolve())}
 
     def handle(message: Message, context: Context) -> Message:
@@ -255,11 +255,11 @@ def _app_for(sites: Path) -> ClientApp:
     return app
 
 
-def spent(sites: Iterable[Path]) -> Mapping[str, Any]:
-    """What each site's own ledger says: name -> (ε, releases)."""
-    found: dict[str, Any] = {}
+def ledger_costs(sites: Iterable[Path]) -> Mapping[str, Any]:
+    """Return (ε, releases) of each organisation, by name, from its own ledger."""
+    costs: dict[str, Any] = {}
     for folder in sites:
         site = Site.load(folder)
         ledger = site.open_ledger()
-        found[site.organisation] = (ledger.spent(site.policy.delta), ledger.releases())
-    return found
+        costs[site.organisation] = (ledger.spent(site.policy.delta), ledger.releases())
+    return costs

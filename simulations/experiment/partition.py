@@ -1,7 +1,7 @@
-"""Spread a data set's users over organisations that simulate partners.
+"""Assign a data set's users to organisations that simulate partners.
 
-Every user goes to exactly one organisation, and no organisation is left with fewer than two users
-while there are enough of them.
+Every user belongs to exactly one organisation. No organisation has fewer than two users if there
+are enough users.
 
 The skewed schemes draw shares from a symmetric Dirichlet distribution, as in T.-M. H. Hsu, H. Qi
 and M. Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
@@ -27,10 +27,10 @@ MIN_USERS = 2
 
 
 class Scheme(StrEnum):
-    """How users are spread.
+    """How users are assigned.
 
-    USER deals them out evenly at random; SIZE draws the organisations' sizes; TASTE draws, for
-    the users of each dominant genre, the organisations' shares.
+    USER: equal sizes at random. SIZE: random sizes. TASTE: random shares of the users of each
+    dominant genre.
     """
 
     USER = "user"
@@ -46,13 +46,13 @@ def partition(
     *,
     concentration: float = 0.5,
 ) -> list[Ints]:
-    """Say which users each organisation has.
+    """Return the users of each organisation.
 
     Args:
-        dataset: whose users to spread.
-        organisations: how many to make; in 1..N.
-        scheme: how.
-        seed: the same seed gives the same organisations; >= 0.
+        dataset: whose users are assigned.
+        organisations: number of organisations, in 1..N.
+        scheme: how users are assigned.
+        seed: determines the assignment; >= 0.
         concentration: of the Dirichlet distribution behind "size" and "taste"; > 0.
 
     Returns:
@@ -77,7 +77,7 @@ def partition(
 
 
 def dominant_genres(dataset: Dataset) -> Ints:
-    """The number of the genre that most of a user's events carry, [N].
+    """Return the number of the genre that most of each user's events have, [N].
 
     Genres are numbered in alphabetical order, and the first wins a tie; a user none of whose
     items has a genre gets 0 as well.
@@ -105,7 +105,7 @@ def _check(organisations: int, users: int, seed: int, concentration: float) -> N
 
 
 def _sizes(shares: npt.NDArray[np.float64], users: int) -> Ints:
-    """Whole numbers that add up to `users`: a floor for each, the rest by largest remainder."""
+    """Return sizes that sum to `users`: a minimum for each, the rest by largest remainder."""
     floor = min(MIN_USERS, users // len(shares))
     exact = shares * (users - floor * len(shares))
     sizes = np.floor(exact).astype(np.int64)
@@ -131,7 +131,8 @@ def _fill_up(owners: Ints, organisations: int, rng: np.random.Generator) -> Ints
     floor = min(MIN_USERS, len(owners) // organisations)
     sizes = np.bincount(owners, minlength=organisations)
     while sizes.min() < floor:
-        poor, rich = int(sizes.argmin()), int(sizes.argmax())
-        owners[rng.choice(np.flatnonzero(owners == rich))] = poor
-        sizes[poor], sizes[rich] = sizes[poor] + 1, sizes[rich] - 1
+        smallest, largest = int(sizes.argmin()), int(sizes.argmax())
+        owners[rng.choice(np.flatnonzero(owners == largest))] = smallest
+        sizes[smallest] += 1
+        sizes[largest] -= 1
     return owners

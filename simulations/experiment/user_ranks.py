@@ -1,6 +1,6 @@
-"""evaluation.parquet: where each test user's item came in each model's ranking.
+"""evaluation.parquet: the rank of each test user's item under each model.
 
-One row per test user and model, so that a report can look at any part of the users:
+One row for each test user and model, so that a report can evaluate any group of users:
 
 | column         | what it holds                                                             |
 |----------------|---------------------------------------------------------------------------|
@@ -11,7 +11,7 @@ One row per test user and model, so that a report can look at any part of the us
 | model          | as in result.json                                                         |
 | rank           | int64, place of the user's test item among all unseen items, 1 the best   |
 
-These figures are exact. They exist in the lab alone, where the data is a public benchmark.
+These figures are exact. They exist only in the lab, where the data is a public benchmark.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TestUsers:
-    """What is known of the M test users, in the order of the split.
+    """Properties of the M test users, in the order of the split.
 
     Attributes:
         rows: their rows among all users.
-        organisations: of each.
-        events: how many training events each has.
-        groups: by name, the group of each.
+        organisations: the organisation of each.
+        events: the number of training events of each.
+        groups: by grouping, the group of each.
     """
 
-    __test__ = False  # no test, whatever pytest makes of the name
+    __test__ = False  # pytest would take the name for a test class
 
     rows: Ints
     organisations: tuple[str, ...]
@@ -58,7 +58,7 @@ class TestUsers:
     def of(
         cls, rows: Ints, *, organisations: Mapping[str, Ints], events: Ints, groups: Groups
     ) -> TestUsers:
-        """Those of all N users that are in `rows`.
+        """Select the properties of the users in `rows` from those of all N users.
 
         Args:
             rows: [M] of 0..N-1.
@@ -76,14 +76,14 @@ class TestUsers:
 
 
 def write_evaluation(folder: Path, users: TestUsers, rankings: Mapping[str, Ranking]) -> Path:
-    """Write evaluation.parquet, whole or not at all.
+    """Write evaluation.parquet atomically.
 
     Args:
         folder: of the run.
         users: the M test users.
-        rankings: by model, each of these users in this order.
+        rankings: by model, each with these users in this order.
     """
-    known = {
+    user_columns = {
         "user": pa.array(map(str, users.rows.tolist()), pa.string()),
         "organisation": _texts(users.organisations),
         "events": pa.array(users.events, pa.int64()),
@@ -92,7 +92,7 @@ def write_evaluation(folder: Path, users: TestUsers, rankings: Mapping[str, Rank
     parts = [
         pa.table(
             {
-                **known,
+                **user_columns,
                 "model": _texts((model,) * len(users.rows)),
                 "rank": pa.array(ranking.ranks.numpy(), pa.int64()),
             }

@@ -33,7 +33,9 @@ from shared.messages import (
 )
 from simulations.experiment import baselines
 from simulations.experiment.config import read_settings
-from simulations.experiment.simulate import SITES, Simulation, prepare, simulate
+from simulations.experiment.prepare import prepare
+from simulations.experiment.simulate import simulate
+from simulations.experiment.simulation import SITES, Simulation
 
 Sums = NDArray[np.float32]
 ATTACKER = "org-1"
@@ -147,7 +149,7 @@ def share_shown(simulation: Simulation, item: int) -> float:
     catalogue = simulation.dataset.catalogue
     model = build_recommender(Checkpoint.load(simulation.folder), config, catalogue)
     cases = baselines.Cases(
-        simulation.asked,
+        simulation.evaluation_split,
         simulation.parts,
         items=len(catalogue),
         window=config.model.max_length,

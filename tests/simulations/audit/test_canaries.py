@@ -9,7 +9,8 @@ import pytest
 
 from simulations.audit.canaries import KINDS, Experiment, canary_planter
 from simulations.experiment.config import read_settings
-from simulations.experiment.simulate import Simulation, prepare
+from simulations.experiment.prepare import prepare
+from simulations.experiment.simulation import Simulation
 
 
 def planted(quick: list[str], folder: Path, **options: float) -> tuple[Simulation, Experiment]:

@@ -16,8 +16,9 @@ from shared.item_features.tfidf import text_features
 from simulations.datasets.encode import Encoding, encode
 from simulations.datasets.load import load_items
 from simulations.experiment.config import LabConfig, SimulationConfig
+from simulations.experiment.prepare import prepare, reopen
 from simulations.experiment.public_knowledge import add_features
-from simulations.experiment.simulate import prepare, reopen, simulate
+from simulations.experiment.simulate import simulate
 from tests.simulations.experiment.test_simulate import Silent, settings
 from tests.tiny_encoder import save_encoder
 

@@ -53,7 +53,7 @@ def test_the_user_column_may_have_another_name(data: Path) -> None:
     [
         ("id,kind\nx,a\ny,b\n", None, "'user_id': the column is missing; .* id, kind"),
         ("user_id,kind,kind\nx,a,a\n", None, "'kind': the column occurs more than once"),
-        ("user_id,kind\nx,a\nx,b\n", 2, "value 'x': the user stands there twice"),
+        ("user_id,kind\nx,a\nx,b\n", 2, "value 'x': the user is repeated"),
         ("user_id,kind\nx,a\n ,b\n", 2, "the id is empty"),
         ("user_id,kind\n1,a\n2,b\n", None, "value '1': it has none of the users"),
         ("user_id,model\nx,a\ny,b\n", None, "'model': a group cannot have this name"),

@@ -17,7 +17,8 @@ from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value
 from simulations.experiment import baselines
 from simulations.experiment.config import read_settings
-from simulations.experiment.simulate import Simulation, prepare
+from simulations.experiment.prepare import prepare
+from simulations.experiment.simulation import Simulation
 from tests.simulations.conftest import TINY_SETTINGS, USERS
 
 

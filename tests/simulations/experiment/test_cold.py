@@ -18,8 +18,9 @@ from shared.evaluation.ranking import Ranking
 from shared.item_features.encoder import TextEncoder, encoded_features
 from shared.item_features.encoder_source import find_encoder
 from shared.models.attention import AttentionRecommender, build
-from simulations.experiment.cold import as_new, cold_items, cold_section, without_items
-from simulations.experiment.simulate import prepare, simulate
+from simulations.experiment.cold import cold_items, cold_section, treat_as_new, without_items
+from simulations.experiment.prepare import prepare
+from simulations.experiment.simulate import simulate
 from tests.simulations.experiment.test_simulate import Silent, settings
 from tests.tiny_encoder import WORDS, save_encoder
 
@@ -85,7 +86,7 @@ def test_new_items_have_the_mean_offset_and_the_model_is_kept(bias: bool) -> Non
         with torch.no_grad():
             model.item_scores.offset.copy_(torch.tensor([[1.0], [-9.0], [3.0], [-8.0]]))
         before["item_scores.offset"] = torch.tensor([[1.0], [2.0], [3.0], [2.0]])
-    new = as_new(model, np.array([2, 4]))
+    new = treat_as_new(model, np.array([2, 4]))
     for name, value in new.named_parameters():
         assert torch.equal(value, before[name])
     if bias:

@@ -19,7 +19,7 @@ from shared.privacy.noise import SeededRandom
 from shared.sections import Value
 from simulations.experiment.config import read_settings
 from simulations.experiment.federation import InProcessGrid, sites_in
-from simulations.experiment.simulate import prepare
+from simulations.experiment.prepare import prepare
 from tests.simulations.conftest import TINY_SETTINGS
 
 

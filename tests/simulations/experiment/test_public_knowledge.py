@@ -14,8 +14,9 @@ from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from simulations.cli import main as lab_main
 from simulations.datasets.load import load
+from simulations.experiment.prepare import prepare
 from simulations.experiment.public_knowledge import translate_histories
-from simulations.experiment.simulate import prepare, simulate
+from simulations.experiment.simulate import simulate
 from tests.simulations.experiment.test_simulate import Silent, settings
 
 if TYPE_CHECKING:

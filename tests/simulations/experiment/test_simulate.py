@@ -22,7 +22,8 @@ from shared.errors import CheckpointError, ConfigError, DataError
 from shared.item_features.tfidf import text_features
 from shared.models.attention import AttentionRecommender
 from simulations.experiment.config import SimulationConfig, read_settings
-from simulations.experiment.simulate import prepare, reopen, simulate
+from simulations.experiment.prepare import prepare, reopen
+from simulations.experiment.simulate import simulate
 from tests.simulations.conftest import EVENTS, ITEMS, TINY_SETTINGS, USERS
 
 
@@ -213,8 +214,10 @@ def test_a_run_is_measured_on_the_events_that_its_split_names(
     simulation = prepare(settings(tiny_data, f"lab.split={split}"), tmp_path / "run")
     histories = list(simulation.dataset.histories)
     place = -1 if split == "test" else -2
-    assert list(simulation.asked.test_targets) == [history[place] for history in histories]
-    for inputs, history in zip(simulation.asked.test_inputs, histories, strict=True):
+    assert list(simulation.evaluation_split.test_targets) == [
+        history[place] for history in histories
+    ]
+    for inputs, history in zip(simulation.evaluation_split.test_inputs, histories, strict=True):
         assert list(inputs) == list(history[:place])
     assert [len(train) for train in simulation.split.train] == [EVENTS - 2] * USERS
     result = simulate(simulation, Silent())
@@ -274,7 +277,9 @@ def test_the_same_seed_gives_the_same_result_and_another_does_not(
 
 def test_organisations_do_not_share_their_noise(tiny_data: Path, tmp_path: Path) -> None:
     simulation = prepare(settings(tiny_data), tmp_path / "run")
-    streams = {simulation.site(n, alone=alone).stream for n in range(3) for alone in (False, True)}
+    streams = {
+        simulation.site(n, local_baseline=own).stream for n in range(3) for own in (False, True)
+    }
     assert len(streams) == 6
 
 
@@ -310,7 +315,7 @@ def test_a_run_is_not_resumed_with_another_catalogue(tiny_data: Path, tmp_path: 
     prepare(settings(data), tmp_path / "run")
     items = data / "items.csv"
     items.write_text(items.read_text().replace("Horror story", "Horror tale"))
-    with pytest.raises(CheckpointError, match=r"the catalogue in .* is not the data's any more"):
+    with pytest.raises(CheckpointError, match=r"the catalogue in .* does not match the data"):
         reopen(tmp_path / "run", {}, [])
 
 
@@ -328,7 +333,7 @@ def test_features_that_come_out_otherwise_today_do_not_stop_a_run(
     def rounded_otherwise(catalogue: Catalogue, size: int) -> torch.Tensor:
         return torch.nextafter(text_features(catalogue, size), torch.tensor(torch.inf))
 
-    monkeypatch.setattr("simulations.experiment.pretrain.text_features", rounded_otherwise)
+    monkeypatch.setattr("simulations.experiment.public_knowledge.text_features", rounded_otherwise)
     result = simulate(reopen(tmp_path / "run", {}, []), Silent())
     assert result["evaluation"] == expected["evaluation"]
 
@@ -350,7 +355,7 @@ def test_a_run_is_not_resumed_with_other_interactions(
         rows = [row for row in rows if not row.startswith(f"{user},")]
         first = rows.pop(0)
     file.write_text("\n".join([header, first, *rows]) + "\n")
-    with pytest.raises(CheckpointError, match=r"the data of org-. in .* is not the data's any"):
+    with pytest.raises(CheckpointError, match=r"the data of org-. in .* does not match the data"):
         reopen(tmp_path / "run", {}, [])
 
 

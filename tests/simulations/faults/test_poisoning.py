@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.state.checkpoint import Checkpoint
-from simulations.experiment.simulate import prepare, simulate
+from simulations.experiment.prepare import prepare
+from simulations.experiment.simulate import simulate
 from simulations.faults.poisoning import attacking, share_shown, unpopular
 from tests.simulations.experiment.test_simulate import Silent, settings
 

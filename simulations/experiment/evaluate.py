@@ -1,0 +1,76 @@
+"""Evaluate the federated model and its baselines on the held-out event of every user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from server.app import build_recommender
+from server.state.checkpoint import Checkpoint
+from shared.evaluation.ranking import Ranking
+from shared.models.attention import AttentionRecommender
+from simulations.experiment import baselines, results
+from simulations.experiment.cold import cold_section, treat_as_new
+from simulations.experiment.simulation import Simulation
+from simulations.experiment.user_ranks import TestUsers
+
+__all__ = ["evaluated_users", "evaluation_section", "rank_models"]
+
+
+def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
+    """Return the section "evaluation" of result.json."""
+    section = results.evaluation_section(
+        rankings, simulation.evaluation_split, str(simulation.config.lab.split)
+    )
+    if len(simulation.cold):
+        section["cold"] = cold_section(simulation.evaluation_split, simulation.cold, rankings)
+    return section
+
+
+def evaluated_users(simulation: Simulation) -> TestUsers:
+    """Return what is known of the users who are evaluated."""
+    histories = simulation.dataset.histories
+    row = {user: number for number, user in enumerate(histories.users)}
+    return TestUsers.of(
+        np.array([row[user] for user in simulation.evaluation_split.test_inputs.users], np.int64),
+        organisations=dict(zip(simulation.names, simulation.parts, strict=True)),
+        events=simulation.split.train.lengths,
+        groups=simulation.dataset.groups,
+    )
+
+
+def rank_models(
+    simulation: Simulation, final: Checkpoint, local_baselines: list[Checkpoint] | None
+) -> dict[str, Ranking]:
+    """Rank the test item of every user with every model, in the order of the split.
+
+    Args:
+        simulation: whose users are evaluated.
+        final: the federation's last checkpoint.
+        local_baselines: the last checkpoint of each organisation that was trained by itself.
+    """
+    config, catalogue = simulation.config, simulation.dataset.catalogue
+    items, train = len(catalogue), simulation.split.train
+    cases = baselines.Cases(
+        simulation.evaluation_split, simulation.parts, items=items, window=config.model.max_length
+    )
+    run = simulation.run_config(simulation.folder)
+
+    def load_model(checkpoint: Checkpoint) -> AttentionRecommender:
+        return build_recommender(checkpoint, run, catalogue)
+
+    models = {"popularity": cases.rank(baselines.popularity(train, items))}
+    if config.privacy.private:
+        histories = [simulation.site(number).histories for number in range(len(simulation.parts))]
+        scorer = baselines.private_popularity(histories, items, config.privacy, config.seed)
+        models["popularity_private"] = cases.rank(scorer)
+    models["markov"] = cases.rank(baselines.markov(train, items))
+    if local_baselines is not None:
+        scorers = [baselines.recommender(load_model(own)) for own in local_baselines]
+        models["local"] = cases.rank_each(scorers)
+    models["federated"] = cases.rank(baselines.recommender(load_model(final)))
+    if len(simulation.cold):
+        new = treat_as_new(load_model(final), simulation.cold)
+        models["federated_new"] = cases.rank(baselines.recommender(new))
+    return models

@@ -1,0 +1,171 @@
+"""Prepare a simulation: read the data, assign users, hold events out, and write the sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.warm_start.public import read_public, save_public
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories, leave_one_out
+from shared.errors import CheckpointError, ConfigError
+from shared.sections import flatten
+from simulations.datasets.load import Dataset, load
+from simulations.experiment.cold import cold_items, without_items
+from simulations.experiment.config import SimulationConfig, read_settings
+from simulations.experiment.federation import site_histories, sites_in
+from simulations.experiment.partition import partition
+from simulations.experiment.public_knowledge import add_features
+from simulations.experiment.simulation import (
+    CATALOGUE,
+    SETTINGS,
+    SITES,
+    PlantedUsers,
+    Simulation,
+    write_site,
+)
+
+__all__ = ["prepare", "reopen"]
+
+
+def prepare(
+    config: SimulationConfig,
+    folder: Path,
+    plant: Callable[[Simulation], PlantedUsers] | None = None,
+) -> Simulation:
+    """Read the data, check the settings against it, and write every site.
+
+    Args:
+        config: the settings.
+        folder: for all files; empty, or absent.
+        plant: returns the users that an audit adds and leaves out.
+
+    Raises:
+        SottoError: data or settings are wrong; nothing was written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder} is not an empty folder: resume the run in it (--resume), name another "
+            "with --out, or remove it."
+        )
+    dataset = _load(config)
+    simulation = _split(config, folder, dataset, *_add_features(config, dataset.catalogue))
+    if plant is not None:
+        simulation = replace(simulation, planted=plant(simulation))
+    _check_populations(simulation)
+    simulation.dataset.catalogue.save(folder / CATALOGUE)
+    if simulation.public is not None:
+        save_public(simulation.public, simulation.dataset.catalogue, folder / CATALOGUE)
+    for number in range(len(simulation.parts)):
+        write_site(simulation, number, folder)
+    # Last, so that a folder with settings is complete.
+    (folder / SETTINGS).write_text(config.to_toml(), encoding="utf-8")
+    return simulation
+
+
+def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) -> Simulation:
+    """Read a prepared simulation again, to resume it.
+
+    Args:
+        folder: of the simulation.
+        changes: options that were given again; none may differ from the run's settings.
+        assignments: likewise, as `section.key=value`.
+
+    Raises:
+        CheckpointError: there is no run, or its settings or data are different.
+    """
+    file = folder / SETTINGS
+    if not file.is_file():
+        raise CheckpointError(f"{folder} holds no run to resume: start it without --resume.")
+    config = read_settings(file, {}, [])
+    stored_settings = flatten(config)
+    given = flatten(read_settings(file, changes, assignments))
+    differing = [
+        f"{key} = {given[key]} (was {value})"
+        for key, value in stored_settings.items()
+        if given[key] != value
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the run in {folder} was started with other settings: {', '.join(differing)}. "
+            "Resume it without changes, or start a new run in another folder."
+        )
+    dataset = _load(config)
+    # The run's own catalogue: features computed again may differ in the last bit.
+    stored = Catalogue.load(folder / CATALOGUE)
+    if stored.without_features().fingerprint != dataset.catalogue.fingerprint:
+        raise _different_data_error(folder, "catalogue")
+    public = read_public(folder / CATALOGUE, stored)
+    simulation = _split(config, folder, dataset, stored, public)
+    for number, site in enumerate(sites_in(folder / SITES)):
+        if not _same_histories(site_histories(site, stored), simulation.histories(number)):
+            raise _different_data_error(folder, f"data of {site.name}")
+    return simulation
+
+
+def _load(config: SimulationConfig) -> Dataset:
+    lab = config.lab
+    return load(Path(lab.data) if lab.data else None, lab.columns, lab.item_columns)
+
+
+def _add_features(config: SimulationConfig, items: Catalogue) -> tuple[Catalogue, Histories | None]:
+    """Return the catalogue with the features that the model reads, and public interactions."""
+    lab = config.lab
+    if config.model.items.uses_features:
+        return add_features(items, config)
+    if lab.catalogue:
+        raise ConfigError(
+            f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "
+            "features: leave it out, or set model.items to 'features' or 'both'."
+        )
+    return items, None
+
+
+def _split(
+    config: SimulationConfig,
+    folder: Path,
+    dataset: Dataset,
+    catalogue: Catalogue,
+    public: Histories | None,
+) -> Simulation:
+    """Assign users to organisations, and hold events out."""
+    lab = config.lab
+    parts = partition(
+        dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
+    )
+    cold = cold_items(len(catalogue), lab.cold, config.seed)
+    split = without_items(leave_one_out(dataset.histories), cold)
+    dataset = replace(dataset, catalogue=catalogue)
+    return Simulation(folder, config, dataset, split, parts, cold, public)
+
+
+def _same_histories(stored: Histories, own: Histories) -> bool:
+    """Return whether both are equal, ignoring users without events, whom a site does not store."""
+    own = own.select(np.flatnonzero(own.lengths))
+    return (
+        stored.users == own.users
+        and np.array_equal(stored.offsets, own.offsets)
+        and np.array_equal(stored.items, own.items)
+    )
+
+
+def _different_data_error(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the {what} in {folder} does not match the data: resume with the data that the run was "
+        "started with, or start a new run in another folder."
+    )
+
+
+def _check_populations(simulation: Simulation) -> None:
+    privacy = simulation.config.privacy
+    largest = max(simulation.populations)
+    if privacy.delta >= 1 / largest:
+        raise ConfigError(
+            f"privacy.delta = {privacy.delta:g} is not below 1 / {largest}, an organisation's "
+            "users: at such a δ a mechanism may publish a user outright. Choose one below "
+            f"{1 / largest:.2g}, 1e-5 for instance."
+        )

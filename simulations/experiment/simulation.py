@@ -1,0 +1,156 @@
+"""A simulation whose sites are on disk: its data, its organisations and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.state.checkpoint import Checkpoint
+from shared.config import RunConfig
+from shared.data.histories import Histories, LeaveOneOut
+from simulations.datasets.load import Dataset
+from simulations.experiment.config import SimulationConfig, Split
+from simulations.experiment.federation import SimulatedSite, make_site, sites_in
+
+__all__ = [
+    "CATALOGUE",
+    "LOCAL_BASELINES",
+    "SETTINGS",
+    "SITES",
+    "PlantedUsers",
+    "Reporter",
+    "Simulation",
+    "write_site",
+]
+
+SETTINGS, CATALOGUE, SITES = "config.toml", "catalogue", "sites"
+LOCAL_BASELINES = "alone"
+"""The folder of the organisations that are trained by themselves, for comparison."""
+
+
+class Reporter(Protocol):
+    """Gets the progress of a simulation."""
+
+    def stage(self, text: str) -> None:
+        """Start a stage, such as "training together"."""
+
+    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+        """Report a finished round.
+
+        Args:
+            done: its number.
+            of: rounds in all.
+            loss: validation loss in nats.
+            epsilon: the highest ε of an organisation so far.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedUsers:
+    """The users that an audit adds and leaves out; added users are not evaluated.
+
+    Attributes:
+        kept: user rows that stay, of each organisation.
+        added: users that are added to each organisation.
+        populations: what each organisation declares; independent of the other two.
+    """
+
+    kept: Sequence[NDArray[np.int64]]
+    added: Sequence[Histories]
+    populations: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """A simulation whose sites are on disk.
+
+    Attributes:
+        folder: holds all its files.
+        config: its settings.
+        dataset: all organisations' data, with the catalogue's features.
+        split: leave-one-out over all users.
+        parts: user rows of each organisation.
+        cold: ascending internal ids of the items without a training event, see `lab.cold`.
+        public: public interactions; None where there are none.
+        planted: users that an audit adds and leaves out; None without an audit.
+    """
+
+    folder: Path
+    config: SimulationConfig
+    dataset: Dataset
+    split: LeaveOneOut
+    parts: Sequence[NDArray[np.int64]]
+    cold: NDArray[np.int64]
+    public: Histories | None = None
+    planted: PlantedUsers | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Return the organisations' names, in the order of `parts` and of their folders."""
+        width = len(str(len(self.parts)))
+        return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
+
+    @property
+    def populations(self) -> list[int]:
+        """Return the declared population of each organisation."""
+        return list(self.planted.populations) if self.planted else [len(p) for p in self.parts]
+
+    def histories(self, number: int) -> Histories:
+        """Return the training events of organisation `number`, counted from 0."""
+        if self.planted is None:
+            return self.split.train.select(self.parts[number])
+        own = self.split.train.select(self.planted.kept[number])
+        return Histories.joined([own, self.planted.added[number]])
+
+    @property
+    def evaluation_split(self) -> LeaveOneOut:
+        """Return the split whose test events are those that `lab.split` names."""
+        if self.config.lab.split is Split.VALIDATION:
+            return self.split.on_validation()
+        return self.split
+
+    def site(self, number: int, *, local_baseline: bool = False) -> SimulatedSite:
+        """Return organisation `number`, counted from 0.
+
+        Args:
+            number: of the organisation.
+            local_baseline: whether it trains by itself, with noise of its own.
+        """
+        return SimulatedSite(
+            organisation=self.names[number],
+            histories=self.histories(number),
+            population=self.populations[number],
+            # The local baseline's noise is independent of the federation's.
+            stream=number + len(self.parts) * local_baseline,
+            evaluates=self.config.server.evaluate_every > 0,
+        )
+
+    def run_config(self, folder: Path) -> RunConfig:
+        """Return the configuration of the run in `folder`, which resumes if it has a checkpoint."""
+        return self.config.run(
+            organisations=len(sites_in(folder / SITES)),
+            catalogue=self.folder / CATALOGUE,
+            out=folder,
+            resume=Checkpoint.exists(folder),
+        )
+
+
+def write_site(
+    simulation: Simulation, number: int, folder: Path, *, local_baseline: bool = False
+) -> None:
+    """Write the site of organisation `number` below `folder`; see `Simulation.site`."""
+    site = simulation.site(number, local_baseline=local_baseline)
+    make_site(
+        folder / SITES / site.organisation,
+        site,
+        simulation.dataset.catalogue,
+        catalogue_folder=simulation.folder / CATALOGUE,
+        privacy=simulation.config.privacy,
+        seed=simulation.config.seed,
+        device=simulation.config.lab.device,
+    )
