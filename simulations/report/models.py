@@ -1,4 +1,4 @@
-"""What a report calls each model, and how it draws it: everywhere alike."""
+"""Label, colour and marker of each model, the same in every figure and table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["MODELS", "Look", "look"]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One model's.
+    """How one model is shown.
 
     Attributes:
         label: in legends and tables.
         colour: hex.
         marker: as matplotlib has it.
         line: as matplotlib has it.
-        meaning: a sentence for the list of words.
+        meaning: a sentence that explains the model.
     """
 
     label: str
@@ -44,22 +44,22 @@ MODELS: Mapping[str, Look] = MappingProxyType(
             PURPLE,
             "P",
             "-",
-            "The same, where items that nobody chose yet are treated as new ones.",
+            "The same model, where items without any training event are treated as new.",
         ),
         "local": Look(
             "each alone",
             VERMILION,
             "D",
             "--",
-            "The same recommender, trained by each organisation by itself under its own ε, and "
-            "measured on its own users.",
+            "The same recommender, which each organisation trains by itself under its own ε; "
+            "evaluated on its own users.",
         ),
         "popularity_private": Look(
             "most popular, same ε",
             VERMILION,
             "^",
             "-.",
-            "The same list for everybody: the most chosen items, counted under the same ε.",
+            "The same list for everybody: the most popular items, counted under the same ε.",
         ),
         "popularity": Look(
             "most popular, no privacy",
@@ -73,13 +73,13 @@ MODELS: Mapping[str, Look] = MappingProxyType(
             GREEN,
             "v",
             ":",
-            "What followed the user's last item most often, from exact counts that no privacy "
-            "protects.",
+            "The items that most often follow the user's last item, from exact counts that no "
+            "privacy protects.",
         ),
     }
 )
 
 
 def look(model: str) -> Look:
-    """Of a model; one that is not known keeps its name."""
+    """Return how a model is shown; an unknown one is shown by its name."""
     return MODELS.get(model, Look(model, MUTED, "x", "-"))

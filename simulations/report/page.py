@@ -1,4 +1,4 @@
-"""The page: what was read, computed and said, in one file that needs nothing else."""
+"""The page: one HTML file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from markupsafe import Markup
 
 from simulations.report.figures.canvas import Picture, inline_svg
 from simulations.report.reading.runs import Run
-from simulations.report.sections import Section
-from simulations.report.words.claim import Card, Claim
+from simulations.report.sections.section import Section
+from simulations.report.text.claim import Card, Claim
 
-__all__ = ["Chapter", "Page", "commands_of", "facts_of", "rendered"]
+__all__ = ["Chapter", "Page", "commands_of", "facts_of", "render"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """Some sections below one heading.
+    """Sections below one heading.
 
     Attributes:
         title: the heading.
-        about: what they are of.
+        about: which run they are about; may be empty.
         sections: in order.
     """
 
@@ -37,18 +37,19 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """All that the template shows.
+    """Everything that the template shows.
 
     Attributes:
         title: of the page.
-        lead: what this is, in a sentence.
-        claim: stands first.
-        cards: headline figures, and `cards_of` says of what.
-        chapters: the figures.
-        protocol: how it was measured.
+        lead: the introduction.
+        claim: the privacy claim.
+        cards: headline figures.
+        cards_of: which run they are about; may be empty.
+        chapters: sections with figures.
+        protocol: of the evaluation.
         facts: name and value.
         files: settings, as name and content.
-        commands: that make it again, in order.
+        commands: that reproduce the page, in order.
     """
 
     title: str
@@ -64,13 +65,13 @@ class Page:
 
     @property
     def pictures(self) -> list[Picture]:
-        """Every figure, in order."""
+        """Return every figure, in order."""
         sections = [section for chapter in self.chapters for section in chapter.sections]
         return [section.picture for section in sections if section.picture is not None]
 
 
-def rendered(page: Page) -> str:
-    """The whole HTML."""
+def render(page: Page) -> str:
+    """Return the HTML."""
     environment = Environment(
         loader=PackageLoader("simulations.report", "."),
         autoescape=True,
@@ -84,23 +85,23 @@ def rendered(page: Page) -> str:
 
 
 def _marked(text: str) -> Markup:
-    """Escaped, with what stands in backticks as code, and formulas that no line end tears."""
-    whole = re.sub(r"(\b|[εδ]) ([=≥≤<±]) ", "\\1\u00a0\\2\u00a0", text)
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(whole)))  # noqa: S704 escaped
+    """Escape, mark text in backticks as code, and keep each formula on one line."""
+    unbroken = re.sub(r"(\b|[εδ]) ([=≥≤<±]) ", "\\1\u00a0\\2\u00a0", text)
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(unbroken)))  # noqa: S704 escaped
 
 
 def _svgs(section: Section) -> Markup:
-    """Both drawings of a section's figure; a style sheet shows the one that fits."""
+    """Return both drawings of a section's figure; the style sheet shows the one that fits."""
     if section.picture is None:
         return Markup()
-    # The sentence below the figure says what it comes to, and the table has the numbers.
+    # The takeaway describes the figure, and the table has its numbers.
     label = escape(f"Figure: {section.title} {section.takeaway}", quote=True)
     drawn = (inline_svg(section.picture, narrow=narrow, label=label) for narrow in (False, True))
     return Markup("".join(drawn))  # noqa: S704 ours, and the label is escaped
 
 
 def facts_of(run: Run) -> tuple[tuple[str, str], ...]:
-    """What was trained on, and with what."""
+    """Return facts about data, organisations, seed, time and versions."""
     sizes = sorted(one.population for one in run.organisations)
     spread = (
         f"of {sizes[0]:,} to {sizes[-1]:,} users"
@@ -115,11 +116,11 @@ def facts_of(run: Run) -> tuple[tuple[str, str], ...]:
         ),
         ("organisations", f"{len(run.organisations)} {spread}"),
         ("seed", str(run.seed)),
-        ("time", f"{run.seconds:,.0f} s in all"),
+        ("time", f"{run.seconds:,.0f} s in total"),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     )
 
 
 def commands_of(arguments: Sequence[Any]) -> str:
-    """A command as one types it."""
+    """Return a command line of sotto-lab."""
     return shlex.join(["sotto-lab", *map(str, arguments)])

@@ -20,7 +20,7 @@ from typing import Any
 from shared.errors import CheckpointError, ConfigError
 from shared.system.files import UMASK, exclusive_lock, write_atomically
 from simulations.experiment import results
-from simulations.experiment.simulate import SETTINGS
+from simulations.experiment.simulation import SETTINGS
 from simulations.sweep.plan import Asked, Keep, Plan, PlannedRun
 from simulations.sweep.workers import Job
 

@@ -1,9 +1,9 @@
-"""How figures look and how they become SVG and PNG.
+"""Style of the figures, and their output as SVG and PNG.
 
-Each is drawn twice, for a wide and for a narrow screen: text that is scaled down to a phone cannot
-be read. Colours are of Okabe and Ito's palette ("Color Universal Design", 2008), darkened until
-each has a contrast of 4.5 on white (WCAG 2.2, 1.4.3); markers and strokes tell series apart too.
-Letters are paths, so a figure looks alike everywhere.
+Each figure is drawn for a wide and for a narrow screen, since text that is scaled down to a phone
+is not legible. Colours are of Okabe and Ito's palette ("Color Universal Design", 2008), darkened
+until each has a contrast of 4.5 on white (WCAG 2.2, 1.4.3); markers and line styles distinguish
+series too. Letters are paths, so a figure does not depend on installed fonts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ VARIABLES: Mapping[str, str] = MappingProxyType(
         PURPLE: "purple",
     }
 )
-"""What the page calls each colour, so that it can be another one on a dark screen."""
+"""The page's name of each colour, which a dark screen replaces."""
 
 WIDE, NARROW = 7.6, 3.35
 """Inches."""
@@ -90,10 +90,10 @@ class Picture:
     """A figure that can be drawn.
 
     Attributes:
-        name: of its files, and of what it holds on the page.
-        draw: fills an empty figure; told whether it is narrow.
-        height: inches, wide.
-        narrow_height: inches, narrow.
+        name: of its files, and prefix of its ids on the page.
+        draw: fills an empty figure; its second argument is whether it is narrow.
+        height: of the wide figure, in inches.
+        narrow_height: of the narrow one.
     """
 
     name: str
@@ -103,12 +103,12 @@ class Picture:
 
 
 def inline_svg(picture: Picture, *, narrow: bool, label: str) -> str:
-    """The figure as an element to put into a page.
+    """Return the figure as an SVG element for a page.
 
     Args:
-        picture: to be drawn.
-        narrow: for a phone.
-        label: what it shows, for who cannot see it; as HTML, escaped.
+        picture: the figure.
+        narrow: whether for a narrow screen.
+        label: description for a screen reader; escaped HTML.
     """
     with _drawn(picture, narrow) as figure:
         buffer = StringIO()
@@ -125,7 +125,7 @@ def inline_svg(picture: Picture, *, narrow: bool, label: str) -> str:
 
 
 def write_files(picture: Picture, folder: Path) -> list[Path]:
-    """Writes the wide figure as NAME.svg and NAME.png; returns the paths."""
+    """Write the wide figure as NAME.svg and NAME.png, and return the paths."""
     files = [folder / f"{picture.name}.{suffix}" for suffix in ("svg", "png")]
     with _drawn(picture, narrow=False) as figure:
         for file in files:
@@ -143,7 +143,7 @@ def write_files(picture: Picture, folder: Path) -> list[Path]:
 
 
 def frame(axes: Axes, *, grid: Literal["x", "y", "both"]) -> None:
-    """Takes away what carries no data, and adds a quiet grid along `grid`: "x", "y" or "both"."""
+    """Remove the frame's top and right, and add a light grid along `grid`."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -151,7 +151,7 @@ def frame(axes: Axes, *, grid: Literal["x", "y", "both"]) -> None:
 
 
 def legend(figure: Figure, axes: Axes, *, narrow: bool, columns: int = 2) -> None:
-    """Names the series above the axes, where nothing can be in the way."""
+    """Add a legend above the axes, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper left", ncols=1 if narrow else columns, alignment="left"
@@ -159,7 +159,7 @@ def legend(figure: Figure, axes: Axes, *, narrow: bool, columns: int = 2) -> Non
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many letters of a name.
+    """Return a name, shortened to at most `most` letters.
 
     >>> shortened("a long name", 8)
     'a long…'
@@ -174,14 +174,14 @@ def _drawn(picture: Picture, narrow: bool) -> Iterator[Figure]:
 
     size = (NARROW, picture.narrow_height) if narrow else (WIDE, picture.height)
     with mpl.rc_context({**_STYLE}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a letter of a name that the font does not have
+        warnings.simplefilter("ignore")  # letters that the font lacks
         figure = Figure(figsize=size, layout="constrained")
         picture.draw(figure, narrow)
         yield figure
 
 
 def _no_metadata() -> dict[str, None]:
-    """Without a date the same numbers give the same bytes."""
+    """Return metadata without a date, so that the same numbers give the same bytes."""
     return dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -192,7 +192,7 @@ def _variables(svg: str) -> str:
 
 
 def _own_ids(svg: str, prefix: str) -> str:
-    """Ids that no other figure of the page has."""
+    """Return the SVG with ids that are unique on the page."""
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = svg.replace('href="#', f'href="#{prefix}')
     return svg.replace("url(#", f"url(#{prefix}")

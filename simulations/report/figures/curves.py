@@ -1,4 +1,4 @@
-"""Figures with a curve: utility against ε, ε against releases, true against false positives."""
+"""Figures with curves: utility against ε, ε against releases, ROC curves."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 __all__ = ["MOST_LINES", "budget_picture", "frontier_picture", "roc_picture"]
 
 MOST_LINES = 4
-"""Variants that a figure tells apart; the table has all."""
+"""Most variants in a figure; the table has all."""
 _COLOURS = (BLUE, PURPLE, GREEN, VERMILION)
 _MARKERS = ("o", "D", "P", "X")
 _STROKES = ("-", "--", "-.", ":")
 CLOSEST = 0.35
-"""Ticks nearer than this, in doublings of ε, would touch."""
+"""Smallest distance of two ticks, in doublings of ε."""
 
 
 # --- utility against ε ---------------------------------------------------------------------------
 
 
-def frontier_picture(found: Frontier, title: str) -> Picture:
-    """Mean over the seeds, each seed as a small dot, and the baselines."""
+def frontier_picture(data: Frontier, title: str) -> Picture:
+    """Return the figure of means over the seeds, single seeds as small dots, and baselines."""
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
-        place = _Places(found)
-        lines = found.lines[:MOST_LINES]
+        place = _EpsilonAxis(data)
+        lines = data.lines[:MOST_LINES]
         for number, line in enumerate(lines):
             own = look(line.model) if len(lines) == 1 else _variant(line, number, narrow=narrow)
             _line(axes, line, own, place, width=2.4)
-        for line in found.baselines:
+        for line in data.baselines:
             _baseline(axes, line, place)
         place.ticks(axes)
-        axes.set_xlabel("privacy budget ε: the further left, the stricter" if not narrow else "ε")
+        axes.set_xlabel("privacy budget ε (smaller is stricter)" if not narrow else "ε")
         axes.set_ylabel(title)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.06)
         frame(axes, grid="y")
@@ -66,13 +66,11 @@ def frontier_picture(found: Frontier, title: str) -> Picture:
     return Picture("utility", draw, 4.3, 3.9)
 
 
-class _Places:
-    """Where each ε stands on the axis: in doublings, with "none" a step right of all."""
+class _EpsilonAxis:
+    """The position of each ε on the axis, in doublings; "none" is to the right of all."""
 
-    def __init__(self, found: Frontier) -> None:
-        every = {
-            point.epsilon for line in (*found.lines, *found.baselines) for point in line.points
-        }
+    def __init__(self, data: Frontier) -> None:
+        every = {point.epsilon for line in (*data.lines, *data.baselines) for point in line.points}
         self.finite = sorted(e for e in every if math.isfinite(e) and e > 0)
         self.without = any(math.isinf(e) for e in every)
         self.none = (math.log2(self.finite[-1]) if self.finite else 0.0) + 1.0
@@ -82,12 +80,12 @@ class _Places:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Left and right end of the axis."""
+        """Return the left and the right end of the axis."""
         shown = [self(e) for e in self.finite] + ([self.none] if self.without else [])
         return min(shown) - 0.3, max(shown) + 0.3
 
     def ticks(self, axes: Axes) -> None:
-        """Labels as many ε as there is room for."""
+        """Label as many ε as there is room for."""
         ticks: list[float] = []
         least = max(CLOSEST, (self.ends[1] - self.ends[0]) / 12)
         for epsilon in self.finite:
@@ -107,7 +105,7 @@ def _variant(line: Line, number: int, *, narrow: bool) -> Look:
     return Look(name, _COLOURS[number], _MARKERS[number], _STROKES[number])
 
 
-def _line(axes: Axes, line: Line, own: Look, place: _Places, *, width: float) -> None:
+def _line(axes: Axes, line: Line, own: Look, place: _EpsilonAxis, *, width: float) -> None:
     points = [point for point in line.points if point.epsilon > 0]
     private = [point for point in points if math.isfinite(point.epsilon)]
     for some in (private, points[len(private) :]):
@@ -135,12 +133,12 @@ def _line(axes: Axes, line: Line, own: Look, place: _Places, *, width: float) ->
             axes.plot(places, point.values, ".", color=own.colour, markersize=3.5, alpha=0.7)
 
 
-def _baseline(axes: Axes, line: Line, place: _Places) -> None:
+def _baseline(axes: Axes, line: Line, place: _EpsilonAxis) -> None:
     own = look(line.model)
     if line.model == "popularity_private":
         _line(axes, line, own, place, width=1.6)
         return
-    # What does not depend on ε is the same at each: a level.
+    # A baseline that does not depend on ε is a horizontal line.
     values = [value for point in line.points for value in point.values]
     left, right = place.ends
     axes.plot(
@@ -156,13 +154,13 @@ def _baseline(axes: Axes, line: Line, place: _Places) -> None:
 # --- ε spent -------------------------------------------------------------------------------------
 
 
-def budget_picture(found: Sequence[Spending], cap: float | None) -> Picture:
+def budget_picture(curves: Sequence[Spending], cap: float | None) -> Picture:
     """ε after each release, of every organisation, below the cap."""
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
-        few = max(line.releases[-1] for line in found) <= 12
-        for number, line in enumerate(found[:MOST_LINES]):
+        few = max(line.releases[-1] for line in curves) <= 12
+        for number, line in enumerate(curves[:MOST_LINES]):
             axes.plot(
                 line.releases,
                 line.epsilon,
@@ -181,7 +179,7 @@ def budget_picture(found: Sequence[Spending], cap: float | None) -> Picture:
                 cap, color=VERMILION, linestyle="--", linewidth=1.6, label=f"limit: ε = {cap:g}"
             )
         if few:
-            axes.set_xticks(range(max(line.releases[-1] for line in found) + 1))
+            axes.set_xticks(range(max(line.releases[-1] for line in curves) + 1))
         axes.set_xlabel("noised sums that left the organisation")
         axes.set_ylabel("ε spent")
         axes.set_ylim(0, axes.get_ylim()[1] * 1.06)
@@ -192,7 +190,7 @@ def budget_picture(found: Sequence[Spending], cap: float | None) -> Picture:
 
 
 def named(names: Sequence[str]) -> str:
-    """Some names, or how many there are.
+    """Return up to two names, or the number of organisations.
 
     >>> named(["a", "b", "c", "d"]), named(["a", "b"])
     ('each of 4 organisations', 'a and b')
@@ -205,27 +203,27 @@ def named(names: Sequence[str]) -> str:
 # --- membership inference ------------------------------------------------------------------------
 
 
-def roc_picture(found: Membership, epsilon: float | None, delta: float) -> Picture:
-    """True against false positives, both on a logarithmic scale."""
+def roc_picture(attack: Membership, epsilon: float | None, delta: float) -> Picture:
+    """Return the figure of true against false positive rates, both on a logarithmic scale."""
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
-        lowest = min(0.5 / max(found.members, found.non_members, 1), 5e-4)
+        lowest = min(0.5 / max(attack.members, attack.non_members, 1), 5e-4)
         grid = np.geomspace(lowest, 1, 200)
         axes.plot(grid, grid, color=MUTED, linestyle="--", linewidth=1.4, label="guessing")
         if epsilon is not None:
             allowed = [allowed_tpr(x, epsilon, delta) for x in grid]
-            label = f"most that ε = {epsilon:.3g} allows"
+            label = f"limit at ε = {epsilon:.3g}"
             axes.plot(grid, allowed, color=VERMILION, linestyle="-.", linewidth=1.8, label=label)
         axes.plot(
-            np.clip(found.fpr, lowest, 1),
-            np.clip(found.tpr, lowest, 1),
+            np.clip(attack.fpr, lowest, 1),
+            np.clip(attack.tpr, lowest, 1),
             color=BLUE,
             linewidth=2.2,
             drawstyle="steps-post",
             label="the attack",
         )
-        for rate in found.rates:
+        for rate in attack.rates:
             low, high = max(rate.low, lowest), max(rate.high, lowest)
             axes.plot([rate.fpr] * 2, [low, high], color=INK, linewidth=1.4, zorder=4)
             axes.plot(rate.fpr, max(rate.tpr, lowest), "o", color=INK, markersize=5, zorder=5)
@@ -233,8 +231,12 @@ def roc_picture(found: Membership, epsilon: float | None, delta: float) -> Pictu
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         axes.minorticks_off()
-        axes.set_xlabel("false positives: others taken for members")
-        axes.set_ylabel("true positives" if narrow else "true positives: members recognised")
+        axes.set_xlabel(
+            "false positive rate" if narrow else "false positive rate: others identified as members"
+        )
+        axes.set_ylabel(
+            "true positive rate" if narrow else "true positive rate: members recognised"
+        )
         frame(axes, grid="both")
         legend(figure, axes, narrow=narrow, columns=3)
 

@@ -1,4 +1,4 @@
-"""Utility against ε: one line a setting, and one a baseline."""
+"""Utility against ε: one line for each setting, and one for each baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simulations.report.reading.sweeps import Measured, Sweep
 __all__ = ["BASELINES", "Frontier", "Line", "Point", "frontier"]
 
 BASELINES = ("popularity_private", "popularity", "markov")
-"""What the federated model is measured against, in the order in which it is shown."""
+"""Baselines of the federated model, in the order in which they are shown."""
 FEDERATED = "federated"
 
 
@@ -21,7 +21,7 @@ class Point:
 
     Attributes:
         epsilon: infinity without privacy.
-        values: one a seed.
+        values: one for each seed.
     """
 
     epsilon: float
@@ -29,12 +29,12 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Return the mean over the seeds."""
         return statistics.fmean(self.values)
 
     @property
     def spread(self) -> float:
-        """The standard deviation over the seeds; 0 of one."""
+        """Return the standard deviation over the seeds; 0 for one seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
 
@@ -44,7 +44,7 @@ class Line:
 
     Attributes:
         model: as in result.json.
-        variant: "" if nothing but ε and the seed was varied.
+        variant: the other varied settings; "" without any.
         points: by ascending ε.
     """
 
@@ -59,8 +59,8 @@ class Frontier:
 
     Attributes:
         metric: as in result.json.
-        lines: of the federated model, one a variant, the best first.
-        baselines: of the other models; over all variants.
+        lines: of the federated model, one for each variant, the best at the largest ε first.
+        baselines: of the other models, over all variants.
     """
 
     metric: str
@@ -69,7 +69,7 @@ class Frontier:
 
 
 def frontier(sweep: Sweep, metric: str = f"ndcg@{10}") -> Frontier:
-    """One line a variant, and one a baseline."""
+    """Return one line for each variant, and one for each baseline."""
     own = [row for row in sweep.rows if row.model == FEDERATED]
     variants = dict.fromkeys(row.others for row in own)
     differing = _varied(own)
@@ -91,11 +91,11 @@ def _varied(rows: Sequence[Measured]) -> set[str]:
     for row in rows:
         for key, value in row.others:
             values.setdefault(key, set()).add(value)
-    return {key for key, found in values.items() if len(found) > 1}
+    return {key for key, distinct in values.items() if len(distinct) > 1}
 
 
 def _variant(others: tuple[tuple[str, str], ...], differing: set[str]) -> str:
-    """The settings that differ, by the last part of their keys where that tells them apart."""
+    """Return the settings that differ, by the last part of their keys where it is unique."""
     lasts = [key.rpartition(".")[2] for key in differing]
     short = len(set(lasts)) == len(lasts)
     return ", ".join(

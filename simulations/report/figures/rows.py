@@ -1,4 +1,4 @@
-"""Figures with one row each: of models, organisations, groups of users, observers."""
+"""Figures with one row for each model, organisation, group of users or observer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Row", "audit_picture", "exposure_picture", "gain_picture", "hits_picture", "part_rows"]
 
 MOST_ROWS = 20
-"""Organisations that a figure shows; the table has all."""
+"""Most organisations in a figure; the table has all."""
 STEPS = ((1, "most popular tenth"), (1, "next tenth"), (3, "next three tenths"), (5, "other half"))
 SHADES = (
     ("#004a7c", "#ffffff"),
@@ -37,9 +37,9 @@ SHADES = (
     ("#9cc7e4", "#14202b"),
     ("#dbe9f3", "#14202b"),
 )
-"""Of a segment, and of what is written on it; the same on a dark screen."""
+"""Colour of each segment and of the text on it; the same on a dark screen."""
 ROOM_FOR_LABEL = {False: 0.06, True: 0.13}
-"""Share of the width that a percentage needs, on a wide figure and on a narrow one."""
+"""Share of the width that a percentage needs; by whether the figure is narrow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Row:
     """One row of shares.
 
     Attributes:
-        label: what it is of.
+        label: of the row.
         shares: by model.
     """
 
@@ -56,12 +56,12 @@ class Row:
 
 
 def part_rows(parts: Sequence[Part]) -> list[Row]:
-    """One row a part, with its size."""
+    """Return one row for each group, with its size."""
     return [Row(f"{shortened(part.label, 16)}\n{part.users:,} users", part.share) for part in parts]
 
 
 def hits_picture(name: str, rows: Sequence[Row]) -> Picture:
-    """Shares of users with 95% intervals; the models of a row one below the other."""
+    """Return the figure of shares of users with 95% intervals, one line for each model."""
     models = list(dict.fromkeys(model for row in rows for model in row.shares))
     step = 0.62 / max(1, len(models) - 1) if len(models) > 1 else 0.0
 
@@ -83,10 +83,10 @@ def hits_picture(name: str, rows: Sequence[Row]) -> Picture:
                     clip_on=False,
                     label=own.label if place == 0 else None,
                 )
-        _rows(axes, [_folded(row.label) if narrow else row.label for row in rows])
+        _rows(axes, [_break_at_comma(row.label) if narrow else row.label for row in rows])
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_percent)
-        axes.set_xlabel("users who are hit" if narrow else "users whose item is among their ten")
+        axes.set_xlabel("users with a hit" if narrow else "users whose item is among their ten")
         if any(len(row.shares) > 1 for row in rows):
             legend(figure, axes, narrow=narrow)
 
@@ -94,20 +94,20 @@ def hits_picture(name: str, rows: Sequence[Row]) -> Picture:
     return Picture(name, draw, 1.25 + tall * len(rows), 1.6 + tall * len(rows))
 
 
-def gain_picture(found: Sequence[Gain]) -> Picture:
-    """Each organisation alone and together, the largest gain on top; all users last."""
-    every, *each = found
-    each = sorted(each, key=lambda one: one.together.value - one.alone.value, reverse=True)
+def gain_picture(results: Sequence[Gain]) -> Picture:
+    """Return the figure of each organisation's gain, largest first, and of all users."""
+    every, *each = results
+    each = sorted(each, key=lambda one: one.together.value - one.separate.value, reverse=True)
     rows = [*each[:MOST_ROWS], every]
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
         for place, one in enumerate(rows):
             first = place == 0
-            ends = [one.alone.value, one.together.value]
+            ends = [one.separate.value, one.together.value]
             axes.plot(ends, [place, place], color=MUTED, linewidth=1.6, zorder=2)
             axes.plot(
-                one.alone.value,
+                one.separate.value,
                 place,
                 "D",
                 color=PAPER,
@@ -115,7 +115,7 @@ def gain_picture(found: Sequence[Gain]) -> Picture:
                 markeredgewidth=1.8,
                 markersize=6.5,
                 clip_on=False,
-                label="alone" if first else None,
+                label="by itself" if first else None,
                 zorder=3,
             )
             axes.plot(
@@ -133,26 +133,26 @@ def gain_picture(found: Sequence[Gain]) -> Picture:
         axes.axhline(len(rows) - 1.5, color=MUTED, linewidth=0.8)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_percent)
-        axes.set_xlabel("users who are hit" if narrow else "users whose item is among their ten")
+        axes.set_xlabel("users with a hit" if narrow else "users whose item is among their ten")
         legend(figure, axes, narrow=False)
 
     return Picture("gain", draw, 1.2 + 0.3 * len(rows), 1.2 + 0.3 * len(rows))
 
 
-def exposure_picture(found: Exposure, models: Sequence[str]) -> Picture:
-    """Where places go, from the most popular items to the least, beside what users chose."""
-    rows = {"what users chose": found.chosen}
-    rows |= {look(model).label: found.models[model] for model in models}
+def exposure_picture(exposure: Exposure, models: Sequence[str]) -> Picture:
+    """Return the figure of positions by popularity of the item, and of what users chose."""
+    rows = {"what users chose": exposure.chosen}
+    rows |= {look(model).label: exposure.models[model] for model in models}
 
     def draw(figure: Figure, narrow: bool) -> None:
         axes = figure.add_subplot()
         for place, shares in enumerate(rows.values()):
             _bar(axes, place, shares, room=ROOM_FOR_LABEL[narrow])
-        _rows(axes, [_folded(label) if narrow else label for label in rows])
+        _rows(axes, [_break_at_comma(label) if narrow else label for label in rows])
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(_percent)
         axes.grid(visible=False)
-        axes.set_xlabel("share of all places")
+        axes.set_xlabel("share of all positions")
         handles, names = axes.get_legend_handles_labels()
         figure.legend(
             handles, names, loc="outside upper left", ncols=2 if narrow else 4, handlelength=1.0
@@ -185,7 +185,7 @@ def _bar(axes: Axes, place: int, shares: Sequence[float], *, room: float) -> Non
 
 
 def audit_picture(audits: Sequence[Audit]) -> Picture:
-    """For each observer: what was proven, what could have been, an estimate, and the claim."""
+    """Return the figure of each observer's bound, largest provable bound, estimate and claim."""
     rows = [(audit, observer) for audit in audits for observer in audit.observers]
 
     def draw(figure: Figure, narrow: bool) -> None:
@@ -210,11 +210,11 @@ def audit_picture(audits: Sequence[Audit]) -> Picture:
     return Picture("audit", draw, 1.5 + 0.62 * len(rows), 1.9 + 0.62 * len(rows))
 
 
-def _observer(axes: Axes, place: int, found: Observer) -> None:
-    axes.plot([0, found.lower_bound], [place, place], color=BLUE, linewidth=6, zorder=3)
-    axes.plot(found.lower_bound, place, "o", color=BLUE, markersize=8, clip_on=False, zorder=4)
+def _observer(axes: Axes, place: int, observer: Observer) -> None:
+    axes.plot([0, observer.lower_bound], [place, place], color=BLUE, linewidth=6, zorder=3)
+    axes.plot(observer.lower_bound, place, "o", color=BLUE, markersize=8, clip_on=False, zorder=4)
     axes.plot(
-        found.largest_provable,
+        observer.largest_provable,
         place,
         "D",
         color=PAPER,
@@ -223,16 +223,16 @@ def _observer(axes: Axes, place: int, found: Observer) -> None:
         markersize=6.5,
         zorder=4,
     )
-    if found.estimate is not None:
-        low, high = max(0.0, found.estimate.low), max(0.0, found.estimate.high)
+    if observer.estimate is not None:
+        low, high = max(0.0, observer.estimate.low), max(0.0, observer.estimate.high)
         y = place + 0.22
         axes.plot([low, high], [y, y], color=MUTED, linewidth=1.8)
-        axes.plot(max(0.0, found.estimate.epsilon), y, "s", color=MUTED, markersize=5.5)
+        axes.plot(max(0.0, observer.estimate.epsilon), y, "s", color=MUTED, markersize=5.5)
 
 
 def _legend_of_audits(axes: Axes) -> None:
-    axes.plot([], [], color=VERMILION, linewidth=3.4, label="claimed: at most this")
-    axes.plot([], [], color=BLUE, linewidth=5, label="proven: at least this")
+    axes.plot([], [], color=VERMILION, linewidth=3.4, label="claimed upper bound")
+    axes.plot([], [], color=BLUE, linewidth=5, label="proved lower bound")
     axes.plot(
         [],
         [],
@@ -240,7 +240,7 @@ def _legend_of_audits(axes: Axes) -> None:
         color=PAPER,
         markeredgecolor=BLUE,
         markeredgewidth=1.6,
-        label="most it could have proven",
+        label="largest provable bound",
     )
     axes.plot([], [], "s-", color=MUTED, markersize=5.5, label="estimate, not a bound")
 
@@ -252,8 +252,8 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _folded(label: str) -> str:
-    """Two lines of a label with a comma: on a phone there is no room beside the figure."""
+def _break_at_comma(label: str) -> str:
+    """Break a label at its comma, since a phone has no room beside the figure."""
     return label.replace(", ", ",\n")
 
 

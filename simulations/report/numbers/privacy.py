@@ -1,4 +1,4 @@
-"""What a run spent release by release, and what an attack on it may reach."""
+"""The ε of a run after each release, and the limit that ε sets to an attack."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from simulations.report.reading.runs import Organisation, Run
 __all__ = ["Spending", "allowed_tpr", "spending"]
 
 FINEST = 48
-"""Points of a curve of ε: more than a figure can show."""
+"""Most points of a curve of ε."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What organisations spent that released the same.
+    """The ε of organisations with the same releases.
 
     Attributes:
         names: of the organisations.
-        releases: how many noised sums each answer was.
-        epsilon: after as many releases.
+        releases: numbers of noised sums.
+        epsilon: after so many noised sums.
     """
 
     names: tuple[str, ...]
@@ -34,40 +34,40 @@ class Spending:
 
 
 def spending(run: Run) -> list[Spending]:
-    """The ε of a run after each of its releases, by numerical composition; [] without privacy."""
+    """Return ε after each release, by numerical composition; [] without privacy."""
     if not run.private:
         return []
-    alike: dict[tuple[Release, ...], list[Organisation]] = {}
+    by_releases: dict[tuple[Release, ...], list[Organisation]] = {}
     for one in run.organisations:
-        alike.setdefault(one.releases, []).append(one)
+        by_releases.setdefault(one.releases, []).append(one)
     return [
-        Spending(tuple(one.name for one in some), *_curve(releases, run.delta))
-        for releases, some in alike.items()
+        Spending(tuple(one.name for one in organisations), *_curve(releases, run.delta))
+        for releases, organisations in by_releases.items()
     ]
 
 
 def _curve(releases: Sequence[Release], delta: float) -> tuple[tuple[int, ...], tuple[float, ...]]:
     total = sum(release.steps for release in releases)
     ends = np.cumsum([release.steps for release in releases]).tolist()
-    asked = sorted({0, *ends, *np.linspace(0, total, FINEST + 1, dtype=int).tolist()})
+    counts = sorted({0, *ends, *np.linspace(0, total, FINEST + 1, dtype=int).tolist()})
     if total <= FINEST:
-        asked = list(range(total + 1))
-    return tuple(asked), tuple(epsilon(_first(releases, steps), delta) for steps in asked)
+        counts = list(range(total + 1))
+    return tuple(counts), tuple(epsilon(_first(releases, steps), delta) for steps in counts)
 
 
 def _first(releases: Sequence[Release], steps: int) -> list[Release]:
-    """The first so many of them."""
-    found = []
+    """Return the releases up to so many steps."""
+    first = []
     for release in releases:
         taken = min(steps, release.steps)
         if taken:
-            found.append(replace(release, steps=taken))
+            first.append(replace(release, steps=taken))
         steps -= taken
-    return found
+    return first
 
 
 def allowed_tpr(fpr: float, epsilon: float, delta: float) -> float:
-    """The most true positives that any attack on (ε, δ)-DP may have at so many false ones.
+    """Return the highest true positive rate of any attack on (ε, δ)-DP at a false positive rate.
 
     Kairouz, Oh & Viswanath, "The Composition Theorem for Differential Privacy", ICML 2015
     (arXiv:1311.0776), theorem 2.1, solved for the true positives.

@@ -1,4 +1,4 @@
-"""Which users a model serves: by organisation, activity and group."""
+"""How well each model serves the users, by organisation, activity and group."""
 
 from __future__ import annotations
 
@@ -19,48 +19,55 @@ FEDERATED, LOCAL = "federated", "local"
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """One organisation by itself, and together with the others.
+    """An organisation's gain from training together instead of by itself.
 
     Attributes:
         name: of the organisation; "" stands for all of them.
-        alone: its users whom its own model hits.
-        together: whom the federated model hits.
-        alone_ndcg: NDCG@10 of its own model.
-        together_ndcg: of the federated one.
-        p: how often chance alone would part the two so far.
+        separate: its users with a hit of its own model.
+        together: its users with a hit of the federated model.
+        separate_ndcg: NDCG@10 of its own model.
+        together_ndcg: NDCG@10 of the federated model.
+        p: p-value of the difference in hits.
     """
 
     name: str
-    alone: Share
+    separate: Share
     together: Share
-    alone_ndcg: float
+    separate_ndcg: float
     together_ndcg: float
     p: float
 
 
-def gains(found: Evaluation) -> list[Gain]:
-    """All users first, then each organisation; [] if no organisation trained alone."""
-    if LOCAL not in found.ranks:
+def gains(evaluation: Evaluation) -> list[Gain]:
+    """Return the gain of all users, then of each organisation; [] without local baselines."""
+    if LOCAL not in evaluation.ranks:
         return []
-    names = list(dict.fromkeys(found.organisations.tolist()))
-    masks = [("", np.ones(len(found.events), bool))]
-    masks += [(name, found.organisations == name) for name in sorted(names)]
-    return [_gain(name, found.ranks[LOCAL][m], found.ranks[FEDERATED][m]) for name, m in masks]
+    names = list(dict.fromkeys(evaluation.organisations.tolist()))
+    masks = [("", np.ones(len(evaluation.events), bool))]
+    masks += [(name, evaluation.organisations == name) for name in sorted(names)]
+    return [
+        _gain(name, evaluation.ranks[LOCAL][m], evaluation.ranks[FEDERATED][m]) for name, m in masks
+    ]
 
 
-def _gain(name: str, alone: NDArray[np.int64], together: NDArray[np.int64]) -> Gain:
+def _gain(name: str, separate: NDArray[np.int64], together: NDArray[np.int64]) -> Gain:
     return Gain(
-        name, hits(alone), hits(together), ndcg(alone), ndcg(together), paired_p(alone, together)
+        name,
+        hits(separate),
+        hits(together),
+        ndcg(separate),
+        ndcg(together),
+        paired_p(separate, together),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of the users.
+    """A group of users.
 
     Attributes:
-        label: which.
-        share: by model, the users it hits.
+        label: name of the group.
+        share: by model, the users with a hit.
         ndcg: by model, NDCG@10.
     """
 
@@ -70,42 +77,46 @@ class Part:
 
     @property
     def users(self) -> int:
-        """How many there are."""
+        """Return the number of users."""
         return next(iter(self.share.values())).users
 
 
-def by_activity(found: Evaluation, models: Sequence[str]) -> list[Part]:
-    """Quarters of the users by training events, ties kept together; fewer with many ties."""
-    edges = np.unique(np.quantile(found.events, [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf"))
+def by_activity(evaluation: Evaluation, models: Sequence[str]) -> list[Part]:
+    """Return quarters of the users by training events; ties can make fewer groups."""
+    edges = np.unique(
+        np.quantile(evaluation.events, [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf")
+    )
     if len(edges) < 2:
         return []
     parts = []
     for place, (low, high) in enumerate(pairwise(edges)):
         lowest = int(low) if place == 0 else int(low) + 1
-        mask = (found.events >= lowest) & (found.events <= high)
+        mask = (evaluation.events >= lowest) & (evaluation.events <= high)
         label = f"{lowest:,}" if lowest == high else f"{lowest:,} to {int(high):,}"
-        parts.append(_part(label, found, mask, models))
+        parts.append(_part(label, evaluation, mask, models))
     return parts
 
 
-def by_group(found: Evaluation, group: str, models: Sequence[str]) -> list[Part]:
-    """Each group of one grouping, numbers in their order and "unknown" last."""
-    values = found.groups[group]
+def by_group(evaluation: Evaluation, group: str, models: Sequence[str]) -> list[Part]:
+    """Return each group of one grouping, in numerical order with "unknown" last."""
+    values = evaluation.groups[group]
     return [
-        _part(label, found, values == label, models)
+        _part(label, evaluation, values == label, models)
         for label in sorted(set(values.tolist()), key=_natural)
     ]
 
 
 def _natural(label: str) -> tuple[bool, float, str]:
-    """Sorts "under 18" before "18-24", and those before "56 or more"."""
+    """Return a key that sorts "under 18" before "18-24", and "56 or more" last."""
     digits = "".join(c if c.isdigit() else " " for c in label).split()
     number = float(digits[0]) if digits else float("inf")
     return label == "unknown", number - label.startswith("under"), label
 
 
-def _part(label: str, found: Evaluation, mask: NDArray[np.bool_], models: Sequence[str]) -> Part:
-    ranks = {model: found.ranks[model][mask] for model in models}
+def _part(
+    label: str, evaluation: Evaluation, mask: NDArray[np.bool_], models: Sequence[str]
+) -> Part:
+    ranks = {model: evaluation.ranks[model][mask] for model in models}
     return Part(
         label,
         {model: hits(some) for model, some in ranks.items()},
@@ -119,8 +130,8 @@ class Comparison:
 
     Attributes:
         model: as in result.json.
-        share: the users it hits.
-        figures: all of result.json.
+        share: the users with a hit.
+        figures: all metrics of result.json.
     """
 
     model: str
@@ -129,9 +140,9 @@ class Comparison:
 
 
 def comparison(run: Run) -> list[Comparison]:
-    """All models of a run, best first."""
-    found = [
+    """Return all models of a run, best first."""
+    models = [
         Comparison(name, Share(round(figures["hr@10"] * run.tested), run.tested), dict(figures))
         for name, figures in run.models.items()
     ]
-    return sorted(found, key=lambda one: -one.figures["ndcg@10"])
+    return sorted(models, key=lambda one: -one.figures["ndcg@10"])

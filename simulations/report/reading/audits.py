@@ -1,4 +1,4 @@
-"""An audit as its folder has it: what was claimed, and what attacks could show against it."""
+"""Read the audit.json of a folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from simulations.report.reading.fields import Fields, read_json
 __all__ = ["AUDIT", "Audit", "Books", "Estimate", "Membership", "Observer", "Rate", "read_audit"]
 
 AUDIT = "audit.json"
-REMEDY = "give the folder of an audit that has ended, which `sotto-lab audit --out` wrote."
+REMEDY = "give the folder of a finished audit, which `sotto-lab audit --out` wrote."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """ε under a Gaussian shape of the scores: no bound.
+    """An estimate of ε from normal scores; not a bound.
 
     Attributes:
         epsilon: the estimate.
@@ -30,18 +30,18 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observer:
-    """Someone who guesses which canaries took part.
+    """An attacker who guesses which canaries took part.
 
     Attributes:
         name: "white-box", for instance.
-        sees: what it is given, as a sentence.
-        canaries: planted users, each there or not by a coin.
-        guesses: how many it guessed.
-        correct: how many of them were right.
+        sees: what it observes, as a sentence.
+        canaries: synthetic users, each in the data with probability 1/2.
+        guesses: number of guesses.
+        correct: number of right guesses.
         lower_bound: of ε, at the audit's confidence.
-        largest_provable: the bound had every guess been right.
+        largest_provable: the bound if every guess were right.
         estimate: None where there is none.
-        violated: whether the claim cannot be true.
+        violated: whether it disproves the claim.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Observer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """Whether the ledger counted what was seen leaving.
+    """The comparison of the ledger with the releases that left.
 
     Attributes:
-        seen: releases seen.
-        recomputed: ε of what was seen, by another accountant; None if it is infinite.
-        ledger: ε that the ledger states; None likewise.
-        accountant: which one.
-        violated: whether they contradict.
+        seen: number of releases.
+        recomputed: their ε by an independent accountant; None if infinite.
+        ledger: ε that the ledger states; None if infinite.
+        accountant: name of the independent accountant.
+        violated: whether the two contradict.
     """
 
     seen: int
@@ -76,11 +76,11 @@ class Books:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Share of members that are recognised at one share of false alarms.
+    """The true positive rate at one false positive rate.
 
     Attributes:
-        fpr: false positives of non-members.
-        tpr: true positives of members.
+        fpr: false positive rate.
+        tpr: true positive rate.
         low: of its confidence interval.
         high: of its confidence interval.
     """
@@ -93,17 +93,17 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """An attack on the published model: was this user among the training data?
+    """Membership inference on the published model.
 
     Attributes:
-        members: users that were.
-        non_members: users that were not.
+        members: number of users in the training data.
+        non_members: number of other users.
         auc: area under the curve; .5 is guessing.
         auc_low: of its confidence interval.
         auc_high: of its confidence interval.
-        rates: at some shares of false alarms.
-        fpr: of the whole curve.
-        tpr: of the whole curve.
+        rates: at some false positive rates.
+        fpr: of the full curve.
+        tpr: of the full curve.
     """
 
     members: int
@@ -122,16 +122,16 @@ class Audit:
 
     Attributes:
         name: of its folder.
-        epsilon: claimed; None where none is claimed.
+        epsilon: claimed; None without a claim.
         delta: claimed.
-        organisation: the worst one.
+        organisation: the one with the highest ε.
         violated: the verdict.
-        reasons: of it, as sentences.
+        reasons: for the verdict, as sentences.
         confidence: of the bounds.
         observers: in the order of audit.json.
-        books: None where they were not compared.
+        books: None where the ledger was not compared.
         membership: None where it was not tried.
-        blind_spots: what it could not have seen.
+        blind_spots: what the audit could not have detected.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Audit:
 
 
 def read_audit(folder: Path) -> Audit:
-    """Reads the audit.json of a folder.
+    """Read the audit.json of a folder.
 
     Raises:
         ReportError: it is missing or damaged.

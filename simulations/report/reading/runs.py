@@ -1,4 +1,4 @@
-"""A run as its folder has it: result.json, config.toml and, if it was written, each user's rank."""
+"""Read a run's folder: result.json, config.toml and, if present, evaluation.parquet."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from simulations.report.reading.fields import Fields, read_json
 __all__ = ["CONFIG", "Evaluation", "Exposure", "Organisation", "Run", "read_run"]
 
 K, CONFIG = 10, "config.toml"
-REMEDY = "give the folder of a run that has ended, which `sotto-lab simulate --out` wrote."
+REMEDY = "give the folder of a finished run, which `sotto-lab simulate --out` wrote."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organisation:
-    """One partner of a run.
+    """One organisation of a run.
 
     Attributes:
         name: as in result.json.
-        population: its users.
-        epsilon: spent in all; None without privacy.
-        releases: what left it, noised.
+        population: declared number of users.
+        epsilon: spent in total; None without privacy.
+        releases: its noised releases.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Organisation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """Shares of places by popularity decile, most popular first, each [10].
+    """Shares by popularity decile, most popular first, each [10].
 
     Attributes:
-        chosen: of what the test users chose next.
-        models: of what each model shows.
+        chosen: of the test users' next items.
+        models: of the items that each model shows.
     """
 
     chosen: tuple[float, ...]
@@ -59,10 +59,10 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
-    """Each of M test users, and where the user's item came in each model's ranking.
+    """The M test users, and the rank of each one's item under each model.
 
     Attributes:
-        organisations: [M], whose user it is.
+        organisations: [M], the user's organisation.
         events: int64 [M], training events.
         groups: by name, [M].
         ranks: by model, int64 [M], 1 the best.
@@ -79,25 +79,25 @@ class Run:
     """One simulation.
 
     Attributes:
-        folder: where it lies.
+        folder: of the run.
         data: name of the data set.
-        users: all its users.
-        items: of the catalogue.
-        interactions: all of them.
-        private: whether noise was added at all.
+        users: number of users.
+        items: number of items in the catalogue.
+        interactions: number of interactions.
+        private: whether noise was added.
         delta: δ of the claim.
         organisations: in the order of result.json.
-        tested: users who are asked for an item.
-        split: which of their items that is: "test" or "validation".
-        protocol: how it was measured.
-        models: by name, the figures of each.
-        exposure: None if result.json has none, being of an earlier version.
-        evaluation: None if it was not written, likewise.
+        tested: number of evaluated users.
+        split: which of their items is the target: "test" or "validation".
+        protocol: of the evaluation.
+        models: by name, the metrics of each.
+        exposure: None if an earlier version wrote result.json.
+        evaluation: None if an earlier version wrote the run.
         config: every setting, by its key.
-        config_text: config.toml as it stands.
+        config_text: the text of config.toml.
         versions: by package.
-        seed: of everything that was drawn.
-        seconds: of the whole run.
+        seed: of the run.
+        seconds: in total.
     """
 
     folder: Path
@@ -122,21 +122,21 @@ class Run:
 
     @property
     def worst(self) -> Organisation:
-        """The organisation that spent most; any without privacy."""
+        """Return the organisation with the highest ε; any one without privacy."""
         return max(self.organisations, key=lambda one: one.epsilon or 0.0)
 
     @property
     def cap(self) -> float | None:
-        """ε that a site may spend; None without privacy."""
+        """Return the ε that a site may spend; None without privacy."""
         value = self.config.get("privacy.epsilon")
         return float(value) if isinstance(value, int | float) else None
 
 
 def read_run(folder: Path) -> Run:
-    """Reads a run's folder.
+    """Read a run's folder.
 
     Raises:
-        ReportError: something in it is missing, damaged, or does not belong together.
+        ReportError: a file is missing or damaged, or files are of different runs.
     """
     fields = read_json(folder / FILE, REMEDY)
     data, privacy = fields.section("data"), fields.section("privacy")
@@ -188,12 +188,12 @@ def _organisations(data: Fields, privacy: Fields) -> tuple[Organisation, ...]:
     populations = {
         one.text("name"): one.count("population") for one in data.sections("organisations")
     }
-    private, found = privacy.flag("private"), []
+    private, organisations = privacy.flag("private"), []
     for one in privacy.sections("organisations"):
         name = one.text("name")
         if name not in populations:
             raise one.wrong("name", "one of data.organisations")
-        found.append(
+        organisations.append(
             Organisation(
                 name=name,
                 population=populations[name],
@@ -201,9 +201,9 @@ def _organisations(data: Fields, privacy: Fields) -> tuple[Organisation, ...]:
                 releases=tuple(_release(release) for release in one.sections("releases")),
             )
         )
-    if not found:
+    if not organisations:
         raise privacy.wrong("organisations", "at least one organisation")
-    return tuple(found)
+    return tuple(organisations)
 
 
 def _release(fields: Fields) -> Release:
@@ -231,10 +231,10 @@ def _exposure(evaluation: Fields, models: Mapping[str, object]) -> Exposure | No
 
 
 def _deciles(fields: Fields, key: str) -> tuple[float, ...]:
-    found = fields.numbers(key, 0, 1)
-    if len(found) != DECILES:
+    deciles = fields.numbers(key, 0, 1)
+    if len(deciles) != DECILES:
         raise fields.wrong(key, f"{DECILES} numbers")
-    return found
+    return deciles
 
 
 # --- each user's rank ----------------------------------------------------------------------------
@@ -266,8 +266,8 @@ def _evaluation(
     for name, part in parts.items():
         if len(part) != tested or part["user"].to_pylist() != first["user"].to_pylist():
             raise ReportError(
-                f"{file} has {len(part)} rows of the model {name!r}, and {FILE} speaks of {tested} "
-                "users: they are not of one run."
+                f"{file} has {len(part)} rows of the model {name!r}, and {FILE} has {tested} "
+                "users: they are of different runs."
             )
     ranks = {name: part["rank"].to_numpy() for name, part in parts.items()}
     for name, figures in models.items():
@@ -284,10 +284,10 @@ def _evaluation(
 def _check_hits(
     file: Path, model: str, ranks: NDArray[np.int64], figures: Mapping[str, float]
 ) -> None:
-    """Refuses ranks that are not those behind result.json."""
-    found, stated = float((ranks <= K).mean()), figures.get(f"hr@{K}")
-    if stated is None or abs(found - stated) > 1e-9:
+    """Refuse ranks that do not match result.json."""
+    measured, stated = float((ranks <= K).mean()), figures.get(f"hr@{K}")
+    if stated is None or abs(measured - stated) > 1e-9:
         raise ReportError(
-            f"{file} gives the model {model!r} an hr@{K} of {found:.6f}, and {FILE} one of "
-            f"{stated}: they are not of one run."
+            f"{file} gives the model {model!r} an hr@{K} of {measured:.6f}, and {FILE} one of "
+            f"{stated}: they are of different runs."
         )

@@ -1,4 +1,4 @@
-"""A sweep as its folder has it: many runs that differ in a few settings."""
+"""Read a sweep's folder: many runs that differ in a few settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["SETTINGS", "TABLE", "Measured", "Sweep", "read_sweep"]
 
 SETTINGS, TABLE, RUNS = "sweep.toml", "sweep.parquet", "runs"
 EPSILON, SEED = "privacy.epsilon", "seed"
-KNOWN = (
+FIXED_COLUMNS = (
     *("run", "status", EPSILON, "privacy.delta", SEED, "split", "model", "epsilon_spent"),
     *("seconds_train", "seconds_total"),
 )
-"""Columns that are no varied setting; δ is not what a frontier compares."""
-REMEDY = "give the folder of a sweep that has ended, which `sotto-lab sweep --out` wrote."
+"""Columns that are not varied settings; a frontier does not compare δ."""
+REMEDY = "give the folder of a finished sweep, which `sotto-lab sweep --out` wrote."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +31,11 @@ class Measured:
 
     Attributes:
         run: name of its folder.
-        epsilon: asked for; infinity without privacy.
+        epsilon: of the settings; infinity without privacy.
         seed: of the run.
         others: every other setting that was varied, by its key, as text.
         model: as in result.json.
-        figures: by name.
+        figures: metrics by name.
     """
 
     run: str
@@ -51,10 +51,10 @@ class Sweep:
     """All runs of a sweep.
 
     Attributes:
-        folder: where it lies.
-        rows: of the runs that ended, one a model.
+        folder: of the sweep.
+        rows: of the finished runs, one for each model.
         unfinished: names of the other runs, each with its status.
-        settings: sweep.toml as it stands; "" without one.
+        settings: the text of sweep.toml; "" without one.
     """
 
     folder: Path
@@ -64,19 +64,19 @@ class Sweep:
 
     @property
     def runs(self) -> list[str]:
-        """Names of the runs that ended."""
+        """Return the names of the finished runs."""
         return list(dict.fromkeys(row.run for row in self.rows))
 
     def run_folder(self, name: str) -> Path:
-        """Where a run lies."""
+        """Return the folder of a run."""
         return self.folder / RUNS / name
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Reads a sweep's folder.
+    """Read a sweep's folder.
 
     Raises:
-        ReportError: its table is missing or damaged, or no run has ended.
+        ReportError: its table is missing or damaged, or no run has finished.
     """
     file = folder / TABLE
     try:
@@ -95,7 +95,7 @@ def read_sweep(folder: Path) -> Sweep:
         else:
             rows.append(_measured(row, file))
     if not rows:
-        raise ReportError(f"{file} has no run that ended: go on with the sweep first.")
+        raise ReportError(f"{file} has no finished run: continue the sweep first.")
     settings = folder / SETTINGS
     return Sweep(
         folder=folder,
@@ -110,7 +110,7 @@ def _measured(row: Mapping[str, Any], file: Path) -> Measured:
     others = {
         key: value
         for key, value in row.items()
-        if key not in KNOWN and "@" not in key and value is not None
+        if key not in FIXED_COLUMNS and "@" not in key and value is not None
     }
     if not all(math.isfinite(value) for value in figures.values()):
         raise ReportError(f"{file}, run '{row['run']}': a figure is not finite. Run it again.")

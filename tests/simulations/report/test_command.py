@@ -151,7 +151,7 @@ def test_words_stand_where_they_first_occur(pages: dict[str, str]) -> None:
         assert explained < text.index("The numbers")
         assert text.index("HR@10 (hit rate)") < text.index("The numbers")
     claim = pages["audit"]
-    assert claim.index("a partner that holds its own users") < claim.index("<figure")
+    assert claim.index("a partner that keeps its own users") < claim.index("<figure")
     assert claim.index("how much an observer may learn") < claim.index("<figure")
 
 
@@ -160,8 +160,8 @@ def test_a_run_without_privacy_says_so_before_anything_else(pages: dict[str, str
     assert "NO PRIVACY" in html
     assert html.index("NO PRIVACY") < html.index("In short")
     assert "Nothing is claimed" in html
-    assert "Nobody has attacked this claim yet" in html
-    assert "were not trained alone" in html
+    assert "No attack has tested this claim" in html
+    assert "no organisation was trained by itself" in html
     assert "no public groups of users" in html
     assert "NO PRIVACY" not in pages["audit"]
 
@@ -169,7 +169,7 @@ def test_a_run_without_privacy_says_so_before_anything_else(pages: dict[str, str
 def test_a_sweep_says_which_runs_are_missing_and_which_is_shown(pages: dict[str, str]) -> None:
     html = pages["sweep"]
     assert "epsilon=1,seed=9 (failed)" in html
-    assert "Of the run epsilon=4,seed=0" in html  # that of the audit
+    assert "Figures of the run epsilon=4,seed=0" in html  # that of the audit
     assert "sotto-lab sweep --out FOLDER" in html
     assert "No violation was found" in html
 
@@ -221,7 +221,7 @@ def test_the_same_folder_gives_the_same_bytes(
     [
         ("nowhere", [], "nowhere holds neither result.json nor audit.json nor sweep.parquet"),
         ("open", ["--detail", "x"], "--detail x: "),
-        ("sweep", ["--detail", "x"], "--detail x: no such run has ended. There are epsilon=1"),
+        ("sweep", ["--detail", "x"], "--detail x: there is no such finished run."),
         ("open", ["--audit", "nowhere"], "audit.json cannot be read"),
         ("open", ["--out", "/proc/none/page.html"], "cannot be written"),
     ],

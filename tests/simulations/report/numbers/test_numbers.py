@@ -59,7 +59,7 @@ def test_gains_are_those_of_each_organisations_users(
     owner = {row["user"]: row["organisation"] for row in rows}
     assert [one.name for one in each] == ["north", "south", "west"]
     for one in (every, *each):
-        for model, share in (("local", one.alone), ("federated", one.together)):
+        for model, share in (("local", one.separate), ("federated", one.together)):
             ranks = [r for u, r in of(rows, model).items() if one.name in ("", owner[u])]
             assert (share.count, share.users) == (sum(r <= 10 for r in ranks), len(ranks))
         ranks = [r for u, r in of(rows, "federated").items() if one.name in ("", owner[u])]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2
 
-from simulations.report.numbers.shares import SURE, Share, differ, hits, ndcg, paired_p
+from simulations.report.numbers.shares import NORMAL_QUANTILE, Share, differ, hits, ndcg, paired_p
 
 
 @given(st.integers(1, 400), st.floats(0, 1))
@@ -22,7 +22,7 @@ def test_wilsons_interval_holds_those_shares_that_the_count_does_not_rule_out(
     # By its definition: what lies a normal quantile away, by its own deviation.
     for end in share.interval:
         deviation = math.sqrt(end * (1 - end) / users)
-        assert abs(share.value - end) == pytest.approx(SURE * deviation, abs=1e-6)
+        assert abs(share.value - end) == pytest.approx(NORMAL_QUANTILE * deviation, abs=1e-6)
 
 
 def test_nobody_is_no_share() -> None:

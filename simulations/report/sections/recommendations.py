@@ -1,4 +1,4 @@
-"""What a page shows of the recommendations: what they are worth, and to whom."""
+"""The sections about recommendations: how good they are, and for which users."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from simulations.report.numbers.shares import Share
 from simulations.report.numbers.users import Part, by_activity, by_group, comparison, gains
 from simulations.report.reading.runs import Evaluation, Run
 from simulations.report.reading.sweeps import Sweep
-from simulations.report.sections import Section, missing, table
-from simulations.report.words import texts, words
+from simulations.report.sections.section import Section, missing, table
+from simulations.report.text import explanations, takeaways
 
 __all__ = ["run_sections", "sweep_sections"]
 
 SHOWN = ("federated", *BASELINES)
-"""The models of figures that look at parts of the users."""
+"""The models in figures about groups of users."""
 
 
 def sweep_sections(sweep: Sweep) -> list[Section]:
-    """Utility against ε."""
-    found, hit_rates = frontier(sweep), frontier(sweep, "hr@10")
+    """Return the section on utility against ε."""
+    ndcg, hit_rates = frontier(sweep), frontier(sweep, "hr@10")
     hit = {
         (line.model, line.variant, point.epsilon): point
         for line in (*hit_rates.lines, *hit_rates.baselines)
         for point in line.points
     }
     rows = []
-    for line in (*found.lines, *found.baselines):
+    for line in (*ndcg.lines, *ndcg.baselines):
         for point in line.points:
             other = hit.get((line.model, line.variant, point.epsilon))
             rows.append(
                 (
                     look(line.model).label + (f", {line.variant}" if line.variant else ""),
-                    words.epsilon_text(point.epsilon),
+                    takeaways.epsilon_text(point.epsilon),
                     f"{len(point.values)}",
                     f"{point.mean:.4f}",
                     f"{point.spread:.4f}" if len(point.values) > 1 else "one seed",
@@ -53,50 +53,58 @@ def sweep_sections(sweep: Sweep) -> list[Section]:
         Section(
             key="utility",
             title="How good are recommendations at each ε?",
-            takeaway=words.frontier(found),
-            about=texts.FRONTIER,
-            picture=frontier_picture(found, "NDCG@10"),
+            takeaway=takeaways.frontier(ndcg),
+            about=explanations.FRONTIER,
+            picture=frontier_picture(ndcg, "NDCG@10"),
             table=table(
                 ("model", "ε", "seeds", "NDCG@10, mean", "standard deviation", "HR@10, mean"), rows
             ),
-            notes=words.frontier_notes(found, sweep),
+            notes=takeaways.frontier_notes(ndcg, sweep),
         )
     ]
 
 
 def run_sections(run: Run, *, compared: bool) -> list[Section]:
-    """Whom one run serves, and how well.
+    """Return the sections on how well one run serves its users.
 
     Args:
         run: the run.
-        compared: whether another section compares its models already.
+        compared: whether another section already compares its models.
     """
-    found = [] if compared else [_models(run)]
+    sections = [] if compared else [_models(run)]
     if run.evaluation is None:
-        return [*found, missing("users", "Who is served well?", texts.NO_EVALUATION), _places(run)]
+        no_users = missing("users", "Which users are served well?", explanations.NO_EVALUATION)
+        return [*sections, no_users, _exposure(run)]
     models = [model for model in SHOWN if model in run.evaluation.ranks]
-    found.append(_gains(run.evaluation))
-    found.append(
-        _parts("activity", "Does activity matter?", by_activity(run.evaluation, models), "events")
+    sections.append(_gains(run.evaluation))
+    sections.append(
+        _parts(
+            "activity",
+            "Are active and inactive users served alike?",
+            by_activity(run.evaluation, models),
+            "events",
+        )
     )
     if not run.evaluation.groups:
-        found.append(missing("groups", "Are groups served alike?", texts.NO_GROUPS))
+        sections.append(missing("groups", "Are groups served alike?", explanations.NO_GROUPS))
     for number, group in enumerate(run.evaluation.groups, start=1):
         parts = by_group(run.evaluation, group, models)
-        found.append(_parts(f"group-{number}", f"Does {group} matter?", parts, group))
-    return [*found, _places(run)]
+        sections.append(
+            _parts(f"group-{number}", f"Is every group of “{group}” served alike?", parts, group)
+        )
+    return [*sections, _exposure(run)]
 
 
 def _models(run: Run) -> Section:
-    found = comparison(run)
-    figures = list(found[0].figures)
+    compared = comparison(run)
+    figures = list(compared[0].figures)
     return Section(
         key="models",
         title="How good are the recommendations?",
-        takeaway=words.models(run),
-        about=texts.MODELS,
+        takeaway=takeaways.models(run),
+        about=explanations.MODELS,
         picture=hits_picture(
-            "models", [Row(look(one.model).label, {one.model: one.share}) for one in found]
+            "models", [Row(look(one.model).label, {one.model: one.share}) for one in compared]
         ),
         table=table(
             ("model", *figures, "users hit", "95% interval"),
@@ -107,36 +115,36 @@ def _models(run: Run) -> Section:
                     f"{one.share.count:,} of {one.share.users:,}",
                     _interval(one.share),
                 )
-                for one in found
+                for one in compared
             ],
         ),
-        notes=tuple(f"{look(one.model).label}: {look(one.model).meaning}" for one in found),
+        notes=tuple(f"{look(one.model).label}: {look(one.model).meaning}" for one in compared),
     )
 
 
-def _gains(found: Evaluation) -> Section:
+def _gains(evaluation: Evaluation) -> Section:
     title = "Who gains from training together?"
-    each = gains(found)
+    each = gains(evaluation)
     if not each:
-        return missing("gain", title, texts.NO_ALONE)
-    head = "organisation|users|hit alone|hit together|NDCG@10 alone|NDCG@10 together|chance"
+        return missing("gain", title, explanations.NO_LOCAL_BASELINE)
+    head = "organisation|users|hit alone|hit together|NDCG@10 alone|NDCG@10 together|p-value"
     return Section(
         key="gain",
         title=title,
-        takeaway=words.gains(each),
-        about=texts.GAIN,
+        takeaway=takeaways.gains(each),
+        about=explanations.GAIN,
         picture=gain_picture(each),
         table=table(
             head.split("|"),
             [
                 (
                     one.name or "all users",
-                    f"{one.alone.users:,}",
-                    f"{one.alone.count:,} ({one.alone.value:.1%})",
+                    f"{one.separate.users:,}",
+                    f"{one.separate.count:,} ({one.separate.value:.1%})",
                     f"{one.together.count:,} ({one.together.value:.1%})",
-                    f"{one.alone_ndcg:.4f}",
+                    f"{one.separate_ndcg:.4f}",
                     f"{one.together_ndcg:.4f}",
-                    words.chance(one.p),
+                    takeaways.chance(one.p),
                 )
                 for one in each
             ],
@@ -146,7 +154,7 @@ def _gains(found: Evaluation) -> Section:
 
 def _parts(key: str, title: str, parts: Sequence[Part], what: str) -> Section:
     if len(parts) < 2:
-        return missing(key, title, texts.ALL_ALIKE)
+        return missing(key, title, explanations.ALL_ALIKE)
     head = (
         "training events" if what == "events" else what,
         "users",
@@ -169,32 +177,32 @@ def _parts(key: str, title: str, parts: Sequence[Part], what: str) -> Section:
     return Section(
         key=key,
         title=title,
-        takeaway=words.parts(parts, what),
-        about=texts.ACTIVITY if what == "events" else texts.GROUPS,
+        takeaway=takeaways.parts(parts, what),
+        about=explanations.ACTIVITY if what == "events" else explanations.GROUPS,
         picture=hits_picture(key, part_rows(parts)),
         table=table((*head, "NDCG@10"), rows),
     )
 
 
-def _places(run: Run) -> Section:
-    title = "Is it all about the most popular?"
-    found = run.exposure
-    if found is None:
-        return missing("exposure", title, texts.NO_EXPOSURE)
-    models = [model for model in SHOWN if model in found.models]
-    shares = {"what users chose": found.chosen}
-    shares |= {look(model).label: found.models[model] for model in found.models}
+def _exposure(run: Run) -> Section:
+    title = "Are only the most popular items recommended?"
+    exposure = run.exposure
+    if exposure is None:
+        return missing("exposure", title, explanations.NO_EXPOSURE)
+    models = [model for model in SHOWN if model in exposure.models]
+    shares = {"what users chose": exposure.chosen}
+    shares |= {look(model).label: exposure.models[model] for model in exposure.models}
     return Section(
         key="exposure",
         title=title,
-        takeaway=words.exposure(run, found),
-        about=texts.EXPOSURE,
-        picture=exposure_picture(found, models),
+        takeaway=takeaways.exposure(run, exposure),
+        about=explanations.EXPOSURE,
+        picture=exposure_picture(exposure, models),
         table=table(
             ("tenth of the catalogue", *shares),
             [
                 (_tenth(place), *(f"{of[place]:.1%}" for of in shares.values()))
-                for place in range(len(found.chosen))
+                for place in range(len(exposure.chosen))
             ],
         ),
     )

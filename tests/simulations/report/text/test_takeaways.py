@@ -17,7 +17,7 @@ from simulations.report.numbers.shares import Share
 from simulations.report.numbers.users import Gain, Part
 from simulations.report.reading.audits import Audit, read_audit
 from simulations.report.reading.runs import Run, read_run
-from simulations.report.words import claim, words
+from simulations.report.text import claim, takeaways
 from tests.simulations.report.folders import RunSpec, audit_of, write_run
 
 
@@ -26,20 +26,20 @@ def frontier(own: dict[float, list[float]], rival: dict[float, list[float]]) -> 
         Line(model, "", tuple(Point(e, tuple(values)) for e, values in points.items()))
         for model, points in (("federated", own), ("popularity_private", rival))
     ]
-    return words.frontier(Frontier("ndcg@10", (lines[0],), (lines[1],)))
+    return takeaways.frontier(Frontier("ndcg@10", (lines[0],), (lines[1],)))
 
 
 def test_a_frontier_says_where_it_starts_and_ends_and_what_it_beats() -> None:
     text = frontier({1: [0.05, 0.07], 8: [0.2, 0.2], math.inf: [0.3, 0.3]}, {1: [0.01], 8: [0.01]})
-    assert "From ε = 1 to ε = 8, NDCG@10 goes from 0.0600 ± 0.0141 to 0.2000 ± 0.0000." in text
+    assert "NDCG@10 is 0.0600 ± 0.0141 at ε = 1, and 0.2000 ± 0.0000 at ε = 8." in text
     assert "Without privacy it is 0.3000 ± 0.0000." in text
-    assert "above the most popular items, counted under the same ε, at each ε measured" in text
+    assert "above the most popular items, counted under the same ε, at every measured ε" in text
 
 
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ([0.02, 0.04], "within their spread at each ε"),  # .03 ± .014 against .02
+        ([0.02, 0.04], "within the standard deviations at every ε"),  # .03 ± .014 against .02
         ([0.001, 0.001], "It is below the most popular items under the same ε at ε = 1."),
         ([0.5, 0.5], "above the most popular items"),
     ],
@@ -53,23 +53,24 @@ def test_a_mixed_frontier_names_each_side() -> None:
     assert (
         "above the most popular items under the same ε at ε = 4, and below them at ε = 1." in text
     )
-    assert "elsewhere the two are within their spread" in frontier(
+    assert "elsewhere the difference is within the standard deviations" in frontier(
         {2: [0.02], 4: [0.5]}, {2: [0.02], 4: [0.05]}
     )
 
 
-def gain(name: str, alone: int, together: int, p: float) -> Gain:
-    return Gain(name, Share(alone, 100), Share(together, 100), 0.1, 0.1, p)
+def gain(name: str, separate: int, together: int, p: float) -> Gain:
+    return Gain(name, Share(separate, 100), Share(together, 100), 0.1, 0.1, p)
 
 
 def test_gains_are_counted_and_tested() -> None:
     each = [gain("a", 3, 9, 0.01), gain("b", 9, 9, 1.0), gain("c", 9, 3, 0.1)]
-    text = words.gains([gain("", 21, 61, 1e-9), *each])
-    assert "Together 61.0% of users (61 of 100) are hit, alone 21.0% (21)." in text
-    assert "beyond chance (p < 0.001" in text
+    text = takeaways.gains([gain("", 21, 61, 1e-9), *each])
+    assert "trained together has a hit for 61.0% of users (61 of 100)" in text
+    assert "by itself for 21.0% (21)." in text
+    assert "The difference is statistically significant (p < 0.001" in text
     assert "1 of 3 organisations" in text
-    neutral = words.gains([gain("", 21, 22, 0.9), *each])
-    assert "There is no difference beyond chance (p = 0.9" in neutral
+    neutral = takeaways.gains([gain("", 21, 22, 0.9), *each])
+    assert "The difference is not statistically significant (p = 0.9" in neutral
 
 
 def part(label: str, count: int, users: int) -> Part:
@@ -77,14 +78,14 @@ def part(label: str, count: int, users: int) -> Part:
 
 
 def test_parts_that_differ_are_named_and_others_are_not() -> None:
-    apart = words.parts([part("F", 10, 100), part("M", 50, 100), part("X", 3, 9)], "gender")
+    apart = takeaways.parts([part("F", 10, 100), part("M", 50, 100), part("X", 3, 9)], "gender")
     assert "There are too few hits" in apart
-    apart = words.parts([part("F", 10, 100), part("M", 50, 100)], "gender")
-    assert "50.0% of users (50 of 100) in the group “M”, and 10.0% of users (10 of 100)" in apart
-    alike = words.parts([part("F", 30, 100), part("M", 31, 100)], "gender")
-    assert "serves them alike, as far as can be told: shares from 30.0% to 31.0%" in alike
-    active = words.parts([part("3 to 9", 50, 100), part("10 to 90", 10, 100)], "events")
-    assert "with 3 to 9 events, and 10.0% of users (10 of 100) with 10 to 90 events" in active
+    apart = takeaways.parts([part("F", 10, 100), part("M", 50, 100)], "gender")
+    assert "50.0% of users (50 of 100) in the group “M”, and for 10.0% of users (10 of" in apart
+    alike = takeaways.parts([part("F", 30, 100), part("M", 31, 100)], "gender")
+    assert "from 30.0% to 31.0%, do not differ significantly" in alike
+    active = takeaways.parts([part("3 to 9", 50, 100), part("10 to 90", 10, 100)], "events")
+    assert "with 3 to 9 events, and for 10.0% of users (10 of 100) with 10 to 90 events" in active
 
 
 @pytest.fixture(scope="module")
@@ -101,39 +102,38 @@ def audit(folder: Path, **changes: Any) -> Audit:  # noqa: ANN401
 
 def test_an_audit_that_found_nothing_says_what_it_could_have_found(tmp_path: Path) -> None:
     found = audit(tmp_path)
-    assert "No violation was found. The strongest proof is ε ≥ 1.07 (white-box" in words.audits(
-        [found]
-    )
-    assert "could not have shown" not in words.audits([found])
+    text = takeaways.audits([found])
+    assert "No violation was found. The highest proved lower bound is ε ≥ 1.07 (white-box" in text
+    assert "could not have shown" not in takeaways.audits([found])
     blind = audit(tmp_path, claim={"epsilon": 4.5, "delta": 1e-5, "organisation": "north"})
-    assert "even if all were right, they would prove no more than 4.20" in words.audits([blind])
-    notes = " ".join(words.audit_notes([found]))
-    assert "24 releases were seen leaving; by dp-accounting's PLD they cost ε = 3.998" in notes
-    assert "they agree" in notes
-    assert "What it could not have seen: An attacker who joins" in notes
+    assert "even if all were right, they would prove at most ε = 4.20" in takeaways.audits([blind])
+    notes = " ".join(takeaways.audit_notes([found]))
+    assert "24 releases left the organisation; by dp-accounting's PLD they cost ε = 3.998" in notes
+    assert "the two agree" in notes
+    assert "What it could not have detected: An attacker who joins" in notes
 
 
 def test_a_violation_comes_first(tmp_path: Path) -> None:
     found = audit(tmp_path, verdict="violated", reasons=["The white-box bound is 9.1."])
-    assert words.audits([found]).startswith("VIOLATED (")
-    assert "The white-box bound is 9.1." in words.audits([found])
+    assert takeaways.audits([found]).startswith("VIOLATED (")
+    assert "The white-box bound is 9.1." in takeaways.audits([found])
     books = audit_of()["books"] | {"violated": True, "epsilon_recomputed": None}
     found = audit(tmp_path, verdict="violated", books=books)
-    assert "they cost ε = none" in " ".join(words.audit_notes([found]))
-    assert "they contradict" in " ".join(words.audit_notes([found]))
+    assert "they cost ε = none" in " ".join(takeaways.audit_notes([found]))
+    assert "the two contradict" in " ".join(takeaways.audit_notes([found]))
 
 
 def test_an_attack_is_better_than_guessing_only_if_its_interval_says_so(tmp_path: Path) -> None:
     found = audit(tmp_path).membership
     assert found is not None
-    assert "no better than guessing" in words.membership(found)
+    assert "no evidence that this is better than guessing" in takeaways.membership(found)
     [first, second] = found.rates
     better = replace(found, rates=(replace(first, low=0.0012), second))
-    assert "more than guessing would" in words.membership(better)
+    assert "more than by guessing" in takeaways.membership(better)
 
 
 def test_the_models_are_compared_with_a_test(run: Run) -> None:
-    assert "The difference is beyond chance" in words.models(run)
+    assert "The difference is statistically significant" in takeaways.models(run)
     assert run.evaluation is not None
     same = replace(
         run,
@@ -142,16 +142,16 @@ def test_the_models_are_compared_with_a_test(run: Run) -> None:
             ranks=dict.fromkeys(run.evaluation.ranks, run.evaluation.ranks["markov"]),
         ),
     )
-    assert "no difference beyond chance (p = 1" in words.models(same)
-    assert "chance" not in words.models(replace(run, evaluation=None))
+    assert "not statistically significant (p = 1" in takeaways.models(same)
+    assert "significant" not in takeaways.models(replace(run, evaluation=None))
 
 
 def test_exposure_speaks_of_the_head(run: Run) -> None:
     assert run.exposure is not None
     own = run.exposure.models["federated"][0]
-    text = words.exposure(run, run.exposure)
-    assert f"fills {own:.0%} of the federated model's places" in text
-    assert "users chose from it 40% of the time" in text
+    text = takeaways.exposure(run, run.exposure)
+    assert f"takes {own:.0%} of the positions in the federated model's lists" in text
+    assert "40% of the users' next items are from it" in text
 
 
 # --- the claim -----------------------------------------------------------------------------------
@@ -164,19 +164,19 @@ def test_the_claim_states_the_worst_organisation_and_the_sum(run: Run) -> None:
     assert found.holds
     assert "ε = 7.50, at δ = 1e-05" in found.headline
     total = 7.5 + sum(one.epsilon or 0 for one in rest)
-    assert any(f"all 3 could lose up to ε = {total:.1f}" in text for text in found.leaves_out)
+    assert any(f"all 3, the total is up to ε = {total:.1f}" in text for text in found.leaves_out)
     assert "by north, which spent most" in claim.cards(uneven, [])[0].about
 
 
 def test_a_claim_that_an_audit_disproves_is_said_to_be_violated(run: Run, tmp_path: Path) -> None:
     stated = claim.claim_of_run(run)
-    assert claim.contradicted(stated, [audit(tmp_path)]) == stated
-    found = claim.contradicted(stated, [audit(tmp_path, verdict="violated")])
+    assert claim.apply_audits(stated, [audit(tmp_path)]) == stated
+    found = claim.apply_audits(stated, [audit(tmp_path, verdict="violated")])
     assert (found.holds, found.title) == (False, "The claim is violated")
     assert found.headline.startswith("VIOLATED.")
     assert stated.headline in found.headline
     nothing = claim.claim_of_run(replace(run, private=False))
-    assert claim.contradicted(nothing, [audit(tmp_path, verdict="violated")]) == nothing
+    assert claim.apply_audits(nothing, [audit(tmp_path, verdict="violated")]) == nothing
 
 
 def test_without_noise_nothing_is_claimed(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""A part of a page: a figure, the sentence that it comes to, and the table of its numbers."""
+"""A section of the page: a figure, a takeaway sentence, and the table of its numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Table:
 
     Attributes:
         head: names of the columns.
-        rows: one text a column.
+        rows: each with one text a column.
     """
 
     head: tuple[str, ...]
@@ -25,12 +25,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One part of a page.
+    """One section of the page.
 
     Attributes:
         key: its anchor.
         title: a question or a name.
-        takeaway: the one sentence, from the numbers.
+        takeaway: the main sentence, computed from the numbers.
         about: how to read the figure.
         picture: None where there is nothing to show.
         table: what the figure shows, as numbers.
@@ -47,10 +47,10 @@ class Section:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of any rows."""
+    """Return a table of any rows."""
     return Table(tuple(head), tuple(tuple(row) for row in rows))
 
 
 def missing(key: str, title: str, why: str) -> Section:
-    """A part that has nothing to show, and says why."""
+    """Return a section without a figure that says why there is none."""
     return Section(key=key, title=title, takeaway=why)

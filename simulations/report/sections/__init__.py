@@ -1,0 +1,8 @@
+"""Sections of the page: figure, takeaway and table together.
+
+| module          | what it is for                                                            |
+|-----------------|---------------------------------------------------------------------------|
+| section         | what a section consists of                                                |
+| privacy         | the spent budget, audits, membership inference                            |
+| recommendations | utility against ε, models, gains, groups of users, exposure               |
+"""
