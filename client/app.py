@@ -28,9 +28,10 @@ from client.site.locate import locate
 from client.site.policy import Ask
 from client.site.simulated import simulated_node
 from client.site.site import Site
+from shared.config import LocalTraining
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
-from shared.errors import Refusal, Refused, WireError
+from shared.errors import Refused, WireError
 from shared.messages import (
     DESCRIBE,
     DESCRIBE_ACTION,
@@ -51,6 +52,8 @@ from shared.messages import (
     traffic,
 )
 from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
+from shared.outcomes import Refusal
+from shared.sections import values_of
 
 __all__ = ["app", "load_weights"]
 
@@ -170,15 +173,9 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
     """All that may fail, before it is paid for."""
     keep_freed_memory()
     plan = LocalPlan(
-        steps=request.local_steps,
-        sample_rate=request.sample_rate,
         population=site.population,
-        clip_norm=request.clip_norm,
         noise_multiplier=request.noise_multiplier,
-        optimiser=request.optimiser,
-        learning_rate=request.learning_rate,
-        weight_decay=request.weight_decay,
-        candidates=request.candidates,
+        **values_of(LocalTraining, request),
     )
     model = _model(request, site, catalogue)
     # One event more than the model reads: the last one is the last target.

@@ -17,10 +17,11 @@ from torch import Tensor
 from client.ledger.ledger import Entry, Ledger
 from client.site.policy import Ask
 from client.site.site import Site
-from shared.errors import Refusal, Refused, WireError
+from shared.errors import Refused, WireError
 from shared.hash_chain import canonical_text
 from shared.messages import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
 from shared.models.moments import STATISTIC_CLIP_NORM
+from shared.outcomes import Refusal
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import flatten
@@ -179,7 +180,7 @@ def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
     Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets
     the first answer, which tells it nothing new.
     """
-    asked = {key: value for key, value in flatten(request).items() if key != "weights"}
+    asked = flatten(request, without=("weights",))
     return Entry(
         run=request.run,
         round=request.round,

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated
@@ -204,14 +204,14 @@ class WarmStartConfig:
 class LocalTraining:
     """How a site takes its steps: public constants that the coordinator chooses.
 
-    Declared once: a run's settings (`TrainingConfig`), the request that carries them to a partner
-    (`shared.messages.TrainRequest`) and what the partner's trainer takes
+    Declared once, in the order of the wire. A run's settings (`TrainingConfig`), the request to a
+    partner (`shared.messages.TrainRequest`) and what the partner's trainer takes
     (`client.compute.trainer.LocalPlan`) extend it.
 
     Attributes:
-        local_steps: noised steps a site takes in a round, >= 1.
         sample_rate: chance of each user to be in a step, in (0, 1].
         clip_norm: bound C on one user's gradient norm, > 0; ignored without noise.
+        local_steps: noised steps a site takes in a round, >= 1.
         optimiser: local update rule, "sgd" or "adam", fresh in each round.
         learning_rate: of the local optimiser, > 0; a run's is that of its first round.
         weight_decay: decoupled from the loss, >= 0.
@@ -219,9 +219,9 @@ class LocalTraining:
             ranks them among the whole catalogue.
     """
 
-    local_steps: PositiveInt = 1
     sample_rate: ShareAboveZero = 1.0
     clip_norm: PositiveNumber = 1.0
+    local_steps: PositiveInt = 1
     optimiser: Choice[Optimiser] = Optimiser.SGD
     learning_rate: PositiveNumber = 1.0
     weight_decay: NonNegativeNumber = 0.0
@@ -245,16 +245,19 @@ class TrainingConfig(LocalTraining):
         """Noised steps of a site in the whole run."""
         return self.rounds * self.local_steps
 
-    def learning_rate_in(self, round_number: int) -> float:
-        """The local learning rate of a round, counted from 1; always above 0.
+    def in_round(self, number: int) -> TrainingConfig:
+        """Return the settings of a round, counted from 1, with its local learning rate.
+
+        The rate of the last round is above 0.
 
         >>> config = TrainingConfig(rounds=4, learning_rate=1.0, decay=Decay.LINEAR)
-        >>> [config.learning_rate_in(number) for number in (1, 2, 4)]
+        >>> [config.in_round(number).learning_rate for number in (1, 2, 4)]
         [1.0, 0.75, 0.25]
         """
         if self.decay is Decay.CONSTANT:
-            return self.learning_rate
-        return self.learning_rate * (1 - (round_number - 1) / self.rounds)
+            return self
+        rate = self.learning_rate * (1 - (number - 1) / self.rounds)
+        return replace(self, learning_rate=rate)
 
 
 @section("privacy")

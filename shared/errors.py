@@ -26,8 +26,9 @@ anything outside this tree is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
+
+from shared.outcomes import Outcome, Refusal
 
 __all__ = [
     "AccountingError",
@@ -40,10 +41,8 @@ __all__ = [
     "DataError",
     "FetchError",
     "LedgerError",
-    "Outcome",
     "ProcessError",
     "QuorumError",
-    "Refusal",
     "Refused",
     "ReplyError",
     "ReportError",
@@ -124,34 +123,6 @@ class LedgerError(SottoError):
     """The privacy ledger cannot be read or written: nothing may be trained."""
 
 
-class Refusal(StrEnum):
-    """Why a partner declined: all that the coordinator learns of it. New ones come last."""
-
-    BUDGET = "budget"
-    POLICY = "policy"
-    CATALOGUE = "catalogue"
-    CLOSED = "closed"
-    MALFORMED = "malformed"
-    FAILED = "failed"
-    BUNDLE = "bundle"
-
-    @property
-    def sentence(self) -> str:
-        """A fixed sentence that depends on nothing private."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Refusal.BUDGET: "the request would exceed this organisation's privacy budget",
-    Refusal.POLICY: "the request is outside this organisation's policy",
-    Refusal.CATALOGUE: "this organisation holds another version of the catalogue",
-    Refusal.CLOSED: "this round was answered before and its answer is no longer kept",
-    Refusal.MALFORMED: "the request could not be understood",
-    Refusal.FAILED: "the organisation could not complete the request",
-    Refusal.BUNDLE: "this organisation has not vetted this version of the app",
-}
-
-
 class Refused(SottoError):
     """The partner's guard declined a request.
 
@@ -174,43 +145,6 @@ class BudgetExceeded(Refused):
 
 class WireError(SottoError):
     """A message does not have the form that `shared.messages` states."""
-
-
-class Outcome(StrEnum):
-    """How an organisation's part in a round ended, as the coordinator counts it."""
-
-    VALID = "valid"
-    MISSING = "missing"
-    LATE = "late"
-    ABSENT = "absent"
-    FAILED = "failed"
-    REFUSED_BUDGET = "refused-budget"
-    REFUSED_POLICY = "refused-policy"
-    REFUSED_CATALOGUE = "refused-catalogue"
-    REFUSED_CLOSED = "refused-closed"
-    REFUSED_MALFORMED = "refused-malformed"
-    REFUSED_FAILED = "refused-failed"
-    REFUSED_BUNDLE = "refused-bundle"
-    MALFORMED = "malformed"
-    WRONG_SHAPE = "wrong-shape"
-    NOT_FINITE = "not-finite"
-    TOO_LONG = "too-long"
-    STALE = "stale"
-
-    @classmethod
-    def of(cls, refusal: Refusal) -> Outcome:
-        """What a refusal counts as."""
-        return cls(f"refused-{refusal}")
-
-    @property
-    def passing(self) -> bool:
-        """Whether the same request may be answered well a little later."""
-        return self in (
-            Outcome.MISSING,
-            Outcome.ABSENT,
-            Outcome.FAILED,
-            Outcome.REFUSED_FAILED,
-        )
 
 
 class ReplyError(SottoError):

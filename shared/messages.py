@@ -11,15 +11,29 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
-from shared.config import ModelConfig, Optimiser
-from shared.errors import ConfigError, Refusal, WireError
-from shared.sections import flatten, parse_sections
+from shared.config import LocalTraining, ModelConfig
+from shared.errors import ConfigError, WireError
+from shared.outcomes import Refusal
+from shared.sections import (
+    Choice,
+    Fraction,
+    NonNegativeNumber,
+    PositiveInt,
+    PositiveNumber,
+    Require,
+    ShareAboveZero,
+    Unchecked,
+    Value,
+    flatten,
+    parse_sections,
+    section,
+)
 
 __all__ = [
     "DESCRIBE",
@@ -63,10 +77,21 @@ SUMS = ("hr", "ndcg", "users")
 
 Weights = dict[str, NDArray[np.float32]]
 """Trainable weights, or their change, by parameter name."""
+UncheckedWeights = Annotated[Weights, Unchecked]
+"""The same as a field: `_weights` has checked each array's form as it was read."""
 
 _ARRAYS, _FIELDS, _SUMS, _TOTAL = "weights", "fields", "sums", "total"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
+
+
+def is_name(text: str) -> bool:
+    r"""Whether `text` can name an organisation: it is logged and shown on terminals.
+
+    >>> [is_name(text) for text in ("Bücher & Co", " ", "two\nlines")]
+    [True, False, False]
+    """
+    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +110,7 @@ class DescribeRequest:
         return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section(error=WireError)
 class DescribeReply:
     """A partner's public constants; none depends on its data.
 
@@ -95,34 +120,22 @@ class DescribeReply:
         catalogue: fingerprint of the catalogue it holds.
     """
 
-    organisation: str
-    population: int
+    organisation: Annotated[str, Require(is_name, "a partner's name can be shown")]
+    population: Annotated[int, Require(lambda users: users >= 1, "a partner has users")]
     catalogue: str
 
     def to_content(self) -> RecordDict:
         """As a Flower record."""
-        return _pack(
-            {
-                "organisation": self.organisation,
-                "population": self.population,
-                "catalogue": self.catalogue,
-            }
-        )
+        return _pack(flatten(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeReply:
         """From a Flower record; raises WireError."""
-        kinds = {"organisation": str, "population": int, "catalogue": str}
-        fields = _fields(_only(content, _FIELDS), kinds)
-        if not is_name(fields["organisation"]):
-            raise WireError(f"organisation = {fields['organisation'][:LONGEST_NAME]!r}: no name.")
-        if fields["population"] < 1:
-            raise WireError(f"population = {fields['population']}: a partner has users.")
-        return cls(**fields)
+        return cls(**_fields(_only(content, _FIELDS), _field_types(cls)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainRequest:
+@section(error=WireError)
+class TrainRequest(LocalTraining):
     """One round, as the coordinator wishes it; the partner's guard decides.
 
     Attributes:
@@ -132,72 +145,24 @@ class TrainRequest:
         model: shape of the recommender.
         weights: global trainable weights.
         noise_multiplier: noise over clip norm; 0 asks for a run without privacy.
-        sample_rate: in (0, 1].
-        clip_norm: > 0.
-        local_steps: >= 1.
-        optimiser: local update rule.
-        learning_rate: > 0.
-        weight_decay: >= 0.
-        candidates: items drawn for each user to rank its next ones among; 0: the catalogue.
     """
 
     run: str
-    round: int
+    round: PositiveInt
     catalogue: str
     model: ModelConfig
-    weights: Weights
-    noise_multiplier: float
-    sample_rate: float
-    clip_norm: float
-    local_steps: int
-    optimiser: Optimiser
-    learning_rate: float
-    weight_decay: float
-    candidates: int
-
-    def __post_init__(self) -> None:
-        infinity = float("inf")
-        _check_ranges(
-            self,
-            round=self.round >= 1,
-            noise_multiplier=0 <= self.noise_multiplier < infinity,
-            sample_rate=0 < self.sample_rate <= 1,
-            clip_norm=0 < self.clip_norm < infinity,
-            local_steps=self.local_steps >= 1,
-            learning_rate=0 < self.learning_rate < infinity,
-            weight_decay=0 <= self.weight_decay < infinity,
-            candidates=self.candidates >= 0,
-        )
+    weights: UncheckedWeights
+    noise_multiplier: NonNegativeNumber
 
     def to_content(self) -> RecordDict:
         """As a Flower record."""
-        return _pack(_request_fields(self, _TRAIN_FIELDS), self.weights)
+        return _pack(_request_fields(self), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainRequest:
         """From a Flower record; raises WireError."""
-        fields = _read_request(content, _TRAIN_FIELDS)
-        try:
-            fields["optimiser"] = Optimiser(fields["optimiser"])
-        except ValueError as error:
-            raise WireError(str(error)) from error
+        fields = _read_request(content, cls)
         return cls(weights=_weights(content), **fields)
-
-
-_TRAIN_FIELDS: dict[str, type] = {
-    "protocol": int,
-    "run": str,
-    "round": int,
-    "catalogue": str,
-    "noise_multiplier": float,
-    "sample_rate": float,
-    "clip_norm": float,
-    "local_steps": int,
-    "optimiser": str,
-    "learning_rate": float,
-    "weight_decay": float,
-    "candidates": int,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +184,7 @@ class TrainReply:
         return cls(change=_weights(_only(content, _ARRAYS)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section(error=WireError)
 class EvaluateRequest:
     """Asks how well the global weights rank each user's last event (`client.compute.evaluation`).
 
@@ -235,22 +200,13 @@ class EvaluateRequest:
     """
 
     run: str
-    round: int
+    round: PositiveInt
     catalogue: str
     model: ModelConfig
-    weights: Weights
-    noise_multiplier: float
-    sample_rate: float
-    k: int = 10
-
-    def __post_init__(self) -> None:
-        _check_ranges(
-            self,
-            round=self.round >= 1,
-            noise_multiplier=0 < self.noise_multiplier < float("inf"),
-            sample_rate=0 < self.sample_rate <= 1,
-            k=self.k >= 1,
-        )
+    weights: UncheckedWeights
+    noise_multiplier: PositiveNumber
+    sample_rate: ShareAboveZero
+    k: PositiveInt = 10
 
     @property
     def clip_norm(self) -> float:
@@ -259,24 +215,13 @@ class EvaluateRequest:
 
     def to_content(self) -> RecordDict:
         """As a Flower record."""
-        return _pack(_request_fields(self, _EVALUATE_FIELDS), self.weights)
+        return _pack(_request_fields(self), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> EvaluateRequest:
         """From a Flower record; raises WireError."""
-        fields = _read_request(content, _EVALUATE_FIELDS)
+        fields = _read_request(content, cls)
         return cls(weights=_weights(content), **fields)
-
-
-_EVALUATE_FIELDS: dict[str, type] = {
-    "protocol": int,
-    "run": str,
-    "round": int,
-    "catalogue": str,
-    "noise_multiplier": float,
-    "sample_rate": float,
-    "k": int,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +255,7 @@ class Statistic(StrEnum):
     MOMENT = "moment"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section(error=WireError)
 class StatisticsRequest:
     """Asks for one noised statistic of all of a site's users, which no weights go into.
 
@@ -325,45 +270,21 @@ class StatisticsRequest:
     """
 
     run: str
-    round: int
+    round: PositiveInt
     catalogue: str
     model: ModelConfig
-    noise_multiplier: float
-    statistic: Statistic
-    fade: float
-
-    def __post_init__(self) -> None:
-        _check_ranges(
-            self,
-            round=self.round >= 1,
-            noise_multiplier=0 <= self.noise_multiplier < float("inf"),
-            fade=0 <= self.fade <= 1,
-        )
+    noise_multiplier: NonNegativeNumber
+    statistic: Choice[Statistic]
+    fade: Fraction
 
     def to_content(self) -> RecordDict:
         """As a Flower record."""
-        return _pack(_request_fields(self, _STATISTICS_FIELDS))
+        return _pack(_request_fields(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> StatisticsRequest:
         """From a Flower record; raises WireError."""
-        fields = _read_request(content, _STATISTICS_FIELDS, _FIELDS)
-        try:
-            fields["statistic"] = Statistic(fields["statistic"])
-        except ValueError as error:
-            raise WireError(str(error)) from error
-        return cls(**fields)
-
-
-_STATISTICS_FIELDS: dict[str, type] = {
-    "protocol": int,
-    "run": str,
-    "round": int,
-    "catalogue": str,
-    "noise_multiplier": float,
-    "statistic": str,
-    "fade": float,
-}
+        return cls(**_read_request(content, cls, _FIELDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,15 +312,6 @@ class StatisticsReply:
 
 Request = TrainRequest | EvaluateRequest | StatisticsRequest
 """What is charged for."""
-
-
-def is_name(text: str) -> bool:
-    r"""Whether `text` can name an organisation: it is logged and shown on terminals.
-
-    >>> [is_name(text) for text in ("Bücher & Co", " ", "two\nlines")]
-    [True, False, False]
-    """
-    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
 
 
 def refusal_reply(code: Refusal, request: Message) -> Message:
@@ -433,30 +345,40 @@ def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> R
     return content
 
 
-def _request_fields(request: Request, kinds: Mapping[str, type]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name in kinds:
-        value = PROTOCOL if name == "protocol" else getattr(request, name)
-        fields[name] = str(value) if isinstance(value, str) else value  # no StrEnum
-    return fields | {f"model.{key}": value for key, value in flatten(request.model).items()}
+def _request_fields(request: Request) -> dict[str, Value]:
+    flat = flatten(request, without=("weights",))
+    fields = {name: flat.pop(name) for name in _field_types(type(request))}
+    return {"protocol": PROTOCOL} | fields | flat  # what is left is the model's
 
 
-def _read_request(content: RecordDict, kinds: Mapping[str, type], *records: str) -> dict[str, Any]:
-    model_kinds = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
-    fields = _fields(_only(content, *(records or (_ARRAYS, _FIELDS))), {**kinds, **model_kinds})
+def _read_request(content: RecordDict, cls: type[Request], *records: str) -> dict[str, Any]:
+    model_types = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
+    types = {"protocol": int} | _field_types(cls) | model_types
+    fields = _fields(_only(content, *(records or (_ARRAYS, _FIELDS))), types)
     _protocol(fields)
-    model = {key.removeprefix("model."): fields.pop(key) for key in model_kinds}
+    model = {key.removeprefix("model."): fields.pop(key) for key in model_types}
     try:
         return fields | {"model": parse_sections(ModelConfig, model)}
     except ConfigError as error:
         raise WireError(str(error)) from error
 
 
-def _check_ranges(request: object, **ranges: bool) -> None:
-    # NaN fails every comparison: each range is stated as what must hold.
-    for name, holds in ranges.items():
-        if not holds:
-            raise WireError(f"{name} = {getattr(request, name)} is out of its range.")
+def _field_types(cls: type) -> dict[str, type]:
+    """Return the type of each plain field on the wire, in the order of the wire.
+
+    A message's own fields come before those of the class that it extends. A StrEnum is a text.
+    """
+    types: dict[str, type] = {}
+    hints = get_type_hints(cls)
+    for name in (name for part in cls.__mro__ for name in vars(part).get("__annotations__", ())):
+        kind = str if _is_choice(hints[name]) else hints[name]
+        if kind in (int, float, str):
+            types[name] = kind
+    return types
+
+
+def _is_choice(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrEnum)
 
 
 def _only(content: RecordDict, *names: str) -> RecordDict:

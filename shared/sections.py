@@ -23,7 +23,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -186,10 +186,17 @@ def parse_sections(cls: type[T], flat: Mapping[str, Value]) -> T:
     return _build(cls, flat, "")
 
 
-def flatten(config: object) -> dict[str, Value]:
-    """Return the `section.key` entries of a dataclass made of values and dataclasses."""
+def flatten(config: object, without: Collection[str] = ()) -> dict[str, Value]:
+    """Return the `section.key` entries of a dataclass made of values and dataclasses.
+
+    Args:
+        config: the dataclass.
+        without: names of its own fields to leave out.
+    """
     flat: dict[str, Value] = {}
     for item in dataclasses.fields(typing.cast(Any, config)):
+        if item.name in without:
+            continue
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             flat |= {f"{item.name}.{key}": inner for key, inner in flatten(value).items()}

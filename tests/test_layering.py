@@ -24,11 +24,12 @@ PACKAGES = {
 
 ROOMS: dict[str, dict[str, set[str]]] = {
     "shared": {
-        "errors": set(),
+        "outcomes": set(),
+        "errors": {"outcomes"},
         "hash_chain": set(),
         "sections": {"errors"},
         "config": {"errors", "sections"},
-        "messages": {"config", "errors", "sections"},
+        "messages": {"config", "errors", "outcomes", "sections"},
         "system": {"errors"},
         "data": {"errors", "system"},
         "evaluation": {"data"},

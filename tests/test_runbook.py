@@ -10,7 +10,7 @@ import yaml
 
 from server.state.status import RunState
 from shared.config import PrivacyConfig, RunConfig
-from shared.errors import Outcome, Refusal
+from shared.outcomes import Outcome, Refusal
 from shared.system import command_line as commands
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def test_every_exit_code_has_a_line() -> None:
 def test_what_passes_is_what_is_retried() -> None:
     told = TEXT.split("\n`missing`, ")[1].split(" may pass")[0]
     found = {"missing", *re.findall(r"`([\w-]+)`", told)}
-    assert found == {outcome for outcome in Outcome if outcome.passing}
+    assert found == {outcome for outcome in Outcome if outcome.retryable}
 
 
 def test_what_may_be_changed_is_what_the_fingerprint_leaves_out() -> None:

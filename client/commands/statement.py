@@ -17,7 +17,7 @@ from client.ledger.balance import EntryType, release_of
 from client.ledger.ledger import Ledger, Record
 from client.site.policy import Policy
 from client.site.site import Site
-from shared.errors import Refusal
+from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
 from shared.privacy.release import Release, merge
 

@@ -28,7 +28,7 @@ from client.compute.batches import (
     physical_batches,
     shape_of,
 )
-from shared.config import Optimiser
+from shared.config import LocalTraining, Optimiser
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.dropout import Dropout
@@ -37,6 +37,7 @@ from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
+from shared.sections import NonNegativeNumber, PositiveInt, section
 
 __all__ = ["LocalPlan", "train"]
 
@@ -46,32 +47,17 @@ CHECKED_NORM = 2.0**-20
 """Clip norm of the check of rows: low, so that all bits are kept, and a power of two."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalPlan:
+@section()
+class LocalPlan(LocalTraining):
     """What one request asks of a site: public constants only.
 
     Attributes:
-        steps: noised steps, >= 1.
-        sample_rate: chance of each user to be in a step, in (0, 1].
         population: declared users N; `sample_rate * population` is the divisor of every sum.
-        clip_norm: bound C on one user's gradient norm, > 0; ignored without noise.
         noise_multiplier: noise over clip norm; 0 trains without privacy: no clipping, no noise.
-        optimiser: local update rule.
-        learning_rate: > 0.
-        weight_decay: decoupled from the loss, >= 0.
-        candidates: items drawn for each user, among which its next ones are ranked, >= 1; 0
-            ranks them among the whole catalogue.
     """
 
-    steps: int
-    sample_rate: float
-    population: int
-    clip_norm: float
-    noise_multiplier: float
-    optimiser: Optimiser
-    learning_rate: float
-    weight_decay: float = 0.0
-    candidates: int = 0
+    population: PositiveInt
+    noise_multiplier: NonNegativeNumber
 
     @property
     def expected_batch(self) -> float:
@@ -151,7 +137,7 @@ class _Samples:
         samples = poisson_samples(
             len(self.histories),
             sample_rate=self.plan.sample_rate,
-            steps=self.plan.steps,
+            steps=self.plan.local_steps,
             random=self.random,
         )
         for step, users in enumerate(samples):

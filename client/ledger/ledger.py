@@ -45,7 +45,8 @@ from client.ledger.store import (
     ledger_lock,
     open_database,
 )
-from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
+from shared.errors import BudgetExceeded, LedgerError, Refused
+from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
 

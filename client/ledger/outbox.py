@@ -11,7 +11,8 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import LedgerError, Refusal, Refused
+from shared.errors import LedgerError, Refused
+from shared.outcomes import Refusal
 
 __all__ = ["BODIES_KEPT", "ArrayForm", "Outbox", "SentAnswer", "summarise"]
 

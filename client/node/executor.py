@@ -40,8 +40,8 @@ from client.flower_internals import (
 )
 from client.logs import Event, note, set_up
 from client.node.task import answer_late
-from shared.errors import Refusal
 from shared.messages import refusal_reply
+from shared.outcomes import Refusal
 
 __all__ = ["main"]
 

@@ -23,8 +23,9 @@ from client.flower_internals import Fab
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.node.task import answer
 from client.site.site import Site
-from shared.errors import BundleError, Refusal, Refused
+from shared.errors import BundleError, Refused
 from shared.messages import LONGEST_NAME, refusal_reply
+from shared.outcomes import Refusal
 
 __all__ = ["reply_to", "work"]
 

@@ -40,8 +40,9 @@ from server.aggregation.quorum import quorum_size
 from server.rounds.grid import PatientGrid
 from server.rounds.participants import Partner
 from shared.config import ServerConfig
-from shared.errors import Outcome, QuorumError, ReplyError
+from shared.errors import QuorumError, ReplyError
 from shared.messages import traffic
+from shared.outcomes import Outcome
 
 __all__ = [
     "Collection",
@@ -229,7 +230,7 @@ class Collection(Generic[Value]):
     @property
     def hopeless(self) -> bool:
         """Whether no retry can make a quorum: too many organisations have a final outcome."""
-        passing = sum(verdict.outcome.passing for verdict in self._verdicts.values())
+        passing = sum(verdict.outcome.retryable for verdict in self._verdicts.values())
         return len(self._valid) + passing < self._needed
 
     @property
@@ -280,7 +281,7 @@ class Collection(Generic[Value]):
         for partner in partners:
             name = partner.organisation
             verdict = self._verdicts.get(name)
-            if verdict is not None and not verdict.outcome.passing:
+            if verdict is not None and not verdict.outcome.retryable:
                 continue
             if not partner.connected:
                 self._verdicts[name] = Verdict(Outcome.ABSENT, "its node is not connected")

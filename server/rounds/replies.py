@@ -14,7 +14,7 @@ from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from server.flower_internals import ErrorCode
-from shared.errors import Outcome, ReplyError, WireError
+from shared.errors import ReplyError, WireError
 from shared.messages import (
     EvaluateReply,
     EvaluateRequest,
@@ -24,6 +24,7 @@ from shared.messages import (
     Weights,
     refusal_in,
 )
+from shared.outcomes import Outcome
 
 __all__ = [
     "Floats",

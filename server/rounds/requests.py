@@ -16,7 +16,7 @@ from server.rounds.replies import (
     checked_statistic,
     checked_sums,
 )
-from shared.config import RunConfig
+from shared.config import LocalTraining, RunConfig
 from shared.messages import (
     EVALUATE,
     STATISTICS,
@@ -26,6 +26,7 @@ from shared.messages import (
     TrainRequest,
     Weights,
 )
+from shared.sections import values_of
 
 __all__ = [
     "Terms",
@@ -55,7 +56,6 @@ class Terms:
 
 def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights) -> TrainRequest:
     """Return the request of training round `number`, 1-based, that begins with `weights`."""
-    training = config.training
     return TrainRequest(
         run=terms.run,
         round=number,
@@ -63,13 +63,7 @@ def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights
         model=config.model,
         weights=weights,
         noise_multiplier=terms.noise_multiplier,
-        sample_rate=training.sample_rate,
-        clip_norm=training.clip_norm,
-        local_steps=training.local_steps,
-        optimiser=training.optimiser,
-        learning_rate=training.learning_rate_in(number),
-        weight_decay=training.weight_decay,
-        candidates=training.candidates,
+        **values_of(LocalTraining, config.training.in_round(number)),
     )
 
 

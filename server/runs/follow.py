@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from server.state.status import RunState, RunStatus
-from shared.errors import Outcome
+from shared.outcomes import Outcome
 
 __all__ = ["describe_changes"]
 

@@ -13,7 +13,8 @@ from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
-from shared.errors import Outcome, ServerError
+from shared.errors import ServerError
+from shared.outcomes import Outcome
 from shared.system.files import move_durably
 
 __all__ = ["CARD", "publish"]

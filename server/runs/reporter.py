@@ -19,7 +19,8 @@ from server.runs.mlflow import run_tracker
 from server.state.audit_log import FILE, AuditEvent, AuditLog
 from server.state.status import FAULT, Organisation, RunState, RunStatus, now
 from shared.config import RunConfig
-from shared.errors import AuditError, CheckpointError, Outcome, QuorumError, SottoError
+from shared.errors import AuditError, CheckpointError, QuorumError, SottoError
+from shared.outcomes import Outcome
 
 __all__ = ["RunReporter"]
 

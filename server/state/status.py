@@ -17,7 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from server.state.run_lock import is_at_work
-from shared.errors import CheckpointError, Outcome
+from shared.errors import CheckpointError
+from shared.outcomes import Outcome
 from shared.system.files import UMASK, write_atomically
 
 __all__ = ["FAULT", "Organisation", "RunState", "RunStatus", "now"]

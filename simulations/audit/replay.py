@@ -90,7 +90,7 @@ class Replay:
 
     def _step(self, request: TrainRequest, histories: Histories) -> Floats32:
         plan = client.compute.trainer.LocalPlan(
-            steps=1,
+            local_steps=1,
             sample_rate=1.0,
             population=1,
             clip_norm=request.clip_norm,

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Message
 
-from shared.errors import Outcome
 from shared.messages import TRAIN, TrainReply, Weights
+from shared.outcomes import Outcome
 
 __all__ = ["FALSE_REPLIES", "KIND_FILE", "falsify"]
 

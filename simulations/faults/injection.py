@@ -13,7 +13,8 @@ from pathlib import Path
 
 from server.state.audit_log import FILE, AuditEvent, AuditLog
 from server.state.status import RunStatus
-from shared.errors import CheckpointError, Outcome
+from shared.errors import CheckpointError
+from shared.outcomes import Outcome
 from simulations.faults.deployment import Deployment
 from simulations.faults.processes import wait_for
 

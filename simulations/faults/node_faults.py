@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import client.node.worker
-from shared.errors import Outcome
+from shared.outcomes import Outcome
 from simulations.faults.deployment import SOURCE, Deployment
 from simulations.faults.false_replies import FALSE_REPLIES, KIND_FILE, falsify
 from simulations.faults.injection import (

@@ -28,7 +28,8 @@ from dp_accounting.pld import PLDAccountant
 from client.site.site import Site
 from server.state.audit_log import FILE, AuditEvent, AuditLog
 from server.state.status import RunState, RunStatus, now
-from shared.errors import CheckpointError, Outcome
+from shared.errors import CheckpointError
+from shared.outcomes import Outcome
 from shared.privacy.release import Release
 from simulations.faults.deployment import DELTA, EPSILON, RUN, Deployment
 from simulations.faults.injection import start_federation

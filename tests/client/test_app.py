@@ -19,7 +19,6 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
-from shared.errors import Refusal
 from shared.messages import (
     DESCRIBE,
     EVALUATE,
@@ -33,6 +32,7 @@ from shared.messages import (
     refusal_in,
 )
 from shared.models.attention import build
+from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value
 from tests.flower_internals import message_to_proto, recorddict_to_proto

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import base64
+import json
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from flwr.common.serde import recorddict_from_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from torch import Tensor
 
 from client.guard import Computation as Computed
@@ -17,14 +22,16 @@ from client.ledger.ledger import Ledger
 from client.site.policy import Ask
 from client.site.site import Site
 from shared.config import ModelConfig, Optimiser
-from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused, WireError
-from shared.messages import EvaluateRequest, TrainRequest
+from shared.errors import BudgetExceeded, LedgerError, Refused, WireError
+from shared.messages import EvaluateRequest, StatisticsRequest, TrainRequest
+from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
 
+ROOT = Path(__file__).parents[1]
 DELTA = 1e-3
 ANSWER = {"w": torch.tensor([[1.0, -2.0], [0.5, math.nan]]), "b": torch.arange(3.0)}
 
@@ -498,3 +505,37 @@ def test_an_answer_that_cannot_be_kept_does_not_leave(
     monkeypatch.setattr(Ledger, "keep_answer", full)
     with pytest.raises(LedgerError, match="full"):
         house.guard.train(sites.request(), ready(Computation()))
+
+
+# --- ledgers of earlier versions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "read", "fingerprint"),
+    [
+        ("train", TrainRequest, "2621bbb01cde7a205b32c20a2b1727c3ed04ba495f9b049963f971cef63cb303"),
+        (
+            "evaluate",
+            EvaluateRequest,
+            "6e0df87d93fd031f1c5432e7698917b93d55becbb0354584b740e3f791afef9c",
+        ),
+        (
+            "statistics",
+            StatisticsRequest,
+            "bd0c36fd6530c23d11731d724d88b8d5dab78653549df153fb9dbb45baafec65",
+        ),
+    ],
+)
+def test_a_request_has_the_fingerprint_that_earlier_versions_recorded(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, kind: str, read: type[Any], fingerprint: str
+) -> None:
+    """A repeated request must find its kept answer, whichever version gave it."""
+    house, entries = House(sites, answers=["train", "evaluate", "statistics"]), list[Any]()
+    monkeypatch.setattr(house.ledger, "answer", entries.append)
+    monkeypatch.setattr(house.ledger, "refuse", lambda *_: None)
+    stored = json.loads((ROOT / "shared" / "stored" / "messages.json").read_text())
+    raw = ProtoRecordDict.FromString(base64.b64decode(stored[read.__name__]))
+    request = read.from_content(recorddict_from_proto(raw))
+    with pytest.raises(Refused):  # of another catalogue, which is looked at later
+        getattr(house.guard, kind)(request, ready(Computation()))
+    assert [entry.request for entry in entries] == [fingerprint]

@@ -32,8 +32,9 @@ from shared.config import (
 )
 from shared.config import TrainingConfig as Training
 from shared.data.histories import Histories
-from shared.errors import QuorumError, Refusal, SiteError
+from shared.errors import QuorumError, SiteError
 from shared.messages import DESCRIBE, EVALUATE, STATISTICS, TRAIN, TrainReply, refusal_in
+from shared.outcomes import Refusal
 from simulations import cli as lab
 from tests.client.canaries import Parcel, encodings, files_below, leaks, recorded
 from tests.client.conftest import CANARY, private

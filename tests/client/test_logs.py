@@ -17,16 +17,9 @@ import client.app
 from client import logs
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.site.site import Site
-from shared.errors import (
-    BudgetExceeded,
-    DataError,
-    LedgerError,
-    Refusal,
-    Refused,
-    SiteError,
-    WireError,
-)
+from shared.errors import BudgetExceeded, DataError, LedgerError, Refused, SiteError, WireError
 from shared.hash_chain import canonical_text
+from shared.outcomes import Refusal
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -34,7 +34,7 @@ from shared.config import (
     TrainingConfig,
     WarmStartConfig,
 )
-from shared.errors import CheckpointError, ConfigError, QuorumError, Refusal
+from shared.errors import CheckpointError, ConfigError, QuorumError
 from shared.messages import (
     DESCRIBE,
     STATISTICS,
@@ -45,6 +45,7 @@ from shared.messages import (
     refusal_reply,
 )
 from shared.models.attention import AttentionRecommender
+from shared.outcomes import Refusal
 from shared.system.files import write_atomically
 from tests.conftest import DESCRIBED, ITEMS
 

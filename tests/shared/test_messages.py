@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import io
+import json
 import math
 import pickle
 from dataclasses import fields, replace
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
-from shared.errors import Refusal, WireError
+from shared.errors import WireError
 from shared.messages import (
     DESCRIBE,
     EVALUATE,
@@ -27,6 +29,7 @@ from shared.messages import (
     EvaluateReply,
     EvaluateRequest,
     Statistic,
+    StatisticsReply,
     StatisticsRequest,
     TrainReply,
     TrainRequest,
@@ -35,6 +38,7 @@ from shared.messages import (
     refusal_reply,
     traffic,
 )
+from shared.outcomes import Refusal
 from tests.flower_internals import (
     ProtoMessage,
     ProtoRecordDict,
@@ -258,6 +262,49 @@ def test_a_request_for_a_statistic_out_of_range_is_refused(key: str, values: lis
             StatisticsRequest.from_content(arrived(content))
 
 
+STORED = json.loads(Path(__file__).with_name("stored").joinpath("messages.json").read_text())
+"""Each message below as the first release of this protocol wrote it."""
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_bytes_of_a_message_are_those_of_the_protocol(name: str) -> None:
+    model = ModelConfig(own_items=(3, 17), feature_size=8)
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(4, np.float32)}
+    common: dict[str, Any] = {"run": "spring", "catalogue": "c" * 64, "model": model}
+    weighted = common | {
+        "round": 3,
+        "weights": arrays,
+        "noise_multiplier": 1.25,
+        "sample_rate": 0.5,
+    }
+    messages = {
+        "DescribeRequest": DescribeRequest(),
+        "DescribeReply": DESCRIPTION,
+        "TrainRequest": TrainRequest(
+            **weighted,
+            clip_norm=0.7,
+            local_steps=2,
+            optimiser=Optimiser.ADAM,
+            learning_rate=0.1,
+            weight_decay=0.01,
+            candidates=9,
+        ),
+        "TrainReply": TrainReply(change=arrays),
+        "EvaluateRequest": EvaluateRequest(**weighted, k=20),
+        "EvaluateReply": EvaluateReply(sums=np.array([1.5, -2, 3], np.float32)),
+        "StatisticsRequest": statistic(),
+        "StatisticsReply": StatisticsReply(total=np.ones((2, 2), np.float32)),
+    }
+    message: Any = messages[name]
+    if name == "StatisticsRequest":
+        message = replace(message, model=model)
+    content = recorddict_to_proto(message.to_content())
+    stored = base64.b64decode(STORED[name])
+    assert content.SerializeToString(deterministic=True) == stored
+    read = type(message).from_content(recorddict_from_proto(ProtoRecordDict.FromString(stored)))
+    assert recorddict_to_proto(read.to_content()) == content
+
+
 # --- fields ------------------------------------------------------------------------------------
 
 MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
@@ -333,7 +380,7 @@ def test_a_value_out_of_range_is_refused(key: str, values: list[Any]) -> None:
 
 
 def test_a_request_out_of_range_cannot_even_be_built(sites: Sites) -> None:
-    with pytest.raises(WireError, match="noise_multiplier = nan is out of its range"):
+    with pytest.raises(WireError, match="noise_multiplier = nan: choose a finite number >= 0"):
         sites.request(noise_multiplier=math.nan)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.errors import BudgetExceeded, Refusal
+from shared.errors import BudgetExceeded
+from shared.outcomes import Refusal
 from tests.client.ledger.spending import FIRST, SECOND, Spending
 
 if TYPE_CHECKING:

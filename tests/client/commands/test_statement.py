@@ -11,7 +11,8 @@ import client.ledger.store
 from client.commands.budget_plot import draw
 from client.commands.statement import epsilon_over_time, read_statement
 from client.ledger import recovery
-from shared.errors import BudgetExceeded, ConfigError, Refusal
+from shared.errors import BudgetExceeded, ConfigError
+from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from tests.client.ledger.spending import FIRST, SECOND, Spending

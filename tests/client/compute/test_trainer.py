@@ -58,7 +58,7 @@ USERS: Lists = [
 ]
 
 PLAN = LocalPlan(
-    steps=1,
+    local_steps=1,
     sample_rate=1.0,
     population=1,
     clip_norm=1.0,
@@ -365,13 +365,13 @@ def test_noise_is_added_once_a_step_whatever_the_physical_batches(
 ) -> None:
     set_rows(monkeypatch, size)
     random = Constant(1.0)
-    change(recommender(), USERS, replace(PLAN, steps=steps), random)
+    change(recommender(), USERS, replace(PLAN, local_steps=steps), random)
     assert random.asked == steps * sum(p.numel() for p in trainable(recommender()).values())
 
 
 def test_empty_samples_are_noised_like_any_other() -> None:
     nobody = Constant(1.0, uniform_value=0.9)
-    plan = replace(PLAN, steps=5, sample_rate=0.5, population=4)
+    plan = replace(PLAN, local_steps=5, sample_rate=0.5, population=4)
     got = change(recommender().double(), USERS, plan, nobody)
     expected = {name: torch.full_like(value, -5 / 2) for name, value in got.items()}
     assert_same(got, expected)
@@ -388,7 +388,7 @@ def test_steps_are_taken_one_after_another() -> None:
         with torch.no_grad():
             for name, p in trainable(expected).items():
                 p.sub_(0.5 / 50 * (total[name] + PLAN.clip_norm))
-    got = change(model, USERS, replace(plan, steps=3), Constant(1.0))
+    got = change(model, USERS, replace(plan, local_steps=3), Constant(1.0))
     assert_same(got, difference(trainable_values(expected), trainable_values(model)))
 
 
@@ -435,7 +435,7 @@ def test_adam_sees_the_noised_gradient() -> None:
         got = change(recommender().double(), [], plan, Constant(sign))
         expected = {name: torch.full_like(value, -0.01 * sign) for name, value in got.items()}
         assert_same(got, expected)
-    moved = change(recommender(), USERS, replace(plan, steps=3), SeededRandom(1))
+    moved = change(recommender(), USERS, replace(plan, local_steps=3), SeededRandom(1))
     assert all(0 < value.abs().max() < 0.05 for value in moved.values())
 
 
@@ -457,10 +457,15 @@ def test_weight_decay_is_outside_the_clipped_gradient(
 def test_without_privacy_it_is_plain_descent(items: str, tied: bool) -> None:
     model = recommender(items, tied=tied).double()
     plan = replace(
-        PLAN, steps=2, population=30, noise_multiplier=0.0, learning_rate=0.5, clip_norm=1e-9
+        PLAN,
+        local_steps=2,
+        population=30,
+        noise_multiplier=0.0,
+        learning_rate=0.5,
+        clip_norm=1e-9,
     )
     expected = copy.deepcopy(model)
-    for _ in range(plan.steps):
+    for _ in range(plan.local_steps):
         total = by_brute_force(expected, USERS, math.inf)
         with torch.no_grad():
             for name, p in trainable(expected).items():
@@ -477,7 +482,9 @@ def test_without_privacy_it_is_plain_descent(items: str, tied: bool) -> None:
 @pytest.mark.parametrize("noise_multiplier", [0.0, 1.0])
 def test_a_seed_and_a_path_fix_the_result(noise_multiplier: float) -> None:
     model = recommender(dropout=0.3)
-    plan = replace(PLAN, steps=3, sample_rate=0.5, population=9, noise_multiplier=noise_multiplier)
+    plan = replace(
+        PLAN, local_steps=3, sample_rate=0.5, population=9, noise_multiplier=noise_multiplier
+    )
     first = change(model, USERS, plan, SeededRandom(1, 2, 3))
     torch.manual_seed(99)
     torch.rand(5)
@@ -539,7 +546,7 @@ def test_repeated_training_holds_no_memory() -> None:
         return sum(o.nbytes for o in gc.get_objects() if issubclass(type(o), Tensor))
 
     model, histories = recommender(), Histories.from_lists(USERS)
-    plan = replace(PLAN, steps=2, optimiser=Optimiser.ADAM)
+    plan = replace(PLAN, local_steps=2, optimiser=Optimiser.ADAM)
     train(model, histories, plan, silent())
     gc.collect()
     gc.disable()

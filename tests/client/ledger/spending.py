@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from client.ledger.ledger import Entry, Ledger
 from client.site.site import Site
-from shared.errors import Refusal
+from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 
 FIRST, SECOND = "3f2a9c01d4e5b677", "b81e0f6677aa2310"

@@ -27,8 +27,9 @@ from client.ledger.app_version import app_fingerprint
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Entry, Ledger
 from client.ledger.outbox import ArrayForm, Outbox
-from shared.errors import BudgetExceeded, LedgerError, Refusal, Refused
+from shared.errors import BudgetExceeded, LedgerError, Refused
 from shared.hash_chain import canonical_text, next_hash
+from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 

@@ -24,8 +24,9 @@ from client.node.health import probes
 from client.node.prometheus import BUCKETS, NodeMetrics, Processes
 from client.site.node import NodeConfig
 from client.site.site import Site
-from shared.errors import ConfigError, Refusal, SiteError
+from shared.errors import ConfigError, SiteError
 from shared.hash_chain import canonical_text
+from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 from shared.system.supervise import Restart, Start

@@ -25,7 +25,8 @@ from client.node.up import only_node, run_node
 from client.site.keys import public_file
 from client.site.node import NodeConfig
 from client.site.site import Site
-from shared.errors import ConfigError, ProcessError, Refusal, SiteError
+from shared.errors import ConfigError, ProcessError, SiteError
+from shared.outcomes import Refusal
 from shared.system.supervise import Account, Patience
 from tests.client.authority import Authority, serving
 from tests.client.node.echo_app import CLIENT, write_app

@@ -17,7 +17,7 @@ from client.bundle.fab import Bundle
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Record
 from client.site.site import Site
-from shared.errors import Refusal
+from shared.outcomes import Refusal
 from tests.client.bundles import bundle
 
 if TYPE_CHECKING:

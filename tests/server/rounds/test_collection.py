@@ -20,7 +20,7 @@ from server.rounds.grid import PatientGrid
 from server.rounds.participants import Partner
 from server.rounds.requests import Terms, statistic_spec, train_request, training_spec
 from shared.config import Aggregation, ModelConfig, PrivacyConfig, RunConfig, ServerConfig
-from shared.errors import Outcome, QuorumError, Refusal
+from shared.errors import QuorumError
 from shared.messages import (
     DESCRIBE,
     STATISTICS,
@@ -33,6 +33,7 @@ from shared.messages import (
     Weights,
     refusal_reply,
 )
+from shared.outcomes import Outcome, Refusal
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node
@@ -248,12 +249,12 @@ def test_only_a_passing_fault_is_asked_again(grid_of: MakeGrid, use: Use, fault:
 
     nodes: dict[str, Node] = {"alpha": use.answer, "beta": node}
     coordinator = Coordinator(grid_of, use, nodes, quorum=1.0, organisations=2)
-    if fault.passing:
+    if fault.retryable:
         assert outcomes(coordinator.collect())["beta"] is Outcome.VALID
     else:
         with pytest.raises(QuorumError):
             coordinator.collect()
-    assert len(asked) == 1 + fault.passing
+    assert len(asked) == 1 + fault.retryable
 
 
 @pytest.mark.parametrize("restarted", [False, True])

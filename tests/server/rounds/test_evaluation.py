@@ -25,8 +25,9 @@ from shared.config import (
     TrainingConfig,
     WarmStartConfig,
 )
-from shared.errors import Refusal, ReplyError, WireError
+from shared.errors import ReplyError, WireError
 from shared.messages import EVALUATE, EvaluateReply, EvaluateRequest, TrainReply, refusal_reply
+from shared.outcomes import Refusal
 from shared.privacy.release import ReleaseKind
 
 if TYPE_CHECKING:

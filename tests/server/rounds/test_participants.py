@@ -12,8 +12,9 @@ from flwr.app import Error, Message
 import server.rounds.participants
 from server.rounds.participants import Participants, Partner
 from shared.config import PrivacyConfig, RunConfig, ServerConfig
-from shared.errors import ConfigError, QuorumError, Refusal
+from shared.errors import ConfigError, QuorumError
 from shared.messages import DescribeReply, refusal_reply
+from shared.outcomes import Refusal
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.rounds.replies import checked_change
-from shared.errors import Outcome, Refusal, ReplyError
+from shared.errors import ReplyError
 from shared.messages import TRAIN, TrainReply, Weights, refusal_reply
+from shared.outcomes import Outcome, Refusal
 
 LIKE: Weights = {"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.float32)}
 GOOD: Weights = {

@@ -27,8 +27,9 @@ from shared.config import (
     StrategyName,
     Weighting,
 )
-from shared.errors import QuorumError, Refusal
+from shared.errors import QuorumError
 from shared.messages import TRAIN, TrainReply, TrainRequest, Weights, refusal_reply, traffic
+from shared.outcomes import Refusal
 
 Array = npt.NDArray[np.float64]
 

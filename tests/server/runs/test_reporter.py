@@ -15,7 +15,8 @@ from server.state.audit_log import AuditLog
 from server.state.run_lock import coordinator_lock, is_at_work
 from server.state.status import RunState, RunStatus
 from shared.config import PrivacyConfig, RunConfig, TrainingConfig
-from shared.errors import AuditError, CheckpointError, Outcome, QuorumError
+from shared.errors import AuditError, CheckpointError, QuorumError
+from shared.outcomes import Outcome
 
 CONFIG = RunConfig(
     privacy=PrivacyConfig(epsilon=8.0, delta=1e-5), training=TrainingConfig(rounds=5)

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from server.service.prometheus import application
 from server.state.run_lock import coordinator_lock
 from server.state.status import Organisation, RunState, RunStatus
-from shared.errors import Outcome
+from shared.outcomes import Outcome
 
 DEPLOY = Path(__file__).parents[3] / "server" / "deploy"
 STATUS = RunStatus(
