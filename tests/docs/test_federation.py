@@ -42,6 +42,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 @cache
 def network() -> tuple[str, ...] | None:
     """Return the words that start a holder of a network of its own; None where there is none."""
+    if not all(shutil.which(program) for program in ("unshare", "nsenter", "ip")):
+        return None
     probe = subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], check=False)
     return ("unshare", "-rn") if probe.returncode == 0 else None
 
