@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.logs import Event, note
-from client.node.health import probes
+from client.node.health import serve_node_health
 from client.node.processes import executor, supernode
 from client.node.prometheus import Processes
 from client.site.site import Site
@@ -75,7 +75,7 @@ def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
         if isinstance(change, Restart):
             _restarting(change)
 
-    with probes(site, processes):
+    with serve_node_health(site, processes):
         note(Event.STARTED, organisation=site.organisation)
         keep_running(programs, patience=patience or Patience(), told=told, pass_fds=(lock,))
         note(Event.STOPPED, organisation=site.organisation)

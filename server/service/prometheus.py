@@ -1,4 +1,4 @@
-"""Serve /metrics, /healthz and /readyz of the coordinator, for Prometheus and load balancers.
+"""Answer /metrics, /healthz and /readyz of the coordinator, for Prometheus and load balancers.
 
 Each request reads the runs' status files and asks whether the processes run, so that it is answered
 while a run's own process is dead. Counters continue over restarts.
@@ -12,16 +12,12 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from server.state.status import RunState, RunStatus
 from shared.errors import CheckpointError
+from shared.system.health_server import Answer, Routes, json_answer, metrics_answer
 
-__all__ = ["Folders", "Processes", "RunCollector", "application"]
+__all__ = ["Folders", "Processes", "RunCollector", "health_routes"]
 
 Folders = Callable[[], Iterable[Path]]
 """Returns the folders of all runs, now."""
@@ -83,8 +79,8 @@ class RunCollector:
         yield up
 
 
-def application(folders: Folders, processes: Processes) -> Starlette:
-    """Return an ASGI application, to be served beside the coordinator on an address of its own.
+def health_routes(folders: Folders, processes: Processes) -> Routes:
+    """Return the answers of the coordinator, for `serve_health` on an address of its own.
 
     | path     | 200                                   | 503                                      |
     |----------|---------------------------------------|------------------------------------------|
@@ -96,21 +92,16 @@ def application(folders: Folders, processes: Processes) -> Starlette:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(RunCollector(folders, processes))
 
-    def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    def readyz(_: Request) -> Response:
+    def readyz(_: str) -> Answer:
         problems = _problems(folders(), processes())
-        status = "not ready" if problems else "ok"
-        body = {"status": status, "problems": problems}
-        return JSONResponse(body, status_code=503 if problems else 200)
+        body = {"status": "not ready" if problems else "ok", "problems": problems}
+        return json_answer(body, ok=not problems)
 
-    def metrics(request: Request) -> Response:
-        encode, form = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": form})
-
-    routes = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
-    return Starlette(routes=[Route(path, answer) for path, answer in routes.items()])
+    return {
+        "/healthz": lambda _: json_answer({"status": "ok"}, ok=True),
+        "/readyz": readyz,
+        "/metrics": lambda accept: metrics_answer(registry, accept),
+    }
 
 
 def _statuses(folders: Iterable[Path]) -> tuple[list[RunStatus], int]:

@@ -20,7 +20,7 @@ from safetensors.torch import save
 import client.ledger.store
 import client.node.prometheus
 from client.ledger.ledger import Entry
-from client.node.health import probes
+from client.node.health import serve_node_health
 from client.node.prometheus import BUCKETS, NodeMetrics, Processes
 from client.site.node import NodeConfig
 from client.site.site import Site
@@ -275,7 +275,7 @@ def running() -> Processes:
 
 
 def test_a_node_that_is_well_is_ready(joined: Partner) -> None:
-    with probes(joined.loaded, running()) as address:
+    with serve_node_health(joined.loaded, running()) as address:
         assert address is not None
         assert get(address, "/healthz") == (200, '{"processes": true}\n')
         status, body = get(address, "/readyz")
@@ -288,7 +288,7 @@ def test_a_node_that_is_well_is_ready(joined: Partner) -> None:
 
 
 def test_an_unwell_node_is_neither(joined: Partner) -> None:
-    with probes(joined.loaded, Processes()) as address:
+    with serve_node_health(joined.loaded, Processes()) as address:
         assert address is not None
         assert get(address, "/healthz")[0] == 503
         assert get(address, "/readyz")[0] == 503
@@ -302,7 +302,7 @@ def test_readiness_says_what_is_missing_and_not_why(joined: Partner, name: str) 
         "coordinator": lambda: joined.edit(joined.loaded.coordinator.superlink, "127.0.0.1:1"),
     }
     spoil[name]()
-    with probes(joined.loaded, running()) as address:
+    with serve_node_health(joined.loaded, running()) as address:
         assert address is not None
         assert get(address, "/healthz")[0] == 200
         status, body = get(address, "/readyz")
@@ -314,19 +314,19 @@ def test_readiness_says_what_is_missing_and_not_why(joined: Partner, name: str) 
 
 def test_none_is_the_default(partner: Partner, site: Site) -> None:
     assert site.node.metrics_address is None
-    with probes(site, running()) as address:
+    with serve_node_health(site, running()) as address:
         assert address is None
 
 
 def test_a_port_that_is_taken_is_said(joined: Partner) -> None:
-    with probes(joined.loaded, running()) as address:
+    with serve_node_health(joined.loaded, running()) as address:
         assert address is not None
         joined.patch.setattr(
             type(joined.loaded.node), "metrics_address", property(lambda _: address)
         )
         with (
             pytest.raises(SiteError, match="cannot listen there"),
-            probes(joined.loaded, running()),
+            serve_node_health(joined.loaded, running()),
         ):
             pass
 

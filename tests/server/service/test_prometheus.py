@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterable
@@ -11,12 +10,12 @@ import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
 
-from server.service.prometheus import application
+from server.service.prometheus import health_routes
 from server.state.run_lock import coordinator_lock
 from server.state.status import Organisation, RunState, RunStatus
 from shared.outcomes import Outcome
+from shared.system.health_server import Routes, answer_request
 
 DEPLOY = Path(__file__).parents[3] / "server" / "deploy"
 STATUS = RunStatus(
@@ -48,25 +47,22 @@ STATUS = RunStatus(
 
 
 class Client:
-    """Asks an application without a socket."""
+    """Asks without a socket."""
 
-    def __init__(self, app: Starlette) -> None:
-        self._app = app
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
 
-    def get(self, path: str) -> httpx.Response:
-        return self.ask("GET", path)
+    def get(self, path: str, accept: str = "") -> httpx.Response:
+        return self.ask("GET", path, accept)
 
-    def ask(self, method: str, path: str) -> httpx.Response:
-        async def answer() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://sotto") as asked:
-                return await asked.request(method, path)
-
-        return asyncio.run(answer())
+    def ask(self, method: str, path: str, accept: str = "") -> httpx.Response:
+        answer = answer_request(self._routes, method, path, accept)
+        headers = {"content-type": answer.content_type}
+        return httpx.Response(answer.status, headers=headers, content=answer.body)
 
 
 def client(folders: Iterable[Path], **processes: bool) -> Client:
-    return Client(application(lambda: folders, lambda: processes))
+    return Client(health_routes(lambda: folders, lambda: processes))
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -152,6 +148,9 @@ def test_there_is_nothing_else(tmp_path: Path) -> None:
     asked = client([tmp_path])
     assert [asked.get(path).status_code for path in ("/", "/docs", "/progress.json")] == [404] * 3
     assert asked.ask("POST", "/metrics").status_code == 405
+    openmetrics = asked.get("/metrics", "application/openmetrics-text; version=1.0.0")
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+    assert openmetrics.text.endswith("# EOF\n")
 
 
 # --- dashboard and alerts ------------------------------------------------------------------------
