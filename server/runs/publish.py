@@ -14,7 +14,6 @@ from server.state.audit_log import AuditEvent, AuditLog
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
-from shared.outcomes import Outcome
 from shared.system.files import move_durably
 
 __all__ = ["CARD", "publish"]
@@ -63,7 +62,7 @@ def _card_contents(run: Run, catalogue: Catalogue) -> Published:
         Participation(
             organisation=name,
             population=part.population,
-            answered=part.replies.get(Outcome.VALID, 0),
+            answered=part.answered_rounds,
         )
         for name, part in sorted(status.organisations.items())
     ]

@@ -142,7 +142,10 @@ class RunReporter:
             state=RunState.RUNNING,
             reason="",
             round=report.round,
-            organisations=self._counted(report),
+            organisations={
+                name: self._with_round(name, part, report)
+                for name, part in self._counted(report).items()
+            },
             round_finished=now(),
             round_seconds=report.seconds,
             round_bytes_up=report.bytes_up,
@@ -161,6 +164,13 @@ class RunReporter:
         for name in report.late:
             organisations[name] = organisations[name].counted(Outcome.LATE)
         return organisations
+
+    @staticmethod
+    def _with_round(name: str, part: Organisation, report: CollectionReport) -> Organisation:
+        verdict = report.verdicts.get(name)
+        if verdict is None or verdict.outcome is not Outcome.VALID:
+            return part
+        return replace(part, answered_rounds=part.answered_rounds + 1)
 
     def _end(self, state: RunState, event: AuditEvent, reason: str) -> None:
         # The status first: a full disk may refuse the audit log its line.

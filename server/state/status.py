@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from server.state.run_lock import is_at_work
 from shared.errors import CheckpointError
@@ -72,7 +73,9 @@ class Organisation:
         population: its declared number of users.
         outcome: of the last round that it was counted in; "" before the first.
         reason: for that outcome, in Sotto's own words.
-        replies: how often each outcome was counted, over all starts of the run.
+        replies: how often each outcome was counted in attempts at rounds and statistics, over all
+            starts of the run.
+        answered_rounds: finished rounds that its valid reply is part of.
     """
 
     connected: bool
@@ -80,6 +83,7 @@ class Organisation:
     outcome: str = ""
     reason: str = ""
     replies: Mapping[str, int] = field(default_factory=dict)
+    answered_rounds: int = 0
 
     def counted(self, outcome: Outcome, reason: str = "") -> Organisation:
         """Return it after one more outcome; a late answer is counted and changes no verdict."""
@@ -173,7 +177,10 @@ class RunStatus:
         active = is_at_work(folder)
         try:
             fields = json.loads(file.read_bytes())
-            parts = {name: Organisation(**part) for name, part in fields["organisations"].items()}
+            parts = {
+                name: _organisation(part, fields["round"])
+                for name, part in fields["organisations"].items()
+            }
             status = cls(**fields | {"state": RunState(fields["state"]), "organisations": parts})
         except FileNotFoundError as error:
             raise CheckpointError(f"{folder} holds no run: there is no {_FILE}.") from error
@@ -188,6 +195,12 @@ class RunStatus:
                 reason="its process ended without saying why: resume the run",
             )
         return status
+
+
+def _organisation(fields: dict[str, Any], rounds: int) -> Organisation:
+    """Return a stored organisation; release 0.1 counted attempts alone, not answered rounds."""
+    answered = min(fields["replies"].get(Outcome.VALID, 0), rounds)
+    return Organisation(**{"answered_rounds": answered} | fields)
 
 
 def now() -> str:

@@ -85,6 +85,10 @@ def test_a_run_is_reported_from_beginning_to_end(tmp_path: Path) -> None:
     beta = status.organisations["beta"]
     assert beta.replies == {"missing": 2, "valid": 2, "late": 2}
     assert (beta.connected, beta.outcome) == (False, "valid")
+    alpha = status.organisations["alpha"]
+    assert (alpha.answered_rounds, alpha.replies["valid"]) == (2, 4), (
+        "a repeated attempt is no round"
+    )
     assert events(tmp_path) == [
         *("run-started", "partner-joined", "partner-joined"),
         *("round-missed", "round-finished") * 2,

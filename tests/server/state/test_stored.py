@@ -59,7 +59,7 @@ def test_a_status_opens(folder: Path) -> None:
         status = RunStatus.load(folder)
     assert (status.state, status.round, status.rounds) == (RunState.RUNNING, 1, 3)
     assert status.organisations["beta"] == Organisation(
-        connected=True, population=12, outcome="valid", replies={"valid": 1}
+        connected=True, population=12, outcome="valid", replies={"valid": 1}, answered_rounds=1
     )
     assert (status.bytes_up, status.round_bytes_up) == (14240, 0)
     assert RunStatus.load(folder).state is RunState.INTERRUPTED
