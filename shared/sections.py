@@ -50,6 +50,7 @@ __all__ = [
     "Value",
     "flat_tables",
     "flatten",
+    "nested_tables",
     "parse_sections",
     "section",
     "values_of",
@@ -223,6 +224,22 @@ def flat_tables(tables: Mapping[str, object], prefix: str = "") -> dict[str, Val
         else:
             raise ConfigError(f"'{prefix}{key}' = {value!r}: a plain value is wanted.")
     return flat
+
+
+def nested_tables(flat: Mapping[str, Value]) -> dict[str, Any]:
+    """Return `section.key` entries as nested tables, the inverse of `flat_tables`.
+
+    >>> nested_tables({"seed": 1, "model.heads": 2})
+    {'seed': 1, 'model': {'heads': 2}}
+    """
+    tables: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        table = tables
+        for part in sections:
+            table = table.setdefault(part, {})
+        table[name] = value
+    return tables
 
 
 def values_of(cls: type, source: object) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import tomlkit
 
 from shared.sections import Value
 
 __all__ = ["KEYS", "Key", "site_toml"]
 
-_LITERALS = {math.inf: "inf"}
+_HEADING = "This partner's own file: nothing that a coordinator sends changes what it says."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,16 @@ class Key:
     meaning: str
     default: Value | Sequence[str] | None = None
     example: Value | None = None
+
+    @property
+    def section(self) -> str:
+        """The table that it stands in; "" for none."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def last(self) -> str:
+        """Its name within the table."""
+        return self.name.rpartition(".")[2]
 
 
 KEYS = (
@@ -85,7 +96,7 @@ KEYS = (
 
 
 def site_toml(values: Mapping[str, Value]) -> str:
-    """A site.toml that states `values`; every other key stands there as a comment.
+    """Return a site.toml that states `values`; every other key stands there as a comment.
 
     Args:
         values: by `section.key`, as in `KEYS`.
@@ -95,26 +106,26 @@ def site_toml(values: Mapping[str, Value]) -> str:
     """
     if odd := set(values) - {key.name for key in KEYS}:
         raise KeyError(*odd)
-    lines = ["# This partner's own file: nothing that a coordinator sends changes what it says."]
-    section = ""
-    for key in KEYS:
-        table, _, name = key.name.rpartition(".")
-        if table != section:
-            lines += ["", f"[{table}]"]
-            section = table
-        lines += [f"# {name}: {key.meaning}.", _line(key, name, values)]
-    return "\n".join(lines) + "\n"
+    document = tomlkit.document()
+    document.add(tomlkit.comment(_HEADING))
+    document.add(tomlkit.nl())
+    for section, keys in itertools.groupby(KEYS, lambda key: key.section):
+        table = tomlkit.table() if section else document
+        for key in keys:
+            table.add(tomlkit.comment(f"{key.last}: {key.meaning}."))
+            if key.name in values:
+                table.add(key.last, values[key.name])
+            else:
+                table.add(tomlkit.comment(f"{key.last} = {_example(key)}"))
+        if section:
+            document.add(tomlkit.nl())
+            document.add(section, table)
+    return tomlkit.dumps(document)
 
 
-def _line(key: Key, name: str, values: Mapping[str, Value]) -> str:
-    if key.name in values:
-        return f"{name} = {_literal(values[key.name])}"
+def _example(key: Key) -> str:
+    """Return the value that a comment shows, as TOML has it."""
     shown = key.default if key.example is None else key.example
-    return f"# {name} = {_literal(shown)}"
-
-
-def _literal(value: object) -> str:
-    """As TOML has it: the same as JSON, but for infinity."""
-    if isinstance(value, float):
-        return _LITERALS.get(value, repr(value))
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    if shown is None:
+        return "..."
+    return tomlkit.item(shown if isinstance(shown, str | int | float) else list(shown)).as_string()

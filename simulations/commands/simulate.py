@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
+import tomli_w
 import typer
 
 from shared.config import RunConfig
@@ -125,6 +125,5 @@ def _write_run_config(simulation: Simulation) -> Path:
     )
     flat = RunConfig.to_flat(run) | {"paths.sites": str(folder / "sites")}
     file = folder / "flower.toml"
-    lines = [f'"{key}" = {json.dumps(value)}' for key, value in flat.items()]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    file.write_text(tomli_w.dumps(flat), encoding="utf-8")
     return file

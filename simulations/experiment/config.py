@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from shared.config import (
     ModelConfig,
@@ -22,7 +23,15 @@ from shared.config import (
 from shared.data.catalogue import ItemColumns
 from shared.data.reading import Columns
 from shared.errors import ConfigError
-from shared.sections import Choice, Value, flat_tables, flatten, parse_sections, section
+from shared.sections import (
+    Choice,
+    Value,
+    flat_tables,
+    flatten,
+    nested_tables,
+    parse_sections,
+    section,
+)
 from simulations.experiment.partition import Scheme
 
 __all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]
@@ -155,13 +164,7 @@ class SimulationConfig:
 
     def to_toml(self) -> str:
         """As a file that `read_settings` reads back."""
-        lines: dict[str, list[str]] = {}
-        for key, value in flatten(self).items():
-            section, _, name = key.rpartition(".")
-            lines.setdefault(section, []).append(f"{name} = {json.dumps(value)}")
-        blocks = [([f"[{section}]"] if section else []) + rows for section, rows in lines.items()]
-        blocks.sort(key=lambda block: block[0].startswith("["))
-        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+        return tomli_w.dumps(nested_tables(flatten(self)))
 
 
 def read_settings(

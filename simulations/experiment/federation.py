@@ -6,13 +6,14 @@ transport is replaced, by an in-process grid or by Flower's Ray engine.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -42,6 +43,7 @@ __all__ = [
     "sites_in",
 ]
 
+_HEADING = "# A simulated site: its noise repeats itself and protects nobody.\n"
 _DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
 
 
@@ -82,26 +84,27 @@ def make_site(
     folder.mkdir(parents=True)
     write_interactions(site.histories, catalogue, folder / _DATA)
     answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
-    limit = "inf" if privacy.epsilon is None else repr(privacy.epsilon)
-    population = len(site.histories) if site.population is None else site.population
     # site.toml comes last, so that a folder with one is complete.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
-    (folder / FILE).write_text(
-        f'organisation = "{site.organisation}"\n'
-        f'user_base = "{site.organisation}"\n'
-        f"population = {population}\n"
-        f'catalogue = "{os.path.relpath(catalogue_folder, folder)}"\n'
-        f'device = "{device}"\n'
-        f'anchor = "{_ANCHOR}"  # beside the ledger: nothing of a simulation lies elsewhere\n\n'
-        f'[data]\nsource = "{_DATA}"\n\n'
-        f"[policy]\nmax_epsilon = {limit}\ndelta = {privacy.delta!r}\n"
-        f"answers = {json.dumps(answers)}\n"
-        "min_noise_multiplier = 0.0  # the run is the lab's own: ε alone limits it\n"
-        "max_clip_norm = 1e9\nmax_steps = 1_000_000_000\n\n"
-        "[lab]  # simulated: the noise repeats itself and protects nobody\n"
-        f"seed = {seed}\nstream = {site.stream}\n",
-        encoding="utf-8",
-    )
+    settings = {
+        "organisation": site.organisation,
+        "user_base": site.organisation,
+        "population": len(site.histories) if site.population is None else site.population,
+        "catalogue": os.path.relpath(catalogue_folder, folder),
+        "device": device,
+        "anchor": _ANCHOR,  # beside the ledger: nothing of a simulation lies elsewhere
+        "data": {"source": _DATA},
+        "policy": {
+            "max_epsilon": math.inf if privacy.epsilon is None else privacy.epsilon,
+            "delta": privacy.delta,
+            "answers": answers,
+            "min_noise_multiplier": 0.0,  # the run is the lab's own: ε alone limits it
+            "max_clip_norm": 1e9,
+            "max_steps": 1_000_000_000,
+        },
+        "lab": {"seed": seed, "stream": site.stream},
+    }
+    (folder / FILE).write_text(_HEADING + tomli_w.dumps(settings), encoding="utf-8")
 
 
 def sites_in(folder: Path) -> list[Path]:

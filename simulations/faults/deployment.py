@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
+import tomli_w
 import torch
 
 from client.cli import main as node_main
@@ -199,11 +200,7 @@ class Deployment:
             "paths": {"catalogue": str(self.folder / "catalogue")},
         }
         file = self.folder / f"{RUN}.toml"
-        lines = []
-        for section, keys in values.items():
-            lines.append(f"[{section}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-        file.write_text("\n".join(lines) + "\n")
+        file.write_text(tomli_w.dumps(values))
         self.call("server", "run", file, "--server", self.server, "--detach")
 
     @property

@@ -7,7 +7,6 @@ says later changes nothing.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from shared.errors import CheckpointError, ConfigError
 from shared.sections import Value, flatten, parse_sections
@@ -168,14 +169,11 @@ class Plan:
 
     def to_toml(self) -> str:
         """As a file that `from_toml` reads back."""
-        lines = [f"schema = {_SCHEMA}", f'keep = "{self.keep}"']
-        for axis in self.axes:
-            lines += ["", "[[axes]]", f"key = {_text(axis.key)}", f"values = {_text(axis.values)}"]
+        axes = [{"key": axis.key, "values": list(axis.values)} for axis in self.axes]
+        table = {"schema": _SCHEMA, "keep": str(self.keep), "axes": axes}
         if self.search:
-            lines += ["", "[search]", *_entries(self.search)]
-        for name, settings in self.recipes.items():
-            lines += ["", f"[recipes.{_text(name)}]", *_entries(settings)]
-        return "\n".join(lines) + "\n"
+            table["search"] = dict(self.search)
+        return tomli_w.dumps(table | {"recipes": self.recipes})
 
     @classmethod
     def from_toml(cls, file: Path) -> Plan:
@@ -298,14 +296,6 @@ def label(key: str, value: Value) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return Path(str(value)).name if key in _PATHS else str(value)
-
-
-def _entries(table: Mapping[str, Value]) -> list[str]:
-    return [f"{_text(key)} = {_text(value)}" for key, value in table.items()]
-
-
-def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _shown(value: object) -> str:

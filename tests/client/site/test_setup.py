@@ -155,7 +155,7 @@ def test_every_example_in_it_is_toml() -> None:
     lines = [
         line[2:] if line.startswith("# ") and " = " in line else line
         for line in text.splitlines()
-        if "null" not in line
+        if "= ..." not in line
     ]
     found = flat_tables({k: v for k, v in tomllib.loads("\n".join(lines)).items() if k != "policy"})
     assert found["coordinator.superlink"] == "sotto.example:9092"
