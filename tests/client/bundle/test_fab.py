@@ -75,7 +75,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_a_name_that_would_land_elsewhere_is_refused(name: str) -> None:
+def test_a_name_that_would_be_written_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match=r"refused: .* is no name of a file in an app"):
         Bundle.parse(archive(name))
 
@@ -84,18 +84,18 @@ def test_a_name_that_would_land_elsewhere_is_refused(name: str) -> None:
     "name",
     ["client/x.so", "client/x.pyc", "x.pth", "run.sh", "Makefile", "client/LICENSE", "a.exe"],
 )
-def test_a_kind_that_does_not_belong_is_refused(name: str) -> None:
+def test_a_file_of_a_foreign_kind_is_refused(name: str) -> None:
     with pytest.raises(BundleError, match="is not of a kind that belongs into an app"):
         Bundle.parse(archive(name))
 
 
-def test_kinds_that_belong_are_read() -> None:
+def test_files_of_an_apps_kinds_are_accepted() -> None:
     more = {"README.md": "", "LICENSE": "", "client/a.yaml": "", "client/b.json": "", "c.toml": ""}
     assert set(more) < set(Bundle.parse(bundle(more)).files)
 
 
 @pytest.mark.parametrize("kind", [0o120000, 0o040000, 0o010000, 0o060000])
-def test_what_is_no_plain_file_is_refused(kind: int) -> None:
+def test_an_entry_that_is_no_plain_file_is_refused(kind: int) -> None:
     with pytest.raises(BundleError, match="is no plain file"):
         Bundle.parse(archive("client/link.py", b"/etc/passwd", kind | 0o777))
 
@@ -109,13 +109,13 @@ def test_an_encrypted_entry_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_files_of_one_name_are_refused() -> None:
+def test_two_files_with_one_name_are_refused() -> None:
     for odd in (archive("client/x.py", twice=True), archive("client/APP.py")):
         with pytest.raises(BundleError, match="two files called"):
             Bundle.parse(odd)
 
 
-def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_over_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match=r"more than 10,485,760 bytes"):
         Bundle.parse(bundle({"big.json": os.urandom(client.bundle.fab.LARGEST)}))
     with pytest.raises(BundleError, match=r"more than 2,000 files"):
@@ -131,12 +131,12 @@ def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"PK", b"not a zip", WHOLE[:-1], WHOLE[: len(WHOLE) // 2], WHOLE[100:-30]]
 )
-def test_what_is_no_archive_is_refused(content: bytes) -> None:
+def test_bytes_that_are_no_archive_are_refused(content: bytes) -> None:
     with pytest.raises(BundleError, match="is no whole zip archive"):
         Bundle.parse(content)
 
 
-def test_its_own_list_must_fit() -> None:
+def test_the_list_of_files_must_match() -> None:
     files = {path: text.encode() for path, text in APP.items()}
     for odd in (
         listing(files | {"client/more.py": b""}),
@@ -182,7 +182,7 @@ def test_a_changed_byte_is_refused_or_has_another_fingerprint(place: int, mask: 
 
 
 @given(content=st.binary(max_size=300))
-def test_no_bytes_are_a_traceback(content: bytes) -> None:
+def test_any_bytes_give_a_bundle_or_an_error(content: bytes) -> None:
     told = set()
     for odd in (content, WHOLE[:200] + content + WHOLE[200:], content + WHOLE, WHOLE + content):
         try:
@@ -192,7 +192,7 @@ def test_no_bytes_are_a_traceback(content: bytes) -> None:
     assert all("refused" in text for text in told)
 
 
-def test_differences_are_told_by_path() -> None:
+def test_differences_are_listed_by_path() -> None:
     before = Bundle.parse(bundle({"client/gone.py": ""}))
     after = Bundle.parse(bundle({"client/new.py": "", "client/app.py": "app = 1"}))
     assert list(before.differences(after)) == [

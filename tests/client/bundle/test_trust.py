@@ -51,7 +51,7 @@ def answers(partner: Partner, text: str) -> None:
 # --- the command -------------------------------------------------------------------------------
 
 
-def test_it_shows_what_is_in_it_and_asks(site: Partner) -> None:
+def test_trust_shows_the_content_and_asks(site: Partner) -> None:
     answers(site, "y\n")
     code, out, err = trust(site, "first.fab")
     assert code == 0
@@ -99,7 +99,7 @@ def test_a_bundle_that_is_refused_leaves_everything_as_it_was(site: Partner) -> 
     assert verify_trusted(site.loaded).bundle.fingerprint == fingerprint(FIRST)
 
 
-def test_a_new_bundle_replaces_the_old_one_and_says_what_changes(site: Partner) -> None:
+def test_a_new_bundle_replaces_the_old_one_and_lists_the_changes(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
     code, out, _ = trust(site, "second.fab", "--yes")
     assert code == 0
@@ -198,7 +198,7 @@ def test_a_crash_after_the_ledger_leaves_nothing_that_runs(site: Partner) -> Non
     assert verify_trusted(site.loaded).bundle.fingerprint == fingerprint(SECOND)
 
 
-def test_a_ledger_that_was_restored_wants_it_again(site: Partner) -> None:
+def test_after_a_restore_the_bundle_must_be_trusted_again(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
     site.loaded.ledger_file.unlink()
     assert site.types("budget", "restore", "--site", site.site, "--yes")[0] == 0
@@ -209,7 +209,7 @@ def test_a_ledger_that_was_restored_wants_it_again(site: Partner) -> None:
 # --- what is installed -------------------------------------------------------------------------
 
 
-def test_it_is_unpacked_read_only_where_flower_looks(tmp_path: Path) -> None:
+def test_a_bundle_is_unpacked_read_only_where_flower_looks(tmp_path: Path) -> None:
     found = install(tmp_path / "flower", FIRST)
     assert (
         found.folder == tmp_path / "flower" / "apps" / f"sotto.sotto.0.1.0.{fingerprint(FIRST)[:8]}"
@@ -221,7 +221,7 @@ def test_it_is_unpacked_read_only_where_flower_looks(tmp_path: Path) -> None:
     assert not (found.folder / ".info").exists()
 
 
-def test_installing_again_mends_it(tmp_path: Path) -> None:
+def test_installing_again_repairs_the_app(tmp_path: Path) -> None:
     found = install(tmp_path, FIRST)
     changed(found.folder / "client" / "app.py", b"evil")
     with pytest.raises(BundleError, match="not as in the bundle"):
@@ -229,7 +229,7 @@ def test_installing_again_mends_it(tmp_path: Path) -> None:
     install(tmp_path, FIRST).check()
 
 
-def test_flower_finds_it_installed_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flower_finds_the_app_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower's own installer takes the folder for the bundle's, and leaves it alone."""
     found = install(tmp_path, FIRST)
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
@@ -266,7 +266,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize("tamper", TAMPERED.values(), ids=TAMPERED)
-def test_what_was_changed_does_not_run(site: Partner, tamper: object) -> None:
+def test_a_changed_app_does_not_run(site: Partner, tamper: object) -> None:
     trust(site, "first.fab", "--yes")
     folder = verify_trusted(site.loaded).folder
     tamper(folder)  # type: ignore[operator]
@@ -274,7 +274,7 @@ def test_what_was_changed_does_not_run(site: Partner, tamper: object) -> None:
         verify_trusted(site.loaded)
 
 
-def test_a_kept_bundle_that_was_changed_does_not_run(site: Partner) -> None:
+def test_a_changed_stored_bundle_does_not_run(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
     changed(site.loaded.flower_home / client.bundle.trust.STORED, SECOND)
     with pytest.raises(BundleError, match="the ledger says"):
@@ -284,7 +284,7 @@ def test_a_kept_bundle_that_was_changed_does_not_run(site: Partner) -> None:
         verify_trusted(site.loaded)
 
 
-def test_what_the_coordinator_sent_must_be_it(site: Partner) -> None:
+def test_the_bundle_that_was_sent_must_be_the_trusted_one(site: Partner) -> None:
     trust(site, "first.fab", "--yes")
     assert verify_trusted(site.loaded, fingerprint(FIRST)).bundle.fingerprint == fingerprint(FIRST)
     with pytest.raises(BundleError, match=f"sent {fingerprint(SECOND)}"):

@@ -35,7 +35,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
-def test_the_budget_is_told_by_run(
+def test_the_budget_is_printed_by_run(
     lived: Spending, sotto_node: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sotto_node("budget", "--site", lived.folder) == 0
@@ -124,7 +124,7 @@ def test_a_folder_without_a_site_is_explained(
         assert printed.out == ""
 
 
-def test_an_option_in_the_wrong_place_is_not_lost(
+def test_an_option_before_a_subcommand_is_an_error(
     lived: Spending, sotto_node: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sotto_node("budget", "--json", "--site", lived.folder, "verify") == 2
@@ -134,7 +134,7 @@ def test_an_option_in_the_wrong_place_is_not_lost(
     assert "after 'verify'" in error
 
 
-def test_a_picture_is_drawn(lived: Spending, sotto_node: Command, tmp_path: Path) -> None:
+def test_the_plot_is_written(lived: Spending, sotto_node: Command, tmp_path: Path) -> None:
     assert sotto_node("budget", "--plot", tmp_path / "b.png", "--site", lived.folder) == 0
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert sotto_node("budget", "--plot", tmp_path / "b.gif", "--site", lived.folder) == 2
@@ -143,7 +143,7 @@ def test_a_picture_is_drawn(lived: Spending, sotto_node: Command, tmp_path: Path
 # --- verify ------------------------------------------------------------------------------------
 
 
-def test_a_whole_ledger_is_verified(
+def test_an_intact_ledger_is_verified(
     lived: Spending, sotto_node: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entries = len(lived.ledger.history())
@@ -171,7 +171,7 @@ def lose_the_ledger(spending: Spending) -> None:
 
 
 @pytest.mark.parametrize("harm", [edit, lose_the_anchor, lose_the_ledger])
-def test_a_broken_ledger_is_told_by_the_exit_code(
+def test_a_broken_ledger_gives_exit_code_1(
     lived: Spending,
     sotto_node: Command,
     capsys: pytest.CaptureFixture[str],

@@ -36,7 +36,7 @@ def listed(
     return found
 
 
-def test_everything_that_left_is_listed(
+def test_every_answer_is_listed(
     lived: Spending, sotto_node: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sotto_node("outbox", "--site", lived.folder) == 0
@@ -67,7 +67,7 @@ def test_the_outbox_as_data(lived: Spending, listed: list[dict[str, Any]]) -> No
     assert listed[-1]["bytes"] == len(last)
 
 
-def test_an_answer_is_shown_by_its_figures_and_written_as_it_left(
+def test_an_answers_values_are_shown_and_its_bytes_written(
     lived: Spending,
     listed: list[dict[str, Any]],
     sotto_node: Command,
@@ -122,7 +122,7 @@ def test_a_number_that_is_no_answer_is_explained(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_before_the_first_answer_nothing_ever_left(
+def test_before_the_first_answer_the_outbox_says_so(
     sites: Sites, sotto_node: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = sites.make("alpha")

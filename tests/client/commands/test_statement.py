@@ -44,7 +44,7 @@ def cost(*forms: tuple[float, int]) -> float:
     )
 
 
-def test_each_run_has_what_it_cost_alone_and_what_all_cost_up_to_it(lived: Spending) -> None:
+def test_each_run_has_its_own_cost_and_the_total_so_far(lived: Spending) -> None:
     found = read_statement(lived.site, lived.ledger)
     first, second = found.runs
     assert (first.run, first.rounds) == (FIRST, 5)
@@ -62,7 +62,7 @@ def test_each_run_has_what_it_cost_alone_and_what_all_cost_up_to_it(lived: Spend
     assert found.entries == len(lived.ledger.history())
 
 
-def test_runs_that_take_turns_are_told_apart(spending: Spending) -> None:
+def test_alternating_runs_are_separated(spending: Spending) -> None:
     for number in (1, 2):
         spending.round(FIRST, number)
         spending.round(SECOND, number, 1.5)
@@ -71,7 +71,7 @@ def test_runs_that_take_turns_are_told_apart(spending: Spending) -> None:
     assert (second.run, second.cumulative) == (SECOND, cost((2.0, 2), (1.5, 2)))
 
 
-def test_the_rounds_that_fit_are_those_that_the_ledger_admits(lived: Spending) -> None:
+def test_as_many_rounds_fit_as_the_ledger_admits(lived: Spending) -> None:
     following = read_statement(lived.site, lived.ledger).following
     assert following is not None
     assert (following.like.noise_multiplier, following.like.steps) == (1.5, 2)
@@ -102,7 +102,7 @@ def test_without_a_limit_any_number_of_rounds_fits(sites: Sites) -> None:
     assert found.following.rounds is None
 
 
-def test_what_a_restored_ledger_starts_with_is_counted(lived: Spending) -> None:
+def test_the_charges_carried_over_by_a_restore_are_counted(lived: Spending) -> None:
     before, site = read_statement(lived.site, lived.ledger), lived.site
     site.ledger_file.unlink()
     recovery.restore(site.ledger_file, site.user_base, site.anchor_file)
@@ -123,7 +123,7 @@ def test_a_budget_that_was_written_off_leaves_nothing(lived: Spending) -> None:
 # --- over time ---------------------------------------------------------------------------------
 
 
-def test_the_curve_is_exact_wherever_it_is_thinned_out(lived: Spending) -> None:
+def test_a_thinned_curve_is_exact_at_its_points(lived: Spending) -> None:
     whole, thinned = (
         epsilon_over_time(lived.ledger, DELTA),
         epsilon_over_time(lived.ledger, DELTA, max_points=4),
@@ -138,7 +138,7 @@ def test_the_curve_is_exact_wherever_it_is_thinned_out(lived: Spending) -> None:
     assert thinned[-1] == whole[-1]
 
 
-def test_a_clock_that_is_set_back_does_not_turn_the_curve_around(
+def test_the_curve_never_goes_back_in_time(
     spending: Spending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spending.round(FIRST, 1)
@@ -173,7 +173,7 @@ def test_the_picture_has_the_line_the_limit_and_the_runs(lived: Spending, tmp_pa
         assert expected in text
 
 
-def test_a_name_is_drawn_as_it_is_written(sites: Sites, tmp_path: Path) -> None:
+def test_a_name_is_drawn_literally(sites: Sites, tmp_path: Path) -> None:
     spending = Spending(sites.make("a", {"organisation": "A $x_y$ 書店", "user_base": "a's users"}))
     spending.round(FIRST, 1)
     draw(
@@ -184,7 +184,7 @@ def test_a_name_is_drawn_as_it_is_written(sites: Sites, tmp_path: Path) -> None:
     assert "A $x_y$ 書店" in (tmp_path / "x.svg").read_text(encoding="utf-8")
 
 
-def test_where_noise_was_left_out_the_picture_says_so(sites: Sites, tmp_path: Path) -> None:
+def test_the_plot_marks_a_release_without_noise(sites: Sites, tmp_path: Path) -> None:
     spending = Spending(sites.make("alpha"))
     spending.round(FIRST, 1)
     spending.round(FIRST, 2, 0.0)
@@ -200,7 +200,7 @@ def test_where_noise_was_left_out_the_picture_says_so(sites: Sites, tmp_path: Pa
     ("name", "message"),
     [("budget.gif", "choose a name that ends in"), ("no/such/budget.png", "cannot be written")],
 )
-def test_a_picture_that_cannot_be_made_is_explained(
+def test_a_plot_that_cannot_be_written_is_an_error(
     lived: Spending, tmp_path: Path, name: str, message: str
 ) -> None:
     found, points = read_statement(lived.site, lived.ledger), epsilon_over_time(lived.ledger, DELTA)
@@ -208,7 +208,7 @@ def test_a_picture_that_cannot_be_made_is_explained(
         draw(found, points, tmp_path / name)
 
 
-def test_nothing_is_drawn_of_nothing(spending: Spending, tmp_path: Path) -> None:
+def test_an_empty_budget_is_not_drawn(spending: Spending, tmp_path: Path) -> None:
     found = read_statement(spending.site, spending.ledger)
     with pytest.raises(ConfigError, match="nothing is spent yet"):
         draw(found, [], tmp_path / "budget.png")

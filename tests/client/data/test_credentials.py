@@ -37,7 +37,7 @@ def test_a_secret_in_the_file_is_refused_and_not_repeated(table: dict[str, objec
 
 
 @given(st.text(min_size=1))
-def test_no_password_before_a_host_gets_through(password: str) -> None:
+def test_every_password_in_a_url_is_refused(password: str) -> None:
     with pytest.raises(ConfigError):
         refuse_secrets({"source": f"postgresql://user:{password}@host/db"})
 
@@ -53,12 +53,12 @@ def test_no_password_before_a_host_gets_through(password: str) -> None:
         "sqlite:////data/x.db",
     ],
 )
-def test_what_holds_no_secret_is_let_pass(source: str) -> None:
+def test_values_without_a_secret_are_accepted(source: str) -> None:
     refuse_secrets({"data": {"source": source, "credentials": "db.toml", "user": "user_id"}})
     refuse_secrets({"data": {"source": source, "query": "SELECT 1 WHERE password = 'x'"}})
 
 
-def test_a_file_goes_before_the_environment(
+def test_a_file_takes_precedence_over_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_USER", "env")

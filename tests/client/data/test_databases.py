@@ -126,7 +126,7 @@ def test_rows_come_through_a_cursor_on_the_server(
     assert running[0][0].startswith("FETCH FORWARD")
 
 
-def test_the_connection_ends_with_the_reading(shop: Shop, postgresql: Server) -> None:
+def test_the_connection_is_closed_after_reading(shop: Shop, postgresql: Server) -> None:
     tables = shop("SELECT 1 AS v").tables()
     next(tables)
     tables.close()
@@ -178,7 +178,9 @@ def test_a_statement_without_rows_is_refused(tmp_path: Path) -> None:
         read(source)
 
 
-def test_a_user_without_permission_is_told_so(postgresql: Server, tmp_path: Path) -> None:
+def test_a_missing_permission_is_an_error_with_its_remedy(
+    postgresql: Server, tmp_path: Path
+) -> None:
     admin(
         postgresql,
         "DROP TABLE IF EXISTS hidden",
@@ -194,7 +196,7 @@ def test_a_user_without_permission_is_told_so(postgresql: Server, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["wrong password", "unreachable", "no such host", "no database"])
-def test_no_secret_is_in_what_is_shown(
+def test_no_error_shows_a_secret(
     postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     right = CANARY if kind == "no database" else CANARY + "!"
@@ -247,7 +249,7 @@ def test_without_psycopg_the_remedy_is_named(
         ("sqlite:///nowhere.db", "the file does not exist"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_refused(tmp_path: Path, url: str, problem: str) -> None:
+def test_an_unusable_url_is_refused(tmp_path: Path, url: str, problem: str) -> None:
     with pytest.raises(SiteError, match=rf"data\.source = '{url}': .*{problem}"):
         read(Database(url, ("table", "t"), folder=tmp_path))
     assert not list(tmp_path.iterdir())

@@ -68,7 +68,7 @@ def test_the_endpoint_may_come_from_the_environment(
     assert names(ObjectStore(f"{objects}/a.csv"), objects) == ["a.csv"]
 
 
-def test_copies_are_private_and_gone_afterwards(
+def test_copies_are_private_and_deleted_afterwards(
     s3_endpoint: str, objects: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -89,7 +89,7 @@ def test_the_version_changes_with_the_objects(s3_endpoint: str, objects: str) ->
 
 
 @pytest.mark.parametrize("place", ["/nothing", "/*.parquet", "/notes*/x", "-none"])
-def test_nothing_there_is_an_error(s3_endpoint: str, objects: str, place: str) -> None:
+def test_a_source_without_objects_is_an_error(s3_endpoint: str, objects: str, place: str) -> None:
     with pytest.raises(SiteError, match=r"data\.source = 's3://.*no .*object is there\. Check"):
         list(ObjectStore(objects + place, endpoint=s3_endpoint).tables())
 
@@ -104,7 +104,7 @@ def test_a_url_without_a_bucket_is_refused(url: str, s3_endpoint: str) -> None:
         ObjectStore(url)
 
 
-def test_half_a_key_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_key_is_refused(tmp_path: Path) -> None:
     file = Path(private(tmp_path / "c", f'secret_access_key = "{CANARY}"\n'))
     with pytest.raises(SiteError, match=r"must hold access_key_id and secret") as caught:
         ObjectStore("s3://bucket/x", credentials=file)

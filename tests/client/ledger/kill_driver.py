@@ -1,6 +1,6 @@
 """Serves requests as a node does, a process each, and kills it at a stated point.
 
-    python kill_driver.py SITE MESSAGE KILLS
+    python kill_driver.py SITE MESSAGE LEDGER_KILLS OTHER_KILLS MOMENTS
 
 Prints one JSON object a kill: what had left before it, and what the same request gets afterwards.
 One process that forks: importing the model takes seconds.
@@ -38,6 +38,17 @@ from tests.flower_internals import (
 
 Arm = Callable[[], None]
 SOURCES = str(Path(client.app.__file__).parent)
+LEDGER = str(Path(client.ledger.ledger.__file__).parent)
+Counted = Callable[[str], bool]
+"""Whether the lines of a source file are counted."""
+
+
+def in_ledger(file: str) -> bool:
+    return file.startswith(LEDGER)
+
+
+def elsewhere(file: str) -> bool:
+    return file.startswith(SOURCES) and not file.startswith(LEDGER)
 
 
 def die(*_: object, **__: object) -> Any:  # noqa: ANN401
@@ -71,8 +82,8 @@ def after_call(owner: Any, name: str) -> Arm:  # noqa: ANN401
     return lambda: setattr(owner, name, called)
 
 
-def at_line(countdown: int) -> Arm:
-    """Dies before a line of the client's code: this many of them are run."""
+def at_line(countdown: int, counted: Counted) -> Arm:
+    """Dies before a line of the client's code, after this many counted lines."""
 
     def arm() -> None:
         left = countdown
@@ -83,7 +94,7 @@ def at_line(countdown: int) -> Arm:
             return line if left else die()
 
         def call(frame: FrameType, _: str, __: object) -> Any:  # noqa: ANN401
-            return line if frame.f_code.co_filename.startswith(SOURCES) else None
+            return line if counted(frame.f_code.co_filename) else None
 
         sys.settrace(call)
 
@@ -149,8 +160,8 @@ class Node:
         finally:
             os._exit(status)
 
-    def lines(self, number: int) -> int:
-        """How many lines of the client's code answer a request."""
+    def lines(self, number: int, counted: Counted) -> int:
+        """How many counted lines of the client's code answer a request."""
         source, sink = os.pipe()
         if os.fork() == 0:
             count = 0
@@ -160,16 +171,16 @@ class Node:
                 count += event == "line"
                 return line
 
-            sys.settrace(lambda f, *_: line if f.f_code.co_filename.startswith(SOURCES) else None)
+            sys.settrace(lambda f, *_: line if counted(f.f_code.co_filename) else None)
             self.answer(number)
             sys.settrace(None)
             os.write(sink, str(count).encode())
             os._exit(0)
         os.close(sink)
         with os.fdopen(source, "rb") as pipe:
-            found = int(pipe.read())
+            total = int(pipe.read())
         os.wait()
-        return found
+        return total
 
     def charges(self) -> int:
         """Steps that the ledger says were released."""
@@ -199,15 +210,17 @@ class Node:
 
 
 def main() -> None:
-    """Kills at every step, before many lines, and at many moments."""
+    """Kills at every step, before evenly spread lines, and at random moments."""
     # Another test's concern, and most of a request's time.
     vars(client.ledger.ledger)["epsilon"] = lambda *_: 1.0
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     raw = ProtoRecordDict.FromString(Path(sys.argv[2]).read_bytes())
     node = Node(Path(sys.argv[1]), TrainRequest.from_content(recorddict_from_proto(raw)))
-    kills, draw = int(sys.argv[3]), random.Random(0)
+    in_ledger_kills, other_kills, moments = map(int, sys.argv[3:])
+    draw = random.Random(0)
     node.answer(1)
-    total, number = node.lines(2), 2
+    places = [(in_ledger_kills, in_ledger), (other_kills, elsewhere)]
+    totals, number = [node.lines(2 + n, counted) for n, (_, counted) in enumerate(places)], 3
     for point, arm in STEPS.items():
         number += 1
         node.report(point, number, *finish(*node.start(number, arm)))
@@ -217,21 +230,22 @@ def main() -> None:
     )
     number += 1
     node.report("after the reply", number, *finish(*node.start(number, nothing)))
-    for share in range(kills):
-        number += 1
-        count = 1 + int((share + draw.random()) / kills * total)
-        client.app._ledger(Site.load(node.site)).releases()
-        node.report(
-            f"line {count} of {total}",
-            number,
-            *finish(*node.start(number, at_line(count), warm=True)),
-        )
+    for (kills, counted), total in zip(places, totals, strict=True):
+        for share in range(kills):
+            number += 1
+            count = 1 + int((share + draw.random()) / kills * total)
+            client.app._ledger(Site.load(node.site)).releases()
+            node.report(
+                f"line {count} of {total} {counted.__name__}",
+                number,
+                *finish(*node.start(number, at_line(count, counted), warm=True)),
+            )
     number += 1
     began = time.monotonic()
     whole = finish(*node.start(number, nothing))
     usual = time.monotonic() - began
     node.report("after the reply", number, *whole)
-    for _ in range(kills // 4):
+    for _ in range(moments):
         number += 1
         child, source = node.start(number, nothing)
         time.sleep(draw.random() * 1.3 * usual)

@@ -28,5 +28,5 @@ def test_the_fingerprint_is_of_every_source_file_that_a_node_runs(
     assert now() not in (before, changed)
 
 
-def test_it_is_that_of_this_checkout() -> None:
+def test_the_fingerprint_is_that_of_this_checkout() -> None:
     assert app_fingerprint() == app_fingerprint.__wrapped__()

@@ -3,96 +3,43 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
 
-import client.ledger.anchor
-import client.ledger.ledger
 import client.ledger.store
-from client.ledger.anchor import Anchor, default_anchor
+from client.ledger.anchor import Anchor
 from client.ledger.app_version import app_fingerprint
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Entry, Ledger
-from client.ledger.outbox import ArrayForm, Outbox
 from shared.errors import BudgetExceeded, LedgerError, Refused
 from shared.hash_chain import canonical_text, next_hash
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
-from shared.privacy.release import Release, ReleaseKind
-
-DELTA = 1e-3
-NOISE = 2.0
-
-
-def release(
-    steps: int = 1, noise_multiplier: float = NOISE, kind: ReleaseKind = ReleaseKind.TRAIN
-) -> Release:
-    return Release(kind=kind, noise_multiplier=noise_multiplier, sample_rate=0.5, steps=steps)
-
-
-def entry(number: int = 1, run: str = "r", request: str = "", **changes: Any) -> Entry:  # noqa: ANN401
-    return Entry(run=run, round=number, release=release(**changes), request=request)
-
-
-def body(value: float = 0.0) -> bytes:
-    return save({"w": np.full((2, 3), value, np.float32), "b": np.zeros(4, np.float32)})
-
-
-def charge(ledger: Ledger, what: Entry, max_epsilon: float = math.inf) -> None:
-    ledger.charge(what, max_epsilon=max_epsilon, delta=DELTA)
-
-
-def answered(ledger: Ledger, number: int, run: str = "r", value: float = 0.0) -> bytes:
-    charge(ledger, entry(number, run))
-    return ledger.keep_answer(entry(number, run), body(value))
-
-
-def cost(steps: int) -> float:
-    return epsilon([release(steps)], DELTA)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / "site").mkdir()
-    return tmp_path / "site" / "ledger.sqlite"
-
-
-@pytest.fixture
-def anchor(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "anchors" / "users.json"
-
-
-@pytest.fixture
-def ledger(file: Path, anchor: Path) -> Ledger:
-    return Ledger.create(file, "users", anchor)
-
-
-@pytest.fixture
-def reopened(file: Path, anchor: Path) -> Callable[[], Ledger]:
-    """The ledger as another process finds it."""
-    return lambda: Ledger(file, "users", anchor)
-
-
-Reopen = Callable[[], Ledger]
-
+from shared.privacy.release import ReleaseKind
+from tests.client.ledger.entries import (
+    DELTA,
+    Reopen,
+    altered,
+    answered,
+    body,
+    charge,
+    cost,
+    entry,
+    release,
+)
 
 # --- the file ----------------------------------------------------------------------------------
 
 
-def test_a_new_ledger_is_empty_and_its_owners_alone(
+def test_a_new_ledger_is_empty_and_private_to_its_owner(
     file: Path, anchor: Path, ledger: Ledger
 ) -> None:
     assert ledger.releases() == []
@@ -103,7 +50,7 @@ def test_a_new_ledger_is_empty_and_its_owners_alone(
     assert sorted(path.name for path in file.parent.iterdir()) == ["ledger.sqlite"]
 
 
-def test_what_was_charged_is_there_when_opened_again(ledger: Ledger, reopened: Reopen) -> None:
+def test_charges_are_there_when_opened_again(ledger: Ledger, reopened: Reopen) -> None:
     charge(ledger, entry(1))
     charge(ledger, entry(2))
     assert reopened().releases() == [release(steps=2)]
@@ -119,7 +66,7 @@ def test_two_open_ledgers_see_each_others_entries(ledger: Ledger, reopened: Reop
     assert other.verify() == 4
 
 
-def test_what_an_entry_would_cost_is_told_and_charges_nothing(ledger: Ledger) -> None:
+def test_the_cost_of_an_entry_is_returned_without_a_charge(ledger: Ledger) -> None:
     charge(ledger, entry(1))
     assert ledger.epsilon_after(release(), DELTA) == cost(2)
     assert ledger.spent(DELTA) == cost(1)
@@ -131,7 +78,7 @@ def test_a_missing_ledger_is_an_error_and_stays_missing(file: Path, anchor: Path
     assert not file.exists()
 
 
-def test_a_ledger_that_goes_missing_is_not_made_anew(file: Path, ledger: Ledger) -> None:
+def test_a_ledger_that_goes_missing_is_not_created_again(file: Path, ledger: Ledger) -> None:
     file.unlink()
     with pytest.raises(LedgerError, match="restore it from the anchor"):
         charge(ledger, entry())
@@ -146,7 +93,7 @@ def test_a_ledger_is_never_made_over_a_file(file: Path, anchor: Path, content: b
     assert file.read_bytes() == content
 
 
-def test_a_deleted_ledger_is_not_made_anew_by_setting_up_the_site_again(
+def test_setting_up_the_site_again_does_not_replace_a_deleted_ledger(
     file: Path, anchor: Path, ledger: Ledger
 ) -> None:
     charge(ledger, entry())
@@ -161,7 +108,7 @@ def test_a_ledger_needs_its_folder(tmp_path: Path, anchor: Path) -> None:
         Ledger.create(tmp_path / "nowhere" / "ledger.sqlite", "users", anchor)
 
 
-def test_a_ledger_is_one_user_bases(file: Path, anchor: Path, ledger: Ledger) -> None:
+def test_a_ledger_belongs_to_one_user_base(file: Path, anchor: Path, ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="the ledger of 'users', not of 'others'"):
         Ledger(file, "others", anchor)
 
@@ -236,7 +183,7 @@ def test_a_damaged_page_is_an_error(file: Path, ledger: Ledger, use: Any) -> Non
         use(ledger)
 
 
-def test_a_cut_file_is_an_error(file: Path, ledger: Ledger, reopened: Reopen) -> None:
+def test_a_truncated_file_is_an_error(file: Path, ledger: Ledger, reopened: Reopen) -> None:
     for number in range(1, 60):
         ledger.refuse(Refusal.POLICY, {"kind": f"{number}"})
     whole = file.read_bytes()
@@ -260,7 +207,7 @@ def test_a_place_that_cannot_be_written_is_an_error(
 # --- the chain ---------------------------------------------------------------------------------
 
 
-def test_every_entry_says_what_when_and_by_which_app(ledger: Ledger) -> None:
+def test_every_entry_holds_its_type_time_and_app(ledger: Ledger) -> None:
     what = Entry(run="r", round=3, release=release(2), clip_norm=0.5, request="f00")
     charge(ledger, what)
     ledger.refuse(Refusal.BUDGET, what.fields)
@@ -303,17 +250,6 @@ def test_the_hashes_are_those_that_the_documentation_states(file: Path, ledger: 
     assert ledger.history()[-1].hash == head.hex()
 
 
-def altered(file: Path, *statements: str) -> None:
-    """Edits the file as somebody would who takes the triggers out first."""
-    with sqlite3.connect(file) as database:
-        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
-        for (name,) in names.fetchall():
-            database.execute(f"DROP TRIGGER {name}")
-        for statement in statements:
-            database.execute(statement)
-    database.close()
-
-
 @pytest.mark.parametrize(
     "statement",
     [
@@ -344,7 +280,7 @@ def test_an_edited_ledger_is_an_error(
         ledger.verify()
 
 
-def test_an_edit_whose_hashes_were_made_anew_is_an_error(
+def test_an_edit_with_recomputed_hashes_is_an_error(
     file: Path, ledger: Ledger, reopened: Reopen
 ) -> None:
     """The chain is whole again; the anchor knows better."""
@@ -380,9 +316,7 @@ def test_an_edit_whose_hashes_were_made_anew_is_an_error(
         "DELETE FROM layouts",
     ],
 )
-def test_the_tables_themselves_only_take_new_entries(
-    file: Path, ledger: Ledger, statement: str
-) -> None:
+def test_the_database_only_accepts_new_entries(file: Path, ledger: Ledger, statement: str) -> None:
     answered(ledger, 1)
     with (
         sqlite3.connect(file) as database,
@@ -411,180 +345,6 @@ def test_an_entry_that_is_no_release_is_an_error(
         reopened()
 
 
-# --- the anchor --------------------------------------------------------------------------------
-
-
-def test_an_older_copy_put_back_is_an_error(
-    file: Path, ledger: Ledger, reopened: Reopen, tmp_path: Path
-) -> None:
-    charge(ledger, entry(1))
-    shutil.copy(file, tmp_path / "older")
-    answered(ledger, 2)
-    shutil.copy(file, tmp_path / "newest")
-    shutil.copy(tmp_path / "older", file)
-    for use in (reopened, ledger.releases, ledger.verify):
-        with pytest.raises(LedgerError, match=r"older copy|another file than a moment ago"):
-            use()
-    shutil.copy(tmp_path / "newest", file)
-    assert reopened().releases() == ledger.releases() == [release(steps=2)]
-
-
-def test_a_ledger_of_the_same_users_made_elsewhere_is_an_error(
-    file: Path, ledger: Ledger, reopened: Reopen, tmp_path: Path
-) -> None:
-    charge(ledger, entry(1))
-    other = Ledger.create(tmp_path / "other", "users", tmp_path / "other.json")
-    charge(other, entry(1))
-    shutil.copy(other.path, file)
-    with pytest.raises(LedgerError, match=r"its anchor .* knows of 2 of ledger"):
-        reopened()
-
-
-def test_a_missing_anchor_is_an_error_and_is_not_made_anew(
-    anchor: Path, ledger: Ledger, reopened: Reopen
-) -> None:
-    charge(ledger, entry())
-    anchor.unlink()
-    for use in (reopened, ledger.releases):
-        with pytest.raises(LedgerError, match=r"anchor is missing.*must be written off"):
-            use()
-    assert not anchor.exists()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: "",
-        lambda text: text[:-20],
-        lambda text: text.replace('"entries": 2', '"entries": 1'),
-        lambda text: text.replace('"users"', '"others"'),
-        lambda text: "[]",
-        lambda text: "{}",
-        lambda text: '{"anchor": {}, "sha256": ""}',
-    ],
-)
-def test_a_damaged_anchor_is_an_error(
-    anchor: Path, ledger: Ledger, reopened: Reopen, damage: Callable[[str], str]
-) -> None:
-    charge(ledger, entry())
-    anchor.write_text(damage(anchor.read_text()))
-    with pytest.raises(LedgerError, match=r"anchor cannot be read.*must be written off"):
-        reopened()
-
-
-def test_an_older_anchor_put_back_is_an_error(
-    anchor: Path, ledger: Ledger, reopened: Reopen
-) -> None:
-    charge(ledger, entry(1))
-    old = anchor.read_bytes()
-    charge(ledger, entry(2))
-    charge(ledger, entry(3))
-    anchor.write_bytes(old)
-    with pytest.raises(LedgerError, match="larger of the two"):
-        reopened()
-
-
-def test_a_kill_between_ledger_and_anchor_is_made_good(
-    anchor: Path, ledger: Ledger, reopened: Reopen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The ledger is one entry ahead, whether it is a charge, an answer or a refusal."""
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
-    acts: list[Callable[[], object]] = [
-        lambda: charge(ledger, entry(1)),
-        lambda: ledger.keep_answer(entry(1), body(1)),
-        lambda: ledger.refuse(Refusal.POLICY, {"kind": "train"}),
-    ]
-    for number, act in enumerate(acts, start=2):
-        before = anchor.read_bytes()
-        with monkeypatch.context() as patch:
-            patch.setattr(Anchor, "save", kill)
-            with pytest.raises(Killed):
-                act()
-        assert anchor.read_bytes() == before
-        assert reopened().verify() == number
-        assert Anchor.load(anchor).entries == number
-    assert reopened().releases() == [release()]
-    assert reopened().answer(entry(1)) == body(1)
-
-
-def test_a_kill_before_the_entry_is_committed_leaves_nothing(
-    anchor: Path, ledger: Ledger, reopened: Reopen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object) -> None:
-        raise Killed
-
-    charge(ledger, entry(1))
-    before = anchor.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(Outbox, "put", kill)  # within the transaction
-        with pytest.raises(Killed):
-            ledger.keep_answer(entry(1), body())
-    assert anchor.read_bytes() == before
-    assert ledger.verify() == reopened().verify() == 2
-    assert ledger.keep_answer(entry(1), body(2)) == body(2)
-
-
-def test_a_ledger_from_before_an_entry_that_the_anchor_never_saw_is_as_good(
-    file: Path,
-    anchor: Path,
-    ledger: Ledger,
-    reopened: Reopen,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nobody acted on the entry: the charge raised, so nothing was computed from it."""
-    shutil.copy(file, tmp_path / "older")
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: Path("/").write_bytes(b""))
-        with pytest.raises(LedgerError, match="cannot be written"):
-            charge(ledger, entry(1))
-    shutil.copy(tmp_path / "older", file)
-    assert reopened().releases() == []
-
-
-def test_the_anchor_is_written_whole_or_not_at_all(
-    anchor: Path, ledger: Ledger, reopened: Reopen, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    charge(ledger, entry(1))
-
-    def half(handle: int) -> None:
-        os.ftruncate(handle, os.fstat(handle).st_size // 2)
-        raise OSError(28, "No space left on device")
-
-    before = anchor.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", half)
-        with pytest.raises(LedgerError, match="No space left"):
-            charge(ledger, entry(2))
-        with pytest.raises(LedgerError, match="No space left"):
-            ledger.releases()
-    assert anchor.read_bytes() == before
-    assert reopened().releases() == [release(steps=2)], "charged, for nothing: never too little"
-
-
-def test_an_anchor_lies_in_the_users_state_folder_by_the_user_base(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    ours, theirs = default_anchor("Shop: Berlin/2"), default_anchor("Shop: Berlin-2")
-    assert ours.parent == tmp_path / "sotto" / "anchors"
-    assert ours.name.startswith("shop-berlin-2-")
-    assert ours != theirs
-    assert default_anchor("客户").name.startswith("users-")
-    monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_anchor("a").parent == tmp_path / "home/.local/state/sotto/anchors"
-
-
 # --- what it adds up ---------------------------------------------------------------------------
 
 
@@ -596,13 +356,13 @@ def test_runs_of_one_user_base_add_up(ledger: Ledger) -> None:
     assert ledger.releases() == [release(2), release(1, kind=ReleaseKind.EVALUATE)]
 
 
-def test_another_run_resets_nothing(ledger: Ledger) -> None:
+def test_another_run_does_not_reset_the_budget(ledger: Ledger) -> None:
     charge(ledger, entry(1, run="first"), max_epsilon=cost(1))
     with pytest.raises(BudgetExceeded):
         charge(ledger, entry(1, run="second"), max_epsilon=cost(1))
 
 
-def test_a_clock_that_goes_back_forgets_nothing(
+def test_a_clock_that_is_set_back_loses_no_charge(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, reopened: Reopen
 ) -> None:
     charge(ledger, entry(1))
@@ -662,7 +422,7 @@ def test_any_interleaving_costs_what_its_distinct_entries_cost(
 # --- the limit ---------------------------------------------------------------------------------
 
 
-def test_a_charge_beyond_the_limit_is_refused_and_leaves_no_trace(
+def test_a_charge_beyond_the_limit_is_refused_and_changes_nothing(
     ledger: Ledger, reopened: Reopen
 ) -> None:
     for number in (1, 2):
@@ -695,7 +455,7 @@ def test_a_release_without_noise_is_refused(ledger: Ledger, max_epsilon: float) 
     assert ledger.releases() == []
 
 
-def test_a_release_without_noise_is_let_pass_by_an_infinite_limit_alone(ledger: Ledger) -> None:
+def test_only_an_infinite_limit_admits_a_release_without_noise(ledger: Ledger) -> None:
     charge(ledger, entry(noise_multiplier=0.0), max_epsilon=math.inf)
     assert ledger.spent(DELTA) == math.inf
     with pytest.raises(BudgetExceeded):  # and the users' budget is gone
@@ -734,7 +494,7 @@ def test_the_same_round_with_other_parameters_is_refused(
     assert ledger.releases() == [release()]
 
 
-def test_a_refusal_costs_nothing_and_stands_in_the_chain(ledger: Ledger, reopened: Reopen) -> None:
+def test_a_refusal_costs_nothing_and_is_recorded(ledger: Ledger, reopened: Reopen) -> None:
     ledger.refuse(Refusal.MALFORMED, {"kind": "query.steal"})
     ledger.refuse(Refusal.BUDGET, entry(7).fields)
     assert ledger.releases() == []
@@ -745,94 +505,6 @@ def test_a_refusal_costs_nothing_and_stands_in_the_chain(ledger: Ledger, reopene
         (EntryType.REFUSAL, "budget", "train"),
     ]
     charge(ledger, entry(7))
-
-
-# --- answers -----------------------------------------------------------------------------------
-
-
-def test_the_first_answer_is_the_one_that_is_sent(ledger: Ledger, reopened: Reopen) -> None:
-    charge(ledger, entry(1))
-    assert ledger.answer(entry(1)) is None
-    assert ledger.keep_answer(entry(1), body(1)) == body(1)
-    assert ledger.keep_answer(entry(1), body(2)) == body(1)
-    assert reopened().answer(entry(1)) == body(1)
-
-
-def test_what_was_not_charged_does_not_leave(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match="not charged does not leave"):
-        ledger.keep_answer(entry(1), body())
-    charge(ledger, entry(1))
-    with pytest.raises(LedgerError, match="not charged"):
-        ledger.keep_answer(entry(1, kind=ReleaseKind.EVALUATE), body())
-    assert ledger.outbox() == []
-
-
-def test_the_last_two_answers_of_each_run_and_kind_are_kept(ledger: Ledger) -> None:
-    for number in (1, 2, 3):
-        answered(ledger, number, value=number)
-    answered(ledger, 1, run="other", value=9)
-    metrics = entry(1, kind=ReleaseKind.EVALUATE)
-    charge(ledger, metrics)
-    ledger.keep_answer(metrics, body(8))
-    with pytest.raises(Refused, match="round 1 of run r; the last is 3") as caught:
-        ledger.answer(entry(1))
-    assert caught.value.code is Refusal.CLOSED
-    assert [ledger.answer(entry(number)) for number in (2, 3, 4)] == [body(2), body(3), None]
-    assert ledger.answer(entry(1, run="other")) == body(9)
-    assert ledger.answer(metrics) == body(8)
-    assert [sent.kept for sent in ledger.outbox()] == [False, True, True, True, True]
-
-
-def test_a_round_that_was_skipped_is_closed(ledger: Ledger) -> None:
-    answered(ledger, 3)
-    for number in (1, 2):
-        with pytest.raises(Refused) as caught:
-            ledger.answer(entry(number))
-        assert caught.value.code is Refusal.CLOSED
-
-
-def test_a_slow_repeat_does_not_replace_an_answer_that_was_let_go(ledger: Ledger) -> None:
-    """Two computations of round 1 at once: only one of them may ever leave."""
-    for number in (1, 2, 3):
-        answered(ledger, number, value=number)
-    with pytest.raises(Refused) as caught:
-        ledger.keep_answer(entry(1), body(7))
-    assert caught.value.code is Refusal.CLOSED
-    assert [ledger.answer(entry(number)) for number in (2, 3)] == [body(2), body(3)]
-
-
-def test_the_outbox_says_what_left(ledger: Ledger) -> None:
-    for number in (1, 2, 3):
-        answered(ledger, number, value=number)
-    first, _, third = ledger.outbox()
-    assert (first.run, first.kind, first.round, first.bytes) == ("r", "train", 1, len(body()))
-    assert first.sha256 == hashlib.sha256(body(1)).hexdigest()
-    assert first.arrays == (
-        ArrayForm(name="b", dtype="F32", shape=(4,)),
-        ArrayForm(name="w", dtype="F32", shape=(2, 3)),
-    )
-    assert ledger.sent_body(first.number) is None
-    assert ledger.sent_body(third.number) == body(3)
-    assert ledger.sent_body(99) is None
-
-
-def test_an_answer_that_was_changed_does_not_leave(file: Path, ledger: Ledger) -> None:
-    answered(ledger, 1)
-    altered(file, "UPDATE bodies SET body = zeroblob(100)")
-    for use in (lambda: ledger.answer(entry(1)), lambda: ledger.sent_body(3), ledger.verify):
-        with pytest.raises(LedgerError, match="not what was stored, and nothing leaves"):
-            use()
-
-
-@pytest.mark.parametrize("statement", ["UPDATE layouts SET arrays = '[]'", "DELETE FROM layouts"])
-def test_a_list_of_arrays_that_was_changed_is_an_error(
-    file: Path, ledger: Ledger, statement: str
-) -> None:
-    answered(ledger, 1)
-    altered(file, statement)
-    for use in (ledger.outbox, ledger.verify):
-        with pytest.raises(LedgerError, match=r"list of arrays .* is not what was stored"):
-            use()
 
 
 # --- crashes and crowds ------------------------------------------------------------------------

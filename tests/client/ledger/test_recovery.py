@@ -62,7 +62,7 @@ def broken(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "truncated", "garbage", "rolled back", "another"])
-def test_a_lost_ledger_is_replaced_without_forgetting(
+def test_a_lost_ledger_is_replaced_without_losing_a_charge(
     ledger: Ledger, tmp_path: Path, what: str
 ) -> None:
     content = {"truncated": ledger.path.read_bytes()[:4096], "garbage": b"garbage" * 999}
@@ -93,7 +93,7 @@ def test_a_lost_ledger_is_replaced_without_forgetting(
     assert new.releases() == [release(3), ALL[1]], "a lost round is a new one, and is paid for"
 
 
-def test_an_anchor_that_is_behind_follows_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
+def test_an_older_anchor_is_updated_from_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "older anchor", ledger.anchor)
     broken(ledger)
     entries = ledger.path.read_bytes()
@@ -102,7 +102,7 @@ def test_an_anchor_that_is_behind_follows_the_ledger(ledger: Ledger, tmp_path: P
     assert Anchor.load(ledger.anchor).entries == 6
 
 
-def test_restoring_what_is_whole_changes_nothing(ledger: Ledger) -> None:
+def test_restoring_an_intact_ledger_changes_nothing(ledger: Ledger) -> None:
     before = ledger.path.read_bytes(), ledger.anchor.read_bytes()
     assert restore(*again(ledger)).releases() == ALL
     assert (ledger.path.read_bytes(), ledger.anchor.read_bytes()) == before
@@ -131,7 +131,7 @@ def test_other_users_anchor_restores_nothing(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("point", ["_set_aside", "create_database", "Anchor.save", "Path.replace"])
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_kill_while_restoring_forgets_nothing(
+def test_a_kill_while_restoring_loses_no_charge(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, lost: bool
 ) -> None:
     class Killed(BaseException):
@@ -163,7 +163,7 @@ def test_a_kill_while_restoring_forgets_nothing(
     assert restore(*again(ledger)).releases() == ALL
 
 
-def test_a_kill_while_setting_up_is_made_good(
+def test_a_kill_while_setting_up_is_repaired_by_restoring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -186,7 +186,7 @@ def test_a_kill_while_setting_up_is_made_good(
 
 
 @pytest.mark.parametrize("lost", ["anchor", "both", "neither"])
-def test_a_budget_that_is_written_off_is_gone_for_ever(ledger: Ledger, lost: str) -> None:
+def test_a_budget_that_is_written_off_stays_spent(ledger: Ledger, lost: str) -> None:
     if lost != "neither":
         ledger.anchor.unlink()
     if lost == "both":
@@ -204,7 +204,7 @@ def test_a_budget_that_is_written_off_is_gone_for_ever(ledger: Ledger, lost: str
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root writes another user's files")
-def test_root_leaves_ledger_and_anchor_their_owners(tmp_path: Path) -> None:
+def test_root_keeps_the_owners_of_ledger_and_anchor(tmp_path: Path) -> None:
     """As `sotto-node trust` does, where the app runs as a user of its own."""
     made = Ledger.create(tmp_path / "ledger.sqlite", "users", tmp_path / "anchor.json")
     for place in (made.path, made.anchor):

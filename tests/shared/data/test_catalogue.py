@@ -106,7 +106,7 @@ def test_fingerprint_is_stable_across_versions() -> None:
     assert described == hashlib.sha256(items + features).hexdigest()
 
 
-@few
+@settings(max_examples=10, deadline=None)
 @given(catalogues, st.booleans())
 def test_save_and_load_keep_everything(
     tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, described: bool
@@ -140,7 +140,7 @@ SOURCE = FeatureSource(
 )
 
 
-def test_what_made_the_features_is_kept_and_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+def test_the_feature_source_is_saved_and_not_part_of_the_fingerprint(tmp_path: Path) -> None:
     described = TOY.with_features(FEATURES, SOURCE)
     described.save(tmp_path)
     loaded = Catalogue.load(tmp_path)
@@ -149,7 +149,7 @@ def test_what_made_the_features_is_kept_and_is_no_part_of_the_fingerprint(tmp_pa
     assert loaded.with_features(FEATURES).source is None
 
 
-def test_the_items_alone_are_as_if_never_described() -> None:
+def test_without_features_the_fingerprint_is_that_of_the_items() -> None:
     bare = TOY.with_features(FEATURES, SOURCE).without_features()
     assert (bare.features, bare.source, bare.feature_size) == (None, None, 0)
     assert bare.fingerprint == TOY.fingerprint
@@ -197,7 +197,7 @@ def test_damaged_features_are_refused(tmp_path: Path) -> None:
         Catalogue.load(tmp_path)
 
 
-def test_loading_from_nowhere_is_refused(tmp_path: Path) -> None:
+def test_loading_from_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         Catalogue.load(tmp_path)
 
@@ -221,7 +221,7 @@ def test_movielens_columns_years_and_missing_genres(tmp_path: Path) -> None:
     assert items.years == (1995, None)
 
 
-def test_a_year_column_stands_above_the_title(tmp_path: Path) -> None:
+def test_a_year_column_takes_precedence_over_the_title(tmp_path: Path) -> None:
     path = write(tmp_path / "items.csv", "item_id,title,year\n1,A (1995),1996\n2,B (1995),\n")
     assert read_items(path).years == (1996, None)
 
@@ -277,7 +277,7 @@ def test_bad_rows_are_refused_by_number(
     assert (fault.file, fault.row, fault.field, fault.value) == (str(path), row, field, value)
 
 
-def test_blank_lines_and_a_last_comma_are_let_pass(tmp_path: Path) -> None:
+def test_blank_lines_and_a_trailing_comma_are_accepted(tmp_path: Path) -> None:
     path = write(tmp_path / "items.csv", "item_id,title\n\n1,A,\n\n2,B\n\n")
     assert read_items(path).titles == ("A", "B")
 
@@ -291,7 +291,7 @@ def test_the_columns_found_are_named(tmp_path: Path) -> None:
     assert caught.value.field == "released"
 
 
-def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than once"):
         read_items(write(tmp_path / "items.csv", "item_id,title,title\n1,A,B\n"))
 

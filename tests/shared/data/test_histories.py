@@ -43,7 +43,7 @@ def test_fields_that_contradict_each_other_are_refused(
 
 @few
 @given(lists, st.data())
-def test_cuts_agree_with_lists(histories: list[list[int]], data: st.DataObject) -> None:
+def test_slices_agree_with_lists(histories: list[list[int]], data: st.DataObject) -> None:
     n = data.draw(st.integers(0, 7))
     some = Histories.from_lists(histories)
     assert [h.tolist() for h in some.last(n)] == [h[max(len(h) - n, 0) :] for h in histories]

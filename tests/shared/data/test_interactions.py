@@ -29,7 +29,7 @@ def batches(rows: list[Row], size: int, time: str = "timestamp") -> Iterator[Bat
 
 @few
 @given(rows, st.integers(1, 7))
-def test_pieces_give_back_the_rows(some: list[Row], size: int) -> None:
+def test_batches_together_hold_all_rows(some: list[Row], size: int) -> None:
     events = collect(batches(some, size))
     read = zip(
         [events.users[n] for n in events.user],
@@ -43,7 +43,7 @@ def test_pieces_give_back_the_rows(some: list[Row], size: int) -> None:
 
 @few
 @given(rows)
-def test_what_is_repeated_agrees_with_a_set(some: list[Row]) -> None:
+def test_repeated_rows_are_those_found_with_a_set(some: list[Row]) -> None:
     events = collect(batches(some, 4))
     seen: set[Row] = set()
     expected = [row in seen or bool(seen.add(row)) for row in some]  # type: ignore[func-returns-value]
@@ -79,7 +79,7 @@ def test_whole_numbers_stay_whole_until_a_fraction_comes() -> None:
         (["1", "1.5", "2", "x"], "position", 2),
     ],
 )
-def test_the_rarer_kind_of_time_is_at_fault_however_rows_are_cut(
+def test_the_error_names_a_row_of_the_rarer_kind_of_time_for_any_batch_size(
     times: list[str | None], time: str, row: int, size: int
 ) -> None:
     some: list[Row] = [("x", "a", text) for text in times]
@@ -89,7 +89,7 @@ def test_the_rarer_kind_of_time_is_at_fault_however_rows_are_cut(
     assert (fault.file, fault.row, fault.field, fault.value) == ("here", row, time, times[row - 1])
 
 
-def test_no_rows_are_no_interactions() -> None:
+def test_no_batches_give_empty_interactions() -> None:
     events = collect([])
     assert isinstance(events, Interactions)
     assert events.repeated(events.order()).tolist() == []

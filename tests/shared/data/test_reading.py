@@ -180,7 +180,9 @@ def test_a_bad_row_is_refused_by_number(
 
 
 @pytest.mark.parametrize("bad", ["2024-13-01", "2024-02-30T00:00:00", "2024-1-1", "17", "infinity"])
-def test_among_iso_8601_texts_another_is_refused(tmp_path: Path, bad: str) -> None:
+def test_a_text_that_is_not_iso_8601_is_refused_among_iso_8601_texts(
+    tmp_path: Path, bad: str
+) -> None:
     path = csv(tmp_path, "x,a,2024-05-01", f"x,b,{bad}", "x,c,2024-05-03")
     with pytest.raises(DataError, match="not a time") as caught:
         read_histories(path, ITEMS)
@@ -246,7 +248,7 @@ def test_limits_below_one_are_refused(tmp_path: Path, limits: dict[str, int]) ->
 # --- what is dropped ---------------------------------------------------------------------------
 
 
-def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
+def test_dropped_rows_and_users_are_counted(tmp_path: Path) -> None:
     path = csv(
         tmp_path,
         *("x,a,1", "x,b,2", "x,a,1.0", "x,a,1"),  # two copies; x has met a once, at 1
@@ -264,7 +266,7 @@ def test_the_first_copy_is_the_one_that_stays(tmp_path: Path) -> None:
     assert as_lists(read_histories(path, ITEMS)) == {"x": [1, 2]}
 
 
-def test_min_events_counts_what_is_left_and_max_length_keeps_the_last(tmp_path: Path) -> None:
+def test_min_events_applies_after_dropping_and_max_length_keeps_the_last(tmp_path: Path) -> None:
     path = csv(tmp_path, "y,a,1", "x,a,1", "x,b,2", "x,c,3")
     histories = read_histories(path, ITEMS, min_events=1, max_length=2)
     assert as_lists(histories) == {"y": [1], "x": [2, 3]}
@@ -273,7 +275,7 @@ def test_min_events_counts_what_is_left_and_max_length_keeps_the_last(tmp_path: 
     assert histories.dropped["short_history"] == 1
 
 
-@few
+@settings(max_examples=10, deadline=None)
 @given(lists.filter(any))
 def test_written_interactions_read_back(
     tmp_path_factory: pytest.TempPathFactory, histories: list[list[int]]

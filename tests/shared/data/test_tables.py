@@ -24,7 +24,7 @@ def parquet(path: Path, **columns: object) -> Path:
 
 
 @pytest.mark.parametrize("folder", ["plain", "a[b]", "?*"])
-def test_a_path_is_no_pattern(tmp_path: Path, folder: str) -> None:
+def test_a_path_is_not_read_as_a_pattern(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir()
     path = write(tmp_path / folder / "z*.csv", "item_id,title\n1,A\n")
     write(tmp_path / folder / "zz.csv", "item_id,title\n2,B\n")
@@ -32,7 +32,7 @@ def test_a_path_is_no_pattern(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["title=x", "c1=x"])
-def test_folders_are_no_columns(tmp_path: Path, folder: str) -> None:
+def test_folder_names_are_not_read_as_columns(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir()
     path = write(tmp_path / folder / "items.csv", "item_id,title\n1,A\n")
     assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
@@ -43,7 +43,7 @@ def test_folders_are_no_columns(tmp_path: Path, folder: str) -> None:
 
 @few
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5))
-def test_quoted_text_is_taken_as_it_stands(
+def test_quoted_text_is_read_unchanged(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
     quoted: Callable[[str], str] = lambda text: '"' + text.replace('"', '""') + '"'  # noqa: E731

@@ -26,7 +26,7 @@ def lists(draw: st.DrawFn) -> tuple[Tensor, NDArray[np.int64]]:
 
 
 @given(lists())
-def test_every_figure_is_what_its_formula_says(
+def test_every_figure_agrees_with_its_formula(
     given_lists: tuple[Tensor, NDArray[np.int64]],
 ) -> None:
     top, counts = given_lists
@@ -68,7 +68,7 @@ def test_deciles_differ_by_one_item_at_most() -> None:
     ("top", "counts"),
     [([[4]], [1, 1, 1]), ([[-1]], [1, 1, 1]), ([[1]], [-1, 1]), ([[1]], [[1, 1]])],
 )
-def test_what_cannot_be_is_refused(top: list[list[int]], counts: list[int]) -> None:
+def test_ids_and_counts_out_of_range_are_refused(top: list[list[int]], counts: list[int]) -> None:
     with pytest.raises(ValueError, match=r"outside|expected"):
         exposure(torch.tensor(top), np.array(counts))
     with pytest.raises(ValueError, match=r"outside|expected"):

@@ -85,12 +85,12 @@ def test_order_of_the_figures(case: Case) -> None:
     assert 0 <= mrr <= ndcg <= hr <= 1
 
 
-def test_scoring_everything_alike_earns_nothing() -> None:
+def test_equal_scores_earn_nothing() -> None:
     where = ranks(torch.zeros(3, 20), torch.tensor([1, 10, 20]), torch.zeros(3, 1).long())
     assert where.tolist() == [20, 20, 20]
 
 
-def test_a_seen_target_stays_rankable() -> None:
+def test_a_seen_target_is_still_ranked() -> None:
     assert ranks(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]), pad([[1, 2]])).tolist() == [1]
 
 

@@ -86,7 +86,7 @@ def broken(folder: Path, tmp_path: Path) -> Path:
         (("", (), None), ""),
     ],
 )
-def test_an_items_text_holds_what_is_known(
+def test_an_items_text_holds_title_genres_and_year(
     item: tuple[str, tuple[str, ...], int | None], text: str
 ) -> None:
     assert item_text(*item) == text
@@ -116,7 +116,7 @@ def test_the_encoder_is_frozen_and_nothing_is_drawn(encoder: TextEncoder) -> Non
     assert not any(p.requires_grad for p in encoder._model.parameters())
 
 
-def test_a_text_longer_than_the_model_reads_is_cut(encoder: TextEncoder) -> None:
+def test_a_text_longer_than_the_model_reads_is_truncated(encoder: TextEncoder) -> None:
     long, longer = "alien " * 40, "alien " * 40 + "wedding"
     found = encoder.vectors([long, longer])
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
@@ -189,7 +189,7 @@ def test_fewer_features_are_the_first_of_more(encoder: TextEncoder) -> None:
     assert torch.equal(encoded_features(FILMS, encoder, 3), many[:, :3])
 
 
-def test_alike_texts_are_nearer_than_others(encoder: TextEncoder) -> None:
+def test_similar_texts_are_nearer_than_others(encoder: TextEncoder) -> None:
     features = encoded_features(FILMS, encoder, 3)
     alike = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
     assert alike[0, 1] > alike[0, 3:].max()
@@ -208,7 +208,7 @@ def test_an_item_without_text_is_the_average_one(encoder: TextEncoder) -> None:
     "items",
     [[("", "", None)] * 2, [("Alone", "Drama", 1990)], [("Same", "Drama", 1990)] * 3],
 )
-def test_a_catalogue_without_anything_to_tell_apart_has_zeros(
+def test_a_catalogue_of_indistinguishable_items_has_zero_features(
     encoder: TextEncoder, items: list[tuple[str, str, int | None]], words: bool
 ) -> None:
     features = encoded_features(catalogue(*items), encoder, 3, words=words)
@@ -228,7 +228,7 @@ def test_words_tell_apart_what_the_encoder_cannot(encoder: TextEncoder) -> None:
 # --- bad encoders ------------------------------------------------------------------------------
 
 
-def test_what_is_not_a_folder_and_not_a_hub_id_is_refused(tmp_path: Path) -> None:
+def test_neither_a_folder_nor_a_hub_id_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
     for given, message in [
@@ -249,7 +249,7 @@ def test_what_is_not_a_folder_and_not_a_hub_id_is_refused(tmp_path: Path) -> Non
         (["model.safetensors"], r"holds no weights in a \.safetensors file"),
     ],
 )
-def test_what_is_missing_is_named(broken: Path, files: list[str], message: str) -> None:
+def test_a_missing_file_is_named(broken: Path, files: list[str], message: str) -> None:
     for name in files:
         (broken / name).unlink()
     with pytest.raises(DataError, match=message):
@@ -281,7 +281,7 @@ def test_damaged_files_are_refused(broken: Path, name: str) -> None:
         TextEncoder(find_encoder(str(broken)))
 
 
-def test_weights_that_lack_a_layer_are_not_made_up(broken: Path) -> None:
+def test_missing_weights_are_an_error_and_not_initialised(broken: Path) -> None:
     """transformers would draw them at random."""
     weights = load_file(broken / "model.safetensors")
     kept = {key: value for key, value in weights.items() if "layer.1." not in key}
@@ -290,7 +290,7 @@ def test_weights_that_lack_a_layer_are_not_made_up(broken: Path) -> None:
         TextEncoder(find_encoder(str(broken)))
 
 
-def test_a_pooler_that_nobody_reads_may_be_missing(broken: Path, encoder: TextEncoder) -> None:
+def test_an_unused_pooler_may_be_missing(broken: Path, encoder: TextEncoder) -> None:
     weights = load_file(broken / "model.safetensors")
     kept = {key: value for key, value in weights.items() if "pooler" not in key}
     assert len(kept) < len(weights)
@@ -361,7 +361,7 @@ def test_a_hub_id_is_downloaded_without_pickles_and_code(
     assert asked["allow_patterns"] == ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
-def test_the_digest_is_of_what_is_read(broken: Path, folder: Path) -> None:
+def test_the_digest_covers_the_files_that_are_read(broken: Path, folder: Path) -> None:
     digest = find_encoder(str(folder)).digest
     (broken / "README.md").write_text("Read me.")
     assert find_encoder(str(broken)).digest == digest

@@ -70,7 +70,7 @@ def test_the_same_catalogue_gives_the_same_features() -> None:
     assert_close(text_features(FILMS, 5), first, rtol=0, atol=0)
 
 
-def test_signs_and_zeros_do_not_hang_on_rounding() -> None:
+def test_signs_and_zeros_do_not_depend_on_rounding() -> None:
     """Dusk and Slime mirror each other: rounding would say which of them is positive."""
     films = catalogue(
         ("Alien Dawn", "Horror", 1984),
@@ -140,7 +140,7 @@ def test_items_that_share_no_token_are_all_the_same() -> None:
         [("Same", "Drama", 1990), ("Same", "Drama", 1990)],
     ],
 )
-def test_a_catalogue_without_anything_to_tell_apart_has_zeros(
+def test_a_catalogue_of_indistinguishable_items_has_zero_features(
     items: list[tuple[str, str, int | None]],
 ) -> None:
     assert_close(text_features(catalogue(*items), 3), torch.zeros(len(items), 3))

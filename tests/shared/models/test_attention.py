@@ -71,7 +71,7 @@ def padded(histories: list[list[int]], length: int = T) -> Tensor:
 
 @kinds
 @torch.no_grad()
-def test_a_score_depends_on_nothing_but_its_own_past(items: str, tied: bool) -> None:
+def test_a_score_depends_only_on_its_own_past(items: str, tied: bool) -> None:
     """Each state in a padded batch is that of the bare prefix alone: causality and padding."""
     model = recommender(items, tied=tied)
     histories = [[3, 1, 3, 3, 9, 2], [], [4], [11, 10, 9, 8], [3, 1, 3]]
@@ -86,9 +86,7 @@ def test_a_score_depends_on_nothing_but_its_own_past(items: str, tied: bool) -> 
 @few
 @given(lists, st.integers(0, T))
 @torch.no_grad()
-def test_padding_columns_and_companions_change_no_score(
-    histories: list[list[int]], more: int
-) -> None:
+def test_padding_and_other_users_change_no_score(histories: list[list[int]], more: int) -> None:
     model = recommender(max_length=2 * T)
     narrow, wide = model(padded(histories)), model(padded(histories, T + more))
     for row, history in enumerate(histories):
@@ -146,7 +144,7 @@ def test_an_empty_history_is_scored_from_the_first_state() -> None:
 
 
 @torch.no_grad()
-def test_of_a_history_that_is_too_long_the_last_events_are_read() -> None:
+def test_the_last_events_of_a_long_history_are_read() -> None:
     model = recommender()
     long = torch.randint(1, V + 1, (3, 2 * T), generator=torch.Generator().manual_seed(3))
     assert_close(model.next_item_scores(long), model.next_item_scores(long[:, -T:]))
@@ -168,7 +166,7 @@ def test_shapes_at_the_edge(users: int, length: int) -> None:
 # --- parts -------------------------------------------------------------------------------------
 
 
-def test_dropout_acts_in_training_alone() -> None:
+def test_dropout_acts_in_training_only() -> None:
     model = recommender(dropout=0.5)
     histories = padded([[1, 2, 3], [4, 5, 6]])
     assert_close(model(histories), model(histories), rtol=0, atol=0)
@@ -198,7 +196,7 @@ def test_features_are_read_by_item_and_are_not_trained() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
-def test_the_offset_of_an_item_moves_its_own_score_alone(bias: bool) -> None:
+def test_the_offset_of_an_item_changes_only_its_own_score(bias: bool) -> None:
     model = recommender(item_bias=bias)
     assert ("item_scores.offset" in trainable(model)) is bias
     if bias:
@@ -224,7 +222,7 @@ def test_tied_ids_have_one_table_and_untied_two() -> None:
 
 @few
 @given(lists)
-def test_the_loss_sees_neither_companions_nor_padding(histories: list[list[int]]) -> None:
+def test_the_loss_depends_on_neither_other_users_nor_padding(histories: list[list[int]]) -> None:
     model = recommender(max_length=2 * T)
 
     @torch.no_grad()
@@ -248,7 +246,7 @@ def test_candidates_are_scored_as_in_the_whole_catalogue(items: str, tied: bool)
     assert_close(model.score(states, candidates), expected)
 
 
-def test_an_offset_counts_for_its_scale() -> None:
+def test_an_offset_is_multiplied_by_its_scale() -> None:
     layer = ItemScores(V, offset=True)
     with torch.no_grad():
         next(layer.parameters())[2] = 0.5
@@ -260,7 +258,7 @@ def test_an_offset_counts_for_its_scale() -> None:
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("users", [3, T])
 @torch.no_grad()
-def test_attention_is_torchs_own_also_with_as_many_users_as_events(heads: int, users: int) -> None:
+def test_attention_equals_torchs_also_with_as_many_users_as_events(heads: int, users: int) -> None:
     """Another library's is wrong for more than one head, and sees the future where B = T."""
     config = AttentionConfig(hidden_size=D, heads=heads, dropout=0.0)
     ours = Attention(config)
@@ -280,7 +278,7 @@ def test_attention_is_torchs_own_also_with_as_many_users_as_events(heads: int, u
 
 @kinds
 @torch.no_grad()
-def test_what_is_saved_is_what_is_loaded(tmp_path: Path, items: str, tied: bool) -> None:
+def test_a_saved_model_loads_unchanged(tmp_path: Path, items: str, tied: bool) -> None:
     model = recommender(items, tied=tied, item_bias=items != "ids")
     model.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
@@ -337,7 +335,7 @@ def test_build_refuses_features_of_another_size(found: int | None) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @kinds
 @torch.no_grad()
-def test_a_gpu_computes_the_same(items: str, tied: bool) -> None:
+def test_a_gpu_gives_the_same_scores(items: str, tied: bool) -> None:
     model = recommender(items, tied=tied)
     histories = padded([[3, 1, 3, 3, 9, 2], [], [4], [11, 10, 9, 8]])
     expected = model(histories), model.next_item_scores(histories)

@@ -84,7 +84,7 @@ def clipped_over(items: int, users: list[list[int]]) -> Tensor:
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["clip_norm", "noise_multiplier"])
-def test_noised_counts_refuse_a_senseless_scale(name: str, bad: float) -> None:
+def test_noised_counts_refuse_a_scale_out_of_range(name: str, bad: float) -> None:
     scale = {"clip_norm": 1.0, "noise_multiplier": 1.0} | {name: bad}
     with pytest.raises(ValueError, match=f"{name}={bad}"):
         noised_item_counts(Histories.from_lists([[1]]), V, normal=silent, **scale)
@@ -105,14 +105,14 @@ def test_events_outside_the_catalogue_are_refused(build: object) -> None:
         build(outside, V) if callable(build) else clipped([[1, V + 1]], 1.0)
 
 
-def test_popularity_scores_every_history_alike() -> None:
+def test_popularity_gives_every_history_the_same_scores() -> None:
     counts = torch.tensor([1.0, -2.5, 3.0])
     scores = Popularity.from_counts(counts)(torch.tensor([[1, 2], [3, 0], [0, 0]]))
     assert torch.equal(scores, counts.repeat(3, 1))
 
 
 @pytest.mark.parametrize("counts", [torch.ones(2, 2), torch.tensor([1.0, float("nan")])])
-def test_popularity_refuses_what_is_not_counts(counts: Tensor) -> None:
+def test_popularity_refuses_invalid_counts(counts: Tensor) -> None:
     with pytest.raises(ValueError, match="expected finite values"):
         Popularity.from_counts(counts)
 

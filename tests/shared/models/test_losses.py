@@ -77,7 +77,7 @@ def test_loss_and_gradient_are_torchs(
     assert_close(gradient, wanted)
 
 
-def test_a_hopeless_target_has_a_finite_loss_and_its_full_gradient() -> None:
+def test_an_impossible_target_has_a_finite_loss_and_its_full_gradient() -> None:
     logits = torch.tensor([[[0.0, 300.0, 0.0]]], requires_grad=True)
     loss = loss_per_user(logits, torch.tensor([[1]]))
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
@@ -85,7 +85,7 @@ def test_a_hopeless_target_has_a_finite_loss_and_its_full_gradient() -> None:
     assert_close(gradient[0, 0], torch.tensor([-1.0, 1.0, 0.0]))
 
 
-def test_half_precision_scores_are_weighed_in_full_precision() -> None:
+def test_the_loss_of_half_precision_scores_is_computed_in_full_precision() -> None:
     logits = drawn(2, T, V).bfloat16().requires_grad_()
     targets = padded([[1, 2, 3], [4, 5, 6, 7]])
     losses = loss_per_user(logits, targets)
@@ -95,7 +95,7 @@ def test_half_precision_scores_are_weighed_in_full_precision() -> None:
     assert gradient.dtype == torch.bfloat16
 
 
-def test_a_gradient_is_taken_once() -> None:
+def test_a_second_gradient_is_an_error() -> None:
     """The buffer of the probabilities becomes the gradient: a second one would be wrong."""
     logits = drawn(1, T, V).requires_grad_()
     loss = loss_per_user(logits, padded([[1, 2]])).sum()
@@ -109,7 +109,7 @@ def test_a_gradient_is_taken_once() -> None:
 
 @few
 @given(lists, st.integers(1, 5), st.data())
-def test_a_target_is_ranked_among_the_candidates_that_are_not_it(
+def test_candidates_equal_to_the_target_are_ignored(
     histories: list[list[int]], many: int, data: st.DataObject
 ) -> None:
     users, targets = len(histories), padded(histories)
@@ -130,7 +130,7 @@ def test_a_target_is_ranked_among_the_candidates_that_are_not_it(
         assert_close(losses[row], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_candidates_that_are_all_the_target_teach_nothing() -> None:
+def test_candidates_that_all_equal_the_target_give_no_gradient() -> None:
     scores = drawn(1, 1, 3).requires_grad_()
     loss = sampled_loss_per_user(scores, torch.tensor([[4]]), torch.tensor([[4, 4]]))
     (gradient,) = torch.autograd.grad(loss.sum(), scores)

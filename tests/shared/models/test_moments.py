@@ -25,7 +25,7 @@ def lone(histories: Histories, row: int) -> Histories:
 
 @settings(max_examples=40, deadline=None)
 @given(users, st.sampled_from([0.5, 0.75, 1.0]), st.sampled_from([0.0, 0.5, 1.0]))
-def test_nobody_moves_a_sum_by_more_than_one(
+def test_one_user_moves_a_sum_by_at_most_one(
     lists: list[list[int]], recency: float, fade: float
 ) -> None:
     """Against the sum without each user in turn, whatever its history."""
@@ -40,7 +40,7 @@ def test_nobody_moves_a_sum_by_more_than_one(
 
 @settings(max_examples=40, deadline=None)
 @given(users)
-def test_a_sum_is_that_of_each_user_alone(lists: list[list[int]]) -> None:
+def test_a_sum_is_the_sum_over_single_users(lists: list[list[int]]) -> None:
     histories = Histories.from_lists(lists)
     each = [lone(histories, row) for row in range(len(lists))]
     np.testing.assert_allclose(
@@ -54,7 +54,7 @@ def test_a_sum_is_that_of_each_user_alone(lists: list[list[int]]) -> None:
     )
 
 
-def test_popularity_weighs_each_item_once_by_the_root_of_how_long_ago_it_was() -> None:
+def test_popularity_weighs_each_item_once_by_the_age_of_its_last_event() -> None:
     """Item 1 was the fourth last event, item 3 the second last, item 2 the last one."""
     total = popularity_sum(Histories.from_lists([[1, 2, 1, 3, 3, 2], [4], []]), ITEMS, 0.5)
     weights = np.array([1 / 2, 1.0, 1 / np.sqrt(2)])
@@ -63,20 +63,20 @@ def test_popularity_weighs_each_item_once_by_the_root_of_how_long_ago_it_was() -
     np.testing.assert_allclose(total, expected)
 
 
-def test_without_fading_all_that_a_user_chose_weighs_the_same() -> None:
+def test_without_fading_all_items_of_a_user_weigh_the_same() -> None:
     total = popularity_sum(Histories.from_lists([[1, 2, 1, 3]]), ITEMS, 0.0)
     np.testing.assert_allclose(total[:3], 1 / np.sqrt(3))
 
 
-def test_everything_that_a_user_chose_counts() -> None:
-    """What is left out is lost in the noise: 100 different items are all heard."""
+def test_no_item_of_a_user_is_left_out() -> None:
+    """Also with 100 different items: leaving some out would lower the sum against the noise."""
     total = popularity_sum(Histories.from_lists([list(range(1, 101))]), 100, 0.5)
     assert (total > 0).all()
-    # 20 of them, each with weight 1 / √20, would be heard √20 loud.
+    # Only 20 of them, each with weight 1 / √20, would sum to √20.
     assert total.sum() > 1.8 * np.sqrt(20)
 
 
-def test_states_are_decayed_means_by_a_loop() -> None:
+def test_states_agree_with_a_loop() -> None:
     items, recency = np.array([3, 8, 3, 20, 1]), 0.6
     normed = layer_norm(TABLE)
     for last in range(len(items)):
@@ -89,7 +89,7 @@ def test_states_are_decayed_means_by_a_loop() -> None:
 
 @pytest.mark.parametrize("recency", [0.5, 0.75, 1.0])
 def test_the_untrained_recommender_has_the_same_states(recency: float) -> None:
-    """To 6%: the event itself, which attention outweighs 32 times, is a part of the state too."""
+    """To 6%: the state also holds the residual, which attention outweighs 32 times."""
     shape = ModelConfig(feature_size=FEATURES, own_items=(3, 8), recency=recency, max_length=12)
     items = [3, 8, 3, 20, 1, 7, 7, 12]
     model = build(shape, some_catalogue())
@@ -101,8 +101,8 @@ def test_the_untrained_recommender_has_the_same_states(recency: float) -> None:
     assert np.linalg.norm(found - expected) < 0.06 * np.linalg.norm(expected)
 
 
-def test_the_moment_is_what_the_losss_gradient_begins_with() -> None:
-    """Where all items score the same, -∂loss/∂W is the moment about the mean description."""
+def test_the_moment_is_the_initial_gradient_of_the_loss() -> None:
+    """With equal scores, -∂loss/∂W is the moment about the mean descriptor."""
     shape = ModelConfig(feature_size=FEATURES, own_items=(3, 8), max_length=12)
     items = [3, 8, 3, 20, 1, 7, 7, 12]
     model = build(shape, some_catalogue())

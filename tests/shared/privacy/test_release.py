@@ -48,7 +48,7 @@ releases = st.lists(
         ("steps", math.inf),
     ],
 )
-def test_a_value_outside_is_refused(field: str, value: float) -> None:
+def test_a_value_out_of_range_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{field} must be .*{field}={value}"):
         Release(**GOOD | {field: value})
 
@@ -57,7 +57,7 @@ def test_a_value_outside_is_refused(field: str, value: float) -> None:
     ("field", "value"),
     [("noise_multiplier", 0.0), ("noise_multiplier", 1e300), ("sample_rate", 1.0), ("steps", 1)],
 )
-def test_the_edges_are_inside(field: str, value: float) -> None:
+def test_the_limits_of_each_range_are_accepted(field: str, value: float) -> None:
     assert getattr(Release(**GOOD | {field: value}), field) == value
 
 
@@ -67,7 +67,7 @@ def test_only_noise_makes_it_private() -> None:
     assert not Release(**GOOD | {"noise_multiplier": 0.0}).private
 
 
-def test_it_cannot_be_changed() -> None:
+def test_a_release_is_immutable() -> None:
     release = Release(**GOOD)
     with pytest.raises(dataclasses.FrozenInstanceError):
         release.steps = 1  # type: ignore[misc]

@@ -123,7 +123,7 @@ def test_at_rate_one_everybody_is_in_every_sample() -> None:
     assert [s.tolist() for s in samples] == [[0, 1, 2]] * 2
 
 
-def test_the_chance_is_not_a_hair_too_large() -> None:
+def test_a_uniform_draw_equal_to_the_rate_is_not_sampled() -> None:
     """A uniform in [0, 1) is below the rate with just that chance; one that equals it is not."""
     at_the_rate = Listed(0.25, np.nextafter(0.25, 0), 0.0)
     (sample,) = poisson_samples(3, sample_rate=0.25, steps=1, random=at_the_rate)

@@ -139,17 +139,17 @@ def test_epsilon_of_different_releases_agrees_with_another_implementation(
     assert cost(*different) > 1.02 * max(cost(form) for form in different)
 
 
-@pytest.mark.parametrize("delta", [0.1, 1e-3, 1e-6, 1e-9, 1e-11])
 @pytest.mark.parametrize(
     "form", [(20.0, 60), (3.0, 60), (0.5, 1), (200.0, 10_000), (500.0, 50_000)], ids=str
 )
-def test_epsilon_is_never_below_the_exact_one(form: tuple[float, int], delta: float) -> None:
-    """With everybody in every sum there is a closed form."""
-    exact = of_gaussian(*form, delta)
-    got = cost((form[0], 1.0, form[1]), delta=delta)
-    assert exact <= got
-    # Where rounding would count, the Rényi bound is reported.
-    assert got <= exact * (1.06 if delta < 100 * form[1] * 2.3e-16 else 1.001)
+def test_epsilon_is_never_below_the_exact_one(form: tuple[float, int]) -> None:
+    """At sample rate 1 there is a closed form."""
+    for delta in (0.1, 1e-3, 1e-6, 1e-9, 1e-11):
+        exact = of_gaussian(*form, delta)
+        got = cost((form[0], 1.0, form[1]), delta=delta)
+        assert exact <= got, delta
+        # Where rounding would matter, the Rényi bound is reported.
+        assert got <= exact * (1.06 if delta < 100 * form[1] * 2.3e-16 else 1.001), delta
 
 
 @pytest.mark.parametrize("form", [(0.15, 10), (0.1, 30), (0.06, 50)], ids=str)
@@ -184,7 +184,7 @@ def cheap(*forms: Form, delta: float = DELTA) -> float:
 
 
 @pytest.mark.parametrize("form", [(1.0, 0.05, 1000), (0.8, 0.1, 60)])
-def test_opacus_gdp_accountant_understates_and_is_not_ours(form: Form) -> None:
+def test_opacus_gdp_accountant_understates_epsilon_and_is_not_used(form: Form) -> None:
     with pytest.warns(UserWarning, match="underestimate"):
         understated = by_opacus(GaussianAccountant, form)
     assert understated < 0.97 * by_loss_distributions(form)
@@ -211,13 +211,13 @@ def test_no_optimiser_hook_feeds_the_accounting() -> None:
 # --- what must hold ----------------------------------------------------------------------------
 
 
-def test_nothing_released_costs_nothing_and_nothing_noised_costs_everything() -> None:
+def test_no_release_costs_zero_and_a_release_without_noise_infinity() -> None:
     assert epsilon([], DELTA) == 0
     assert cost((0.0, 0.1, 1)) == math.inf
     assert cost((3.0, 0.1, 60), (0.0, 0.001, 1)) == math.inf
 
 
-def test_a_release_that_reaches_delta_alone_costs_nothing_at_it() -> None:
+def test_a_release_within_delta_costs_no_epsilon() -> None:
     assert cost((1e4, 0.001, 1), delta=1e-3) == 0
 
 
@@ -286,16 +286,17 @@ def test_many_different_releases_are_fast_and_sharp() -> None:
 
 
 @pytest.mark.parametrize("noise", [1e-300, 1e-160, 1e-5, 0.01, 1e6, 1e300])
-@pytest.mark.parametrize("rate", [5e-324, 1e-12, 0.5, 1 - 2**-53, 1.0])
-@pytest.mark.parametrize("steps", [1, 10**12, 10**30])
-def test_absurd_parameters_have_a_bound_all_the_same(noise: float, rate: float, steps: int) -> None:
+def test_extreme_parameters_have_a_bound(noise: float) -> None:
     """Quickly, in little memory, without a warning; infinity is a bound."""
-    begin = time.perf_counter()
-    got = cost((noise, rate, steps))
-    assert time.perf_counter() - begin < 10
-    assert got >= 0
-    if noise <= 1e-5 and rate >= 0.5:
-        assert got > 1e9
+    for rate, steps in itertools.product(
+        [5e-324, 1e-12, 0.5, 1 - 2**-53, 1.0], [1, 10**12, 10**30]
+    ):
+        begin = time.perf_counter()
+        got = cost((noise, rate, steps))
+        assert time.perf_counter() - begin < 10, (rate, steps)
+        assert got >= 0, (rate, steps)
+        if noise <= 1e-5 and rate >= 0.5:
+            assert got > 1e9, (rate, steps)
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 2.0, math.nan, math.inf])
@@ -326,7 +327,7 @@ def test_a_delta_outside_is_refused(delta: float) -> None:
         (100.0, 1.0, 1000, 1e-9),
     ],
 )
-def test_the_noise_meets_its_target_and_hardly_more(
+def test_the_noise_meets_its_target_closely(
     target: float, sample_rate: float, steps: int, delta: float
 ) -> None:
     noise = noise_multiplier_for(target, delta, sample_rate=sample_rate, steps=steps)
@@ -336,7 +337,7 @@ def test_the_noise_meets_its_target_and_hardly_more(
 
 @settings(max_examples=4, deadline=None)
 @given(st.floats(0.3, 30), st.floats(0.005, 1), st.integers(1, 500))
-def test_the_noise_is_on_the_private_side(target: float, sample_rate: float, steps: int) -> None:
+def test_the_noise_never_exceeds_its_target(target: float, sample_rate: float, steps: int) -> None:
     noise = noise_multiplier_for(target, DELTA, sample_rate=sample_rate, steps=steps)
     got = cost((noise, sample_rate, steps))
     assert got <= target
@@ -349,7 +350,7 @@ def test_finding_the_noise_is_fast() -> None:
     assert time.process_time() - begin < 1.5
 
 
-def test_a_target_that_any_noise_meets_gets_the_smallest() -> None:
+def test_a_target_that_any_noise_meets_gets_the_smallest_noise() -> None:
     got = noise_multiplier_for(8.0, 1e-3, sample_rate=1e-6, steps=1)
     assert got == SMALLEST_NOISE
     assert cost((got, 1e-6, 1), delta=1e-3) <= 8.0
@@ -378,7 +379,7 @@ SPENT = [release(3.0, 0.1, 40), release(1.5, 0.05, 30)]
 
 
 @pytest.mark.parametrize(("target", "rate", "steps"), [(4.0, 0.1, 60), (8.0, 0.01, 1000)])
-def test_the_noise_counts_what_is_spent(target: float, rate: float, steps: int) -> None:
+def test_the_noise_accounts_for_earlier_releases(target: float, rate: float, steps: int) -> None:
     noise = noise_multiplier_for(target, DELTA, sample_rate=rate, steps=steps, spent=SPENT)
     total = epsilon([*SPENT, release(noise, rate, steps)], DELTA)
     assert 0.999 * target <= total <= target
@@ -436,7 +437,7 @@ def test_many_steps_after_a_long_history_are_found_in_time() -> None:
     assert steps > 100
 
 
-def test_a_budget_that_is_used_up_is_told() -> None:
+def test_a_spent_budget_is_an_error() -> None:
     used = epsilon(SPENT, DELTA)
     with pytest.raises(AccountingError, match=r"spent already, and the target is 1: nothing"):
         noise_multiplier_for(1.0, DELTA, sample_rate=0.1, steps=1, spent=SPENT)

@@ -92,7 +92,7 @@ def test_the_bound_holds_for_mechanisms_small_enough_to_enumerate(
 
 
 @LAWS
-def test_the_bound_is_not_absurdly_loose(law: TrialLaw) -> None:
+def test_the_bound_is_reasonably_tight(law: TrialLaw) -> None:
     p, q = (np.array(values) for values in MECHANISMS["response, ε = .1"])
     truth = exact(best_outcome(p, law, 20.0), best_outcome(q, law, 20.0))
     bound = best_of(exact(p, q), law, 20.0)
@@ -100,7 +100,7 @@ def test_the_bound_is_not_absurdly_loose(law: TrialLaw) -> None:
 
 
 @LAWS
-def test_the_truth_is_more_than_one_run_costs(law: TrialLaw) -> None:
+def test_selection_costs_more_than_one_run(law: TrialLaw) -> None:
     """So the bound is about something: choosing the best does leak."""
     p, q = np.array([0.99, 0.01]), np.array([0.98, 0.02])
     truth = exact(best_outcome(p, law, 20.0), best_outcome(q, law, 20.0))
@@ -110,7 +110,7 @@ def test_the_truth_is_more_than_one_run_costs(law: TrialLaw) -> None:
 @LAWS
 @pytest.mark.parametrize("mean", [2.0, 10.0, 100.0])
 @pytest.mark.parametrize(("noise", "rate", "steps"), [(2.0, 1.0, 2), (1.0, 0.1, 60), (20.0, 1, 2)])
-def test_it_is_what_another_accountant_says(
+def test_selection_agrees_with_another_accountant(
     law: TrialLaw, mean: float, noise: float, rate: float, steps: int
 ) -> None:
     shape = {TrialLaw.GEOMETRIC: 1.0, TrialLaw.LOGARITHMIC: 0.0, TrialLaw.POISSON: math.inf}[law]
@@ -159,11 +159,11 @@ def test_the_worst_choice_counts(law: TrialLaw) -> None:
 
 
 @LAWS
-def test_a_run_without_noise_costs_everything(law: TrialLaw) -> None:
+def test_a_run_without_noise_costs_infinity(law: TrialLaw) -> None:
     assert selection_epsilon([[release(0.0)]], 1e-5, law=law, mean=3) == math.inf
 
 
-def test_no_release_diverges_nowhere() -> None:
+def test_no_release_has_zero_divergence() -> None:
     assert not divergences([]).any()
 
 
