@@ -1,4 +1,4 @@
-"""sotto-node init, check and up: what is asked, and what is told."""
+"""sotto-node init, check and up: set up a site, check it, and run its node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["check_command", "init_command", "up_command"]
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """Something that has no default."""
+    """A setting without a default, which `init` asks for."""
 
     key: str
     flag: str
@@ -39,7 +39,7 @@ class _Question:
 
 _QUESTIONS = (
     _Question("organisation", "--organisation", "Your organisation's name (public)"),
-    _Question("user_base", "--user-base", "A name for your users, the same for ever"),
+    _Question("user_base", "--user-base", "A name for your users, which must never change"),
     _Question("population", "--population", "How many users you declare (public)", int),
     _Question("data.source", "--source", "Where the interactions are: a file, pattern or URL"),
     _Question("catalogue", "--catalogue", "Folder of the item list from the coordinator"),
@@ -58,25 +58,34 @@ _SKIPPABLE = [check.name for check in CHECKS if check.may_be_skipped]
 
 
 def init_command(  # noqa: PLR0913 each is a command-line option
-    folder: Annotated[Path, typer.Argument(help="Where the site shall lie.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder of the new site.")] = Path(),
     *,
-    organisation: Annotated[str | None, typer.Option(help="The name you go by; public.")] = None,
-    user_base: Annotated[
-        str | None, typer.Option(help="Whose budget is spent: the same name for ever.")
+    organisation: Annotated[
+        str | None, typer.Option(help="Your organisation's name; public.")
     ] = None,
-    population: Annotated[int | None, typer.Option(help="Users you declare; public.")] = None,
+    user_base: Annotated[
+        str | None,
+        typer.Option(help="Name of the users whose budget is spent; it must never change."),
+    ] = None,
+    population: Annotated[
+        int | None, typer.Option(help="Number of users that you declare; public.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="File, pattern or URL of the data.")] = None,
-    query: Annotated[str | None, typer.Option(help="Of a database: a SELECT.")] = None,
-    table: Annotated[str | None, typer.Option(help="Of a database, instead of --query.")] = None,
+    query: Annotated[str | None, typer.Option(help="For a database: a SELECT.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="For a database: a table, instead of --query.")
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Column of the user's id.")] = None,
     item: Annotated[str | None, typer.Option(help="Column of the item's id.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
     credentials: Annotated[str | None, typer.Option(help="File with the data's secrets.")] = None,
     catalogue: Annotated[str | None, typer.Option(help="Folder of the public items.")] = None,
     max_epsilon: Annotated[
-        float | None, typer.Option(help="ε that users may spend, over all runs, for ever.")
+        float | None, typer.Option(help="ε that your users may spend, over all runs, for ever.")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="δ of it: far below 1 / population.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="The δ of that ε, far below 1 / population.")
+    ] = None,
     superlink: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="The coordinator's address.")
     ] = None,
@@ -84,16 +93,18 @@ def init_command(  # noqa: PLR0913 each is a command-line option
         str | None, typer.Option(help="PEM file that signed the coordinator's certificate.")
     ] = None,
     anchor: Annotated[
-        str | None, typer.Option(help="File of the ledger's anchor; best on another disk.")
+        str | None, typer.Option(help="File of the ledger's anchor, preferably on another disk.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where metrics and probes answer; off without it."),
+        typer.Option(
+            metavar="HOST:PORT", help="Address of metrics and health probes; default: off."
+        ),
     ] = None,
 ) -> None:
-    """Set up a site: site.toml, ledger and key. Asks for what is not given."""
-    new_file(folder)  # before anything is asked
+    """Set up a site: site.toml, ledger and key. Ask for required settings that are not given."""
+    new_file(folder)  # refuses an existing site before anything is asked
     given: dict[str, Value | None] = {
         "organisation": organisation,
         "user_base": user_base,
@@ -114,23 +125,28 @@ def init_command(  # noqa: PLR0913 each is a command-line option
         "coordinator.root_certificates": root_certificates,
         "node.metrics": metrics,
     }
-    _tell_new(make_site(folder, _complete(given)))
+    _print_new_site(make_site(folder, _ask_missing(given)))
 
 
 def check_command(  # noqa: PLR0913 each is a command-line option
     site: SiteOption = Path(),
     *,
     noise_multiplier: Annotated[
-        float | None, typer.Option(help="Of a round, to say how many are left.")
+        float | None,
+        typer.Option(help="Noise of a round, to compute how many more fit the budget."),
     ] = None,
-    sample_rate: Annotated[float | None, typer.Option(help="Of a round, in (0, 1].")] = None,
-    local_steps: Annotated[int | None, typer.Option(help="Noised sums in a round.")] = None,
-    hidden_size: Annotated[int, typer.Option(help="The model's, for its memory.")] = 456,
-    max_length: Annotated[int, typer.Option(help="The model's, for its memory.")] = 50,
-    candidates: Annotated[int, typer.Option(help="The run's, for its memory.")] = 0,
+    sample_rate: Annotated[
+        float | None, typer.Option(help="Sample rate of a round, in (0, 1].")
+    ] = None,
+    local_steps: Annotated[
+        int | None, typer.Option(help="Number of noised sums in a round.")
+    ] = None,
+    hidden_size: Annotated[int, typer.Option(help="Of the model, to estimate memory.")] = 456,
+    max_length: Annotated[int, typer.Option(help="Of the model, to estimate memory.")] = 50,
+    candidates: Annotated[int, typer.Option(help="Of the run, to estimate memory.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Look whether the node could join: 0 all is fine, 1 something is doubtful, 2 wrong."""
+    """Check whether the node can join; exit with 0 if so, 1 if doubtful, 2 if it cannot."""
     expected = Expected(
         noise_multiplier=noise_multiplier,
         sample_rate=sample_rate,
@@ -138,8 +154,8 @@ def check_command(  # noqa: PLR0913 each is a command-line option
         model=ModelConfig(hidden_size=hidden_size, max_length=max_length),
         candidates=candidates,
     )
-    found = preflight(site, expected)
-    findings = list(found) if as_json else _told(found)
+    results = preflight(site, expected)
+    findings = list(results) if as_json else _print_findings(results)
     if as_json:
         write_json([asdict(finding) for finding in findings])
     raise typer.Exit(exit_code(findings))
@@ -153,31 +169,31 @@ def up_command(
         typer.Option(help=f"Start although this check fails: {' or '.join(_SKIPPABLE)}."),
     ] = None,
 ) -> None:
-    """Check, then keep the node running until it is told to end."""
+    """Check the site, then keep its node running until it is stopped."""
     set_up()
     skipped = set(skip_check or ())
-    if odd := skipped - set(_SKIPPABLE):
+    if unknown := skipped - set(_SKIPPABLE):
         raise SiteError(
-            f"--skip-check {odd.pop()}: only {' and '.join(_SKIPPABLE)} may be skipped."
+            f"--skip-check {unknown.pop()}: only {' and '.join(_SKIPPABLE)} may be skipped."
         )
     loaded = Site.load(site)
     loaded.check_seed({})
     supernode(loaded, b"")
     with only_node(Path(loaded.folder)) as lock:
-        wrong = _names_alone(preflight(site, Expected()))
-        if left := [name for name in wrong if name not in skipped]:
+        failed = _print_names(preflight(site, Expected()))
+        if errors := [name for name in failed if name not in skipped]:
             raise SiteError(
-                f"the node does not start: {', '.join(left)}. What is wrong and what to do: "
+                f"the node does not start: {', '.join(errors)}. Causes and remedies: "
                 f"sotto-node check --site {loaded.folder}"
             )
         run_node(loaded, lock)
 
 
-def _complete(given: Mapping[str, Value | None]) -> dict[str, Value]:
-    """What was given, and what had to be asked for.
+def _ask_missing(given: Mapping[str, Value | None]) -> dict[str, Value]:
+    """Return the given settings and those that were asked for.
 
     Raises:
-        SiteError: something is missing, and there is nobody to ask.
+        SiteError: a setting is missing, and there is no terminal to ask at.
     """
     values = {key: value for key, value in given.items() if value is not None}
     missing = [question for question in _QUESTIONS if question.key not in values]
@@ -194,7 +210,7 @@ def _complete(given: Mapping[str, Value | None]) -> dict[str, Value]:
     return values
 
 
-def _tell_new(new: NewSite) -> None:
+def _print_new_site(new: NewSite) -> None:
     site = new.site
     if new.open_to_others:
         messages.print(
@@ -214,30 +230,31 @@ def _tell_new(new: NewSite) -> None:
     )
 
 
-def _names_alone(findings: Iterable[Finding]) -> list[str]:
-    """Prints what is not fine by name, and gives what is wrong.
+def _print_names(findings: Iterable[Finding]) -> list[str]:
+    """Print the names of doubtful and failed checks, and return those that failed.
 
-    A service's output is kept and shipped like a log: what was found may tell of users.
+    The output of a service is stored and forwarded like a log, and details could reveal something
+    about users.
     """
-    told = [f for f in findings if f.status in (Status.WARNING, Status.ERROR)]
-    for finding in told:
+    problems = [f for f in findings if f.status in (Status.WARNING, Status.ERROR)]
+    for finding in problems:
         messages.print(f"{_MARKS[finding.status][0]}: {finding.name}")
-    return [finding.name for finding in told if finding.status is Status.ERROR]
+    return [finding.name for finding in problems if finding.status is Status.ERROR]
 
 
-def _told(findings: Iterable[Finding]) -> list[Finding]:
-    """Prints each finding as it comes."""
-    told = []
+def _print_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Print each finding as soon as its check is done."""
+    printed = []
     for finding in findings:
         mark, style = _MARKS[finding.status]
         line = Text.assemble((f"{mark:<9}", style), f"{finding.name:<17}", finding.found)
         output.print(line, soft_wrap=True)
         if finding.remedy:
             output.print(Text(f"{'':<26}{finding.remedy}"), soft_wrap=True)
-        told.append(finding)
-    counts = {status: sum(f.status is status for f in told) for status in Status}
+        printed.append(finding)
+    counts = {status: sum(f.status is status for f in printed) for status in Status}
     output.print(
         f"{counts[Status.OK]} fine, {counts[Status.WARNING]} doubtful, {counts[Status.ERROR]} wrong"
-        + (f", {counts[Status.SKIPPED]} passed over" if counts[Status.SKIPPED] else "")
+        + (f", {counts[Status.SKIPPED]} skipped" if counts[Status.SKIPPED] else "")
     )
-    return told
+    return printed

@@ -1,4 +1,4 @@
-"""A site with a past: two runs, refusals, and answers that are no longer kept."""
+"""A site with two past runs, refusals, and answers that are no longer kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST, SECOND = "3f2a9c01d4e5b677", "b81e0f6677aa2310"
 
 @dataclass(frozen=True)
 class Spending:
-    """A site that answers rounds without any data."""
+    """A site that charges and answers rounds without any data."""
 
     folder: Path
 
@@ -39,7 +39,7 @@ class Spending:
         kind: ReleaseKind = ReleaseKind.TRAIN,
         steps: int = 1,
     ) -> bytes:
-        """Charges and answers; raises BudgetExceeded."""
+        """Charge and answer a round; may raise BudgetExceeded."""
         release = Release(kind=kind, noise_multiplier=noise, sample_rate=0.1, steps=steps)
         policy, ledger = self.site.policy, self.ledger
         entry = Entry(run=run, round=number, release=release)
