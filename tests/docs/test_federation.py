@@ -30,7 +30,8 @@ import client.cli
 from tests.docs.pages import DOCS, Block, Shell, blocks, clone, environment
 
 ITEMS, USERS = 60, 2000
-PORTS = (9091, 9092, 9093, 9094)
+PORTS = (9091, 9092, 9093, 9094, 9095, 9096)
+"""The coordinator's three, as the pages have them, and one of each node."""
 HOST = "sotto.example"
 """The page asks for the reader's own name in place of it."""
 PARTNERS = {"Alpha Books": "alpha-books", "Beta": "beta", "Gamma": "gamma"}
@@ -214,7 +215,7 @@ def test_run_and_join_as_they_are_written(federation: Federation) -> None:
     first.follow(until="sotto-node trust")
     for one in others:
         one.type("sotto-node init")
-    for port, partner in enumerate(partners.values(), start=PORTS[-1]):
+    for port, partner in enumerate(partners.values(), start=PORTS[3]):
         share_machine(partner.shell.folder / "site" / "site.toml", port)
     federation.send_keys()
     for one in others:  # "Repeat `invite` and `accept` for each partner."
