@@ -39,6 +39,7 @@ from flwr.serverapp import Grid
 from server.aggregation.quorum import quorum_size
 from server.rounds.grid import PatientGrid
 from server.rounds.participants import Partner
+from server.rounds.report import CollectionReport, Verdict
 from shared.config import ServerConfig
 from shared.errors import QuorumError, ReplyError
 from shared.messages import traffic
@@ -46,12 +47,10 @@ from shared.outcomes import Outcome
 
 __all__ = [
     "Collection",
-    "CollectionReport",
     "CollectionSpec",
     "LookUp",
     "Memory",
     "OnMiss",
-    "Verdict",
 ]
 
 log = logging.getLogger("sotto.server")
@@ -83,60 +82,6 @@ class CollectionSpec(Generic[Value]):
     content: RecordDict
     check: Callable[[Message, Partner], Value]
     digest: Callable[[Value], str] = lambda _: ""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How an organisation's part in a collection counts.
-
-    Attributes:
-        outcome: as in the module's table.
-        reason: in our own words; "" for a valid reply.
-    """
-
-    outcome: Outcome
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionReport:
-    """The result of a collection, or of an attempt at it.
-
-    Attributes:
-        name: of the collection.
-        round: of training, 1-based; 0 for a statistic.
-        attempts: made so far.
-        needed: valid replies that are a quorum.
-        verdicts: by organisation.
-        late: organisations that answered an earlier request after its collection had ended.
-        seconds: since the first request.
-        bytes_up: size of the arrays received.
-        bytes_down: size of the arrays sent.
-    """
-
-    name: str
-    round: int
-    attempts: int
-    needed: int
-    verdicts: Mapping[str, Verdict]
-    late: tuple[str, ...]
-    seconds: float
-    bytes_up: int
-    bytes_down: int
-
-    @property
-    def valid(self) -> int:
-        """Number of valid replies."""
-        return sum(verdict.outcome is Outcome.VALID for verdict in self.verdicts.values())
-
-    @property
-    def failures(self) -> str:
-        """Organisations without a valid reply, each with its reason, as text."""
-        return "; ".join(
-            f"{name}: {verdict.reason}"
-            for name, verdict in self.verdicts.items()
-            if verdict.outcome is not Outcome.VALID
-        )
 
 
 OnMiss = Callable[[CollectionReport], None]

@@ -12,13 +12,13 @@ from flwr.serverapp import Grid
 from server.aggregation.robust import robust_mean
 from server.rounds.collection import (
     Collection,
-    CollectionReport,
     LookUp,
     Memory,
     OnMiss,
 )
 from server.rounds.participants import Partner
 from server.rounds.replies import Floats
+from server.rounds.report import CollectionReport
 from server.rounds.requests import statistic_spec
 from shared.config import Aggregation, RunConfig
 from shared.messages import Statistic, StatisticsRequest

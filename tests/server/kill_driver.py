@@ -46,12 +46,12 @@ def at_call(owner: Any, name: str, times: int) -> Arm:  # noqa: ANN401
     """Dies where this function is called for the n-th time."""
 
     def arm() -> None:
-        whole, left = getattr(owner, name), times
+        original, left = getattr(owner, name), times
 
         def called(*arguments: object, **options: object) -> Any:  # noqa: ANN401
             nonlocal left
             left -= 1
-            return whole(*arguments, **options) if left else die()
+            return original(*arguments, **options) if left else die()
 
         setattr(owner, name, called)
 
@@ -62,12 +62,12 @@ def after_call(owner: Any, name: str, times: int) -> Arm:  # noqa: ANN401
     """Dies where this function has returned for the n-th time."""
 
     def arm() -> None:
-        whole, left = getattr(owner, name), times
+        original, left = getattr(owner, name), times
 
         def called(*arguments: object, **options: object) -> Any:  # noqa: ANN401
             nonlocal left
             left -= 1
-            result = whole(*arguments, **options)
+            result = original(*arguments, **options)
             return result if left else die()
 
         setattr(owner, name, called)
@@ -161,14 +161,14 @@ def main() -> None:
     for number, (point, arm) in enumerate({"": None, **POINTS}.items()):
         folder = template.with_name(f"{template.name}-{number}")
         shutil.copytree(template, folder)
-        found = {"point": point, "status": coordinated(folder, config, arm)}
+        outcome = {"point": point, "status": coordinated(folder, config, arm)}
         if arm is not None:
-            found["killed"] = {
+            outcome["killed"] = {
                 "state": RunStatus.load(folder / "run").state,
                 "charged": charged(folder),
             }
-            found["resumed"] = coordinated(folder, config)
-        sys.stdout.write(json.dumps(found | result(folder)) + "\n")
+            outcome["resumed"] = coordinated(folder, config)
+        sys.stdout.write(json.dumps(outcome | result(folder)) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -262,17 +261,21 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
 def test_a_run_of_release_0_1_is_resumed(two: Make, config: RunConfig) -> None:
     server = replace(config.server, strategy=StrategyName.FEDAVGM)
-    config = replace(config, privacy=PRIVATE, server=server)
-    through, resumed = two(config), two(config)
-    through.run()
+    resumed = two(replace(config, privacy=PRIVATE, server=server))
     shutil.copytree(STORED, resumed.out)
+    stored = resumed.checkpoint
     grid = resumed.run(resume=True)
     assert rounds_asked(grid) == [2, 2, 3, 3]
     status = RunStatus.load(resumed.out)
     assert (status.state, status.round, status.starts) == (RunState.FINISHED, ROUNDS, 2)
     assert status.organisations["alpha"].replies == {"valid": ROUNDS}
-    for name, values in through.checkpoint.weights.items():  # another processor's last bits
-        np.testing.assert_allclose(resumed.checkpoint.weights[name], values, atol=1e-4)
+    # A newer release draws other dropout masks: what must be the same is where it goes on from.
+    first = next(message for message in grid.sent if round_of(message) == 2)
+    sent = TrainRequest.from_content(first.content).weights
+    assert {n: w.tobytes() for n, w in sent.items()} == {
+        n: w.tobytes() for n, w in stored.weights.items()
+    }
+    assert stored.optimiser
 
 
 def test_a_kill_within_a_round_costs_nobody_anything(
@@ -354,6 +357,29 @@ def test_a_site_that_misses_a_statistic_is_reported_as_in_a_round(
         "statistic-missed",
         "statistic-collected",
     ] * 2
+
+
+def test_a_late_statistic_is_reported_with_the_first_round(two: Make, config: RunConfig) -> None:
+    config = replace(config, model=DESCRIBED, warm_start=WarmStartConfig(), privacy=PRIVATE)
+    federation = two(config)
+    grid = federation.connect(federation.sites)
+    node, held = grid.nodes[2], list[Message]()
+
+    def slow(message: Message) -> Message | None:
+        if message.metadata.message_type != STATISTICS:
+            return node(message)
+        held.append(message)
+        return node(message) if len(held) == 1 else None
+
+    def deliver(checkpoint: Checkpoint) -> None:
+        reply = node(held[1]) if checkpoint.round == 0 else None
+        if reply is not None:
+            grid._replies[held[1].metadata.message_id] = reply
+
+    grid.nodes[2] = slow
+    coordinate(grid, federation.config, deliver)
+    replies = RunStatus.load(federation.out).organisations["beta"].replies
+    assert replies == {"missing": 1, "late": 1, "valid": 1 + ROUNDS}
 
 
 def test_a_finished_run_may_be_resumed_to_write_its_model(two: Make, config: RunConfig) -> None:

@@ -108,11 +108,11 @@ def test_statistics_alone_may_cost_it_all() -> None:
 def test_a_divided_release_costs_what_the_whole_one_does_by_another_accountant(
     parts: tuple[float, ...],
 ) -> None:
-    whole, divided = (PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE) for _ in range(2))
-    whole.compose(GaussianDpEvent(1.3))
+    single, divided = (PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE) for _ in range(2))
+    single.compose(GaussianDpEvent(1.3))
     for part in parts:
         divided.compose(GaussianDpEvent(noise_for_share(1.3, part)))
-    assert divided.get_epsilon(DELTA) == pytest.approx(whole.get_epsilon(DELTA), rel=1e-3)
+    assert divided.get_epsilon(DELTA) == pytest.approx(single.get_epsilon(DELTA), rel=1e-3)
 
 
 @settings(max_examples=60, deadline=None)

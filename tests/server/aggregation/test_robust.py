@@ -80,11 +80,11 @@ def test_a_rule_is_what_the_papers_say(
 ) -> None:
     server = config(rule, malicious)
     changes = some_changes(minimum_replies(server) + more, seed, size)
-    found = robust_change(changes, server)
-    assert {name: value.shape for name, value in found.items()} == SHAPES
-    assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
+    result = robust_change(changes, server)
+    assert {name: value.shape for name, value in result.items()} == SHAPES
+    assert {value.dtype for value in result.values()} == {np.dtype(np.float32)}
     expected = BY_HAND[rule](np.stack([flat(change) for change in changes]), malicious)
-    np.testing.assert_allclose(flat(found), expected, rtol=1e-5, atol=1e-6 * size)
+    np.testing.assert_allclose(flat(result), expected, rtol=1e-5, atol=1e-6 * size)
 
 
 @each_rule
@@ -120,8 +120,8 @@ def test_what_all_have_in_common_does_not_drown_the_difference(rule: Aggregation
         for change in some_changes(7, seed=1, size=1e-3)
     ]
     rows = np.stack([flat(change) for change in changes])
-    found = flat(robust_change(changes, config(rule)))
-    np.testing.assert_allclose(found, BY_HAND[rule](rows, 1), rtol=0, atol=1e-5)
+    result = flat(robust_change(changes, config(rule)))
+    np.testing.assert_allclose(result, BY_HAND[rule](rows, 1), rtol=0, atol=1e-5)
 
 
 @each_rule
@@ -157,10 +157,10 @@ def test_as_many_attackers_as_it_says_get_nowhere(
     count = minimum_replies(server) + more
     honest = some_changes(count - malicious, seed=malicious)
     attack = {name: np.full(shape, 1e3, np.float32) for name, shape in SHAPES.items()}
-    found = flat(robust_change([*honest, *[attack] * malicious], server))
+    result = flat(robust_change([*honest, *[attack] * malicious], server))
     rows = np.stack([flat(change) for change in honest])
-    assert np.all(found <= rows.max(axis=0) + 1e-6)
-    assert np.all(found >= rows.min(axis=0) - 1e-6)
+    assert np.all(result <= rows.max(axis=0) + 1e-6)
+    assert np.all(result >= rows.min(axis=0) - 1e-6)
 
 
 # --- a warm start's sums -------------------------------------------------------------------------
@@ -188,10 +188,10 @@ def test_the_noise_that_a_rule_leaves_is_known(rule: Aggregation, apart: float) 
 @each_rule
 def test_without_noise_a_rule_leaves_none(rule: Aggregation) -> None:
     sums = noised_sums(0.0, 1.0, 0)
-    found, spread = robust_mean(sums, USERS, 0.0, config(rule))
+    result, spread = robust_mean(sums, USERS, 0.0, config(rule))
     rows = np.stack([total / users for total, users in zip(sums, USERS, strict=True)])
     assert spread == 0
-    np.testing.assert_allclose(found, BY_HAND[rule](rows, 1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result, BY_HAND[rule](rows, 1), rtol=1e-5, atol=1e-6)
 
 
 def attacked(honest: list[Matrix], declared: int) -> tuple[list[Matrix], list[int]]:
@@ -207,9 +207,9 @@ def test_who_declares_more_users_gets_no_further(rule: Aggregation, declared: in
     honest = noised_sums(0.5, 0.001, 0)
     totals, users = attacked(honest, declared)
     rows = np.stack([total / n for total, n in zip(honest, USERS, strict=True)])
-    found, _ = robust_mean(totals, users, 0.5, config(rule))
-    assert np.all(found <= rows.max(axis=0) + 1e-6)
-    assert np.all(found >= rows.min(axis=0) - 1e-6)
+    result, _ = robust_mean(totals, users, 0.5, config(rule))
+    assert np.all(result <= rows.max(axis=0) + 1e-6)
+    assert np.all(result >= rows.min(axis=0) - 1e-6)
     assert credible_populations(users, config(rule)) == [100] * 8
     assert credible_populations(users, ServerConfig()) == users
 

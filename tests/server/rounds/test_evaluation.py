@@ -116,13 +116,13 @@ def test_partners_that_allow_it_answer_and_are_charged(
     arrays = to_arrays(sites.request().weights)
     terms = Terms(run="r", catalogue=sites.catalogue.fingerprint, noise_multiplier=1.0)
     strategy = FederatedStrategy(config, terms, lambda _: partners, names=list(arrays))
-    found = {}
+    metrics = {}
     for number in (1, 2, 3, 4):
         messages = list(strategy.configure_evaluate(number, arrays, ConfigRecord(), grid))
         assert len(messages) == (0 if number % 2 else 3)
-        found[number] = strategy.aggregate_evaluate(number, grid.send_and_receive(messages))
-    assert [number for number, means in found.items() if means is not None] == [2, 4]
-    for means in (found[2], found[4]):
+        metrics[number] = strategy.aggregate_evaluate(number, grid.send_and_receive(messages))
+    assert [number for number, means in metrics.items() if means is not None] == [2, 4]
+    for means in (metrics[2], metrics[4]):
         assert means is not None
         noise = math.sqrt(6) / 400
         assert means["noise"] == pytest.approx(noise, rel=0.1)

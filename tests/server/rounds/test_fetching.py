@@ -41,15 +41,15 @@ class SuperLink:
 
     def __init__(self) -> None:
         self.replies: dict[int, Message] = {}
-        self.told: set[str] = set()
+        self.announced: set[str] = set()
         self.confirmed: list[str] = []
         self._parts: dict[str, bytes] = {}
         self._draw = np.random.default_rng(0)
 
     def fill(self, *nodes: int) -> None:
         for node in nodes:
-            found = get_all_nested_objects(self.replies[node])
-            self._parts |= {name: part.deflate() for name, part in found.items()}
+            parts = get_all_nested_objects(self.replies[node])
+            self._parts |= {name: part.deflate() for name, part in parts.items()}
 
     def forget(self, node: int) -> None:
         """As 180 s after the last part."""
@@ -73,12 +73,12 @@ class SuperLink:
 
     def PullMessages(self, request: PullAppMessagesRequest) -> PullAppMessagesResponse:
         asked = set(request.message_ids)
-        assert not asked & self.told, "it knows nothing any more of what it has told"
-        found = [r for r in self.replies.values() if r.metadata.reply_to_message_id in asked]
-        self.told |= {reply.metadata.reply_to_message_id for reply in found}
+        assert not asked & self.announced, "a reply is announced once"
+        replies = [r for r in self.replies.values() if r.metadata.reply_to_message_id in asked]
+        self.announced |= {reply.metadata.reply_to_message_id for reply in replies}
         return PullAppMessagesResponse(
-            messages_list=[message_to_proto(remove_content_from_message(r)) for r in found],
-            message_object_trees=[get_object_tree(reply) for reply in found],
+            messages_list=[message_to_proto(remove_content_from_message(r)) for r in replies],
+            message_object_trees=[get_object_tree(reply) for reply in replies],
         )
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:
@@ -149,16 +149,17 @@ def test_flowers_grid_waits_for_one_reply_and_returns_no_other(
 ) -> None:
     """Why there is a `Fetcher`: where this fails, Flower has mended it."""
     filling(superlink, 2, 3)
-    found: list[Message] = []
+    replies: list[Message] = []
     thread = threading.Thread(
-        target=lambda: found.extend(flowers.send_and_receive(requests(), timeout=0.2)), daemon=True
+        target=lambda: replies.extend(flowers.send_and_receive(requests(), timeout=0.2)),
+        daemon=True,
     )
     thread.start()
     thread.join(2.0)
     assert thread.is_alive(), "past its deadline"
     superlink.fill(1)
     thread.join(20.0)
-    assert senders(found) == [1, 2, 3]
+    assert senders(replies) == [1, 2, 3]
 
 
 def test_an_incomplete_reply_delays_no_other_and_can_come_late(

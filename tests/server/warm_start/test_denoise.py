@@ -39,7 +39,7 @@ def test_without_an_answer_the_prior_is_all() -> None:
 
 @pytest.mark.parametrize("noise_std", [0.1, 1.0, 10.0])
 def test_the_posterior_is_nearer_than_the_noised_sum_and_the_prior(noise_std: float) -> None:
-    """The sum is 3 · prior + N(0, 1): the posterior mean's error is known."""
+    """The sum is 3 · prior + N(0, 1): the posterior mean's error is moment."""
     prior = DRAW.standard_normal((200, 200))
     truth = 3 * prior + DRAW.standard_normal((200, 200))
     noised = truth + noise_std * DRAW.standard_normal((200, 200))
@@ -74,14 +74,14 @@ def test_the_recommender_then_scores_by_moment_and_popularity() -> None:
     model = build(shape, catalogue)
     model.train(mode=False)
     table = model.features.table.numpy()
-    known = moment_sum(some_histories(50), table, shape.recency)
+    moment = moment_sum(some_histories(50), table, shape.recency)
     popular = DRAW.uniform(0.1, 9, ITEMS)
-    set_first_weights(model, Posterior(known), popular)
+    set_first_weights(model, Posterior(moment), popular)
     history = torch.tensor([[5, 2, 9]])
     with torch.no_grad():
         scores = model.next_item_scores(history)[0].numpy()
         state = model.states(history)[0, -1].numpy()
-    bilinear = state @ known @ table.T
+    bilinear = state @ moment @ table.T
     rest = scores - np.log(popular)
     rest, bilinear = rest - rest.mean(), bilinear - bilinear.mean()
     scale = (rest @ bilinear) / (bilinear @ bilinear)
@@ -92,8 +92,8 @@ def test_the_recommender_then_scores_by_moment_and_popularity() -> None:
 def test_the_moments_part_of_a_score_has_the_stated_size() -> None:
     catalogue, model = some_catalogue(), build(DESCRIBED, some_catalogue())
     model.train(mode=False)
-    known = moment_sum(some_histories(50), model.features.table.numpy(), DESCRIBED.recency)
-    set_first_weights(model, Posterior(known), np.ones(ITEMS))
+    moment = moment_sum(some_histories(50), model.features.table.numpy(), DESCRIBED.recency)
+    set_first_weights(model, Posterior(moment), np.ones(ITEMS))
     with torch.no_grad():
         scores = torch.stack(
             [model.next_item_scores(torch.tensor([[i]]))[0] for i in range(1, len(catalogue) + 1)]

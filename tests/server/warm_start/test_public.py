@@ -82,9 +82,9 @@ def test_text_is_needed_and_room_for_more(bare: bool, size: int) -> None:
 def test_interactions_travel_with_the_coordinators_catalogue(tmp_path: Path) -> None:
     assert read_public(tmp_path, items()) is None
     save_public(PUBLIC_USERS, items(), tmp_path)
-    found = read_public(tmp_path, items())
-    assert found is not None
-    np.testing.assert_array_equal(found.items, PUBLIC_USERS.items)
+    stored = read_public(tmp_path, items())
+    assert stored is not None
+    np.testing.assert_array_equal(stored.items, PUBLIC_USERS.items)
     (tmp_path / PUBLIC).write_bytes(b"torn")
     with pytest.raises(DataError):
         read_public(tmp_path, items())

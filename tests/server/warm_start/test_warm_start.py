@@ -93,14 +93,14 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 def test_it_gives_the_weights_that_training_begins_with(coordinator: Coordinator) -> None:
-    found = coordinator.warm()
-    own = tuple(int(item) for item in found.pop("own"))
+    weights = coordinator.warm()
+    own = tuple(int(item) for item in weights.pop("own"))
     assert len(own) == 3
     model = build(replace(DESCRIBED, own_items=own), coordinator.sites.catalogue)
     shapes = {name: tuple(p.shape) for name, p in trainable(model).items()}
-    assert {name: value.shape for name, value in found.items()} == shapes
-    assert all(np.isfinite(value).all() for value in found.values())
-    assert found["feature_out.weight"].any()
+    assert {name: value.shape for name, value in weights.items()} == shapes
+    assert all(np.isfinite(value).all() for value in weights.values())
+    assert weights["feature_out.weight"].any()
 
 
 def test_own_items_are_the_most_popular_over_all_sites(coordinator: Coordinator) -> None:
@@ -120,9 +120,9 @@ def test_an_attacker_leads_a_sum_astray_and_a_robust_rule_hardly(
     def attack(message: Message) -> Message | None:
         if (reply := answer(message)) is not None:
             total = StatisticsReply.from_content(reply.content).total
-            told = np.zeros_like(total)
-            told.flat[item] = coordinator.populations["beta"]
-            reply.content = StatisticsReply(total=told).to_content()
+            false = np.zeros_like(total)
+            false.flat[item] = coordinator.populations["beta"]
+            reply.content = StatisticsReply(total=false).to_content()
         return reply
 
     coordinator.grid.nodes[2] = attack
@@ -214,12 +214,12 @@ def test_who_is_silent_at_first_is_asked_again_and_nobody_pays_twice(
             return None if asked[node] == 1 else reply
 
         coordinator.grid.nodes[node] = late
-    found = coordinator.warm()
+    weights = coordinator.warm()
     assert asked == {1: 3, 2: 3}, "twice for the first statistic, once for the second"
     charged = [len(Site.load(folder).open_ledger().outbox()) for folder in coordinator.folders]
     assert charged == [2, 2, 2]
     coordinator.grid = connect(coordinator.folders)
-    assert same(coordinator.warm(), found), "the kept answers are the same bytes"
+    assert same(coordinator.warm(), weights), "the kept answers are the same bytes"
 
 
 def test_who_has_declined_is_not_asked_again(sites: Sites, connect: Connect) -> None:
@@ -251,19 +251,19 @@ def test_without_statistics_public_users_determine_the_weights(coordinator: Coor
 
 def test_public_states_refine_the_weights_without_another_request(coordinator: Coordinator) -> None:
     public, asked = some_histories(60, seed=9), []
-    found = {}
+    weights = {}
     for steps in (0, 8):
         warm_start_config = replace(coordinator.config.warm_start, steps=steps)
         coordinator.config = replace(coordinator.config, warm_start=warm_start_config)
         for prior in (None, public):
             coordinator.grid.sent.clear()
-            found[steps, prior is None] = coordinator.warm(prior)
+            weights[steps, prior is None] = coordinator.warm(prior)
             asked.append(len(coordinator.grid.sent))
     assert asked == [2 * len(NAMES)] * 4
-    assert same(found[0, True], found[8, True])
-    assert not same(found[0, False], found[8, False])
+    assert same(weights[0, True], weights[8, True])
+    assert not same(weights[0, False], weights[8, False])
     offsets = "item_scores.offset"
-    np.testing.assert_array_equal(found[0, False][offsets], found[8, False][offsets])
+    np.testing.assert_array_equal(weights[0, False][offsets], weights[8, False][offsets])
 
 
 def test_an_item_must_stand_out_from_the_noise() -> None:
