@@ -1,4 +1,4 @@
-"""sotto-lab sweep: every combination of some settings, or a search over them, run by run."""
+"""sotto-lab sweep: simulate every combination of some settings, or search over them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from simulations.commands.options import (
     paths,
 )
 from simulations.experiment.config import Engine
-from simulations.sweep.board import board
-from simulations.sweep.folder import SweepFolder, settled_plan
-from simulations.sweep.plan import Asked, Keep, Plan, label, parse_axes
-from simulations.sweep.price import Price, price
-from simulations.sweep.search import OBJECTIVE, Draws, SearchPlan, Trials, asked_search, search_plan
+from simulations.sweep.axes import label, parse_axes
+from simulations.sweep.folder import SweepFolder, resolve_plan
+from simulations.sweep.plan import Keep, Plan, SweepOptions
+from simulations.sweep.progress import sweep_progress
+from simulations.sweep.search import OBJECTIVE, Sampler, SearchPlan, plan_search, search_options
+from simulations.sweep.search_cost import SearchCost, search_cost
 from simulations.sweep.table import Cell, Outcome, cells
+from simulations.sweep.trials import Trials
 from simulations.sweep.work import Grid, Source, work
 from simulations.sweep.workers import LocalWorkers, RayWorkers, Workers, cores, devices
 
@@ -43,18 +45,18 @@ BEST = "best.toml"
 
 def sweep_command(  # noqa: PLR0913 each is a command-line option
     *,
-    out: Annotated[Path, typer.Option(help="Folder for everything of the sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder for the sweep: runs, logs and the table.")],
     config: Annotated[
         list[Path] | None,
-        typer.Option("--config", help="TOML file of settings; several are compared."),
+        typer.Option("--config", help="TOML file of settings. Repeatable: recipes to compare."),
     ] = None,
     epsilons: Annotated[
-        str | None, typer.Option(help="Privacy budgets, as in 1,2,4,8,none.")
+        str | None, typer.Option(help="Privacy budgets, for example 1,2,4,8,none.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="As in 0,1,2: what tells luck apart.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Random seeds, for example 0,1,2.")] = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=V1,V2", help="Any other setting's values. May be repeated."),
+        typer.Option(metavar="KEY=V1,V2", help="Values of any other setting. Repeatable."),
     ] = None,
     search: Annotated[
         int | None, typer.Option(help="Trials of a search over --space, instead of a grid.")
@@ -63,14 +65,16 @@ def sweep_command(  # noqa: PLR0913 each is a command-line option
         list[str] | None,
         typer.Option(
             metavar="KEY=LOW..HIGH[:log] | KEY=A|B",
-            help="Where --search looks. May be repeated.",
+            help="Values that --search may choose. Repeatable.",
         ),
     ] = None,
     trials: Annotated[
         TrialLaw | None,
-        typer.Option(help="Draw the number of trials, with mean --search: bounds its ε."),
+        typer.Option(
+            help="Draw the number of trials with mean --search, for a smaller bound of its ε."
+        ),
     ] = None,
-    sampler: Annotated[Draws | None, typer.Option(help="How trials' settings are drawn.")] = None,
+    sampler: Annotated[Sampler | None, typer.Option(help="How trials' settings are drawn.")] = None,
     data_folder: DataOption = None,
     catalogue: CatalogueOption = None,
     public: PublicOption = None,
@@ -78,13 +82,15 @@ def sweep_command(  # noqa: PLR0913 each is a command-line option
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     delta: DeltaOption = None,
     partition: PartitionOption = None,
-    engine: Annotated[Engine | None, typer.Option(help="What runs the apps.")] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Runs the apps in this process or on Ray.")
+    ] = None,
     assignments: SetOption = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Runs at a time. Without it: one for each core, or for each GPU."),
+        typer.Option(help="Runs at a time. Default: one for each core, or for each GPU."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Of each run.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of each run.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -96,18 +102,21 @@ def sweep_command(  # noqa: PLR0913 each is a command-line option
     keep: Annotated[
         Keep | None,
         typer.Option(
-            help="'results' (as without it) drops a finished run's model, catalogue, copies of "
-            "the data and organisations trained alone, and keeps figures, ledgers and settings, "
-            "which `report` reads; 'all' keeps all.",
+            help="'results', the default, deletes a finished run's model, catalogue, copies of the "
+            "data and local baselines, and keeps the figures, ledgers and settings that `report` "
+            "reads; 'all' keeps everything.",
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the sweep in --out; so does the same call.")
+        bool,
+        typer.Option("--resume", help="Continue the sweep in --out; so does the same command."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; start none.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as data.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, and start none.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Run a simulation for every combination of ε, seeds and any settings, or search them.
+    """Simulate every combination of ε, seeds and other settings, or search over settings.
 
     Each run is a `sotto-lab simulate` in a process and a folder of its own. For example:
 
@@ -116,13 +125,13 @@ def sweep_command(  # noqa: PLR0913 each is a command-line option
     sotto-lab sweep --search 20 --space model.recency=.5..1 --space warm_start.own_items=0|200
     --set privacy.epsilon=8 --delta 1e-5 --out runs/search
 
-    Exit code 1: a run failed; the others went on, and calling again tries it again.
+    Exit code 1: a run failed. The others still ran; the same command tries it again.
     """
     if search is None and (space or trials or sampler):
         raise ConfigError(
-            "--space, --trials and --sampler belong to --search: say how many trials."
+            "--space, --trials and --sampler need --search: state the number of trials."
         )
-    asked = Asked(
+    options = SweepOptions(
         recipes=config or [],
         options=paths(data=data_folder, catalogue=catalogue, public=public)
         | {
@@ -137,28 +146,28 @@ def sweep_command(  # noqa: PLR0913 each is a command-line option
         axes=parse_axes(epsilons, seeds, grid or []),
         keep=keep,
     )
-    wanted = {} if search is None else asked_search(search, trials, sampler, space or [])
+    search_settings = {} if search is None else search_options(search, trials, sampler, space or [])
     _check(jobs, threads)
     folder = SweepFolder(out)
-    plan = settled_plan(folder, asked, wanted, resume=resume)
-    found = search_plan(plan) if plan.search else None
+    plan = resolve_plan(folder, options, search_settings, resume=resume)
+    planned = plan_search(plan) if plan.search else None
     if dry_run:
-        _tell_runs(folder, plan, found, as_json=as_json)
+        _print_plan(folder, plan, planned, as_json=as_json)
         return
     with folder.locked():
         folder.write_plan(plan)
-        source: Source = Trials(found, plan, folder) if found else Grid(plan.runs(), folder)
+        source: Source = Trials(planned, plan, folder) if planned else Grid(plan.runs(), folder)
         workers = _workers(ray, jobs, threads)
-        with board(source.total, source.known, messages) as shown:
-            work(source, workers, folder, plan.keep, shown)
-    cost = price(found, plan, source.total) if found else None
+        with sweep_progress(source.total, source.outcomes, messages) as progress:
+            work(source, workers, folder, plan.keep, progress)
+    cost = search_cost(planned, plan, source.total) if planned else None
     if isinstance(source, Trials) and source.best is not None:
         _write_best(folder, source.best)
     if as_json:
         write_json(_data(folder, source, cost))
     else:
-        _tell(folder, source, cost)
-    if any(outcome.status == "failed" for outcome in source.known):
+        _print_outcome(folder, source, cost)
+    if any(outcome.status == "failed" for outcome in source.outcomes):
         failed()
 
 
@@ -171,42 +180,44 @@ def _check(jobs: int | None, threads: int) -> None:
 def _workers(ray: str | None, jobs: int | None, threads: int) -> Workers:
     if ray is not None:
         if jobs is not None:
-            raise ConfigError("--jobs with --ray: the cluster's cores decide. Leave one out.")
+            raise ConfigError(
+                "--jobs with --ray: the cluster's cores set the number of jobs. Leave one out."
+            )
         return RayWorkers(ray, threads)
     return LocalWorkers(jobs or len(devices()) or max(1, cores() // threads), threads)
 
 
 def _write_best(folder: SweepFolder, best: Outcome) -> None:
-    """The best trial's settings, to be measured once on what the search never saw."""
+    """Write the best trial's settings, for one evaluation on test items."""
     text = best.run.config.to_toml().replace('split = "validation"', 'split = "test"')
     (folder.path / BEST).write_text(text, encoding="utf-8")
 
 
-# --- what is told ------------------------------------------------------------------------------
+# --- output ------------------------------------------------------------------------------------
 
 
-def _tell_runs(
+def _print_plan(
     folder: SweepFolder, plan: Plan, search: SearchPlan | None, *, as_json: bool
 ) -> None:
     if search is not None:
         [base] = plan.recipes.values()
-        count, known = search.count(int(base["seed"])), []
+        count, outcomes = search.count(int(base["seed"])), []
         drawn = "" if search.law is None else f" ({search.law}, mean {search.trials})"
     else:
-        known = list(Grid(plan.runs(), folder).known)
-        count, drawn = len(known), ""
+        outcomes = list(Grid(plan.runs(), folder).outcomes)
+        count, drawn = len(outcomes), ""
     if as_json:
-        listed = [{"name": one.run.name, "status": one.status} for one in known]
+        listed = [{"name": one.run.name, "status": one.status} for one in outcomes]
         write_json({"folder": str(folder.path), "count": count, "runs": listed})
         return
-    for outcome in known:
+    for outcome in outcomes:
         output.print(f"{outcome.run.name}  {outcome.status}", markup=False, soft_wrap=True)
     kind = "runs" if search is None else "trials"
-    done = sum(outcome.status == "finished" for outcome in known)
+    done = sum(outcome.status == "finished" for outcome in outcomes)
     messages.print(f"{count} {kind}{drawn}, {done} finished; nothing was started.")
 
 
-def _data(folder: SweepFolder, source: Source, cost: Price | None) -> dict[str, Any]:
+def _data(folder: SweepFolder, source: Source, cost: SearchCost | None) -> dict[str, Any]:
     data: dict[str, Any] = {
         "folder": str(folder.path),
         "table": str(folder.path / "sweep.parquet"),
@@ -218,11 +229,11 @@ def _data(folder: SweepFolder, source: Source, cost: Price | None) -> dict[str, 
                 "settings": dict(outcome.run.values),
                 "federated": dict(outcome.federated) or None,
             }
-            for outcome in source.known
+            for outcome in source.outcomes
         ],
         "cells": [
             {"settings": dict(cell.values), "finished": cell.finished, "federated": _spread(cell)}
-            for cell in cells(source.known)
+            for cell in cells(source.outcomes)
         ],
     }
     if cost is not None:
@@ -232,19 +243,19 @@ def _data(folder: SweepFolder, source: Source, cost: Price | None) -> dict[str, 
 
 
 def _spread(cell: Cell) -> dict[str, Any]:
-    found = {name: cell.figure(name) for name in FIGURES}
+    figures = {name: cell.figure(name) for name in FIGURES}
     return {
         name: None if figure is None else {"mean": figure[0], "sd": figure[1]}
-        for name, figure in found.items()
+        for name, figure in figures.items()
     }
 
 
-def _tell(folder: SweepFolder, source: Source, cost: Price | None) -> None:
-    outcomes = source.known
+def _print_outcome(folder: SweepFolder, source: Source, cost: SearchCost | None) -> None:
+    outcomes = source.outcomes
     if isinstance(source, Trials):
         key = OBJECTIVE
         ranked = sorted(outcomes, key=lambda one: -one.federated.get(key, -1.0))
-        output.print("Best of the trials, on validation items:")
+        output.print("The best trials, on validation items:")
         output.print(_table(cells(ranked[:10])))
     else:
         output.print("The federated model, mean ± standard deviation over seeds:")
@@ -260,19 +271,17 @@ def _tell(folder: SweepFolder, source: Source, cost: Price | None) -> None:
     output.print(f"Written to {path}: sweep.parquet, runs/*/result.json", soft_wrap=True)
     if isinstance(source, Trials) and source.best is not None:
         follow = f"sotto-lab simulate --config {path / BEST} --out {path}-best"
-        output.print(f"Measure the best once, on test items: {follow}", soft_wrap=True)
+        output.print(f"Evaluate the best once, on test items: {follow}", soft_wrap=True)
     else:
-        output.print(
-            f"See it: sotto-lab report {path} --out {path / 'report.html'}", soft_wrap=True
-        )
+        output.print(f"Next: sotto-lab report {path} --out {path / 'report.html'}", soft_wrap=True)
 
 
-def _table(found: Sequence[Cell]) -> Table:
-    keys = list(dict.fromkeys(key for cell in found for key in cell.values))
+def _table(rows: Sequence[Cell]) -> Table:
+    keys = list(dict.fromkeys(key for cell in rows for key in cell.values))
     table = table_of(*(key.rpartition(".")[2] for key in keys), "runs", *SHOWN)
     for column in table.columns[len(keys) :]:
         column.justify = "right"
-    for cell in found:
+    for cell in rows:
         settings = [label(key, cell.values[key]) if key in cell.values else "" for key in keys]
         figures = [_shown(cell.figure(name)) for name in SHOWN]
         table.add_row(*settings, str(cell.finished), *figures)

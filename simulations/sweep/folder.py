@@ -1,10 +1,10 @@
-"""A sweep on disk: what was asked, one folder a run, and how far each run is.
+"""A sweep on disk: its plan, one folder for each run, and the state of each run.
 
-| in runs/NAME                     | the run is                                                    |
+| in runs/NAME                     | state of the run                                              |
 |----------------------------------|---------------------------------------------------------------|
-| result.json                      | finished: never started again                                 |
-| config.toml, no result.json      | begun: goes on with `sotto-lab simulate --resume`             |
-| less                             | not begun: whatever is there goes, and it starts              |
+| result.json                      | finished: not started again                                   |
+| config.toml, no result.json      | begun: resumed by `sotto-lab simulate --resume`               |
+| neither                          | waiting: the folder is deleted, and the run starts            |
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from shared.errors import CheckpointError, ConfigError
 from shared.system.files import UMASK, exclusive_lock, write_atomically
 from simulations.experiment import results
 from simulations.experiment.simulation import SETTINGS
-from simulations.sweep.plan import Asked, Keep, Plan, PlannedRun
+from simulations.sweep.plan import Keep, Plan, PlannedRun, SweepOptions
 from simulations.sweep.workers import Job
 
-__all__ = ["SweepFolder", "settled_plan"]
+__all__ = ["SweepFolder", "resolve_plan"]
 
 PLAN, LOCK = "sweep.toml", ".lock"
 _BULKY = ("alone", "catalogue", "model", "sites/*/interactions.parquet")
-"""What a report does not read: most of a run's bytes. The ledgers stay, and the checkpoint."""
+"""Files that a report does not read: most of a run's bytes."""
 
 
 class SweepFolder:
-    """Where a sweep lies.
+    """The folder of a sweep.
 
     Args:
-        path: the folder; need not exist yet.
+        path: the folder; may be absent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,19 +43,19 @@ class SweepFolder:
 
     @property
     def plan_file(self) -> Path:
-        """What was asked."""
+        """Return the file of the plan."""
         return self.path / PLAN
 
     def run(self, name: str) -> Path:
-        """The folder of one run."""
+        """Return the folder of one run."""
         return self.path / "runs" / name
 
     def log(self, name: str) -> Path:
-        """What the run's process said."""
+        """Return the log of the run's process."""
         return self.path / "logs" / f"{name}.log"
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """A finished run's result.json; None before.
+        """Return a finished run's result.json; None before it is finished.
 
         Raises:
             CheckpointError: the file is damaged.
@@ -64,59 +64,59 @@ class SweepFolder:
         if not file.is_file():
             return None
         try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(
-                f"{file} is damaged ({error}): remove the run's folder, and it is run again."
+                f"{file} is damaged ({error}): remove the run's folder, and the run is repeated."
             ) from error
-        return found
+        return result
 
     def write_plan(self, plan: Plan) -> None:
-        """Begins the sweep; an existing plan stays."""
+        """Create the folder and write the plan; an existing plan is kept."""
         for name in ("runs", "logs", "settings"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         if not self.plan_file.exists():
             write_atomically(self.plan_file, plan.to_toml().encode(), mode=UMASK)
 
     def job(self, run: PlannedRun) -> Job:
-        """The `sotto-lab simulate` that begins the run, or goes on with it."""
+        """Return the `sotto-lab simulate` that starts or resumes the run."""
         folder, settings = self.run(run.name), self.path / "settings" / f"{run.name}.toml"
         if (folder / SETTINGS).is_file():
             arguments = ["--resume"]
         else:
             if folder.exists():
-                shutil.rmtree(folder)  # its process ended before it was whole
+                shutil.rmtree(folder)  # its process ended while it prepared the run
             settings.write_text(run.config.to_toml(), encoding="utf-8")
             arguments = ["--config", str(settings.resolve())]
         command = [sys.executable, "-m", "simulations", "simulate", "--out", str(folder.resolve())]
         return Job(name=run.name, command=[*command, *arguments], log=self.log(run.name))
 
     def slim(self, name: str, keep: Keep) -> None:
-        """Drops what a finished run does not need any more."""
+        """Delete the files of a finished run that are not kept."""
         for pattern in _BULKY if keep is Keep.RESULTS else ():
             for path in self.run(name).glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def reason(self, name: str, code: int) -> str:
-        """Why a run's process failed, as far as its log tells; one line."""
+        """Return why a run's process failed, from its log; one line."""
         try:
             lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             lines = []
-        said = [line.strip() for line in lines if line.strip()]
-        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        printed = [line.strip() for line in lines if line.strip()]
+        errors = [line.removeprefix("error: ") for line in printed if line.startswith("error: ")]
         if errors:
             return errors[-1]
         if code < 0:
             return f"its process was ended by signal {-code}" + " (out of memory?)" * (code == -9)
-        return said[-1] if said else f"its process left with exit code {code}, and no word"
+        return printed[-1] if printed else f"its process ended with exit code {code} and no output"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process from running the same sweep.
+        """Keep a second process from running the same sweep.
 
         Raises:
-            ConfigError: one does.
+            ConfigError: another process runs it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
 
@@ -130,34 +130,34 @@ class SweepFolder:
             yield
 
 
-def settled_plan(
-    folder: SweepFolder, asked: Asked, search: Mapping[str, Any], *, resume: bool
+def resolve_plan(
+    folder: SweepFolder, options: SweepOptions, search: Mapping[str, Any], *, resume: bool
 ) -> Plan:
-    """The plan of a new sweep, or of the one that is there, if nothing else is asked for now.
+    """Return the plan of a new sweep, or the stored one if the options do not differ from it.
 
     Raises:
-        CheckpointError: there is none to resume, or it was begun with other arguments.
+        CheckpointError: there is no sweep to resume, or the options differ from its plan.
         ConfigError: the folder holds something else, or settings do not fit.
     """
-    there = folder.plan_file.is_file()
-    if resume and not there:
+    exists = folder.plan_file.is_file()
+    if resume and not exists:
         raise CheckpointError(f"{folder.path} holds no sweep: start it without --resume.")
-    if not there:
+    if not exists:
         path = folder.path
         if path.exists() and (not path.is_dir() or _used(path)):
             raise ConfigError(f"{path} is neither empty nor a sweep: name another with --out.")
-        return Plan.of(asked, search)
-    began = Plan.from_toml(folder.plan_file)
-    if asked.nothing and not search:
-        return began
-    differing = began.differences(Plan.of(asked, search))
+        return Plan.of(options, search)
+    stored = Plan.from_toml(folder.plan_file)
+    if options.empty and not search:
+        return stored
+    differing = stored.differences(Plan.of(options, search))
     if differing:
         raise CheckpointError(
-            f"the sweep in {folder.path} was begun with other arguments: {'; '.join(differing)}. "
-            f"Go on without them (sotto-lab sweep --out {folder.path} --resume), or name another "
-            "folder."
+            f"the sweep in {folder.path} was started with other arguments: {'; '.join(differing)}. "
+            f"Continue without them (sotto-lab sweep --out {folder.path} --resume), or name "
+            "another folder."
         )
-    return began
+    return stored
 
 
 def _used(folder: Path) -> bool:

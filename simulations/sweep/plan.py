@@ -1,15 +1,14 @@
-"""What a sweep is asked to run: recipes, and settings that vary; written down in sweep.toml.
+"""The plan of a sweep: recipes and settings that vary, stored in sweep.toml.
 
-Every combination is one run. Settings are complete in sweep.toml: what a recipe's file or a default
-says later changes nothing.
+Every combination is one run. sweep.toml holds all settings, so later changes of a recipe's file or
+of a default have no effect.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,47 +18,31 @@ import tomli_w
 
 from shared.errors import CheckpointError, ConfigError
 from shared.sections import Value, flatten, parse_sections
-from simulations.experiment.config import SimulationConfig, plain_value, read_settings
+from simulations.experiment.config import SimulationConfig, read_settings
+from simulations.sweep.axes import EPSILON, PATHS, RECIPE, SEED, Axis, run_name
 
-__all__ = ["Asked", "Axis", "Keep", "Plan", "PlannedRun", "label", "parse_axes"]
+__all__ = ["Keep", "Plan", "PlannedRun", "SweepOptions"]
 
-EPSILON, SEED, RECIPE = "privacy.epsilon", "seed", "recipe"
-_PATHS = ("lab.data", "lab.catalogue", "lab.public")
 _SCHEMA = 1
-_LONGEST_NAME = 200
-_UNSAFE = re.compile(r"[^\w.+-]+")
 
 
 class Keep(StrEnum):
-    """What stays of a finished run's folder."""
+    """Which files of a finished run are kept."""
 
     RESULTS = "results"
     ALL = "all"
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A setting that varies.
-
-    Attributes:
-        key: `section.name`.
-        values: all different, as a configuration holds them.
-    """
-
-    key: str
-    values: tuple[Value, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What was typed, as far as it decides what is run.
+class SweepOptions:
+    """The options of a sweep that determine its runs.
 
     Attributes:
-        recipes: TOML files of settings; several are one more axis.
-        options: `section.key` -> value; None was not given.
+        recipes: TOML files of settings; several are another axis.
+        options: `section.key` -> value; None means not given.
         assignments: `section.key=value` texts.
-        axes: what varies.
-        keep: what stays of a finished run.
+        axes: settings that vary.
+        keep: which files of a finished run are kept.
     """
 
     recipes: Sequence[Path] = ()
@@ -69,8 +52,8 @@ class Asked:
     keep: Keep | None = None
 
     @property
-    def nothing(self) -> bool:
-        """Whether nothing at all was asked for."""
+    def empty(self) -> bool:
+        """Return whether no option was given."""
         given = any(value is not None for value in self.options.values())
         return not (self.recipes or given or self.assignments or self.axes or self.keep)
 
@@ -80,9 +63,9 @@ class PlannedRun:
     """One run of a sweep.
 
     Attributes:
-        name: its folder's.
-        values: what varies, by key, as this run has it.
-        config: all of its settings.
+        name: of its folder.
+        values: this run's values of the settings that vary, by key.
+        config: all its settings.
     """
 
     name: str
@@ -96,9 +79,9 @@ class Plan:
 
     Attributes:
         recipes: name -> every setting, flat; axes vary some of them.
-        axes: what varies, besides recipes.
-        keep: what stays of a finished run.
-        search: of a search, its own plan, flat; empty for a grid.
+        axes: settings that vary, besides recipes.
+        keep: which files of a finished run are kept.
+        search: options of a search, flat; empty for a grid.
     """
 
     recipes: Mapping[str, Mapping[str, Value]]
@@ -107,8 +90,8 @@ class Plan:
     search: Mapping[str, Value]
 
     @classmethod
-    def of(cls, asked: Asked, search: Mapping[str, Value] | None = None) -> Plan:
-        """Reads the recipes and checks every run's settings, before anything is run.
+    def of(cls, asked: SweepOptions, search: Mapping[str, Value] | None = None) -> Plan:
+        """Read the recipes and check every run's settings, before anything is run.
 
         Raises:
             ConfigError: a file, key or value does not fit, or two axes or runs are the same.
@@ -116,7 +99,7 @@ class Plan:
         varied = [axis.key for axis in asked.axes]
         if len(set(varied)) < len(varied):
             twice = next(key for key in varied if varied.count(key) > 1)
-            raise ConfigError(f"{twice} varies twice: give its values in one option.")
+            raise ConfigError(f"{twice} varies twice: give all its values in one option.")
         plan = cls(
             recipes=_recipes(asked),
             axes=asked.axes,
@@ -134,14 +117,14 @@ class Plan:
 
     @property
     def keys(self) -> list[str]:
-        """What varies, in the order of the runs' names."""
+        """Return the keys that vary, in the order of the runs' names."""
         recipe = [RECIPE] if len(self.recipes) > 1 else []
         middle = [axis.key for axis in self.axes if axis.key not in (EPSILON, SEED)]
-        known = {axis.key for axis in self.axes}
-        return [*recipe, *([EPSILON] * (EPSILON in known)), *middle, *([SEED] * (SEED in known))]
+        keys = {axis.key for axis in self.axes}
+        return [*recipe, *([EPSILON] * (EPSILON in keys)), *middle, *([SEED] * (SEED in keys))]
 
     def runs(self) -> list[PlannedRun]:
-        """Every combination; the last seed comes last, so that a first picture is soon there.
+        """Return every combination, ordered by seed, so that one seed is complete early.
 
         Raises:
             ConfigError: settings do not fit together.
@@ -151,11 +134,11 @@ class Plan:
             by_key[RECIPE] = tuple(self.recipes)
         slow = [key for key in (SEED,) if key in by_key]
         order = slow + [key for key in self.keys if key not in slow]
-        found = itertools.product(*(by_key[key] for key in order))
-        return [self.run(dict(zip(order, values, strict=True))) for values in found]
+        combinations = itertools.product(*(by_key[key] for key in order))
+        return [self.run(dict(zip(order, values, strict=True))) for values in combinations]
 
     def run(self, values: Mapping[str, Value], name: str | None = None) -> PlannedRun:
-        """One run, with these values of what varies.
+        """Return one run with these values of the settings that vary.
 
         Raises:
             ConfigError: settings do not fit together.
@@ -164,11 +147,11 @@ class Plan:
         settings = {key: value for key, value in values.items() if key != RECIPE}
         ordered = {key: values[key] for key in self.keys if key in values}
         config = parse_sections(SimulationConfig, {**self.recipes[recipe], **settings})
-        _ = config.planned  # what a run refuses, before anything has run
-        return PlannedRun(name=name or _name(ordered), values=ordered or settings, config=config)
+        _ = config.planned  # refuses here what a run would refuse later
+        return PlannedRun(name=name or run_name(ordered), values=ordered or settings, config=config)
 
     def to_toml(self) -> str:
-        """As a file that `from_toml` reads back."""
+        """Return the text of a file that `from_toml` reads."""
         axes = [{"key": axis.key, "values": list(axis.values)} for axis in self.axes]
         table = {"schema": _SCHEMA, "keep": str(self.keep), "axes": axes}
         if self.search:
@@ -177,7 +160,7 @@ class Plan:
 
     @classmethod
     def from_toml(cls, file: Path) -> Plan:
-        """What a sweep was begun with.
+        """Read the plan of an existing sweep.
 
         Raises:
             CheckpointError: the file is not one that `to_toml` wrote.
@@ -193,11 +176,11 @@ class Plan:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{file} is not a sweep of this version ({error}): begin another in a new folder."
+                f"{file} is not a sweep of this version ({error}): start another in a new folder."
             ) from error
 
     def differences(self, other: Plan) -> list[str]:
-        """Where another plan says something else, as clauses."""
+        """Return the differences of another plan, as clauses."""
         was, now = self._flat(), other._flat()
         return [
             f"{key} = {_shown(now.get(key))} (was {_shown(was.get(key))})"
@@ -218,84 +201,26 @@ class Plan:
         return flat
 
 
-def parse_axes(epsilons: str | None, seeds: str | None, grid: Iterable[str]) -> tuple[Axis, ...]:
-    """The axes that options name.
-
-    Args:
-        epsilons: as in "1,2,none".
-        seeds: as in "0,1,2".
-        grid: `section.key=v1,v2` texts.
-
-    Raises:
-        ConfigError: a text is not of that form, or repeats a value.
-    """
-    texts = [(f"--epsilons {epsilons}", EPSILON, epsilons), (f"--seeds {seeds}", SEED, seeds)]
-    for entry in grid:
-        key, equals, values = entry.partition("=")
-        if not equals:
-            raise ConfigError(f"--grid {entry!r} does not fit: write --grid section.key=v1,v2.")
-        texts.append((f"--grid {entry}", key.strip(), values))
-    return tuple(_axis(shown, key, text) for shown, key, text in texts if text is not None)
-
-
-def _axis(shown: str, key: str, text: str) -> Axis:
-    values = [plain_value(part.strip()) for part in text.split(",")]
-    if "" in values:
-        raise ConfigError(f"{shown}: a value is missing; write them with commas between.")
-    if key == EPSILON:
-        values = [float(value) if type(value) is int else value for value in values]
-    if key in _PATHS:
-        values = [str(Path(str(value)).resolve()) for value in values]
-    if len(set(values)) < len(values):
-        raise ConfigError(f"{shown}: a value stands there twice; leave one out.")
-    return Axis(key, tuple(values))
-
-
-def _recipes(asked: Asked) -> dict[str, dict[str, Value]]:
-    """Each recipe's complete settings; axes whose value varies hold their first."""
+def _recipes(asked: SweepOptions) -> dict[str, dict[str, Value]]:
+    """Return each recipe's complete settings; a setting that varies has its first value."""
     first = {axis.key: axis.values[0] for axis in asked.axes}
-    # δ may stay unsaid only where no run is private.
+    # δ may be left out only where no run is private.
     private = [a.values for a in asked.axes if a.key == EPSILON]
     for values in private:
         first[EPSILON] = next((value for value in values if value != "none"), "none")
-    found: dict[str, dict[str, Value]] = {}
+    recipes: dict[str, dict[str, Value]] = {}
     files: Sequence[Path | None] = asked.recipes or [None]
     for file in files:
         name = "default" if file is None else file.stem
-        if name in found:
+        if name in recipes:
             raise ConfigError(f"two recipes are called '{name}': rename one of the files.")
         options = {k: v for k, v in asked.options.items() if v is not None} | first
         settings = flatten(read_settings(file, options, asked.assignments))
-        for key in _PATHS:
+        for key in PATHS:
             if settings[key]:
                 settings[key] = str(Path(str(settings[key])).resolve())
-        found[name] = settings
-    return found
-
-
-def _name(values: Mapping[str, Value]) -> str:
-    """A folder's name, of the varied values."""
-    if not values:
-        return "run"
-    short = {key: key.rpartition(".")[2] for key in values}
-    doubled = [last for last in short.values() if list(short.values()).count(last) > 1]
-    parts = [
-        f"{key if short[key] in doubled else short[key]}={_UNSAFE.sub('-', label(key, value))}"
-        for key, value in values.items()
-    ]
-    name = ",".join(parts)
-    if len(name) > _LONGEST_NAME:
-        raise ConfigError(f"a run would be called '{name}', too long for a folder: vary less.")
-    return name
-
-
-def label(key: str, value: Value) -> str:
-    """A value as a run's name and a table show it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return Path(str(value)).name if key in _PATHS else str(value)
+        recipes[name] = settings
+    return recipes
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""A sweep as one tidy table, a row for each run and model, and its means over seeds."""
+"""The table of a sweep, one row for each run and model, and its means over seeds."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _ALWAYS = ("privacy.epsilon", "privacy.delta", "seed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How far a run came.
+    """The state of a run.
 
     Attributes:
-        run: what it is.
+        run: the run.
         status: "finished", "failed", "begun" or "waiting".
         result: its result.json, if it is finished.
-        reason: why it failed, else "".
+        reason: why it failed, or "".
     """
 
     run: PlannedRun
@@ -40,7 +40,7 @@ class Outcome:
 
     @property
     def federated(self) -> Mapping[str, float]:
-        """The federated model's figures; none unless finished."""
+        """Return the federated model's metrics; empty unless finished."""
         if self.result is None:
             return {}
         figures: Mapping[str, float] = self.result["evaluation"]["models"]["federated"]
@@ -49,10 +49,10 @@ class Outcome:
 
 @dataclass(slots=True)
 class Cell:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-        values: what varies besides the seed.
+        values: of the varied settings, without the seed.
         outcomes: of its runs.
     """
 
@@ -60,29 +60,29 @@ class Cell:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def figure(self, name: str) -> tuple[float, float] | None:
-        """Mean and standard deviation (NaN for one run) over finished runs; None without any."""
-        found = [outcome.federated[name] for outcome in self.outcomes if outcome.federated]
-        if not found:
+        """Return mean and standard deviation (NaN for one run) of finished runs, or None."""
+        values = [outcome.federated[name] for outcome in self.outcomes if outcome.federated]
+        if not values:
             return None
-        return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else math.nan
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
     @property
     def finished(self) -> int:
-        """How many of its runs are."""
+        """Return the number of finished runs."""
         return sum(outcome.status == "finished" for outcome in self.outcomes)
 
 
 def cells(outcomes: Sequence[Outcome]) -> list[Cell]:
-    """The runs by what varies besides the seed, in order of first appearance."""
-    found: dict[tuple[tuple[str, Value], ...], Cell] = {}
+    """Group the runs by their settings without the seed, in order of first appearance."""
+    by_settings: dict[tuple[tuple[str, Value], ...], Cell] = {}
     for outcome in outcomes:
         values = {key: value for key, value in outcome.run.values.items() if key != "seed"}
-        found.setdefault(tuple(values.items()), Cell(values)).outcomes.append(outcome)
-    return list(found.values())
+        by_settings.setdefault(tuple(values.items()), Cell(values)).outcomes.append(outcome)
+    return list(by_settings.values())
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """One row for each run and model; one without a model where a run is not finished."""
+    """Return one row for each run and model; one row without a model for an unfinished run."""
     return [row for outcome in outcomes for row in _rows(outcome)]
 
 
@@ -115,10 +115,10 @@ def _plain(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_table(outcomes: Sequence[Outcome], folder: Path) -> Path:
-    """Writes sweep.parquet, whole or not at all."""
-    found = rows(outcomes)
-    names = list(dict.fromkeys(name for row in found for name in row))
-    columns = {name: [row.get(name) for row in found] for name in names}
+    """Write sweep.parquet atomically."""
+    table_rows = rows(outcomes)
+    names = list(dict.fromkeys(name for row in table_rows for name in row))
+    columns = {name: [row.get(name) for row in table_rows] for name in names}
     with atomic_replacement(folder / FILE) as temporary:
         pq.write_table(
             pa.table({name: _column(values) for name, values in columns.items()}), temporary
@@ -127,7 +127,7 @@ def write_table(outcomes: Sequence[Outcome], folder: Path) -> Path:
 
 
 def _column(values: list[Any]) -> pa.Array:
-    """Numbers as numbers; values of several kinds, such as 3 and "all", as texts."""
+    """Return a column of numbers, or of texts where values have several types (3 and "all")."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return pa.array([None if value is None else float(value) for value in values])

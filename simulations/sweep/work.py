@@ -1,4 +1,4 @@
-"""Runs the runs of a sweep, as many at a time as there are workers, whatever becomes of each."""
+"""Run the runs of a sweep, as many at a time as the workers allow; failures do not stop it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from simulations.sweep.board import Board
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.plan import Keep, PlannedRun
+from simulations.sweep.progress import SweepProgress
 from simulations.sweep.table import Outcome, write_table
 from simulations.sweep.workers import Workers
 
@@ -20,56 +20,56 @@ _POLL = 0.1
 
 
 class Source(Protocol):
-    """Where runs come from."""
+    """Provides the runs of a sweep."""
 
     @property
     def total(self) -> int:
-        """How many runs there are in all."""
+        """Return the number of runs."""
 
     @property
-    def known(self) -> Sequence[Outcome]:
-        """All runs so far, finished or not, in their order."""
+    def outcomes(self) -> Sequence[Outcome]:
+        """Return the outcomes of all runs so far, in their order."""
 
     def next(self) -> PlannedRun | None:
-        """A run to start now; None if there is none left."""
+        """Return the next run to start; None if none is left."""
 
-    def done(self, outcome: Outcome) -> None:
-        """Takes what became of a run."""
+    def record(self, outcome: Outcome) -> None:
+        """Record the outcome of a run."""
 
 
 class Grid:
     """Every planned run that is not finished, in order.
 
     Args:
-        runs: all of them.
-        folder: where they are.
+        runs: all runs of the plan.
+        folder: of the sweep.
     """
 
     def __init__(self, runs: Sequence[PlannedRun], folder: SweepFolder) -> None:
-        self._found = {run.name: outcome_of(folder, run) for run in runs}
-        self._left = iter([run for run in runs if self._found[run.name].result is None])
+        self._outcomes = {run.name: outcome_of(folder, run) for run in runs}
+        self._left = iter([run for run in runs if self._outcomes[run.name].result is None])
 
     @property
     def total(self) -> int:
-        """All runs."""
-        return len(self._found)
+        """Return the number of runs."""
+        return len(self._outcomes)
 
     @property
-    def known(self) -> Sequence[Outcome]:
-        """All runs."""
-        return list(self._found.values())
+    def outcomes(self) -> Sequence[Outcome]:
+        """Return the outcomes of all runs."""
+        return list(self._outcomes.values())
 
     def next(self) -> PlannedRun | None:
-        """The next one that is not finished."""
+        """Return the next run that is not finished."""
         return next(self._left, None)
 
-    def done(self, outcome: Outcome) -> None:
-        """Remembers it."""
-        self._found[outcome.run.name] = outcome
+    def record(self, outcome: Outcome) -> None:
+        """Record the outcome of a run."""
+        self._outcomes[outcome.run.name] = outcome
 
 
 def outcome_of(folder: SweepFolder, run: PlannedRun, code: int | None = None) -> Outcome:
-    """How far a run is; `code` is that with which its process has just ended."""
+    """Return the state of a run; `code` is the exit code of a process that has just ended."""
     result = folder.result(run.name)
     if result is not None:
         return Outcome(run=run, status="finished", result=result)
@@ -78,17 +78,19 @@ def outcome_of(folder: SweepFolder, run: PlannedRun, code: int | None = None) ->
     return Outcome(run=run, status="begun" if folder.run(run.name).exists() else "waiting")
 
 
-def work(source: Source, workers: Workers, folder: SweepFolder, keep: Keep, shown: Board) -> None:
-    """Runs all that `source` has; however this ends, no process is left and the table is written.
+def work(
+    source: Source, workers: Workers, folder: SweepFolder, keep: Keep, progress: SweepProgress
+) -> None:
+    """Run all runs of `source`; in any case, end every process and write the table.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, or SIGTERM.
     """
     running: dict[str, PlannedRun] = {}
-    for before in source.known:
-        if before.status == "finished":
-            folder.slim(before.run.name, keep)
-    with _terminable():
+    for outcome in source.outcomes:
+        if outcome.status == "finished":
+            folder.slim(outcome.run.name, keep)
+    with _interrupt_on_sigterm():
         try:
             while True:
                 while workers.free and (run := source.next()) is not None:
@@ -96,23 +98,23 @@ def work(source: Source, workers: Workers, folder: SweepFolder, keep: Keep, show
                     workers.start(folder.job(run))
                 if not running:
                     break
-                shown.show(len(running))
+                progress.show(len(running))
                 for name, code in workers.ended():
                     outcome = outcome_of(folder, running.pop(name), code)
                     if outcome.status == "finished":
                         folder.slim(name, keep)
-                    source.done(outcome)
-                    shown.tell(outcome, len(running))
-                    write_table(source.known, folder.path)
+                    source.record(outcome)
+                    progress.print_outcome(outcome, len(running))
+                    write_table(source.outcomes, folder.path)
                 time.sleep(_POLL)
         finally:
             workers.stop()
-            write_table(source.known, folder.path)
+            write_table(source.outcomes, folder.path)
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends as Ctrl-C does."""
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """Handle SIGTERM as Ctrl-C."""
 
     def interrupt(*_: Any) -> None:  # noqa: ANN401 what `signal` passes
         raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""Where the runs of a sweep run: processes on this machine, or tasks of a Ray cluster.
+"""Workers of a sweep: processes on this machine, or tasks of a Ray cluster.
 
-Each is one process with a log of its own. It ends with the sweep, however that ends.
+Each run is one process with its own log. The process ends when the sweep ends, even if killed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from shared.errors import ConfigError
 from shared.system.supervise import TIED
 
 __all__ = ["Job", "LocalWorkers", "RayWorkers", "Workers", "cores", "devices"]
 
 _PATIENCE = 10.0
-"""Seconds between asking a process to end and ending it."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +31,9 @@ class Job:
     """A process to run.
 
     Attributes:
-        name: tells it from the others.
+        name: unique.
         command: the program and its arguments.
-        log: a file for all that it says; written anew.
+        log: file for its output; overwritten.
     """
 
     name: str
@@ -44,38 +42,40 @@ class Job:
 
 
 class Workers(Protocol):
-    """Who runs jobs."""
+    """Runs jobs."""
 
     @property
     def free(self) -> bool:
-        """Whether another job may start now."""
+        """Return whether another job may start now."""
 
     @property
     def busy(self) -> int:
-        """How many jobs run, or wait to."""
+        """Return the number of jobs that run or wait."""
 
     def start(self, job: Job) -> None:
-        """Starts it."""
+        """Start a job."""
 
     def ended(self) -> list[tuple[str, int]]:
-        """Names and exit codes of those that have ended since; minus a signal's number."""
+        """Return names and exit codes of jobs that ended since the last call; -N for signal N."""
 
     def stop(self) -> None:
-        """Ends all that still run."""
+        """End all running jobs."""
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if sys.platform.startswith("linux"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def devices() -> list[str]:
-    """GPUs that this process may use, as CUDA_VISIBLE_DEVICES calls them."""
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
+    import torch  # noqa: PLC0415 it takes seconds to import, on every machine of a cluster
+
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
@@ -84,11 +84,11 @@ def _variables(threads: int) -> dict[str, str]:
 
 
 class LocalWorkers:
-    """Processes of this machine; with GPUs, each sees one of them, in turn.
+    """Processes of this machine; where there are GPUs, each process gets one of them in turn.
 
     Args:
-        jobs: how many at a time, >= 1.
-        threads: of each, >= 1.
+        jobs: at a time, >= 1.
+        threads: of each job, >= 1.
     """
 
     def __init__(self, jobs: int, threads: int) -> None:
@@ -98,16 +98,16 @@ class LocalWorkers:
 
     @property
     def free(self) -> bool:
-        """Whether fewer than `jobs` run."""
+        """Return whether fewer than `jobs` run."""
         return len(self._running) < self._jobs
 
     @property
     def busy(self) -> int:
-        """How many run."""
+        """Return the number of running jobs."""
         return len(self._running)
 
     def start(self, job: Job) -> None:
-        """In a session of its own: Ctrl-C reaches the sweep alone, which ends it."""
+        """Start a job in its own session, so that Ctrl-C reaches only the sweep."""
         place = min(set(range(self._jobs)) - set(self._place.values()))
         variables = os.environ | _variables(self._threads)
         if self._gpus:
@@ -124,17 +124,17 @@ class LocalWorkers:
         self._place[job.name] = place
 
     def ended(self) -> list[tuple[str, int]]:
-        """Those that have ended; what they had started is ended too."""
-        found = []
+        """Return the jobs that have ended, after killing their remaining child processes."""
+        codes = []
         for name, process in list(self._running.items()):
             if (code := process.poll()) is not None:
                 _kill(process.pid)
                 del self._running[name], self._place[name]
-                found.append((name, code))
-        return found
+                codes.append((name, code))
+        return codes
 
     def stop(self) -> None:
-        """Asks all to end, and soon insists."""
+        """Send SIGTERM to all jobs, and SIGKILL after a while."""
         for process in self._running.values():
             process.terminate()
         for process in self._running.values():
@@ -152,7 +152,7 @@ def _kill(group: int) -> None:
 
 
 class RayWorkers:
-    """Tasks of a Ray cluster whose machines reach the sweep's folder, data and code by one path.
+    """Tasks of a Ray cluster whose machines have the sweep's folder, data and code at one path.
 
     Args:
         address: of the cluster, "auto" for the one that this machine belongs to, or "local" to
@@ -164,7 +164,7 @@ class RayWorkers:
     """
 
     def __init__(self, address: str, threads: int) -> None:
-        # A task without a GPU keeps the variable as it is: what Ray will do by itself one day.
+        # Keep CUDA_VISIBLE_DEVICES of a task without a GPU, as future versions of Ray do.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray  # noqa: PLC0415 it takes seconds to import
@@ -172,7 +172,7 @@ class RayWorkers:
             raise ConfigError("--ray needs Ray: pip install 'flwr[simulation]'.") from error
         self._ray: Any = ray
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(
                 address=address,
                 ignore_reinit_error=True,
@@ -196,47 +196,47 @@ class RayWorkers:
 
     @property
     def free(self) -> bool:
-        """Whether the cluster has cores left."""
+        """Return whether the cluster has free cores."""
         return len(self._running) < self._slots
 
     @property
     def busy(self) -> int:
-        """How many run, or wait for the cluster."""
+        """Return the number of jobs that run or wait for the cluster."""
         return len(self._running)
 
     def start(self, job: Job) -> None:
-        """Hands it to the cluster."""
-        given = [*job.command], str(job.log.resolve()), _variables(self._threads)
-        self._running[self._execute.remote(*given)] = job.name
+        """Submit a job to the cluster."""
+        arguments = [*job.command], str(job.log.resolve()), _variables(self._threads)
+        self._running[self._execute.remote(*arguments)] = job.name
 
     def ended(self) -> list[tuple[str, int]]:
-        """Those that have ended; a lost machine's with code -1."""
+        """Return the jobs that have ended; code -1 if their machine was lost."""
         waiting = list(self._running)
         done, _ = (
             self._ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], 0)
         )
-        found = []
+        codes = []
         for reference in done:
             try:
                 code = int(self._ray.get(reference))
             except self._ray.exceptions.RayError:
                 code = -1
-            found.append((self._running.pop(reference), code))
-        return found
+            codes.append((self._running.pop(reference), code))
+        return codes
 
     def stop(self) -> None:
-        """Ends all tasks, with their processes, and leaves the cluster."""
+        """Cancel all tasks with their processes, and disconnect from the cluster."""
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running.clear()
         self._ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Whether anybody listens at HOST:PORT, which Ray itself would find out after minutes.
+def _check_reachable(address: str) -> None:
+    """Check that HOST:PORT accepts connections; Ray itself takes minutes to notice.
 
     Raises:
-        OSError: nobody does.
+        OSError: it does not.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
@@ -244,7 +244,7 @@ def _knock(address: str) -> None:
 
 
 def _execute(command: list[str], log: str, variables: dict[str, str]) -> int:
-    """On a machine of the cluster, in a process that ends with the task's."""
+    """Run a job on a machine of the cluster, in a process that ends with the task."""
     with Path(log).open("wb") as file:
-        whole = [*TIED, *command]
-        return subprocess.call(whole, env=os.environ | variables, stdout=file, stderr=file)
+        tied = [*TIED, *command]
+        return subprocess.call(tied, env=os.environ | variables, stdout=file, stderr=file)

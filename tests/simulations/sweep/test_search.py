@@ -21,11 +21,14 @@ from shared.sections import Value, flatten
 from simulations.cli import main
 from simulations.commands.settings import settings
 from simulations.experiment.config import SimulationConfig, read_settings
+from simulations.sweep.axes import parse_axes
 from simulations.sweep.folder import SweepFolder
-from simulations.sweep.plan import Asked, Plan, PlannedRun, parse_axes
-from simulations.sweep.price import DECISIVE, price
-from simulations.sweep.search import Draws, SearchPlan, Space, Trials, asked_search, search_plan
+from simulations.sweep.plan import Plan, PlannedRun, SweepOptions
+from simulations.sweep.search import Sampler, SearchPlan, plan_search, search_options
+from simulations.sweep.search_cost import DECISIVE, search_cost
+from simulations.sweep.space import Space
 from simulations.sweep.table import Outcome
+from simulations.sweep.trials import Trials
 from simulations.sweep.work import outcome_of
 from tests.simulations.conftest import TINY_SETTINGS
 
@@ -43,8 +46,8 @@ def planned(
         "lab.split": "validation",
     }
     given |= other
-    asked = Asked(options=given, assignments=TINY_SETTINGS)
-    return Plan.of(asked, asked_search(trials, TrialLaw(law) if law else None, None, spaces))
+    asked = SweepOptions(options=given, assignments=TINY_SETTINGS)
+    return Plan.of(asked, search_options(trials, TrialLaw(law) if law else None, None, spaces))
 
 
 def run_of(plan: Plan) -> SimulationConfig:
@@ -78,9 +81,9 @@ def test_a_space_is_a_range_or_choices(text: str, space: Space) -> None:
         ("seed=3|3", "give two or more different values"),
         ("seed=8..3", "the first number must be below the second"),
         ("seed=0..8:log", "and above 0 for :log"),
-        ("seed=0.5..8", "'0.5' is no end of a range of this setting; give whole numbers"),
-        ("model.recency=low..1", "'low' is no end of a range .* give numbers"),
-        ("model.recency=0..inf", "'inf' is no end of a range"),
+        ("seed=0.5..8", "'0.5' does not fit a range of this setting; give whole numbers"),
+        ("model.recency=low..1", "'low' does not fit a range .* give numbers"),
+        ("model.recency=0..inf", "'inf' does not fit a range"),
         ("lab.split=a..b", "give numbers, or choices"),
         ("x.on=0..1", "or choices as"),
     ],
@@ -96,29 +99,29 @@ def test_a_search_is_checked_before_anything_runs() -> None:
         (planned(space, trials=0), "--search 0: give a number of 1 or more"),
         (planned("model.recency=0.5..2"), "model.recency = 2.0"),
         (planned("model.recencey=0.5|1"), "did you mean 'model.recency'"),
-        (planned(space, other={"lab.split": "test"}), "a search that looks at test items"),
+        (planned(space, other={"lab.split": "test"}), "a search must not use test items"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            search_plan(plan)
-    with pytest.raises(ConfigError, match="say which settings to search"):
+            plan_search(plan)
+    with pytest.raises(ConfigError, match="name the settings and their values"):
         planned()
-    with pytest.raises(ConfigError, match="stands there twice"):
+    with pytest.raises(ConfigError, match="is repeated"):
         planned(space, space)
-    asked = Asked(
+    asked = SweepOptions(
         options={"privacy.delta": 1e-3, "lab.split": "validation"},
         axes=parse_axes("1,2", None, []),
     )
     with pytest.raises(ConfigError, match="one recipe, one ε and one seed"):
-        search_plan(Plan.of(asked, asked_search(3, None, None, [space])))
-    mixed = asked_search(3, TrialLaw.POISSON, Draws.TPE, [space])
-    one = Asked(options={**asked.options, "privacy.epsilon": 1.0})
-    with pytest.raises(ConfigError, match="without a look at earlier scores"):
-        search_plan(Plan.of(one, mixed))
+        plan_search(Plan.of(asked, search_options(3, None, None, [space])))
+    mixed = search_options(3, TrialLaw.POISSON, Sampler.TPE, [space])
+    one = SweepOptions(options={**asked.options, "privacy.epsilon": 1.0})
+    with pytest.raises(ConfigError, match="independently of earlier scores"):
+        plan_search(Plan.of(one, mixed))
 
 
 def test_a_number_of_trials_that_is_drawn_takes_independent_settings() -> None:
-    fixed, drawn = (search_plan(planned("seed=0..9", law=law)) for law in (None, "geometric"))
-    assert (fixed.draws, drawn.draws) == (Draws.TPE, Draws.RANDOM)
+    fixed, drawn = (plan_search(planned("seed=0..9", law=law)) for law in (None, "geometric"))
+    assert (fixed.sampler, drawn.sampler) == (Sampler.TPE, Sampler.RANDOM)
     assert fixed.count(0) == 4
     counts = [drawn.count(seed) for seed in range(300)]
     assert min(counts) >= 1
@@ -139,7 +142,7 @@ def finish(folder: SweepFolder, name: str, score: float) -> None:
 
 def begin(folder: SweepFolder, plan: Plan) -> Trials:
     folder.write_plan(plan)
-    return Trials(search_plan(plan), plan, folder)
+    return Trials(plan_search(plan), plan, folder)
 
 
 def test_trials_go_on_where_they_were(tmp_path: Path) -> None:
@@ -152,24 +155,24 @@ def test_trials_go_on_where_they_were(tmp_path: Path) -> None:
     assert set(first.values) == {"model.recency", "seed"}
     assert flatten(first.config)["model.recency"] == first.values["model.recency"]
     finish(folder, first.name, 0.3)
-    trials.done(_finished(folder, first))
+    trials.record(_finished(folder, first))
 
     # The process is killed here: the second was begun, the third was never asked for.
     again = begin(folder, plan)
-    assert [outcome.status for outcome in again.known] == ["finished", "waiting"]
+    assert [outcome.status for outcome in again.outcomes] == ["finished", "waiting"]
     resumed = again.next()
     assert resumed == second
     finish(folder, second.name, 0.5)
-    again.done(_finished(folder, second))
+    again.record(_finished(folder, second))
     names = []
     while (run := again.next()) is not None:
         names.append(run.name)
         finish(folder, run.name, 0.1)
-        again.done(_finished(folder, run))
+        again.record(_finished(folder, run))
     assert names == ["trial-0002", "trial-0003"]
     assert again.best is not None
     assert again.best.run.name == "trial-0001"
-    assert len({tuple(outcome.run.values.items()) for outcome in again.known}) == 4
+    assert len({tuple(outcome.run.values.items()) for outcome in again.outcomes}) == 4
     assert begin(folder, plan).next() is None
 
 
@@ -184,15 +187,15 @@ def test_settings_that_do_not_fit_together_are_a_failed_trial(tmp_path: Path) ->
     trials.total = 12
     while (run := trials.next()) is not None:
         finish(folder, run.name, 0.2)
-        trials.done(_finished(folder, run))
-    failed = [outcome for outcome in trials.known if outcome.status == "failed"]
+        trials.record(_finished(folder, run))
+    failed = [outcome for outcome in trials.outcomes if outcome.status == "failed"]
     assert failed
     assert all("nothing would be learned" in outcome.reason for outcome in failed)
     assert all(
         dict(o.run.values) == {"training.rounds": 0, "warm_start.share": 0.0} for o in failed
     )
-    assert len(trials.known) == 12
-    assert [o.status for o in begin(folder, plan).known].count("failed") <= len(failed)
+    assert len(trials.outcomes) == 12
+    assert [o.status for o in begin(folder, plan).outcomes].count("failed") <= len(failed)
 
 
 def test_a_failed_trial_is_not_tried_again(tmp_path: Path) -> None:
@@ -200,33 +203,33 @@ def test_a_failed_trial_is_not_tried_again(tmp_path: Path) -> None:
     trials = begin(folder, plan)
     run = trials.next()
     assert run is not None
-    trials.done(_finished(folder, run))
+    trials.record(_finished(folder, run))
     again = begin(folder, plan)
     assert again.next() is None
     assert again.best is None
-    assert [outcome.status for outcome in again.known] == ["failed"]
+    assert [outcome.status for outcome in again.outcomes] == ["failed"]
 
 
-# --- the price ---------------------------------------------------------------------------------
+# --- the cost ----------------------------------------------------------------------------------
 
 
 def test_a_fixed_number_of_trials_costs_them_all() -> None:
     plan = planned("model.recency=0.5..1", trials=6)
-    found = price(search_plan(plan), plan, 6)
+    found = search_cost(plan_search(plan), plan, 6)
     releases = planned_releases(run_of(plan).planned)
     assert found.epsilon == pytest.approx(epsilon(releases * 6, 1e-3))
     assert found.one_run == pytest.approx(8, rel=2e-3)
     assert found.law is None
     said = " ".join(found.sentences)
     assert f"ε = {found.epsilon:.2f} at δ = 0.001" in said
-    assert "all 6 runs composed; a fixed number has no better bound" in said
-    assert "part of the same users' data: this search itself protects nobody" in said
+    assert "all 6 runs composed; for a fixed number there is no better bound" in said
+    assert "items of the same users: this search itself protects nobody" in said
 
 
 @pytest.mark.parametrize("law", list(TrialLaw))
 def test_a_drawn_number_of_trials_costs_what_the_paper_proves(law: TrialLaw) -> None:
     plan = planned("model.recency=0.5..1", trials=6, law=law)
-    found = price(search_plan(plan), plan, 17)  # however many came out
+    found = search_cost(plan_search(plan), plan, 17)  # however many came out
     releases = planned_releases(run_of(plan).planned)
     assert found.epsilon == selection_epsilon([releases], 1e-3, law=law, mean=6)
     assert found.epsilon > found.one_run
@@ -237,7 +240,7 @@ def test_a_drawn_number_of_trials_costs_what_the_paper_proves(law: TrialLaw) -> 
 
 def test_the_dearest_settings_of_a_search_count() -> None:
     plan = planned("privacy.epsilon=1.0|4.0", "training.rounds=1..3", trials=5)
-    found = price(search_plan(plan), plan, 5)
+    found = search_cost(plan_search(plan), plan, 5)
     assert found.one_run == pytest.approx(4, rel=2e-3)
     each = [
         planned_releases(
@@ -255,18 +258,18 @@ def test_the_dearest_settings_of_a_search_count() -> None:
 def test_no_bound_is_claimed_where_releases_cannot_be_gone_through() -> None:
     for space in ("training.sample_rate=0.1..1", "training.rounds=1..1000"):
         plan = planned(space, trials=3)
-        found = price(search_plan(plan), plan, 3)
+        found = search_cost(plan_search(plan), plan, 3)
         assert found.epsilon is None
-        assert found.sentences[0].startswith("No bound: the search varies what a run releases")
+        assert found.sentences[0].startswith("There is no bound of ε: the search varies")
 
 
 @pytest.mark.parametrize("spaces", [("model.recency=0.5..1",), ("privacy.epsilon=none|8.0",)])
 def test_without_privacy_nothing_is_claimed(spaces: tuple[str, ...]) -> None:
     plan = planned(*spaces, other={"privacy.epsilon": "none"})
-    found = price(search_plan(plan), plan, 3)
+    found = search_cost(plan_search(plan), plan, 3)
     assert found.epsilon == math.inf
     assert found.sentences == [
-        "At least one run is trained WITHOUT privacy: no ε bounds the search."
+        "At least one run is trained WITHOUT privacy, so no ε bounds the search."
     ]
 
 
@@ -356,10 +359,13 @@ def test_a_search_ends_with_the_best_and_its_price(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--space", "seed=1|2"], "belong to --search"),
-        (["--trials", "poisson"], "belong to --search"),
-        (["--search", 3], "say which settings to search"),
-        (["--search", 3, "--space", "seed=1..3", "--set", "lab.split=test"], "proves nothing"),
+        (["--space", "seed=1|2"], "need --search"),
+        (["--trials", "poisson"], "need --search"),
+        (["--search", 3], "name the settings and their values"),
+        (
+            ["--search", 3, "--space", "seed=1..3", "--set", "lab.split=test"],
+            "must not use test items",
+        ),
     ],
 )
 def test_a_mistake_is_explained(
@@ -381,5 +387,5 @@ def test_a_plan_of_a_search_is_written_down_whole(tmp_path: Path) -> None:
     plan = planned("model.recency=0.5..1", "seed=1|2", law="poisson")
     file = tmp_path / "sweep.toml"
     file.write_text(plan.to_toml(), encoding="utf-8")
-    found: SearchPlan = search_plan(Plan.from_toml(file))
-    assert found == search_plan(plan)
+    found: SearchPlan = plan_search(Plan.from_toml(file))
+    assert found == plan_search(plan)

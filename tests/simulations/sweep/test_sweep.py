@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -15,21 +16,24 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from shared.errors import CheckpointError, ConfigError
 from simulations.cli import main
-from simulations.sweep.folder import SweepFolder, settled_plan
-from simulations.sweep.plan import Asked, Keep, Plan, parse_axes
+from simulations.sweep.axes import parse_axes
+from simulations.sweep.folder import SweepFolder, resolve_plan
+from simulations.sweep.plan import Keep, Plan, SweepOptions
+from simulations.sweep.progress import sweep_progress
 from simulations.sweep.table import Outcome, cells, rows, write_table
-from simulations.sweep.work import Grid
+from simulations.sweep.work import Grid, work
 from simulations.sweep.workers import Job, LocalWorkers, RayWorkers, devices
 from tests.simulations.conftest import TINY_SETTINGS
 
 ROOT = Path(__file__).parents[3]
 
 
-def asked(epsilons: str | None = "8,none", seeds: str | None = "0,1", *grid: str) -> Asked:
-    return Asked(
+def asked(epsilons: str | None = "8,none", seeds: str | None = "0,1", *grid: str) -> SweepOptions:
+    return SweepOptions(
         options={"privacy.delta": 1e-2, "privacy.epsilon": None if epsilons else 8.0},
         assignments=TINY_SETTINGS,
         axes=parse_axes(epsilons, seeds, grid),
@@ -83,7 +87,7 @@ def test_recipes_are_an_axis_and_keep_their_own_settings(tmp_path: Path) -> None
         text = f"[privacy]\nepsilon = 8.0\ndelta = 1e-3\n[server]\nlearning_rate = {rate}\n"
         (tmp_path / f"{name}.toml").write_text(text)
     recipes = [tmp_path / "slow.toml", tmp_path / "fast.toml"]
-    plan = Plan.of(Asked(recipes=recipes, options={}, axes=parse_axes("1,2", None, [])))
+    plan = Plan.of(SweepOptions(recipes=recipes, options={}, axes=parse_axes("1,2", None, [])))
     rates = {run.name: run.config.server.learning_rate for run in plan.runs()}
     assert rates == {
         "recipe=slow,epsilon=1": 0.1,
@@ -119,9 +123,9 @@ def test_what_a_default_or_a_recipe_says_later_changes_nothing(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epsilons": "1,1"}, "a value stands there twice"),
+        ({"epsilons": "1,1"}, "a value is repeated"),
         ({"epsilons": "1,,2"}, "a value is missing"),
-        ({"seeds": "0,1,0"}, "a value stands there twice"),
+        ({"seeds": "0,1,0"}, "a value is repeated"),
         ({"grid": ["rounds"]}, "write --grid section.key=v1,v2"),
         ({"grid": ["seed=3,4"], "seeds": "0,1"}, "seed varies twice"),
         ({"grid": ["model.max_lenght=3,4"]}, "did you mean 'model.max_length'"),
@@ -138,8 +142,8 @@ def test_a_plan_that_does_not_fit_is_refused(given: dict[str, Any], message: str
 def test_delta_has_no_default_where_any_run_is_private() -> None:
     for epsilons in ("none,8", "8,none"):
         with pytest.raises(ConfigError, match=r"privacy.delta has no default"):
-            Plan.of(Asked(options={}, axes=parse_axes(epsilons, None, [])))
-    assert len(Plan.of(Asked(options={}, axes=parse_axes("none", "0,1", []))).runs()) == 2
+            Plan.of(SweepOptions(options={}, axes=parse_axes(epsilons, None, [])))
+    assert len(Plan.of(SweepOptions(options={}, axes=parse_axes("none", "0,1", []))).runs()) == 2
 
 
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -148,7 +152,7 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
         file.parent.mkdir()
         file.write_text('[privacy]\nepsilon = "none"\n')
     with pytest.raises(ConfigError, match="two recipes are called 'a'"):
-        Plan.of(Asked(recipes=files, options={}))
+        Plan.of(SweepOptions(recipes=files, options={}))
 
 
 # --- the folder --------------------------------------------------------------------------------
@@ -157,24 +161,24 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_the_same_or_nothing_goes_on_and_anything_else_is_refused(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "sweep")
     with pytest.raises(CheckpointError, match="holds no sweep: start it without --resume"):
-        settled_plan(folder, asked(), {}, resume=True)
-    plan = settled_plan(folder, asked(), {}, resume=False)
+        resolve_plan(folder, asked(), {}, resume=True)
+    plan = resolve_plan(folder, asked(), {}, resume=False)
     folder.write_plan(plan)
-    nothing = Asked(options={"privacy.delta": None})
+    nothing = SweepOptions(options={"privacy.delta": None})
     for again in (asked(), nothing):
-        assert settled_plan(folder, again, {}, resume=True) == plan
+        assert resolve_plan(folder, again, {}, resume=True) == plan
     others = {
         r"privacy.epsilon = 4,none \(was 8,none\)": asked("4,none"),
         r"seed = 0 \(was 0,1\)": asked(seeds="0"),
         r"lab.partition = user,taste \(was user\)": asked(
             "8,none", "0,1", "lab.partition=user,taste"
         ),
-        r"model.max_length = 9 \(was 5\)": Asked(
+        r"model.max_length = 9 \(was 5\)": SweepOptions(
             options={"privacy.delta": 1e-2},
             assignments=[*TINY_SETTINGS, "model.max_length=9"],
             axes=asked().axes,
         ),
-        r"keep = all \(was results\)": Asked(
+        r"keep = all \(was results\)": SweepOptions(
             options={"privacy.delta": 1e-2},
             assignments=TINY_SETTINGS,
             axes=asked().axes,
@@ -183,17 +187,17 @@ def test_the_same_or_nothing_goes_on_and_anything_else_is_refused(tmp_path: Path
     }
     for message, other in others.items():
         with pytest.raises(CheckpointError, match=message):
-            settled_plan(folder, other, {}, resume=False)
+            resolve_plan(folder, other, {}, resume=False)
 
 
 def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ConfigError, match="is neither empty nor a sweep"):
-        settled_plan(SweepFolder(tmp_path), asked(), {}, resume=False)
+        resolve_plan(SweepFolder(tmp_path), asked(), {}, resume=False)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sweep.toml").write_text("schema = 99\n")
     with pytest.raises(CheckpointError, match="is not a sweep of this version"):
-        settled_plan(SweepFolder(tmp_path / "other"), asked(), {}, resume=True)
+        resolve_plan(SweepFolder(tmp_path / "other"), asked(), {}, resume=True)
 
 
 def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path: Path) -> None:
@@ -219,7 +223,7 @@ def test_a_run_starts_goes_on_or_is_left_as_its_folder_says(tmp_path: Path) -> N
     (folder.run(finished.name) / "result.json").write_text(json.dumps(result(0.1)))
 
     grid = Grid(plan.runs(), folder)
-    assert [outcome.status for outcome in grid.known] == ["begun", "begun", "finished"]
+    assert [outcome.status for outcome in grid.outcomes] == ["begun", "begun", "finished"]
     assert [grid.next(), grid.next(), grid.next()] == [new, begun, None]
     assert "--config" in folder.job(new).command
     assert not torn.exists()
@@ -238,7 +242,7 @@ def test_a_run_starts_goes_on_or_is_left_as_its_folder_says(tmp_path: Path) -> N
         ("loading\nerror: privacy.delta is too large\n", 2, "privacy.delta is too large"),
         ("Traceback ...\nValueError: no such thing\n", 1, "ValueError: no such thing"),
         ("round 3\n", -9, "its process was ended by signal 9 (out of memory?)"),
-        ("", 1, "its process left with exit code 1, and no word"),
+        ("", 1, "its process ended with exit code 1 and no output"),
         (None, -15, "its process was ended by signal 15"),
     ],
 )
@@ -499,7 +503,7 @@ def test_a_sweep_with_a_failing_run_tells_its_reason_and_keeps_the_rest(
 
     assert lab(monkeypatch, *options, "--grid", "model.tied=true,false") == 2
     assert (
-        "was begun with other arguments: model.tied = True,False (was True)."
+        "was started with other arguments: model.tied = True,False (was True)."
         in capsys.readouterr().err
     )
 
@@ -564,16 +568,40 @@ def test_a_killed_sweep_goes_on_as_if_nothing_had_happened(
 
 
 @needs_linux
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(
-    tiny_data: Path, tmp_path: Path, kind: signal.Signals
-) -> None:
+def test_ctrl_c_ends_the_runs_and_says_how_to_go_on(tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    code, said = end_midway(long(tiny_data, out, 5000), out, kind)  # more than it has time for
+    code, said = end_midway(long(tiny_data, out, 5000), out, signal.SIGINT)  # never ends itself
     assert code == 130
-    assert "go on with --resume" in said
+    assert "continue with --resume" in said
     assert "Traceback" not in said
     [row] = pq.read_table(out / "sweep.parquet").to_pylist()
+    assert (row["run"], row["model"]) == (RUN, None)
+
+
+class Terminated(LocalWorkers):
+    """Workers of a sweep that gets SIGTERM while a job runs."""
+
+    def ended(self) -> list[tuple[str, int]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+
+def test_sigterm_ends_a_sweep_as_ctrl_c_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan = SweepFolder(tmp_path / "sweep"), Plan.of(asked("8", "3"))
+    folder.write_plan(plan)
+    sleeping = "import time; print(1, flush=True); time.sleep(60)"
+    monkeypatch.setattr(folder, "job", lambda run: job(tmp_path, run.name, sleeping))
+    workers, before = Terminated(jobs=1, threads=1), signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        sweep_progress(1, [], Console(file=io.StringIO())) as progress,
+    ):
+        work(Grid(plan.runs(), folder), workers, folder, Keep.ALL, progress)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert workers.busy == 0
+    [row] = pq.read_table(folder.path / "sweep.parquet").to_pylist()
     assert (row["run"], row["model"]) == (RUN, None)
 
 

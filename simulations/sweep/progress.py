@@ -1,4 +1,4 @@
-"""What a sweep shows while its runs run: a bar on a terminal, a line a run in a log."""
+"""Progress of a sweep: a bar on a terminal, and one line for each finished run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from simulations.sweep.table import Outcome
 
-__all__ = ["Board", "board"]
+__all__ = ["SweepProgress", "sweep_progress"]
 
 
 @dataclass(slots=True)
-class Board:
-    """How many runs are done, run, failed, and the time left.
+class SweepProgress:
+    """Counts of finished, running and failed runs, and the time left.
 
     Attributes:
-        bars: a bar.
-        total: runs in all.
-        done: finished, now or before.
-        failed: of those that were started now.
+        bars: the display.
+        total: number of runs.
+        done: finished runs, including earlier starts.
+        failed: failed runs of this start.
     """
 
     bars: Progress
@@ -35,7 +35,7 @@ class Board:
     _began: float = 0.0
 
     def show(self, running: int) -> None:
-        """How many run now."""
+        """Show the number of running runs."""
         left = self._left(running)
         self.bars.update(
             self.bars.task_ids[0],
@@ -43,20 +43,20 @@ class Board:
             figures=f"{running} running, {self.failed} failed{left and f', {left}'}",
         )
 
-    def tell(self, outcome: Outcome, running: int) -> None:
-        """One has ended."""
+    def print_outcome(self, outcome: Outcome, running: int) -> None:
+        """Print the outcome of a run that has ended."""
         self._ended += 1
         if outcome.status == "finished":
             self.done += 1
             seconds = (outcome.result or {})["cost"]["seconds"]["total"]
-            said = f"ndcg@10 {outcome.federated['ndcg@10']:.4f} in {seconds:.0f} s"
+            summary = f"ndcg@10 {outcome.federated['ndcg@10']:.4f} in {seconds:.0f} s"
         else:
             self.failed += 1
-            said = f"FAILED: {outcome.reason}"
+            summary = f"FAILED: {outcome.reason}"
         left = self._left(running)
         counts = f"{self.done} of {self.total} done, {running} running, {self.failed} failed"
         self.bars.console.print(
-            f"{outcome.run.name}: {said} ({counts}{left and f', {left}'})",
+            f"{outcome.run.name}: {summary} ({counts}{left and f', {left}'})",
             soft_wrap=True,
             markup=False,
         )
@@ -65,16 +65,18 @@ class Board:
         rest = self.total - self.done - self.failed
         if not self._ended or not rest:
             return ""
-        # Those that run are on average half done.
+        # Running runs are half done on average.
         each = (time.monotonic() - self._began) / (self._ended + running / 2)
         minutes = each * (rest - running / 2) / 60
         return f"about {math.ceil(minutes)} min left" if minutes >= 1 else "under 1 min left"
 
 
 @contextmanager
-def board(total: int, known: Sequence[Outcome], console: Console) -> Iterator[Board]:
-    """A board for `total` runs, of which some may be finished."""
-    finished = sum(outcome.status == "finished" for outcome in known)
+def sweep_progress(
+    total: int, outcomes: Sequence[Outcome], console: Console
+) -> Iterator[SweepProgress]:
+    """Show the progress of `total` runs, some of which may be finished."""
+    finished = sum(outcome.status == "finished" for outcome in outcomes)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -83,4 +85,4 @@ def board(total: int, known: Sequence[Outcome], console: Console) -> Iterator[Bo
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         bars.add_task("runs", total=total, figures="")
-        yield Board(bars, total, finished, _began=time.monotonic())
+        yield SweepProgress(bars, total, finished, _began=time.monotonic())

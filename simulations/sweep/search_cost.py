@@ -1,13 +1,13 @@
-"""What a search would cost in privacy, were its data private.
+"""The privacy cost of a search, if its data were private.
 
-| trials         | settings are drawn         | the best one's release is bounded by           |
+| trials         | settings are drawn         | bound of ε for releasing the best run          |
 |----------------|----------------------------|------------------------------------------------|
 | K fixed        | by the scores so far (TPE) | all K runs, composed                           |
 | K fixed        | independently (random)     | all K runs, composed                           |
-| K itself drawn | independently (random) | Papernot & Steinke: `accounting.selection` |
+| K random       | independently (random)     | Papernot & Steinke: `accounting.selection`     |
 
-The bounds are about runs whose score is part of what they release, with noise. The lab's own score
-is exact, so a search as the lab runs it protects nobody; `STATEMENT` says so.
+The bounds are for runs whose score is a noised part of what they release. The lab's own score is
+exact, so a search in the lab protects nobody, and `SearchCost.sentences` says so.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
 from shared.privacy.release import Release
 from shared.sections import Value
 from simulations.sweep.plan import Plan
-from simulations.sweep.search import Draws, SearchPlan
+from simulations.sweep.search import Sampler, SearchPlan
 
-__all__ = ["DECISIVE", "Price", "price"]
+__all__ = ["DECISIVE", "SearchCost", "search_cost"]
 
 MOST_FORMS = 200
-"""Different sums of releases that a bound goes through, at most."""
+"""Most combinations of releases that a bound considers."""
 DECISIVE = (
     "privacy.epsilon",
     "privacy.delta",
@@ -42,50 +42,49 @@ DECISIVE = (
     "training.sample_rate",
     "server.evaluate_every",
 )
-"""Settings that decide what a run releases, with how much noise."""
+"""Settings that determine what a run releases, and its noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """What each organisation's users would pay for the release of the best trial.
+class SearchCost:
+    """The ε of releasing the best trial, for each organisation's users.
 
     Attributes:
         delta: of every ε here.
-        one_run: ε of one run alone; infinity where it is not private.
-        trials: K, or E[K].
-        law: how K was drawn; None where it was fixed.
+        one_run: ε of one run; infinity without privacy.
+        trials: K, or its mean.
+        law: distribution of K; None if K was fixed.
         draws: how settings were drawn.
-        epsilon: of the search as it was made; None where nothing bounds it.
-        laws: ε were K drawn like this, with mean `trials`, and settings independently.
+        epsilon: of the search; None without a bound.
+        laws: ε if K had this distribution with mean `trials`, and settings were independent.
     """
 
     delta: float
     one_run: float
     trials: int
     law: TrialLaw | None
-    draws: Draws
+    draws: Sampler
     epsilon: float | None
     laws: Mapping[TrialLaw, float]
 
     @property
     def sentences(self) -> list[str]:
-        """The price, and what it does not say, for people."""
+        """Return the cost and its assumptions, in sentences."""
         if self.epsilon is None:
             return [
-                "No bound: the search varies what a run releases, in more ways than can be gone "
-                f"through. Give {', '.join(DECISIVE)} as choices (a|b|c), or leave them as they "
-                "are."
+                "There is no bound of ε: the search varies what a run releases in too many ways. "
+                f"Search {', '.join(DECISIVE)} by a few choices (a|b|c), or leave them fixed."
             ]
         if self.epsilon == math.inf:
-            return ["At least one run is trained WITHOUT privacy: no ε bounds the search."]
+            return ["At least one run is trained WITHOUT privacy, so no ε bounds the search."]
         paper = "Papernot & Steinke, arXiv:2110.03620"
         theorem = "theorem 6" if self.law is TrialLaw.POISSON else "theorem 2"
         if self.law is None:
-            bound = f"all {self.trials} runs composed; a fixed number has no better bound"
+            bound = f"all {self.trials} runs composed; for a fixed number there is no better bound"
             laws = ", ".join(f"{cost:.2f} ({law})" for law, cost in self.laws.items())
             other = [
-                f"With the number of trials drawn at random, {self.trials} on average, and "
-                f"settings drawn independently (--trials LAW), it would be {laws}: {paper}."
+                f"With a random number of trials, {self.trials} on average, and independently "
+                f"drawn settings (--trials LAW), it would be {laws}: {paper}."
             ]
         else:
             bound = (
@@ -93,22 +92,22 @@ class Price:
             )
             other = []
         return [
-            f"Were the data private, releasing the best run would cost ε = {self.epsilon:.2f} at "
-            f"δ = {self.delta:g}, where one run costs {self.one_run:.2f}: {bound}.",
+            f"If the data were private, releasing the best run would cost ε = {self.epsilon:.2f} "
+            f"at δ = {self.delta:g}; one run costs {self.one_run:.2f}. Bound: {bound}.",
             *other,
-            "That holds if the scores are noised within each run's own ε (server.evaluate_every) "
-            "and nothing else of the search leaves. Here they are exact, of the validation items, "
-            "part of the same users' data: this search itself protects nobody.",
+            "This holds if the scores are noised within each run's own ε (server.evaluate_every) "
+            "and nothing else of the search is released. Here the scores are exact, from "
+            "validation items of the same users: this search itself protects nobody.",
         ]
 
 
-def price(search: SearchPlan, plan: Plan, trials: int) -> Price:
-    """What bounds the search.
+def search_cost(search: SearchPlan, plan: Plan, trials: int) -> SearchCost:
+    """Return the cost of a search.
 
     Args:
-        search: what was searched, and how.
+        search: the search space, and how it was searched.
         plan: all other settings.
-        trials: how many there were.
+        trials: number of trials.
     """
     delta = plan.run({}, "trial").config.privacy.delta
     forms = _forms(search, plan)
@@ -117,19 +116,19 @@ def price(search: SearchPlan, plan: Plan, trials: int) -> Price:
         for law in (TrialLaw if forms else ())
     }
     fixed = _composed(forms, trials, delta) if forms else None
-    return Price(
+    return SearchCost(
         delta=delta,
         one_run=max((epsilon(form, delta) for form in forms), default=math.inf),
         trials=search.trials,
         law=search.law,
-        draws=search.draws,
+        draws=search.sampler,
         epsilon=fixed if search.law is None else laws.get(search.law),
         laws=laws,
     )
 
 
 def _composed(forms: Sequence[Sequence[Release]], trials: int, delta: float) -> float:
-    """All trials, whichever of the forms each has, even if it is chosen by what came before."""
+    """Return ε of all trials, whatever releases each has, even if chosen adaptively."""
     if len(forms) == 1:
         return epsilon([*forms[0]] * trials, delta)
     worst = np.max([divergences(form) for form in forms], axis=0)
@@ -137,24 +136,24 @@ def _composed(forms: Sequence[Sequence[Release]], trials: int, delta: float) -> 
 
 
 def _forms(search: SearchPlan, plan: Plan) -> list[list[Release]]:
-    """Every sum of releases that a trial may have; none where they are too many to go through."""
+    """Return the releases of every possible trial; empty where there are too many."""
     decisive = [space for space in search.spaces if space.key in DECISIVE]
     values = [space.all for space in decisive]
-    if any(some is None for some in values):
+    if any(options is None for options in values):
         return []
-    known = [some for some in values if some is not None]
-    if math.prod(map(len, known)) > MOST_FORMS:
+    choices = [options for options in values if options is not None]
+    if math.prod(map(len, choices)) > MOST_FORMS:
         return []
-    found: list[list[Release]] = []
-    for choice in itertools.product(*known):
+    distinct: list[list[Release]] = []
+    for choice in itertools.product(*choices):
         releases = _releases(plan, dict(zip((s.key for s in decisive), choice, strict=True)))
-        if releases and releases not in found:
-            found.append(releases)
-    return found
+        if releases and releases not in distinct:
+            distinct.append(releases)
+    return distinct
 
 
 def _releases(plan: Plan, drawn: Mapping[str, Value]) -> list[Release]:
-    """None where such a run is refused, and nothing is released."""
+    """Return a run's releases; empty where its settings are refused."""
     try:
         return planned_releases(plan.run(drawn, "trial").config.planned)
     except SottoError:
