@@ -60,9 +60,9 @@ class Trials:
                 trial = self._left.pop(0)
                 number, values = trial.number, dict(trial.params)
             elif len(self._study.get_trials(deepcopy=False)) < self.total:
-                trial = self._study.ask()
-                values = {space.key: space.suggest(trial) for space in self._search.spaces}
-                number = trial.number
+                new = self._study.ask()
+                values = {space.key: space.suggest(new) for space in self._search.spaces}
+                number = new.number
             else:
                 return None
             if len(values) < len(self._search.spaces):  # the process ended while it drew them
