@@ -1,6 +1,6 @@
-"""The Flower ClientApp of a partner's node: message -> guard -> trainer -> reply.
+"""The Flower ClientApp of a partner's node: message -> guard -> computation -> reply.
 
-Whatever goes wrong, the coordinator is told a code and a fixed sentence; the partner's own log has
+After any failure the coordinator receives a code and a fixed sentence; the partner's own log has
 what `client.logs` allows.
 """
 
@@ -64,24 +64,24 @@ _ALL = sys.maxsize
 
 
 class NodeApp(ClientApp):
-    """Turns every failure, whatever it is, into a reply that tells nothing private."""
+    """A ClientApp that turns every failure into a reply without private information."""
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Answers a message; raises nothing."""
+        """Answer a message. Raises nothing."""
         if not simulated_node(context.node_config):
             logs.set_up()
         with logs.request(kind=message.metadata.message_type[:LONGEST_NAME]):
-            return self._noted(message, context)
+            return self._answer(message, context)
 
-    def _noted(self, message: Message, context: Context) -> Message:
+    def _answer(self, message: Message, context: Context) -> Message:
         started = time.monotonic()
         try:
             _check_kind(message.metadata.message_type)
             reply = super().__call__(message, context)
         except Refused as refused:
-            return _declined(refused, refused.code, message)
+            return _refuse(refused, refused.code, message)
         except WireError as error:
-            return _declined(error, _not_understood(message, context), message)
+            return _refuse(error, _record_malformed(message, context), message)
         except Exception as error:
             note(Event.FAILED, **cause(error))
             return refusal_reply(Refusal.FAILED, message)
@@ -94,7 +94,7 @@ app = NodeApp()
 
 @app.query(DESCRIBE_ACTION)
 def describe(message: Message, context: Context) -> Message:
-    """Answers with the site's public constants."""
+    """Answer with the site's public constants."""
     DescribeRequest.from_content(message.content)
     site = _site(context)
     if Ask.DESCRIBE not in site.policy.answers:
@@ -110,7 +110,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
-    """Answers with the noised change of the weights, if the guard admits the request."""
+    """Answer with the noised change of the weights, if the guard admits the request."""
     request = TrainRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
@@ -121,7 +121,7 @@ def train_round(message: Message, context: Context) -> Message:
 
 @app.train(STATISTICS_ACTION)
 def statistics_round(message: Message, context: Context) -> Message:
-    """Answers with a noised statistic, if the guard admits the request."""
+    """Answer with a noised statistic, if the guard admits the request."""
     request = StatisticsRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
@@ -132,7 +132,7 @@ def statistics_round(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate_round(message: Message, context: Context) -> Message:
-    """Answers with noised sums of metrics, if the guard admits the request."""
+    """Answer with noised sums of metrics, if the guard admits the request."""
     request = EvaluateRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
@@ -151,15 +151,15 @@ def _check_kind(kind: str) -> None:
         raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
 
 
-def _declined(error: Refused | WireError, code: Refusal, message: Message) -> Message:
+def _refuse(error: Refused | WireError, code: Refusal, message: Message) -> Message:
     fields = cause(error)
     fields["code"] = str(code)
     note(Event.DECLINED, **fields)
     return refusal_reply(code, message)
 
 
-def _not_understood(message: Message, context: Context) -> Refusal:
-    """Records a message that could not be read; the code to answer with."""
+def _record_malformed(message: Message, context: Context) -> Refusal:
+    """Record a message that could not be read; return the code to answer with."""
     try:
         kind = message.metadata.message_type[:LONGEST_NAME]
         _ledger(_site(context)).refuse(Refusal.MALFORMED, {"kind": kind})
@@ -170,7 +170,7 @@ def _not_understood(message: Message, context: Context) -> Refusal:
 
 
 def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
-    """All that may fail, before it is paid for."""
+    """Do everything that may fail before the budget is charged."""
     keep_freed_memory()
     plan = LocalPlan(
         population=site.population,
@@ -213,7 +213,7 @@ def _model(
 
 
 def load_weights(model: AttentionRecommender, request: TrainRequest | EvaluateRequest) -> None:
-    """Puts the request's global weights into the model.
+    """Load the request's global weights into the model.
 
     Raises:
         WireError: names or shapes differ from the model's.

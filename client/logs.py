@@ -1,10 +1,10 @@
-"""The node's own log: lines of fields, none of which holds anything of a user.
+"""The node's own log: lines of fields, none of which depends on a user.
 
 A line is built from the fields of `Fields` and from nothing else: no exception's text, no message
 of a library. What an error said may hold a piece of data (a value of a row, a query's parameter),
-so a failure is noted by its type and the line of code that raised it. Three kinds of error speak
-for themselves, because they are made of the request, the policy and the ledger alone: `Refused`,
-`WireError` and `LedgerError`.
+so a failure is logged by its type and the line of code that raised it. The texts of `Refused`,
+`WireError` and `LedgerError` are logged, because they depend only on the request, the policy and
+the ledger.
 
 | variable            | value            | what it does                                           |
 |---------------------|------------------|--------------------------------------------------------|
@@ -62,7 +62,7 @@ class Format(StrEnum):
 
 
 class Event(StrEnum):
-    """Everything that is ever noted, with its fixed sentence."""
+    """Every kind of log line, with its fixed sentence."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -76,7 +76,7 @@ class Event(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """What it means; depends on nothing."""
+        """The fixed sentence of this event."""
         return _SENTENCES[self]
 
 
@@ -84,11 +84,11 @@ _SENTENCES = {
     Event.STARTED: "the node is up",
     Event.STOPPED: "the node is down",
     Event.RESTARTING: "a process of the node ended, and will be started again",
-    Event.ANSWERED: "an answer is on its way",
-    Event.DECLINED: "a request was declined, and spent nothing",
-    Event.FAILED: "a request failed on this side; sotto-node check may say why",
-    Event.DIED: "the process that had a request died; nothing left, and nothing is lost",
-    Event.LIBRARY: "a library had something to say, which is not repeated here",
+    Event.ANSWERED: "a reply was handed over",
+    Event.DECLINED: "a request was refused; no budget was spent",
+    Event.FAILED: "a request failed on this node; sotto-node check may show why",
+    Event.DIED: "the process of a request died; no answer was sent, and a repeat costs nothing",
+    Event.LIBRARY: "a library wrote a message; its text could hold data and is left out",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
 }
 _LEVELS = {
@@ -137,7 +137,7 @@ _about: ContextVar[Fields] = ContextVar("about", default={})  # noqa: B039 never
 
 @contextmanager
 def request(**fields: Unpack[Fields]) -> Iterator[None]:
-    """Everything noted within is about one request."""
+    """Add these fields to every line that is logged within the block."""
     token = _about.set(fields)
     try:
         yield
@@ -146,18 +146,18 @@ def request(**fields: Unpack[Fields]) -> Iterator[None]:
 
 
 def about(**fields: Unpack[Fields]) -> None:
-    """Adds what has become known of the request."""
-    _about.set(_known(fields))
+    """Add fields to every further line about the current request."""
+    _about.set(_with_request_fields(fields))
 
 
 def note(event: Event, **fields: Unpack[Fields]) -> None:
-    """Notes an event, with what is known of the request."""
-    known, level = _known(fields), _LEVELS.get(event, logging.INFO)
+    """Log an event, with the fields of the current request."""
+    known, level = _with_request_fields(fields), _LEVELS.get(event, logging.INFO)
     log.log(level, "%s", _line(event, known), extra={"event": event, "fields": known})
 
 
 def cause(error: BaseException) -> Fields:
-    """What may be noted of an error; the rest goes to the file of details, if there is one."""
+    """Return what may be logged of an error; write the rest to the details file, if one is set."""
     _detail("".join(traceback.format_exception(error)))
     fields = Fields(error=type(error).__name__, where=_where(error))
     if isinstance(error, Refused | WireError | LedgerError):
@@ -166,7 +166,7 @@ def cause(error: BaseException) -> Fields:
 
 
 def set_up(stream: IO[str] | None = None) -> None:
-    """Sends all logging of this process through one handler that writes these lines alone.
+    """Send all logging of this process through one handler, which writes these lines only.
 
     Args:
         stream: where to; stderr without one.
@@ -191,7 +191,7 @@ class _Lines(logging.Formatter):
     """For people; never calls `getMessage`, whose text may be a library's."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event, fields = _said(record)
+        event, fields = _event_and_fields(record)
         return f"{_time(record)} {record.levelname:<7} {_line(event, fields)}"
 
 
@@ -199,16 +199,16 @@ class _Json(logging.Formatter):
     """For programs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event, fields = _said(record)
+        event, fields = _event_and_fields(record)
         head = {"time": _time(record), "level": record.levelname.lower(), "event": str(event)}
         return json.dumps(head | _safe(fields) | {"message": event.sentence})
 
 
-def _known(fields: Fields) -> Fields:
+def _with_request_fields(fields: Fields) -> Fields:
     return {**_about.get(), **fields}
 
 
-def _said(record: logging.LogRecord) -> tuple[Event, Fields]:
+def _event_and_fields(record: logging.LogRecord) -> tuple[Event, Fields]:
     """The fields of a line; of a library's line, only where it came from."""
     if hasattr(record, "event") and hasattr(record, "fields"):
         return record.event, record.fields
@@ -224,7 +224,7 @@ def _line(event: Event, fields: Fields) -> str:
 
 
 def _safe(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A coordinator chooses some of it: no text is long."""
+    """Shorten every text: the coordinator chooses some of them."""
     return {name: _short_value(value) for name, value in fields.items()}
 
 
@@ -240,7 +240,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The innermost line of ours, or of all if none is."""
+    """Return the innermost line of our own code, or of any code if none is ours."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if any(Path(f.filename).is_relative_to(own) for own in _OURS)]
     for frame in reversed(ours or frames):
@@ -257,7 +257,7 @@ def _short(file: str) -> str:
 
 
 def _detail(text: str) -> None:
-    """Appends to the file of details; a log must not break what it is about."""
+    """Append to the details file. Errors are ignored: logging must not stop a request."""
     file = os.environ.get(DETAILS_VARIABLE)
     if not file:
         return

@@ -1,1 +1,11 @@
-"""What `sotto-node check` looks at, one file for each part of a site."""
+"""What `sotto-node check` examines, one module for each part of a site.
+
+- `preflight`: all checks in their order, and the exit code.
+- `base`: the types of a check and of its verdict.
+- `files`: permissions of the site's files, and the version of Flower.
+- `data`: the catalogue and the private interactions.
+- `privacy`: the ledger, its anchor, and the rest of the budget.
+- `app`: the app that the node would run, and as which user.
+- `machine`: device, memory, disk and file system.
+- `connection`: certificate, connection, TLS and clocks; `handshake` makes the connection.
+"""

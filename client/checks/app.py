@@ -1,11 +1,11 @@
-"""Whose app the node would run, and as which user."""
+"""Check which app the node would run, and as which user."""
 
 from __future__ import annotations
 
 import os
 
 from client.bundle.trust import read_trusted, verify_trusted
-from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.site.site import Site
 from shared.system.supervise import Account
 
@@ -16,13 +16,13 @@ _TRUST = "Get the bundle from the coordinator, look at it, then: sotto-node trus
 
 def _app(facts: Facts) -> Verdict:
     if read_trusted(facts.site.flower_home) is None:
-        return odd("no app bundle is trusted: the node would refuse every request", _TRUST)
+        return doubtful("no app bundle is trusted: the node would refuse every request", _TRUST)
     found = verify_trusted(facts.site)
     bundle = found.bundle
     told = f"{bundle.app} {bundle.version}, fingerprint {bundle.fingerprint}"
     if os.name == "posix" and found.changeable:
-        return odd(f"{told}; {found.folder} is not read-only", _TRUST)
-    return fine(told)
+        return doubtful(f"{told}; {found.folder} is not read-only", _TRUST)
+    return passed(told)
 
 
 def _executor(facts: Facts) -> Verdict:
@@ -31,14 +31,14 @@ def _executor(facts: Facts) -> Verdict:
     if not name:
         found = "the app runs as the node's own user, who can read the node's key"
         if root:
-            return odd(
+            return doubtful(
                 "the app runs as root, who can read and change everything here",
                 "Name a node.executor_user, or run the node as a user of its own.",
             )
-        return fine(f"{found}: name a node.executor_user to keep them apart")
+        return passed(f"{found}: name a node.executor_user to keep them apart")
     account = Account.of(name)
     if not root:
-        return odd(
+        return doubtful(
             f"the app runs as the node's own user, not as {name}, and can read the node's key",
             "Start `sotto-node up` as root, which runs nothing but what it starts as others.",
         )
@@ -49,20 +49,20 @@ def _apart(site: Site, account: Account) -> Verdict:
     """Whether the app's user can reach what it needs, and not the key."""
     owner = Account.of(site.key_file.stat().st_uid)
     if account.user in (0, owner.user):
-        return wrong(
+        return failed(
             f"{account.name} is {'root' if account.user == 0 else 'the owner of the key'}",
             f"Name another user, or give the key to one: chown sotto {site.key_file}",
         )
     if not site.anchor:
-        return wrong(
+        return failed(
             "the ledger's anchor is where root keeps it, and the app's user would look elsewhere",
             "State `anchor` in site.toml, as a file that the app's user may write.",
         )
     for file in (site.ledger_file, site.anchor_file):
         for place in (file, file.parent):
             if place.stat().st_uid != account.user:
-                return wrong(f"{place} is not {account.name}'s", f"chown {account.name} {place}")
-    return fine(f"the app runs as {account.name}, the node as {owner.name}")
+                return failed(f"{place} is not {account.name}'s", f"chown {account.name} {place}")
+    return passed(f"the app runs as {account.name}, the node as {owner.name}")
 
 
 CHECKS = (

@@ -1,7 +1,7 @@
-"""What a check is, what it says, and what checks share.
+"""The types of a check, and what all checks read of a site.
 
-A check looks at one thing and gives a verdict. One that raises an error of ours, or of the
-operating system's, has found that error. One whose needs were not met is passed over.
+A check examines one thing and returns a verdict. An error of Sotto's or of the operating system
+within a check becomes its verdict. A check is skipped if another one that it needs did not pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from client.checks.handshake import Hello, hello
+from client.checks.handshake import Handshake, shake_hands
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.config import ModelConfig
@@ -22,7 +22,17 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError, SottoError
 
-__all__ = ["Check", "Expected", "Facts", "Finding", "Status", "Verdict", "fine", "odd", "wrong"]
+__all__ = [
+    "Check",
+    "Expected",
+    "Facts",
+    "Finding",
+    "Status",
+    "Verdict",
+    "doubtful",
+    "failed",
+    "passed",
+]
 
 
 class Status(StrEnum):
@@ -36,11 +46,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says.
+    """The result of a check.
 
     Attributes:
         status: how it ended.
-        found: what there is, as a clause without a full stop.
+        found: what was found, as a clause without a full stop.
         remedy: what to do, as a sentence; "" where there is nothing to do.
     """
 
@@ -49,24 +59,24 @@ class Verdict:
     remedy: str = ""
 
 
-def fine(found: str) -> Verdict:
-    """All is well."""
+def passed(found: str) -> Verdict:
+    """Return that all is well."""
     return Verdict(Status.OK, found)
 
 
-def odd(found: str, remedy: str) -> Verdict:
-    """The node would run, but this is probably not what is wanted."""
+def doubtful(found: str, remedy: str) -> Verdict:
+    """Return a warning: the node can run, but this is probably a mistake."""
     return Verdict(Status.WARNING, found, remedy)
 
 
-def wrong(found: str, remedy: str) -> Verdict:
-    """The node would not run, or not be safe."""
+def failed(found: str, remedy: str) -> Verdict:
+    """Return an error: the node cannot run, or cannot run safely."""
     return Verdict(Status.ERROR, found, remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A verdict by the name of its check."""
+    """A verdict with the name of its check."""
 
     name: str
     status: Status
@@ -76,7 +86,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the coordinator is expected to ask for; it decides nothing.
+    """What the coordinator is expected to ask for. It is used for estimates only.
 
     Attributes:
         noise_multiplier: of a round, > 0; None takes the last charged round's.
@@ -110,7 +120,7 @@ class Expected:
 
 
 class Facts:
-    """A site and what was read of it, each thing once and when it is first wanted.
+    """A site and what checks read of it. Each part is read once, when it is first used.
 
     Args:
         site: the site.
@@ -136,38 +146,38 @@ class Facts:
         return self.site.open_ledger()
 
     @cached_property
-    def hello(self) -> Hello:
-        """The coordinator's certificate and clock."""
-        return hello(self.site.coordinator.address, self.site.root_certificates_file)
+    def handshake(self) -> Handshake:
+        """The coordinator's certificate and clock, from a TLS handshake."""
+        return shake_hands(self.site.coordinator.address, self.site.root_certificates_file)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at.
+    """One thing to examine.
 
     Attributes:
-        name: what it is called, for good.
-        look: looks.
-        remedy: what to do where looking raises an error.
-        needs: checks that must have passed before.
-        may_be_skipped: whether the node may start although it failed. Never where privacy is
-            concerned.
+        name: its name, in the output and in --skip; it never changes.
+        examine: returns the verdict.
+        remedy: what to do if `examine` raises an error.
+        needs: names of checks that must have passed before.
+        may_be_skipped: whether the node may start although the check failed. Never true of a
+            check that protects privacy.
     """
 
     name: str
-    look: Callable[[Facts], Verdict]
+    examine: Callable[[Facts], Verdict]
     remedy: str
     needs: tuple[str, ...] = ()
     may_be_skipped: bool = False
 
     def run(self, facts: Facts) -> Verdict:
-        """The verdict; raises nothing that a user can mend."""
+        """Return the verdict. An error that a user can correct becomes a verdict, too."""
         try:
-            return self.look(facts)
+            return self.examine(facts)
         except DataError as error:
             found = str(error).removesuffix(f" {error.remedy}").removesuffix(".")
-            return wrong(found, error.remedy)
+            return failed(found, error.remedy)
         except SottoError as error:
-            return wrong(str(error).removesuffix("."), self.remedy)
+            return failed(str(error).removesuffix("."), self.remedy)
         except OSError as error:
-            return wrong(f"{error.filename or ''} {error.strerror or error}".strip(), self.remedy)
+            return failed(f"{error.filename or ''} {error.strerror or error}".strip(), self.remedy)

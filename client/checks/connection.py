@@ -1,4 +1,4 @@
-"""The way to the coordinator: certificate, connection, TLS, and whether the clocks agree."""
+"""Check the certificate, connection and TLS to the coordinator, and that the clocks agree."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from client.checks.base import Check, Facts, Status, Verdict, fine, odd, wrong
+from client.checks.base import Check, Facts, Status, Verdict, doubtful, failed, passed
 from client.checks.handshake import PATIENCE
 
 __all__ = ["CHECKS"]
@@ -25,51 +25,53 @@ _TLS = (
 def _certificate(facts: Facts) -> Verdict:
     file = facts.site.root_certificates_file
     if file is None:
-        return fine("the authorities that the system trusts")
+        return passed("the authorities that the system trusts")
     try:
         found = x509.load_pem_x509_certificates(file.read_bytes())
     except ValueError:
-        return wrong(f"{file}: no PEM certificate", "Get the file from the coordinator again.")
+        return failed(f"{file}: no PEM certificate", "Get the file from the coordinator again.")
     ends = min(certificate.not_valid_after_utc for certificate in found)
     starts = max(certificate.not_valid_before_utc for certificate in found)
     if starts > datetime.now(UTC):
-        return wrong(f"{file}: not valid before {starts:%Y-%m-%d}", "Check this machine's clock.")
+        return failed(f"{file}: not valid before {starts:%Y-%m-%d}", "Check this machine's clock.")
     return _until(f"{file}", ends)
 
 
 def _coordinator(facts: Facts) -> Verdict:
     if not (name := facts.site.coordinator.superlink):
-        return odd("none is named", "Set coordinator.superlink: `sotto-node up` needs it.")
+        return doubtful("none is named", "Set coordinator.superlink: `sotto-node up` needs it.")
     host, port = facts.site.coordinator.address
     try:
         socket.create_connection((host, port), timeout=PATIENCE).close()
     except socket.gaierror:
-        return wrong(
+        return failed(
             f"{name}: the name {host} is not known", "Check coordinator.superlink and DNS."
         )
     except OSError as error:
         why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        return wrong(
+        return failed(
             f"{name}: no connection ({why})",
             f"Check coordinator.superlink, and that the firewall lets TCP to port {port} out; ask "
             "the coordinator whether it is up.",
         )
-    return fine(f"{name} answers")
+    return passed(f"{name} answers")
 
 
 def _tls(facts: Facts) -> Verdict:
     if not facts.site.coordinator.superlink:
         return Verdict(Status.SKIPPED, "no coordinator is named")
-    found = facts.hello
+    found = facts.handshake
     return _until(f"{found.version}, the coordinator's certificate", found.expires)
 
 
 def _until(what: str, ends: datetime) -> Verdict:
     if ends < datetime.now(UTC):
-        return wrong(f"{what}: expired on {ends:%Y-%m-%d}", "Get a new one from the coordinator.")
+        return failed(f"{what}: expired on {ends:%Y-%m-%d}", "Get a new one from the coordinator.")
     if ends < datetime.now(UTC) + SOON:
-        return odd(f"{what}: expires on {ends:%Y-%m-%d}", "Ask the coordinator for the next one.")
-    return fine(f"{what}, valid until {ends:%Y-%m-%d}")
+        return doubtful(
+            f"{what}: expires on {ends:%Y-%m-%d}", "Ask the coordinator for the next one."
+        )
+    return passed(f"{what}, valid until {ends:%Y-%m-%d}")
 
 
 def _clock(facts: Facts) -> Verdict:
@@ -78,18 +80,18 @@ def _clock(facts: Facts) -> Verdict:
     now = datetime.now(UTC)
     found = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     if now < last:
-        return wrong(f"{found}, but the ledger's last entry is of {last:%Y-%m-%d %H:%M:%S}", _NTP)
-    return fine(found)
+        return failed(f"{found}, but the ledger's last entry is of {last:%Y-%m-%d %H:%M:%S}", _NTP)
+    return passed(found)
 
 
 def _difference(facts: Facts) -> Verdict:
-    ahead = facts.hello.ahead
+    ahead = facts.handshake.clock_ahead
     if ahead is None:
-        return fine("not known: the coordinator does not tell the time")
+        return passed("not known: the coordinator does not tell the time")
     found = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the coordinator's clock"
     if abs(ahead) > TOLERATED:
-        return wrong(found, _NTP)
-    return odd(found, _NTP) if abs(ahead) > DOUBTFUL else fine(found)
+        return failed(found, _NTP)
+    return doubtful(found, _NTP) if abs(ahead) > DOUBTFUL else passed(found)
 
 
 CHECKS = (

@@ -1,11 +1,11 @@
-"""The catalogue and the private interactions. What is found is shown to the partner alone."""
+"""Check the catalogue and the private interactions. Only the partner sees the findings."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
 
-from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.data.sources import open_source
 
 __all__ = ["CHECKS"]
@@ -20,7 +20,7 @@ FAR_BELOW = 0.1
 
 def _catalogue(facts: Facts) -> Verdict:
     catalogue = facts.catalogue
-    return fine(f"{len(catalogue):,} items, version {catalogue.fingerprint[:12]}")
+    return passed(f"{len(catalogue):,} items, version {catalogue.fingerprint[:12]}")
 
 
 def _data(facts: Facts) -> Verdict:
@@ -28,13 +28,13 @@ def _data(facts: Facts) -> Verdict:
     with closing(source.tables()) as tables:
         first = next(tables)
         columns = ", ".join(first.columns)
-    return fine(f"{source.name} is reached; its columns are {columns}")
+    return passed(f"{source.name} is reached; its columns are {columns}")
 
 
 def _schema(facts: Facts) -> Verdict:
     histories = facts.histories
     dropped = histories.dropped
-    return fine(
+    return passed(
         f"{len(histories):,} users with {histories.events:,} events; left out: "
         f"{dropped['duplicate']:,} repeated events, {dropped['short_history']:,} users with fewer "
         "than two events"
@@ -46,20 +46,22 @@ def _items(facts: Facts) -> Verdict:
     share = unknown / (facts.histories.events + unknown)
     found = f"{share:.1%} of the events have items outside the catalogue"
     if share > UNKNOWN_SHARE:
-        return odd(found, "Compare the item ids, and ask for the coordinator's newest catalogue.")
-    return fine(found)
+        return doubtful(
+            found, "Compare the item ids, and ask for the coordinator's newest catalogue."
+        )
+    return passed(found)
 
 
 def _population(facts: Facts) -> Verdict:
     declared, users = facts.site.population, len(facts.histories)
     found = f"{declared:,} users declared, {users:,} found"
     if users > ABOVE * declared:
-        return odd(
+        return doubtful(
             found, "Declare more: sums are divided by too small a number, and steps too far."
         )
     if users < BELOW * declared:
-        return odd(found, "Declare fewer: the noise weighs more than it need.")
-    return fine(found)
+        return doubtful(found, "Declare fewer: the noise weighs more than it need.")
+    return passed(found)
 
 
 def _delta(facts: Facts) -> Verdict:
@@ -68,10 +70,10 @@ def _delta(facts: Facts) -> Verdict:
     found = f"δ = {delta:g}, 1 / users = {1 / users:.3g}"
     remedy = f"State a policy.delta of {FAR_BELOW / users:.1g} or less."
     if delta >= 1 / users:
-        return wrong(f"{found}: at such a δ one user may be revealed whole", remedy)
+        return failed(f"{found}: at such a δ one user may be revealed whole", remedy)
     if delta > FAR_BELOW / users:
-        return odd(found, remedy)
-    return fine(found)
+        return doubtful(found, remedy)
+    return passed(found)
 
 
 _READ = ("catalogue", "data", "schema")

@@ -1,11 +1,11 @@
-"""Who may open what, and whether Flower is there."""
+"""Check the permissions of the site's files, and the version of Flower."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.site.keys import others_may, public_file, public_key
 
 __all__ = ["CHECKS"]
@@ -15,7 +15,7 @@ _FLOWER = "1.41."
 
 def _seed(facts: Facts) -> Verdict:
     facts.site.check_seed({})
-    return fine("noise comes from the operating system")
+    return passed("noise comes from the operating system")
 
 
 def _folder(facts: Facts) -> Verdict:
@@ -23,39 +23,39 @@ def _folder(facts: Facts) -> Verdict:
     allowed = 0o050 if facts.site.node.executor_user else 0  # the app's user comes in by its group
     mode = others_may(folder)
     if mode and int(mode, 8) & 0o077 & ~allowed:
-        return odd(
+        return doubtful(
             f"{folder}: its permissions are {mode}: others may look in", f"chmod 700 {folder}"
         )
-    return fine(f"{folder}, its owner's alone")
+    return passed(f"{folder}, its owner's alone")
 
 
 def _key(facts: Facts) -> Verdict:
     file = facts.site.key_file
     line = public_key(file)
     if mode := others_may(file):
-        return wrong(
+        return failed(
             f"{file}: its permissions are {mode}: others may read the node's key",
             f"chmod 600 {file}; if others could have read it, make a new key and register that.",
         )
     public = public_file(file)
     if not public.exists() or public.read_text(encoding="utf-8").split()[:2] != line.split()[:2]:
-        return odd(
+        return doubtful(
             f"{public}: not the public half of {file}",
             f"Write it anew: ssh-keygen -y -f {file} > {public}",
         )
-    return fine(f"{file}, its owner's alone")
+    return passed(f"{file}, its owner's alone")
 
 
 def _credentials(facts: Facts) -> Verdict:
     if not (name := facts.site.data.credentials):
-        return fine("no file named")
+        return passed("no file named")
     file = Path(facts.site.folder, name)
     if mode := others_may(file):
-        return wrong(
+        return failed(
             f"{file}: its permissions are {mode}: others may read the source's secrets",
             f"chmod 600 {file}; if others could have read it, change the secrets.",
         )
-    return fine(f"{file}, its owner's alone")
+    return passed(f"{file}, its owner's alone")
 
 
 def _flower(_: Facts) -> Verdict:
@@ -63,10 +63,10 @@ def _flower(_: Facts) -> Verdict:
     try:
         found = version("flwr")
     except PackageNotFoundError:
-        return wrong("Flower is not installed", remedy)
+        return failed("Flower is not installed", remedy)
     if not found.startswith(_FLOWER):
-        return wrong(f"Flower {found}, but this app is for {_FLOWER}*", remedy)
-    return fine(f"Flower {found}")
+        return failed(f"Flower {found}, but this app is for {_FLOWER}*", remedy)
+    return passed(f"Flower {found}")
 
 
 CHECKS = (

@@ -1,4 +1,4 @@
-"""One look at the coordinator over TLS: its certificate, and what time it thinks it is."""
+"""A TLS handshake with the coordinator, which shows its certificate and its clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared.errors import SiteError
 
-__all__ = ["PATIENCE", "Hello", "hello"]
+__all__ = ["PATIENCE", "Handshake", "shake_hands"]
 
 PATIENCE = 5.0
 """Seconds to wait for the coordinator."""
@@ -23,29 +23,29 @@ _NOT_SIGNED = (18, 19, 20, 21)
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
-    """What a coordinator shows before anything is asked.
+class Handshake:
+    """What a handshake shows.
 
     Attributes:
         version: of TLS.
         expires: when its certificate does.
-        ahead: seconds that its clock is ahead of ours; None where it does not say.
+        clock_ahead: seconds that its clock is ahead of ours; None if it does not tell the time.
     """
 
     version: str
     expires: datetime
-    ahead: float | None
+    clock_ahead: float | None
 
 
-def hello(address: tuple[str, int], roots: Path | None) -> Hello:
-    """Shakes hands and asks for the headers of `/`.
+def shake_hands(address: tuple[str, int], roots: Path | None) -> Handshake:
+    """Shake hands with the coordinator, and read its time from the headers of `/`.
 
     Args:
         address: host and port.
-        roots: PEM file of the authority to trust; None trusts the system's.
+        roots: PEM file of the authority to trust; None trusts those of the system.
 
     Raises:
-        SiteError: says what about the handshake failed.
+        SiteError: the handshake failed; the message says why.
         OSError: there is no connection, or `roots` is not readable.
     """
     host, port = address
@@ -56,17 +56,20 @@ def hello(address: tuple[str, int], roots: Path | None) -> Hello:
                 certificate = secured.getpeercert() or {}
                 ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
                 expires, version = datetime.fromtimestamp(ends, UTC), secured.version()
-                return Hello(str(version), expires, _ahead(secured, host))
+                return Handshake(str(version), expires, _clock_ahead(secured, host))
         except ssl.SSLCertVerificationError as error:
-            raise SiteError(_why(error, f"{host}:{port}", roots)) from None
+            raise SiteError(_reason(error, f"{host}:{port}", roots)) from None
         except (ssl.SSLError, ConnectionError, TimeoutError) as error:
             raise SiteError(
-                f"{host}:{port}: it answers, but not in TLS ({error.__class__.__name__})"
+                f"{host}:{port}: something answers, but not in TLS ({error.__class__.__name__})"
             ) from None
 
 
-def _ahead(secured: ssl.SSLSocket, host: str) -> float | None:
-    """From the Date header, to the middle of its second and of the time the question took."""
+def _clock_ahead(secured: ssl.SSLSocket, host: str) -> float | None:
+    """Seconds that the Date header is ahead of our clock.
+
+    Both are taken in their middle: of the second that the header names, and of the round trip.
+    """
     before = datetime.now(UTC).timestamp()
     headers = b""
     with suppress(OSError):
@@ -84,7 +87,7 @@ def _ahead(secured: ssl.SSLSocket, host: str) -> float | None:
     return None
 
 
-def _why(error: ssl.SSLCertVerificationError, where: str, roots: Path | None) -> str:
+def _reason(error: ssl.SSLCertVerificationError, where: str, roots: Path | None) -> str:
     code = error.verify_code
     if code in _NOT_SIGNED:
         trusted = "any authority that the system trusts" if roots is None else str(roots)

@@ -1,4 +1,4 @@
-"""Device, memory and disk."""
+"""Check device, memory, disk and file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from client.checks.base import Check, Facts, Verdict, fine, odd, wrong
+from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.compute.batches import NUMBERS_AT_ONCE, user_numbers
 from shared.system.files import locks_exclude
 
@@ -59,10 +59,10 @@ def free_memory() -> float | None:
 def _device(facts: Facts) -> Verdict:
     device = facts.site.torch_device()
     if device.type != "cuda":
-        return fine(f"{device}, {torch.get_num_threads()} threads")
+        return passed(f"{device}, {torch.get_num_threads()} threads")
     if (device.index or 0) >= torch.cuda.device_count():
-        return wrong(f"{device} is not there", f"There are {torch.cuda.device_count()} of them.")
-    return fine(f"{device}, {torch.cuda.get_device_name(device)}")
+        return failed(f"{device} is not there", f"There are {torch.cuda.device_count()} of them.")
+    return passed(f"{device}, {torch.cuda.get_device_name(device)}")
 
 
 def _memory(facts: Facts) -> Verdict:
@@ -75,8 +75,8 @@ def _memory(facts: Facts) -> Verdict:
         f"{name}: about {_gb(need)} needed, {_gb(free)} free" for name, need, free in pairs
     )
     if any(free is not None and free < need for _, need, free in pairs):
-        return wrong(found, "Free some, take a larger machine, or ask for `training.candidates`.")
-    return fine(found)
+        return failed(found, "Free some, take a larger machine, or ask for `training.candidates`.")
+    return passed(found)
 
 
 def _disk(facts: Facts) -> Verdict:
@@ -84,24 +84,24 @@ def _disk(facts: Facts) -> Verdict:
     free = shutil.disk_usage(folder).free
     found = f"{_gb(free)} free in {folder}"
     if free < SCANT_DISK:
-        return wrong(found, "Free at least 1 GB: without room in the ledger nothing is trained.")
+        return failed(found, "Free at least 1 GB: without room in the ledger nothing is trained.")
     if free < LITTLE_DISK:
-        return odd(found, "Free at least 1 GB: the ledger keeps the last answers of each run.")
-    return fine(found)
+        return doubtful(found, "Free at least 1 GB: the ledger keeps the last answers of each run.")
+    return passed(found)
 
 
 def _filesystem(facts: Facts) -> Verdict:
     folder = facts.site.ledger_file.parent.resolve()
     kind = _kind(folder)
     if kind in _REMOTE:
-        return wrong(
+        return failed(
             f"{folder} is on {kind}, a network file system",
             "Put the ledger on a local disk: over a network, writes and locks may be lost.",
         )
     for place in (folder, facts.site.anchor_file.parent):
         if not locks_exclude(place):
-            return wrong(f"{place}: a lock does not hold there", "Put the file on a local disk.")
-    return fine(f"{kind or 'local'}; fsync and flock work")
+            return failed(f"{place}: a lock does not hold there", "Put the file on a local disk.")
+    return passed(f"{kind or 'local'}; fsync and flock work")
 
 
 def _kind(folder: Path) -> str:

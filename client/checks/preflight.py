@@ -1,7 +1,7 @@
-"""Looks at a site from every side before it joins: what is fine, doubtful or wrong.
+"""Run every check of a site, before it joins a federation.
 
-Every check gives one finding, always in the same order and under the same name. A check goes on
-when another one fails, unless it needs what that one looked at.
+Every check gives one finding, always in the same order and under the same name. Checks are
+independent: one that fails skips only those that need it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PASSED = (Status.OK, Status.WARNING)
 
 
 def preflight(path: Path, expected: Expected) -> Iterator[Finding]:
-    """Each check's finding, as soon as it is there.
+    """Yield each check's finding as soon as it is known.
 
     Args:
         path: the site's folder, or its site.toml.
@@ -40,21 +40,21 @@ def preflight(path: Path, expected: Expected) -> Iterator[Finding]:
         site = Site.load(path)
     except SottoError as error:
         found = str(error).removesuffix(".")
-        remedy = "Mend that line, or make a site: sotto-node init."
+        remedy = "Correct that line, or create a site: sotto-node init."
         yield Finding(name=SITE, status=Status.ERROR, found=found, remedy=remedy)
-        yield from (_passed_over(check.name, SITE) for check in CHECKS)
+        yield from (_skipped(check.name, SITE) for check in CHECKS)
         return
     limits = f"ε up to {site.policy.max_epsilon:g} at δ = {site.policy.delta:g}"
     yield Finding(name=SITE, status=Status.OK, found=f"{site.organisation}, {limits}")
-    yield from _look(Facts(site, expected))
+    yield from _run_checks(Facts(site, expected))
 
 
-def _look(facts: Facts) -> Iterator[Finding]:
+def _run_checks(facts: Facts) -> Iterator[Finding]:
     passed: set[str] = set()
     for check in CHECKS:
         missing = [need for need in check.needs if need not in passed]
         if missing:
-            yield _passed_over(check.name, missing[0])
+            yield _skipped(check.name, missing[0])
             continue
         verdict = check.run(facts)
         if verdict.status in _PASSED:
@@ -64,15 +64,17 @@ def _look(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _passed_over(name: str, need: str) -> Finding:
-    return Finding(name=name, status=Status.SKIPPED, found=f"needs '{need}'")
+def _skipped(name: str, need: str) -> Finding:
+    return Finding(
+        name=name, status=Status.SKIPPED, found=f"not checked, because '{need}' did not pass"
+    )
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0 where all is fine, 1 with something doubtful, 2 with something wrong.
+    """Return 0 if every check passed, 1 if there are warnings, 2 if there are errors.
 
     >>> exit_code([Finding(name="a", status=Status.WARNING, found="")])
     1
     """
-    found = {finding.status for finding in findings}
-    return 2 if Status.ERROR in found else int(Status.WARNING in found)
+    statuses = {finding.status for finding in findings}
+    return 2 if Status.ERROR in statuses else int(Status.WARNING in statuses)

@@ -1,10 +1,10 @@
-"""The ledger, its anchor, and what is left of the budget."""
+"""Check the ledger and its anchor, and estimate what the rest of the budget buys."""
 
 from __future__ import annotations
 
 import math
 
-from client.checks.base import Check, Expected, Facts, Verdict, fine, odd
+from client.checks.base import Check, Expected, Facts, Verdict, doubtful, passed
 from client.ledger.anchor import Anchor
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
@@ -20,33 +20,33 @@ def _anchor(facts: Facts) -> Verdict:
     site = facts.site
     anchor = Anchor.load(site.anchor_file)
     if site.anchor_file.parent.resolve() == site.ledger_file.parent.resolve():
-        return odd(
+        return doubtful(
             f"{site.anchor_file}: in one folder with the ledger",
             "Move it elsewhere, and name it with `anchor`: a backup must not take both back.",
         )
-    return fine(f"{site.anchor_file}, at entry {anchor.entries}")
+    return passed(f"{site.anchor_file}, at entry {anchor.entries}")
 
 
 def _ledger(facts: Facts) -> Verdict:
     entries = facts.ledger.verify()
-    return fine(f"{facts.site.ledger_file}: {entries:,} entries, every hash as it was written")
+    return passed(f"{facts.site.ledger_file}: {entries:,} entries, every hash as it was written")
 
 
 def _budget(facts: Facts) -> Verdict:
     policy, spent = facts.site.policy, facts.ledger.releases()
     used = epsilon(spent, policy.delta)
     if policy.max_epsilon == math.inf:
-        return odd(
+        return doubtful(
             "policy.max_epsilon = inf: training without noise is allowed",
             "State a number, unless all the data is public.",
         )
     found = f"ε = {used:.3g} of {policy.max_epsilon:g} is spent at δ = {policy.delta:g}"
     nothing = "Nothing is left for these users: the node refuses what costs anything."
     if used >= policy.max_epsilon:
-        return odd(found, nothing)
+        return doubtful(found, nothing)
     form = _form(facts.ledger, facts.expected)
     if form is None:
-        return fine(
+        return passed(
             f"{found}; how many rounds the rest buys depends on their form: state "
             "--noise-multiplier and --sample-rate"
         )
@@ -63,7 +63,7 @@ def _budget(facts: Facts) -> Verdict:
         f"; the rest buys {rounds:,} {more}rounds of {form.steps} at noise multiplier "
         f"{form.noise_multiplier:g} and sample rate {form.sample_rate:g}"
     )
-    return fine(found) if rounds else odd(found, nothing)
+    return passed(found) if rounds else doubtful(found, nothing)
 
 
 def _form(ledger: Ledger, expected: Expected) -> Release | None:

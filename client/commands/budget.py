@@ -27,7 +27,7 @@ from client.site.site import Site
 from shared.errors import ConfigError, LedgerError
 from shared.system.command_line import (
     command_group,
-    confirmed,
+    confirm,
     failed,
     messages,
     output,
@@ -37,7 +37,7 @@ from shared.system.command_line import (
 
 __all__ = ["budget"]
 
-budget = command_group("What your users' privacy budget was spent on.", alone=True)
+budget = command_group("What your users' privacy budget was spent on.", runs_alone=True)
 
 
 @budget.callback()
@@ -89,7 +89,7 @@ def restore_command(*, site: SiteOption = Path(), yes: YesOption = False) -> Non
     """Repair a ledger that does not open from its anchor; no charge is lost."""
     owner = Site.load(site)
     messages.print(_RESTORE.format(**_files(owner)), soft_wrap=True)
-    if not yes and not confirmed("Restore the ledger?"):
+    if not yes and not confirm("Restore the ledger?"):
         failed()
     ledger = recovery.restore(owner.ledger_file, owner.user_base, owner.anchor_file)
     _print_repaired(owner, ledger)
@@ -114,7 +114,7 @@ def write_off_command(
             "[bold]Ledger and anchor are intact and agree: there is no need for this.[/]",
             soft_wrap=True,
         )
-    if not yes and not confirmed("Give up the whole budget for ever?"):
+    if not yes and not confirm("Give up the whole budget for ever?"):
         failed()
     ledger = recovery.write_off(owner.ledger_file, owner.user_base, owner.anchor_file, reason)
     _print_repaired(owner, ledger)

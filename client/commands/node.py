@@ -16,7 +16,7 @@ from client.checks.preflight import CHECKS, exit_code, preflight
 from client.commands.options import JsonOption, SiteOption
 from client.logs import set_up
 from client.node.processes import supernode
-from client.node.up import only_node, run_node
+from client.node.up import lock_node, run_node
 from client.site.setup import NewSite, make_site, new_file
 from client.site.site import Site
 from shared.config import ModelConfig
@@ -179,7 +179,7 @@ def up_command(
     loaded = Site.load(site)
     loaded.check_seed({})
     supernode(loaded, b"")
-    with only_node(Path(loaded.folder)) as lock:
+    with lock_node(Path(loaded.folder)) as lock:
         failed = _print_names(preflight(site, Expected()))
         if errors := [name for name in failed if name not in skipped]:
             raise SiteError(

@@ -21,7 +21,7 @@ from shared.system.command_line import command_group, failed, messages, output, 
 
 __all__ = ["outbox"]
 
-outbox = command_group("Every answer that ever left this site.", alone=True)
+outbox = command_group("Every answer that ever left this site.", runs_alone=True)
 
 
 @outbox.callback()

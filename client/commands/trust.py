@@ -15,7 +15,7 @@ from client.commands.options import JsonOption, SiteOption, YesOption, open_ledg
 from client.ledger.balance import EntryType
 from client.site.site import Site
 from shared.errors import BundleError, ConfigError
-from shared.system.command_line import confirmed, failed, messages, output, table_of, write_json
+from shared.system.command_line import confirm, failed, messages, output, table_of, write_json
 
 __all__ = ["trust_command"]
 
@@ -50,7 +50,7 @@ def trust_command(
         _check_fingerprint(parsed, fingerprint)
     _show(loaded, parsed, as_json=as_json)
     question = "Let this node run this bundle and no other?"
-    if not yes and fingerprint is None and not confirmed(question):
+    if not yes and fingerprint is None and not confirm(question):
         failed()
     open_ledger(loaded).trust(parsed.fingerprint, parsed.app, parsed.version)
     app = install(loaded.flower_home, content)

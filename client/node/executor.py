@@ -1,4 +1,4 @@
-"""Runs every request in a process of its own, apart from the SuperNode and its key.
+"""Run every request in a process of its own, separate from the SuperNode and its key.
 
 `sotto-node up` starts this beside the SuperNode, under another user where the site names one. It
 asks the SuperNode for work with a secret that both read on their standard input, and gives each
@@ -39,7 +39,7 @@ from client.flower_internals import (
     TaskType,
 )
 from client.logs import Event, note, set_up
-from client.node.task import answer_late
+from client.node.task import send_late_reply
 from shared.messages import refusal_reply
 from shared.outcomes import Refusal
 
@@ -56,15 +56,15 @@ _PRELOADED = ["client.app", "client.node.worker"]
 
 
 def main() -> NoReturn:
-    """Reads the secret on standard input, and serves until it is ended."""
+    """Read the secret on standard input, and serve until SIGTERM."""
     parser = argparse.ArgumentParser(description="Runs the requests of a node.")
     parser.add_argument("--site", required=True, help="folder of the site")
     parser.add_argument("--runtime", required=True, help="address of the SuperNode, host:port")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     secret = sys.stdin.buffer.read()
     os.environ["PYTHONSAFEPATH"] = "1"  # of the processes that follow, too
     set_up()
-    _serve(asked.site, asked.runtime, secret)
+    _serve(arguments.site, arguments.runtime, secret)
 
 
 def _serve(site: str, runtime: str, secret: bytes) -> NoReturn:
@@ -75,7 +75,7 @@ def _serve(site: str, runtime: str, secret: bytes) -> NoReturn:
     tasks: list[_Task] = []
     while True:
         tasks = [task for task in tasks if not task.over()]
-        token = "" if any(task.at_work for task in tasks) else _acquire(superexec)
+        token = "" if any(task.is_busy for task in tasks) else _acquire(superexec)
         if not token:
             time.sleep(_POLL)
             continue
@@ -83,7 +83,7 @@ def _serve(site: str, runtime: str, secret: bytes) -> NoReturn:
         worker = context.Process(target=_work, args=(site, runtime, token, there))
         worker.start()
         there.close()
-        tasks.append(_Task(worker, here, partial(_apologise, runtime, token)))
+        tasks.append(_Task(worker, here, partial(_reply_for_dead, runtime, token)))
 
 
 class _Task:
@@ -96,16 +96,16 @@ class _Task:
     def __init__(
         self, worker: BaseProcess, here: Connection, apologise: Callable[[bytes], None]
     ) -> None:
-        self._worker, self._here, self._apologise = worker, here, apologise
+        self._worker, self._here, self._reply_for_dead = worker, here, apologise
         self._started, self._request = time.monotonic(), b""
 
     @property
-    def at_work(self) -> bool:
-        """Whether the next task is to wait for this one."""
+    def is_busy(self) -> bool:
+        """Whether the next task has to wait for this one."""
         return bool(self._request) or time.monotonic() - self._started < _FETCH
 
     def over(self) -> bool:
-        """Whether it has ended; tells the coordinator where it ended badly."""
+        """Return whether it has ended; if it failed, tell the coordinator."""
         ended = self._worker.exitcode is not None
         if not self._request and self._here.poll():
             with suppress(EOFError):
@@ -113,20 +113,20 @@ class _Task:
         if ended:
             self._here.close()
             if self._worker.exitcode != 0 and self._request:
-                self._apologise(self._request)
+                self._reply_for_dead(self._request)
         return ended
 
 
-def _work(site: str, runtime: str, token: str, told: Connection) -> None:
+def _work(site: str, runtime: str, token: str, notify: Connection) -> None:
     from client.node.worker import work  # noqa: PLC0415 with the libraries, in the process that has them
 
-    work(site, runtime, token, told)
+    work(site, runtime, token, notify)
 
 
-def _apologise(runtime: str, token: str, request: bytes) -> None:
+def _reply_for_dead(runtime: str, token: str, request: bytes) -> None:
     note(Event.DIED)
     try:
-        answer_late(runtime, token, request, partial(refusal_reply, Refusal.FAILED))
+        send_late_reply(runtime, token, request, partial(refusal_reply, Refusal.FAILED))
     except httpx.HTTPError as error:  # the SuperNode says so itself, a minute later
         note(Event.FAILED, error=type(error).__name__)
 

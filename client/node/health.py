@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from prometheus_client import CollectorRegistry
 
 from client.bundle.trust import verify_trusted
-from client.checks.handshake import hello
+from client.checks.handshake import shake_hands
 from client.node.prometheus import NodeMetrics, Processes
 from client.site.site import Site
 from shared.errors import SiteError, SottoError
@@ -68,9 +68,9 @@ class _NodeHealth:
     def routes(self) -> Routes:
         """All paths."""
         return {
-            "/healthz": lambda _: _conditions({"processes": self._processes.all_run}),
+            "/healthz": lambda _: _conditions({"processes": self._processes.all_running}),
             "/readyz": lambda _: _conditions(
-                {"processes": self._processes.all_run} | self._check_site()
+                {"processes": self._processes.all_running} | self._check_site()
             ),
             "/metrics": lambda accept: metrics_answer(self._registry, accept),
         }
@@ -82,7 +82,7 @@ class _NodeHealth:
                 "ledger": _succeeds(site.open_ledger),
                 "bundle": _succeeds(lambda: verify_trusted(site)),
                 "coordinator": _succeeds(
-                    lambda: hello(site.coordinator.address, site.root_certificates_file)
+                    lambda: shake_hands(site.coordinator.address, site.root_certificates_file)
                 ),
             }
             self._checked = time.monotonic(), results

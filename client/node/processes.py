@@ -1,6 +1,6 @@
-"""The processes of a node: what is started, whose they are, and in what surroundings.
+"""The processes of a node: their commands, users and environment.
 
-Telemetry, update checks and the installation of what an app asks for are off.
+Flower's telemetry, update checks and installation of an app's dependencies are off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STDIN = "/dev/stdin"
 
 
 def accounts(site: Site) -> tuple[Account | None, Account | None]:
-    """Whose processes the SuperNode and the executor are; None where they are ours.
+    """Return the users of SuperNode and executor; None is the user of this process.
 
     Raises:
         SiteError: the key is not there.
@@ -44,11 +44,11 @@ def accounts(site: Site) -> tuple[Account | None, Account | None]:
 
 
 def supernode(site: Site, secret: bytes) -> Program:
-    """Flower's SuperNode, which runs no app itself; see `client.node.supernode`.
+    """Return the SuperNode's program. It runs no app itself; see `client.node.supernode`.
 
     Args:
         site: whose node it is.
-        secret: what the executor proves itself with.
+        secret: authenticates the executor.
 
     Raises:
         SiteError: the folder's name cannot be passed on.
@@ -74,14 +74,14 @@ def supernode(site: Site, secret: bytes) -> Program:
         secret=secret,
         account=accounts(site)[0],
         advice=(
-            "See what it said above, run `sotto-node check`, and ask the coordinator whether this "
+            "Read its messages above, run `sotto-node check`, and ask the coordinator whether this "
             "node's key is registered."
         ),
     )
 
 
 def executor(site: Site, secret: bytes) -> Program:
-    """What runs the requests; see `client.node.executor`."""
+    """Return the executor's program; see `client.node.executor`."""
     command = [*_PYTHON, "client.node.executor", "--site", site.folder]
     return Program(
         name="executor",
@@ -93,7 +93,7 @@ def executor(site: Site, secret: bytes) -> Program:
 
 
 def environment(site: Site) -> dict[str, str]:
-    """The variables that they get: ours, with Flower's home in the site's folder."""
+    """Return their environment: ours, with Flower's home in the site's folder."""
     return os.environ | _OFF | {"FLWR_HOME": str(site.flower_home), "PATH": _path()}
 
 

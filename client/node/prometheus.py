@@ -1,8 +1,8 @@
-"""What a node tells those who watch it: Prometheus metrics, read from the ledger and the processes.
+"""Prometheus metrics of a node, read from the ledger and the processes at each scrape.
 
-Each request has a process of its own, so nothing is counted in memory: the ledger says what was
-asked, answered and refused, also before this node was started. It holds no figure that depends on
-a user, and so nothing here does.
+Each request has a process of its own, so nothing is counted in memory. The ledger records what was
+asked, answered and refused, also before this node was started. No figure in it depends on a single
+user, and so no metric does.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ _PATIENCE = 5.0
 
 @dataclass(slots=True)
 class Processes:
-    """Which of the node's processes run, and how often they had to be started again."""
+    """Which of the node's processes run, and how often each was restarted."""
 
     running: dict[str, bool] = field(default_factory=dict)
     restarts: Counter[str] = field(default_factory=Counter)
 
-    def told(self, change: Start | Restart) -> None:
-        """Takes note of a change."""
+    def record(self, change: Start | Restart) -> None:
+        """Record that a process started or ended."""
         self.running[change.program] = isinstance(change, Start)
         if isinstance(change, Restart):
             self.restarts[change.program] += 1
 
     @property
-    def all_run(self) -> bool:
-        """Whether all do that were ever started."""
+    def all_running(self) -> bool:
+        """Whether every process that was ever started runs."""
         return bool(self.running) and all(self.running.values())
 
 
 class NodeMetrics(Collector):
-    """All metrics of a site's node, read anew at each scrape.
+    """All metrics of a site's node.
 
     Args:
-        site: whose.
+        site: whose ledger and app are read.
         processes: of its node.
     """
 
@@ -75,11 +75,11 @@ class NodeMetrics(Collector):
         self._epsilon: tuple[list[Release], float] = ([], 0.0)
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering it must not read the ledger."""
+        """Return nothing, so that registering the collector does not read the ledger."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric; without those of the ledger where that cannot be read."""
+        """Yield every metric; those of the ledger only if it can be read."""
         yield from self._of_processes()
         yield from _of_gpus()
         readable = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""flower-supernode, which reconnects for ever, and is never left half dead.
+"""Run flower-supernode so that it always reconnects, and ends if one of its threads does.
 
 | what happens                                     | Flower 1.41 alone            | here         |
 |--------------------------------------------------|------------------------------|--------------|
@@ -54,17 +54,17 @@ from client.flower_internals import (
     replace_in_supernode,
 )
 
-__all__ = ["WholeReplies", "all_parts", "main"]
+__all__ = ["CompleteReplies", "main", "push_all_parts"]
 
 STALLED = 20.0
 """Seconds without another part of a reply, on this machine, after which its ClientApp is dead."""
 
 
 def main() -> NoReturn:
-    """Runs `flower-supernode`; whatever ends one of its threads ends the process."""
-    replace_in_supernode("make_simple_http_retry_invoker", _patient)
-    replace_in_supernode("InMemoryNodeState", WholeReplies)
-    replace_in_supernode("push_object_contents_from_iterable", all_parts)
+    """Run `flower-supernode`; an error in any of its threads ends the process."""
+    replace_in_supernode("make_simple_http_retry_invoker", _make_retry_invoker)
+    replace_in_supernode("InMemoryNodeState", CompleteReplies)
+    replace_in_supernode("push_object_contents_from_iterable", push_all_parts)
     threading.excepthook = _end_with
     sys.argv[0] = "flower-supernode"
     try:
@@ -76,33 +76,33 @@ def main() -> NoReturn:
     _end()
 
 
-def _patient() -> RetryInvoker:
-    """Flower's way to try again, for every error of the transport."""
+def _make_retry_invoker() -> RetryInvoker:
+    """Make Flower's retry rule, which also retries after every error of the transport."""
     invoker = make_simple_http_retry_invoker()
     others = invoker.should_giveup
     assert others is not None
 
-    invoker.should_giveup = _unless_transport(others)
+    invoker.should_giveup = _give_up_unless_transport(others)
     return invoker
 
 
-def _unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exception], bool]:
-    def lasting(error: Exception) -> bool:
+def _give_up_unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exception], bool]:
+    def give_up(error: Exception) -> bool:
         if isinstance(error, httpx.TransportError):
             log(WARNING, "No connection to the coordinator: %s", error)
             return False
         return others(error)
 
-    return lasting
+    return give_up
 
 
-def all_parts(
+def push_all_parts(
     parts: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None]
 ) -> None:
-    """Pushes every part of a reply; one that is not taken keeps no other from being sent.
+    """Push every part of a reply; a part that is declined does not stop the others.
 
-    What is sent a second time, because the answer to the first was lost, is not taken; neither is
-    anything once the time for the reply is over, of which the coordinator hears by itself.
+    A part is declined if it arrived before and only the answer was lost, and after the deadline of
+    the reply, which the coordinator notices by itself.
     """
 
     def push(number: str, content: bytes) -> None:
@@ -114,8 +114,8 @@ def all_parts(
     push_object_contents_from_iterable(parts, push)
 
 
-class WholeReplies(InMemoryNodeState):
-    """The node's messages: one reply to each request, which can be had once all of it is here."""
+class CompleteReplies(InMemoryNodeState):
+    """The node's messages: one reply to a request, which is sent when it is complete."""
 
     def __init__(self, object_store: ObjectStore) -> None:
         super().__init__(object_store)
@@ -124,7 +124,7 @@ class WholeReplies(InMemoryNodeState):
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
-        """As Flower's; a second answer to a request is not taken, nor its content asked for."""
+        """As Flower's; a second reply to a request is declined, and so is its content."""
         if message.metadata.reply_to_message_id not in self.msg_store:
             return False, []
         return super().store_message_and_object_tree(message, object_tree, session_id)
@@ -136,7 +136,7 @@ class WholeReplies(InMemoryNodeState):
         is_reply: bool | None = None,
         limit: int | None = None,
     ) -> Sequence[Message]:
-        """As Flower's; a reply that is not whole stays, or makes place for an error."""
+        """As Flower's; an incomplete reply is kept back, and replaced by an error if it stalls."""
         found = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
         missing = [self._missing(message) for message in found]
         for message, parts in zip(found, missing, strict=True):
@@ -147,7 +147,7 @@ class WholeReplies(InMemoryNodeState):
         return [message for message, parts in zip(found, missing, strict=True) if not parts]
 
     def _missing(self, message: Message) -> int:
-        """How many parts of a reply are not here; a request's come in another way."""
+        """Count the missing parts of a reply; a request's parts arrive in another way."""
         if not message.metadata.reply_to_message_id:
             return 0
         try:
@@ -167,7 +167,7 @@ class WholeReplies(InMemoryNodeState):
             entry.is_retrieved = False
 
     def _replace(self, reply: Message) -> None:
-        """Answers in a dead ClientApp's place, unless its executor has done so."""
+        """Answer in place of a dead ClientApp, unless its executor has done so."""
         known = reply.metadata
         log(WARNING, "The ClientApp died before all of its reply was here.")
         del self._seen[known.message_id]

@@ -1,4 +1,4 @@
-"""One task that the SuperNode gave out, as Flower 1.41 speaks of it: request in, reply out."""
+"""Fetch a task's request from the SuperNode, and hand its reply over."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from client.flower_internals import (
     remove_content_from_message,
 )
 
-__all__ = ["Answerer", "answer", "answer_late"]
+__all__ = ["Answerer", "answer", "send_late_reply"]
 
 Answerer = Callable[[Message, Context, Fab], Message]
-"""Gives the reply to a request; the app that the coordinator sent comes with it."""
+"""Returns the reply to a request; its last argument is the app that the coordinator sent."""
 
 
-def answer(runtime: str, token: str, told: Callable[[bytes], None], reply_to: Answerer) -> None:
-    """Fetches the request, and sends the reply to it.
+def answer(runtime: str, token: str, notify: Callable[[bytes], None], reply_to: Answerer) -> None:
+    """Fetch a task's request, answer it, and send the reply.
 
     Args:
         runtime: address of the SuperNode, host:port.
         token: of the task.
-        told: is given the request without its content, before it is answered.
+        notify: called with the request without its content, before it is answered.
         reply_to: raises nothing.
     """
-    with _client(runtime, token) as client, _alive(client):
+    with _client(runtime, token) as client, _heartbeats(client):
         message, context, _, fab = pull_task_input(client)
-        told(_apart(message))
+        notify(_without_content(message))
         push_message(client, reply_to(message, context, fab), context)
         # No context: nothing of a request is left for the next one.
         push_task_output(client, None, SubStatus.COMPLETED, "")
 
 
-def answer_late(
+def send_late_reply(
     runtime: str, token: str, request: bytes, reply_to: Callable[[Message], Message]
 ) -> None:
-    """Sends a reply in place of a process that had fetched the request and died.
+    """Send the reply to a request whose process died after it had fetched it.
 
     Args:
         runtime: address of the SuperNode, host:port.
         token: of the task.
-        request: as that process told it.
-        reply_to: is given the request without its content.
+        request: as that process passed it to `notify`.
+        reply_to: called with the request without its content.
 
     Raises:
         httpx.HTTPError: the SuperNode does not answer, or has given the task up.
@@ -70,8 +70,8 @@ def answer_late(
         push_task_output(client, None, SubStatus.COMPLETED, "")
 
 
-def _apart(message: Message) -> bytes:
-    """A message without its content."""
+def _without_content(message: Message) -> bytes:
+    """Return a message without its content, as bytes."""
     return bytes(message_to_proto(remove_content_from_message(message)).SerializeToString())
 
 
@@ -94,8 +94,8 @@ def _client(runtime: str, token: str) -> Iterator[RuntimeHttpClient]:
 
 
 @contextmanager
-def _alive(client: RuntimeHttpClient) -> Iterator[None]:
-    """Tells the SuperNode that the task is worked on."""
+def _heartbeats(client: RuntimeHttpClient) -> Iterator[None]:
+    """Tell the SuperNode, while the block runs, that the task is being worked on."""
     beat = HeartbeatSender(make_task_heartbeat_fn_http(client))
     beat.start()
     try:

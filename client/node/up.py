@@ -1,16 +1,16 @@
-"""A site's node: its SuperNode, and the executor of its requests, kept running and ended together.
+"""Run a site's node: its SuperNode and the executor of its requests.
 
-| process   | whose, where an `executor_user` is named  | what it can reach                       |
+| process   | its user, if `executor_user` is set       | what it can reach                       |
 |-----------|-------------------------------------------|-----------------------------------------|
-| SuperNode | the owner's of the node's key             | the coordinator, the key                |
-| executor  | the `executor_user`'s                     | the data, the ledger, the vetted app    |
+| SuperNode | the owner of the node's key               | the coordinator, the key                |
+| executor  | the `executor_user`                       | the data, the ledger, the vetted app    |
 
-Without one, or where `sotto-node up` is not root's, both run as the user that started it. What the
-two need to know of each other, a secret drawn at each start, is on no disk.
+Otherwise, or if `sotto-node up` does not run as root, both run as the user that started it. They
+authenticate each other with a secret that is drawn at each start and never written to disk.
 
-Flower refuses a node whose last lease has not ended; 10 s is the least that makes sense. It ends
-with 1 for every reason of its own, also where the key is not registered: the reason stands in what
-it says. This node goes on trying.
+Flower refuses a node until its last lease has ended, so waits of less than 10 s are useless. The
+SuperNode ends with code 1 whatever the reason, and prints it; one reason is a key that is not
+registered. The node keeps trying.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from shared.errors import SiteError
 from shared.system.files import inheritable_lock
 from shared.system.supervise import Patience, Restart, Start, keep_running
 
-__all__ = ["only_node", "run_node"]
+__all__ = ["lock_node", "run_node"]
 
 LOCK = "node.lock"
 _SECRET = 32
 
 
 @contextmanager
-def only_node(folder: Path) -> Iterator[int]:
-    """Holds the site's lock; gives its descriptor, so that a child can hold it too.
+def lock_node(folder: Path) -> Iterator[int]:
+    """Hold the site's lock; yield its descriptor, so that child processes can hold it, too.
 
-    The lock ends with the last process that has it open, however that ends.
+    The lock is free when the last process that holds it has ended.
 
     Raises:
-        SiteError: another node of this site has it.
+        SiteError: another node of this site holds it.
     """
 
     def conflict(holder: str) -> SiteError:
         return SiteError(
             f"{folder}: a node of this site is running already (process {holder}). One site has "
-            "one node: end that one first."
+            "one node: stop that one first."
         )
 
     with inheritable_lock(folder / LOCK, conflict) as handle:
@@ -56,32 +56,32 @@ def only_node(folder: Path) -> Iterator[int]:
 
 
 def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
-    """Runs the site's node until a signal to end comes.
+    """Run the site's node until SIGTERM or SIGINT.
 
     Args:
         site: whose node it is.
-        lock: what `only_node` gave.
+        lock: the descriptor that `lock_node` yielded.
         patience: waits and limits.
 
     Raises:
-        ProcessError: it cannot go on.
+        ProcessError: a process cannot be kept running.
     """
     site.flower_home.mkdir(mode=0o755, parents=True, exist_ok=True)  # the folder around it is ours
     secret = secrets.token_bytes(_SECRET)
     programs, processes = [supernode(site, secret), executor(site, secret)], Processes()
 
-    def told(change: Start | Restart) -> None:
-        processes.told(change)
+    def notify(change: Start | Restart) -> None:
+        processes.record(change)
         if isinstance(change, Restart):
-            _restarting(change)
+            _note_restart(change)
 
     with serve_node_health(site, processes):
         note(Event.STARTED, organisation=site.organisation)
-        keep_running(programs, patience=patience or Patience(), told=told, pass_fds=(lock,))
+        keep_running(programs, patience=patience or Patience(), notify=notify, pass_fds=(lock,))
         note(Event.STOPPED, organisation=site.organisation)
 
 
-def _restarting(restart: Restart) -> None:
+def _note_restart(restart: Restart) -> None:
     note(
         Event.RESTARTING,
         program=restart.program,

@@ -1,8 +1,8 @@
-"""Answers one request: checks whose app it came with, and only then runs the vetted one.
+"""Answer one request: verify the app bundle that came with it, then run the vetted copy.
 
-What the coordinator sent as an app is compared with the fingerprint that the partner trusts, and
-then thrown away: what runs is the partner's own copy, checked file by file (`client.bundle.trust`).
-All of this is done by the installed package, before a line of any bundle is executed.
+The bundle that the coordinator sent is compared with the fingerprint that the partner trusts, and
+discarded. What runs is the partner's own copy, verified file by file (`client.bundle.trust`). The
+installed package does this before it executes any code of a bundle.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ __all__ = ["reply_to", "work"]
 App = Callable[[Message, Context], Message]
 
 
-def work(site: str, runtime: str, token: str, told: Connection) -> None:
-    """Answers the task with this token; the process ends afterwards.
+def work(site: str, runtime: str, token: str, notify: Connection) -> None:
+    """Answer the task with this token; the process ends afterwards.
 
     Args:
         site: folder of the site.
         runtime: address of the SuperNode, host:port.
         token: of the task.
-        told: is sent the request without its content, as soon as it is there.
+        notify: is sent the request without its content, as soon as it is fetched.
     """
     set_up()
-    answer(runtime, token, told.send_bytes, partial(reply_to, Path(site)))
+    answer(runtime, token, notify.send_bytes, partial(reply_to, Path(site)))
 
 
 def reply_to(site: Path, message: Message, context: Context, fab: Fab) -> Message:
-    """The vetted app's reply, or a refusal; raises nothing.
+    """Return the vetted app's reply, or a refusal. Raises nothing.
 
     Args:
         site: folder of the site.

@@ -128,7 +128,7 @@ def run_services(settings: Settings, lock: int, notify: Callable[[Start | Restar
         ProcessError: the named process cannot be kept running; all have been stopped.
     """
     os.umask(0o077)  # the database that Flower makes is for its owner alone
-    keep_running(service_programs(settings), patience=_PATIENCE, told=notify, pass_fds=(lock,))
+    keep_running(service_programs(settings), patience=_PATIENCE, notify=notify, pass_fds=(lock,))
 
 
 def is_ready(settings: Settings) -> bool:

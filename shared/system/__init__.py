@@ -1,1 +1,8 @@
-"""system."""
+"""What programs need of the operating system.
+
+- `files`: every lock and every durable write.
+- `supervise`: keeps programs running and stops them together.
+- `health_server`: /healthz, /readyz and /metrics over HTTP.
+- `command_line`: errors, exit codes, consoles and JSON of every command.
+- `address`: host and port.
+"""

@@ -1,11 +1,11 @@
-"""Where something listens: a host and a port.
+"""The address at which something listens: a host and a port.
 
 | text                          | host and port                                |
 |-------------------------------|----------------------------------------------|
 | `sotto.example:443`           | sotto.example, 443                           |
 | `192.0.2.7:9092`              | 192.0.2.7, 9092                              |
 | `[2001:db8::1]:9092`          | 2001:db8::1, 9092                            |
-| `https://sotto.example:443`   | none: the address alone is wanted            |
+| `https://sotto.example:443`   | none: give host and port without a scheme    |
 | `sotto.example`, `a:b:c`      | none: without a port, or ambiguous           |
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 __all__ = ["PORTS", "Address"]
 
 PORTS = range(1, 65536)
-"""The numbers that a port can have."""
+"""The valid port numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address | None:
-        """Reads `host:port`; None where it is not of that form.
+        """Parse `host:port`; return None if it is not of that form.
 
         >>> Address.parse("[2001:db8::1]:9092")
         Address(host='2001:db8::1', port=9092)
@@ -61,7 +61,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only processes of this machine reach it.
+        """Whether only processes of this machine can reach it.
 
         >>> Address("127.0.0.1", 80).loopback, Address("0.0.0.0", 80).loopback
         (True, False)

@@ -1,13 +1,13 @@
-"""What every command line of the project does alike: errors, exit codes, consoles, JSON.
+"""Errors, exit codes, consoles and JSON of every command line of the project.
 
 | what happened                        | exit code |
 |--------------------------------------|-----------|
 | done                                 | 0         |
-| a check found something (`failed`)   | 1         |
-| a mistake that the message explains  | 2         |
+| a check failed (`failed`)            | 1         |
+| an error, which the message explains | 2         |
 | Ctrl-C                               | 130       |
 
-Figures go to stdout, everything said about them to stderr.
+Results go to stdout, messages to stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.errors import SottoError
 
 __all__ = [
     "command_group",
-    "confirmed",
+    "confirm",
     "failed",
     "messages",
     "output",
@@ -40,42 +40,42 @@ __all__ = [
 
 INTERRUPTED = 130
 """What typer returns after Ctrl-C: 128 + SIGINT."""
-MISTAKE, FOUND = 2, 1
+ERROR, FAILED = 2, 1
 
 messages = Console(stderr=True, highlight=False)
-"""Where commands talk."""
+"""For messages."""
 output = Console(highlight=False)
-"""Where results go that are meant for people; JSON goes through `write_json`."""
+"""For results that people read; JSON goes through `write_json`."""
 
 
-def command_group(about: str, *, alone: bool = False) -> typer.Typer:
-    """A set of commands whose errors are left to `run`.
+def command_group(about: str, *, runs_alone: bool = False) -> typer.Typer:
+    """Make a group of commands whose errors `run` reports.
 
     Args:
-        about: what `--help` says.
-        alone: whether the group does something without a command, too.
+        about: shown by `--help`.
+        runs_alone: whether the group does something without a subcommand, too.
     """
     return typer.Typer(
         help=about,
-        no_args_is_help=not alone,
-        invoke_without_command=alone,
+        no_args_is_help=not runs_alone,
+        invoke_without_command=runs_alone,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
 
 
 def run(app: typer.Typer, *, interrupted: str = "") -> NoReturn:
-    """Runs the command that was typed, and leaves with its exit code.
+    """Run the command that was typed, and exit with its exit code.
 
     Args:
         app: all commands.
-        interrupted: what to do after Ctrl-C.
+        interrupted: advice that is printed after Ctrl-C.
     """
     try:
         code = app(standalone_mode=False) or 0
     except SottoError as error:
         messages.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(MISTAKE)
+        sys.exit(ERROR)
     except click.Abort:  # a question that was answered with Ctrl-C or the end of the input
         code = INTERRUPTED
     except click.ClickException as error:
@@ -87,21 +87,21 @@ def run(app: typer.Typer, *, interrupted: str = "") -> NoReturn:
 
 
 def failed() -> NoReturn:
-    """Ends a check that found something: exit code 1."""
-    raise typer.Exit(FOUND)
+    """Exit with code 1, for a check that failed."""
+    raise typer.Exit(FAILED)
 
 
-def confirmed(question: str) -> bool:
-    """Asks on stderr; anything but "y" or "yes" is no, and so is the end of the input."""
+def confirm(question: str) -> bool:
+    """Ask on stderr; anything but "y" or "yes" means no, and so does the end of the input."""
     messages.print(f"{question} [y/N] ", end="", markup=False)
-    sure = sys.stdin.readline().strip().lower() in ("y", "yes")
-    if not sure:
+    agreed = sys.stdin.readline().strip().lower() in ("y", "yes")
+    if not agreed:
         messages.print("Nothing was changed. (Without a terminal, answer with --yes.)")
-    return sure
+    return agreed
 
 
 def table_of(*columns: str) -> Table:
-    """An empty table that is narrow enough for a terminal and loses no character."""
+    """Return an empty table that wraps long cells instead of cutting them off."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in columns:
         table.add_column(name, overflow="fold")
@@ -109,7 +109,7 @@ def table_of(*columns: str) -> Table:
 
 
 def write_json(value: object) -> None:
-    """Prints data on stdout; what is not finite becomes null, for JSON has no infinity."""
+    """Print data on stdout; numbers that are not finite become null, as JSON has none."""
     sys.stdout.write(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 

@@ -1,16 +1,16 @@
-"""Keeps programs running, each in a process of its own, and ends them together without a trace.
+"""Keep programs running, each in a process of its own, and stop them together.
 
 | what happens                                | what follows                                       |
 |---------------------------------------------|----------------------------------------------------|
 | SIGTERM or SIGINT                           | all end, then this returns                         |
 | a program ends, or dies                     | started again after `first` s, then twice that ... |
 | it ran for `settled` s before               | the wait is `first` again                          |
-| it does not understand its arguments        | an error                                           |
-| `starts` starts in a row without much life  | an error, where a limit is set                     |
+| it exits with 2: bad arguments              | an error                                           |
+| `starts` short runs in a row                | an error, where a limit is set                     |
 | this process is killed                      | the programs end too (Linux)                       |
 
-What a program must not tell the machine's other users comes on its standard input: neither its
-arguments nor its variables hold a secret.
+A secret reaches a program on its standard input, because other users of the machine can read its
+arguments, and its own children its environment.
 """
 
 from __future__ import annotations
@@ -29,14 +29,23 @@ from typing import Any
 
 from shared.errors import ProcessError
 
-__all__ = ["TIED", "Account", "Kept", "Patience", "Program", "Restart", "Start", "keep_running"]
+__all__ = [
+    "TIED",
+    "Account",
+    "KeptProgram",
+    "Patience",
+    "Program",
+    "Restart",
+    "Start",
+    "keep_running",
+]
 
 _POLL = 0.1
 _USAGE = 2  # argparse
 # Linux ends a process so started (PR_SET_PDEATHSIG) when the one that started it is killed.
 _TIE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 TIED = (sys.executable, "-c", _TIE) if sys.platform.startswith("linux") else ()
-"""Comes before a command: the process ends when the one that started it does, even by a kill."""
+"""Put before a command: its process ends when the one that started it ends or is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,29 +80,29 @@ class Account:
 
     @classmethod
     def of(cls, name: str | int) -> Account:
-        """By name or number.
+        """Look a user up by name or number.
 
         Raises:
             ProcessError: there is none.
         """
         try:
-            found = pwd.getpwuid(name) if isinstance(name, int) else pwd.getpwnam(name)
+            entry = pwd.getpwuid(name) if isinstance(name, int) else pwd.getpwnam(name)
         except KeyError:
             raise ProcessError(
                 f"user '{name}': this machine has no such user. Make one without a login: "
                 f"useradd --system --shell /usr/sbin/nologin {name}"
             ) from None
-        return cls(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)
+        return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """What starts a process as this user, in none of our groups; for `subprocess`."""
+        """Arguments of `subprocess.Popen` that start a process as this user, in its groups only."""
         groups = os.getgrouplist(self.name, self.group)
         return {"user": self.user, "group": self.group, "extra_groups": groups}
 
     @property
     def variables(self) -> dict[str, str]:
-        """What tells a process whose it is."""
+        """Environment variables that name the user."""
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
 
 
@@ -106,9 +115,9 @@ class Program:
         command: the program and its arguments.
         variables: its whole environment.
         secret: what it reads on its standard input.
-        account: whose process it is; None leaves it ours. Another one takes root.
-        advice: what to do where it cannot be kept running, as a sentence.
-        children_stay: whether what it has started outlives its death, until all ends.
+        account: user of its process; None is the user of this one. Another one needs root.
+        advice: what to do if it cannot be kept running, as a sentence.
+        children_stay: whether its own child processes outlive it, until all programs end.
     """
 
     name: str
@@ -116,7 +125,7 @@ class Program:
     variables: Mapping[str, str]
     secret: bytes = b""
     account: Account | None = None
-    advice: str = "See what it said above."
+    advice: str = "Read its messages above."
     children_stay: bool = False
 
 
@@ -146,41 +155,42 @@ def keep_running(
     programs: Sequence[Program],
     *,
     patience: Patience,
-    told: Callable[[Start | Restart], None],
+    notify: Callable[[Start | Restart], None],
     pass_fds: Sequence[int] = (),
 ) -> None:
-    """Runs all programs until a signal to end comes; ends them whatever happens.
+    """Run all programs until SIGTERM or SIGINT, and stop them whatever happens.
 
     Args:
         programs: started in this order.
         patience: waits and limits.
-        told: called after each start, and before each wait for a new one.
+        notify: called after each start, and before each wait for a new one.
         pass_fds: open files that every process inherits, such as a lock's.
 
     Raises:
-        ProcessError: it cannot go on.
+        ProcessError: a program cannot be kept running.
     """
     stop = threading.Event()
     kept = [
-        Kept(program=program, patience=patience, pass_fds=tuple(pass_fds)) for program in programs
+        KeptProgram(program=program, patience=patience, pass_fds=tuple(pass_fds))
+        for program in programs
     ]
     with _on_signals(stop.set):
         try:
             while not stop.is_set():
                 for one in kept:
-                    change = one.look(time.monotonic())
+                    change = one.update(time.monotonic())
                     if change is not None:
-                        told(change)
+                        notify(change)
                 stop.wait(_POLL)
         finally:
-            _end([one.child for one in kept if one.child is not None], patience.end)
+            _stop([one.child for one in kept if one.child is not None], patience.end)
             for group in (group for one in kept for group in one.left):
                 _kill(group)
 
 
 @dataclass(slots=True, kw_only=True)
-class Kept:
-    """One program, when it runs next, and the process groups that it has left behind."""
+class KeptProgram:
+    """One program, when it is next started, and the process groups that it left running."""
 
     program: Program
     patience: Patience
@@ -192,11 +202,11 @@ class Kept:
     _due: float = -1.0
     _failed: int = 0
 
-    def look(self, now: float) -> Start | Restart | None:
-        """Starts it where that is due, and looks whether it has ended; says what has changed.
+    def update(self, now: float) -> Start | Restart | None:
+        """Start the program if that is due, or see whether it has ended. Return what changed.
 
         Raises:
-            ProcessError: there is no use in another start.
+            ProcessError: another start would be useless.
         """
         self.left = tuple(group for group in self.left if _alive(group))
         if self.child is None:
@@ -212,15 +222,19 @@ class Kept:
         else:
             _kill(self.child.pid)
         self.child = None
-        self.judge(code, now - self._began)
+        self.plan_restart(code, now - self._began)
         self._due = now + self.wait
         return Restart(program=self.program.name, code=code, seconds=self.wait)
 
-    def judge(self, code: int, seconds: float) -> None:
-        """Sets how long to wait after a run of so many seconds.
+    def plan_restart(self, code: int, seconds: float) -> None:
+        """Set how long to wait for the next start.
+
+        Args:
+            code: the exit code of the run that ended.
+            seconds: how long it lasted.
 
         Raises:
-            ProcessError: there is no use in another start.
+            ProcessError: another start would be useless.
         """
         patience, name = self.patience, self.program.name
         if code == _USAGE:
@@ -231,7 +245,7 @@ class Kept:
         self._failed = self._failed + 1 if seconds < patience.brief else 0
         if patience.starts is not None and self._failed >= patience.starts:
             raise ProcessError(
-                f"{name} ended with {code}, and {self._failed} starts in a row came to nothing. "
+                f"{name} ended with {code}, and {self._failed} starts in a row failed. "
                 f"{self.program.advice}"
             )
         settled = seconds >= patience.settled
@@ -243,7 +257,7 @@ class Kept:
         whose = {} if account is None else account.credentials
         variables = {} if account is None else account.variables
         try:
-            with _given(program.secret, account) as stdin:
+            with _secret_pipe(program.secret, account) as stdin:
                 return subprocess.Popen(
                     [*TIED, *program.command],
                     env=dict(program.variables) | variables,
@@ -261,8 +275,8 @@ class Kept:
 
 
 @contextmanager
-def _given(secret: bytes, account: Account | None) -> Iterator[int]:
-    """A pipe's end to read the secret from, also by its name /dev/stdin; never a file on disk."""
+def _secret_pipe(secret: bytes, account: Account | None) -> Iterator[int]:
+    """Yield the reading end of a pipe that holds the secret, which never is in a file on disk."""
     reading, writing = os.pipe()
     try:
         if account is not None:
@@ -274,8 +288,8 @@ def _given(secret: bytes, account: Account | None) -> Iterator[int]:
         os.close(reading)
 
 
-def _end(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Asks the children to end, all at once, and leaves nothing of their process groups."""
+def _stop(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Ask all children to end, then kill what is left of their process groups."""
     for child in children:
         if child.poll() is None:
             child.terminate()
@@ -293,7 +307,7 @@ def _kill(group: int) -> None:
 
 
 def _alive(group: int) -> bool:
-    """Whether anything of it runs; a number that is free again may soon be another's."""
+    """Whether a process of the group runs. A free number may soon be another group's."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from flwr.common.serde import recorddict_from_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from torch import Tensor
 
 from client.guard import Computation as Computed
@@ -27,6 +25,7 @@ from shared.messages import EvaluateRequest, StatisticsRequest, TrainRequest
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
+from tests.flower_internals import ProtoRecordDict, recorddict_from_proto
 
 if TYPE_CHECKING:
     from tests.conftest import Sites

@@ -89,7 +89,7 @@ def test_a_line_for_people_says_the_same(lines: io.StringIO) -> None:
     with request(kind="train", run="r", round=3):
         note(Event.DECLINED, code="budget", why="too much")
     text = lines.getvalue()
-    assert 'Z WARNING declined: a request was declined, and spent nothing. kind="train"' in text
+    assert 'Z WARNING declined: a request was refused; no budget was spent. kind="train"' in text
     assert text.endswith('run="r" round=3 code="budget" why="too much"\n')
 
 

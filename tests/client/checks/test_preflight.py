@@ -21,7 +21,7 @@ import client.checks.files
 import client.ledger.store
 from client.checks import machine
 from client.checks.base import Expected, Facts
-from client.checks.handshake import hello
+from client.checks.handshake import shake_hands
 from client.checks.preflight import CHECKS
 from client.ledger.ledger import Entry
 from shared.config import ModelConfig
@@ -291,7 +291,7 @@ FAULTS = {
     "no TOML": Fault(
         "site.toml",
         edited("[data]", "[data"),
-        "Mend that line",
+        "Correct that line",
         "not valid TOML",
         skipped=set(NAMES[1:]),
     ),
@@ -305,14 +305,14 @@ FAULTS = {
     "unknown key": Fault(
         "site.toml",
         edited("delta =", "dleta ="),
-        "Mend that line",
+        "Correct that line",
         "policy.dleta",
         skipped=set(NAMES[1:]),
     ),
     "δ of 1 / population": Fault(
         "site.toml",
         edited("delta = 0.0001", "delta = 0.005"),
-        "Mend that line",
+        "Correct that line",
         "below 1 / population",
         skipped=set(NAMES[1:]),
     ),
@@ -676,7 +676,7 @@ def test_a_clock_is_read_to_the_second(authority: Authority) -> None:
     for ahead in (0.0, 120.0, -7200.0):
         with serving(authority.server(), ahead) as address:
             port = int(address.rpartition(":")[2])
-            told = hello(("127.0.0.1", port), authority.certificate).ahead
+            told = shake_hands(("127.0.0.1", port), authority.certificate).clock_ahead
         assert told is not None
         assert abs(told - ahead) < 1.5
 
@@ -716,7 +716,7 @@ def test_an_address_without_a_name_is_told_as_such(joined: Partner) -> None:
 def test_hello_names_what_failed(authority: Authority, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger")
     with serving(authority.server()) as address, pytest.raises(SiteError, match="not signed by"):
-        hello(("127.0.0.1", int(address.rpartition(":")[2])), stranger.certificate)
+        shake_hands(("127.0.0.1", int(address.rpartition(":")[2])), stranger.certificate)
 
 
 def test_the_guide_names_every_check() -> None:

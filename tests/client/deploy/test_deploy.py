@@ -261,7 +261,7 @@ def metrics(partner: Partner) -> list[Metric]:
     partner.install_app()
     spend(partner.loaded)
     processes = Processes()
-    processes.told(Start("SuperNode"))
+    processes.record(Start("SuperNode"))
     registry = CollectorRegistry()
     registry.register(NodeMetrics(partner.loaded, processes))
     return list(registry.collect())

@@ -35,24 +35,24 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def test_one_that_fetches_its_request_is_waited_for_a_moment(desk: Desk) -> None:
     assert not desk.task.over()
-    assert desk.task.at_work
+    assert desk.task.is_busy
     time.sleep(0.06)
     assert not desk.task.over()
-    assert not desk.task.at_work, "another request may be fetched"
+    assert not desk.task.is_busy, "another request may be fetched"
 
 
 def test_one_that_computes_is_waited_for(desk: Desk) -> None:
     desk.there.send_bytes(b"request")
     time.sleep(0.06)
     assert not desk.task.over()
-    assert desk.task.at_work
+    assert desk.task.is_busy
 
 
 @pytest.mark.parametrize(
     ("request_bytes", "code", "told"),
     [(b"request", 0, []), (b"request", -9, [b"request"]), (b"", -9, []), (b"", 0, [])],
 )
-def test_only_a_request_that_was_fetched_is_apologised_for(
+def test_only_a_request_that_was_fetched_is_reply_for_deadd_for(
     desk: Desk, request_bytes: bytes, code: int, told: list[bytes]
 ) -> None:
     if request_bytes:

@@ -169,20 +169,20 @@ def test_what_is_added_is_seen_by_the_next_scrape(site: Site) -> None:
 
 def test_processes_and_restarts(site: Site) -> None:
     processes = Processes()
-    assert not processes.all_run
+    assert not processes.all_running
     for change in (
         Start("SuperNode"),
         Start("executor"),
         Restart(program="SuperNode", code=1, seconds=10),
     ):
-        processes.told(change)
+        processes.record(change)
     found = samples(site, processes)
     assert of(found, "sotto_node_process_running", process="SuperNode") == 0
     assert of(found, "sotto_node_process_running", process="executor") == 1
     assert of(found, "sotto_node_restarts_total", process="SuperNode") == 1
-    assert not processes.all_run
-    processes.told(Start("SuperNode"))
-    assert processes.all_run
+    assert not processes.all_running
+    processes.record(Start("SuperNode"))
+    assert processes.all_running
 
 
 def test_the_trusted_bundle(partner: Partner, site: Site) -> None:
@@ -270,7 +270,7 @@ def joined(partner: Partner, tmp_path: Path) -> Iterator[Partner]:
 def running() -> Processes:
     processes = Processes()
     for name in ("SuperNode", "executor"):
-        processes.told(Start(name))
+        processes.record(Start(name))
     return processes
 
 

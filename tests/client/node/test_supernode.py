@@ -25,7 +25,12 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from client.flower_internals import CLIENT_APP_CRASHED_ERROR, InMemoryNodeState, ObjectPushError
 from client.node import supernode as ours
-from client.node.supernode import STALLED, WholeReplies, _unless_transport, all_parts
+from client.node.supernode import (
+    STALLED,
+    CompleteReplies,
+    _give_up_unless_transport,
+    push_all_parts,
+)
 from client.site.keys import make_key
 from tests.client.authority import Authority
 from tests.conftest import ask
@@ -154,7 +159,7 @@ def test_what_flower_gives_up_for_ends_the_process(
     ],
 )
 def test_no_error_of_the_transport_lasts(error: Exception, given_up: bool) -> None:
-    assert _unless_transport(lambda _: True)(error) is given_up
+    assert _give_up_unless_transport(lambda _: True)(error) is given_up
 
 
 # --- replies that are handed over in parts -----------------------------------------------------
@@ -256,7 +261,7 @@ def failed(message: Message) -> bool:
 
 
 def test_flower_alone_waits_for_ever_for_the_rest_of_a_reply(clock: Clock) -> None:
-    """Why there is `WholeReplies`: where this fails, Flower has mended it."""
+    """Why there is `CompleteReplies`: where this fails, Flower has mended it."""
     here = Here(InMemoryNodeState)
     here.announce(here.request())(2)
     with pytest.raises(Endless):
@@ -265,7 +270,7 @@ def test_flower_alone_waits_for_ever_for_the_rest_of_a_reply(clock: Clock) -> No
 
 
 def test_a_dead_apps_reply_is_replaced_by_an_error(clock: Clock) -> None:
-    here = Here(WholeReplies)
+    here = Here(CompleteReplies)
     request = here.request()
     here.announce(request)(2)
     here.push()
@@ -281,7 +286,7 @@ def test_a_dead_apps_reply_is_replaced_by_an_error(clock: Clock) -> None:
 
 
 def test_a_slow_reply_is_waited_for_while_parts_come(clock: Clock) -> None:
-    here = Here(WholeReplies)
+    here = Here(CompleteReplies)
     store = here.announce(here.request())
     moments = [part * 0.8 * STALLED for part in range(1, here.count + 1)]
 
@@ -301,7 +306,7 @@ def test_a_slow_reply_is_waited_for_while_parts_come(clock: Clock) -> None:
 
 
 def test_an_executors_own_answer_does_not_wait_and_is_the_only_one(clock: Clock) -> None:
-    here = Here(WholeReplies)
+    here = Here(CompleteReplies)
     request = here.request()
     here.announce(request)(2)
     instead = Message(RecordDict(), reply_to=request)
@@ -316,7 +321,7 @@ def test_an_executors_own_answer_does_not_wait_and_is_the_only_one(clock: Clock)
     assert (here.state.msg_store, len(here.store)) == ({}, 0)
 
 
-@pytest.mark.parametrize(("state", "left_over"), [(InMemoryNodeState, 1), (WholeReplies, 0)])
+@pytest.mark.parametrize(("state", "left_over"), [(InMemoryNodeState, 1), (CompleteReplies, 0)])
 def test_the_answer_after_an_error_does_not_stay_for_the_next_request(
     clock: Clock, state: type[InMemoryNodeState], left_over: int
 ) -> None:
@@ -333,7 +338,7 @@ def test_the_answer_after_an_error_does_not_stay_for_the_next_request(
 
 def test_a_reply_that_is_given_up_meanwhile_is_no_error(clock: Clock) -> None:
     """Its parts are gone first, and then the message."""
-    here = Here(WholeReplies)
+    here = Here(CompleteReplies)
     request = here.request()
     here.announce(request)(2)
     (number,) = here.state.msg_store.keys() - {request.metadata.message_id}
@@ -350,8 +355,8 @@ def test_a_part_that_was_stored_before_a_kill_keeps_no_other_from_being_sent(
     """The SuperLink stores it, dies before it says so, and does not take it again."""
     if mended:
         place = "push_object_contents_from_iterable"
-        monkeypatch.setattr(start_client_internal, place, all_parts)
-    here = Here(WholeReplies)
+        monkeypatch.setattr(start_client_internal, place, push_all_parts)
+    here = Here(CompleteReplies)
     here.announce(here.request())(here.count)
     asked: list[str] = []
 
@@ -387,10 +392,10 @@ def test_flower_keeps_its_messages_where_we_say(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ours, "flower_supernode", flower)
     with pytest.raises(SystemExit):
         ours.main()
-    assert [type(state) for state in made] == [WholeReplies]
-    assert vars(start_client_internal)["push_object_contents_from_iterable"] is all_parts
+    assert [type(state) for state in made] == [CompleteReplies]
+    assert vars(start_client_internal)["push_object_contents_from_iterable"] is push_all_parts
     for name in ("get_messages_legacy", "store_message_and_object_tree"):
         here, flowers = (
-            inspect.signature(getattr(kind, name)) for kind in (WholeReplies, InMemoryNodeState)
+            inspect.signature(getattr(kind, name)) for kind in (CompleteReplies, InMemoryNodeState)
         )
         assert list(here.parameters) == list(flowers.parameters)

@@ -21,7 +21,7 @@ import pytest
 import client.node.processes
 from client.bundle.trust import verify_trusted
 from client.node.processes import environment, executor, supernode
-from client.node.up import only_node, run_node
+from client.node.up import lock_node, run_node
 from client.site.keys import public_file
 from client.site.node import NodeConfig
 from client.site.site import Site
@@ -91,7 +91,7 @@ def stand_in(tmp_path: Path) -> StandIn:
 
 
 def run(site: Site, patience: Patience = QUICK) -> None:
-    with only_node(Path(site.folder)) as lock:
+    with lock_node(Path(site.folder)) as lock:
         run_node(site, lock, patience)
 
 
@@ -239,17 +239,17 @@ def test_root_gives_each_process_its_own_user(site: Site, monkeypatch: pytest.Mo
 
 def test_a_site_has_one_node(tmp_path: Path) -> None:
     other = pytest.raises(SiteError, match=rf"process {os.getpid()}\)")
-    with only_node(tmp_path), other, only_node(tmp_path):
+    with lock_node(tmp_path), other, lock_node(tmp_path):
         pass
-    with only_node(tmp_path):
+    with lock_node(tmp_path):
         pass
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from client.node.up import only_node
-with only_node(Path(sys.argv[1])):
+from client.node.up import lock_node
+with lock_node(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -266,10 +266,10 @@ def test_a_node_that_is_killed_leaves_no_lock(tmp_path: Path) -> None:
     assert holder.stdout is not None
     with holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(SiteError, match="running already"), only_node(tmp_path):
+        with pytest.raises(SiteError, match="running already"), lock_node(tmp_path):
             pass
         holder.kill()
-    with only_node(tmp_path):
+    with lock_node(tmp_path):
         pass
 
 
@@ -503,7 +503,7 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
         assert node.poll() is None, log.read_text()
         nodes = json.loads(federation.flwr("supernode", "list", "here", "--format", "json"))
         assert [n["status"] for n in nodes["nodes"]] == ["online"]
-        with pytest.raises(SiteError, match="running already"), only_node(partner.site):
+        with pytest.raises(SiteError, match="running already"), lock_node(partner.site):
             pass
 
         # A bundle that differs in a byte is refused; afterwards the vetted one answers. A process
@@ -527,5 +527,5 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
         assert time.monotonic() - began < 10
     until(lambda: not of_group(partner.site), seconds=5)
     assert "wrong" not in log.read_text()
-    with only_node(partner.site):
+    with lock_node(partner.site):
         pass

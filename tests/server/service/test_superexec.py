@@ -104,7 +104,7 @@ import os, sys
 from shared.system.supervise import Patience, Program, keep_running
 program = Program(name="executor", command=sys.argv[1:], variables=dict(os.environ),
     children_stay=True)
-keep_running([program], patience=Patience(first=0.1), told=print)
+keep_running([program], patience=Patience(first=0.1), notify=print)
 """
 
 

@@ -11,7 +11,7 @@ import typer
 from shared.errors import ConfigError
 from shared.system.command_line import (
     command_group,
-    confirmed,
+    confirm,
     failed,
     output,
     run,
@@ -76,7 +76,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_group_may_do_something_without_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str | None] = []
-    group = command_group("Alone or not.", alone=True)
+    group = command_group("Alone or not.", runs_alone=True)
 
     @group.callback()
     def alone(context: typer.Context) -> None:
@@ -99,7 +99,7 @@ def test_only_yes_is_yes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, sure: bool
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    assert confirmed("Sure?") is sure
+    assert confirm("Sure?") is sure
     printed = capsys.readouterr()
     assert printed.err.startswith("Sure? [y/N] ")
     assert ("--yes" in printed.err) is not sure

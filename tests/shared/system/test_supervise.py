@@ -17,7 +17,15 @@ import pytest
 
 import shared.system.supervise
 from shared.errors import ProcessError
-from shared.system.supervise import Account, Kept, Patience, Program, Restart, Start, keep_running
+from shared.system.supervise import (
+    Account,
+    KeptProgram,
+    Patience,
+    Program,
+    Restart,
+    Start,
+    keep_running,
+)
 
 ROOT = Path(__file__).parents[3]
 QUICK = Patience(first=0.02, longest=0.05, settled=5.0, brief=5.0, starts=3, end=5.0)
@@ -45,7 +53,7 @@ class Stage:
         return Program(name=name, command=[str(file)], variables=variables, **rest)  # type: ignore[arg-type]
 
     def run(self, *programs: Program, patience: Patience = QUICK, fds: Sequence[int] = ()) -> None:
-        keep_running(programs, patience=patience, told=self.changes.append, pass_fds=fds)
+        keep_running(programs, patience=patience, notify=self.changes.append, pass_fds=fds)
 
     @property
     def restarts(self) -> list[Restart]:
@@ -128,12 +136,12 @@ def test_a_run_that_lasted_counts_as_none_that_failed(stage: Stage) -> None:
 
 def test_waits_double_up_to_the_longest() -> None:
     program = Program(name="link", command=["true"], variables={})
-    kept, waits = Kept(program=program, patience=Patience()), []
+    kept, waits = KeptProgram(program=program, patience=Patience()), []
     for _ in range(7):
-        kept.judge(7, 1.0)
+        kept.plan_restart(7, 1.0)
         waits.append(kept.wait)
     assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
-    kept.judge(7, 121.0)
+    kept.plan_restart(7, 121.0)
     assert kept.wait == 10.0
 
 
@@ -175,7 +183,7 @@ HOLD = """
 import os, sys
 from shared.system.supervise import Patience, Program, keep_running
 program = Program(name="it", command=sys.argv[1:], variables=dict(os.environ))
-keep_running([program], patience=Patience(), told=print)
+keep_running([program], patience=Patience(), notify=print)
 """
 
 
