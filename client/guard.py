@@ -1,8 +1,8 @@
-"""Stands between every request and the data: admits or refuses, charges, repeats itself.
+"""Check each request against the partner's policy, charge the ledger, then compute the answer.
 
-The order is fixed: a kept answer goes out again; else the request is checked and prepared for, the
-ledger is charged, and only then anything is computed; the answer is on disk before it leaves.
-Every refusal is recorded in the ledger, and spends nothing.
+The order is fixed. A kept answer is sent again. Otherwise the request is checked, the computation
+is prepared, the ledger is charged, and only then the computation runs; the answer is on disk before
+it leaves. A refusal is recorded in the ledger and costs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.sections import flatten
 __all__ = ["Computation", "Guard"]
 
 Answer = dict[str, Tensor]
-"""What leaves, by name: noised changes of weights, or noised sums."""
+"""What leaves the site, by name: noised changes of weights, or noised sums."""
 Computation = Callable[[], Answer]
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
@@ -38,7 +38,7 @@ LARGEST_SPREAD = 1e20
 
 
 class Guard:
-    """The partner's policy, as it meets each request.
+    """Applies the partner's policy to each request.
 
     Args:
         site: whose policy.
@@ -50,34 +50,34 @@ class Guard:
         self._site, self._ledger, self._catalogue = site, ledger, catalogue
 
     def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Answer:
-        """The answer to a request for training: kept, or computed once and paid for.
+        """Return the answer to a request for training: a kept one, or a new one that is charged.
 
         Args:
             request: what the coordinator asks.
             prepare: does all that may fail, and releases nothing: reads the data, builds the
-                model. What it returns is called at most once, after the charge, and gives the
-                noised change: a broken data file costs no budget.
+                model. So a broken data file costs no budget. The computation that it returns is
+                called at most once, after the charge, and gives the noised change.
 
         Raises:
             Refused: the request is outside the policy, or would overspend. It is recorded.
             LedgerError: the ledger cannot be read or written; nothing was computed.
         """
-        return self._recorded(request, _training(request), Ask.TRAIN, prepare)
+        return self._answer_or_record(request, _training_entry(request), Ask.TRAIN, prepare)
 
     def evaluate(self, request: EvaluateRequest, prepare: Callable[[], Computation]) -> Answer:
-        """The answer to a request for private metrics; as `train`."""
-        return self._recorded(request, _evaluation(request), Ask.EVALUATE, prepare)
+        """Return the answer to a request for noised metrics; as `train`."""
+        return self._answer_or_record(request, _evaluation_entry(request), Ask.EVALUATE, prepare)
 
     def statistics(self, request: StatisticsRequest, prepare: Callable[[], Computation]) -> Answer:
-        """The answer to a request for a noised statistic; as `train`."""
-        return self._recorded(request, _statistics(request), Ask.STATISTICS, prepare)
+        """Return the answer to a request for a noised statistic; as `train`."""
+        return self._answer_or_record(request, _statistics_entry(request), Ask.STATISTICS, prepare)
 
-    def _recorded(
+    def _answer_or_record(
         self, request: Request, entry: Entry, ask: Ask, prepare: Callable[[], Computation]
     ) -> Answer:
         try:
             admit(self._site, ask)
-            return self._answered(request, entry, prepare)
+            return self._answer(request, entry, prepare)
         except Refused as refused:
             self._ledger.refuse(refused.code, entry.fields | {"run": entry.run[:LONGEST_NAME]})
             raise
@@ -85,9 +85,7 @@ class Guard:
             self._ledger.refuse(Refusal.MALFORMED, entry.fields)
             raise Refused(Refusal.MALFORMED, str(error)) from error
 
-    def _answered(
-        self, request: Request, entry: Entry, prepare: Callable[[], Computation]
-    ) -> Answer:
+    def _answer(self, request: Request, entry: Entry, prepare: Callable[[], Computation]) -> Answer:
         if not entry.run.isprintable() or len(entry.run) > LONGEST_NAME:
             raise Refused(Refusal.MALFORMED, f"{entry.run[:LONGEST_NAME]!r} is no name of a run")
         kept = self._ledger.answer(entry)
@@ -135,7 +133,7 @@ class Guard:
 
 
 def admit(site: Site, ask: Ask) -> None:
-    """Refuses a kind of request that the partner does not answer.
+    """Refuse a kind of request that the partner does not answer.
 
     Raises:
         Refused: policy.answers does not list it.
@@ -144,7 +142,7 @@ def admit(site: Site, ask: Ask) -> None:
         raise Refused(Refusal.POLICY, f"policy.answers does not list '{ask}'")
 
 
-def _training(request: TrainRequest) -> Entry:
+def _training_entry(request: TrainRequest) -> Entry:
     release = Release(
         kind=ReleaseKind.TRAIN,
         noise_multiplier=request.noise_multiplier,
@@ -154,7 +152,7 @@ def _training(request: TrainRequest) -> Entry:
     return _entry(request, release, request.clip_norm)
 
 
-def _evaluation(request: EvaluateRequest) -> Entry:
+def _evaluation_entry(request: EvaluateRequest) -> Entry:
     release = Release(
         kind=ReleaseKind.EVALUATE,
         noise_multiplier=request.noise_multiplier,
@@ -164,7 +162,7 @@ def _evaluation(request: EvaluateRequest) -> Entry:
     return _entry(request, release, request.clip_norm)
 
 
-def _statistics(request: StatisticsRequest) -> Entry:
+def _statistics_entry(request: StatisticsRequest) -> Entry:
     release = Release(
         kind=ReleaseKind.STATISTICS,
         noise_multiplier=request.noise_multiplier,
@@ -175,7 +173,7 @@ def _statistics(request: StatisticsRequest) -> Entry:
 
 
 def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
-    """What a request would be charged as.
+    """Return the ledger entry that a request would be charged as.
 
     Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets
     the first answer, which tells it nothing new.

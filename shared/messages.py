@@ -1,8 +1,8 @@
 """Every message between coordinator and partner, typed both ways.
 
-The only file that names a record key. A request or reply is a frozen dataclass with
-`to_content` and `from_content`; whatever does not have the stated form is a `WireError`, raised
-before anything is computed from it.
+The only file that names a record key. A request or reply is a frozen dataclass with `to_content`
+and `from_content`. Content of another form is a `WireError`, raised before anything is computed
+from it. A request's values are checked by the constraint types of `shared.sections`.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.TRAIN}.{STATISTICS_ACTION}"
 PROTOCOL = 1
-"""Raised whenever a message changes its form."""
+"""Version of the messages; increased when one changes its form."""
 LONGEST_NAME = 100
-"""Characters of an organisation's name, and of a run's."""
+"""Most characters of an organisation's name, and of a run's."""
 SUMS = ("hr", "ndcg", "users")
-"""What an evaluation sums over users, in order; each user's part of each lies in [0, 1]."""
+"""The sums of an evaluation, in order; each user adds a value in [0, 1] to each."""
 
 Weights = dict[str, NDArray[np.float32]]
 """Trainable weights, or their change, by parameter name."""
@@ -86,7 +86,7 @@ _REFUSAL_BASE = 1000
 
 
 def is_name(text: str) -> bool:
-    r"""Whether `text` can name an organisation: it is logged and shown on terminals.
+    r"""Return whether `text` can name an organisation: names are logged and shown on terminals.
 
     >>> [is_name(text) for text in ("Bücher & Co", " ", "two\nlines")]
     [True, False, False]
@@ -101,12 +101,12 @@ class DescribeRequest:
     protocol: int = PROTOCOL
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack({"protocol": self.protocol})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeRequest:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
 
 
@@ -125,18 +125,18 @@ class DescribeReply:
     catalogue: str
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(flatten(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeReply:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         return cls(**_fields(_only(content, _FIELDS), _field_types(cls)))
 
 
 @section(error=WireError)
 class TrainRequest(LocalTraining):
-    """One round, as the coordinator wishes it; the partner's guard decides.
+    """One round of training that the coordinator asks for; the partner's guard decides.
 
     Attributes:
         run: name of the run; with `round` it tells a repeated request from a new one.
@@ -155,12 +155,12 @@ class TrainRequest(LocalTraining):
     noise_multiplier: NonNegativeNumber
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(_request_fields(self), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainRequest:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         fields = _read_request(content, cls)
         return cls(weights=_weights(content), **fields)
 
@@ -175,12 +175,12 @@ class TrainReply:
     change: Weights
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(None, self.change)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainReply:
-        """From a Flower record; raises WireError, also for any field beside the change."""
+        """Read the message; raises WireError, also for any field besides the change."""
         return cls(change=_weights(_only(content, _ARRAYS)))
 
 
@@ -214,12 +214,12 @@ class EvaluateRequest:
         return math.sqrt(len(SUMS))
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(_request_fields(self), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> EvaluateRequest:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         fields = _read_request(content, cls)
         return cls(weights=_weights(content), **fields)
 
@@ -235,12 +235,12 @@ class EvaluateReply:
     sums: NDArray[np.float32]
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(None, {_SUMS: self.sums})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> EvaluateReply:
-        """From a Flower record; raises WireError, also for any field beside the sums."""
+        """Read the message; raises WireError, also for any field besides the sums."""
         arrays = _weights(_only(content, _ARRAYS))
         if set(arrays) != {_SUMS} or arrays[_SUMS].shape != (len(SUMS),):
             shapes = {name: value.shape for name, value in arrays.items()}
@@ -257,7 +257,7 @@ class Statistic(StrEnum):
 
 @section(error=WireError)
 class StatisticsRequest:
-    """Asks for one noised statistic of all of a site's users, which no weights go into.
+    """Asks for one noised statistic of all of a site's users; it does not depend on any weights.
 
     Attributes:
         run: name of the run.
@@ -278,12 +278,12 @@ class StatisticsRequest:
     fade: Fraction
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(_request_fields(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> StatisticsRequest:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         return cls(**_read_request(content, cls, _FIELDS))
 
 
@@ -298,12 +298,12 @@ class StatisticsReply:
     total: NDArray[np.float32]
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(None, {_TOTAL: self.total})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> StatisticsReply:
-        """From a Flower record; raises WireError, also for any field beside the total."""
+        """Read the message; raises WireError, also for any field besides the total."""
         arrays = _weights(_only(content, _ARRAYS))
         if set(arrays) != {_TOTAL}:
             raise WireError(f"a statistic holds {sorted(arrays)}, not a total alone.")
@@ -311,17 +311,17 @@ class StatisticsReply:
 
 
 Request = TrainRequest | EvaluateRequest | StatisticsRequest
-"""What is charged for."""
+"""The requests that are charged to the ledger."""
 
 
 def refusal_reply(code: Refusal, request: Message) -> Message:
-    """The answer to a request that was declined: a code and its fixed sentence."""
+    """Return the answer to a request that was declined: a code and its fixed sentence."""
     number = _REFUSAL_BASE + list(Refusal).index(code)
     return Message(Error(number, f"{code}: {code.sentence}"), reply_to=request)
 
 
 def refusal_in(reply: Message) -> Refusal | None:
-    """Which refusal a reply carries; None if it has content, or an error that is not ours."""
+    """Return the refusal that a reply carries; None for content, or an error that is not ours."""
     if not reply.has_error():
         return None
     number = reply.error.code - _REFUSAL_BASE
@@ -329,7 +329,7 @@ def refusal_in(reply: Message) -> Refusal | None:
 
 
 def traffic(message: Message) -> int:
-    """Bytes of arrays in a message."""
+    """Return the bytes of arrays in a message."""
     if not message.has_content():
         return 0
     records = message.content.array_records.values()

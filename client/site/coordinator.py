@@ -54,7 +54,7 @@ class CoordinatorConfig:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the SuperLink.
+        """Host and port of the coordinator's SuperLink.
 
         >>> CoordinatorConfig(superlink="[2001:db8::1]:9092").address
         ('2001:db8::1', 9092)

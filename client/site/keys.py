@@ -27,7 +27,7 @@ __all__ = ["make_key", "others_may", "public_file", "public_key"]
 
 
 def make_key(file: Path) -> None:
-    """Writes a new private key, its owner's alone, and the public one beside it.
+    """Write a new private key, readable by its owner alone, and the public one beside it.
 
     Raises:
         SiteError: there is a file already, or it cannot be written.
@@ -42,12 +42,12 @@ def make_key(file: Path) -> None:
 
 
 def public_file(file: Path) -> Path:
-    """Where the public key of the private key in `file` lies."""
+    """Return the file of the public key that belongs to the private key in `file`."""
     return file.with_name(file.name + ".pub")
 
 
 def public_key(file: Path) -> str:
-    """The public key that belongs to a private one, as one line.
+    """Return the public key that belongs to a private key, as one line.
 
     Raises:
         SiteError: the private key is missing, unreadable or of another kind.
@@ -71,7 +71,7 @@ def public_key(file: Path) -> str:
 
 
 def others_may(file: Path) -> str:
-    """The permissions of a file that others can open, such as "640"; "" where nobody else can.
+    """Return the permissions of a file that others can open, such as "640"; else "".
 
     Raises:
         OSError: there is no such file.

@@ -1,8 +1,8 @@
-"""Makes a new site: its folder, key pair, ledger, anchor and site.toml.
+"""Create a new site: its folder, key pair, ledger, anchor and site.toml, in this order.
 
-In this order, so that a folder with a site.toml is whole. What is there already is never written
-over: a key stays and is used; so is a ledger of the same users. A crash or a mistake in between
-leaves nothing that a second attempt trips over.
+So a folder with a site.toml is complete. Nothing that exists is overwritten: an existing key is
+used, and so is an existing ledger of the same users. After a crash or a mistake, the same command
+can be repeated.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from shared.system.files import move_durably, write_atomically
 __all__ = ["PATHS", "NewSite", "make_site", "new_file"]
 
 PATHS = ("data.source", "data.credentials", "catalogue", "coordinator.root_certificates", "anchor")
-"""Keys that hold a path, which a command line means from where it is typed."""
+"""Keys that hold a path; on a command line it is relative to the current folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSite:
-    """What was made.
+    """A site that was created.
 
     Attributes:
         site: the site, as it stands on disk.
-        public_key: for the coordinator, as one line.
+        public_key: to be registered by the coordinator; one line.
         public_file: the file that holds it.
-        open_to_others: the folder's permissions where it was there before and others may enter.
+        open_to_others: permissions of a folder that existed and that others may enter; else "".
     """
 
     site: Site
@@ -44,20 +44,20 @@ class NewSite:
 
 
 def make_site(folder: Path, values: Mapping[str, Value]) -> NewSite:
-    """Sets up a site in `folder`, which is made if need be.
+    """Create a site in `folder`, which need not exist.
 
     Args:
-        folder: where it shall lie; a new one is its owner's alone.
+        folder: of the site; a new folder is open to its owner alone.
         values: of site.toml, by `section.key`; paths are from the current folder.
 
     Raises:
-        SiteError: a value does not make sense; then nothing was made. Or a site is there already.
+        SiteError: a value does not fit, and nothing was created; or there is a site already.
         LedgerError: these users have a ledger elsewhere.
     """
     file = new_file(folder)
     folder = file.parent
-    seen = {key: _seen_from(folder, values[key]) for key in PATHS if key in values}
-    text = site_toml({**values, **seen})
+    paths = {key: _relative_to(folder, values[key]) for key in PATHS if key in values}
+    text = site_toml({**values, **paths})
     _check(text)
     try:
         if not folder.exists():
@@ -77,7 +77,7 @@ def make_site(folder: Path, values: Mapping[str, Value]) -> NewSite:
 
 
 def new_file(folder: Path) -> Path:
-    """Where site.toml would be written.
+    """Return where site.toml would be written.
 
     Raises:
         SiteError: one is there.
@@ -91,7 +91,7 @@ def new_file(folder: Path) -> Path:
 
 
 def _check(text: str) -> None:
-    """Refuses what no site.toml may say, before anything is made."""
+    """Refuse values that do not fit, before anything is created."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, FILE)
         file.write_text(text, encoding="utf-8")
@@ -118,8 +118,8 @@ def _fill(file: Path, text: str) -> Site:
     return site
 
 
-def _seen_from(folder: Path, path: Value) -> str:
-    """The same place, from `folder` if it lies below it, else absolute; a URL stays."""
+def _relative_to(folder: Path, path: Value) -> str:
+    """Return a path relative to `folder` if it lies below it, else absolute; a URL stays."""
     text = str(path)
     if not text or "://" in text:
         return text

@@ -1,4 +1,4 @@
-"""A partner's own file, site.toml: who it is, where its data lies, what it allows.
+"""A partner's site.toml: who it is, where its data is, what it allows.
 
 Nothing that a coordinator sends can change what stands here.
 """
@@ -101,7 +101,7 @@ class Site:
 
     @property
     def simulated(self) -> bool:
-        """Whether the lab made this site: only then may its noise be seeded."""
+        """Whether the lab made this site; only then its noise may be seeded."""
         return self.lab.seed >= 0
 
     def check_seed(self, node_config: Mapping[str, Value]) -> None:
@@ -118,54 +118,54 @@ class Site:
 
     @property
     def ledger_file(self) -> Path:
-        """Where the privacy ledger lies."""
+        """The file of the privacy ledger."""
         return Path(self.folder, self.ledger)
 
     @property
     def anchor_file(self) -> Path:
-        """Where the ledger's anchor lies."""
+        """The file of the ledger's anchor."""
         return Path(self.folder, self.anchor) if self.anchor else default_anchor(self.user_base)
 
     @property
     def key_file(self) -> Path:
-        """Where the node's private key lies."""
+        """The file of the node's private key."""
         return Path(self.folder, self.coordinator.key)
 
     @property
     def root_certificates_file(self) -> Path | None:
-        """The authority that signed the coordinator's certificate; None for the system's."""
+        """Certificates of the coordinator's authority; None for those that the system trusts."""
         name = self.coordinator.root_certificates
         return Path(self.folder, name) if name else None
 
     @property
     def flower_home(self) -> Path:
-        """What Flower keeps on this node."""
+        """The folder that Flower uses on this node."""
         return Path(self.folder, self.coordinator.flower)
 
     def open_ledger(self) -> Ledger:
-        """The privacy ledger, checked; raises LedgerError."""
+        """Open and check the privacy ledger; raises LedgerError."""
         return Ledger(self.ledger_file, self.user_base, self.anchor_file)
 
     def create_ledger(self) -> Ledger:
-        """An empty ledger for a new site; raises LedgerError where there is one."""
+        """Create an empty ledger for a new site; raises LedgerError if there is one."""
         return Ledger.create(self.ledger_file, self.user_base, self.anchor_file)
 
     def load_histories(self, catalogue: Catalogue, max_length: int) -> Histories:
-        """The site's private histories, each cut to its last `max_length` events."""
+        """Return the site's private histories, each cut to its last `max_length` events."""
         return read_source(self.data, Path(self.folder), catalogue, max_length=max_length)
 
     def data_version(self) -> Hashable | None:
-        """Differs when the private data do; None where only reading can tell."""
+        """Return a value that changes with the private data; None if only reading them can tell."""
         return open_source(self.data, Path(self.folder)).version()
 
     def random(self, round_number: int, *purpose: int) -> RandomSource:
-        """Where this site's noise comes from in one round; each purpose >= 0 has its own."""
+        """Return the source of this site's noise in one round; each purpose >= 0 has its own."""
         if self.simulated:
             return SeededRandom(self.lab.seed, self.lab.stream, round_number, *purpose)
         return SystemRandom()
 
     def torch_device(self) -> torch.device:
-        """The device to train on; "auto" takes a GPU where there is one.
+        """Return the device to train on; "auto" takes a GPU if there is one.
 
         Raises:
             SiteError: the device is not one that torch knows, or is not there.

@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from shared.data.histories import Histories, LeaveOneOut
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
+from simulations.experiment.results import Cold
 
 __all__ = ["cold_items", "cold_section", "treat_as_new", "without_items"]
 
@@ -75,7 +75,7 @@ def treat_as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommende
     return model
 
 
-def cold_section(split: LeaveOneOut, cold: Ints, rankings: Mapping[str, Ranking]) -> dict[str, Any]:
+def cold_section(split: LeaveOneOut, cold: Ints, rankings: Mapping[str, Ranking]) -> Cold:
     """Return each model's metrics over the users whose test item is cold.
 
     Args:
@@ -92,4 +92,4 @@ def cold_section(split: LeaveOneOut, cold: Ints, rankings: Mapping[str, Ranking]
     figures = {
         name: ranking.select(users).metrics().as_dict() for name, ranking in evaluated.items()
     }
-    return {"items": len(cold), "users": len(users), "models": figures}
+    return Cold(items=len(cold), users=len(users), models=figures)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from server.app import build_recommender
@@ -12,19 +10,21 @@ from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations.experiment import baselines, results
 from simulations.experiment.cold import cold_section, treat_as_new
+from simulations.experiment.results import Evaluation
 from simulations.experiment.simulation import Simulation
 from simulations.experiment.user_ranks import TestUsers
 
 __all__ = ["evaluated_users", "evaluation_section", "rank_models"]
 
 
-def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> dict[str, Any]:
+def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> Evaluation:
     """Return the section "evaluation" of result.json."""
     section = results.evaluation_section(
         rankings, simulation.evaluation_split, str(simulation.config.lab.split)
     )
     if len(simulation.cold):
-        section["cold"] = cold_section(simulation.evaluation_split, simulation.cold, rankings)
+        cold = cold_section(simulation.evaluation_split, simulation.cold, rankings)
+        return section.model_copy(update={"cold": cold})
     return section
 
 

@@ -1,31 +1,52 @@
-"""result.json: every run's outcome as data, in the form that docs/formats.md describes."""
+"""result.json: the outcome of a run as data; docs/formats.md explains the fields.
+
+`Result` is its schema, for those who write it and for those who read it. A new column is a field
+here and a value in the function below that fills its section.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import resource
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.state.status import RunStatus
 from shared.config import PrivacyConfig
 from shared.data.histories import LeaveOneOut
-from shared.evaluation.exposure import arp, exposure, gini
+from shared.evaluation.exposure import DECILES, arp, exposure, gini
 from shared.evaluation.ranking import Ranking
 from shared.privacy.release import Release
+from shared.sections import Require
 from shared.system.files import UMASK, write_atomically
 from simulations.datasets.load import Dataset
 
 __all__ = [
     "FILE",
+    "Cold",
+    "Cost",
+    "Count",
+    "Data",
+    "DataOrganisation",
+    "Document",
+    "Evaluation",
+    "Exposure",
+    "Finite",
+    "FromZero",
+    "Privacy",
+    "PrivacyOrganisation",
+    "Result",
+    "Seconds",
+    "UnitInterval",
     "cost",
     "data_section",
     "evaluation_section",
@@ -39,44 +60,177 @@ _PROTOCOL = "leave-one-out, full ranking, seen items removed"
 _PACKAGES = ("sotto", "flwr", "torch", "opacus", "transformers", "numpy")
 
 
-def data_section(dataset: Dataset, populations: Mapping[str, int]) -> dict[str, Any]:
-    """What was trained on."""
-    return {
-        "name": dataset.name,
-        "users": len(dataset.histories),
-        "items": len(dataset.catalogue),
-        "interactions": dataset.histories.events,
-        "organisations": [
-            {"name": name, "population": population} for name, population in populations.items()
-        ],
-    }
+# --- the schema ----------------------------------------------------------------------------------
+
+# Each text says what is expected, for `simulations.report.reading.documents`.
+Count = Annotated[int, Require(lambda n: n >= 0, "a whole number of 0 or more")]
+Finite = Annotated[float, Require(math.isfinite, "a finite number")]
+FromZero = Annotated[float, Require(lambda x: 0 <= x < math.inf, "a number from 0 to inf")]
+UnitInterval = Annotated[float, Require(lambda x: 0 <= x <= 1, "a number from 0 to 1")]
+Deciles = Annotated[
+    tuple[UnitInterval, ...], Require(lambda shares: len(shares) == DECILES, f"{DECILES} numbers")
+]
+Metrics = dict[str, Finite]
+
+
+class Document(BaseModel):
+    """An object of a JSON file, checked strictly as it is built or read.
+
+    A field that is not known is ignored: a later version may have added it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", validate_by_name=True)
+
+
+class DataOrganisation(Document):
+    """An organisation and its declared number of users."""
+
+    name: str
+    population: Count
+
+
+class Data(Document):
+    """The data set, and how many users each organisation has."""
+
+    name: str
+    users: Count
+    items: Count
+    interactions: Count
+    organisations: tuple[DataOrganisation, ...]
+
+
+class PrivacyOrganisation(Document):
+    """What left an organisation, and the ε that it cost; None without privacy."""
+
+    name: str
+    epsilon: FromZero | None
+    releases: tuple[Release, ...]
+
+
+class Privacy(Document):
+    """The claim, and the releases that it rests on."""
+
+    private: bool
+    unit: str = "user"
+    adjacency: str = "add-or-remove-one"
+    delta: UnitInterval
+    trust: str = "local"
+    organisations: Annotated[
+        tuple[PrivacyOrganisation, ...], Require(bool, "at least one organisation")
+    ]
+
+
+class Exposure(Document):
+    """Shares by popularity decile, most popular first, each [10].
+
+    Attributes:
+        deciles: what they are, in words.
+        chosen: of the test users' next items.
+        models: of the items that each model shows.
+    """
+
+    deciles: str = ""
+    chosen: Deciles
+    models: dict[str, Deciles]
+
+
+class Cold(Document):
+    """Metrics over the users whose test item left the training data."""
+
+    items: Count
+    users: Count
+    models: dict[str, Metrics]
+
+
+class Evaluation(Document):
+    """Metrics of every model over the same users."""
+
+    protocol: str
+    split: str
+    users: Count
+    models: Annotated[dict[str, Metrics], Require(bool, "at least one model")]
+    exposure: Exposure | None = None
+    cold: Cold | None = None
+
+
+class Seconds(Document):
+    """Wall-clock time; `train` is that of the federated run."""
+
+    total: FromZero
+    train: FromZero | None = None
+    evaluate: FromZero | None = None
+
+
+class Cost(Document):
+    """Time, traffic and memory."""
+
+    seconds: Seconds
+    bytes_up_per_round: Count | None = None
+    bytes_down_per_round: Count | None = None
+    peak_rss_bytes: Count | None = None
+
+
+class Result(Document):
+    """All of result.json, schema 1.
+
+    A field with a default is optional: an early version did not write it, or not in every run.
+    """
+
+    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    data: Data
+    privacy: Privacy
+    evaluation: Evaluation
+    cost: Cost
+    seed: Count
+    versions: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON object, without optional fields that were not set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+# --- its sections --------------------------------------------------------------------------------
+
+
+def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
+    """Return what was trained on; `populations` is by organisation."""
+    return Data(
+        name=dataset.name,
+        users=len(dataset.histories),
+        items=len(dataset.catalogue),
+        interactions=dataset.histories.events,
+        organisations=tuple(
+            DataOrganisation(name=name, population=population)
+            for name, population in populations.items()
+        ),
+    )
 
 
 def privacy_section(
     privacy: PrivacyConfig, spent: Mapping[str, tuple[float, list[Release]]]
-) -> dict[str, Any]:
-    """What was claimed and, from the sites' own ledgers, what was released and what it cost."""
-    return {
-        "private": privacy.private,
-        "unit": "user",
-        "adjacency": "add-or-remove-one",
-        "delta": privacy.delta,
-        "trust": "local",
-        "organisations": [
-            {
-                "name": name,
-                "epsilon": epsilon if privacy.private else None,
-                "releases": [asdict(r) | {"kind": str(r.kind)} for r in releases],
-            }
+) -> Privacy:
+    """Return the claim, and what the sites' own ledgers say was released and what it cost."""
+    return Privacy(
+        private=privacy.private,
+        unit="user",
+        adjacency="add-or-remove-one",
+        delta=privacy.delta,
+        trust="local",
+        organisations=tuple(
+            PrivacyOrganisation(
+                name=name,
+                epsilon=epsilon if privacy.private else None,
+                releases=tuple(releases),
+            )
             for name, (epsilon, releases) in spent.items()
-        ],
-    }
+        ),
+    )
 
 
 def evaluation_section(
     rankings: Mapping[str, Ranking], asked: LeaveOneOut, split: str
-) -> dict[str, Any]:
-    """Each model's figures over the same users, and where its recommendations went.
+) -> Evaluation:
+    """Return each model's metrics over the same users, and the exposure of its recommendations.
 
     Args:
         rankings: by model, each of all M users who are asked, in the order of the split.
@@ -89,19 +243,19 @@ def evaluation_section(
     items = next(iter(rankings.values())).items
     counts = np.bincount(asked.train.items, minlength=items + 1)[1:]  # [V]
     chosen = torch.from_numpy(asked.test_targets)[:, None]
-    return {
-        "protocol": _PROTOCOL,
-        "split": split,
-        "users": users.pop(),
-        "models": {
+    return Evaluation(
+        protocol=_PROTOCOL,
+        split=split,
+        users=users.pop(),
+        models={
             name: _figures(ranking, counts, len(asked.train)) for name, ranking in rankings.items()
         },
-        "exposure": {
-            "deciles": "of the catalogue by training events, most popular first",
-            "chosen": _rounded(exposure(chosen, counts)),
-            "models": {name: _rounded(exposure(r.top, counts)) for name, r in rankings.items()},
-        },
-    }
+        exposure=Exposure(
+            deciles="of the catalogue by training events, most popular first",
+            chosen=_rounded(exposure(chosen, counts)),
+            models={name: _rounded(exposure(r.top, counts)) for name, r in rankings.items()},
+        ),
+    )
 
 
 def _figures(ranking: Ranking, counts: NDArray[np.int64], users: int) -> dict[str, float]:
@@ -111,32 +265,38 @@ def _figures(ranking: Ranking, counts: NDArray[np.int64], users: int) -> dict[st
     }
 
 
-def _rounded(shares: list[float]) -> list[float]:
-    return [round(share, 6) for share in shares]
+def _rounded(shares: list[float]) -> tuple[float, ...]:
+    return tuple(round(share, 6) for share in shares)
 
 
-def cost(status: RunStatus, *, total: float, evaluate: float) -> dict[str, Any]:
-    """Seconds, bytes and memory; `train` is the federated run alone, over all its starts."""
+def cost(status: RunStatus, *, total: float, evaluate: float) -> Cost:
+    """Return time, traffic and memory.
+
+    Args:
+        status: of the federated run; its seconds are those of all its starts.
+        total: seconds of the whole simulation.
+        evaluate: seconds of the evaluation.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "seconds": {
-            "total": round(total, 1),
-            "train": round(status.warm_start_seconds + status.seconds, 1),
-            "evaluate": round(evaluate, 1),
-        },
-        "bytes_up_per_round": status.round_bytes_up,
-        "bytes_down_per_round": status.round_bytes_down,
-        "peak_rss_bytes": peak * (1 if platform.system() == "Darwin" else 1024),
-    }
+    return Cost(
+        seconds=Seconds(
+            total=round(total, 1),
+            train=round(status.warm_start_seconds + status.seconds, 1),
+            evaluate=round(evaluate, 1),
+        ),
+        bytes_up_per_round=status.round_bytes_up,
+        bytes_down_per_round=status.round_bytes_down,
+        peak_rss_bytes=peak * (1 if platform.system() == "Darwin" else 1024),
+    )
 
 
 def versions() -> dict[str, str]:
-    """The packages that decide a result."""
+    """Return the versions of Python and of the packages that decide a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
 def write(folder: Path, result: Mapping[str, Any], name: str = FILE) -> Path:
-    """Writes result.json, or a file of another name, whole or not at all."""
+    """Write result.json, or a file of another name, atomically."""
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     write_atomically(folder / name, text.encode(), mode=UMASK)
     return folder / name

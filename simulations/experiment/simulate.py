@@ -52,22 +52,22 @@ def simulate(
     evaluation_start = time.monotonic()
     rankings = rank_models(simulation, final, local_baselines)
     now = time.monotonic()
-    result = {
-        "schema": 1,
-        "data": results.data_section(
+    result = results.Result(
+        schema_=1,
+        data=results.data_section(
             simulation.dataset,
             dict(zip(simulation.names, simulation.populations, strict=True)),
         ),
-        "privacy": results.privacy_section(
+        privacy=results.privacy_section(
             simulation.config.privacy, ledger_costs(sites_in(simulation.folder / SITES))
         ),
-        "evaluation": evaluation_section(simulation, rankings),
-        "cost": results.cost(
+        evaluation=evaluation_section(simulation, rankings),
+        cost=results.cost(
             RunStatus.load(simulation.folder), total=now - start, evaluate=now - evaluation_start
         ),
-        "seed": simulation.config.seed,
-        "versions": results.versions(),
-    }
+        seed=simulation.config.seed,
+        versions=results.versions(),
+    ).document()
     # The result comes last, so that a folder with a result is complete.
     write_evaluation(simulation.folder, evaluated_users(simulation), rankings)
     results.write(simulation.folder, result)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simulations.experiment.results import Exposure
 from simulations.report.figures.canvas import (
     BLUE,
     MUTED,
@@ -20,7 +21,6 @@ from simulations.report.models import look
 from simulations.report.numbers.shares import Share
 from simulations.report.numbers.users import Gain, Part
 from simulations.report.reading.audits import Audit, Observer
-from simulations.report.reading.runs import Exposure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

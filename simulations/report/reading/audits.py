@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from simulations.report.reading.fields import Fields, read_json
+from pydantic import Field
+
+from simulations.experiment.results import Count, Document, Finite, FromZero, UnitInterval
+from simulations.report.reading.documents import field_error, read_document
 
 __all__ = ["AUDIT", "Audit", "Books", "Estimate", "Membership", "Observer", "Rate", "read_audit"]
 
@@ -13,8 +17,7 @@ AUDIT = "audit.json"
 REMEDY = "give the folder of a finished audit, which `sotto-lab audit --out` wrote."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(Document):
     """An estimate of ε from normal scores; not a bound.
 
     Attributes:
@@ -23,13 +26,12 @@ class Estimate:
         high: of its confidence interval.
     """
 
-    epsilon: float
-    low: float
-    high: float
+    epsilon: Finite
+    low: Finite
+    high: Finite
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observer:
+class Observer(Document):
     """An attacker who guesses which canaries took part.
 
     Attributes:
@@ -46,17 +48,16 @@ class Observer:
 
     name: str
     sees: str
-    canaries: int
-    guesses: int
-    correct: int
-    lower_bound: float
-    largest_provable: float
-    estimate: Estimate | None
+    canaries: Count
+    guesses: Count
+    correct: Count
+    lower_bound: FromZero = Field(alias="epsilon_lower_bound")
+    largest_provable: FromZero
+    estimate: Estimate | None = None
     violated: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class Books(Document):
     """The comparison of the ledger with the releases that left.
 
     Attributes:
@@ -67,9 +68,9 @@ class Books:
         violated: whether the two contradict.
     """
 
-    seen: int
-    recomputed: float | None
-    ledger: float | None
+    seen: Count
+    recomputed: Finite | None = Field(default=None, alias="epsilon_recomputed")
+    ledger: Finite | None = Field(default=None, alias="epsilon_ledger")
     accountant: str
     violated: bool
 
@@ -147,87 +148,90 @@ class Audit:
     blind_spots: tuple[str, ...]
 
 
+class _Claim(Document):
+    epsilon: Finite | None = None
+    delta: UnitInterval
+    organisation: str
+
+
+class _Rate(Document):
+    tpr: UnitInterval
+    low: UnitInterval
+    high: UnitInterval
+
+
+class _Curve(Document):
+    fpr: tuple[UnitInterval, ...]
+    tpr: tuple[UnitInterval, ...]
+
+
+class _Membership(Document):
+    members: Count
+    non_members: Count
+    auc: UnitInterval
+    auc_low: UnitInterval
+    auc_high: UnitInterval
+    tpr_at_fpr: dict[str, _Rate]
+    roc: _Curve
+
+
+class _Document(Document):
+    """The fields of audit.json that a report shows."""
+
+    claim: _Claim
+    verdict: Literal["consistent", "violated"]
+    reasons: tuple[str, ...] = ()
+    confidence: UnitInterval
+    observers: tuple[Observer, ...]
+    books: Books | None = None
+    membership: _Membership | None = None
+    blind_spots: tuple[str, ...] = ()
+
+
 def read_audit(folder: Path) -> Audit:
     """Read the audit.json of a folder.
 
     Raises:
         ReportError: it is missing or damaged.
     """
-    fields = read_json(folder / AUDIT, REMEDY)
-    claim, verdict = fields.section("claim"), fields.text("verdict")
-    if verdict not in ("consistent", "violated"):
-        raise fields.wrong("verdict", "'consistent' or 'violated'")
+    file = folder / AUDIT
+    document = read_document(file, _Document, REMEDY)
     return Audit(
         name=folder.resolve().name,
-        epsilon=claim.number_or_none("epsilon"),
-        delta=claim.number("delta", 0, 1),
-        organisation=claim.text("organisation"),
-        violated=verdict == "violated",
-        reasons=fields.texts("reasons"),
-        confidence=fields.number("confidence", 0, 1),
-        observers=tuple(_observer(one) for one in fields.sections("observers")),
-        books=_books(fields.section("books")) if "books" in fields else None,
-        membership=_membership(fields.section("membership")) if "membership" in fields else None,
-        blind_spots=fields.texts("blind_spots"),
+        epsilon=document.claim.epsilon,
+        delta=document.claim.delta,
+        organisation=document.claim.organisation,
+        violated=document.verdict == "violated",
+        reasons=document.reasons,
+        confidence=document.confidence,
+        observers=document.observers,
+        books=document.books,
+        membership=None if document.membership is None else _membership(file, document.membership),
+        blind_spots=document.blind_spots,
     )
 
 
-def _observer(fields: Fields) -> Observer:
-    return Observer(
-        name=fields.text("name"),
-        sees=fields.text("sees"),
-        canaries=fields.count("canaries"),
-        guesses=fields.count("guesses"),
-        correct=fields.count("correct"),
-        lower_bound=fields.number("epsilon_lower_bound", low=0),
-        largest_provable=fields.number("largest_provable", low=0),
-        estimate=_estimate(fields.section("estimate")) if "estimate" in fields else None,
-        violated=fields.flag("violated"),
-    )
-
-
-def _estimate(fields: Fields) -> Estimate:
-    return Estimate(
-        epsilon=fields.number("epsilon"), low=fields.number("low"), high=fields.number("high")
-    )
-
-
-def _books(fields: Fields) -> Books:
-    return Books(
-        seen=fields.count("seen"),
-        recomputed=fields.number_or_none("epsilon_recomputed"),
-        ledger=fields.number_or_none("epsilon_ledger"),
-        accountant=fields.text("accountant"),
-        violated=fields.flag("violated"),
-    )
-
-
-def _membership(fields: Fields) -> Membership:
-    rates, roc = fields.section("tpr_at_fpr"), fields.section("roc")
-    fpr, tpr = roc.numbers("fpr", 0, 1), roc.numbers("tpr", 0, 1)
-    if len(fpr) != len(tpr):
-        raise roc.wrong("tpr", f"a list of {len(fpr)} numbers, as fpr has")
+def _membership(file: Path, fields: _Membership) -> Membership:
+    roc = fields.roc
+    if len(roc.fpr) != len(roc.tpr):
+        expected = f"a list of {len(roc.fpr)} numbers, as fpr has"
+        raise field_error(file, ("membership", "roc", "tpr"), expected, list(roc.tpr))
     return Membership(
-        members=fields.count("members"),
-        non_members=fields.count("non_members"),
-        auc=fields.number("auc", 0, 1),
-        auc_low=fields.number("auc_low", 0, 1),
-        auc_high=fields.number("auc_high", 0, 1),
-        rates=tuple(_rate(rates, key) for key in rates.keys()),  # noqa: SIM118
-        fpr=fpr,
-        tpr=tpr,
+        members=fields.members,
+        non_members=fields.non_members,
+        auc=fields.auc,
+        auc_low=fields.auc_low,
+        auc_high=fields.auc_high,
+        rates=tuple(_rate(file, key, rate) for key, rate in fields.tpr_at_fpr.items()),
+        fpr=roc.fpr,
+        tpr=roc.tpr,
     )
 
 
-def _rate(rates: Fields, key: str) -> Rate:
-    one = rates.section(key)
+def _rate(file: Path, key: str, rate: _Rate) -> Rate:
     try:
         fpr = float(key)
-    except ValueError as error:
-        raise rates.wrong(key, "a false positive rate as its name") from error
-    return Rate(
-        fpr=fpr,
-        tpr=one.number("tpr", 0, 1),
-        low=one.number("low", 0, 1),
-        high=one.number("high", 0, 1),
-    )
+    except ValueError:
+        path = ("membership", "tpr_at_fpr", key)
+        raise field_error(file, path, "a false positive rate as its name", rate) from None
+    return Rate(fpr=fpr, tpr=rate.tpr, low=rate.low, high=rate.high)

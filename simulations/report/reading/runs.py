@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from shared.errors import ReportError
 from shared.evaluation.exposure import DECILES
-from shared.privacy.release import Release, ReleaseKind
+from shared.privacy.release import Release
 from shared.sections import Value, flat_tables
 from simulations.datasets.groups import RESERVED
-from simulations.experiment.results import FILE
+from simulations.experiment import results
+from simulations.experiment.results import FILE, Data, Exposure, Privacy, Result
 from simulations.experiment.user_ranks import EVALUATION
-from simulations.report.reading.fields import Fields, read_json
+from simulations.report.reading.documents import field_error, read_document
 
-__all__ = ["CONFIG", "Evaluation", "Exposure", "Organisation", "Run", "read_run"]
+__all__ = ["CONFIG", "Evaluation", "Organisation", "Run", "read_run"]
 
 K, CONFIG = 10, "config.toml"
 REMEDY = "give the folder of a finished run, which `sotto-lab simulate --out` wrote."
@@ -42,19 +43,6 @@ class Organisation:
     population: int
     epsilon: float | None
     releases: tuple[Release, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
-    """Shares by popularity decile, most popular first, each [10].
-
-    Attributes:
-        chosen: of the test users' next items.
-        models: of the items that each model shows.
-    """
-
-    chosen: tuple[float, ...]
-    models: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,40 +126,32 @@ def read_run(folder: Path) -> Run:
     Raises:
         ReportError: a file is missing or damaged, or files are of different runs.
     """
-    fields = read_json(folder / FILE, REMEDY)
-    data, privacy = fields.section("data"), fields.section("privacy")
-    evaluation, versions = fields.section("evaluation"), fields.section("versions")
-    section = evaluation.section("models")
-    models = {name: _figures(section.section(name)) for name in section.keys()}  # noqa: SIM118
-    if not models:
-        raise evaluation.wrong("models", "at least one model")
-    tested = evaluation.count("users")
+    file = folder / FILE
+    result = read_document(file, Result, REMEDY)
+    data, evaluation = result.data, result.evaluation
+    _check_exposure(file, evaluation)
     text, config = _config(folder / CONFIG)
     return Run(
         folder=folder,
-        data=data.text("name"),
-        users=data.count("users"),
-        items=data.count("items"),
-        interactions=data.count("interactions"),
-        private=privacy.flag("private"),
-        delta=privacy.number("delta", 0, 1),
-        organisations=_organisations(data, privacy),
-        tested=tested,
-        split=evaluation.text("split"),
-        protocol=evaluation.text("protocol"),
-        models=models,
-        exposure=_exposure(evaluation, models),
-        evaluation=_read_evaluation(folder / EVALUATION, models, tested),
+        data=data.name,
+        users=data.users,
+        items=data.items,
+        interactions=data.interactions,
+        private=result.privacy.private,
+        delta=result.privacy.delta,
+        organisations=_organisations(file, data, result.privacy),
+        tested=evaluation.users,
+        split=evaluation.split,
+        protocol=evaluation.protocol,
+        models=evaluation.models,
+        exposure=evaluation.exposure,
+        evaluation=_read_evaluation(folder / EVALUATION, evaluation.models, evaluation.users),
         config=config,
         config_text=text,
-        versions={name: versions.text(name) for name in versions.keys()},  # noqa: SIM118
-        seed=fields.count("seed"),
-        seconds=fields.section("cost").section("seconds").number("total", low=0),
+        versions=result.versions,
+        seed=result.seed,
+        seconds=result.cost.seconds.total,
     )
-
-
-def _figures(fields: Fields) -> dict[str, float]:
-    return {name: fields.number(name) for name in fields.keys()}  # noqa: SIM118
 
 
 def _config(file: Path) -> tuple[str, dict[str, Value]]:
@@ -184,57 +164,32 @@ def _config(file: Path) -> tuple[str, dict[str, Value]]:
         raise ReportError(f"{file} is not valid TOML ({error}): {REMEDY}") from error
 
 
-def _organisations(data: Fields, privacy: Fields) -> tuple[Organisation, ...]:
-    populations = {
-        one.text("name"): one.count("population") for one in data.sections("organisations")
-    }
-    private, organisations = privacy.flag("private"), []
-    for one in privacy.sections("organisations"):
-        name = one.text("name")
-        if name not in populations:
-            raise one.wrong("name", "one of data.organisations")
+def _organisations(file: Path, data: Data, privacy: Privacy) -> tuple[Organisation, ...]:
+    populations = {one.name: one.population for one in data.organisations}
+    organisations = []
+    for place, one in enumerate(privacy.organisations):
+        path = ("privacy", "organisations", place)
+        if one.name not in populations:
+            raise field_error(file, (*path, "name"), "one of data.organisations", one.name)
+        if privacy.private and one.epsilon is None:
+            raise field_error(file, (*path, "epsilon"), "a number", None)
         organisations.append(
             Organisation(
-                name=name,
-                population=populations[name],
-                epsilon=one.number("epsilon", low=0) if private else None,
-                releases=tuple(_release(release) for release in one.sections("releases")),
+                name=one.name,
+                population=populations[one.name],
+                epsilon=one.epsilon if privacy.private else None,
+                releases=one.releases,
             )
         )
-    if not organisations:
-        raise privacy.wrong("organisations", "at least one organisation")
     return tuple(organisations)
 
 
-def _release(fields: Fields) -> Release:
-    kind = fields.text("kind")
-    try:
-        return Release(
-            kind=ReleaseKind(kind),
-            noise_multiplier=fields.number("noise_multiplier", low=0),
-            sample_rate=fields.number("sample_rate", 0, 1),
-            steps=fields.count("steps"),
-        )
-    except ValueError as error:
-        raise fields.wrong("kind", f"a release ({error})") from error
-
-
-def _exposure(evaluation: Fields, models: Mapping[str, object]) -> Exposure | None:
-    if "exposure" not in evaluation:
-        return None
-    section = evaluation.section("exposure")
-    shares = section.section("models")
-    return Exposure(
-        chosen=_deciles(section, "chosen"),
-        models={name: _deciles(shares, name) for name in models},
-    )
-
-
-def _deciles(fields: Fields, key: str) -> tuple[float, ...]:
-    deciles = fields.numbers(key, 0, 1)
-    if len(deciles) != DECILES:
-        raise fields.wrong(key, f"{DECILES} numbers")
-    return deciles
+def _check_exposure(file: Path, evaluation: results.Evaluation) -> None:
+    """Check that there are shares of every model, if of any."""
+    for name in evaluation.models:
+        if evaluation.exposure is not None and name not in evaluation.exposure.models:
+            path = ("evaluation", "exposure", "models", name)
+            raise field_error(file, path, f"{DECILES} numbers")
 
 
 # --- each user's rank ----------------------------------------------------------------------------

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from simulations.experiment.results import Exposure
 from simulations.report.figures.curves import MOST_LINES
 from simulations.report.figures.frontier import Frontier, Line, Point
 from simulations.report.models import look
 from simulations.report.numbers.shares import SIGNIFICANCE, Share, differ, paired_p
 from simulations.report.numbers.users import Gain, Part
 from simulations.report.reading.audits import Audit, Membership
-from simulations.report.reading.runs import Exposure, Run
+from simulations.report.reading.runs import Run
 from simulations.report.reading.sweeps import Sweep
 
 __all__ = [

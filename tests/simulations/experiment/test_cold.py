@@ -70,10 +70,10 @@ def test_figures_are_of_the_users_who_are_asked_for_a_cold_item() -> None:
         k=10,
     )
     section = cold_section(split, np.array([3]), {"federated": ranking})
-    assert (section["items"], section["users"]) == (1, 2)
-    assert section["models"]["federated"]["hr@10"] == 0.5  # users 0 and 2
-    assert section["models"]["federated"]["coverage@10"] == 0.5  # items 3 and 2 of four
-    assert cold_section(split, np.array([2]), {"federated": ranking})["models"] == {}
+    assert (section.items, section.users) == (1, 2)
+    assert section.models["federated"]["hr@10"] == 0.5  # users 0 and 2
+    assert section.models["federated"]["coverage@10"] == 0.5  # items 3 and 2 of four
+    assert cold_section(split, np.array([2]), {"federated": ranking}).models == {}
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import ReportError
+from simulations.experiment.results import Count, Document, Finite, Result
 from simulations.report.reading.audits import read_audit
-from simulations.report.reading.fields import Fields
+from simulations.report.reading.documents import read_document
 from simulations.report.reading.runs import read_run
 from simulations.report.reading.sweeps import read_sweep
 from tests.simulations.report.folders import RunSpec, audit_of, write_run, write_sweep
@@ -44,7 +45,7 @@ def put(value: object, *path: str | int) -> Callable[[dict[str, Any]], None]:
         (put(1.5, "privacy", "delta"), "a number from 0 to 1 is expected, but it is 1.5"),
         (put(None, "privacy", "private"), "'privacy.private': true or false is expected"),
         (put([], "privacy", "organisations"), "'privacy.organisations': at least one organisation"),
-        (put(3, "privacy", "organisations"), "'privacy.organisations': a list of objects"),
+        (put(3, "privacy", "organisations"), "'privacy.organisations': a list is expected"),
         (
             put(-1, "privacy", "organisations", 1, "epsilon"),
             r"'privacy.organisations\[1\].epsilon': a number from 0 to inf is .* it is -1",
@@ -55,13 +56,16 @@ def put(value: object, *path: str | int) -> Callable[[dict[str, Any]], None]:
         ),
         (
             put("leak", "privacy", "organisations", 0, "releases", 0, "kind"),
-            "'privacy.organisations.0..releases.0..kind': a release",
+            r"organisations\[0\].releases\[0\].kind': .*'statistics'.*, but it is 'leak'",
         ),
         (put(7, "data", "name"), "'data.name': a text is expected, but it is 7"),
         (put(0.5, "data", "users"), "'data.users': a whole number is expected"),
         (put({}, "evaluation", "models"), "'evaluation.models': at least one model"),
         (put("x", "evaluation", "models", "markov", "hr@10"), "'evaluation.models.markov.hr@10'"),
-        (put([2.0], "evaluation", "exposure", "chosen"), "'evaluation.exposure.chosen.0'"),
+        (
+            put([2.0], "evaluation", "exposure", "chosen"),
+            r"'evaluation.exposure.chosen\[0\]': a number from 0 to 1 .* 2.0",
+        ),
         (
             put([0.5], "evaluation", "exposure", "chosen"),
             "'evaluation.exposure.chosen': 10 numbers",
@@ -137,11 +141,15 @@ def test_a_run_of_an_earlier_version_is_read_without_what_it_lacks(folder: Path)
     [
         (put("maybe", "verdict"), "'verdict': 'consistent' or 'violated' is expected"),
         (put(2, "confidence"), "'confidence': a number from 0 to 1"),
-        (put("x", "observers", 1, "canaries"), r"'observers\[1\].canaries': a number"),
+        (put("x", "observers", 1, "canaries"), r"'observers\[1\].canaries': a whole number"),
         (put({}, "observers", 0, "estimate"), r"'observers\[0\].estimate.epsilon': .* missing"),
         (put([0.1], "membership", "roc", "tpr"), "'membership.roc.tpr': a list of 7 numbers"),
-        (put({"rare": {}}, "membership", "tpr_at_fpr"), "'membership.tpr_at_fpr.rare'"),
-        (put([1], "blind_spots"), "'blind_spots': a list of texts"),
+        (put({"rare": {}}, "membership", "tpr_at_fpr"), "tpr_at_fpr.rare.tpr': .* is missing"),
+        (
+            put({"rare": {"tpr": 1, "low": 0, "high": 1}}, "membership", "tpr_at_fpr"),
+            "'membership.tpr_at_fpr.rare': a false positive rate as its name is expected",
+        ),
+        (put([1], "blind_spots"), r"'blind_spots\[0\]': a text is expected, but it is 1"),
     ],
 )
 def test_an_audit_with_a_wrong_field_is_refused(
@@ -186,11 +194,26 @@ VALUES: list[Any] = [
 """Of every type that JSON has, and at the edges of each."""
 
 
+class Part(Document):
+    b: Count = 0
+
+
+class Fields(Document):
+    number: Finite = 0.0
+    count: Count = 0
+    text: str = ""
+    flag: bool = True
+    section: Part = Part()
+    sections: tuple[Part, ...] = ()
+    numbers: tuple[Finite, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
 @pytest.mark.parametrize(
-    ("method", "accepted"),
+    ("name", "accepted"),
     [
         ("number", [0, -1, 3, 0.5, -0.5]),
-        ("count", [0, 3]),
+        ("count", [0, 3, 10**400]),
         ("text", ["", "text"]),
         ("flag", [True, False]),
         ("section", [{}, {"b": 1}]),
@@ -200,14 +223,25 @@ VALUES: list[Any] = [
     ],
 )
 def test_a_field_takes_the_values_of_its_type_and_refuses_all_others(
-    method: str, accepted: list[Any]
+    tmp_path: Path, name: str, accepted: list[Any]
 ) -> None:
+    file = tmp_path / "file.json"
     for value in VALUES:
-        read = getattr(Fields({"a": value}, Path("file.json")), method)
+        file.write_text(json.dumps({"schema": 1, name: value}))
         if repr(value) not in map(repr, accepted):
-            with pytest.raises(ReportError, match=r"file\.json, field 'a"):
-                read("a")
-        elif method.startswith("section"):
-            assert isinstance(read("a"), Fields if method == "section" else list)
+            with pytest.raises(ReportError, match=rf"file\.json, field '{name}"):
+                read_document(file, Fields, "none.")
         else:
-            assert read("a") == (tuple(value) if isinstance(value, list) else value)
+            read = getattr(read_document(file, Fields, "none."), name)
+            plain = read.model_dump(exclude_unset=True) if isinstance(read, Part) else read
+            if name == "sections":
+                plain = tuple(part.model_dump(exclude_unset=True) for part in read)
+            assert plain == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_result_of_the_first_release_is_read() -> None:
+    """With every field that it wrote, and an optional one that it had not yet."""
+    stored = Path(__file__).with_name("stored") / "result.json"
+    result = read_document(stored, Result, "none.")
+    assert result.document() == json.loads(stored.read_text())
+    assert result.evaluation.cold is None
