@@ -1,1 +1,12 @@
-"""Measurements, not tests: run one with `python -m simulations.benchmarks.NAME`."""
+"""Timings and memory, each a script: `python -m simulations.benchmarks.NAME`.
+
+| module       | what it measures                                                             |
+|--------------|------------------------------------------------------------------------------|
+| private_step | the private training step against the plain one                              |
+| noise        | cryptographic noise against torch's generator                                |
+| accounting   | the accountant                                                               |
+| ledger       | the ledger at many entries                                                   |
+| sources      | reading interactions from files and databases                                |
+| executor     | starting a ClientApp                                                         |
+| memory       | the memory allocator                                                         |
+"""

@@ -1,1 +1,8 @@
-"""What a budget takes and leaves, before any data is touched."""
+"""What a privacy budget allows, before any data is read.
+
+| module  | what it is for                                                                    |
+|---------|-----------------------------------------------------------------------------------|
+| command | `sotto-lab calibrate`                                                             |
+| numbers | noise over signal of each noised sum, and rounds that fit                         |
+| plot    | the figure of both                                                                |
+"""

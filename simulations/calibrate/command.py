@@ -1,4 +1,4 @@
-"""sotto-lab calibrate: what a budget does to a run, as tables, data or a picture."""
+"""sotto-lab calibrate: noise-to-signal ratios and rounds at some budgets, before any training."""
 
 from __future__ import annotations
 
@@ -30,54 +30,57 @@ from simulations.experiment.config import SimulationConfig, read_settings
 __all__ = ["calibrate_command"]
 
 LADDER = (5.0, 10.0, 20.0, 40.0)
-"""Noise multipliers that are tried where none is named and no training step is planned."""
+"""Noise multipliers to try where none is given and no training step is planned."""
 
 
 def calibrate_command(  # noqa: PLR0913 each is a command-line option
     *,
     population: Annotated[
-        str, typer.Option(help="Users an organisation has, declared and public: 755, or 900,400.")
+        str, typer.Option(help="Declared users of an organisation: 755, or of each: 900,400.")
     ],
     epsilons: Annotated[
-        str | None, typer.Option(help="Budgets, as in 1,2,4,8. Without it: the recipe's.")
+        str | None, typer.Option(help="Budgets, for example 1,2,4,8. Default: the recipe's.")
     ] = None,
     delta: DeltaOption = None,
     organisations: Annotated[
-        int | None, typer.Option(help="How many of that size. Without it: the recipe's.")
+        int | None, typer.Option(help="Number of organisations. Default: the recipe's.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     sample_rate: Annotated[
-        float | None, typer.Option(help="Chance of a user to be in a step, q.")
+        float | None, typer.Option(help="Probability that a user is in a step, q.")
     ] = None,
     participation: Annotated[
-        int | None, typer.Option(help="Users expected in a step, q N, instead of q.")
+        int | None, typer.Option(help="Expected users in a step, q N, instead of q.")
     ] = None,
-    clip_norm: Annotated[float | None, typer.Option(help="Longest gradient of a user, C.")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of a user's gradient, C.")
+    ] = None,
     items: Annotated[
-        int | None, typer.Option(help="Items. Without it: those of --data's list, which is public.")
+        int | None, typer.Option(help="Number of items. Default: the length of --data's list.")
     ] = None,
     dimension: Annotated[
-        int | None, typer.Option(help="Numbers that a step changes. Without it: the recipe's.")
+        int | None, typer.Option(help="Trained parameters. Default: the recipe's.")
     ] = None,
     noise_multipliers: Annotated[
-        str | None, typer.Option(help="Noise at which to say how many rounds fit, as in 5,10.")
+        str | None,
+        typer.Option(help="Noise multipliers for the table of rounds, for example 5,10."),
     ] = None,
     data_folder: DataOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw it: a name that ends in .png, .svg or .pdf.")
+        Path | None, typer.Option(help="Draw a figure: a file name in .png, .svg or .pdf.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As data.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what noise a budget takes, and what is left to learn from, before any data is touched.
+    """Show the noise that a budget requires, and how many rounds fit, before any training.
 
-    For example, what a recipe does at four budgets, and how many rounds would fit:
+    For example, a recipe at four budgets:
 
     sotto-lab calibrate --config simulations/recipes/ml-1m-dpsgd.toml --population 755
     --epsilons 1,2,4,8
 
-    Of DP-SGD alone, with 100,000 weights:
+    DP-SGD without statistics, with 100,000 parameters:
 
     sotto-lab calibrate --population 755 --organisations 8 --epsilons 2,8 --delta 1e-5
     --rounds 60 --sample-rate .1 --dimension 100000 --set warm_start.share=0
@@ -99,16 +102,16 @@ def calibrate_command(  # noqa: PLR0913 each is a command-line option
     ]
     populations = sizes * (configs[0].lab.organisations if len(sizes) == 1 else 1)
     count = items_of(configs[0]) if items is None else items
-    found = [calibrate(one, populations, count, dimension) for one in configs]
-    noises = _noises(noise_multipliers, found)
+    calibrations = [calibrate(one, populations, count, dimension) for one in configs]
+    noises = _noises(noise_multipliers, calibrations)
     room = [fit for one in configs for fit in fits(one, noises)]
     if plot is not None:
-        draw(found, room, plot)
-        messages.print(f"Drawn: {plot}", soft_wrap=True)
+        draw(calibrations, room, plot)
+        messages.print(f"Figure written to {plot}", soft_wrap=True)
     if as_json:
-        write_json(_data(found, room))
+        write_json(_data(calibrations, room))
     else:
-        _tell(configs[0], found, room)
+        _print_tables(configs[0], calibrations, room)
 
 
 def _organisations(given: int | None, sizes: Sequence[int]) -> int | None:
@@ -124,11 +127,11 @@ def _organisations(given: int | None, sizes: Sequence[int]) -> int | None:
 
 def _rate(sample_rate: float | None, participation: int, sizes: Sequence[int]) -> float:
     if sample_rate is not None:
-        raise ConfigError("--participation and --sample-rate say the same: leave one out.")
+        raise ConfigError("--participation and --sample-rate set the same value: leave one out.")
     if len(set(sizes)) > 1:
         raise ConfigError(
-            "--participation with several populations: all share one chance to be in a step. "
-            "State --sample-rate."
+            "--participation with several populations: all have the same sample rate. State "
+            "--sample-rate."
         )
     if not 1 <= participation <= sizes[0]:
         raise ConfigError(f"--participation {participation}: choose from 1 to {sizes[0]} users.")
@@ -137,12 +140,12 @@ def _rate(sample_rate: float | None, participation: int, sizes: Sequence[int]) -
 
 def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
-        found = tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} {text}: give whole numbers, as in 755 or 900,400.") from error
-    if min(found) < 1:
+    if min(numbers) < 1:
         raise ConfigError(f"{option} {text}: give numbers of 1 or more.")
-    return found
+    return numbers
 
 
 def _numbers(option: str, text: str) -> list[Value]:
@@ -152,15 +155,15 @@ def _numbers(option: str, text: str) -> list[Value]:
         raise ConfigError(f"{option} {text}: give numbers, as in 1,2,4,8.") from error
 
 
-def _noises(given: str | None, found: Sequence[Calibration]) -> list[float]:
-    """What is named, or else the noise that the planned rounds take at each ε."""
+def _noises(given: str | None, calibrations: Sequence[Calibration]) -> list[float]:
+    """Return the given noise multipliers, or those of the planned rounds at each ε."""
     if given is not None:
         return [float(number) for number in _numbers("--noise-multipliers", given)]
-    steps = {one.sums[-1].noise_multiplier for one in found if one.sums[-1].name == STEP}
+    steps = {one.sums[-1].noise_multiplier for one in calibrations if one.sums[-1].name == STEP}
     return sorted(steps) or list(LADDER)
 
 
-def _data(found: Sequence[Calibration], room: Sequence[Fit]) -> dict[str, Any]:
+def _data(calibrations: Sequence[Calibration], room: Sequence[Fit]) -> dict[str, Any]:
     return {
         "budgets": [
             {
@@ -168,7 +171,7 @@ def _data(found: Sequence[Calibration], room: Sequence[Fit]) -> dict[str, Any]:
                 "delta": one.delta,
                 "sums": [_figures(noised) for noised in one.sums],
             }
-            for one in found
+            for one in calibrations
         ],
         "rounds_that_fit": [asdict(fit) for fit in room],
     }
@@ -180,37 +183,51 @@ def _figures(noised: NoisedSum) -> dict[str, Any]:
         "noise_norm": noised.noise_norm,
         "signal_at_most": {"smallest": noised.signal[0], "largest": noised.signal[1]},
         "noise_over_signal": {
-            "smallest_alone": noised.alone[0],
-            "largest_alone": noised.alone[1],
+            "smallest_alone": noised.single[0],
+            "largest_alone": noised.single[1],
             "together": noised.together,
             "central": noised.central,
         },
     }
 
 
-def _tell(config: SimulationConfig, found: Sequence[Calibration], room: Sequence[Fit]) -> None:
-    populations = found[0].sums[0].populations
+def _print_tables(
+    config: SimulationConfig, calibrations: Sequence[Calibration], room: Sequence[Fit]
+) -> None:
+    populations = calibrations[0].sums[0].populations
     users = sorted({min(populations), max(populations)})
     output.print(
         f"{len(populations)} organisations of {' to '.join(f'{n:,}' for n in users)} users, "
-        f"δ = {found[0].delta:g}; no data was read but the list of items"
+        f"δ = {calibrations[0].delta:g}; of the data, only the list of items was read"
     )
-    output.print(_noise_table(found))
+    output.print(_noise_table(calibrations))
     output.print(
-        "noise: its length, σ C √numbers. signal: the sum's, at most, if all users pulled one way. "
-        "The last three are noise over signal: one organisation, all with noise of their own, all "
-        "in one trusted place. Far above 1, only what users share in few directions is learned.\n",
+        "noise: its norm, σ C √numbers. signal: the largest norm of the sum, if all users' "
+        "contributions point in one direction. The last three columns are noise over signal: for "
+        "one organisation, for all with their own noise, and for one trusted party with all users. "
+        "Far above 1, only what many users share in few directions can be learned.\n",
         soft_wrap=True,
     )
     output.print(_room_table(config, room))
 
 
-def _noise_table(found: Sequence[Calibration]) -> Table:
-    names = ("ε", "sum", "times", "numbers", "σ", "noise", "signal", "alone", "together", "central")
+def _noise_table(calibrations: Sequence[Calibration]) -> Table:
+    names = (
+        "ε",
+        "sum",
+        "times",
+        "numbers",
+        "σ",
+        "noise",
+        "signal",
+        "single",
+        "together",
+        "central",
+    )
     table = table_of(*names)
     for column in (*table.columns[:1], *table.columns[2:]):
         column.justify = "right"
-    for one in found:
+    for one in calibrations:
         for place, noised in enumerate(one.sums):
             table.add_row(
                 f"{one.epsilon:g}" if place == 0 else "",
@@ -220,7 +237,7 @@ def _noise_table(found: Sequence[Calibration]) -> Table:
                 _short(noised.noise_multiplier),
                 _short(noised.noise_norm),
                 _pair(noised.signal),
-                _pair(noised.alone),
+                _pair(noised.single),
                 _short(noised.together),
                 _short(noised.central),
                 end_section=place == len(one.sums) - 1,
@@ -251,7 +268,7 @@ def _room_table(config: SimulationConfig, room: Sequence[Fit]) -> Table:
     for column in table.columns:
         column.justify = "right"
     for epsilon in dict.fromkeys(fit.epsilon for fit in room):
-        found = {fit.noise_multiplier: fit for fit in room if fit.epsilon == epsilon}
-        cells = [f"{found[n].rounds:,}{' or more' * found[n].more}" for n in noises]
+        fits_at = {fit.noise_multiplier: fit for fit in room if fit.epsilon == epsilon}
+        cells = [f"{fits_at[n].rounds:,}{' or more' * fits_at[n].more}" for n in noises]
         table.add_row(f"{epsilon:g}", *cells)
     return table

@@ -1,9 +1,10 @@
-"""What a budget does to a run before any data is touched: noise beside signal, and rounds that fit.
+"""Predict a run's noise-to-signal ratios and the rounds that fit a budget, without any data.
 
-A noised sum of d numbers over N users, each of length C at most and drawn with chance q, is at most
-q N C long if all its users pull one way, which they never do. Its noise is σ C on every number and
-about σ C √d long. Of K organisations that each add their own noise, sums and noise add up to
-ratios σ √(d K) / Σ q N; were there one trusted place that noises once, to σ √d / Σ q N.
+A noised sum of d numbers over N users, each of norm at most C and sampled with probability q, has
+an expected norm of at most q N C (if all users' contributions point in one direction). Its noise
+has a standard deviation of σ C on every number, and a norm of about σ C √d. For K organisations
+that each add their own noise, the ratio of noise to signal is σ √(d K) / Σ q N; for one trusted
+party that adds noise once, it is σ √d / Σ q N.
 """
 
 from __future__ import annotations
@@ -39,20 +40,20 @@ __all__ = [
 ]
 
 STEP, MOMENT = "step", "moment"
-"""What a sum of clipped gradients is called, and the last one before any."""
+"""Names of the sum of clipped gradients, and of the warm start's moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisedSum:
-    """One sum that every organisation noises, and how often.
+    """One noised sum that every organisation releases.
 
     Attributes:
         name: what is summed.
-        times: how often it is asked for.
+        times: how often it is released.
         noise_multiplier: σ.
-        clip_norm: C, the longest that one user's part may be.
+        clip_norm: C, the largest norm of one user's contribution.
         sample_rate: q.
-        numbers: d.
+        numbers: d, the length of the sum.
         populations: users of each organisation.
     """
 
@@ -66,46 +67,46 @@ class NoisedSum:
 
     @property
     def per_number(self) -> float:
-        """Standard deviation of the noise on each number, σ C."""
+        """Return the standard deviation of the noise on each number, σ C."""
         return self.noise_multiplier * self.clip_norm
 
     @property
     def noise_norm(self) -> float:
-        """Root mean square length of one organisation's noise, σ C √d."""
+        """Return the root mean square norm of one organisation's noise, σ C √d."""
         return self.per_number * math.sqrt(self.numbers)
 
     @property
     def signal(self) -> tuple[float, float]:
-        """The expected length of the sum at most, q N C, at the smallest and largest one."""
+        """Return the largest expected norm q N C, at the smallest and the largest organisation."""
         longest = self.sample_rate * self.clip_norm
         return longest * min(self.populations), longest * max(self.populations)
 
     @property
-    def alone(self) -> tuple[float, float]:
-        """Noise over signal at the smallest and the largest organisation."""
+    def single(self) -> tuple[float, float]:
+        """Return noise over signal at the smallest and the largest organisation by itself."""
         smallest, largest = self.signal
         return self.noise_norm / smallest, self.noise_norm / largest
 
     @property
     def together(self) -> float:
-        """Noise over signal of all organisations, each with noise of its own."""
+        """Return noise over signal of all organisations, each with its own noise."""
         return self.central * math.sqrt(len(self.populations))
 
     @property
     def central(self) -> float:
-        """Noise over signal, were all users in one trusted place that adds noise once."""
+        """Return noise over signal of one trusted party that has all users and adds noise once."""
         users = self.sample_rate * sum(self.populations)
         return self.noise_norm / (users * self.clip_norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What one ε comes to.
+    """The noised sums of a run at one ε.
 
     Attributes:
         epsilon: of every organisation's users.
         delta: of the claim.
-        sums: all that is noised, in the order in which it is asked for.
+        sums: in the order of their release.
     """
 
     epsilon: float
@@ -115,13 +116,13 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """How many rounds a budget has room for at some noise, after the statistics' share.
+    """The number of rounds that fit a budget at one noise multiplier, after the statistics.
 
     Attributes:
-        epsilon: of all together.
+        epsilon: of all releases together.
         noise_multiplier: of a training step.
         rounds: >= 0.
-        more: whether there may be more: the search ends at a million steps.
+        more: whether more rounds may fit: the search stops at a million steps.
     """
 
     epsilon: float
@@ -133,13 +134,13 @@ class Fit:
 def calibrate(
     config: SimulationConfig, populations: tuple[int, ...], items: int, numbers: int | None = None
 ) -> Calibration:
-    """The noise of a run, and what it noises.
+    """Return the noised sums of a run.
 
     Args:
         config: of the run; private.
         populations: users of each organisation, >= 1 each.
         items: catalogue size V.
-        numbers: that training changes; None: those of the recommender.
+        numbers: trained parameters; None takes those of the recommender.
 
     Raises:
         ConfigError: the run is not private, a number is out of range, or δ is too large for the
@@ -201,23 +202,23 @@ def _check(
 
 
 def _own_items(run: RunConfig, items: int) -> tuple[int, ...]:
-    """As many own directions as there can be: how many there are, only the statistics tell."""
+    """Return the largest possible set of own directions; the statistics give the actual one."""
     count = min(run.warm_start.own_items, items) if run.statistics_share else 0
     return tuple(range(1, count + 1))
 
 
 def trained_numbers(run: RunConfig, items: int) -> int:
-    """How many numbers of the recommender training changes, at most."""
+    """Return the largest number of parameters that training changes."""
     model, described = run.model, run.model.items.uses_features
     config = attention_config(replace(model, own_items=_own_items(run, items)), items)
     with torch.random.fork_rng(devices=[]):
         features = torch.zeros(items, model.feature_size) if described else None
-        found = AttentionRecommender(config, features)
-    return sum(parameter.numel() for parameter in trainable(found).values())
+        recommender = AttentionRecommender(config, features)
+    return sum(parameter.numel() for parameter in trainable(recommender).values())
 
 
 def items_of(config: SimulationConfig) -> int:
-    """The catalogue's size, from the public list of items alone.
+    """Return the catalogue's size, from the public list of items.
 
     Raises:
         DataError: the folder has no list of items.
@@ -227,7 +228,7 @@ def items_of(config: SimulationConfig) -> int:
 
 
 def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
-    """How many rounds fit into the run's ε at each noise multiplier.
+    """Return how many rounds fit the run's ε at each noise multiplier.
 
     Raises:
         ConfigError: the run is not private, or a noise multiplier is not above 0.
@@ -236,7 +237,7 @@ def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
     privacy, training = config.privacy, config.training
     if privacy.epsilon is None:
         raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
-    spent, found = _statistics(config), []
+    spent, fitting = _statistics(config), []
     for noise in noises:
         if not 0 < noise < math.inf:
             raise ConfigError(f"--noise-multipliers {noise}: give numbers above 0.")
@@ -247,7 +248,7 @@ def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
             sample_rate=training.sample_rate,
             spent=spent,
         )
-        found.append(
+        fitting.append(
             Fit(
                 epsilon=privacy.epsilon,
                 noise_multiplier=noise,
@@ -255,11 +256,11 @@ def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
                 more=steps == MAX_STEPS,
             )
         )
-    return found
+    return fitting
 
 
 def _statistics(config: SimulationConfig) -> list[Release]:
-    """The warm start's share, as it is where training follows."""
+    """Return the warm start's release, as it is before training."""
     share, privacy = config.warm_start.share, config.privacy
     if not share or privacy.epsilon is None:
         return []

@@ -1,4 +1,4 @@
-"""A picture of a calibration: noise beside signal, and rounds that fit, over ε."""
+"""The figure of a calibration: noise over signal, and rounds that fit, by ε."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["FORMATS", "draw"]
 
 FORMATS = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Told apart with any colour vision (Okabe and Ito, 2008); markers tell them apart without."""
+"""Distinguishable with any colour vision (Okabe and Ito, 2008); markers differ too."""
 MARKERS = "osD^vP"
 GREY = "#444444"
 TITLES = {STEP: "A training step", MOMENT: "The moment of next items"}
 
 
-def draw(found: Sequence[Calibration], fits: Sequence[Fit], file: Path) -> None:
-    """Draws noise over signal of the last kind of sum, and the rounds that fit.
+def draw(calibrations: Sequence[Calibration], fits: Sequence[Fit], file: Path) -> None:
+    """Draw noise over signal of the last kind of sum, and the rounds that fit.
 
     Raises:
         ConfigError: the file's suffix names no known format, or it cannot be written.
@@ -36,34 +36,34 @@ def draw(found: Sequence[Calibration], fits: Sequence[Fit], file: Path) -> None:
 
     figure = Figure(figsize=(10, 5) if fits else (6, 5), layout="constrained")
     panels = figure.subplots(1, 2 if fits else 1, squeeze=False)[0]
-    _noise(panels[0], found)
+    _noise(panels[0], calibrations)
     if fits:
         _rounds(panels[1], fits)
     for axes in panels:
-        _frame(axes, [one.epsilon for one in found], found[0].delta)
+        _frame(axes, [one.epsilon for one in calibrations], calibrations[0].delta)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a letter that the font does not have
+            warnings.simplefilter("ignore")  # letters that the font lacks
             figure.savefig(file, dpi=150)
     except OSError as error:
         raise ConfigError(f"--plot {file}: cannot be written ({error.strerror}).") from error
 
 
-def _noise(axes: Axes, found: Sequence[Calibration]) -> None:
-    sums = [one.sums[-1] for one in found]
+def _noise(axes: Axes, calibrations: Sequence[Calibration]) -> None:
+    sums = [one.sums[-1] for one in calibrations]
     count, smallest = len(sums[0].populations), min(sums[0].populations)
     lines = [
-        (f"one organisation alone ({smallest:,} users)", [one.alone[0] for one in sums]),
+        (f"one organisation ({smallest:,} users)", [one.single[0] for one in sums]),
         (f"{count} together, each with its own noise", [one.together for one in sums]),
-        (f"{count} in one trusted place", [one.central for one in sums]),
+        (f"{count} with one trusted party", [one.central for one in sums]),
     ]
     for place, (name, values) in enumerate(lines if count > 1 else lines[:1]):
-        _line(axes, place, name, [one.epsilon for one in found], values)
+        _line(axes, place, name, [one.epsilon for one in calibrations], values)
     axes.axhline(
-        1, color=GREY, linewidth=1.5, linestyle="--", label="noise as long as the longest sum"
+        1, color=GREY, linewidth=1.5, linestyle="--", label="noise equal to the largest sum"
     )
     axes.set_title(f"{TITLES[sums[0].name]}: {sums[0].numbers:,} numbers", fontsize="medium")
-    axes.set_ylabel("length of noise / longest sum")
+    axes.set_ylabel("norm of noise / largest norm of sum")
 
 
 def _rounds(axes: Axes, fits: Sequence[Fit]) -> None:

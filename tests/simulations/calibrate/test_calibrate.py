@@ -67,14 +67,14 @@ def test_lengths_are_those_of_noise_and_sums_that_are_drawn() -> None:
     first, second, total = np.sqrt(np.mean(np.square(lengths), axis=0))
     assert one.signal == pytest.approx((smallest, largest), rel=0.03)
     assert one.noise_norm == pytest.approx(first, rel=0.02)
-    assert one.alone == pytest.approx((first / smallest, second / largest), rel=0.03)
+    assert one.single == pytest.approx((first / smallest, second / largest), rel=0.03)
     assert one.together == pytest.approx(total / (smallest + largest), rel=0.03)
     assert one.central == pytest.approx(first / (smallest + largest), rel=0.03)
 
 
 def test_organisations_gain_by_the_root_of_their_number_and_one_place_by_the_number() -> None:
     one, nine = noised(users=50, sites=1), noised(users=50, sites=9)
-    assert one.together == one.central == one.alone[0]
+    assert one.together == one.central == one.single[0]
     assert nine.together == pytest.approx(one.together / 3)
     assert nine.central == pytest.approx(one.central / 9)
 
@@ -269,7 +269,7 @@ def test_a_picture_without_rounds_and_with_many_noises(
         (["--population", 9, "--participation", 10], "choose from 1 to 9 users"),
         (
             ["--population", 9, "--participation", 3, "--sample-rate", 0.1],
-            "say the same: leave one out",
+            "set the same value: leave one out",
         ),
         (["--population", 9, "--epsilons", 1, "--plot", "p.gif"], "a name that ends in .png"),
         (["--population", 9, "--epsilons", 1, "--noise-multipliers", "-1"], "numbers above 0"),
