@@ -1,4 +1,4 @@
-"""What ε costs to compute, and how far it lies from two other accountants'.
+"""Time the computation of ε, and compare it with two other accountants.
 
     python -m simulations.benchmarks.accounting [--grid] [--json FILE]
 
@@ -41,7 +41,7 @@ HISTORIES: dict[str, list[Form]] = {
 
 
 def releases(forms: list[Form]) -> list[Release]:
-    """As the ledger holds them."""
+    """Return releases as the ledger stores them."""
     return [
         Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=rate, steps=steps)
         for noise, rate, steps in forms
@@ -49,7 +49,7 @@ def releases(forms: list[Form]) -> list[Release]:
 
 
 def by_prv(forms: list[Form]) -> float:
-    """Opacus's numerical composition."""
+    """Return ε by Opacus's numerical composition."""
     accountant = PRVAccountant()
     accountant.history = list(forms)
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -58,7 +58,7 @@ def by_prv(forms: list[Form]) -> float:
 
 
 def by_pld(form: Form) -> float:
-    """Google's, on a grid fine enough for ε and the steps: a coarse one reports too much."""
+    """Return ε by dp-accounting, on a grid fine enough that it does not overestimate ε."""
     noise, rate, steps = form
     mesh = 2e-3 * epsilon(releases([form]), DELTA) / math.sqrt(steps)
     accountant = PLDAccountant(
@@ -71,52 +71,52 @@ def by_pld(form: Form) -> float:
 
 
 def by_ours(forms: list[Form]) -> float:
-    """The ledger's."""
+    """Return ε by the ledger's accountant."""
     return epsilon(releases(forms), DELTA)
 
 
 def timed(accountant: Callable[[list[Form]], float], forms: list[Form]) -> tuple[float, float]:
-    """What it gives, and the seconds it takes."""
+    """Return a function's result and its seconds."""
     started = time.perf_counter()
     return accountant(forms), time.perf_counter() - started
 
 
 def grid() -> dict[Form, float]:
-    """Relative difference of our ε from PLD's, by form."""
-    found = {}
+    """Return the relative difference of our ε from PLD's, by form."""
+    differences = {}
     for form in itertools.product(NOISE, RATES, STEPS):
         ours = epsilon(releases([form]), DELTA)
         if LEAST <= ours <= MOST:
-            found[form] = ours / by_pld(form) - 1
-    return found
+            differences[form] = ours / by_pld(form) - 1
+    return differences
 
 
 def main() -> None:
-    """Prints what was asked for."""
+    """Print the timings, and with --grid the differences."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--json")
     options = parser.parse_args()
-    found: dict[str, object] = {}
+    measurements: dict[str, object] = {}
     for name, forms in HISTORIES.items():
         ours, seconds = timed(by_ours, forms)
         theirs, longer = timed(by_prv, forms)
-        found[name] = {"ours": [ours, seconds], "prv": [theirs, longer]}
+        measurements[name] = {"ours": [ours, seconds], "prv": [theirs, longer]}
         sys.stdout.write(
             f"{name}: ours {ours:.4f} in {seconds:.3f} s, PRV {theirs:.4f} in {longer:.2f} s\n"
         )
     if options.grid:
         differences = grid()
         low, high = (pick(differences, key=differences.__getitem__) for pick in (min, max))
-        found["grid"] = [[*form, difference] for form, difference in differences.items()]
+        measurements["grid"] = [[*form, difference] for form, difference in differences.items()]
         sys.stdout.write(
             f"{len(differences)} combinations against PLD: from {differences[low]:+.4%} at {low} "
             f"to {differences[high]:+.4%} at {high}\n"
         )
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        Path(options.json).write_text(json.dumps(measurements, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the executor's fork server saves: a request's process, with the libraries loaded or not.
+"""Time the process of a request, with the fork server's libraries loaded and without.
 
     python -m simulations.benchmarks.executor [--repeats 5]
 
@@ -19,7 +19,7 @@ _PRELOADED = ["client.app", "client.node.worker"]
 
 
 def main() -> None:
-    """Measures, or is measured when called with --child."""
+    """Measure; with --child, be the measured process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -57,11 +57,11 @@ def _seconds(preloaded: list[str]) -> float:
 
 
 def _nothing() -> None:
-    """Ends."""
+    """Do nothing."""
 
 
 def _load() -> None:
-    """Imports the app anew, as from a bundle."""
+    """Import the app again, as from a bundle."""
     import client.node.worker  # noqa: PLC0415 what a request's process starts with
 
     for name in [name for name in sys.modules if name.partition(".")[0] in ("client", "shared")]:

@@ -1,4 +1,4 @@
-"""How fast a partner's ledger is when it is long: durable charges, ε, start-up, verification.
+"""Time a long ledger: durable charges, ε, start-up and verification.
 
     python -m simulations.benchmarks.ledger [--entries 100000] [--folder PATH] [--json]
 
@@ -36,7 +36,7 @@ BODY = save({"w": np.ones((1000, 64), np.float32)})
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
-    """Seconds of each operation on a ledger of that length."""
+    """Return the seconds of each operation on a ledger of that length."""
     place = folder / "ledger.sqlite", "users", folder / "anchor.json"
     filled(Ledger.create(*place), entries)
     start = seconds(lambda: Ledger(*place))
@@ -84,7 +84,7 @@ def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
 
 
 def filled(ledger: Ledger, entries: int) -> None:
-    """Appends rounds as the ledger does, but in one transaction: only the length matters here."""
+    """Append rounds in one transaction, since only the length matters here."""
     balance = Balance()
     with open_database(ledger.path) as database:
         for row in database.execute("SELECT seq, body, hash FROM entries").fetchall():
@@ -101,7 +101,7 @@ def filled(ledger: Ledger, entries: int) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Writes and syncs a page: what the disk itself takes."""
+    """Write and sync one page, to measure the disk."""
     with (folder / "page").open("wb") as file:
         file.write(bytes(4096))
         file.flush()
@@ -109,7 +109,7 @@ def _sync(folder: Path) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, once."""
+    """Return the seconds of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What `keep_freed_memory` saves: one training step in two processes, in turn.
+"""Time a training step with and without `keep_freed_memory`, in two processes in turn.
 
     python -m simulations.benchmarks.memory [--items 3883] [--users 64] [--repeats 5]
 
@@ -21,7 +21,7 @@ from shared.models.losses import loss_per_user, next_item_pairs
 
 
 def main() -> None:
-    """Measures, or is measured when called with --child."""
+    """Measure; with --child, be the measured process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What cryptographic noise costs, beside torch's own generator, on one thread.
+"""Time cryptographic noise against torch's own generator, on one thread.
 
     python -m simulations.benchmarks.noise [--normals 1000000] [--repeats 21]
 
@@ -19,7 +19,7 @@ from shared.privacy.noise import SystemRandom, noised
 
 
 def main() -> None:
-    """Measures."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""How long interactions take from where they live to histories, and the memory that takes.
+"""Time and memory of reading interactions from files and databases into histories.
 
     python -m simulations.benchmarks.sources [--events 10000000] [--sources parquet,postgresql]
         [--json]
@@ -45,7 +45,7 @@ _COLUMNS = "user_id, item_id, timestamp"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """How much there is.
+    """The size of the data.
 
     Attributes:
         events: rows.
@@ -60,7 +60,7 @@ class Shape:
     text: bool
 
     def batches(self, rows: int = 500_000) -> Iterator[pa.Table]:
-        """Random rows, some at a time, in no order."""
+        """Yield random rows in batches, unordered."""
         random = np.random.default_rng(0)
         for start in range(0, self.events, rows):
             n = min(rows, self.events - start)
@@ -74,7 +74,7 @@ class Shape:
             yield _as_text(table) if self.text else table
 
     def catalogue(self) -> Catalogue:
-        """All items."""
+        """Return the catalogue of all items."""
         names = (f"item-{n:06d}" if self.text else str(n) for n in range(self.items))
         ids = tuple(names)
         return Catalogue(ids, ids, ((),) * self.items, (None,) * self.items)
@@ -89,7 +89,7 @@ def _as_text(table: pa.Table) -> pa.Table:
 
 
 def main() -> None:
-    """Measures, or is measured when called with --child."""
+    """Measure; with --child, be the measured process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -142,8 +142,8 @@ def _in_a_child(data: dict[str, str], folder: Path, password: str) -> dict[str, 
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, check=True, cwd=folder, env=variables
     )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def _measured(data: dict[str, str], shape: Shape) -> dict[str, float]:
@@ -160,7 +160,7 @@ def _measured(data: dict[str, str], shape: Shape) -> dict[str, float]:
 
 
 def _peak() -> float:
-    """Peak resident set in MiB; the kernel counts it in KiB, macOS in bytes."""
+    """Return the peak resident set in MiB; Linux counts it in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2 ** (20 if sys.platform == "darwin" else 10)
 

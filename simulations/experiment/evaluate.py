@@ -29,7 +29,7 @@ def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> 
 
 
 def evaluated_users(simulation: Simulation) -> TestUsers:
-    """Return what is known of the users who are evaluated."""
+    """Return the properties of the evaluated users."""
     histories = simulation.dataset.histories
     row = {user: number for number, user in enumerate(histories.users)}
     return TestUsers.of(

@@ -226,7 +226,7 @@ def test_as_data_and_drawn(
 ) -> None:
     options = ("--population", "700,300", "--epsilons", "2,4", "--participation", 30)
     assert command(monkeypatch, *options, *SMALL) == 2
-    assert "all share one chance to be in a step" in capsys.readouterr().err
+    assert "all have the same sample rate" in capsys.readouterr().err
 
     steps = ("--rounds", 60, "--dimension", 1000, "--set", "warm_start.share=0")
     two = ("--population", 300, "--organisations", 2, "--epsilons", "4,2", *steps)
