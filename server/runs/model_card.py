@@ -158,7 +158,7 @@ What this does **not** say:
 - *What is public*: the item list and its texts, each organisation's name and declared population,
   sample rate, noise and number of rounds.
 - *What an organisation does at home* with the model and its own data.
-- *Truthfulness*: each organisation's node computes its own noise. Nobody can check from outside
+- *Truthfulness*: each organisation's node computes its own noise. It cannot be checked from outside
   that a node ran the vetted app; a partner protects its own users by running it.
 - *Quality against attackers*: privacy is no protection against an organisation that sends nonsense.
 """

@@ -104,7 +104,7 @@ class PartnerRegistry:
         """Check that a key could be accepted for a name; change nothing.
 
         Raises:
-            ServerError: nobody of that name is invited, or the key is another partner's.
+            ServerError: no partner of that name is invited, or the key is another partner's.
         """
         partners = self._read()
         partner = partners.get(name)

@@ -80,8 +80,8 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint of round {self.round} cannot be written to {folder} "
-                f"({error.strerror}): the one before is whole. Make room or mend the folder's "
-                "permissions, and resume: no partner pays again."
+                f"({error.strerror}): the one before is whole. Make room or correct the "
+                "folder's permissions, and resume: no partner is charged again."
             ) from error
 
     @classmethod

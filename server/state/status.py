@@ -60,7 +60,7 @@ class RunState(StrEnum):
 
     @property
     def needs_operator(self) -> bool:
-        """Whether it stays as it is until somebody acts who did not ask for it."""
+        """Whether the run ended unintentionally and stays as it is until the operator acts."""
         return self in (RunState.PAUSED, RunState.FAILED, RunState.INTERRUPTED)
 
 
