@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.data.histories import Histories
 from shared.errors import ClippingError
@@ -41,6 +42,7 @@ __all__ = [
     "Shape",
     "independent_rows",
     "invented_batch",
+    "layer_values",
     "most_rows",
     "physical_batches",
     "shape_of",
@@ -88,6 +90,20 @@ class Batch:
     events: Tensor
     candidates: Tensor
     bits: Tensor
+
+    def repeated(self, rows: int) -> Batch:
+        """Return this batch of one user with that user in so many rows."""
+        return Batch(*(x.repeat(rows, 1) for x in (self.events, self.candidates, self.bits)))
+
+    def with_last(self, user: Batch | None) -> Batch:
+        """Return this batch with another's first user in the last row; None leaves it empty."""
+        row = self if user is None else user
+        events = torch.zeros_like(self.events[:1]) if user is None else user.events[:1]
+        return Batch(
+            torch.cat([self.events[:-1], events]),
+            torch.cat([self.candidates[:-1], row.candidates[:1]]),
+            torch.cat([self.bits[:-1], row.bits[:1]]),
+        )
 
 
 def most_rows(config: AttentionConfig, candidates: int, expected: float, device: str) -> int:
@@ -175,6 +191,25 @@ def invented_batch(shape: Shape, seed: int) -> Batch:
         integers(1, shape.items + 1, shape.candidates),
         integers(0, 2**16, shape.masked).int(),
     )
+
+
+@contextmanager
+def layer_values(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what every module puts out, and the gradients of that: tensors [B, ...]."""
+    values: list[Tensor] = []
+
+    def collect(_: nn.Module, __: object, out: object) -> None:
+        if isinstance(out, Tensor):
+            values.append(out.detach().clone())
+            if out.requires_grad:
+                out.register_hook(lambda gradient: values.append(gradient.detach().clone()))
+
+    hooks = [module.register_forward_hook(collect) for module in model.modules()]
+    try:
+        yield values
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def independent_rows(rows: int, agrees: Callable[[int], bool]) -> int:

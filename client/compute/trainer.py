@@ -24,6 +24,7 @@ from client.compute.batches import (
     Shape,
     independent_rows,
     invented_batch,
+    layer_values,
     most_rows,
     physical_batches,
     shape_of,
@@ -244,32 +245,28 @@ def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:
 
 
 def _rows_agree(model: AttentionRecommender, clipping: PerUserClipping, shape: Shape) -> bool:
-    """Return whether one user adds the same bits in every row, and among other users."""
+    """Return whether one user adds the same bits in every row, and among other users.
+
+    So does every layer's output, and every gradient of one: a sum's grid hides some bits.
+    """
+    one, others = invented_batch(shape, seed=1), invented_batch(shape, seed=2)
+    everywhere = Batch(one.events[:1], one.candidates[:1], one.bits[:1]).repeated(shape.rows)
+    present, absent = others.with_last(one), others.with_last(None)
 
     def total(batch: Batch) -> Tensor:
         clipping.zero_sums()
         clipping.backward(_batch_losses(model, batch))
         return torch.cat([value.flatten() for value in clipping.sums().values()])
 
-    one, others = invented_batch(shape, seed=1), invented_batch(shape, seed=2)
-    everywhere = Batch(*(_first_in_all_rows(values) for values in _tensors(one)))
-    present, absent = (
-        Batch(*(torch.cat([o[:-1], last]) for o, last in zip(_tensors(others), lasts, strict=True)))
-        for lasts in (
-            [values[:1] for values in _tensors(one)],
-            [torch.zeros_like(one.events[:1]), one.candidates[:1], one.bits[:1]],
-        )
-    )
-    share = total(present) - total(absent)
-    return bool(share.count_nonzero()) and torch.equal(total(everywhere), share * shape.rows)
-
-
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    return batch.events, batch.candidates, batch.bits
-
-
-def _first_in_all_rows(values: Tensor) -> Tensor:
-    return values[:1].repeat(len(values), 1)
+    with layer_values(model) as seen:
+        in_all = total(everywhere)
+        rows_alike = all(bool((values == values[:1]).all()) for values in seen)
+        first = [values[0].clone() for values in seen]
+    with layer_values(model) as seen:
+        share = total(present)
+        alike = all(torch.equal(values[-1], x) for values, x in zip(seen, first, strict=True))
+    share -= total(absent)
+    return rows_alike and alike and torch.equal(in_all, share * shape.rows)
 
 
 def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Optimizer:

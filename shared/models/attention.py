@@ -35,6 +35,7 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from shared.models.dropout import Dropout
+from shared.models.products import LARGE, NUMBERS, align, linear_by_user, product_by_user
 
 __all__ = [
     "Attention",
@@ -112,8 +113,11 @@ class Attention(nn.Module):
         """Attend from each position to itself and its past: [B, T, D] -> [B, T, D]."""
         # (B, T, D) -> (B, H, T, D/H) each
         q, k, v = (self._split_heads(layer(x)) for layer in (self.query, self.key, self.value))
-        logits = (q * q.shape[3] ** -0.5) @ k.mT + self._bias(x)  # (B, H, T, T)
-        mixed = self.dropout(logits.softmax(3)) @ v
+        size, (q, k, v) = q.shape[3], (align(part) for part in (q, k, v))
+        bias, k, v = self._bias(x), align(k, 2), align(v, 2)
+        bias = F.pad(bias, (0, k.shape[2] - len(bias)), value=-math.inf)
+        logits = (q * size**-0.5) @ k.mT + bias  # (B, H, T, T), or a little wider
+        mixed = (self.dropout(logits.softmax(3)) @ v)[..., :size]
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
         return out
 
@@ -224,8 +228,9 @@ class ItemScores(nn.Module):
         """Score as `forward` does, with the given offsets [V, 1]; None for no offsets."""
         if candidates is None:
             scaled = None if offset is None else cls.OFFSET_SCALE * offset[:, 0]  # (V,)
-            return F.linear(states, table, scaled)  # (..., D) -> (..., V)
-        scores = states @ F.embedding(candidates - 1, table).mT  # (B, T, D) @ (B, D, K)
+            return linear_by_user(states, table, scaled)  # (..., D) -> (..., V)
+        vectors = F.embedding(candidates - 1, table).mT  # (B, D, K)
+        scores = product_by_user(states, vectors)  # (B, T, K)
         if offset is not None:
             scores = scores + cls.OFFSET_SCALE * offset[candidates - 1].mT
         return scores
@@ -463,7 +468,8 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
 def mask_size(config: AttentionConfig) -> int:
     """Return how many numbers of one user's are masked in a pass over `max_length` events."""
     length, width = config.max_length, config.hidden_size
-    layer = config.heads * length * length + 2 * length * width
+    attended = length * (length + -length % NUMBERS if length < LARGE else length)
+    layer = config.heads * attended + 2 * length * width
     return length * width + config.layers * layer if config.dropout else 0
 
 

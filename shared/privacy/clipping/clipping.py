@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -52,7 +52,7 @@ from shared.errors import ClippingError
 from shared.models.attention import ItemScores
 from shared.privacy.clipping.factors import RUN, WeightGradient, squared_norms
 from shared.privacy.clipping.grid import GridSum, grid_bits
-from shared.privacy.clipping.layers import RULES, objection
+from shared.privacy.clipping.layers import RULES, linear_maps_by_user, objection
 
 __all__ = ["LARGEST_NORM", "SMALLEST_NORM", "PerUserClipping"]
 
@@ -95,7 +95,7 @@ class PerUserClipping:
             raise ClippingError(
                 f"clip_norm = {clip_norm}: choose one from {SMALLEST_NORM:g} to {LARGEST_NORM:g}."
             )
-        self._clip_norm = clip_norm
+        self._clip_norm, self._model, self._frozen = clip_norm, model, ExitStack()
         self._layers = _layers_of(model)
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._tables = _tables_in(self._layers)
@@ -107,6 +107,7 @@ class PerUserClipping:
     def __enter__(self) -> Self:
         for layer in self._layers:
             vars(layer)["forward"] = partial(self._recorded, layer)
+        self._frozen.enter_context(linear_maps_by_user(self._model))
         return self
 
     def __exit__(
@@ -115,6 +116,7 @@ class PerUserClipping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._frozen.close()
         for layer in self._layers:
             vars(layer).pop("forward", None)
         self._forget()

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from shared.models.products import product_by_user
+
 __all__ = ["RUN", "Outer", "Rows", "WeightGradient", "exact", "squared_norms"]
 
 FORMED = 2**15
@@ -47,7 +49,7 @@ class Outer:
 
     def formed(self, users: slice = slice(None)) -> Tensor:
         """Return the gradients of some users, [B, O, I]."""
-        return torch.bmm(exact(self.gradients[users]).mT, exact(self.inputs[users]))
+        return product_by_user(exact(self.gradients[users]).mT, exact(self.inputs[users]))
 
     def small(self) -> bool:
         """Return whether every user's gradient may be formed at once."""

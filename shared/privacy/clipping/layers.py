@@ -10,7 +10,9 @@ Letters: B users, S places in a user's history, I and O input and output size, V
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -18,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared.models.attention import ItemScores
+from shared.models.products import linear_by_user
 from shared.privacy.clipping.factors import Outer, Rows, exact
 
-__all__ = ["RULES", "Rule", "Use", "objection"]
+__all__ = ["RULES", "Rule", "Use", "linear_maps_by_user", "objection"]
 
 Use = tuple[Tensor | None, Tensor | Outer | Rows]
 """A weight, and every user's gradient of it: [B, *shape], or in factors."""
@@ -39,7 +42,7 @@ class Rule(Protocol):
 
 class _Linear:
     def forward(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        return F.linear(x, layer.weight.detach(), _constant(layer.bias))
+        return linear_by_user(x, layer.weight.detach(), _constant(layer.bias))
 
     def uses(self, layer: nn.Linear, inputs: Inputs, gradient: Tensor) -> Iterable[Use]:
         gradients = _places(gradient)
@@ -112,6 +115,26 @@ RULES: Mapping[type[nn.Module], Rule] = {
     ItemScores: _ItemScores(),
 }
 """By exact type: a subclass may compute something else."""
+
+
+@contextmanager
+def linear_maps_by_user(model: nn.Module) -> Iterator[None]:
+    """Have every linear layer multiply each user's places on their own (`shared.models.products`).
+
+    Layers whose passes are recorded do so by their rule, and are left as they are.
+    """
+    layers = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+    for layer in layers:
+        vars(layer)["forward"] = partial(_linear_by_user, layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _linear_by_user(layer: nn.Linear, x: Tensor) -> Tensor:
+    return linear_by_user(x, layer.weight, layer.bias)
 
 
 def objection(layer: nn.Module) -> str | None:

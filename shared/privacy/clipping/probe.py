@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shared.errors import ClippingError
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM, PerUserClipping
+from shared.privacy.clipping.grid import grid_bits
 
 __all__ = ["probe", "random_weights"]
 
@@ -44,9 +45,8 @@ def probe(model: nn.Module, losses_of: Losses, users: Tensor) -> None:
         clip = min(max(clip, SMALLEST_NORM), LARGEST_NORM)
         norms, sums = _booked(model, losses_of, users, clip)
         _compare("norms", norms, wanted)
-        _compare(
-            "sums", sums, [sum(g, torch.zeros_like(g[0])) for g in zip(*expected, strict=True)]
-        )
+        totals = [sum(g, torch.zeros_like(g[0])) for g in zip(*expected, strict=True)]
+        _compare("sums", sums, totals, len(users) * clip)
         model.eval()  # no masks, which differ between a user alone and the same among others
         norms, _ = _booked(model, losses_of, users, clip)
         alone = [_booked(model, losses_of, users[i : i + 1], clip)[0] for i in range(len(users))]
@@ -76,10 +76,13 @@ def _booked(
     return norms, [sums[weight] for weight in weights]
 
 
-def _compare(what: str, found: list[Tensor], expected: list[Tensor]) -> None:
+def _compare(
+    what: str, found: list[Tensor], expected: list[Tensor], clip_norms: float = 0.0
+) -> None:
     whole = torch.stack([values.norm() for values in expected]).norm()
     for values, wanted in zip(found, expected, strict=True):
-        allowed = TOLERANCE * (wanted.norm() + LEAST_SHARE * whole)
+        rounding = 0.5 * clip_norms * 2.0 ** -grid_bits(wanted.dtype) * values.numel() ** 0.5
+        allowed = TOLERANCE * (wanted.norm() + LEAST_SHARE * whole) + rounding
         if not (values - wanted).norm() <= allowed:
             raise ClippingError(
                 f"the {what} of users' gradients of a weight are {_brief(values)}, and should be "
