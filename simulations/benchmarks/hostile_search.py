@@ -259,8 +259,9 @@ def _changed(random: np.random.Generator, weight: Tensor) -> Tensor:
     kind = random.integers(4)
     if kind == 0:
         return _values(random, tuple(weight.shape))
+    factor = 2.0 ** float(random.integers(-12, 13))
     if kind == 1:
-        return (weight * 2.0 ** float(random.integers(-12, 13))).clamp(-LARGEST, LARGEST)
+        return (weight * factor).clamp(-LARGEST, LARGEST)
     normals = torch.from_numpy(random.standard_normal(tuple(weight.shape))).float()
     if kind == 2:
         return (weight + 0.1 * weight.abs().mean() * normals).clamp(-LARGEST, LARGEST)
