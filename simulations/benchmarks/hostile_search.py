@@ -259,7 +259,7 @@ def _changed(random: np.random.Generator, weight: Tensor) -> Tensor:
     kind = random.integers(4)
     if kind == 0:
         return _values(random, tuple(weight.shape))
-    factor = 2.0 ** float(random.integers(-12, 13))
+    factor = math.ldexp(1.0, int(random.integers(-12, 13)))
     if kind == 1:
         return (weight * factor).clamp(-LARGEST, LARGEST)
     normals = torch.from_numpy(random.standard_normal(tuple(weight.shape))).float()
