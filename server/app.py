@@ -21,12 +21,13 @@ from server.aggregation.robust import check_aggregation, credible_populations
 from server.noise_plan import plan_noise, popularity_fade, popularity_share, statistics_noise
 from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
-from server.rounds.participants import Participants, Partner
+from server.rounds.participants import NamesByNode, Participants, Partner
 from server.rounds.requests import Terms
 from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
 from server.runs.reporter import RunReporter
 from server.state.checkpoint import Checkpoint
+from server.state.partners import PartnerRegistry
 from server.state.run_lock import coordinator_lock
 from server.warm_start.denoise import Prior
 from server.warm_start.public import read_public
@@ -71,12 +72,12 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """Run a federation, or what is left of it, to its end.
 
     Raises:
-        ConfigError: a path is missing, an aggregation rule cannot keep its guarantee, or δ is not
-            below 1 / population at some partner.
+        ConfigError: a path is missing, or an aggregation rule cannot keep its guarantee.
         CheckpointError: the folder holds a run that is not to be resumed, or another run than is
             to be resumed; another coordinator works in it; or a checkpoint cannot be saved.
         QuorumError: too few organisations are connected or answer; finished rounds are saved.
         AuditError: the audit log cannot be written, or was changed.
+        ServerError: the record of partners is damaged.
     """
     out, catalogue = _output_folder(config), _load_catalogue(config)
     check_aggregation(config.server)
@@ -89,7 +90,13 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
                 config=config,
                 catalogue=catalogue,
                 out=out,
-                participants=Participants(config, checkpoint.catalogue, reporter.partner_changed),
+                participants=Participants(
+                    config,
+                    checkpoint.catalogue,
+                    reporter.partner_changed,
+                    reporter.partner_declined,
+                    _names_on_record(config),
+                ),
                 reporter=reporter,
             )
             checkpoint = run_stages(federation, checkpoint, observer)
@@ -295,6 +302,13 @@ def _output_folder(config: RunConfig) -> Path:
     if not config.paths.out:
         raise ConfigError("paths.out is not set: name a folder for the checkpoint and the model.")
     return Path(config.paths.out).expanduser()
+
+
+def _names_on_record(config: RunConfig) -> NamesByNode | None:
+    """Return what looks up the organisation of each node; None where there is no record."""
+    if not config.paths.partners:
+        return None
+    return PartnerRegistry(Path(config.paths.partners).parent).names_by_node
 
 
 def _load_catalogue(config: RunConfig) -> Catalogue:

@@ -313,6 +313,7 @@ class ServerConfig:
         retries: further attempts at a round that has too few valid replies, >= 0.
         retry_seconds: wait before the first of them, >= 0; each wait is twice the one before.
         max_update_norm: a reply whose change is longer than this is refused, > 0.
+        max_population: a node that declares more users than this takes no part, >= 1.
         evaluate_every: rounds between requests for noised metrics, each of which costs what a
             training step costs; 0 asks for none.
         mlflow: address of an MLflow server that the run's figures are sent to; "" sends none.
@@ -331,6 +332,7 @@ class ServerConfig:
     retries: NonNegativeInt = 3
     retry_seconds: NonNegativeNumber = 10.0
     max_update_norm: PositiveNumber = 1e4
+    max_population: PositiveInt = 100_000_000
     evaluate_every: NonNegativeInt = 0
     mlflow: str = ""
 
@@ -344,12 +346,15 @@ class PathsConfig:
         out: where the coordinator keeps checkpoint and model.
         resume: whether to go on from the checkpoint in `out`.
         sites: simulated nodes alone: the folder that holds one folder a site.
+        partners: the coordinator's record of its partners, which says what the organisation of
+            each node is called; "" believes what nodes declare, as in a simulation.
     """
 
     catalogue: str = ""
     out: str = ""
     resume: bool = False
     sites: str = ""
+    partners: str = ""
 
 
 @section()
@@ -433,7 +438,7 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
-_FREE = ("deadline_seconds", "mlflow", "quorum", "retries", "retry_seconds")
+_FREE = ("deadline_seconds", "max_population", "mlflow", "quorum", "retries", "retry_seconds")
 """What may be changed of the server's part when a run is resumed."""
 
 

@@ -14,10 +14,10 @@ from rich.text import Text
 from server.commands.options import JsonOption, ServerOption
 from server.runs.flower import Flower
 from server.service.certificates import fingerprint
-from server.service.partners import Member, PartnerRegistry, PartnerState, read_key
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
+from server.state.partners import Member, PartnerRegistry, PartnerState, read_key
 from shared.errors import ServerError
 from shared.system.command_line import messages, output, table_of, write_json
 

@@ -4,6 +4,21 @@ A new node is asked for its public constants, and takes part from the first roun
 its answer; no round waits for it. A node that disconnects is left out until it is back. A new run
 begins with `server.organisations`; a resumed run continues with a quorum of them.
 
+What a node declares is checked, and a node that declares something false is declined: that node and
+no other. No single node can end a start, or keep another one out.
+
+| what a node declares                                     | with a record of partners | without |
+|----------------------------------------------------------|---------------------------|---------|
+| the name that its key is on record with                  | takes part                | -       |
+| another name                                             | declined                  | -       |
+| nothing: its key is not on record                        | declined, and not asked   | -       |
+| a name of its own                                        | -                         | takes   |
+|                                                          |                           | part    |
+| the name of a node that takes part and is connected      | declined                  | declined|
+| more users than `server.max_population`, or so many that | declined                  | declined|
+| δ is not below 1 / population                            |                           |         |
+| another catalogue, or nothing that can be understood     | declined                  | declined|
+
 The requests to an organisation are planned for all rounds of a run. One that joins late or is away
 for a while answers fewer of them, and spends less than its planned ε.
 """
@@ -12,7 +27,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import Message
@@ -20,10 +35,10 @@ from flwr.serverapp import Grid
 
 from server.rounds.replies import reply_content
 from shared.config import RunConfig
-from shared.errors import ConfigError, QuorumError, ReplyError, WireError
+from shared.errors import QuorumError, ReplyError, WireError
 from shared.messages import DESCRIBE, DescribeReply, DescribeRequest
 
-__all__ = ["Participants", "Partner"]
+__all__ = ["Declined", "NamesByNode", "Participants", "Partner"]
 
 log = logging.getLogger("sotto.server")
 DECLINED_SECONDS = 60.0
@@ -35,6 +50,12 @@ POLL_SECONDS = 0.2
 SILENT_SECONDS = 30.0
 """How long a start with enough organisations waits for nodes that have not answered: one that was
 killed counts as connected until its lease ends."""
+NamesByNode = Callable[[], Mapping[int, str]]
+"""Returns the organisation of each node on record, by Flower's id of the node."""
+_MARKUP = str.maketrans("<>[]|`\\", "‹›()/'/")
+"""Characters that begin markup, and what a reason shows in their place."""
+MAX_REASON = 300
+"""Characters of a reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +75,26 @@ class Partner:
     connected: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Declined:
-    """Why a node does not take part, and since when (monotonic clock)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """A node that does not take part.
 
+    Attributes:
+        node_id: Flower's id of it.
+        organisation: the name that its key is on record with; "" where there is none.
+        reason: why, in our own words.
+        since: when it was declined, by the monotonic clock.
+    """
+
+    node_id: int
+    organisation: str
     reason: str
     since: float
+
+    @property
+    def label(self) -> str:
+        """What to call it: never by a name that it chose itself."""
+        return self.organisation or f"node {self.node_id}"
 
 
 class Participants:
@@ -69,28 +104,37 @@ class Participants:
         config: the run's parameters.
         catalogue: fingerprint that a partner's catalogue must have.
         on_change: called with a partner that joins, comes back or leaves.
+        on_decline: called with a node that takes no part, once for each reason.
+        names: the record of partners; None believes the names that nodes declare, where there is
+            no record: in a simulation.
     """
 
     def __init__(
-        self, config: RunConfig, catalogue: str, on_change: Callable[[Partner], None]
+        self,
+        config: RunConfig,
+        catalogue: str,
+        on_change: Callable[[Partner], None],
+        on_decline: Callable[[Declined], None] = lambda _: None,
+        names: NamesByNode | None = None,
     ) -> None:
-        self._config, self._catalogue, self._on_change = config, catalogue, on_change
+        self._config, self._catalogue = config, catalogue
+        self._on_change, self._on_decline, self._names = on_change, on_decline, names
         self._partners: dict[str, Partner] = {}
         self._asked: dict[str, tuple[int, float]] = {}  # by message id: node, when
-        self._declined: dict[int, _Declined] = {}
+        self._declined: dict[int, Declined] = {}
+        self._last_reasons: dict[int, str] = {}
 
     def wait_for(self, grid: Grid, count: int) -> list[Partner]:
         """Wait for `count` organisations, and briefly for all other nodes connected by then.
 
         Raises:
-            ConfigError: two nodes have one name, or δ is not below 1 / population at some partner.
             QuorumError: fewer can take part within `server.deadline_seconds`.
         """
         timeout = self._config.server.deadline_seconds
         now, silent_until = time.monotonic(), float("inf")
         end = now + timeout
         while now <= end:
-            partners = self._refresh(grid, strictly=True)
+            partners = self.look_up(grid)
             connected = sum(partner.connected for partner in partners)
             now = time.monotonic()
             if connected < count:
@@ -102,20 +146,31 @@ class Participants:
             time.sleep(POLL_SECONDS)
         raise QuorumError(
             f"{connected} of {count} organisations can take part after {timeout:g} s "
-            f"({self._problems(grid)}): start their nodes, or lower server.organisations."
+            f"({self._problems(grid)}): start their nodes and "
+            "resume, or start a new run with fewer server.organisations."
         )
 
     def look_up(self, grid: Grid) -> list[Partner]:
         """Return every organisation, connected or not, by name; never wait."""
-        return self._refresh(grid, strictly=False)
-
-    def _refresh(self, grid: Grid, *, strictly: bool) -> list[Partner]:
-        nodes = set(grid.get_node_ids())
+        nodes, on_record = set(grid.get_node_ids()), None
+        unknown = set[int]()
+        if self._names is not None:
+            on_record = self._names()
+            unknown = nodes - set(on_record)
+            nodes -= unknown
+            self._declined = {  # one that was put on record since is asked at once
+                node: declined
+                for node, declined in self._declined.items()
+                if declined.organisation == on_record.get(node, "")
+            }
         for partner in self._partners.values():
             if partner.connected != (partner.node_id in nodes):
                 self._enter(replace(partner, connected=not partner.connected))
         self._ask_new(grid, nodes)
-        self._take_answers(grid, strictly=strictly)
+        self._take_answers(grid, on_record)
+        for node in sorted(unknown):
+            # It is looked up again each time: `accept` records a node after it can connect.
+            self._decline(node, "", "its key is not on record: sotto-server invite and accept")
         # A fixed order: floating-point sums depend on it, and the order of arrival varies.
         return [self._partners[name] for name in sorted(self._partners)]
 
@@ -136,42 +191,82 @@ class Participants:
             if number:
                 self._asked[number] = (message.metadata.dst_node_id, now)
 
-    def _take_answers(self, grid: Grid, *, strictly: bool) -> None:
+    def _take_answers(self, grid: Grid, on_record: Mapping[int, str] | None) -> None:
         replies = grid.pull_messages(sorted(self._asked)) if self._asked else ()
         for reply in replies:
             node, _ = self._asked.pop(reply.metadata.reply_to_message_id, (None, 0))
             if node is None:
                 continue
             self._asked = {n: asked for n, asked in self._asked.items() if asked[0] != node}
+            name = on_record[node] if on_record is not None else None
             try:
-                self._admit(_partner_from(reply, node, self._catalogue))
+                described = DescribeReply.from_content(reply_content(reply))
+                self._check(described, node, name)
             except (ReplyError, WireError) as error:
-                self._decline(node, str(error))
-            except ConfigError as error:
-                if strictly:
-                    raise
-                self._decline(node, str(error))
-
-    def _admit(self, partner: Partner) -> None:
-        name, namesake = partner.organisation, self._partners.get(partner.organisation)
-        if namesake is not None and namesake.connected:
-            raise ConfigError(f"two nodes call themselves '{name}': give each its own name.")
-        privacy = self._config.privacy
-        if privacy.private and privacy.delta >= 1 / partner.population:
-            raise ConfigError(
-                f"privacy.delta = {privacy.delta:g} is not below 1 / {partner.population}, "
-                f"the population of {name}: at such a δ a mechanism may publish a user outright. "
-                f"Choose one below {1 / partner.population:.2g}."
+                self._decline(node, name or "", str(error))
+                continue
+            self._enter(
+                Partner(
+                    node_id=node,
+                    organisation=described.organisation,
+                    population=described.population,
+                )
             )
-        self._enter(partner)
+
+    def _check(self, described: DescribeReply, node: int, name: str | None) -> None:
+        """Refuse a description that cannot be true, or does not fit the run.
+
+        Args:
+            described: what the node declares.
+            node: its id.
+            name: that its key is on record with; None without a record.
+
+        Raises:
+            WireError: with the reason, in our own words.
+        """
+        declared = described.organisation
+        if name is not None and declared != name:
+            raise WireError(
+                f"the node of '{name}' calls itself '{declared}': its site.toml must have "
+                "organisation as it is on record"
+            )
+        namesake = self._partners.get(declared)
+        if namesake is not None and namesake.connected and namesake.node_id != node:
+            raise WireError(
+                f"two nodes call themselves '{declared}': the first takes part; give each its own "
+                "name"
+            )
+        if described.catalogue != self._catalogue:
+            raise WireError(f"{declared} holds another version of the catalogue")
+        self._check_population(described.population, declared)
+
+    def _check_population(self, population: int, name: str) -> None:
+        limit, privacy = self._config.server.max_population, self._config.privacy
+        if population > limit:
+            raise WireError(
+                f"{name} declares {population:,} users; server.max_population is {limit:,}"
+            )
+        if privacy.private and privacy.delta >= 1 / population:
+            raise WireError(
+                f"privacy.delta = {privacy.delta:g} is not below 1 / {population}, the population "
+                f"of {name}: at such a δ a mechanism may publish a user outright. If its "
+                f"population is true, choose a δ below {1 / population:.2g}"
+            )
 
     def _enter(self, partner: Partner) -> None:
         self._partners[partner.organisation] = partner
+        self._declined.pop(partner.node_id, None)
+        self._last_reasons.pop(partner.node_id, None)
         self._on_change(partner)
 
-    def _decline(self, node: int, reason: str) -> None:
-        self._declined[node] = _Declined(reason, time.monotonic())
-        log.warning("an organisation cannot take part: %s", reason)
+    def _decline(self, node: int, name: str, reason: str) -> None:
+        declined = Declined(
+            node_id=node, organisation=name, reason=_plain(reason), since=time.monotonic()
+        )
+        self._declined[node] = declined
+        if self._last_reasons.get(node) != reason:  # a node is asked again and again
+            self._last_reasons[node] = reason
+            self._on_decline(declined)
 
     def _problems(self, grid: Grid) -> str:
         reasons = [declined.reason for declined in self._declined.values()]
@@ -181,10 +276,7 @@ class Participants:
         return "; ".join(reasons) or f"{len(list(grid.get_node_ids()))} nodes are connected"
 
 
-def _partner_from(reply: Message, node: int, catalogue: str) -> Partner:
-    described = DescribeReply.from_content(reply_content(reply))
-    if described.catalogue != catalogue:
-        raise WireError(f"{described.organisation} holds another version of the catalogue")
-    return Partner(
-        node_id=node, organisation=described.organisation, population=described.population
-    )
+def _plain(text: str) -> str:
+    """Return a reason without markup: a node chose a part of it, and it is shown in many places."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable.translate(_MARKUP)[:MAX_REASON]

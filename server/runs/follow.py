@@ -33,6 +33,10 @@ def describe_changes(before: RunStatus | None, status: RunStatus, needed: int) -
     for name, part in sorted(parts.items()):
         if part.connected and name not in connected:
             yield f"{name} is disconnected"
+    refused = same.declined if same else {}
+    for name, reason in sorted(status.declined.items()):
+        if refused.get(name) != reason:
+            yield f"{name} cannot take part: {reason}"
     if _enters(RunState.RUNNING, same, status) and not status.round:
         yield f"the run begins with {len(connected)} organisations"
     if status.round > (before.round if before else 0):

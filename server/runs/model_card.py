@@ -17,7 +17,14 @@ from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["Participation", "Published", "claimed_epsilon", "requested_releases", "write_card"]
+__all__ = [
+    "Participation",
+    "Published",
+    "claimed_epsilon",
+    "escape_markdown",
+    "requested_releases",
+    "write_card",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,23 @@ def claimed_epsilon(published: Published) -> float:
     return epsilon(releases, published.config.privacy.delta)
 
 
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown and HTML show as it is, on one line of a table.
+
+    All but letters, digits, blanks, hyphens and commas become numeric character references, which
+    no parser takes for markup or for a bare link. What cannot be printed is replaced.
+
+    >>> escape_markdown("Bücher & Co | <b>")
+    'Bücher &#38; Co &#124; &#60;b&#62;'
+    """
+    return "".join(
+        character
+        if character.isalnum() or character in " -,"
+        else f"&#{ord(character if character.isprintable() else _REPLACEMENT)};"
+        for character in text
+    )
+
+
 def write_card(published: Published) -> str:
     """Return the text of README.md in the model's folder."""
     sections = [_head(published), _privacy(published), _partners(published), _training(published)]
@@ -99,7 +123,7 @@ def _head(published: Published) -> str:
 library_name: sotto
 tags: [recommender-systems, federated-learning, differential-privacy]
 ---
-# {published.name}
+# {escape_markdown(published.name)}
 
 An attention recommender over {published.items:,} items, trained with Sotto {published.version} by
 {len(published.parts)} organisations together. `catalogue/` holds its items, `model/` its weights
@@ -164,6 +188,7 @@ What this does **not** say:
 """
 
 
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NAMES = {
     ReleaseKind.STATISTICS: "statistics (popularity and a moment), charged as one release",
     ReleaseKind.TRAIN: "train",
@@ -182,7 +207,7 @@ def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:
 
 def _partners(published: Published) -> str:
     rows = [
-        f"| {part.organisation} | {part.population:,} | {part.answered} |"
+        f"| {escape_markdown(part.organisation)} | {part.population:,} | {part.answered} |"
         for part in published.parts
     ]
     table = "\n".join(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from server.rounds.participants import Partner
+from server.rounds.participants import Declined, Partner
 from server.rounds.report import CollectionReport
 from server.runs.mlflow import run_tracker
 from server.state.audit_log import FILE, AuditEvent, AuditLog
@@ -73,7 +73,17 @@ class RunReporter:
         after = Organisation(connected=partner.connected, population=partner.population)
         if before is not None:
             after = replace(before, connected=partner.connected, population=partner.population)
-        self._update(organisations={**self.status.organisations, partner.organisation: after})
+        labels = (partner.organisation, f"node {partner.node_id}")
+        self._update(
+            organisations={**self.status.organisations, partner.organisation: after},
+            declined={k: v for k, v in self.status.declined.items() if k not in labels},
+        )
+
+    def partner_declined(self, declined: Declined) -> None:
+        """Report that a node takes no part, and why."""
+        self._record(AuditEvent.PARTNER_DECLINED, node=declined.label, reason=declined.reason)
+        log.warning("%s cannot take part: %s", declined.label, declined.reason)
+        self._update(declined={**self.status.declined, declined.label: declined.reason})
 
     def organisations_ready(self) -> None:
         """Report that enough organisations are connected to begin."""
@@ -199,7 +209,7 @@ def _continue_status(folder: Path, new: RunStatus) -> RunStatus:
         return new
     # A kill between the two leaves the status one round behind the checkpoint.
     parts = {name: replace(part, connected=False) for name, part in before.organisations.items()}
-    return replace(before, round=new.round, rounds=new.rounds, organisations=parts)
+    return replace(before, round=new.round, rounds=new.rounds, organisations=parts, declined={})
 
 
 def _ending(error: Exception) -> tuple[RunState, AuditEvent, str]:

@@ -153,9 +153,19 @@ class Run:
             )
         )
 
-    def write_config(self, *, resume: bool) -> None:
-        """Write the parameters as Flower reads them."""
-        flat = self.config.to_flat() | {"paths.resume": resume}
+    def write_config(self, *, resume: bool, partners: Path) -> None:
+        """Write the parameters as Flower reads them.
+
+        Flower refuses a parameter that the run's app does not declare. An app of an earlier release
+        lacks the newer ones, and goes on without them.
+
+        Args:
+            resume: whether to go on from the checkpoint.
+            partners: the coordinator's record of its partners.
+        """
+        flat = self.config.to_flat() | {"paths.resume": resume, "paths.partners": str(partners)}
+        declared = _declared_parameters(self.app)
+        flat = {key: value for key, value in flat.items() if not declared or key in declared}
         write_atomically(self.config_file, tomli_w.dumps(flat).encode())
 
     @staticmethod
@@ -185,7 +195,7 @@ def read_config(file: Path) -> dict[str, Value]:
     for key in ("paths.catalogue", "paths.out"):
         if flat.get(key):
             flat[key] = str(Path(file.resolve().parent, Path(str(flat[key])).expanduser()))
-    return flat | {"paths.resume": False, "paths.sites": ""}
+    return flat | {"paths.resume": False, "paths.sites": "", "paths.partners": ""}
 
 
 def create_run(
@@ -243,6 +253,15 @@ def all_runs(settings: Settings) -> list[Run]:
     """Return every run, the oldest first; raises ServerError as `find_run`."""
     runs = [_read(file.parent) for file in settings.runs.glob(f"*/{_RECORD}")]
     return sorted(runs, key=lambda run: run.created)
+
+
+def _declared_parameters(app: Path) -> set[str]:
+    """Return the parameters that an unpacked app declares; none where they cannot be read."""
+    try:
+        project = tomllib.loads((app / "pyproject.toml").read_text(encoding="utf-8"))
+        return set(flat_tables(project["tool"]["flwr"]["app"]["config"]))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return set()
 
 
 def _read(folder: Path) -> Run:

@@ -31,6 +31,7 @@ from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
 from server.state.checkpoint import Checkpoint
+from server.state.partners import FILE as PARTNERS
 from server.state.status import RunState, RunStatus, now
 from shared.errors import ServerError, SottoError
 
@@ -57,7 +58,7 @@ def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Ru
         ServerError: the coordinator is not up, Flower declines, or the run's app was changed.
     """
     since = now()
-    run.write_config(resume=Checkpoint.exists(run.out))
+    run.write_config(resume=Checkpoint.exists(run.out), partners=settings.path(PARTNERS))
     number, bundle = flower.start(run.app, run.config_file)
     if not run.bundle.startswith(bundle):
         flower.stop(number)

@@ -1,8 +1,7 @@
-"""The coordinator as a service: its set-up, its partners and its processes.
+"""The coordinator as a service: its set-up and its processes.
 
 setup          set up a coordinator's folder, and renew its certificates
 certificates   its certificate authority, and what certificates say
-partners       who was invited, accepted and revoked
 up             the processes of `sotto-server up`
 proxy          which requests reach Flower's SuperLink
 listeners      the proxy's process and its TLS listeners

@@ -46,6 +46,7 @@ class AuditEvent(StrEnum):
     RUN_RESUMED = "run-resumed"
     PARTNER_JOINED = "partner-joined"
     PARTNER_LEFT = "partner-left"
+    PARTNER_DECLINED = "partner-declined"
     STATISTIC_COLLECTED = "statistic-collected"
     STATISTIC_MISSED = "statistic-missed"
     ROUND_FINISHED = "round-finished"

@@ -104,6 +104,8 @@ class RunStatus:
         round: last finished round; 0 before the first.
         rounds: how many rounds it is to have.
         organisations: by name.
+        declined: why a node takes no part in this start, by the name that its key is on record
+            with, or as "node NUMBER" where there is none.
         started: when the run began, ISO 8601 in UTC.
         updated: when this was written, ISO 8601 in UTC; "" before.
         round_finished: when the last round was finished, ISO 8601 in UTC; "" before.
@@ -127,6 +129,7 @@ class RunStatus:
     round: int = 0
     rounds: int
     organisations: Mapping[str, Organisation] = field(default_factory=dict)
+    declined: Mapping[str, str] = field(default_factory=dict)
     started: str
     updated: str = ""
     round_finished: str = ""

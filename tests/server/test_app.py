@@ -515,7 +515,7 @@ def test_a_delta_that_would_publish_a_user_is_refused(
 ) -> None:
     federation = two(replace(config, privacy=PrivacyConfig(epsilon=4.0, delta=delta)))
     with pytest.raises(
-        ConfigError, match=r"privacy\.delta = .* 1 / 12, the population of (alpha|beta): .* below"
+        QuorumError, match=r"privacy\.delta = .* 1 / 12, the population of (alpha|beta): .* below"
     ):
         federation.run()
     assert federation.releases() == [0, 0]
@@ -605,7 +605,7 @@ def test_organisations_may_come_late(
 def test_two_nodes_of_one_name_are_refused(two: Make, config: RunConfig) -> None:
     federation = two(config)
     federation.sites = [federation.sites[0], federation.sites[0]]
-    with pytest.raises(ConfigError, match="two nodes call themselves 'alpha': give each its own"):
+    with pytest.raises(QuorumError, match=r"1 of 2 .*two nodes call themselves 'alpha': the first"):
         federation.run()
 
 

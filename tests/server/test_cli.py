@@ -13,7 +13,7 @@ from server.service.up import check_startup, lock_coordinator, service_programs
 from server.settings import Settings
 from server.state.audit_log import AuditLog
 from shared.errors import ServerError
-from tests.server.service.test_partners import line
+from tests.server.state.test_partners import line
 
 
 @pytest.fixture

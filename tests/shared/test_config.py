@@ -310,6 +310,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("server.quorum", [0.0, 1.01]),
         ("server.deadline_seconds", [0.0]),
         ("server.max_update_norm", [0.0]),
+        ("server.max_population", [0]),
         ("server.evaluate_every", [-1]),
         ("server.malicious", [-1]),
         ("server.retries", [-1]),
@@ -338,6 +339,7 @@ def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
     other = RunConfig.from_flat(with_another(key))
     free = key.startswith("paths.") or key in (
         "server.deadline_seconds",
+        "server.max_population",
         "server.mlflow",
         "server.quorum",
         "server.retries",

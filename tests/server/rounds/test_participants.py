@@ -12,7 +12,7 @@ from flwr.app import Error, Message
 import server.rounds.participants
 from server.rounds.participants import Participants, Partner
 from shared.config import PrivacyConfig, RunConfig, ServerConfig
-from shared.errors import ConfigError, QuorumError
+from shared.errors import QuorumError
 from shared.messages import DescribeReply, refusal_reply
 from shared.outcomes import Refusal
 
@@ -141,9 +141,11 @@ def test_one_that_cannot_take_part_delays_no_round(
     assert coordinator.connected() == {"alpha": 3, "beta": 7, "gamma": 9}, "and again after a while"
 
 
-def test_before_the_first_round_a_wrong_delta_ends_the_run(coordinator: Coordinator) -> None:
+def test_a_start_with_too_few_names_the_population_that_delta_does_not_fit(
+    coordinator: Coordinator,
+) -> None:
     coordinator.grid.nodes[7] = describing("beta", population=1000)
-    with pytest.raises(ConfigError, match=r"δ|population of beta"):
+    with pytest.raises(QuorumError, match=r"1 of 2 .* not below 1 / 1000, the population of beta"):
         coordinator.participants.wait_for(coordinator.grid, 2)
 
 

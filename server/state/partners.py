@@ -32,6 +32,7 @@ __all__ = ["FILE", "Member", "PartnerRegistry", "PartnerState", "read_key"]
 
 FILE, _LOCK = "partners.json", "partners.lock"
 _LONGEST_NAME = 100
+_MARKUP = "<>[]|`\\"
 _PATIENCE = 60.0
 """Seconds to wait for another command that changes the record."""
 
@@ -82,14 +83,28 @@ class PartnerRegistry:
         """
         return sorted(self._read().values(), key=lambda partner: partner.name)
 
+    def names_by_node(self) -> dict[int, str]:
+        """Return the name of each accepted partner by Flower's number of its node.
+
+        Raises:
+            ServerError: the file is damaged.
+        """
+        accepted = (p for p in self._read().values() if p.state is PartnerState.ACCEPTED)
+        return {int(partner.node): partner.name for partner in accepted}
+
     def invite(self, name: str) -> Member:
         """Record an invitation.
 
         Raises:
-            ServerError: the name is not printable, or is taken.
+            ServerError: the name is not printable, begins markup, or is taken.
         """
         if not name.isprintable() or name != name.strip() or not 0 < len(name) <= _LONGEST_NAME:
             raise ServerError(f"name = {name!r}: give 1 to {_LONGEST_NAME} printable characters.")
+        if markup := sorted(set(name) & set(_MARKUP)):
+            raise ServerError(
+                f"name = {name!r}: leave out {' '.join(markup)}, which begin markup where the name "
+                "is shown."
+            )
         with self._changing() as partners:
             partner = partners.get(name)
             if partner is not None and partner.state is not PartnerState.REVOKED:

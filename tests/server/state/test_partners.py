@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from server.service.partners import FILE, PartnerRegistry, PartnerState, read_key
+from server.state.partners import FILE, PartnerRegistry, PartnerState, read_key
 from shared.errors import ServerError
 
 
