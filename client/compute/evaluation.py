@@ -6,6 +6,10 @@ nDCG@k, 1), each in [0, 1], so its length is at most √3, whatever the data; th
 users, so that means can be formed. The sum gets N(0, (σ√3)²) on each figure: one Poisson-subsampled
 Gaussian release, with the same unit and neighbours as a training step.
 
+A user's part depends on that user, the weights and public constants alone, in every bit: a rank
+turns on the last bit of two scores. Scores are computed in batches of constant shape
+(`client.compute.batches`), ranks user by user, and the parts are added up as integers.
+
 What is measured: a site whose policy answers "evaluate" keeps each user's last event out of its
 own training, so its figures are of events that it did not train on. They are optimistic where the
 same event was trained on elsewhere, or here before "evaluate" was allowed.
@@ -13,6 +17,7 @@ same event was trained on elsewhere, or here before "evaluate" was allowed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,14 +25,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.compute.batches import (
+    NUMBERS_AT_ONCE,
+    independent_rows,
+    invented_batch,
+    shape_of,
+    user_numbers,
+)
 from shared.data.histories import Histories
-from shared.evaluation.ranking import rank_users
-from shared.messages import SUMS
+from shared.evaluation.ranking import ranks
 from shared.models.attention import AttentionRecommender
+from shared.privacy.clipping.layers import linear_maps_by_user
+from shared.privacy.clipping.probe import random_weights
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
 
 __all__ = ["EvaluationPlan", "evaluate", "noised_sums"]
+
+_POINTS = 2.0**40
+"""Steps of the grid of the sums in a clip norm."""
+_MOST_ROWS = 64
+"""Users scored at once, where memory allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,34 +85,76 @@ def evaluate(
 
 
 def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: RandomSource) -> Tensor:
-    """Sums the rows of `figures`, [B, M], each clipped to the plan's norm, with noise: float32 [M].
+    """Sum the rows of `figures`, [B, M], each clipped to the plan's norm, with noise: float32 [M].
 
-    What is not finite counts as 0: it would show through any noise.
+    What is not finite counts as 0: it would show through any noise. The sum is one of integers, in
+    multiples of the clip norm / 2^40: exact for up to 2^23 users, in any order.
     """
     finite = np.nan_to_num(figures, nan=0.0, posinf=0.0, neginf=0.0)
-    norms = np.linalg.norm(finite, axis=1, keepdims=True)  # [B, 1]
-    clipped = finite * np.minimum(1.0, plan.clip_norm / np.maximum(norms, 1e-12))
-    total = torch.from_numpy(clipped.sum(0))
+    step = plan.clip_norm / _POINTS
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(finite, axis=1, keepdims=True)  # [B, 1]
+    longest = plan.clip_norm - step * finite.shape[1]  # rounding makes it a little longer
+    clipped = finite * np.minimum(1.0, longest / np.maximum(norms, 1e-12))
+    total = torch.from_numpy(np.rint(clipped / step).astype(np.int64).sum(0) * step)
     return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
 
 
 def _per_user(model: AttentionRecommender, users: Histories, k: int) -> NDArray[np.float64]:
     """HR@k, nDCG@k and 1 of each user, [B, 3]."""
-    if len(users) == 0:
-        return np.zeros((0, len(SUMS)))
-
-    def scores(histories: Tensor) -> Tensor:
-        # Weights can be chosen so that only users of one item get a NaN: none may stop the sum.
-        return torch.nan_to_num(model.next_item_scores(histories.to(model.device)))
-
-    ranking = rank_users(
-        scores,
-        users.without_last(1),
-        np.array([history[-1] for history in users]),
-        items=model.config.items,
-        window=model.config.max_length,
-        k=k,
-    )
-    ranks = ranking.ranks.numpy().astype(np.float64)
+    ranks = np.array(list(_ranks(model, users)), np.float64)
     hits = ranks <= k
     return np.stack([hits, hits / np.log2(1 + ranks), np.ones(len(users))], axis=1)
+
+
+def _ranks(model: AttentionRecommender, users: Histories) -> Iterator[int]:
+    """The rank of each user's last event among the items that it has not met before."""
+    inputs, rows = users.without_last(1), _checked_rows(model)
+    with torch.no_grad(), linear_maps_by_user(model):
+        # One batch at least: an empty sample takes as much memory as any.
+        for start in range(0, max(1, len(users)), rows):
+            batch = np.arange(start, min(start + rows, len(users)))
+            windows = torch.zeros(rows, model.config.max_length, dtype=torch.int64)
+            windows[: len(batch)] = inputs.padded(batch, model.config.max_length)
+            scores = _scores(model, windows).cpu()
+            for row, user in enumerate(batch.tolist()):
+                target = torch.tensor(users[user][-1:])
+                seen = torch.from_numpy(inputs[user][None])
+                yield int(ranks(scores[row : row + 1], target, seen))
+
+
+def _scores(model: AttentionRecommender, windows: Tensor) -> Tensor:
+    # Weights can be chosen so that only users of one item get a NaN: none may stop the sum.
+    return torch.nan_to_num(model.next_item_scores(windows.to(model.device)))
+
+
+_checked: dict[str, int] = {}
+
+
+def _checked_rows(model: AttentionRecommender) -> int:
+    """Return the rows of a batch in which no user's scores depend on its row; once a shape.
+
+    Raises:
+        ClippingError: scores differ from call to call.
+    """
+    config = model.config
+    numbers = user_numbers(
+        config.max_length, config.items, config.hidden_size, config.layers * config.heads
+    )
+    most = max(1, min(_MOST_ROWS, NUMBERS_AT_ONCE[model.device.type] // numbers))
+    key = f"{config.to_json_string()} {model.device} {most} {torch.get_num_threads()}"
+    if key not in _checked:
+        with random_weights(model), torch.no_grad(), linear_maps_by_user(model):
+            model.train(mode=False)
+            _checked[key] = independent_rows(most, lambda rows: _rows_agree(model, rows))
+    return _checked[key]
+
+
+def _rows_agree(model: AttentionRecommender, rows: int) -> bool:
+    """Return whether one user's scores are the same bits in every row, and among other users."""
+    shape = shape_of(model.config, 0, rows)
+    one, others = invented_batch(shape, seed=1).events, invented_batch(shape, seed=2).events
+    everywhere = _scores(model, one[:1, 1:].repeat(rows, 1))
+    among_others = _scores(model, torch.cat([others[:-1, 1:], one[:1, 1:]]))
+    alike = bool((everywhere == everywhere[:1]).all())
+    return alike and torch.equal(among_others[-1], everywhere[0])
