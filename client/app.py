@@ -276,10 +276,6 @@ def _read_histories(site: Site, catalogue: Catalogue, events: int, _: Hashable) 
 
 
 @lru_cache(maxsize=64)
-def _opened(path: Path, user_base: str, anchor: Path) -> Ledger:
-    """Checks the whole chain once in a process; from then on, what was added."""
-    return Ledger(path, user_base, anchor)
-
-
 def _ledger(site: Site) -> Ledger:
-    return _opened(site.ledger_file, site.user_base, site.anchor_file)
+    """Open the ledger, and check its whole chain, once in a process; then only what was added."""
+    return site.open_ledger()

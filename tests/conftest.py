@@ -71,6 +71,14 @@ def flower_identity() -> None:
 
 
 @pytest.fixture(autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder of the test's own, for default anchors and the register of user bases."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """A real node takes its process's logging over, and a coordinator that of its own lines."""
     loggers = [logging.getLogger(name) for name in ("", "sotto", "sotto.node")]

@@ -102,8 +102,20 @@ def init_command(  # noqa: PLR0913 each is a command-line option
             metavar="HOST:PORT", help="Address of metrics and health probes; default: off."
         ),
     ] = None,
+    restore: Annotated[
+        bool,
+        typer.Option(
+            "--restore",
+            help="The users' ledger is lost: start with what its anchor says was spent.",
+        ),
+    ] = False,
 ) -> None:
-    """Set up a site: site.toml, ledger and key. Ask for required settings that are not given."""
+    """Set up a site: site.toml, ledger and key. Ask for required settings that are not given.
+
+    The same users must have one ledger, whose budget is spent over all runs, for ever. A second one
+    is refused on this machine. Nothing notices one on another machine, in another container or of
+    another system user: never set the same users up twice.
+    """
     new_file(folder)  # refuses an existing site before anything is asked
     given: dict[str, Value | None] = {
         "organisation": organisation,
@@ -125,7 +137,7 @@ def init_command(  # noqa: PLR0913 each is a command-line option
         "coordinator.root_certificates": root_certificates,
         "node.metrics": metrics,
     }
-    _print_new_site(make_site(folder, _ask_missing(given)))
+    _print_new_site(make_site(folder, _ask_missing(given), restore=restore))
 
 
 def check_command(  # noqa: PLR0913 each is a command-line option

@@ -7,6 +7,7 @@ what was spent.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from shared.hash_chain import canonical_text
 from shared.privacy.release import Release
 from shared.system.files import write_atomically
 
-__all__ = ["Anchor", "default_anchor"]
+__all__ = ["Anchor", "default_anchor", "state_file"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +106,31 @@ class Anchor:
 def default_anchor(user_base: str) -> Path:
     """Return the anchor file of a user base that is used unless site.toml names another.
 
-    It is in the state folder of the system's user (`$XDG_STATE_HOME`, else ~/.local/state). Its
-    name depends only on the user base and the privacy unit, so that a new site folder of the same
-    user base finds it.
+    It is in the state folder of the system's user, see `state_file`.
     """
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return state_file("anchors", user_base)
+
+
+def state_file(kind: str, user_base: str) -> Path:
+    """Return the file that the system's user keeps about a user base.
+
+    It is in the user's state folder (`$XDG_STATE_HOME`, else ~/.local/state). Its name depends only
+    on the user base and the privacy unit, so that a new site folder of the same user base finds it.
+
+    Args:
+        kind: name of the folder: "anchors" or "user-bases".
+        user_base: the users.
+
+    Raises:
+        OSError: the user has no home folder.
+    """
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, "the system's user has no home folder") from error
     digest = hashlib.sha256(f"{UNIT}\0{user_base}".encode()).hexdigest()
     readable = re.sub(r"[^a-z0-9]+", "-", user_base.lower()).strip("-")[:40]
-    return Path(state, "sotto", "anchors", f"{readable or 'users'}-{digest[:12]}.json")
+    return Path(state, "sotto", kind, f"{readable or 'users'}-{digest[:12]}.json")
 
 
 def _verify_checksum(fields: dict[str, Any], checksum: str) -> dict[str, Any]:

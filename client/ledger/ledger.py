@@ -8,7 +8,7 @@ the run, the data file or the process.
 
 Order of writing: a charge is on disk before anything is computed from it, and an answer before it
 leaves. Each entry is recorded in the anchor (`client.ledger.anchor`) before the caller continues.
-All of this happens under a lock that ends with its process:
+All of this happens under locks on the folders of both files, which end with their process:
 
 | the process is killed                    | state of the files            | at the next opening   |
 |------------------------------------------|-------------------------------|-----------------------|
@@ -128,16 +128,22 @@ class Ledger:
         Raises:
             LedgerError: the file exists already, or an anchor of the user base does.
         """
-        if path.exists():
-            raise LedgerError(f"{path}: a ledger is there already and stays.")
-        if anchor.exists():
-            raise LedgerError(
-                f"{anchor}: this user base has a ledger already, and a second one would forget "
-                f"what the first has spent. Put that one at {path}, or restore it from the "
-                "anchor; if these are other users, give them another user_base."
-            )
-        create_database(path, user_base, anchor, [])
+        with ledger_lock(path, anchor):
+            if path.exists():
+                raise LedgerError(f"{path}: a ledger is there already and stays.")
+            if anchor.exists():
+                raise LedgerError(
+                    f"{anchor}: this user base has a ledger already, and a second one would forget "
+                    f"what the first has spent. Put that one at {path}, or restore it from the "
+                    "anchor; if these are other users, give them another user_base."
+                )
+            create_database(path, user_base, anchor, [])
         return cls(path, user_base, anchor)
+
+    @property
+    def id(self) -> str:
+        """Random id of the chain, drawn when it was created."""
+        return self._balance.ledger
 
     # --- the budget ----------------------------------------------------------------------------
 
@@ -323,7 +329,7 @@ class Ledger:
         """Lock and open the ledger; check it up to its last entry and against the anchor."""
         try:
             self._check_file()
-            with ledger_lock(self.path), open_database(self.path) as database:
+            with ledger_lock(self.path, self.anchor), open_database(self.path) as database:
                 self._catch_up(database)
                 self._check_anchor(Anchor.load(self.anchor))
                 yield database

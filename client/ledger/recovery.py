@@ -47,7 +47,7 @@ def restore(path: Path, user_base: str, anchor: Path) -> Ledger:
             f"{anchor}: this is the anchor of '{state.user_base}', not of '{user_base}'. Set "
             "user_base or anchor back to what they were."
         )
-    with ledger_lock(path):
+    with ledger_lock(path, anchor):
         balance = _intact_balance(path, state)
         if balance is not None:
             Anchor.of(balance).save(anchor)
@@ -67,7 +67,7 @@ def write_off(path: Path, user_base: str, anchor: Path, reason: str) -> Ledger:
         reason: the operator's reason, for the record.
     """
     infinite = Release(kind=ReleaseKind.WRITTEN_OFF, noise_multiplier=0.0, sample_rate=1.0, steps=1)
-    with ledger_lock(path):
+    with ledger_lock(path, anchor):
         _set_aside(*database_files(path), anchor)
         create_database(path, user_base, anchor, [infinite], reason=reason)
     return Ledger(path, user_base, anchor)

@@ -85,27 +85,44 @@ def open_database(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def ledger_lock(path: Path) -> Iterator[None]:
-    """Hold the ledger exclusively among all processes and threads.
+def ledger_lock(path: Path, anchor: Path) -> Iterator[None]:
+    """Hold a ledger and its anchor exclusively among all processes and threads.
 
-    The operating system releases the lock when the process ends.
+    Both folders are locked: two copies of a ledger that share an anchor must not charge at once.
+    The operating system releases the locks when the process ends.
+
+    Args:
+        path: the ledger's file.
+        anchor: the anchor's file; a folder that does not exist is not locked.
 
     Raises:
-        LedgerError: another process has held it for `PATIENCE` seconds.
+        LedgerError: another process has held one of them for `PATIENCE` seconds.
     """
 
     def conflict() -> LedgerError:
         return LedgerError(
-            f"{path}: another process has held the ledger for {PATIENCE:g} s. Look for a node of "
-            "this site that hangs, and end it."
+            f"{path}: another process has held the ledger or its anchor for {PATIENCE:g} s. Look "
+            "for a node of these users that hangs, and end it."
         )
 
     with ExitStack() as stack:
-        try:  # the folder is locked: a lock file could be deleted while it is held
-            stack.enter_context(folder_lock(path.parent, conflict, patience=PATIENCE))
-        except OSError as error:
-            raise LedgerError(f"{path.parent}: cannot be opened ({error.strerror}).") from error
+        # Folders are locked: a lock file could be deleted while it is held.
+        for folder in _folders_to_lock(path, anchor):
+            try:
+                stack.enter_context(folder_lock(folder, conflict, patience=PATIENCE))
+            except OSError as error:
+                raise LedgerError(f"{folder}: cannot be opened ({error.strerror}).") from error
         yield
+
+
+def _folders_to_lock(path: Path, anchor: Path) -> list[Path]:
+    """Return the folders of both files, each once, in an order that all processes agree on."""
+    folders = [path.parent, *[anchor.parent] * anchor.parent.is_dir()]
+    try:
+        by_inode = {(s.st_dev, s.st_ino): f for f in folders for s in [f.stat()]}
+    except OSError as error:
+        raise LedgerError(f"{path.parent}: cannot be opened ({error.strerror}).") from error
+    return [by_inode[inode] for inode in sorted(by_inode)]
 
 
 def entry_text(what: EntryType, fields: Mapping[str, Any]) -> str:

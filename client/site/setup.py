@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.ledger.recovery import restore as restore_ledger
 from client.site.keys import make_key, public_file, public_key
 from client.site.site import FILE, Site
 from client.site.template import site_toml
@@ -43,16 +44,17 @@ class NewSite:
     open_to_others: str = ""
 
 
-def make_site(folder: Path, values: Mapping[str, Value]) -> NewSite:
+def make_site(folder: Path, values: Mapping[str, Value], *, restore: bool = False) -> NewSite:
     """Create a site in `folder`, which need not exist.
 
     Args:
         folder: of the site; a new folder is open to its owner alone.
         values: of site.toml, by `section.key`; paths are from the current folder.
+        restore: whether a lost ledger is replaced by one that starts with its anchor's charges.
 
     Raises:
         SiteError: a value does not fit, and nothing was created; or there is a site already.
-        LedgerError: these users have a ledger elsewhere.
+        LedgerError: these users have a ledger elsewhere, or there is no anchor to restore from.
     """
     file = new_file(folder)
     folder = file.parent
@@ -62,7 +64,7 @@ def make_site(folder: Path, values: Mapping[str, Value]) -> NewSite:
     try:
         if not folder.exists():
             folder.mkdir(mode=0o700, parents=True)
-        site = _fill(file, text)
+        site = _fill(file, text, restore)
         mode = folder.stat().st_mode & 0o777
     except OSError as error:
         raise SiteError(
@@ -103,13 +105,15 @@ def _check(text: str) -> None:
             ) from None
 
 
-def _fill(file: Path, text: str) -> Site:
+def _fill(file: Path, text: str, restore: bool) -> Site:
     new = file.with_name(FILE + ".new")
     write_atomically(new, text.encode())
     site = Site.load(new)
     if not site.key_file.exists():
         make_key(site.key_file)
     public_key(site.key_file)
+    if restore:
+        restore_ledger(site.ledger_file, site.user_base, site.anchor_file)
     if site.ledger_file.exists():
         site.open_ledger()
     else:

@@ -19,10 +19,13 @@ class LabSeed:
     Attributes:
         seed: the run's seed, or -1 for noise from the operating system.
         stream: tells this site's stream from the others', >= 0.
+        simulated: whether its users are simulated, also where its noise is not seeded: many runs
+            simulate the same user base, each with a ledger of its own.
     """
 
     seed: int = -1
     stream: NonNegativeInt = 0
+    simulated: bool = False
 
 
 def simulated_node(node_config: Mapping[str, Value]) -> bool:

@@ -17,6 +17,7 @@ from client.data.credentials import refuse_secrets
 from client.data.sources import DataConfig, open_source, read_source
 from client.ledger.anchor import default_anchor
 from client.ledger.ledger import Ledger
+from client.ledger.register import enter_ledger, new_ledger_entry
 from client.site.coordinator import CoordinatorConfig
 from client.site.node import NodeConfig
 from client.site.policy import Policy
@@ -104,6 +105,11 @@ class Site:
         """Whether the lab made this site; only then its noise may be seeded."""
         return self.lab.seed >= 0
 
+    @property
+    def made_by_lab(self) -> bool:
+        """Whether its users are simulated: then it is not entered in the register of user bases."""
+        return self.simulated or self.lab.simulated
+
     def check_seed(self, node_config: Mapping[str, Value]) -> None:
         """Refuse seeded noise on a node that is not the lab's.
 
@@ -143,12 +149,28 @@ class Site:
         return Path(self.folder, self.coordinator.flower)
 
     def open_ledger(self) -> Ledger:
-        """Open and check the privacy ledger; raises LedgerError."""
-        return Ledger(self.ledger_file, self.user_base, self.anchor_file)
+        """Open and check the privacy ledger.
+
+        Raises:
+            LedgerError: it does not open, or it is a copy of the one that its users have.
+        """
+        ledger = Ledger(self.ledger_file, self.user_base, self.anchor_file)
+        if not self.made_by_lab:
+            enter_ledger(self.user_base, self.ledger_file, self.anchor_file, ledger.id)
+        return ledger
 
     def create_ledger(self) -> Ledger:
-        """Create an empty ledger for a new site; raises LedgerError if there is one."""
-        return Ledger.create(self.ledger_file, self.user_base, self.anchor_file)
+        """Create an empty ledger for a new site.
+
+        Raises:
+            LedgerError: there is one, or these users have one elsewhere on this machine.
+        """
+        place = self.ledger_file, self.user_base, self.anchor_file
+        if self.made_by_lab:
+            return Ledger.create(*place)
+        with new_ledger_entry(self.user_base, self.ledger_file):
+            Ledger.create(*place)
+            return self.open_ledger()
 
     def load_histories(self, catalogue: Catalogue, max_length: int) -> Histories:
         """Return the site's private histories, each cut to its last `max_length` events."""

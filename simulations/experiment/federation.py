@@ -102,7 +102,7 @@ def make_site(
             "max_clip_norm": 1e9,
             "max_steps": 1_000_000_000,
         },
-        "lab": {"seed": seed, "stream": site.stream},
+        "lab": {"seed": seed, "stream": site.stream, "simulated": True},
     }
     (folder / FILE).write_text(_HEADING + tomli_w.dumps(settings), encoding="utf-8")
 

@@ -25,6 +25,7 @@ import tomli_w
 import torch
 
 from client.cli import main as node_main
+from client.ledger.ledger import Ledger
 from client.site.site import Site
 from server.cli import main as server_main
 from server.state.status import RunStatus
@@ -130,6 +131,7 @@ class Deployment:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_HOME": str(self.folder / "flower-home"),
+            "XDG_STATE_HOME": str(self.folder / "state"),
             "OMP_NUM_THREADS": "1",
         }
 
@@ -245,9 +247,14 @@ class Deployment:
         """Start a partner's node from the packages in `source`."""
         self.start_process(name, self.command("client", "up", "--site", self.folder / name), source)
 
+    def ledger(self, name: str) -> Ledger:
+        """Open a partner's ledger, outside of the register of the state folder."""
+        site = Site.load(self.folder / name)
+        return Ledger(site.ledger_file, site.user_base, site.anchor_file)
+
     def spent(self, name: str) -> tuple[float, int]:
         """Return ε and steps from a partner's own ledger, after checking its hash chain."""
-        ledger = Site.load(self.folder / name).open_ledger()
+        ledger = self.ledger(name)
         ledger.verify()
         return ledger.spent(DELTA), sum(release.steps for release in ledger.releases())
 

@@ -25,7 +25,6 @@ from pathlib import Path
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from client.site.site import Site
 from server.state.audit_log import FILE, AuditEvent, AuditLog
 from server.state.status import RunState, RunStatus, now
 from shared.errors import CheckpointError
@@ -135,7 +134,7 @@ def _print_outcome(deployment: Deployment, killed: Counter[str], seconds: float)
 def _check_partner(deployment: Deployment, name: str, status: RunStatus) -> dict[str, float]:
     """Compare a partner's ledger with the answers that left it and with those that were used."""
     epsilon, steps = deployment.spent(name)
-    ledger = Site.load(deployment.folder / name).open_ledger()
+    ledger = deployment.ledger(name)
     distinct = len({sent.sha256 for sent in ledger.outbox()})
     (release,) = ledger.releases()  # all rounds cost the same
     released = independent_epsilon(release, distinct)

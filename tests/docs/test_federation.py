@@ -97,6 +97,7 @@ class Person:
             patched.setattr(sys, "argv", arguments)
             patched.setattr(sys, "stdin", io.StringIO("y\n"))
             patched.setenv("HOME", self.shell.variables["HOME"])
+            patched.delenv("XDG_STATE_HOME", raising=False)
             with pytest.raises(SystemExit) as ended:
                 client.cli.main()
         assert ended.value.code == 0, out.getvalue()

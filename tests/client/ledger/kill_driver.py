@@ -150,7 +150,7 @@ class Node:
         status = 1
         try:
             if not warm:
-                client.app._opened.cache_clear()
+                client.app._ledger.cache_clear()
             arm()
             body = self.answer(number)
             if then_die:

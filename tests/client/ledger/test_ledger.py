@@ -104,7 +104,7 @@ def test_setting_up_the_site_again_does_not_replace_a_deleted_ledger(
 
 
 def test_a_ledger_needs_its_folder(tmp_path: Path, anchor: Path) -> None:
-    with pytest.raises(LedgerError, match=r"cannot be made \(No such file"):
+    with pytest.raises(LedgerError, match=r"cannot be opened \(No such file"):
         Ledger.create(tmp_path / "nowhere" / "ledger.sqlite", "users", anchor)
 
 
@@ -600,12 +600,12 @@ def test_processes_that_charge_at_once_never_overspend_together(crowd: Path) -> 
 
 
 def test_a_ledger_that_another_process_holds_is_waited_for_and_then_an_error(
-    file: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    file: Path, anchor: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client.ledger.store, "PATIENCE", 0.05)
     with (
-        client.ledger.store.ledger_lock(file),
-        pytest.raises(LedgerError, match="has held the ledger for"),
+        client.ledger.store.ledger_lock(file, anchor),
+        pytest.raises(LedgerError, match="has held the ledger or its anchor for"),
     ):
         ledger.releases()
     assert ledger.releases() == []
