@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import client.ledger.ledger
 from client.ledger.ledger import Ledger
 from client.ledger.register import register_file
 from client.site.site import Site
 from shared.errors import LedgerError, SottoError
+from shared.privacy.accounting.accountant import epsilon
 from tests.client.ledger.entries import DELTA, body, charge, cost, entry
 from tests.client.partner import Partner
 
@@ -31,7 +31,6 @@ def test_two_copies_with_one_anchor_never_both_answer(
     Ledger.create(places["A"], "users", anchor)
     shutil.copy2(places["A"], places["B"])
     is_computing, go = threading.Event(), threading.Event()
-    epsilon = client.ledger.ledger.epsilon
 
     def slow_epsilon(*arguments: Any) -> float:  # noqa: ANN401
         if threading.current_thread().name == "B":
@@ -39,7 +38,7 @@ def test_two_copies_with_one_anchor_never_both_answer(
             go.wait(10)
         return epsilon(*arguments)
 
-    monkeypatch.setattr(client.ledger.ledger, "epsilon", slow_epsilon)
+    monkeypatch.setattr("client.ledger.ledger.epsilon", slow_epsilon)
     outcomes: dict[str, bytes | SottoError] = {}
 
     def answer(name: str) -> None:
