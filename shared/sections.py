@@ -46,6 +46,7 @@ __all__ = [
     "Require",
     "ShareAboveZero",
     "ShareBelowOne",
+    "TextsOf",
     "Unchecked",
     "Value",
     "flat_tables",
@@ -115,6 +116,15 @@ def _split(value: object) -> object:
     return tuple(int(part) if part.isascii() and part.isdigit() else part for part in parts)
 
 
+def _split_texts(value: object) -> object:
+    """Split a text at its commas into texts; a number is the text of one."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (str(value),)
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 # Each is stated as what must hold, since NaN fails every comparison.
 PositiveInt = Annotated[int, Require(lambda n: n >= 1, "choose a whole number >= 1")]
 NonNegativeInt = Annotated[int, Require(lambda n: n >= 0, "choose a whole number >= 0")]
@@ -133,6 +143,9 @@ OptionalOf = Annotated[T | None, BeforeValidator(_none_from_text)]
 """A value or None; None is written as the text "none"."""
 ListOf = Annotated[tuple[T, ...], BeforeValidator(_split)]
 """A tuple, or a text of its parts with commas between."""
+
+TextsOf = Annotated[tuple[str, ...], BeforeValidator(_split_texts)]
+"""A tuple of texts, or one text with commas between them; numbers stay texts."""
 
 
 # --- sections ------------------------------------------------------------------------------------

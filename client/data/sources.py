@@ -4,6 +4,8 @@
 |--------------------------------------|----------------------------------------------------------|
 | `events.parquet`, `/data/events.csv` | that file                                                |
 | `part-*.csv`, `**/*.parquet`         | all files that match, in order of name                   |
+| `exports/events`, a folder           | all tables below it, in order of name, except where a    |
+|                                      |   name begins with `_` or `.`                            |
 | `s3://bucket/prefix`                 | an object or all tables below a prefix, see              |
 |                                      |   `client.data.object_store`                             |
 | `postgresql://host/database`         | a query or a table, see `client.data.databases`          |
@@ -26,11 +28,13 @@ from client.data.credentials import refuse_secrets
 from client.data.databases import Database
 from client.data.object_store import ObjectStore
 from shared.data.catalogue import Catalogue
+from shared.data.columns import Columns
 from shared.data.histories import Histories
-from shared.data.reading import Columns, histories_from_tables
-from shared.data.tables import FileTable, Table
+from shared.data.ids import MISSING
+from shared.data.reading import histories_from_tables
+from shared.data.tables import FileTable, Table, file_tables
 from shared.errors import ConfigError, SiteError
-from shared.sections import Require, section
+from shared.sections import Require, TextsOf, section
 
 __all__ = ["DataConfig", "Files", "Source", "open_source", "read_source"]
 
@@ -46,6 +50,7 @@ class DataConfig:
         user: column of the user's id.
         item: column of the item's id.
         time: column of the time; "" uses `timestamp` or `position`.
+        missing: spellings of a missing id, with commas between; "" for none.
         credentials: file with the source's secrets; "" reads the environment.
         endpoint: address of an object store other than Amazon's: `https://host:port`.
 
@@ -59,6 +64,7 @@ class DataConfig:
     user: str = "user_id"
     item: str = "item_id"
     time: str = ""
+    missing: TextsOf = MISSING
     credentials: str = ""
     endpoint: str = ""
 
@@ -118,7 +124,7 @@ class Files:
     def _list_files(self) -> list[Path]:
         literal = self.folder / self.name
         if literal.exists():
-            return [literal]
+            return [table.path for table in file_tables(literal)]
         names = glob.glob(self.name, root_dir=self.folder, recursive=True)  # noqa: PTH207
         paths = [path for name in sorted(names) if (path := self.folder / name).is_file()]
         if not paths:
@@ -165,7 +171,13 @@ def read_source(
         SiteError: the source cannot be reached or read.
         DataError: its content is refused, see `shared.data.reading`.
     """
-    columns = Columns(user=data.user, item=data.item, time=data.time or None)
+    columns = Columns(
+        user=data.user,
+        item=data.item,
+        time=data.time or None,
+        missing=data.missing,
+        setting='{role} = "{name}"',
+    )
     with closing(open_source(data, folder).tables()) as tables:
         return histories_from_tables(
             tables, catalogue, columns, source=data.source, max_length=max_length

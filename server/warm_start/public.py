@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
 from shared.data.catalogue import Catalogue
+from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
 from shared.errors import ConfigError
@@ -111,4 +112,4 @@ def read_public(folder: Path, catalogue: Catalogue) -> Histories | None:
         DataError: the file is damaged.
     """
     file = folder / PUBLIC
-    return read_histories(file, catalogue) if file.is_file() else None
+    return read_histories(file, catalogue, Columns(missing=())) if file.is_file() else None

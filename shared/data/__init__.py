@@ -1,8 +1,13 @@
 """Tables of items and interactions, read and checked, and the histories made of them.
 
-tables          any .csv or .parquet file as columns of text
+tables          files as columns of text: .csv, .tsv and .parquet, and folders of them
+csv_files       the separator and the faults of a CSV file
+columns         the columns to read, and what to say where they are missing
+ids             one canonical form of ids; spellings of a missing value
+times           times, read exactly or refused
 interactions    rows of text as checked (user, item, time) events
 reading         interactions files as one history per user: what is refused, dropped and kept
+summary         what reading found: dropped and merged rows, ties, doubts
 histories       the histories themselves, and the leave-one-out split
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features were computed

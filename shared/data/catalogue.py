@@ -4,7 +4,8 @@
 |-------------------------------------------------|-------------------------------------------|
 | anything that `shared.data.tables` refuses      | refused                                   |
 | an item id that is empty or repeated            | refused, with the row                     |
-| a year that is not a whole number               | refused, with the row                     |
+| an item id in another spelling (`7.0`, blanks)  | its canonical form, see `shared.data.ids` |
+| a year that is not a whole number               | left empty, and counted once for the file |
 """
 
 from __future__ import annotations
@@ -16,24 +17,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from shared.data.columns import ItemColumns, require_columns
 from shared.data.feature_source import FeatureSource
-from shared.data.tables import column_names, read_text, require_column
+from shared.data.ids import MISSING, canonical_id, inexact_id
+from shared.data.tables import file_tables, read_table
 from shared.errors import DataError
 from shared.system.files import atomic_replacement
 
-__all__ = ["Catalogue", "ItemColumns", "items_from_table", "read_items"]
+__all__ = ["Catalogue", "IgnoredValues", "items_from_table", "read_items"]
 
 ITEMS_FILE, FEATURES_FILE = "items.parquet", "features.safetensors"
 _SOURCE = "source"
 _NO_GENRES = "(no genres listed)"
 _TRAILING_YEAR = re.compile(r"\((\d{4})\)\s*$")
 _YEAR = re.compile(r"(-?\d{1,9})(?:\.0)?")
+_NO_YEAR = {"", *(text.casefold() for text in MISSING)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoredValues:
+    """Values of an optional column that could not be read, and were left empty.
+
+    Attributes:
+        column: its name.
+        count: how many there are.
+        row: the row of the first one, from 1.
+        value: the first one.
+    """
+
+    column: str
+    count: int
+    row: int
+    value: str
+
+    def __str__(self) -> str:
+        values = "1 value is" if self.count == 1 else f"{self.count:,} values are"
+        return (
+            f"the item column {self.column!r}: {values} no whole number and left empty, such as "
+            f"{self.value!r} in row {self.row}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +79,7 @@ class Catalogue:
         years: length V; None where unknown.
         features: float32 [V, F]; row i describes the item with internal id i + 1.
         source: how the features were computed, if recorded; not part of the fingerprint.
+        ignored: what could not be read of optional columns; not part of the fingerprint.
 
     Raises:
         ValueError: the fields contradict each other or break the rules above.
@@ -60,6 +91,7 @@ class Catalogue:
     years: tuple[int | None, ...]
     features: torch.Tensor | None = None
     source: FeatureSource | None = None
+    ignored: tuple[IgnoredValues, ...] = ()
     _index: dict[str, int] = field(init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
@@ -87,9 +119,19 @@ class Catalogue:
         """Map from public item id to internal id in 1..V."""
         return self._index
 
+    def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the internal ids of canonical public ids, 0 where there is no such item: [N]."""
+        numbers = np.array([self._index.get(item, 0) for item in ids], np.int64)
+        if not numbers.all():
+            # Catalogues of earlier versions may hold ids in other forms.
+            forms = {canonical_id(item): number for item, number in self._index.items()}
+            index = forms | self._index
+            numbers = np.array([index.get(item, 0) for item in ids], np.int64)
+        return numbers
+
     @property
     def fingerprint(self) -> str:
-        """The catalogue's version: SHA-256 in hex over every field but `source`, in order."""
+        """The catalogue's version: SHA-256 in hex over ids, titles, genres, years and features."""
         if not self._fingerprint:
             object.__setattr__(self, "_fingerprint", self._digest())
         return self._fingerprint
@@ -137,7 +179,7 @@ class Catalogue:
         Raises:
             DataError: a file is missing or damaged, or the features belong to other items.
         """
-        items = read_items(Path(folder) / ITEMS_FILE)
+        items = read_items(Path(folder) / ITEMS_FILE, stored=True)
         path = Path(folder) / FEATURES_FILE
         if not path.exists():
             return items
@@ -182,85 +224,96 @@ def _check_features(features: torch.Tensor, items: int) -> None:
         raise ValueError(f"features must be float32 [{items}, F], not {actual}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemColumns:
-    """Names of the columns of an items file.
-
-    Attributes:
-        item: the public id.
-        title: the text that people are shown and that encoders read.
-        genres: separated by "|"; None means the column `genres` if there is one.
-        year: None means the column `year` if there is one, else a trailing "(1995)" in the title.
-    """
-
-    item: str = "item_id"
-    title: str = "title"
-    genres: str | None = None
-    year: str | None = None
-
-
 _ITEM_COLUMNS = ItemColumns()
 
 
-def read_items(path: Path | str, columns: ItemColumns = _ITEM_COLUMNS) -> Catalogue:
-    """Read a catalogue from a .csv or .parquet file, in file order.
+def read_items(
+    path: Path | str, columns: ItemColumns = _ITEM_COLUMNS, *, stored: bool = False
+) -> Catalogue:
+    """Read a catalogue from a file or a folder of parts, in file order.
 
     MovieLens's movies.csv is `read_items(path, ItemColumns(item="movieId"))`; its
     "(no genres listed)" means none. Titles stay as they are, with their year.
+
+    Args:
+        path: one row per item.
+        columns: names of the columns.
+        stored: whether `Catalogue.save` wrote it: its ids are then read as they are.
 
     Raises:
         DataError: see the table at the top of this module.
     """
     path = Path(path)
-    names = column_names(path)
-    for role in ("item", "title", "genres", "year"):
-        if (name := getattr(columns, role)) is not None:
-            require_column(name, names, path, f"ItemColumns({role}='...')")
-    columns = replace(
-        columns,
-        genres=columns.genres or ("genres" if "genres" in names else None),
-        year=columns.year or ("year" if "year" in names else None),
-    )
+    tables = []
+    names: Sequence[str] = ()
+    for table in file_tables(path):
+        names = table.columns
+        needed = {"item": columns.item, "title": columns.title}
+        needed |= {
+            role: name
+            for role in ("genres", "year")
+            if (name := getattr(columns, role)) is not None
+        }
+        require_columns(needed, names, table.source, columns.setting)
+        columns = replace(
+            columns,
+            genres=columns.genres or ("genres" if "genres" in names else None),
+            year=columns.year or ("year" if "year" in names else None),
+        )
+        tables.append(read_table(table, _used(columns), lists=_used(columns)[2:]))
+    return items_from_table(pa.concat_tables(tables), columns, path, stored=stored)
+
+
+def _used(columns: ItemColumns) -> list[str]:
     used = [columns.item, columns.title, columns.genres, columns.year]
-    table = read_text(path, [name for name in used if name is not None])
-    return items_from_table(table, columns, path)
+    return [name for name in used if name is not None]
 
 
-def items_from_table(table: pa.Table, columns: ItemColumns, source: Path) -> Catalogue:
+def items_from_table(
+    table: pa.Table, columns: ItemColumns, source: Path, *, stored: bool = False
+) -> Catalogue:
     """Build a catalogue from a table of text columns.
 
     Args:
         table: the result of `read_text`; None is a missing value.
         columns: the columns to use; None for `genres` or `year` means there is none.
         source: name of the table in errors.
+        stored: see `read_items`.
 
     Raises:
-        DataError: an id is empty or repeated, or a year is not a number.
+        DataError: an id is empty or repeated.
     """
-    ids = table[columns.item].to_pylist()
+    spellings = table[columns.item].to_pylist()
+    ids = spellings if stored else [canonical_id(text or "") for text in spellings]
     titles = [title or "" for title in table[columns.title].to_pylist()]
-    _check_ids(ids, columns.item, source)
+    _check_ids(ids, spellings, columns.item, source)
     genres: list[tuple[str, ...]] = [()] * len(ids)
     if columns.genres is not None:
         genres = [_split_genres(text or "") for text in table[columns.genres].to_pylist()]
+    ignored: tuple[IgnoredValues, ...] = ()
     if columns.year is None:
         years = [int(m[1]) if (m := _TRAILING_YEAR.search(title)) else None for title in titles]
     else:
-        years = _years(table[columns.year].to_pylist(), columns.year, source)
-    return Catalogue(tuple(ids), tuple(titles), tuple(genres), tuple(years))
+        years, ignored = _years(table[columns.year].to_pylist(), columns.year)
+    return Catalogue(tuple(ids), tuple(titles), tuple(genres), tuple(years), ignored=ignored)
 
 
-def _check_ids(ids: Sequence[str | None], name: str, source: Path) -> None:
+def _check_ids(
+    ids: Sequence[str | None], spellings: Sequence[str | None], name: str, source: Path
+) -> None:
     first: dict[str, int] = {}
-    for row, item in enumerate(ids, start=1):
-        if item is None or not item.strip():
+    for row, (item, text) in enumerate(zip(ids, spellings, strict=True), start=1):
+        if not item or not item.strip():
             problem, remedy = "the item id is empty", "Give every item an id."
+        elif text is not None and inexact_id(text):
+            problem = "the item id is a rounded number: several items may share it"
+            remedy = "Export ids as whole numbers or as text, never as floating-point numbers."
         elif first.setdefault(item, row) != row:
             problem = f"row {first[item]} has the same item id"
             remedy = "Give every item an id of its own."
         else:
             continue
-        raise DataError(problem, file=source, row=row, field=name, value=item, remedy=remedy)
+        raise DataError(problem, file=source, row=row, field=name, value=text, remedy=remedy)
 
 
 def _split_genres(text: str) -> tuple[str, ...]:
@@ -268,18 +321,18 @@ def _split_genres(text: str) -> tuple[str, ...]:
     return tuple(part for part in parts if part and part != _NO_GENRES)
 
 
-def _years(texts: Sequence[str | None], name: str, source: Path) -> list[int | None]:
+def _years(
+    texts: Sequence[str | None], name: str
+) -> tuple[list[int | None], tuple[IgnoredValues, ...]]:
+    """Return the years, None where there is none, and what could not be read."""
     years: list[int | None] = []
+    unread: list[tuple[int, str]] = []
     for row, text in enumerate(texts, start=1):
         match = _YEAR.fullmatch(text.strip()) if text else None
-        if text and text.strip() and match is None:
-            raise DataError(
-                "the year is not a whole number",
-                file=source,
-                row=row,
-                field=name,
-                value=text,
-                remedy="Write a year such as 1995, or leave it empty.",
-            )
         years.append(int(match[1]) if match else None)
-    return years
+        if text and match is None and canonical_id(text).casefold() not in _NO_YEAR:
+            unread.append((row, text))
+    if not unread:
+        return years, ()
+    row, value = unread[0]
+    return years, (IgnoredValues(column=name, count=len(unread), row=row, value=value),)

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shared.data.summary import Summary
+
 __all__ = ["Histories", "LeaveOneOut", "leave_one_out", "offsets_of"]
 
 Ints = npt.NDArray[np.int64]
@@ -26,8 +28,7 @@ class Histories:
         users: one public id per user; length N.
         items: int64 [events], internal item ids in 1..V, user after user.
         offsets: int64 [N + 1]; user i has `items[offsets[i]:offsets[i + 1]]`, which may be empty.
-        dropped: reason -> number of rows or users that reading left out; empty for histories
-            derived from others.
+        summary: what reading found; empty for histories derived from others.
 
     Raises:
         ValueError: the offsets do not cut the items into one piece per user, or an item is < 1.
@@ -36,7 +37,7 @@ class Histories:
     users: tuple[str, ...]
     items: Ints
     offsets: Ints
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    summary: Summary = field(default_factory=Summary)
 
     def __post_init__(self) -> None:
         ends = self.offsets
@@ -71,6 +72,11 @@ class Histories:
         users = tuple(user for part in parts for user in part.users)
         items = np.concatenate([np.empty(0, np.int64), *(part.items for part in parts)])
         return cls(users, items, offsets_of(np.concatenate([part.lengths for part in parts])))
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Reason -> number of rows or users that reading left out."""
+        return self.summary.dropped
 
     def __len__(self) -> int:
         """Return the number of users, N."""

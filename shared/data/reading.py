@@ -4,12 +4,14 @@ Rows are checked and cleaned by this table, from top to bottom:
 
 | what the file holds                                 | what happens                               |
 |-----------------------------------------------------|--------------------------------------------|
-| not a readable .csv or .parquet file, or no rows    | refused, see `shared.data.tables`          |
-| no user, item or time column                        | refused, with the columns of the file      |
-| an empty or missing user or item id                 | refused, with the row                      |
-| a `timestamp` that is no finite number of seconds,  | refused, with the row                      |
-|   no ISO 8601 date or date and time                 |                                            |
-| numbers and ISO 8601 texts in one `timestamp`       | refused, with a row of the rarer kind      |
+| not a readable table, or no rows                    | refused, see `shared.data.tables`          |
+| no user, item or time column                        | refused, with the columns of the file, and |
+|                                                     |   the setting that names the right ones    |
+| a user or item id that is empty, a spelling of a    | refused, with the row: see                 |
+|   missing value, or a rounded number                |   `shared.data.ids`                        |
+| ids in several spellings                            | one canonical form, see the same           |
+| a `timestamp` that is no time, or of another form   | refused, with the row: see                 |
+|   or unit than the others                           |   `shared.data.times`                      |
 | a `position` that is no whole number                | refused, with the row                      |
 | one (user, item, time) several times                | later copies dropped, counted `duplicate`  |
 | an item outside the catalogue                       | dropped, counted `unknown_item`;           |
@@ -17,45 +19,31 @@ Rows are checked and cleaned by this table, from top to bottom:
 | a user with fewer than `min_events` events left     | dropped, counted once in `short_history`;  |
 |                                                     |   refused if no user is left               |
 | a user with more than `max_length` events left      | only the last are kept                     |
-
-A time without an offset is in UTC. Times are compared to the microsecond.
+| several events of a user at one time                | in file order, counted as ties             |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.data.catalogue import Catalogue
+from shared.data.columns import Columns, require_columns
 from shared.data.histories import Histories, offsets_of
-from shared.data.interactions import Batch, collect
-from shared.data.tables import FileTable, Table, require_column
+from shared.data.ids import EXAMPLES, canonical_id, find_near_ids
+from shared.data.interactions import Batch, Interactions, collect
+from shared.data.summary import Summary
+from shared.data.tables import Table, file_tables
 from shared.errors import ConfigError, DataError
 from shared.system.files import atomic_replacement
 
-__all__ = ["Columns", "histories_from_tables", "read_histories", "write_interactions"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Names of the columns of an interactions file.
-
-    Attributes:
-        user: the column of user ids.
-        item: the column of public item ids.
-        time: the column that orders a user's events. None means `timestamp` if the file has such
-            a column, else `position`. A column named `position` holds whole numbers; any other
-            holds numbers (usually seconds) or ISO 8601 texts.
-    """
-
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str | None = None
+__all__ = ["histories_from_tables", "read_histories", "write_interactions"]
 
 
 _COLUMNS = Columns()
@@ -69,7 +57,7 @@ def read_histories(
     max_length: int | None = None,
     min_events: int = 2,
 ) -> Histories:
-    """Read the interactions in a .csv, .csv.gz or .parquet file.
+    """Read the interactions in a file, or in a folder of parts.
 
     Args:
         path: one row per interaction.
@@ -83,7 +71,7 @@ def read_histories(
         ConfigError: `max_length` or `min_events` is out of range.
     """
     return histories_from_tables(
-        [FileTable(Path(path))],
+        file_tables(Path(path)),
         catalogue,
         columns,
         source=str(path),
@@ -116,18 +104,22 @@ def histories_from_tables(
         ConfigError: `max_length` or `min_events` is out of range.
     """
     _at_least_one(max_length=max_length, min_events=min_events)
-    events = collect(_batches(tables, columns))
+    events = collect(_batches(tables, columns), columns.missing, catalogue.index)
     if not len(events.user):
         raise DataError("there are no rows", file=source, remedy="Export the data again.")
-    internal_ids = np.array([catalogue.index.get(item, 0) for item in events.items], np.int64)
+    internal_ids = catalogue.find(events.items)
     item = internal_ids[events.item]  # [E]; 0 outside the catalogue
     order = events.order()
     repeated = events.repeated(order)
     rows = order[(~repeated & (item > 0))[order]]
     if not len(rows):
         problem = "no item is in the catalogue"
+        hints = _item_hints(events.items, catalogue)
         remedy = "Check that both use the same item ids, and that this is the right catalogue."
-        raise DataError(problem, file=source, field=columns.item, remedy=remedy)
+        remedy = " ".join([*(f"Probably the same: {hint}." for hint in hints), remedy])
+        raise DataError(
+            problem, file=source, field=columns.item, value=events.items[0], remedy=remedy
+        )
     counts = np.bincount(events.user[rows], minlength=len(events.users))
     kept_users = np.flatnonzero(counts >= min_events)
     if not len(kept_users):
@@ -139,7 +131,97 @@ def histories_from_tables(
         "unknown_item": int((~repeated & (item == 0)).sum()),
         "short_history": len(events.users) - len(kept_users),
     }
-    return replace(kept if max_length is None else kept.last(max_length), dropped=dropped)
+    unknown = [events.items[number] for number in np.flatnonzero(internal_ids == 0)]
+    summary = replace(
+        _summarise(events, rows, counts, kept_users),
+        dropped=dropped,
+        hints=(*_item_hints(unknown, catalogue), *_user_hints(events.users)),
+    )
+    examples = _dropped_examples(events, internal_ids, repeated, counts >= min_events)
+    summary = replace(summary, examples={**examples, **summary.examples})
+    return replace(kept if max_length is None else kept.last(max_length), summary=summary)
+
+
+def _summarise(
+    events: Interactions,
+    rows: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    kept_users: npt.NDArray[np.int64],
+) -> Summary:
+    """Return what the kept rows look like, and how ids were written.
+
+    Args:
+        events: all rows.
+        rows: those that are kept, sorted.
+        counts: rows of each user among them.
+        kept_users: users that are kept.
+    """
+    kept = np.zeros(len(events.users), np.bool_)
+    kept[kept_users] = True
+    rows = rows[kept[events.user[rows]]]
+    follows = events.tied(rows)
+    tied = np.zeros(len(rows), np.bool_)
+    tied[1:] |= follows
+    tied[:-1] |= follows
+    largest = int(kept_users[counts[kept_users].argmax()])
+    spellings = {"user": events.user_spellings, "item": events.item_spellings}
+    return Summary(
+        rows=len(events.user),
+        rewritten={column: written.rewritten for column, written in spellings.items()},
+        merged={column: written.merged for column, written in spellings.items()},
+        events=len(rows),
+        ties=int(tied.sum()),
+        largest_user=(events.users[largest], int(counts[largest])),
+        users=len(kept_users),
+        examples={
+            column: written.examples for column, written in spellings.items() if written.examples
+        },
+    )
+
+
+def _dropped_examples(
+    events: Interactions,
+    internal_ids: npt.NDArray[np.int64],
+    repeated: npt.NDArray[np.bool_],
+    long_enough: npt.NDArray[np.bool_],
+) -> dict[str, tuple[str, ...]]:
+    """Return a few examples of what is dropped, by reason."""
+    unknown = np.flatnonzero(internal_ids == 0)[:EXAMPLES]
+    short = np.flatnonzero(~long_enough)[:EXAMPLES]
+    copies = np.flatnonzero(repeated)[:EXAMPLES]
+    examples = {
+        "duplicate": [
+            f"user {events.users[events.user[row]]!r} with item {events.items[events.item[row]]!r}"
+            for row in copies
+        ],
+        "unknown_item": [repr(events.items[number]) for number in unknown],
+        "short_history": [repr(events.users[number]) for number in short],
+    }
+    return {reason: tuple(shown) for reason, shown in examples.items() if shown}
+
+
+def _item_hints(unknown: Sequence[str], catalogue: Catalogue) -> list[str]:
+    """Return a sentence where unknown items differ from known ones in zeros or case alone."""
+    near = find_near_ids(unknown, map(canonical_id, catalogue.item_ids)) if unknown else {}
+    if not near:
+        return []
+    item, known = next(iter(near.items()))
+    return [
+        f"{len(near):,} unknown item ids equal one of the catalogue but for leading zeros or case, "
+        f"such as {item!r} and {known!r}"
+    ]
+
+
+def _user_hints(users: Sequence[str]) -> list[str]:
+    """Return a sentence where users' ids differ in leading zeros or case alone."""
+    near = find_near_ids(users, users)
+    if not near:
+        return []
+    user, other = next(iter(near.items()))
+    return [
+        f"{len(near):,} user ids equal another one but for leading zeros or case, such as "
+        f"{user!r} and {other!r}: if they are the same person, write them the same way"
+    ]
 
 
 def _batches(tables: Iterable[Table], columns: Columns) -> Iterator[Batch]:
@@ -150,8 +232,7 @@ def _batches(tables: Iterable[Table], columns: Columns) -> Iterator[Batch]:
             times = (name for name in ("timestamp", "position") if name in names)
             columns = replace(columns, time=next(times, "timestamp"))
         names_by_role = {"user": columns.user, "item": columns.item, "time": str(columns.time)}
-        for role, name in names_by_role.items():
-            require_column(name, names, table.source, f"{role} = '...'")
+        require_columns(names_by_role, names, table.source, columns.setting)
         for rows in table.batches(list(names_by_role.values())):
             yield Batch(rows, table.source, first)
             first += rows.num_rows

@@ -1,38 +1,44 @@
 """Any table file -> columns of text.
 
 Every value is converted to text first. A number without a fractional part becomes "1" and never
-"1.0", also in a float column. Text is not changed.
+"1.0", also in a float column. A float that may have lost digits is marked as such. Text is not
+changed.
 
 | what the file holds                             | what happens                              |
 |-------------------------------------------------|-------------------------------------------|
 | a path that is missing, or not a file           | refused                                   |
-| a suffix other than .csv, .csv.gz and .parquet  | refused                                   |
-| not what its suffix says, damaged, not UTF-8    | refused                                   |
+| a suffix other than `SUFFIXES`                  | refused                                   |
+| not what its suffix says, damaged               | refused                                   |
+| text in UTF-16, Windows-1252 or broken UTF-8    | refused, each by name, with the row       |
+| gzip with zeros behind it, or several members   | read                                      |
+| gzip whose checksum is wrong                    | refused as damaged                        |
 | no bytes, or no rows                            | refused                                   |
 | a row with more or fewer fields than the header | refused, with the row; one extra comma at |
 |                                                 |   the end of a row is accepted            |
+| a quote that is never closed, or escaped by a   | refused, with the row where it opens      |
+|   backslash                                     |                                           |
+| a row of more than 16 MiB                       | refused, with the row                     |
 | blank lines                                     | skipped, and not counted as rows          |
 | a required column that is missing or repeated   | refused, with the columns of the file     |
 | a column of bytes or of nested values           | refused, except lists of texts (genres)   |
 
-CSV means comma-separated, double-quoted, with a header; nothing is guessed from the contents.
+`shared.data.csv_files` says how a CSV file's separator is found.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import re
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 import duckdb
 import pyarrow as pa
 
+from shared.data.csv_files import CsvFile
+from shared.data.ids import EXACT_FLOATS, INEXACT
 from shared.errors import DataError
 
 __all__ = [
@@ -41,16 +47,19 @@ __all__ = [
     "MemoryTable",
     "Table",
     "as_text",
-    "column_names",
     "connect",
+    "file_tables",
+    "read_table",
     "read_text",
-    "require_column",
 ]
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet")
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 """Suffixes of readable files, in lower or upper case."""
 _BATCH = 122_880
 """Rows per batch: one row group of DuckDB."""
+_EXACT_FLOATS_32 = 2**24
+"""Below it, a float32 holds every whole number."""
+_WORKBOOK = b"PK\x03\x04"
 
 
 class Table(Protocol):
@@ -69,16 +78,18 @@ class Table(Protocol):
 
 
 class FileTable:
-    """A .csv, .csv.gz or .parquet file.
+    """A .csv, .tsv or .parquet file; text may be compressed by gzip.
 
     Args:
         path: the file.
         source: name of the table in errors; the path by default.
+        text: how to read a file of text whose suffix does not say so.
     """
 
-    def __init__(self, path: Path, source: str | None = None) -> None:
-        self.path, self.source = path, source or str(path)
-        self._is_csv = path.name.lower().endswith((".csv", ".csv.gz"))
+    def __init__(self, path: Path, source: str | None = None, text: CsvFile | None = None) -> None:
+        self.path, self.source, self._text = path, source or str(path), text
+        if text is None and not path.name.lower().endswith(".parquet"):
+            self._text = CsvFile(path, self.source, "\t" if _is_tsv(path) else "")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -89,57 +100,59 @@ class FileTable:
         """
         return tuple(name for name, _ in self._typed)
 
-    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, names: Sequence[str], lists: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         """Yield the named columns as text in batches of rows, in file order.
 
         Args:
             names: some of `columns`.
+            lists: columns that may hold lists of texts, which are joined by "|".
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is damaged, or a column holds no plain values.
         """
         numbers = [self.columns.index(name) for name in names]
-        if self._is_csv:
-            fields = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(self._typed)))
-            # With auto_detect off, DuckDB guesses neither the delimiter nor a type nor the header.
-            scan = (
-                "read_csv(?, auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-                f"hive_partitioning=false, columns={{{fields}}})"
-            )
+        if self._text is not None:
+            scan = self._text.scan()
             expressions = [f"c{number}" for number in numbers]
+            readable: AbstractContextManager[Path] = self._text.readable()
         else:
-            scan = "read_parquet(?, hive_partitioning=false)"
-            expressions = [_text_of(*self._typed[number], self.source) for number in numbers]
-        with self._duckdb() as connection:
+            scan, readable = "read_parquet(?, hive_partitioning=false)", nullcontext(self.path)
+            expressions = [
+                _text_of(*self._typed[number], self.source, lists=lists) for number in numbers
+            ]
+        with readable as path, self._duckdb() as connection:
             query = f"SELECT {', '.join(expressions)} FROM {scan}"  # noqa: S608 - names are quoted
-            rows = connection.sql(query, params=[_literally(self.path)])
+            rows = connection.sql(query, params=[_literally(path)])
             for batch in rows.to_arrow_reader(_BATCH):
                 yield batch.rename_columns(list(names))
+
+    def plain_columns(self) -> tuple[str, ...]:
+        """Return the names of the columns that hold neither bytes nor nested values."""
+        return tuple(name for name, kind in self._typed if not _nested(kind))
 
     @cached_property
     def _typed(self) -> list[tuple[str, str]]:
         """Name and DuckDB type of each column."""
         self._check_kind()
-        if self._is_csv:
-            try:
-                with self._lines() as lines:
-                    return [(name, "VARCHAR") for name in next(csv.reader(lines, strict=True), [])]
-            except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
-                raise self._damaged() from None
+        if self._text is not None:
+            return [(name, "VARCHAR") for name in self._text.columns]
         with self._duckdb() as connection:
             query = "DESCRIBE SELECT * FROM read_parquet(?, hive_partitioning=false)"
             described = connection.execute(query, [_literally(self.path)]).fetchall()
             return [(row[0], row[1]) for row in described]
 
     def _check_kind(self) -> None:
-        remedy = "Give a comma-separated .csv or .csv.gz file with a header, or a .parquet file."
+        remedy = "Give a .csv, .tsv or .parquet file with a header; .csv.gz and .tsv.gz work too."
         path, source = self.path, self.source
         if not path.exists():
             raise DataError("the file does not exist", file=source, remedy="Check the path.")
         if not path.is_file():
             raise DataError("this is not a file", file=source, remedy=remedy)
-        if not path.name.lower().endswith(SUFFIXES):
-            problem = "its name ends in neither .csv, .csv.gz nor .parquet"
+        name = path.name.lower()
+        if not name.endswith(SUFFIXES) and (self._text is None or not self._text.separator):
+            problem = f"its name ends in neither {', '.join(SUFFIXES[:-1])} nor {SUFFIXES[-1]}"
             raise DataError(problem, file=source, remedy=remedy)
         try:
             with path.open("rb") as file:
@@ -149,14 +162,12 @@ class FileTable:
             raise DataError(problem, file=source, remedy="Check its permissions.") from None
         if not start:
             raise DataError("the file is empty", file=source, remedy="Export the data again.")
-        gzipped = path.name.lower().endswith(".gz")
-        if (start == b"PAR1") is self._is_csv or start.startswith(b"\x1f\x8b") is not gzipped:
+        if start.startswith(_WORKBOOK):
+            problem = "the file is an Excel workbook or a zip archive, not what its name says"
+            raise DataError(problem, file=source, remedy=f"Save it as CSV (UTF-8). {remedy}")
+        text, gzipped = self._text is not None, name.endswith(".gz")
+        if (start == b"PAR1") is text or start.startswith(b"\x1f\x8b") is not gzipped:
             raise DataError("the file is not what its name says", file=source, remedy=remedy)
-
-    def _lines(self) -> TextIO:
-        if self.path.name.lower().endswith(".gz"):
-            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
-        return self.path.open(encoding="utf-8-sig", newline="")
 
     @contextmanager
     def _duckdb(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -164,31 +175,36 @@ class FileTable:
             try:
                 yield connection
             except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError):
-                raise self._damaged() from None
+                if self._text is not None:
+                    raise self._text.find_fault() from None
+                problem, remedy = "the file is damaged or not Parquet", "Export the data again."
+                raise DataError(problem, file=self.source, remedy=remedy) from None
 
-    def _damaged(self) -> DataError:
-        """Return the error for an unreadable file; for a CSV file it names the row."""
-        source = self.source
-        if not self._is_csv:
-            problem, remedy = "the file is damaged or not Parquet", "Export the data again."
-            return DataError(problem, file=source, remedy=remedy)
-        remedy = "Export it as UTF-8, comma-separated, with one kind of line ending."
-        try:
-            with self._lines() as lines:
-                rows = (row for row in csv.reader(lines, strict=True) if row)
-                width = len(next(rows, []))
-                ragged = ((n, len(row)) for n, row in enumerate(rows, start=1) if len(row) != width)
-                number, length = next(ragged, (None, 0))
-        except UnicodeDecodeError:
-            return DataError("the file is not UTF-8 text", file=source, remedy=remedy)
-        except (OSError, EOFError, zlib.error):
-            return DataError("the file is damaged", file=source, remedy="Export the data again.")
-        except csv.Error:
-            number = None
-        if number is None:
-            return DataError("the file is not well-formed CSV", file=source, remedy=remedy)
-        problem = f"the row has {length} fields where the header has {width}"
-        return DataError(problem, file=source, row=number, remedy="Quote fields that hold a comma.")
+
+def file_tables(path: Path) -> list[FileTable]:
+    """Return the table of a file, or those of all files below a folder, in order of name.
+
+    Names that begin with `_` or `.` are passed over, such as Spark's `_SUCCESS`, and so are other
+    kinds of files.
+
+    Raises:
+        DataError: it is a folder without tables.
+    """
+    if not path.is_dir():
+        return [FileTable(path)]
+    tables = [
+        part
+        for part in sorted(path.rglob("*"))
+        if part.name.lower().endswith(SUFFIXES)
+        and not any(name.startswith(("_", ".")) for name in part.relative_to(path).parts)
+        and part.is_file()
+    ]
+    if not tables:
+        problem = "this is not a file, and a folder without any table in it"
+        raise DataError(
+            problem, file=path, remedy=f"Give a file or folder of {', '.join(SUFFIXES)}."
+        )
+    return [FileTable(part) for part in tables]
 
 
 class MemoryTable:
@@ -212,44 +228,12 @@ class MemoryTable:
         yield from self._rows.select(list(names)).to_batches(_BATCH)
 
 
-def column_names(path: Path) -> tuple[str, ...]:
-    """Return the names of a file's columns, in order.
-
-    Raises:
-        DataError: there is no such file, or it is not what its suffix says.
-    """
-    return FileTable(path).columns
-
-
-def require_column(name: str, columns: Sequence[str], source: Path | str, mapping: str) -> None:
-    """Refuse a file that does not have column `name` exactly once.
-
-    Args:
-        name: the required column.
-        columns: all columns of the file.
-        source: the file.
-        mapping: how a caller sets the column's name, such as `Columns(user='...')`.
-
-    Raises:
-        DataError: the column is missing or occurs more than once.
-    """
-    if columns.count(name) == 1:
-        return
-    problem = "occurs more than once" if name in columns else "is missing"
-    raise DataError(
-        f"the column {problem}; the columns found are {', '.join(columns) or 'none'}",
-        file=source,
-        field=name,
-        remedy=f"Rename a column, or say which one to read with {mapping}.",
-    )
-
-
 def read_text(path: Path, columns: Sequence[str]) -> pa.Table:
     """Read some columns of a file as text, all of it at once.
 
     Args:
         path: the file.
-        columns: some of `column_names(path)`.
+        columns: some of its columns.
 
     Returns:
         A table with one text column per name; null is a missing value.
@@ -257,9 +241,19 @@ def read_text(path: Path, columns: Sequence[str]) -> pa.Table:
     Raises:
         DataError: the file is damaged, or has no rows.
     """
-    batches = [batch for batch in FileTable(path).batches(columns) if batch.num_rows]
+    return read_table(FileTable(path), columns)
+
+
+def read_table(table: FileTable, columns: Sequence[str], lists: Collection[str] = ()) -> pa.Table:
+    """Read some columns of a table of a file, all of it at once; see `FileTable.batches`.
+
+    Raises:
+        DataError: the file is damaged, or has no rows.
+    """
+    batches = [batch for batch in table.batches(columns, lists) if batch.num_rows]
     if not batches:
-        raise DataError("the file has no rows", file=path, remedy="Export the data again.")
+        problem = "the file has no rows"
+        raise DataError(problem, file=table.source, remedy="Export the data again.")
     return pa.Table.from_batches(batches)
 
 
@@ -282,16 +276,23 @@ def as_text(
     return text.combine_chunks()
 
 
-def _text_of(name: str, kind: str, source: str) -> str:
+def _text_of(name: str, kind: str, source: str, lists: Collection[str] = ()) -> str:
     """Return a SQL expression that converts a column to text."""
     column = '"' + name.replace('"', '""') + '"'
-    if kind.startswith(("FLOAT", "DOUBLE", "DECIMAL")) and not kind.endswith("]"):
-        # Not a comparison with 'nan': Parquet's statistics omit it, so DuckDB folds that to false.
+    if kind in ("FLOAT", "DOUBLE"):
+        # Beyond the largest exact whole number, different values may have become the same.
+        largest = EXACT_FLOATS if kind == "DOUBLE" else _EXACT_FLOATS_32
         whole = f"regexp_replace({column}::VARCHAR, '\\.0+$', '')"
-        return f"CASE WHEN NOT isnan({column}::DOUBLE) THEN {whole} END"
-    if kind == "VARCHAR[]":
+        # Not a comparison with 'nan': Parquet's statistics omit it, so DuckDB folds that to false.
+        return (
+            f"CASE WHEN isnan({column}) THEN NULL WHEN abs({column}) < {largest} THEN {whole} "
+            f"ELSE {column}::VARCHAR || '{INEXACT}' END"
+        )
+    if kind.startswith("DECIMAL") and not kind.endswith("]"):
+        return f"regexp_replace({column}::VARCHAR, '\\.0+$', '')"
+    if kind == "VARCHAR[]" and name in lists:
         return f"array_to_string({column}, '|')"
-    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION", "BLOB", "VARIANT")):
+    if _nested(kind):
         raise DataError(
             f"the column holds {kind}, not plain values",
             file=source,
@@ -299,6 +300,15 @@ def _text_of(name: str, kind: str, source: str) -> str:
             remedy="Export it as numbers, text, dates or times.",
         )
     return f"{column}::VARCHAR"
+
+
+def _nested(kind: str) -> bool:
+    """Return whether values of a DuckDB type have no plain text."""
+    return kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION", "BLOB", "VARIANT"))
+
+
+def _is_tsv(path: Path) -> bool:
+    return path.name.lower().endswith((".tsv", ".tsv.gz"))
 
 
 def connect() -> duckdb.DuckDBPyConnection:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -146,7 +147,7 @@ def _in_a_child(data: dict[str, str], folder: Path, password: str) -> dict[str, 
     return figures
 
 
-def _measured(data: dict[str, str], shape: Shape) -> dict[str, float]:
+def _measured(data: dict[str, Any], shape: Shape) -> dict[str, float]:
     catalogue, before = shape.catalogue(), _peak()
     started = time.perf_counter()
     histories = read_source(DataConfig(**data), Path(), catalogue, max_length=LENGTH)

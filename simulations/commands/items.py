@@ -10,7 +10,8 @@ import transformers
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from shared.data.catalogue import Catalogue, ItemColumns
+from shared.data.catalogue import Catalogue
+from shared.data.columns import ItemColumns
 from shared.item_features.encoder import Pooling
 from shared.system.command_line import messages, output, write_json
 from simulations.datasets.encode import Encoding, encode

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shared.data.tables import column_names, read_text, require_column
+from shared.data.columns import require_column
+from shared.data.ids import canonical_id
+from shared.data.tables import FileTable, read_table
 from shared.errors import DataError
 from simulations.datasets import movielens
 
@@ -43,10 +45,10 @@ def read_users(path: Path) -> pa.Table:
     """
     if path.suffix == ".dat":
         return movielens.read_dat(path, movielens.USERS)
-    names = column_names(path)
-    for name in names:
-        require_column(name, names, path, "another header")
-    return read_text(path, names)
+    table = FileTable(path)
+    for name in table.columns:
+        require_column(name, table.columns, path, "another header")
+    return read_table(table, table.plain_columns())
 
 
 def groups_of(table: pa.Table, column: str, users: Sequence[str], source: Path) -> Groups:
@@ -84,8 +86,8 @@ def groups_of(table: pa.Table, column: str, users: Sequence[str], source: Path) 
 def _rows(ids: Sequence[str | None], source: Path) -> dict[str, int]:
     rows: dict[str, int] = {}
     for number, text in enumerate(ids):
-        user = text or ""
-        if not user.strip() or user in rows:
+        user = canonical_id(text or "")
+        if not user or user in rows:
             problem = "the user is repeated" if user in rows else "the id is empty"
             remedy = "Keep one row for each user."
             raise DataError(problem, file=source, row=number + 1, value=text, remedy=remedy)

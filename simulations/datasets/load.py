@@ -2,11 +2,14 @@
 
 | what the folder holds                                    | what happens                         |
 |----------------------------------------------------------|--------------------------------------|
-| interactions and items, each as .csv or .parquet         | read under the default column names  |
+| interactions and items, each as .csv, .tsv, .parquet or  | read under the default column names  |
+|   a folder of parts, as Spark writes                     |                                      |
 | ratings and movies, each as .csv or .dat, as MovieLens   | read under MovieLens's column names; |
 |   publishes them                                         |   every rating is an interaction     |
-| neither pair, or no such folder                          | refused, with what was looked for    |
-| both pairs, or one file in two formats                   | refused as ambiguous                 |
+| u.data and u.item (u.user), as MovieLens 100K            | the same                             |
+| NAME.inter and NAME.item (NAME.user), as RecBole         | read under the names in their header |
+| none of these pairs, or no such folder                   | refused, with what was looked for    |
+| two pairs, or one file in two formats                    | refused as ambiguous                 |
 | also users, as .csv, .parquet or (with .dat) .dat        | groups of users, see `groups`        |
 
 The embedded set is MovieLens latest-small: F. Maxwell Harper and Joseph A. Konstan, "The MovieLens
@@ -15,16 +18,19 @@ Datasets: History and Context", ACM TiiS 5(4), 2015. Its terms are in the README
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shared.data.catalogue import Catalogue, ItemColumns, items_from_table, read_items
+from shared.data.catalogue import Catalogue, items_from_table, read_items
+from shared.data.columns import Columns, ItemColumns, require_columns
 from shared.data.histories import Histories
-from shared.data.reading import Columns, histories_from_tables, read_histories
-from shared.data.tables import MemoryTable
+from shared.data.reading import histories_from_tables
+from shared.data.tables import SUFFIXES, MemoryTable, Table, file_tables
 from shared.errors import DataError
 from simulations.datasets.groups import Groups, groups_of, read_users
-from simulations.datasets.movielens import MOVIES, RATINGS, read_dat
+from simulations.datasets.movielens import MOVIES, RATINGS, U_USER, read_dat, read_u_item
+from simulations.datasets.recbole import AtomicFile, read_atomic_items
 
 __all__ = ["EMBEDDED", "Dataset", "load", "load_items"]
 
@@ -51,35 +57,57 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """A folder layout: two file names, their allowed suffixes and their columns."""
+    """A folder layout: the names and suffixes of two files, and their columns.
+
+    A name of "*" matches any. A suffix of "/" means a folder of parts.
+    """
 
     interactions: str
     items: str
     suffixes: tuple[str, ...]
     columns: Columns
     item_columns: ItemColumns
+    item_suffixes: tuple[str, ...] = ()
+    user_files: tuple[str, ...] = ("users.csv", "users.parquet")
 
     def files(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Return the files of this layout in `folder`: interactions, items."""
-        interactions = [folder / (self.interactions + suffix) for suffix in self.suffixes]
-        items = [folder / (self.items + suffix) for suffix in self.suffixes]
-        return [p for p in interactions if p.exists()], [p for p in items if p.exists()]
+        item_suffixes = self.item_suffixes or self.suffixes
+        return (
+            _matching(folder, self.interactions, self.suffixes),
+            _matching(folder, self.items, item_suffixes),
+        )
 
     def users(self, folder: Path) -> list[Path]:
         """Return the tables of users in `folder`, in any supported format."""
-        suffixes = dict.fromkeys((".csv", ".parquet", *self.suffixes))
-        return [path for suffix in suffixes if (path := folder / f"users{suffix}").exists()]
+        return [path for name in self.user_files for path in sorted(folder.glob(name))]
 
     def __str__(self) -> str:
         suffixes = "|".join(self.suffixes)
-        return f"{self.interactions}({suffixes}) with {self.items}({suffixes})"
+        items = "|".join(self.item_suffixes) or suffixes
+        return f"{self.interactions}({suffixes}) with {self.items}({items})"
 
 
+def _matching(folder: Path, name: str, suffixes: Sequence[str]) -> list[Path]:
+    """Return what `folder` holds under a name with one of the suffixes."""
+    if name == "*":
+        paths = sorted(path for suffix in suffixes for path in folder.glob(f"*{suffix}"))
+        # MovieLens 100K's list of films has the suffix of RecBole's.
+        return [path for path in paths if path.name != "u.item"]
+    paths = [folder / (name + suffix) for suffix in suffixes]
+    return [path for path in paths if path.exists() and (path.suffix or path.is_dir())]
+
+
+_SUFFIXES = (*SUFFIXES, "/")
+_SETTINGS = {
+    "interactions": "--set lab.{role}={name}",
+    "items": "--set lab.catalogue_{role}={name}",
+}
 _LAYOUTS = (
     _Layout(
         interactions="interactions",
         items="items",
-        suffixes=(".csv", ".parquet"),
+        suffixes=_SUFFIXES,
         columns=Columns(),
         item_columns=ItemColumns(),
     ),
@@ -89,6 +117,25 @@ _LAYOUTS = (
         suffixes=(".csv", ".dat"),
         columns=Columns(user="userId", item="movieId", time="timestamp"),
         item_columns=ItemColumns(item="movieId", genres="genres"),
+        user_files=("users.csv", "users.parquet", "users.dat"),
+    ),
+    _Layout(
+        interactions="u",
+        items="u",
+        suffixes=(".data",),
+        item_suffixes=(".item",),
+        columns=Columns(user="userId", item="movieId", time="timestamp"),
+        item_columns=ItemColumns(item="movieId", genres="genres"),
+        user_files=("u.user",),
+    ),
+    _Layout(
+        interactions="*",
+        items="*",
+        suffixes=(".inter",),
+        item_suffixes=(".item",),
+        columns=Columns(),
+        item_columns=ItemColumns(),
+        user_files=("*.user",),
     ),
 )
 
@@ -113,16 +160,45 @@ def load(
     """
     folder = EMBEDDED if folder is None else Path(folder)
     layout, interactions, items = _locate(folder)
-    columns, item_columns = columns or layout.columns, item_columns or layout.item_columns
-    catalogue = _read_items(items, item_columns)
-    if interactions.suffix == ".dat":
-        table = read_dat(interactions, RATINGS)
-        rows = MemoryTable(table, str(interactions))
-        histories = histories_from_tables([rows], catalogue, columns, source=rows.source)
-    else:
-        histories = read_histories(interactions, catalogue, columns)
+    columns = _merge_columns(columns or Columns(), layout.columns)
+    catalogue = _read_items(items, _merge_item_columns(item_columns, layout.item_columns))
+    histories = histories_from_tables(
+        _open_interactions(interactions), catalogue, columns, source=str(interactions)
+    )
     groups = _read_groups(folder, layout.users(folder), columns.user, histories)
     return Dataset(folder.resolve().name, catalogue, histories, groups)
+
+
+def _merge_columns(columns: Columns, layout: Columns) -> Columns:
+    """Return the columns, those of the layout where none other than the default is named."""
+    default = Columns()
+    return replace(
+        columns,
+        user=layout.user if columns.user == default.user else columns.user,
+        item=layout.item if columns.item == default.item else columns.item,
+        time=layout.time if columns.time == default.time else columns.time,
+        setting=_SETTINGS["interactions"],
+    )
+
+
+def _merge_item_columns(columns: ItemColumns | None, layout: ItemColumns) -> ItemColumns:
+    """Return the columns, those of the layout where none other than the default is named."""
+    default = ItemColumns()
+    columns = columns or default
+    return replace(
+        columns,
+        item=layout.item if columns.item == default.item else columns.item,
+        title=layout.title if columns.title == default.title else columns.title,
+        genres=columns.genres or layout.genres,
+        setting=_SETTINGS["items"],
+    )
+
+
+def _open_interactions(path: Path) -> Sequence[Table]:
+    if path.suffix in (".dat", ".data"):
+        separator = "::" if path.suffix == ".dat" else "\t"
+        return [MemoryTable(read_dat(path, RATINGS, separator), str(path))]
+    return [AtomicFile(path)] if path.suffix == ".inter" else file_tables(path)
 
 
 def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> Catalogue:
@@ -143,7 +219,7 @@ def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> C
         problem = f"it holds several lists of items: {several}" if matches else "it holds no items"
         raise DataError(problem, file=folder, remedy=f"Give a folder with one {names}.")
     [(layout, path)] = matches
-    return _read_items(path, item_columns or layout.item_columns)
+    return _read_items(path, _merge_item_columns(item_columns, layout.item_columns))
 
 
 def _read_groups(folder: Path, files: list[Path], column: str, histories: Histories) -> Groups:
@@ -153,13 +229,30 @@ def _read_groups(folder: Path, files: list[Path], column: str, histories: Histor
         several = ", ".join(path.name for path in files)
         problem = f"it is not clear which table of users to read: {several}"
         raise DataError(problem, file=folder, remedy="Leave one of them.")
-    return groups_of(read_users(files[0]), column, histories.users, files[0])
+    [file] = files
+    if file.suffix == ".user":
+        table = AtomicFile(file).read() if file.name != "u.user" else read_dat(file, U_USER, "|")
+    else:
+        table = read_users(file)
+    return groups_of(table, column, histories.users, file)
 
 
 def _read_items(path: Path, columns: ItemColumns) -> Catalogue:
     if path.suffix == ".dat":
         return items_from_table(read_dat(path, MOVIES), columns, path)
-    return read_items(path, columns)
+    if path.suffix != ".item":
+        return read_items(path, columns)
+    if path.name == "u.item":
+        return items_from_table(read_u_item(path), columns, path)
+    table = read_atomic_items(path)
+    columns = replace(
+        columns,
+        genres=columns.genres or ("genres" if "genres" in table.column_names else None),
+        year=columns.year or ("year" if "year" in table.column_names else None),
+    )
+    names = {"item": columns.item, "title": columns.title}
+    require_columns(names, table.column_names, path, columns.setting)
+    return items_from_table(table, columns, path)
 
 
 def _locate(folder: Path) -> tuple[_Layout, Path, Path]:

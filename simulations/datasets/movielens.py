@@ -1,4 +1,7 @@
-"""Read MovieLens's own files: rows of '::'-separated fields in Latin-1, and their codes.
+"""Read MovieLens's own files: rows of fields in Latin-1 without a header, and their codes.
+
+MovieLens 1M separates fields by `::` (ratings.dat), MovieLens 100K by tabs (u.data) and bars
+(u.item, u.user).
 
 F. Maxwell Harper and Joseph A. Konstan, "The MovieLens Datasets: History and Context", ACM TiiS
 5(4), 2015; the README of MovieLens 1M.
@@ -14,11 +17,27 @@ import pyarrow as pa
 
 from shared.errors import DataError
 
-__all__ = ["AGES", "MOVIES", "RATINGS", "USERS", "read_dat"]
+__all__ = [
+    "AGES",
+    "GENRES",
+    "MOVIES",
+    "RATINGS",
+    "USERS",
+    "U_USER",
+    "read_dat",
+    "read_u_item",
+]
 
 RATINGS = ("userId", "movieId", "rating", "timestamp")
 MOVIES = ("movieId", "title", "genres")
 USERS = ("userId", "gender", "age", "occupation", "zip")
+U_USER = ("userId", "age", "gender", "occupation", "zip")
+GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+_U_ITEM = ("movieId", "title", "released", "video", "url", *GENRES)
 
 AGES: Mapping[str, str] = MappingProxyType(
     {
@@ -34,18 +53,20 @@ AGES: Mapping[str, str] = MappingProxyType(
 """The meaning of MovieLens's codes of age."""
 
 
-def read_dat(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read one of MovieLens 1M's files as text columns.
+def read_dat(path: Path, names: Sequence[str], separator: str = "::") -> pa.Table:
+    """Read one of MovieLens's files as text columns.
 
     Raises:
         DataError: it cannot be read, is empty, or a row does not have as many fields as `names`.
     """
     try:
         with path.open(encoding="latin-1") as lines:
-            rows = [line.rstrip("\n").split("::") for line in lines]
+            rows = [line.rstrip("\n").split(separator) for line in lines]
     except OSError as fault:
         problem = f"the file cannot be read ({fault.strerror})"
         raise DataError(problem, file=path, remedy="Check its permissions.") from None
+    while rows and rows[-1] == [""]:
+        rows.pop()
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             raise DataError(
@@ -57,3 +78,18 @@ def read_dat(path: Path, names: Sequence[str]) -> pa.Table:
     if not rows:
         raise DataError("the file is empty", file=path, remedy="Fetch the file again.")
     return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+
+
+def read_u_item(path: Path) -> pa.Table:
+    """Read the films of MovieLens 100K, their genres joined by "|".
+
+    Raises:
+        DataError: see `read_dat`.
+    """
+    table = read_dat(path, _U_ITEM, "|")
+    flags = zip(*(table[name].to_pylist() for name in GENRES[1:]), strict=True)
+    genres = [
+        "|".join(name for name, flag in zip(GENRES[1:], row, strict=True) if flag == "1")
+        for row in flags
+    ]
+    return table.select(["movieId", "title"]).append_column("genres", pa.array(genres))

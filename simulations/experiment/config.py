@@ -20,11 +20,12 @@ from shared.config import (
     TrainingConfig,
     WarmStartConfig,
 )
-from shared.data.catalogue import ItemColumns
-from shared.data.reading import Columns
+from shared.data.columns import Columns, ItemColumns
+from shared.data.ids import MISSING
 from shared.errors import ConfigError
 from shared.sections import (
     Choice,
+    TextsOf,
     Value,
     flat_tables,
     flatten,
@@ -78,6 +79,7 @@ class LabConfig:
         user: column of the interactions; "" as the file's form has it. So are the next ones.
         item: column of the interactions.
         time: column of the interactions.
+        missing: spellings of a missing id, with commas between; "" for none.
         catalogue_item: column of the items.
         catalogue_title: column of the items.
     """
@@ -96,19 +98,19 @@ class LabConfig:
     user: str = ""
     item: str = ""
     time: str = ""
+    missing: TextsOf = MISSING
     catalogue_item: str = ""
     catalogue_title: str = ""
 
     @property
-    def columns(self) -> Columns | None:
-        """Names of the interaction columns, if any was given."""
-        if not (self.user or self.item or self.time):
-            return None
+    def columns(self) -> Columns:
+        """Names of the interaction columns; the defaults where none was given."""
         default = Columns()
         return Columns(
             user=self.user or default.user,
             item=self.item or default.item,
             time=self.time or default.time,
+            missing=self.missing,
         )
 
     @property

@@ -28,6 +28,7 @@ from server.flower_internals import Run, TaskIdentity
 from server.rounds.grid import PatientGrid
 from shared.config import PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
+from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
 from shared.messages import DESCRIBE_ACTION, STATISTICS_ACTION
@@ -93,7 +94,7 @@ def make_site(
         "catalogue": os.path.relpath(catalogue_folder, folder),
         "device": device,
         "anchor": _ANCHOR,  # beside the ledger: nothing of a simulation lies elsewhere
-        "data": {"source": _DATA},
+        "data": {"source": _DATA, "missing": ""},  # the lab has read the ids
         "policy": {
             "max_epsilon": math.inf if privacy.epsilon is None else privacy.epsilon,
             "delta": privacy.delta,
@@ -114,7 +115,7 @@ def sites_in(folder: Path) -> list[Path]:
 
 def site_histories(folder: Path, catalogue: Catalogue) -> Histories:
     """Return the histories that `make_site` wrote, without users that have no events."""
-    return read_histories(folder / _DATA, catalogue)
+    return read_histories(folder / _DATA, catalogue, Columns(missing=()))
 
 
 def run_federation(

@@ -61,7 +61,7 @@ def admin(server: Server, *statements: str) -> list[Any]:
 
 def test_each_value_of_sqlite_becomes_text_by_its_own_kind(tmp_path: Path) -> None:
     values = [1, 1.0, 2.5, "1.0", "x", None, 2**63 - 1, -0.0, 1e300]
-    texts = ["1", "1", "2.5", "1.0", "x", None, str(2**63 - 1), "-0", "1e+300"]
+    texts = ["1", "1", "2.5", "1.0", "x", None, str(2**63 - 1), "-0", "1e+300 (inexact number)"]
     assert read(sqlite(tmp_path, *values)) == [(text,) for text in texts]
 
 

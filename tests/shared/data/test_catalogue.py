@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from shared.data.catalogue import Catalogue, ItemColumns, read_items
+from shared.data.catalogue import Catalogue, read_items
+from shared.data.columns import ItemColumns
 from shared.data.feature_source import FeatureSource
 from shared.errors import DataError
 
@@ -232,7 +233,7 @@ def test_a_year_column_takes_precedence_over_the_title(tmp_path: Path) -> None:
         (pa.array([1, 20], pa.int32()), ("1", "20")),
         (pa.array([1.0, 20.0]), ("1", "20")),
         (pa.array([1.5, 20.0]), ("1.5", "20")),
-        (pa.array(["1.0", "007"]), ("1.0", "007")),
+        (pa.array(["1.0", "007"]), ("1", "007")),
         (pa.array(["a", "b"]).dictionary_encode(), ("a", "b")),
     ],
 )
@@ -262,7 +263,6 @@ def test_nested_columns_are_refused(tmp_path: Path) -> None:
         ("1,A,1995\n1,B,1995", 2, "item_id", "1", "row 1 has the same item id"),
         ("1,A,1995\n,B,1995", 2, "item_id", None, "empty"),
         ('" ",A,1995', 1, "item_id", " ", "empty"),
-        ("1,A,soon", 1, "year", "soon", "not a whole number"),
         ("1,A,1995\n\n2,B,1995,x", 2, None, None, "4 fields where the header has 3"),
         ("1,A,1995\n2,B", 2, None, None, "2 fields where the header has 3"),
     ],
@@ -284,7 +284,7 @@ def test_blank_lines_and_a_trailing_comma_are_accepted(tmp_path: Path) -> None:
 
 def test_the_columns_found_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "items.csv", "id,title\n1,A\n")
-    with pytest.raises(DataError, match=r"found are id, title.*ItemColumns\(item='...'\)"):
+    with pytest.raises(DataError, match=r"found are id, title\. Rename columns: id to item_id"):
         read_items(path)
     with pytest.raises(DataError, match="is missing") as caught:
         read_items(path, ItemColumns(item="id", year="released"))
@@ -301,13 +301,14 @@ def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
     [
         ("items.csv", b"", "is empty"),
         ("items.csv", b"item_id,title\n", "no rows"),
-        ("items.csv", b"\xff\xfei\x00d\x00", "not UTF-8"),
+        ("items.csv", b"\xff\xfei\x00d\x00", "is UTF-16 text. Save it as UTF-8"),
         ("items.csv", "item_id,title\n1,é\n".encode("latin-1"), "not UTF-8"),
-        ("items.csv", b'item_id,title\n1,"A\n', "not well-formed"),
+        ("items.csv", b'item_id,title\n1,"A\n', "row 1: a quote that opens in this row"),
         ("items.csv", b"PAR1....PAR1", "not what its name says"),
         ("items.parquet", b"item_id,title\n1,A\n", "not what its name says"),
         ("items.parquet", b"PAR1 damaged PAR1", "damaged"),
-        ("items.tsv", b"item_id\ttitle\n1\tA\n", "neither .csv, .csv.gz nor .parquet"),
+        ("items.xlsx", b"PK\x03\x04", "neither .csv, .csv.gz, .tsv, .tsv.gz nor .parquet"),
+        ("items.csv", b"PK\x03\x04", "an Excel workbook"),
     ],
 )
 def test_files_that_are_not_what_they_should_be_are_refused(

@@ -58,13 +58,20 @@ def test_order_is_by_user_then_time_and_stable(some: list[Row]) -> None:
     assert events.order().tolist() == expected
 
 
-def test_whole_numbers_stay_whole_until_a_fraction_comes() -> None:
+def test_whole_numbers_stay_whole() -> None:
     whole: list[Row] = [("x", "a", "1700000000000000001"), ("x", "a", "1700000000000000002")]
     events = collect(batches(whole, 1))
     assert events.time.dtype == np.int64
     assert events.time.tolist() == [1700000000000000001, 1700000000000000002]
-    events = collect(batches([*whole, ("x", "a", "0.5")], 1))
-    assert events.time.tolist() == [1.7e18, 1.7e18, 0.5]
+
+
+def test_a_fraction_leaves_the_other_times_exact() -> None:
+    some: list[Row] = [("x", "a", f"900719925474099{n}") for n in (3, 2, 1)]
+    events = collect(batches([*some, ("y", "a", "1700000000000000.5")], 1))
+    assert events.time.tolist() == [9007199254740993, 9007199254740992, 9007199254740991, 1.7e15]
+    assert events.fraction is not None
+    assert events.fraction.tolist() == [0, 0, 0, 5 * 10**17]
+    assert events.order().tolist() == [2, 1, 0, 3]
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])

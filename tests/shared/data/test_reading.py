@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.data.catalogue import Catalogue, read_items
+from shared.data.columns import Columns
 from shared.data.histories import Histories
-from shared.data.reading import Columns, histories_from_tables, read_histories, write_interactions
+from shared.data.reading import histories_from_tables, read_histories, write_interactions
 from shared.data.tables import MemoryTable
 from shared.errors import ConfigError, DataError
 
@@ -118,7 +119,7 @@ def test_a_missing_column_is_refused(tmp_path: Path, header: str, missing: str) 
     path = csv(tmp_path, "x,a,1", header=header)
     found = f"is missing; the columns found are {header.replace(',', ', ')}"
     with pytest.raises(
-        DataError, match=rf"{found}\. Rename a column, .* with (user|item|time) = '"
+        DataError, match=rf"{found}\. Rename columns: (user|item|when) to {missing}\."
     ) as caught:
         read_histories(path, ITEMS)
     assert caught.value.field == missing
@@ -133,7 +134,7 @@ def test_a_missing_column_is_refused(tmp_path: Path, header: str, missing: str) 
         ("i.csv", b"\x89PNG\r\n\x1a\n\0\xff", "not UTF-8"),
         ("i.parquet", b"user_id,item_id,timestamp\nx,a,1\n", "not what its name says"),
         ("i.parquet", b"PAR1", "damaged"),
-        ("i.json", b"[]", "neither .csv, .csv.gz nor .parquet"),
+        ("i.json", b"[]", "neither .csv, .csv.gz, .tsv, .tsv.gz nor .parquet"),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_refused(

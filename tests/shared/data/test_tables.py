@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.data.tables import column_names, read_text
+from shared.data.tables import FileTable, read_text
 
 few = settings(max_examples=25, deadline=None)
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
@@ -37,7 +37,7 @@ def test_folder_names_are_not_read_as_columns(tmp_path: Path, folder: str) -> No
     path = write(tmp_path / folder / "items.csv", "item_id,title\n1,A\n")
     assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
     path = parquet(tmp_path / folder / "items.parquet", item_id=["1"], title=["A"])
-    assert column_names(path) == ("item_id", "title")
+    assert FileTable(path).columns == ("item_id", "title")
     assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.data.reading import Columns
+from shared.data.columns import Columns
 from shared.errors import DataError
 from simulations.datasets.load import load
 

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.data.catalogue import ItemColumns
-from shared.data.reading import Columns
+from shared.data.columns import Columns, ItemColumns
 from shared.errors import DataError
 from simulations.datasets.load import EMBEDDED, Dataset, load, load_items
 
@@ -126,7 +125,11 @@ def test_neither_form_says_what_was_looked_for(tmp_path: Path) -> None:
     folder(tmp_path, interactions_csv=INTERACTIONS, movies_csv=MOVIES_CSV)
     with pytest.raises(DataError) as caught:
         load(tmp_path)
-    for name in ("interactions(.csv|.parquet)", "movies(.csv|.dat)", "but interactions.csv"):
+    for name in (
+        "interactions(.csv|.csv.gz|.tsv|.tsv.gz|.parquet|/)",
+        "movies(.csv|.dat)",
+        "but interactions.csv",
+    ):
         assert name in str(caught.value)
 
 

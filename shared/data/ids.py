@@ -1,0 +1,231 @@
+"""One canonical form of ids, whatever source and type they come from.
+
+| as exported                                        | as read                                     |
+|----------------------------------------------------|---------------------------------------------|
+| `1000`, `1000.0`, `"1000 "`, `-0`                  | `1000`, `1000`, `1000`, `0`                 |
+| any kind of space, such as a no-break space        | a plain space; none at either end           |
+| invisible characters: zero-width, direction, NUL   | left out                                    |
+| an accent as a character of its own (NFD)          | one composed character (NFC)                |
+| a UUID in capitals                                 | the UUID in small letters                   |
+| `007`, `a`, `A`                                    | unchanged: `7`, `a` and `A` are other ids   |
+| empty, or a spelling of a missing value (`MISSING`)| refused                                     |
+| `1.23e+11`, a float of 2**53 or more               | refused: digits were lost before the export |
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shared.errors import DataError
+
+__all__ = [
+    "EXACT_FLOATS",
+    "INEXACT",
+    "MISSING",
+    "Batch",
+    "IdColumn",
+    "Spellings",
+    "canonical_id",
+    "find_near_ids",
+    "inexact_id",
+]
+
+MISSING = (r"\N", "NULL", "NaN", "None", "NA", "N/A", "#N/A", "<NA>", "(null)", "undefined")
+"""Spellings of a missing value, compared without regard to case."""
+INEXACT = " (inexact number)"
+"""Marks the text of a floating-point number that may have lost digits."""
+EXACT_FLOATS = 2**53
+"""Below it, a float64 holds every whole number."""
+EXAMPLES = 3
+
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+)
+_SPACE = re.compile(r"\s")
+_WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0*")
+_SCIENTIFIC = re.compile(r"[+-]?[0-9](\.[0-9]+)?[eE]\+[0-9]+")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of one table.
+
+    Attributes:
+        rows: three text columns: user, item and time.
+        source: name of the table in errors.
+        first: the number of the first row within the table, from 1.
+    """
+
+    rows: pa.RecordBatch
+    source: str
+    first: int
+
+
+def canonical_id(text: str) -> str:
+    """Return the canonical form of an id, see the table at the top of this module.
+
+    >>> canonical_id("1000.0"), canonical_id(" 1000\u00a0"), canonical_id("e\u0301") == "\u00e9"
+    ('1000', '1000', True)
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    text = _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip()
+    if whole := _WHOLE_FLOAT.fullmatch(text):
+        text = whole[1]
+    if text == "-0":
+        return "0"
+    return text.lower() if _UUID.fullmatch(text) else text
+
+
+def inexact_id(text: str) -> bool:
+    """Return whether an id is a number that lost digits before the export.
+
+    >>> inexact_id("1.23457E+11"), inexact_id("9007199254740992.0"), inexact_id("9007199254740993")
+    (True, True, False)
+    """
+    text = text.strip()
+    if text.endswith(INEXACT) or _SCIENTIFIC.fullmatch(text):
+        return True
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return whole is not None and abs(int(whole[1])) >= EXACT_FLOATS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spellings:
+    """How the ids of a column were written.
+
+    Attributes:
+        rewritten: rows whose id was not in the canonical form.
+        merged: ids that were written in more than one way.
+        examples: some of them, as `'1000.0' is read as '1000'`.
+    """
+
+    rewritten: int = 0
+    merged: int = 0
+    examples: tuple[str, ...] = field(default_factory=tuple)
+
+
+class IdColumn:
+    """A column of ids: the distinct ids by first appearance, and each row's index among them.
+
+    Args:
+        column: the column's number within the batches.
+        missing: spellings of a missing value.
+        accepted: canonical ids that are read although they are such a spelling.
+    """
+
+    def __init__(
+        self, column: int, missing: Collection[str], accepted: Container[str] = ()
+    ) -> None:
+        self._column, self._accepted = column, accepted
+        self._missing = {canonical_id(text).casefold() for text in missing}
+        self._parts = [np.zeros(0, np.int32)]
+        self._number_of_spelling: dict[str, int] = {}
+        self._index_of_spelling: list[int] = []
+        self.indices: dict[str, int] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Read one batch.
+
+        Raises:
+            DataError: an id is missing, or is a number that lost digits.
+        """
+        encoded = batch.rows.column(self._column).dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        numbers = self._number_of_spelling
+        refused = {-1: ""}
+        spellings = np.empty(len(texts) + 1, np.int32)
+        for code, text in enumerate(texts):
+            number = numbers.get(text)
+            if number is None:
+                number = self._number_new(text)
+                if number < 0:
+                    refused[code] = text
+            spellings[code] = number
+        codes = encoded.indices.fill_null(-1).to_numpy()
+        if (bad := np.isin(codes, list(refused))).any():
+            raise self._error(batch, int(bad.argmax()))
+        self._parts.append(spellings[codes])
+
+    def _number_new(self, text: str) -> int:
+        """Return the number of a spelling that was not met before; -1 where it is refused."""
+        form = canonical_id(text)
+        missing = form.casefold() in self._missing and form not in self._accepted
+        if not form or missing or inexact_id(text):
+            return -1
+        number = self._number_of_spelling[text] = len(self._number_of_spelling)
+        self._index_of_spelling.append(self.indices.setdefault(form, len(self.indices)))
+        return number
+
+    def _error(self, batch: Batch, row: int) -> DataError:
+        text = batch.rows.column(self._column)[row].as_py()
+        if text is not None and inexact_id(text):
+            problem = "the id is a rounded number: several users or items may share it"
+            remedy = "Export ids as whole numbers or as text, never as floating-point numbers."
+        elif text is not None and canonical_id(text):
+            problem = "the id is a spelling of a missing value"
+            remedy = (
+                "Give every row a user and an item, or leave it out. If it is a real id, list the "
+                "spellings of a missing value without it: --set lab.missing=... in the lab, "
+                "`missing` under [data] in site.toml."
+            )
+        else:
+            problem = "the id is empty"
+            remedy = "Give every row a user and an item, or leave it out."
+        return DataError(
+            problem,
+            file=batch.source,
+            row=batch.first + row,
+            field=batch.rows.schema.names[self._column],
+            value=text,
+            remedy=remedy,
+        )
+
+    def codes(self) -> npt.NDArray[np.int32]:
+        """Return each row's index into the distinct ids: [E]."""
+        spellings = np.concatenate(self._parts)
+        return np.array(self._index_of_spelling, np.int32)[spellings]
+
+    def spellings(self) -> Spellings:
+        """Return how the ids were written."""
+        ids, spellings = list(self.indices), list(self._number_of_spelling)
+        index = np.array(self._index_of_spelling, np.int64)
+        rewritten = [number for number, text in enumerate(spellings) if text != ids[index[number]]]
+        if not rewritten:
+            return Spellings()
+        ways = np.bincount(index, minlength=len(ids))
+        rows = sum(int(np.isin(part, rewritten).sum()) for part in self._parts)
+        # Ids that were written in several ways make the better examples.
+        shown = sorted(rewritten, key=lambda number: ways[index[number]] < 2)[:EXAMPLES]
+        return Spellings(
+            rewritten=rows,
+            merged=int((ways > 1).sum()),
+            examples=tuple(
+                # Not repr: it would show two texts that look the same.
+                f"{spellings[number]!a} is read as {ids[index[number]]!a}"
+                for number in shown
+            ),
+        )
+
+
+def find_near_ids(ids: Iterable[str], others: Iterable[str]) -> Mapping[str, str]:
+    """Return the ids that equal another one but for leading zeros or case, with that other one.
+
+    >>> dict(find_near_ids(["00100", "x"], ["100", "101"]))
+    {'00100': '100'}
+    """
+    loose = {_loosened(other): other for other in others}
+    pairs = ((one, loose.get(_loosened(one))) for one in ids)
+    return {one: other for one, other in pairs if other is not None and other != one}
+
+
+def _loosened(text: str) -> str:
+    return text.lstrip("0").casefold() or "0"

@@ -1,0 +1,107 @@
+"""What reading found: rows, what was dropped or merged and why, ties, and doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["LARGEST_SHARE", "TIED_SHARE", "Summary"]
+
+TIED_SHARE = 0.1
+"""Where more of the events than this tie, their order is mostly that of the file."""
+LARGEST_SHARE, LARGEST_RATIO = 0.05, 5
+"""A user with more than this share of all events, and this many times the mean, is doubtful."""
+
+_REASONS = {
+    "duplicate": "repeat an earlier event (same user, item and time)",
+    "unknown_item": "have an item outside the catalogue",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What reading interactions found; exact figures about private data, never to be sent.
+
+    Attributes:
+        rows: rows read.
+        dropped: reason -> rows or users left out: `duplicate` and `unknown_item` count rows,
+            `short_history` users.
+        rewritten: column -> rows whose id was not in the canonical form.
+        merged: column -> ids that were written in more than one way.
+        events: events kept, before any cut to the last ones.
+        ties: events kept that share user and time with another event.
+        largest_user: the user with the most events kept, and their number.
+        users: users kept.
+        examples: reason or column -> a few examples.
+        hints: sentences about ids that are probably the same.
+    """
+
+    rows: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    rewritten: Mapping[str, int] = field(default_factory=dict)
+    merged: Mapping[str, int] = field(default_factory=dict)
+    events: int = 0
+    ties: int = 0
+    largest_user: tuple[str, int] = ("", 0)
+    users: int = 0
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain data, for JSON."""
+        return {
+            "rows": self.rows,
+            "dropped": dict(self.dropped),
+            "rewritten": dict(self.rewritten),
+            "merged": dict(self.merged),
+            "ties": self.ties,
+            "examples": {reason: list(shown) for reason, shown in self.examples.items()},
+        }
+
+    def describe(self) -> list[str]:
+        """Return a sentence for each kind of row that was left out or read differently."""
+        sentences = []
+        for reason, text in _REASONS.items():
+            if count := self.dropped.get(reason, 0):
+                sentences.append(f"{count:,} of {self.rows:,} rows {text}{self._shown(reason)}")
+        if count := self.dropped.get("short_history", 0):
+            sentences.append(f"{count:,} users have too few events{self._shown('short_history')}")
+        for column, rows in self.rewritten.items():
+            if rows:
+                merged = self.merged.get(column, 0)
+                sentences.append(
+                    f"{rows:,} rows write their {column} in another form, and {merged:,} {column}s "
+                    f"are written in several ways{self._shown(column)}"
+                )
+        return sentences
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each doubt: ties, one giant user, ids that are nearly equal."""
+        return [text for text in (self.tie_warning(), self.user_warning()) if text] + [*self.hints]
+
+    def tie_warning(self) -> str:
+        """Return a sentence where more than `TIED_SHARE` of the events tie, else ""."""
+        share = self.ties / self.events if self.events else 0.0
+        if share <= TIED_SHARE:
+            return ""
+        return (
+            f"{share:.1%} of the events share their time with another event of the same user: "
+            "among these, order is file order, and figures that depend on the order of events "
+            "(every next-item figure) may change a lot with it"
+        )
+
+    def user_warning(self) -> str:
+        """Return a sentence where one user has a doubtful share of all events, else ""."""
+        user, count = self.largest_user
+        limit = max(LARGEST_SHARE, LARGEST_RATIO / self.users) if self.users else 1.0
+        if not self.events or count <= limit * self.events:
+            return ""
+        return (
+            f"the user {user!r} has {count / self.events:.1%} of all events: it may stand for "
+            "unknown users, who would then count as one person"
+        )
+
+    def _shown(self, reason: str) -> str:
+        shown = self.examples.get(reason, ())
+        return f", such as {', '.join(shown)}" if shown else ""

@@ -1,0 +1,195 @@
+"""Times, read exactly or refused: all numbers of one unit, or all ISO 8601.
+
+| as exported                                                | what happens                        |
+|------------------------------------------------------------|-------------------------------------|
+| whole numbers, `1700000000.25`, `1.7e9`                    | read exactly, to 18 decimals        |
+| seconds, milliseconds, microseconds or nanoseconds         | read; by magnitude, never two units |
+|                                                            |   in one source                     |
+| a float of 2**53 or more                                   | refused: it lost digits             |
+| `2023-11-14`, `2023-11-14T22:13:20.5Z`, ` UTC`, ` -0300`,  | read, to the nanosecond; without an |
+|   `+01:00[Europe/Paris]`, a decimal comma                  |   offset it is in UTC               |
+| `11/14/2023 22:13`, `14.11.2023`, a time zone's name       | refused: it could mean two times    |
+| numbers and ISO 8601 in one source                         | refused, with a row of the rarer    |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shared.data.ids import INEXACT, MISSING, Batch
+from shared.errors import DataError
+
+__all__ = ["TimeColumn"]
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+_BOUNDS = (10**11, 10**14, 10**17)
+"""Smallest size of a time in each unit but the first: 1973 in that unit, 5138 in the last."""
+
+# SQL that reads a text `t` as a time: a whole number and a fraction that sort as the times do; null
+# where it cannot. Whole numbers are tried first, and alone: nearly all columns hold nothing else.
+_WHOLE = "CASE WHEN regexp_full_match(t, '[+-]?[0-9]+') THEN try_cast(t AS BIGINT) END"
+_WHOLE_ONLY = f"SELECT {_WHOLE} AS whole FROM texts"  # noqa: S608 - constants
+_DECIMAL = """CASE WHEN regexp_full_match(t, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?')
+    AND abs(try_cast(t AS DOUBLE)) < 9007199254740992 THEN try_cast(t AS DECIMAL(38, 18)) END"""
+_NUMBER = f"""
+    SELECT coalesce({_WHOLE}, try_cast(floor(d) AS BIGINT)) AS whole,
+        coalesce(try_cast(substr((d - floor(d))::VARCHAR, 3) AS BIGINT), 0) AS fraction
+    FROM (SELECT t, {_DECIMAL} AS d FROM texts)"""  # noqa: S608 - constants
+_INSTANT = """
+    SELECT CASE WHEN regexp_full_match(t, '[0-9]{4}-[0-9]{2}-[0-9]{2}'
+            || '([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?')
+        THEN epoch_us(try_cast(t AS TIMESTAMPTZ)) END AS whole,
+        coalesce(try_cast(rpad(regexp_extract(t, '[.][0-9]{6}([0-9]{1,3})', 1), 3, '0') AS BIGINT),
+            0) AS fraction
+    FROM (SELECT regexp_replace(regexp_replace(regexp_replace(upper(t), '(:[0-9]{2}),', '\\1.'),
+        ' ?(UTC|GMT|Z)$', 'Z'), ' ?([+-][0-9]{2}(:?[0-9]{2})?)([[][^]]*[]])?$', '\\1') AS t
+        FROM texts)"""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows of one kind: their number, and the first of them."""
+
+    count: int = 0
+    source: str = ""
+    row: int = 0
+    value: str | None = None
+
+    def add(self, rows: Mask, batch: Batch) -> None:
+        if not self.count and rows.any():
+            row = int(rows.argmax())
+            value = batch.rows.column(2)[row].as_py()
+            self.source, self.row, self.value = batch.source, batch.first + row, value
+        self.count += int(rows.sum())
+
+
+class TimeColumn:
+    """A column of times, see the table at the top of this module.
+
+    A column named `position` holds whole numbers of any size.
+
+    Args:
+        connection: an empty DuckDB, in UTC.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection, self._name = connection, ""
+        self._whole: list[Ints] = [np.zeros(0, np.int64)]
+        self._fraction: list[Ints] = [np.zeros(0, np.int64)]
+        self._not_number, self._not_instant = _Rows(), _Rows()
+        self._units = [_Rows() for _ in _UNITS]
+
+    @property
+    def _positions(self) -> bool:
+        return self._name == "position"
+
+    def add(self, batch: Batch) -> None:
+        """Read one batch; rows that do not fit are counted."""
+        self._name, column = batch.rows.schema.names[2], batch.rows.column(2)
+        # Usually the first attempt reads all rows: a whole number is a number, and never ISO 8601.
+        whole = fraction = self._read(_WHOLE_ONLY, column)[0]
+        exact = not whole.null_count
+        if not exact and not self._positions:
+            whole, fraction = self._read(_NUMBER, column)
+        number = _mask(whole.is_valid())
+        instant = np.zeros(len(column), np.bool_)
+        if not number.all() and not self._positions:
+            whole, fraction = self._read(_INSTANT, column)
+            instant = _mask(whole.is_valid())
+        self._not_number.add(~number, batch)
+        self._not_instant.add(~instant, batch)
+        if whole.null_count:
+            return
+        values = whole.to_numpy()
+        self._whole.append(values)
+        self._fraction.append(np.zeros(len(values), np.int64) if exact else fraction.to_numpy())
+        if number.all() and not self._positions:
+            self._count_units(values, batch)
+
+    def _count_units(self, values: Ints, batch: Batch) -> None:
+        unit = np.searchsorted(np.array(_BOUNDS), np.abs(values), side="right")
+        for number in np.unique(unit):
+            self._units[number].add(unit == number, batch)
+
+    def _read(self, query: str, column: pa.Array) -> Sequence[pa.Array]:
+        self._connection.register("given", pa.table({"t": column}))
+        texts = "WITH texts AS (SELECT trim(t, ' \t\r\n' || chr(160)) AS t FROM given)"
+        table = self._connection.sql(f"{texts} {query}").to_arrow_table()
+        return [values.combine_chunks() for values in table.columns]
+
+    def values(self) -> tuple[Ints, Ints | None]:
+        """Return the times as whole numbers [E] and fractions [E]; None without any fraction.
+
+        Raises:
+            DataError: a time cannot be read, or two forms or units are mixed.
+        """
+        kinds = [self._not_number] if self._positions else [self._not_number, self._not_instant]
+        # The kind that fits more rows is taken as the column's, and the other rows as faults.
+        fault = min(kinds, key=lambda kind: kind.count)
+        if fault.count:
+            raise self._error(fault, *self._explain(fault))
+        units = [(rows.count, unit) for unit, rows in enumerate(self._units) if rows.count]
+        if len(units) > 1:
+            rarest, most = min(units)[1], max(units)[1]
+            problem = (
+                f"the time has the size of {_UNITS[rarest]}, where most rows have that of "
+                f"{_UNITS[most]}"
+            )
+            remedy = (
+                "Write every time in the same unit; numbers that are no times belong in a column "
+                "that is called position."
+            )
+            raise self._error(self._units[rarest], problem, remedy)
+        fraction = np.concatenate(self._fraction)
+        return np.concatenate(self._whole), fraction if fraction.any() else None
+
+    def _explain(self, fault: _Rows) -> tuple[str, str]:
+        """Return what is wrong with a time, and the remedy."""
+        if self._positions:
+            remedy = "Write every time the same way: whole numbers."
+            return "the position is not a whole number", remedy
+        numbers = fault is self._not_number
+        same = "Write every time the same way: numbers, or ISO 8601 such as 2024-05-01T12:00:00Z."
+        text = (fault.value or "").strip()
+        if not text or text.casefold() in (spelling.casefold() for spelling in MISSING):
+            return "the time is missing or not a time", f"Leave the row out. {same}"
+        if _DAY_OR_MONTH.match(text):
+            problem = "the time is not a time of ISO 8601: its day and month could be exchanged"
+            return problem, f"Export dates with the year first. {same}"
+        if _ZONE_NAME.search(text):
+            problem = "the time is not a time of ISO 8601: it names a time zone, not an offset"
+            return problem, f"Export times in UTC. {same}"
+        if text.endswith(INEXACT) or (numbers and _LARGE.fullmatch(text)):
+            problem = "the time is not a time that can be read exactly: it is a float of 2**53 up"
+            return problem, "Export it as a whole number."
+        return "the time is missing or not a time", same
+
+    def _error(self, rows: _Rows, problem: str, remedy: str) -> DataError:
+        return DataError(
+            problem,
+            file=rows.source,
+            row=rows.row,
+            field=self._name,
+            value=rows.value,
+            remedy=remedy,
+        )
+
+
+_DAY_OR_MONTH = re.compile(r"[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2,4}")
+_ZONE_NAME = re.compile(r"[0-9] ?[A-Za-z]{3,}(/[A-Za-z_]+)?$")
+_LARGE = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
+
+
+def _mask(flags: Any) -> Mask:  # noqa: ANN401 an Arrow array of booleans
+    return np.asarray(flags.to_numpy(zero_copy_only=False), np.bool_)
