@@ -27,6 +27,7 @@ from shared.errors import DataError
 
 __all__ = [
     "EXACT_FLOATS",
+    "EXAMPLES",
     "INEXACT",
     "MISSING",
     "Batch",
@@ -44,6 +45,7 @@ INEXACT = " (inexact number)"
 EXACT_FLOATS = 2**53
 """Below it, a float64 holds every whole number."""
 EXAMPLES = 3
+"""Most examples of one kind that a summary gives."""
 
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"

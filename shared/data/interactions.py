@@ -16,7 +16,7 @@ from shared.data.ids import MISSING, Batch, IdColumn, Spellings
 from shared.data.tables import connect
 from shared.data.times import TimeColumn
 
-__all__ = ["Batch", "Interactions", "collect"]
+__all__ = ["Interactions", "collect"]
 
 Codes = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]

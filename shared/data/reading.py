@@ -36,8 +36,8 @@ import pyarrow.parquet as pq
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns, require_columns
 from shared.data.histories import Histories, offsets_of
-from shared.data.ids import EXAMPLES, canonical_id, find_near_ids
-from shared.data.interactions import Batch, Interactions, collect
+from shared.data.ids import EXAMPLES, Batch, canonical_id, find_near_ids
+from shared.data.interactions import Interactions, collect
 from shared.data.summary import Summary
 from shared.data.tables import Table, file_tables
 from shared.errors import ConfigError, DataError

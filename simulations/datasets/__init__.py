@@ -4,6 +4,7 @@
 |----------------------|----------------------------------------------------------------------|
 | load                 | read a folder of interactions and items, or the embedded data set    |
 | movielens            | MovieLens's own file format and codes                                |
+| recbole              | RecBole's atomic files                                               |
 | groups               | public groups of users (age, gender) for the lab's figures           |
 | download             | fetch a published data set and verify its checksum                   |
 | encode               | compute item features once and save them with the catalogue          |

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.data.interactions import Batch, Interactions, collect
+from shared.data.ids import Batch
+from shared.data.interactions import Interactions, collect
 from shared.errors import DataError
 
 Row = tuple[str | None, str | None, str | None]
