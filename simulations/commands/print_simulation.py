@@ -31,6 +31,9 @@ def print_data(simulation: Simulation) -> None:
         f"{len(simulation.dataset.catalogue):,} items, {histories.events:,} interactions, "
         f"{len(sizes)} organisations of {sizes[0]:,} to {sizes[-1]:,} users"
     )
+    untested = len(histories) - len(simulation.evaluation_split.test_targets)
+    if untested:
+        messages.print(f"{untested:,} users have no test event: they train, and are not evaluated")
     if any(dropped.values()):
         counts = ", ".join(f"{count:,} {why}" for why, count in dropped.items() if count)
         messages.print(f"left out: {counts.replace('_', ' ')}")

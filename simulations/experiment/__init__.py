@@ -4,6 +4,7 @@
 |------------------|--------------------------------------------------------------------------|
 | config           | the settings of a simulation                                             |
 | prepare          | read the data, assign users, hold events out, write the sites            |
+| requirements     | check settings and data before anything is written                       |
 | simulation       | a prepared simulation: its data, organisations and folder                |
 | simulate         | run it, train the local baselines, write the result                      |
 | federation       | the real apps on one machine, in this process or on Ray                  |

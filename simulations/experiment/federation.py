@@ -115,7 +115,7 @@ def sites_in(folder: Path) -> list[Path]:
 
 def site_histories(folder: Path, catalogue: Catalogue) -> Histories:
     """Return the histories that `make_site` wrote, without users that have no events."""
-    return read_histories(folder / _DATA, catalogue, Columns(missing=()))
+    return read_histories(folder / _DATA, catalogue, Columns(missing=()), min_events=1)
 
 
 def run_federation(

@@ -20,6 +20,7 @@ from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.experiment.federation import site_histories, sites_in
 from simulations.experiment.partition import partition
 from simulations.experiment.public_knowledge import add_features
+from simulations.experiment.requirements import check_requirements
 from simulations.experiment.simulation import (
     CATALOGUE,
     SETTINGS,
@@ -56,7 +57,7 @@ def prepare(
     simulation = _split(config, folder, dataset, *_add_features(config, dataset.catalogue))
     if plant is not None:
         simulation = replace(simulation, planted=plant(simulation))
-    _check_populations(simulation)
+    check_requirements(simulation)
     simulation.dataset.catalogue.save(folder / CATALOGUE)
     if simulation.public is not None:
         save_public(simulation.public, simulation.dataset.catalogue, folder / CATALOGUE)
@@ -158,14 +159,3 @@ def _different_data_error(folder: Path, what: str) -> CheckpointError:
         f"the {what} in {folder} does not match the data: resume with the data that the run was "
         "started with, or start a new run in another folder."
     )
-
-
-def _check_populations(simulation: Simulation) -> None:
-    privacy = simulation.config.privacy
-    largest = max(simulation.populations)
-    if privacy.delta >= 1 / largest:
-        raise ConfigError(
-            f"privacy.delta = {privacy.delta:g} is not below 1 / {largest}, an organisation's "
-            "users: at such a δ a mechanism may publish a user outright. Choose one below "
-            f"{1 / largest:.2g}, 1e-5 for instance."
-        )
