@@ -37,6 +37,8 @@ from shared.messages import (
     DESCRIBE_ACTION,
     EVALUATE,
     LONGEST_NAME,
+    PLAN,
+    PLAN_ACTION,
     STATISTICS,
     STATISTICS_ACTION,
     TRAIN,
@@ -44,6 +46,8 @@ from shared.messages import (
     DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
+    PlanReply,
+    PlanRequest,
     StatisticsReply,
     StatisticsRequest,
     TrainReply,
@@ -108,6 +112,16 @@ def describe(message: Message, context: Context) -> Message:
     return Message(reply.to_content(), reply_to=message)
 
 
+@app.query(PLAN_ACTION)
+def check_plan(message: Message, context: Context) -> Message:
+    """Answer yes if the guard would admit every request of a run; charge nothing."""
+    request = PlanRequest.from_content(message.content)
+    logs.about(run=request.run, round=0)
+    _, _, guard = _guarded_site(context)
+    guard.check_plan(request)
+    return Message(PlanReply().to_content(), reply_to=message)
+
+
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Answer with the noised change of the weights, if the guard admits the request."""
@@ -147,7 +161,7 @@ def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in (DESCRIBE, STATISTICS, TRAIN, EVALUATE):
+    if kind not in (DESCRIBE, PLAN, STATISTICS, TRAIN, EVALUATE):
         raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
 
 

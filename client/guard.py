@@ -8,7 +8,9 @@ it leaves. A refusal is recorded in the ledger and costs nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from safetensors.torch import load, save
@@ -17,9 +19,17 @@ from torch import Tensor
 from client.ledger.ledger import Entry, Ledger
 from client.site.policy import Ask
 from client.site.site import Site
-from shared.errors import Refused, WireError
+from shared.errors import BudgetExceeded, Refused, WireError
 from shared.hash_chain import canonical_text
-from shared.messages import LONGEST_NAME, EvaluateRequest, Request, StatisticsRequest, TrainRequest
+from shared.messages import (
+    LONGEST_NAME,
+    SUMS,
+    EvaluateRequest,
+    PlanRequest,
+    Request,
+    StatisticsRequest,
+    TrainRequest,
+)
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.outcomes import Refusal
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
@@ -72,6 +82,40 @@ class Guard:
         """Return the answer to a request for a noised statistic; as `train`."""
         return self._answer_or_record(request, _statistics_entry(request), Ask.STATISTICS, prepare)
 
+    def check_plan(self, request: PlanRequest) -> None:
+        """Check that policy and budget admit a whole run; charge nothing.
+
+        The answer depends on the policy and on the ledger, which holds requests of the past: it
+        depends on no user.
+
+        Raises:
+            Refused: a request of the run would be refused. It is recorded.
+            LedgerError: the ledger cannot be read or written.
+        """
+        try:
+            self._check_plan(request)
+        except Refused as refused:
+            fields = {"kind": "plan", "run": request.run[:LONGEST_NAME]}
+            self._ledger.refuse(refused.code, fields)
+            raise
+
+    def _check_plan(self, request: PlanRequest) -> None:
+        policy, planned = self._site.policy, list[Release]()
+        _check_run_name(request.run)
+        self._check_catalogue(request.catalogue)
+        for ask, entry, count in _planned_entries(request):
+            if ask is Ask.EVALUATE and ask not in policy.answers:
+                continue  # the run does without this site's metrics
+            admit(self._site, ask)
+            self._check_terms(entry)
+            planned.append(replace(entry.release, steps=entry.release.steps * count))
+        after = self._ledger.epsilon_of_plan(request.run, planned, policy.delta)
+        if not after <= policy.max_epsilon:  # also refuses NaN
+            raise BudgetExceeded(
+                f"run {request.run} as a whole would lead to ε = {after:.4g} at "
+                f"δ = {policy.delta:g}; policy.max_epsilon is {policy.max_epsilon:g}"
+            )
+
     def _answer_or_record(
         self, request: Request, entry: Entry, ask: Ask, prepare: Callable[[], Computation]
     ) -> Answer:
@@ -86,8 +130,7 @@ class Guard:
             raise Refused(Refusal.MALFORMED, str(error)) from error
 
     def _answer(self, request: Request, entry: Entry, prepare: Callable[[], Computation]) -> Answer:
-        if not entry.run.isprintable() or len(entry.run) > LONGEST_NAME:
-            raise Refused(Refusal.MALFORMED, f"{entry.run[:LONGEST_NAME]!r} is no name of a run")
+        _check_run_name(entry.run)
         kept = self._ledger.answer(entry)
         if kept is None:
             self._check_terms(entry)
@@ -121,15 +164,18 @@ class Guard:
             raise Refused(Refusal.POLICY, f"noise of {spread:g} would be lost in float32")
 
     def _check_model(self, request: Request) -> None:
-        if request.catalogue != self._catalogue:
-            raise Refused(
-                Refusal.CATALOGUE,
-                f"the request is for catalogue {request.catalogue[:12]}, this site holds "
-                f"{self._catalogue[:12]}: ask the coordinator for the current one",
-            )
+        self._check_catalogue(request.catalogue)
         weights = {} if isinstance(request, StatisticsRequest) else request.weights
         if not all(np.isfinite(value).all() for value in weights.values()):
             raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
+
+    def _check_catalogue(self, fingerprint: str) -> None:
+        if fingerprint != self._catalogue:
+            raise Refused(
+                Refusal.CATALOGUE,
+                f"the request is for catalogue {fingerprint[:12]}, this site holds "
+                f"{self._catalogue[:12]}: ask the coordinator for the current one",
+            )
 
 
 def admit(site: Site, ask: Ask) -> None:
@@ -140,6 +186,33 @@ def admit(site: Site, ask: Ask) -> None:
     """
     if ask not in site.policy.answers:
         raise Refused(Refusal.POLICY, f"policy.answers does not list '{ask}'")
+
+
+def _check_run_name(name: str) -> None:
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        raise Refused(Refusal.MALFORMED, f"{name[:LONGEST_NAME]!r} is no name of a run")
+
+
+def _planned_entries(request: PlanRequest) -> list[tuple[Ask, Entry, int]]:
+    """Return each kind of request that a run makes, as it would be charged, and how often."""
+    noise, rate = request.training_noise, request.sample_rate
+    kinds = (
+        (Ask.STATISTICS, request.popularity_noise, 1.0, 1, STATISTIC_CLIP_NORM, request.statistics),
+        (Ask.STATISTICS, request.moment_noise, 1.0, 1, STATISTIC_CLIP_NORM, request.statistics),
+        (Ask.TRAIN, noise, rate, request.local_steps, request.clip_norm, request.rounds),
+        (Ask.EVALUATE, noise, rate, 1, math.sqrt(len(SUMS)), request.evaluations),
+    )
+    planned = []
+    for ask, sigma, sampled, steps, clip_norm, count in kinds:
+        if count:
+            release = Release(
+                kind=ReleaseKind(ask), noise_multiplier=sigma, sample_rate=sampled, steps=steps
+            )
+            entry = Entry(
+                run=request.run, round=1, release=release, clip_norm=clip_norm, request=""
+            )
+            planned.append((ask, entry, count))
+    return planned
 
 
 def _training_entry(request: TrainRequest) -> Entry:

@@ -19,10 +19,11 @@ from server.aggregation.quorum import minimum_organisations
 from server.aggregation.records import to_arrays, to_weights
 from server.aggregation.robust import check_aggregation, credible_populations
 from server.noise_plan import plan_noise, popularity_fade, popularity_share, statistics_noise
+from server.rounds.affordability import ask_whether_all_can_pay
 from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
 from server.rounds.participants import NamesByNode, Participants, Partner
-from server.rounds.requests import Terms
+from server.rounds.requests import Terms, plan_request
 from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
 from server.runs.reporter import RunReporter
@@ -136,6 +137,10 @@ def run_stages(federation: Federation, checkpoint: Checkpoint, observer: Observe
     federation.reporter.organisations_ready()
     if not checkpoint.warm_started:
         checkpoint = choose_popularity_share(federation, checkpoint, partners)
+        if not Checkpoint.exists(federation.out):  # nothing was asked for yet
+            check_all_can_pay(federation, checkpoint)
+        if config.warm_start.share:
+            checkpoint.save(federation.out)
         checkpoint, memory = compute_warm_start(federation, checkpoint)
     return run_training_rounds(federation, checkpoint, memory, observer)
 
@@ -143,22 +148,38 @@ def run_stages(federation: Federation, checkpoint: Checkpoint, observer: Observe
 def choose_popularity_share(
     federation: Federation, checkpoint: Checkpoint, partners: Sequence[Partner]
 ) -> Checkpoint:
-    """Divide the statistics' budget, and save the choice before anything is asked.
+    """Divide the statistics' budget; the caller saves the choice before a statistic is asked for.
 
     A request must stay the same when it is repeated, whichever partners are connected by then: so
     its noise is chosen once. The run's name, which identifies a repeated request, is saved as well.
     """
     config = federation.config
-    if not config.warm_start.share:
+    if not config.warm_start.share or checkpoint.popularity_share is not None:
         return checkpoint
-    if checkpoint.popularity_share is None:
-        declared = [partner.population for partner in partners]
-        populations = credible_populations(declared, config.server)
-        noise = plan_noise(config).statistics
-        share = popularity_share(noise, populations, len(federation.catalogue))
-        checkpoint = replace(checkpoint, popularity_share=share)
-    checkpoint.save(federation.out)
-    return checkpoint
+    declared = [partner.population for partner in partners]
+    populations = credible_populations(declared, config.server)
+    noise = plan_noise(config).statistics
+    share = popularity_share(noise, populations, len(federation.catalogue))
+    return replace(checkpoint, popularity_share=share)
+
+
+def check_all_can_pay(federation: Federation, checkpoint: Checkpoint) -> None:
+    """Ask every organisation whether it can pay for the whole run; nobody is charged.
+
+    Raises:
+        QuorumError: too few can.
+    """
+    config, share, noise = federation.config, checkpoint.popularity_share, None
+    if share is not None:
+        noise = statistics_noise(plan_noise(config).statistics, share)
+    report = ask_whether_all_can_pay(
+        federation.grid,
+        federation.participants.look_up,
+        plan_request(config, _terms(config, checkpoint), noise),
+        config.server,
+        federation.reporter.plan_missed,
+    )
+    federation.reporter.plan_admitted(report)
 
 
 def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[Checkpoint, Memory]:
@@ -211,14 +232,9 @@ def run_training_rounds(
     """Run the rounds that are left, and save a checkpoint after each; return the last one."""
     config = with_own_items(federation.config, checkpoint)
     reporter, done = federation.reporter, checkpoint.round
-    terms = Terms(
-        run=checkpoint.run,
-        catalogue=checkpoint.catalogue,
-        noise_multiplier=plan_noise(config).training,
-    )
     strategy = FederatedStrategy(
         config,
-        terms,
+        _terms(config, checkpoint),
         federation.participants.look_up,
         names=list(checkpoint.weights),
         rounds_done=done,
@@ -251,6 +267,14 @@ def run_training_rounds(
         evaluate_fn=after_round,
     )
     return checkpoint
+
+
+def _terms(config: RunConfig, checkpoint: Checkpoint) -> Terms:
+    return Terms(
+        run=checkpoint.run,
+        catalogue=checkpoint.catalogue,
+        noise_multiplier=plan_noise(config).training,
+    )
 
 
 def load_or_create_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path) -> Checkpoint:

@@ -23,6 +23,7 @@ from shared.outcomes import Refusal
 from shared.sections import (
     Choice,
     Fraction,
+    NonNegativeInt,
     NonNegativeNumber,
     PositiveInt,
     PositiveNumber,
@@ -40,6 +41,8 @@ __all__ = [
     "DESCRIBE_ACTION",
     "EVALUATE",
     "LONGEST_NAME",
+    "PLAN",
+    "PLAN_ACTION",
     "PROTOCOL",
     "STATISTICS",
     "STATISTICS_ACTION",
@@ -49,6 +52,8 @@ __all__ = [
     "DescribeRequest",
     "EvaluateReply",
     "EvaluateRequest",
+    "PlanReply",
+    "PlanRequest",
     "Request",
     "Statistic",
     "StatisticsReply",
@@ -66,6 +71,8 @@ TRAIN = MessageType.TRAIN
 EVALUATE = MessageType.EVALUATE
 DESCRIBE_ACTION = "describe"
 DESCRIBE = f"{MessageType.QUERY}.{DESCRIBE_ACTION}"
+PLAN_ACTION = "plan"
+PLAN = f"{MessageType.QUERY}.{PLAN_ACTION}"
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.TRAIN}.{STATISTICS_ACTION}"
 PROTOCOL = 1
@@ -132,6 +139,64 @@ class DescribeReply:
     def from_content(cls, content: RecordDict) -> DescribeReply:
         """Read the message from Flower records; raises WireError."""
         return cls(**_fields(_only(content, _FIELDS), _field_types(cls)))
+
+
+@section(error=WireError)
+class PlanRequest:
+    """Asks whether a partner's policy and budget admit a whole run, before anything is charged.
+
+    Attributes:
+        run: name of the run; what was charged for it already is not counted twice.
+        catalogue: fingerprint that the partner's catalogue must have.
+        statistics: 1 if each statistic of the warm start is asked for, 0 if none is.
+        popularity_noise: noise multiplier of that statistic; 0 asks for none.
+        moment_noise: noise multiplier of that statistic; 0 asks for none.
+        training_noise: noise multiplier of each training step, and of each evaluation.
+        sample_rate: of each, in (0, 1].
+        clip_norm: of a training step, > 0.
+        local_steps: training steps in a round, >= 1.
+        rounds: of training, >= 0.
+        evaluations: how many are asked for, >= 0.
+    """
+
+    run: str
+    catalogue: str
+    statistics: NonNegativeInt
+    popularity_noise: NonNegativeNumber
+    moment_noise: NonNegativeNumber
+    training_noise: NonNegativeNumber
+    sample_rate: ShareAboveZero
+    clip_norm: PositiveNumber
+    local_steps: PositiveInt
+    rounds: NonNegativeInt
+    evaluations: NonNegativeInt
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack({"protocol": PROTOCOL} | flatten(self))
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> PlanRequest:
+        """From a Flower record; raises WireError."""
+        fields = _fields(_only(content, _FIELDS), {"protocol": int} | _field_types(cls))
+        _protocol(fields)
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReply:
+    """Yes: the whole run is within policy and budget. A no is a refusal, as to any request."""
+
+    protocol: int = PROTOCOL
+
+    def to_content(self) -> RecordDict:
+        """As a Flower record."""
+        return _pack({"protocol": self.protocol})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> PlanReply:
+        """From a Flower record; raises WireError."""
+        return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
 
 
 @section(error=WireError)

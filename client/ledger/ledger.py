@@ -29,14 +29,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from client.ledger.anchor import Anchor
-from client.ledger.balance import Balance, EntryType
+from client.ledger.balance import Balance, EntryType, release_of
 from client.ledger.outbox import Outbox, SentAnswer, summarise
 from client.ledger.store import (
     append_entry,
@@ -159,6 +159,27 @@ class Ledger:
     def epsilon_after(self, release: Release, delta: float) -> float:
         """Return the ε of all charged releases and this one at `delta`; charge nothing."""
         return epsilon([*self.releases(), release], delta)
+
+    def epsilon_of_plan(self, run: str, planned: Sequence[Release], delta: float) -> float:
+        """Return the ε of all charged releases and a run's planned ones; charge nothing.
+
+        Args:
+            run: whose charges so far are part of what is planned, and are not counted twice.
+            planned: all that the run asks for, from its first request to its last.
+            delta: of the ε.
+        """
+        with self._session() as database:
+            steps = dict(self._balance.steps)
+            rows = database.execute(
+                "SELECT body FROM entries WHERE entry = 'charge' AND run = ?", (run,)
+            ).fetchall()
+        for (body,) in rows:
+            fields = json.loads(body)
+            steps[fields["kind"], fields["noise_multiplier"], fields["sample_rate"]] -= fields[
+                "steps"
+            ]
+        others = [release_of(form, count) for form, count in steps.items() if count]
+        return epsilon([*others, *planned], delta)
 
     def charge(self, entry: Entry, *, max_epsilon: float, delta: float) -> None:
         """Record the entry durably. Call it before computing the release.

@@ -18,6 +18,7 @@ from shared.errors import ReplyError, WireError
 from shared.messages import (
     EvaluateReply,
     EvaluateRequest,
+    PlanReply,
     StatisticsReply,
     StatisticsRequest,
     TrainReply,
@@ -31,6 +32,7 @@ __all__ = [
     "Sums",
     "change_digest",
     "checked_change",
+    "checked_plan",
     "checked_statistic",
     "checked_sums",
     "reply_content",
@@ -108,6 +110,25 @@ def change_digest(change: Weights) -> str:
     for name in sorted(change):
         digest.update(name.encode() + b"\0" + change[name].tobytes())
     return digest.hexdigest()
+
+
+def checked_plan(reply: Message) -> bool:
+    """Return True if a partner admits the whole run; False if it was not told.
+
+    A node of an earlier release does not know the question, and may pay all the same.
+
+    Raises:
+        ReplyError: the partner would refuse a request of the run, or its reply has another form.
+    """
+    try:
+        PlanReply.from_content(reply_content(reply))
+    except ReplyError as error:
+        if error.outcome is Outcome.REFUSED_MALFORMED:
+            return False
+        raise
+    except WireError as error:
+        raise ReplyError(Outcome.MALFORMED, str(error)) from error
+    return True
 
 
 def checked_statistic(

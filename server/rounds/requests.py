@@ -1,7 +1,11 @@
-"""What is asked of every organisation: a training step, a statistic, or noised metrics."""
+"""What is asked of every organisation: a training step, a statistic, or noised metrics.
+
+And before any of them, whether its policy and budget admit the whole run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -13,15 +17,19 @@ from server.rounds.replies import (
     Sums,
     change_digest,
     checked_change,
+    checked_plan,
     checked_statistic,
     checked_sums,
 )
 from shared.config import LocalTraining, RunConfig
 from shared.messages import (
     EVALUATE,
+    PLAN,
     STATISTICS,
     TRAIN,
     EvaluateRequest,
+    PlanRequest,
+    Statistic,
     StatisticsRequest,
     TrainRequest,
     Weights,
@@ -32,6 +40,8 @@ __all__ = [
     "Terms",
     "evaluate_request",
     "evaluation_spec",
+    "plan_request",
+    "plan_spec",
     "statistic_spec",
     "train_request",
     "training_spec",
@@ -52,6 +62,47 @@ class Terms:
     run: str
     catalogue: str
     noise_multiplier: float
+
+
+def plan_request(
+    config: RunConfig, terms: Terms, statistics: Mapping[Statistic, float] | None
+) -> PlanRequest:
+    """Return the question whether a partner admits the whole run.
+
+    Args:
+        config: the run's parameters.
+        terms: what every request holds.
+        statistics: noise multiplier of each statistic of the warm start; None if none is asked for.
+    """
+    every, noise = config.server.evaluate_every, statistics or {}
+    return PlanRequest(
+        run=terms.run,
+        catalogue=terms.catalogue,
+        statistics=int(statistics is not None),
+        popularity_noise=noise.get(Statistic.POPULARITY, 0.0),
+        moment_noise=noise.get(Statistic.MOMENT, 0.0),
+        training_noise=terms.noise_multiplier,
+        sample_rate=config.training.sample_rate,
+        clip_norm=config.training.clip_norm,
+        local_steps=config.training.local_steps,
+        rounds=config.training.rounds,
+        evaluations=config.training.rounds // every if every else 0,
+    )
+
+
+def plan_spec(request: PlanRequest) -> CollectionSpec[bool]:
+    """Return the question as a collection; a reply is valid unless the partner says no."""
+
+    def check(reply: Message, _: Partner) -> bool:
+        return checked_plan(reply)
+
+    return CollectionSpec(
+        name="the question whether all can pay",
+        round=0,
+        kind=PLAN,
+        content=request.to_content(),
+        check=check,
+    )
 
 
 def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights) -> TrainRequest:

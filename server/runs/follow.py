@@ -19,7 +19,7 @@ def describe_changes(before: RunStatus | None, status: RunStatus, needed: int) -
         needed: organisations that must be connected before this start begins.
     """
     # Connections and attempts belong to one start; rounds belong to the run.
-    same = before if before and before.starts == status.starts else None
+    same = before if before and _start_of(before) == _start_of(status) else None
     parts = same.organisations if same else {}
     connected = {name for name, part in status.organisations.items() if part.connected}
     if _enters(RunState.WAITING, same, status):
@@ -47,6 +47,11 @@ def describe_changes(before: RunStatus | None, status: RunStatus, needed: int) -
         )
     if status.state is RunState.RETRYING and status.reason != (same.reason if same else ""):
         yield f"{status.reason}; trying again"
+
+
+def _start_of(status: RunStatus) -> tuple[str, int]:
+    """Return which start it is: a run that paused before its first request gets another name."""
+    return status.run, status.starts
 
 
 def _enters(state: RunState, before: RunStatus | None, status: RunStatus) -> bool:

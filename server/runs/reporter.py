@@ -89,6 +89,23 @@ class RunReporter:
         """Report that enough organisations are connected to begin."""
         self._update(state=RunState.RUNNING)
 
+    def plan_admitted(self, report: CollectionReport) -> None:
+        """Report that enough organisations can pay for the whole run, and which cannot."""
+        self._record(AuditEvent.PLAN_ADMITTED, outcomes=_outcomes(report))
+        if report.failures:
+            log.warning("not all can pay for the whole run: %s", report.failures)
+        self._update(state=RunState.RUNNING, reason="")
+
+    def plan_missed(self, report: CollectionReport) -> None:
+        """Report that too few organisations said that they can pay for the whole run."""
+        reason = (
+            f"{report.name}, attempt {report.attempts}: {report.valid} can, {report.needed} are "
+            f"needed ({report.failures or 'no organisation is connected'})"
+        )
+        log.warning("%s", reason)
+        self._record(AuditEvent.PLAN_MISSED, outcomes=_outcomes(report))
+        self._update(state=RunState.RETRYING, reason=reason)
+
     def warm_started(self, *, seconds: float, bytes_up: int) -> None:
         """Report that the first weights are computed.
 

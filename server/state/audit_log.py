@@ -47,6 +47,8 @@ class AuditEvent(StrEnum):
     PARTNER_JOINED = "partner-joined"
     PARTNER_LEFT = "partner-left"
     PARTNER_DECLINED = "partner-declined"
+    PLAN_ADMITTED = "plan-admitted"
+    PLAN_MISSED = "plan-missed"
     STATISTIC_COLLECTED = "statistic-collected"
     STATISTIC_MISSED = "statistic-missed"
     ROUND_FINISHED = "round-finished"

@@ -21,7 +21,7 @@ from client.site.policy import Ask
 from client.site.site import Site
 from shared.config import ModelConfig, Optimiser
 from shared.errors import BudgetExceeded, LedgerError, Refused, WireError
-from shared.messages import EvaluateRequest, StatisticsRequest, TrainRequest
+from shared.messages import EvaluateRequest, PlanRequest, StatisticsRequest, TrainRequest
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -538,3 +538,79 @@ def test_a_request_has_the_fingerprint_that_earlier_versions_recorded(
     with pytest.raises(Refused):  # of another catalogue, which is looked at later
         getattr(house.guard, kind)(request, ready(Computation()))
     assert [entry.request for entry in entries] == [fingerprint]
+
+
+# --- a whole run, before anything is charged ---------------------------------------------------
+
+
+def plan(sites: Sites, **changes: Any) -> PlanRequest:  # noqa: ANN401
+    """Ten rounds of what `Sites.request` asks for."""
+    fields: dict[str, Any] = {
+        "run": "autumn",
+        "catalogue": sites.catalogue.fingerprint,
+        "statistics": 0,
+        "popularity_noise": 0.0,
+        "moment_noise": 0.0,
+        "training_noise": 2.0,
+        "sample_rate": 0.5,
+        "clip_norm": 1.0,
+        "local_steps": 1,
+        "rounds": 10,
+        "evaluations": 0,
+    }
+    return PlanRequest(**fields | changes)
+
+
+def test_a_plan_within_the_budget_is_admitted_and_charges_nothing(sites: Sites) -> None:
+    house = House(sites, max_epsilon=cost(10))
+    house.guard.check_plan(plan(sites))
+    assert house.ledger.releases() == []
+    assert [record.type for record in house.ledger.history()] == [EntryType.OPENED]
+
+
+def test_a_plan_beyond_the_budget_is_refused_with_what_other_runs_have_spent(sites: Sites) -> None:
+    house = House(sites, max_epsilon=cost(10))
+    house.guard.train(sites.request(run="spring"), ready(lambda: dict(ANSWER)))
+    with pytest.raises(BudgetExceeded, match=r"run autumn as a whole would lead to ε = "):
+        house.guard.check_plan(plan(sites))
+    house.guard.check_plan(plan(sites, rounds=9))
+    assert house.ledger.releases() == [release()]
+    recorded = {"kind": "plan", "run": "autumn", "code": "budget"}
+    assert recorded.items() <= house.ledger.history()[-1].fields.items()
+
+
+def test_what_the_run_has_paid_already_is_part_of_its_plan(sites: Sites) -> None:
+    house = House(sites, max_epsilon=cost(10))
+    for number in (1, 2):
+        house.guard.train(sites.request(run="autumn", round=number), ready(lambda: dict(ANSWER)))
+    house.guard.check_plan(plan(sites))
+
+
+def test_statistics_and_evaluations_are_part_of_a_plan(sites: Sites) -> None:
+    house = House(sites, max_epsilon=cost(10), answers=["describe", "statistics", "train"])
+    noisy = {"statistics": 1, "popularity_noise": 50.0, "moment_noise": 50.0}
+    with pytest.raises(BudgetExceeded):
+        house.guard.check_plan(plan(sites, **noisy))
+    house.guard.check_plan(plan(sites, rounds=8, **noisy))
+    house.guard.check_plan(plan(sites, evaluations=5))  # the run does without its metrics
+
+
+@pytest.mark.parametrize(
+    ("wish", "code"),
+    [
+        ({"training_noise": 0.1}, Refusal.POLICY),
+        ({"local_steps": 5000}, Refusal.POLICY),
+        ({"clip_norm": 1e3}, Refusal.POLICY),
+        ({"catalogue": "c"}, Refusal.CATALOGUE),
+        ({"run": "x" * 101}, Refusal.MALFORMED),
+        ({"run": "a\nb"}, Refusal.MALFORMED),
+    ],
+)
+def test_a_plan_is_refused_as_its_requests_would_be(
+    sites: Sites, wish: dict[str, Any], code: Refusal
+) -> None:
+    house = House(sites, max_epsilon=100.0)
+    with pytest.raises(Refused) as refused:
+        house.guard.check_plan(plan(sites, **wish))
+    assert refused.value.code is code
+    assert house.ledger.history()[-1].fields["code"] == code

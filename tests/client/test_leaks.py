@@ -33,7 +33,7 @@ from shared.config import (
 from shared.config import TrainingConfig as Training
 from shared.data.histories import Histories
 from shared.errors import QuorumError, SiteError
-from shared.messages import DESCRIBE, EVALUATE, STATISTICS, TRAIN, TrainReply, refusal_in
+from shared.messages import DESCRIBE, EVALUATE, PLAN, STATISTICS, TRAIN, TrainReply, refusal_in
 from shared.outcomes import Refusal
 from simulations import cli as lab
 from tests.client.canaries import Parcel, encodings, files_below, leaks, recorded
@@ -388,6 +388,10 @@ FIELDS = {
     ("to", STATISTICS): ASKED - {"sample_rate"} | {"statistic", "fade"} | MODEL_FIELDS,
     ("to", DESCRIBE): {"protocol"},
     ("from", DESCRIBE): {"organisation", "population", "catalogue"},
+    ("to", PLAN): {"protocol", "run", "catalogue", "statistics", "popularity_noise"}
+    | {"moment_noise", "training_noise", "sample_rate", "clip_norm", "local_steps"}
+    | {"rounds", "evaluations"},
+    ("from", PLAN): {"protocol"},
 }
 
 
@@ -403,7 +407,7 @@ def test_a_message_holds_what_is_listed_here_and_nothing_else(federation: Federa
     expected["from", STATISTICS] = {"weights": ["total"]}
     found = [(p.direction, p.message.metadata.message_type) for p in federation.parcels]
     assert {place: found.count(place) for place in expected} == {
-        place: 2 if place[1] == DESCRIBE else 4 for place in expected
+        place: 2 if place[1] in (DESCRIBE, PLAN) else 4 for place in expected
     }
     for parcel, place in zip(federation.parcels, found, strict=True):
         assert parcel.keys == expected[place]

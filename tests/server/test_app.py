@@ -36,6 +36,7 @@ from shared.config import (
 from shared.errors import CheckpointError, ConfigError, QuorumError
 from shared.messages import (
     DESCRIBE,
+    PLAN,
     STATISTICS,
     TRAIN,
     DescribeReply,
@@ -130,6 +131,14 @@ def silent_about(kind: str, federation: Federation, number: int) -> Node:
     return lambda message: None if message.metadata.message_type == kind else node(message)
 
 
+def change_limit(site: Path, before: float, after: float) -> None:
+    """Change the ε that a site allows."""
+    file = site / "site.toml"
+    text = file.read_text()
+    assert f"max_epsilon = {before}" in text
+    file.write_text(text.replace(f"max_epsilon = {before}", f"max_epsilon = {after}"))
+
+
 Make = Callable[[RunConfig], Federation]
 
 
@@ -194,7 +203,7 @@ def test_a_run_ends_with_a_model_that_loads(two: Make, config: RunConfig) -> Non
     assert seen == [0, 1, 2, 3]
     assert rounds_asked(grid) == [1, 1, 2, 2, 3, 3]
     kinds = [message.metadata.message_type for message in grid.sent]
-    assert kinds == [DESCRIBE] * 2 + [TRAIN] * 6
+    assert kinds == [DESCRIBE] * 2 + [PLAN] * 2 + [TRAIN] * 6
     checkpoint = federation.checkpoint
     assert (checkpoint.round, checkpoint.config) == (ROUNDS, config.fingerprint)
     status = RunStatus.load(federation.out)
@@ -507,6 +516,67 @@ def test_a_new_run_does_not_get_the_budget_back(
     with pytest.raises(QuorumError, match=Refusal.BUDGET.sentence):
         private.run()
     assert private.releases() == [ROUNDS, ROUNDS]
+
+
+def test_nobody_is_charged_for_a_run_that_one_cannot_pay_to_its_end(
+    two: Make, config: RunConfig
+) -> None:
+    config = replace(config, privacy=PRIVATE, model=DESCRIBED, warm_start=WarmStartConfig())
+    federation = two(replace(config, server=replace(config.server, quorum=1.0)))
+    change_limit(federation.sites[1], 4.0, 3.9)
+    with pytest.raises(
+        QuorumError,
+        match=rf"1 of 2 organisations can pay for the whole run, 2 are needed \(beta: "
+        rf"{Refusal.BUDGET.sentence}\)\. Nothing was charged",
+    ):
+        federation.run()
+    assert federation.releases() == [0, 0]
+    assert not Checkpoint.exists(federation.out)
+    assert RunStatus.load(federation.out).state is RunState.PAUSED
+    events = [entry["event"] for entry in AuditLog(federation.out / FILE).entries()]
+    assert events[-1] == "run-paused"
+    change_limit(federation.sites[1], 3.9, 4.0)
+    federation.run()
+    assert RunStatus.load(federation.out).state is RunState.FINISHED
+
+
+def test_with_a_quorum_of_payers_the_run_begins_and_says_who_cannot_pay(
+    two: Make, config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = two(replace(config, privacy=PRIVATE))
+    change_limit(federation.sites[1], 4.0, 3.0)
+    with caplog.at_level(logging.WARNING, "sotto.server"):
+        federation.run()
+    assert f"not all can pay for the whole run: beta: {Refusal.BUDGET.sentence}" in caplog.text
+    entry = next(
+        e for e in AuditLog(federation.out / FILE).entries() if e["event"] == "plan-admitted"
+    )
+    assert entry["outcomes"] == {"alpha": "valid", "beta": "refused-budget"}
+
+
+def test_a_node_that_does_not_know_the_question_takes_part(two: Make, config: RunConfig) -> None:
+    """One of an earlier release."""
+    federation = two(replace(config, server=replace(config.server, quorum=1.0)))
+    node = federation.connect(federation.sites).nodes[2]
+
+    def older(message: Message) -> Message | None:
+        if message.metadata.message_type == PLAN:
+            return refusal_reply(Refusal.MALFORMED, message)
+        return node(message)
+
+    federation.run(beta=older)
+    assert federation.releases() == [ROUNDS, ROUNDS]
+
+
+def test_a_resumed_run_is_not_asked_again_whether_it_can_be_paid(
+    two: Make, config: RunConfig
+) -> None:
+    broken = two(replace(config, privacy=PRIVATE))
+    with pytest.raises(Killed):
+        broken.run(observer=killed_after(2))
+    grid = broken.run(resume=True)
+    assert PLAN not in {message.metadata.message_type for message in grid.sent}
+    assert broken.releases() == [ROUNDS, ROUNDS]
 
 
 @pytest.mark.parametrize("delta", [1 / 12, 0.5])

@@ -28,6 +28,8 @@ from shared.messages import (
     DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
+    PlanReply,
+    PlanRequest,
     Statistic,
     StatisticsReply,
     StatisticsRequest,
@@ -307,9 +309,29 @@ def test_the_bytes_of_a_message_are_those_of_the_protocol(name: str) -> None:
 
 # --- fields ------------------------------------------------------------------------------------
 
+
+def plan() -> PlanRequest:
+    """Of a run with every kind of request."""
+    return PlanRequest(
+        run="spring",
+        catalogue="c" * 64,
+        statistics=1,
+        popularity_noise=2.0,
+        moment_noise=3.0,
+        training_noise=1.5,
+        sample_rate=0.5,
+        clip_norm=0.7,
+        local_steps=2,
+        rounds=3,
+        evaluations=1,
+    )
+
+
 MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
     "describe request": (DescribeRequest, DescribeRequest().to_content()),
     "describe reply": (DescribeReply, DESCRIPTION.to_content()),
+    "plan request": (PlanRequest, plan().to_content()),
+    "plan reply": (PlanReply, PlanReply().to_content()),
     "train request": (TrainRequest, request().to_content()),
     "evaluate request": (EvaluateRequest, evaluation().to_content()),
     "statistics request": (StatisticsRequest, statistic().to_content()),
