@@ -26,6 +26,7 @@ from server.rounds.participants import NamesByNode, Participants, Partner
 from server.rounds.requests import Terms, plan_request
 from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
+from server.runs.recommender import build_recommender, with_own_items
 from server.runs.reporter import RunReporter
 from server.state.checkpoint import Checkpoint
 from server.state.partners import PartnerRegistry
@@ -36,9 +37,9 @@ from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError
-from shared.models.attention import AttentionRecommender, build, trainable
+from shared.models.attention import build, trainable
 
-__all__ = ["MODEL", "Observer", "app", "build_recommender", "make_app"]
+__all__ = ["MODEL", "Observer", "app", "make_app"]
 
 log = logging.getLogger("sotto.server")
 MODEL = "model"
@@ -213,6 +214,7 @@ def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[
 def _statistics_collector(
     federation: Federation, checkpoint: Checkpoint, share: float
 ) -> StatisticsCollector:
+    reporter = federation.reporter
     return StatisticsCollector(
         grid=federation.grid,
         look_up=federation.participants.look_up,
@@ -221,8 +223,9 @@ def _statistics_collector(
         config=federation.config,
         noise_multipliers=statistics_noise(plan_noise(federation.config).statistics, share),
         fade=popularity_fade(share),
-        on_miss=federation.reporter.attempt_missed,
-        on_finish=federation.reporter.statistic_collected,
+        on_begin=lambda name: reporter.warm_start_step(f"warm start: asking for {name}"),
+        on_miss=reporter.attempt_missed,
+        on_finish=reporter.statistic_collected,
     )
 
 
@@ -302,24 +305,6 @@ def load_or_create_checkpoint(config: RunConfig, catalogue: Catalogue, out: Path
         catalogue=catalogue.fingerprint,
         weights={name: p.detach().numpy() for name, p in trainable(model).items()},
     )
-
-
-def build_recommender(
-    checkpoint: Checkpoint, config: RunConfig, catalogue: Catalogue
-) -> AttentionRecommender:
-    """Return the run's recommender with a checkpoint's weights, in evaluation mode."""
-    model = build(with_own_items(config, checkpoint).model, catalogue)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter.copy_(torch.tensor(checkpoint.weights[name]))
-    model.train(mode=False)
-    return model
-
-
-def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
-    """Return the run's parameters with the items that its warm start chose."""
-    own_items = checkpoint.own_items or ()
-    return replace(config, model=replace(config.model, own_items=own_items))
 
 
 def _output_folder(config: RunConfig) -> Path:

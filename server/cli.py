@@ -16,6 +16,7 @@ from server.commands.pretrain import pretrain_command
 from server.commands.publish import publish_command
 from server.commands.runs import (
     bundle_command,
+    discard_command,
     resume_command,
     run_command,
     status_command,
@@ -48,6 +49,7 @@ app.command("run")(run_command)
 app.command("status")(status_command)
 app.command("stop")(stop_command)
 app.command("resume")(resume_command)
+app.command("discard")(discard_command)
 app.command("publish")(publish_command)
 app.command("renew")(renew_command)
 app.command("audit")(audit_command)

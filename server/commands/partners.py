@@ -13,7 +13,7 @@ from rich.text import Text
 
 from server.commands.options import JsonOption, ServerOption
 from server.runs.flower import Flower
-from server.service.certificates import fingerprint
+from server.service.certificates import file_fingerprint, fingerprint
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
@@ -38,6 +38,7 @@ def invite_command(
         "address": settings.address,
         "authority": None if authority is None else str(authority),
         "authority_sha256": None if authority is None else fingerprint(authority),
+        "authority_file_sha256": None if authority is None else file_fingerprint(authority),
         "command": _join_command(settings, name),
     }
     PartnerRegistry(Path(settings.folder)).invite(name)
@@ -48,8 +49,13 @@ def invite_command(
     messages.print(f"Send this to {name}, over a channel that you both trust:", markup=False)
     output.print(f"address      {invitation['address']}", soft_wrap=True, markup=False)
     if authority is not None:
-        output.print(f"file         {authority}", soft_wrap=True, markup=False)
-        output.print(f"its SHA-256  {invitation['authority_sha256']}", soft_wrap=True)
+        output.print(f"authority    {authority}", soft_wrap=True)
+        output.print(
+            f"SHA-256 of that file         {invitation['authority_file_sha256']}", soft_wrap=True
+        )
+        output.print(
+            f"SHA-256 of the certificate   {invitation['authority_sha256']}", soft_wrap=True
+        )
     output.print(f"command      {invitation['command']}", soft_wrap=True, markup=False)
     messages.print(
         "Send also the catalogue's folder and the app bundle (sotto-server bundle). The command "

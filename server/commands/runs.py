@@ -13,6 +13,7 @@ from rich.text import Text
 from server.aggregation.quorum import minimum_organisations
 from server.commands.options import JsonOption, ServerOption
 from server.runs.bundle import BuiltBundle, build_bundle, source_folder
+from server.runs.discard import discard
 from server.runs.flower import Flower
 from server.runs.follow import describe_changes
 from server.runs.run import Run, all_runs, create_run, find_run, read_config
@@ -21,9 +22,16 @@ from server.settings import Settings
 from server.state.audit_log import AuditEvent
 from server.state.status import RunState
 from shared.errors import ServerError
-from shared.system.command_line import failed, messages, output, table_of, write_json
+from shared.system.command_line import confirm, failed, messages, output, table_of, write_json
 
-__all__ = ["bundle_command", "resume_command", "run_command", "status_command", "stop_command"]
+__all__ = [
+    "bundle_command",
+    "discard_command",
+    "resume_command",
+    "run_command",
+    "status_command",
+    "stop_command",
+]
 
 _POLL = 0.5
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
@@ -40,9 +48,14 @@ def bundle_command(
     """Build the app bundle that partners vet."""
     bundle = build_bundle(source_folder(Settings.load(server)))
     _print_bundle(bundle)
-    out.mkdir(parents=True, exist_ok=True)
     file = out / bundle.file_name
-    file.write_bytes(bundle.content)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bundle.content)
+    except OSError as error:
+        raise ServerError(
+            f"{file} cannot be written ({error.strerror}): name another folder with --out."
+        ) from error
     output.print(f"{file}", soft_wrap=True, markup=False)
 
 
@@ -70,7 +83,16 @@ def run_command(
 
 
 def resume_command(
-    name: RunArgument, server: ServerOption = Path(), *, detach: DetachOption = False
+    name: RunArgument,
+    server: ServerOption = Path(),
+    *,
+    quorum: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the organisations whose valid replies make a round from now on."
+        ),
+    ] = None,
+    detach: DetachOption = False,
 ) -> None:
     """Continue a run that failed, paused or was stopped, from its last finished round."""
     settings = Settings.load(server)
@@ -78,8 +100,26 @@ def resume_command(
         if run.state in (RunState.RUNNING, RunState.FINISHED):
             raise ServerError(f"run '{name}' is {run.state}: there is nothing to resume.")
         event = AuditEvent.RUN_RESUMED if run.starts else AuditEvent.RUN_STARTED
-        started = start(settings, Flower(settings), run, event)
+        started = start(settings, Flower(settings), run, event, quorum)
     _follow(settings, started, detach=detach)
+
+
+def discard_command(
+    name: RunArgument,
+    server: ServerOption = Path(),
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a run that is given up; its record and audit log are kept.
+
+    What partners were charged stays charged.
+    """
+    settings = Settings.load(server)
+    run = find_run(settings, name)
+    if not yes and not confirm(f"Delete checkpoint and model of run '{name}'{_after(run)}?"):
+        failed()
+    kept = discard(settings, run)
+    messages.print(f"{name} is discarded. Its record is in {kept}", soft_wrap=True)
 
 
 def stop_command(name: RunArgument, server: ServerOption = Path()) -> None:
@@ -148,6 +188,9 @@ def _follow(settings: Settings, run: Run, *, detach: bool) -> None:
         return
     messages.print(f"{run.name} is {run.state}{_after(run)}: {run.reason}", soft_wrap=True)
     messages.print(f"To continue: sotto-server resume {run.name}")
+    if run.status.round:
+        messages.print(f"To publish round {run.status.round}: sotto-server publish {run.name}")
+    messages.print(f"To give it up: sotto-server discard {run.name}")
     failed()
 
 

@@ -13,7 +13,7 @@ import typer
 from server.commands.options import JsonOption, ServerOption
 from server.runs.flower import Flower
 from server.runs.supervisor import RunSupervisor
-from server.service.certificates import fingerprint
+from server.service.certificates import file_fingerprint, fingerprint
 from server.service.listeners import serve_proxy
 from server.service.setup import NewServer, OwnCertificate, make_server, new_folder, renew
 from server.service.up import (
@@ -102,8 +102,13 @@ def init_command(  # noqa: PLR0913 each is a command-line option
     )
     messages.print(f"The coordinator is in {settings.folder}.", soft_wrap=True, markup=False)
     if settings.authority is not None:
-        output.print(f"authority    {settings.authority}", soft_wrap=True, markup=False)
-        output.print(f"SHA-256      {fingerprint(settings.authority)}", soft_wrap=True)
+        output.print(f"authority    {settings.authority}", soft_wrap=True)
+        output.print(
+            f"SHA-256 of that file         {file_fingerprint(settings.authority)}", soft_wrap=True
+        )
+        output.print(
+            f"SHA-256 of the certificate   {fingerprint(settings.authority)}", soft_wrap=True
+        )
     messages.print(
         "Keep ca.key and executor.secret secret. Back up the whole folder.\n"
         f"Next: sotto-server up --server {settings.folder}",

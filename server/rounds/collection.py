@@ -268,5 +268,6 @@ def _no_quorum(report: CollectionReport) -> QuorumError:
         f"{report.name} has {report.valid} valid replies of {len(report.verdicts)}, "
         f"{report.needed} are needed ({report.failures or 'no organisation is connected'}), after "
         f"{report.attempts} attempts. Finished rounds are saved, and no partner pays twice: "
-        "correct the cause and resume, or lower server.quorum."
+        "correct the cause and resume, or resume with a smaller quorum: sotto-server resume RUN "
+        "--quorum SHARE"
     )

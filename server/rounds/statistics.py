@@ -53,6 +53,7 @@ class StatisticsCollector:
         config: the run's parameters.
         noise_multipliers: of the statistics; 0 without privacy.
         fade: exponent of popularity, in [0, 1].
+        on_begin: called with the name of each statistic before it is asked for.
         on_miss: called with each attempt that had too few valid replies.
         on_finish: called with each statistic that has a quorum.
         memory: what the next collection must know.
@@ -65,6 +66,7 @@ class StatisticsCollector:
     config: RunConfig
     noise_multipliers: Mapping[Statistic, float]
     fade: float
+    on_begin: Callable[[str], None] = lambda _: None
     on_miss: OnMiss = lambda _: None
     on_finish: Callable[[CollectionReport], None] = lambda _: None
     memory: Memory = field(default_factory=Memory)
@@ -91,7 +93,9 @@ class StatisticsCollector:
             statistic=statistic,
             fade=self.fade,
         )
-        collection = Collection(statistic_spec(request, shape), self.config.server, self.memory)
+        spec = statistic_spec(request, shape)
+        collection = Collection(spec, self.config.server, self.memory)
+        self.on_begin(spec.name)
         collection.collect(self.grid, self.look_up, self.on_miss)
         self.memory = collection.memory
         report = collection.report

@@ -7,6 +7,8 @@ supervisor   start runs, and resume those whose process ends
 reporter     report how a run goes: status, audit log, log, MLflow
 mlflow       send a run's figures to MLflow
 follow       describe what has happened in a run, for the terminal
-publish      publish a finished run
+publish      publish a run, finished or given up
+discard      delete a run, and keep its record
+recommender  build its recommender from a checkpoint
 model_card   write its model card, with the claimed ε
 """

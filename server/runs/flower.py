@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,11 +24,20 @@ from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.files import write_atomically
 
-__all__ = ["Flower", "FlowerRun", "FlowerState", "find_program", "flower_environment"]
+__all__ = [
+    "Flower",
+    "FlowerRun",
+    "FlowerState",
+    "find_program",
+    "flower_environment",
+    "without_proxy",
+]
 
 _CONNECTION = "sotto"
 _SECONDS = 120.0
 _AWAY = ("unavailable", "connect", "Connection")
+_KEY_IN_USE = "ublic key already in use"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -87,7 +97,16 @@ class Flower:
             ServerError: the coordinator is not up, or Flower declines.
         """
         file = str(key.absolute())
-        answer = self._ask("supernode", "register", file, _CONNECTION, "--name", name)
+        try:
+            answer = self._ask("supernode", "register", file, _CONNECTION, "--name", name)
+        except ServerError as error:
+            if _KEY_IN_USE not in str(error):
+                raise
+            raise ServerError(
+                "Flower knows this key already: it is registered, or was revoked, and Flower "
+                "registers no key twice. The partner makes a new one (A new node key in "
+                "docs/node-reference.md) and sends its line."
+            ) from error
         return str(answer["node-id"])
 
     def unregister(self, node: str) -> None:
@@ -142,7 +161,7 @@ class Flower:
         if done.returncode == 0 and isinstance(answer, dict) and answer.get("success") is True:
             return answer
         message = " ".join(str(answer.get("error-message", "")).split())[-500:]
-        if any(word in message for word in _AWAY):
+        if any(word in message for word in _AWAY) and not self._is_listening():
             raise ServerError(
                 f"no coordinator answers at {self._settings.listen.administrators}: start it with "
                 f"sotto-server up --server {self._settings.folder}"
@@ -150,6 +169,15 @@ class Flower:
         raise ServerError(
             f"Flower declined `{' '.join(arguments[:2])}`: {message or 'no reason given'}"
         )
+
+    def _is_listening(self) -> bool:
+        """Return whether something listens where administrators connect to."""
+        address = self._settings.administrators
+        try:
+            socket.create_connection((address.host, address.port), timeout=5.0).close()
+        except OSError:
+            return False
+        return True
 
     def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         self._connect()
@@ -185,9 +213,24 @@ class Flower:
 
 
 def flower_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of Flower's processes, with its home in the coordinator's folder."""
+    """Return the environment of Flower's processes, with its home in the coordinator's folder.
+
+    They connect to each other on loopback, and no proxy reaches that.
+    """
     home = str(settings.flower_home)
-    return os.environ | _OFF | {"FLWR_HOME": home, "PATH": _path()}
+    return os.environ | _OFF | without_proxy(os.environ) | {"FLWR_HOME": home, "PATH": _path()}
+
+
+def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that keep connections on loopback away from a proxy.
+
+    >>> without_proxy({"no_proxy": "example.org"})["NO_PROXY"]
+    'example.org,localhost,127.0.0.1,::1'
+    """
+    names = ("no_proxy", "NO_PROXY")
+    given = [part for name in names for part in environment.get(name, "").split(",")]
+    hosts = ",".join(dict.fromkeys([*filter(None, map(str.strip, given)), *_LOOPBACK]))
+    return dict.fromkeys(names, hosts)
 
 
 def find_program(name: str) -> str:

@@ -39,6 +39,7 @@ def describe_changes(before: RunStatus | None, status: RunStatus, needed: int) -
             yield f"{name} cannot take part: {reason}"
     if _enters(RunState.RUNNING, same, status) and not status.round:
         yield f"the run begins with {len(connected)} organisations"
+    yield from list(status.warm_start)[len(same.warm_start) if same else 0 :]
     if status.round > (before.round if before else 0):
         valid = sum(part.outcome == Outcome.VALID for part in status.organisations.values())
         yield (

@@ -50,6 +50,7 @@ class Published:
         name: of the run.
         config: its parameters.
         rounds: that were finished.
+        asked_rounds: that were asked for: one more than were finished where the run broke off.
         parts: the organisations that took part.
         bundle: SHA-256 of the app that ran.
         catalogue: fingerprint of the catalogue.
@@ -65,6 +66,12 @@ class Published:
     catalogue: str
     items: int
     version: str
+    asked_rounds: int = 0
+
+    @property
+    def claimed_rounds(self) -> int:
+        """Rounds that the claim counts: what was asked for may have left an organisation."""
+        return max(self.rounds, self.asked_rounds)
 
 
 def requested_releases(config: RunConfig, rounds: int) -> list[Release]:
@@ -90,7 +97,7 @@ def claimed_epsilon(published: Published) -> float:
     It counts every organisation as if it had answered in every round: an answer that came too late,
     or that the coordinator refused, has left the organisation nevertheless.
     """
-    releases = requested_releases(published.config, published.rounds)
+    releases = requested_releases(published.config, published.claimed_rounds)
     return epsilon(releases, published.config.privacy.delta)
 
 
@@ -150,7 +157,7 @@ public data only.
     sums = "\n".join(
         f"| {_NAMES[release.kind]} | {release.steps} | {release.noise_multiplier:.4g} | "
         f"{release.sample_rate:g} | {_clip_norm(release.kind, config):.4g} |"
-        for release in requested_releases(config, published.rounds)
+        for release in requested_releases(config, published.claimed_rounds)
     )
     return f"""\
 ## Privacy
@@ -218,10 +225,18 @@ def _partners(published: Published) -> str:
 
 def _training(published: Published) -> str:
     config = published.config
+    unfinished = ""
+    if published.rounds < config.training.rounds:
+        unfinished = (
+            f"**Unfinished**: this is the model after round {published.rounds} of "
+            f"{config.training.rounds}. The ε above counts every round that was asked for, "
+            f"{published.claimed_rounds} in all. If the run is resumed, its organisations spend "
+            "more than this card says.\n\n"
+        )
     return f"""\
 ## Training
-{published.rounds} rounds of {config.training.local_steps} local steps, {config.server.strategy}, \
-seed of the first weights {config.seed}.
+{unfinished}{published.rounds} rounds of {config.training.local_steps} local steps, \
+{config.server.strategy}, seed of the first weights {config.seed}.
 
 | | |
 |---|---|

@@ -1,4 +1,4 @@
-"""Publish a finished run: a folder with model, catalogue and model card."""
+"""Publish a run: a folder with model, catalogue and model card."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
+from server.runs.recommender import build_recommender
 from server.runs.run import Run
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
+from server.state.checkpoint import Checkpoint
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
@@ -23,38 +27,69 @@ _MODEL, _CATALOGUE = "model", "catalogue"
 
 
 def publish(settings: Settings, run: Run, out: Path) -> Published:
-    """Write a finished run's model folder; no file is overwritten.
+    """Write a run's model folder; no file is overwritten.
+
+    A run that is paused, failed or stopped is published as it was after its last finished round,
+    and the card says so.
 
     Raises:
-        ServerError: the run is not finished, or `out` exists.
+        ServerError: the run is running or has finished no round, or `out` exists or cannot be
+            written.
+        CheckpointError: the checkpoint of an unfinished run cannot be read.
         DataError: the catalogue cannot be read.
     """
-    if run.state is not RunState.FINISHED:
+    if run.state is RunState.RUNNING:
         raise ServerError(
-            f"run '{run.name}' is {run.status.state}: only a finished run can be published. To "
-            f"finish it: sotto-server resume {run.name}"
+            f"run '{run.name}' is {run.status.state}: wait until it is finished, or stop it "
+            f"(sotto-server stop {run.name}) to publish its last finished round."
         )
-    if out.exists():
-        raise ServerError(f"{out} exists already: name a new folder.")
     catalogue = Catalogue.load(Path(run.config.paths.catalogue))
-    published = _card_contents(run, catalogue)
-    new = out.with_name(f".{out.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    shutil.copytree(run.out / _MODEL, new / _MODEL)
-    catalogue.save(new / _CATALOGUE)
-    (new / CARD).write_text(write_card(published), encoding="utf-8")
-    move_durably(new, out)
+    checkpoint = None if run.state is RunState.FINISHED else _last_round(run, catalogue)
+    published = _card_contents(run, catalogue, checkpoint)
+    try:
+        if out.exists():
+            raise ServerError(f"{out} exists already: name a new folder.")
+        new = out.with_name(f".{out.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        if checkpoint is None:
+            shutil.copytree(run.out / _MODEL, new / _MODEL)
+        else:
+            disable_progress_bar()
+            model = build_recommender(checkpoint, run.config, catalogue)
+            model.save_pretrained(new / _MODEL)
+        catalogue.save(new / _CATALOGUE)
+        (new / CARD).write_text(write_card(published), encoding="utf-8")
+        move_durably(new, out)
+    except OSError as error:
+        raise ServerError(
+            f"{out} cannot be written ({error.strerror or error}): name a new folder, in one that "
+            "you may write to, on a disk with room."
+        ) from error
     AuditLog(settings.path(AUDIT)).record(
         AuditEvent.PUBLISHED,
         run=run.name,
         bundle=run.bundle,
+        round=published.rounds,
         epsilon=str(claimed_epsilon(published)),
     )
     return published
 
 
-def _card_contents(run: Run, catalogue: Catalogue) -> Published:
+def _last_round(run: Run, catalogue: Catalogue) -> Checkpoint:
+    """Return the checkpoint of a run that did not reach its end."""
+    checkpoint = Checkpoint.load(run.out) if Checkpoint.exists(run.out) else None
+    if checkpoint is None or not checkpoint.round:
+        raise ServerError(
+            f"run '{run.name}' is {run.status.state} and has finished no round: there is no model "
+            f"to publish. Continue it (sotto-server resume {run.name}) or give it up (sotto-server "
+            f"discard {run.name})."
+        )
+    checkpoint.check(config=run.config.fingerprint, catalogue=catalogue.fingerprint)
+    return checkpoint
+
+
+def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None) -> Published:
     status = run.reported
     if status is None:
         raise ServerError(f"{run.out} holds no progress.json: put a copy of it back.")
@@ -69,7 +104,8 @@ def _card_contents(run: Run, catalogue: Catalogue) -> Published:
     return Published(
         name=run.name,
         config=run.config,
-        rounds=status.round,
+        rounds=checkpoint.round if checkpoint else status.round,
+        asked_rounds=min(checkpoint.round + 1, status.rounds) if checkpoint else status.round,
         parts=parts,
         bundle=run.bundle,
         catalogue=catalogue.fingerprint,

@@ -55,7 +55,9 @@ class RunReporter:
         """Report start and end of the run within; after a kill the status still says "running"."""
         resumed = self.status.starts > 0
         self._record(AuditEvent.RUN_RESUMED if resumed else AuditEvent.RUN_STARTED)
-        self._update(state=RunState.WAITING, reason="", starts=self.status.starts + 1)
+        self._update(
+            state=RunState.WAITING, reason="", starts=self.status.starts + 1, warm_start=()
+        )
         try:
             yield
         except Exception as error:
@@ -114,6 +116,11 @@ class RunReporter:
             bytes_up: size of the statistics' arrays that were received.
         """
         self._update(warm_start_seconds=seconds, round_bytes_up=bytes_up)
+        self.warm_start_step(f"the warm start is finished, after {seconds:.1f} s")
+
+    def warm_start_step(self, line: str) -> None:
+        """Report what happens next in the warm start."""
+        self._update(warm_start=(*self.status.warm_start, line))
 
     def attempt_missed(self, report: CollectionReport) -> None:
         """Report that an attempt at a collection had too few valid replies and is repeated."""
@@ -144,6 +151,10 @@ class RunReporter:
             *(report.name, report.valid, len(report.verdicts), report.seconds),
         )
         self._update(state=RunState.RUNNING, reason="", organisations=self._counted(report))
+        self.warm_start_step(
+            f"{report.name}: {report.valid} valid replies of {len(report.verdicts)}, "
+            f"{report.seconds:.1f} s"
+        )
 
     def round_finished(self, report: CollectionReport, metrics: Mapping[str, float]) -> None:
         """Report that a round is finished and saved.

@@ -153,7 +153,9 @@ class Run:
             )
         )
 
-    def write_config(self, *, resume: bool, partners: Path) -> None:
+    def write_config(
+        self, *, resume: bool, partners: Path, changes: Mapping[str, Value] | None = None
+    ) -> None:
         """Write the parameters as Flower reads them.
 
         Flower refuses a parameter that the run's app does not declare. An app of an earlier release
@@ -162,8 +164,13 @@ class Run:
         Args:
             resume: whether to go on from the checkpoint.
             partners: the coordinator's record of its partners.
+            changes: parameters to change, by `section.key`.
+
+        Raises:
+            ConfigError: a changed parameter does not fit.
         """
-        flat = self.config.to_flat() | {"paths.resume": resume, "paths.partners": str(partners)}
+        flat = RunConfig.from_flat(self.config.to_flat() | dict(changes or {})).to_flat()
+        flat |= {"paths.resume": resume, "paths.partners": str(partners)}
         declared = _declared_parameters(self.app)
         flat = {key: value for key, value in flat.items() if not declared or key in declared}
         write_atomically(self.config_file, tomli_w.dumps(flat).encode())

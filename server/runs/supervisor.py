@@ -45,7 +45,13 @@ _WAITS = (0.0, 5.0, 15.0, 30.0)
 """Seconds before each of these starts."""
 
 
-def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Run:
+def start(
+    settings: Settings,
+    flower: Flower,
+    run: Run,
+    event: AuditEvent,
+    quorum: float | None = None,
+) -> Run:
     """Start a run, or start it again from its last finished round.
 
     Args:
@@ -53,12 +59,19 @@ def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Ru
         flower: its Flower.
         run: which one.
         event: what the audit log calls it.
+        quorum: share of the organisations that a round needs from now on; None changes nothing.
 
     Raises:
+        ConfigError: the quorum is not in (0, 1].
         ServerError: the coordinator is not up, Flower declines, or the run's app was changed.
     """
-    since = now()
-    run.write_config(resume=Checkpoint.exists(run.out), partners=settings.path(PARTNERS))
+    since, changes = now(), {} if quorum is None else {"server.quorum": quorum}
+    run.write_config(
+        resume=Checkpoint.exists(run.out), partners=settings.path(PARTNERS), changes=changes
+    )
+    audit_log = AuditLog(settings.path(AUDIT))
+    if quorum is not None:
+        audit_log.record(AuditEvent.RUN_CHANGED, run=run.name, quorum=quorum)
     number, bundle = flower.start(run.app, run.config_file)
     if not run.bundle.startswith(bundle):
         flower.stop(number)
@@ -66,7 +79,7 @@ def start(settings: Settings, flower: Flower, run: Run, event: AuditEvent) -> Ru
             f"{run.app} was changed after the run began: its bundle is {bundle} now, not "
             f"{run.bundle[: len(bundle)]}. Nothing was started."
         )
-    AuditLog(settings.path(AUDIT)).record(event, run=run.name, flower=number, bundle=run.bundle)
+    audit_log.record(event, run=run.name, flower=number, bundle=run.bundle)
     return run.save_start(number, since)
 
 

@@ -7,6 +7,7 @@ coordinator signs. Server certificates carry `subjectAltName` and
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ __all__ = [
     "Authority",
     "check_pair",
     "days_left",
+    "file_fingerprint",
     "fingerprint",
     "names_of",
 ]
@@ -126,6 +128,18 @@ def fingerprint(certificate: Path) -> str:
     """
     digest = _read(certificate).fingerprint(hashes.SHA256())
     return ":".join(f"{byte:02X}" for byte in digest)
+
+
+def file_fingerprint(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hex, as `sha256sum` prints it.
+
+    Raises:
+        ServerError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ServerError(f"{file}: not readable ({error.strerror}). Check the path.") from error
 
 
 def names_of(certificate: Path) -> list[str]:

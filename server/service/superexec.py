@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from server.flower_internals import flower_superexec, replace_task_launcher
+from server.runs.flower import without_proxy
 
 __all__ = ["main"]
 
@@ -73,6 +74,7 @@ def _unnamed(text: str) -> Iterator[int]:
 
 def main() -> None:
     """Runs `flower-superexec`."""
+    os.environ |= without_proxy(os.environ)
     replace_task_launcher(_Launcher)
     flower_superexec()
 

@@ -44,6 +44,8 @@ class AuditEvent(StrEnum):
     SERVICE_STOPPED = "service-stopped"
     RUN_STARTED = "run-started"
     RUN_RESUMED = "run-resumed"
+    RUN_CHANGED = "run-changed"
+    RUN_DISCARDED = "run-discarded"
     PARTNER_JOINED = "partner-joined"
     PARTNER_LEFT = "partner-left"
     PARTNER_DECLINED = "partner-declined"

@@ -33,6 +33,11 @@ __all__ = ["FILE", "Member", "PartnerRegistry", "PartnerState", "read_key"]
 FILE, _LOCK = "partners.json", "partners.lock"
 _LONGEST_NAME = 100
 _MARKUP = "<>[]|`\\"
+_REVOKED_KEY = (
+    "this key was revoked, and Flower registers no key twice. The partner makes a new one (A new "
+    "node key in docs/node-reference.md) and sends its line: accept that one. Its budget stays as "
+    "it is."
+)
 _PATIENCE = 60.0
 """Seconds to wait for another command that changes the record."""
 
@@ -56,6 +61,7 @@ class Member:
         node: Flower's number of its node; "" until it is accepted. A text: JSON readers lose
             digits of numbers as large.
         key: SHA-256 of its public key's line; "" until it is accepted.
+        revoked_keys: SHA-256 of its earlier keys, which Flower does not register again.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Member:
     since: str
     node: str = ""
     key: str = ""
+    revoked_keys: tuple[str, ...] = ()
 
 
 class PartnerRegistry:
@@ -112,14 +119,21 @@ class PartnerRegistry:
                     f"'{name}' is {partner.state} already, since {partner.since}: choose another "
                     "name, or revoke that one first."
                 )
-            partners[name] = Member(name=name, state=PartnerState.INVITED, since=_now())
+            revoked = (*partner.revoked_keys, partner.key) if partner is not None else ()
+            partners[name] = Member(
+                name=name,
+                state=PartnerState.INVITED,
+                since=_now(),
+                revoked_keys=tuple(filter(None, revoked)),
+            )
             return partners[name]
 
     def check_key(self, name: str, key: str) -> None:
         """Check that a key could be accepted for a name; change nothing.
 
         Raises:
-            ServerError: no partner of that name is invited, or the key is another partner's.
+            ServerError: no partner of that name is invited, or the key is another partner's or was
+                revoked.
         """
         partners = self._read()
         partner = partners.get(name)
@@ -132,6 +146,10 @@ class PartnerRegistry:
                     f"this key belongs to {other.name}: each organisation has its own. Ask "
                     f"'{name}' for the line that its sotto-node init printed."
                 )
+            if key in other.revoked_keys or (
+                other.key == key and other.state is PartnerState.REVOKED
+            ):
+                raise ServerError(_REVOKED_KEY)
 
     def accept(self, name: str, *, key: str, node: str) -> Member:
         """Record that Flower has registered the partner's key under the number `node`."""
@@ -226,7 +244,9 @@ def read_key(text: str) -> tuple[bytes, str]:
 
 
 def _partner(row: dict[str, str]) -> Member:
-    return Member(**{**row, "state": PartnerState(row["state"])})  # type: ignore[arg-type]
+    revoked = tuple(row.get("revoked_keys", ()))
+    fields = {**row, "state": PartnerState(row["state"]), "revoked_keys": revoked}
+    return Member(**fields)  # type: ignore[arg-type]
 
 
 def _now() -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -113,6 +113,7 @@ class RunStatus:
         seconds: duration of all finished rounds.
         warm_start_seconds: duration of the warm start; 0 without one.
         starts: how often the run was started or resumed.
+        warm_start: what has happened in this start's warm start, a line each.
         missed: attempts at a round that had too few valid replies.
         bytes_up: size of the arrays received in all finished rounds.
         bytes_down: size of the arrays sent in all finished rounds.
@@ -137,6 +138,7 @@ class RunStatus:
     seconds: float = 0.0
     warm_start_seconds: float = 0.0
     starts: int = 0
+    warm_start: Sequence[str] = ()
     missed: int = 0
     bytes_up: int = 0
     bytes_down: int = 0

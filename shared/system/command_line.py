@@ -42,9 +42,10 @@ INTERRUPTED = 130
 """What typer returns after Ctrl-C: 128 + SIGINT."""
 ERROR, FAILED = 2, 1
 
-messages = Console(stderr=True, highlight=False)
-"""For messages."""
-output = Console(highlight=False)
+messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""For messages. Text is printed as it is: names, paths and fingerprints may look like markup, and
+Rich takes `:CD:` for an emoji."""
+output = Console(highlight=False, markup=False, emoji=False)
 """For results that people read; JSON goes through `write_json`."""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.app import build_recommender
+from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender

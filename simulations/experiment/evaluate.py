@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.app import build_recommender
+from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender

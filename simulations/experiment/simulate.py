@@ -9,7 +9,8 @@ from typing import Any
 from flwr.clientapp import ClientApp
 
 from client.compute.memory import keep_freed_memory
-from server.app import Observer, build_recommender
+from server.app import Observer
+from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig

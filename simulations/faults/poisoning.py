@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 import client.app
-from server.app import build_recommender
+from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.config import Aggregation
 from shared.messages import (

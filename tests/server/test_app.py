@@ -17,8 +17,9 @@ from flwr.app import Context, Message, RecordDict
 import server.app
 from client.ledger.ledger import Ledger
 from client.site.site import Site
-from server.app import MODEL, Observer, build_recommender, coordinate, make_app
+from server.app import MODEL, Observer, coordinate, make_app
 from server.noise_plan import plan_noise, popularity_share
+from server.runs.recommender import build_recommender
 from server.state.audit_log import FILE, AuditLog
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunState, RunStatus

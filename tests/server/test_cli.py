@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import server.cli
+import server.commands.partners
 from server.service.up import check_startup, lock_coordinator, service_programs
 from server.settings import Settings
 from server.state.audit_log import AuditLog
@@ -75,6 +77,19 @@ def test_an_invitation_holds_what_a_partner_needs(
     assert (code, "invited already" in err) == (2, True)
     entries = [dict(entry) for entry in AuditLog(made / "audit.jsonl").entries()]
     assert [(e["event"], e.get("name")) for e in entries][1:] == [("invited", "Bücher & Co")]
+
+
+def test_a_fingerprint_is_printed_as_it_is_and_named(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rich takes `:CD:` and `:AB:` for emoji, and [red] for a colour."""
+    digest = ":".join(["AB", "CD", "B2", "O2", "ID", "OK", "UP", "VS"] * 4)
+    monkeypatch.setattr(server.commands.partners, "fingerprint", lambda _: digest)
+    code, out, _ = types(capsys, "invite", "Alpha", "--server", made)
+    assert code == 0
+    assert f"SHA-256 of the certificate   {digest}\n" in out
+    file = hashlib.sha256((made / "ca.crt").read_bytes()).hexdigest()
+    assert f"SHA-256 of that file         {file}\n" in out
 
 
 def test_nobody_is_accepted_where_no_coordinator_is_up(

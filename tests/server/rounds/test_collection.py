@@ -424,8 +424,8 @@ def test_after_the_last_attempt_the_error_names_each_failure(grid_of: MakeGrid, 
         QuorumError,
         match=rf"{use.names[0]} has 1 valid replies of 4, 2 are needed \(beta: the node failed "
         r"\(code 8\); delta: its node is not connected; gamma: .*\), after 3 attempts\. Finished "
-        "rounds are saved, and no partner pays twice: correct the cause and resume, or lower "
-        r"server\.quorum",
+        "rounds are saved, and no partner pays twice: correct the cause and resume, or resume "
+        r"with a smaller quorum",
     ):
         coordinator.collect()
     assert len(coordinator.misses) == 2

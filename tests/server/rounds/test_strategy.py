@@ -315,7 +315,7 @@ def test_too_few_valid_replies_name_who_failed_and_why(reason: str) -> None:
     assert "beta: " in str(caught.value)
     assert "gamma: " in str(caught.value)
     assert "alpha" not in str(caught.value)
-    assert "correct the cause and resume, or lower server.quorum" in str(caught.value)
+    assert "correct the cause and resume, or resume with a smaller quorum" in str(caught.value)
     assert "user7" not in str(caught.value)
 
 

@@ -70,3 +70,30 @@ def test_nothing_of_a_resumed_run_is_printed_twice() -> None:
         "Alpha is connected",
         "round 2 of 2: 0 valid replies of 2, 0.0 s",
     ]
+
+
+def test_a_run_that_paused_before_its_first_request_is_followed_anew() -> None:
+    """It has another name then, and starts are counted anew."""
+    both = {"Alpha": HERE, "Beta": HERE}
+    paused = replace(WAITING, state=RunState.PAUSED, organisations=both)
+    again = replace(WAITING, run="s")
+    one = replace(again, organisations={"Alpha": HERE})
+    assert printed(paused, again, one) == [
+        "waiting until 2 organisations are connected; `sotto-server list` shows which are",
+        "Alpha is connected",
+    ]
+
+
+def test_the_steps_of_a_warm_start_are_printed_once() -> None:
+    begun = replace(WAITING, state=RunState.RUNNING, organisations={"Alpha": HERE})
+    asked = replace(begun, warm_start=["warm start: asking for the popularity statistic"])
+    more = replace(asked, warm_start=[*asked.warm_start, "the popularity statistic: 1 valid"])
+    assert printed(WAITING, begun, asked, asked, more)[-2:] == [*more.warm_start]
+    assert printed(more, replace(more, starts=2, warm_start=["again"]))[-1] == "again"
+
+
+def test_a_node_that_cannot_take_part_is_named_with_the_reason() -> None:
+    declined = replace(WAITING, declined={"node 9": "its key is not on record"})
+    assert printed(WAITING, declined, declined) == [
+        "node 9 cannot take part: its key is not on record"
+    ]

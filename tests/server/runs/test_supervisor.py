@@ -309,3 +309,37 @@ def test_without_source_there_is_no_bundle(settings: Settings, tmp_path: Path) -
     (tmp_path / "pyproject.toml").write_text("[project]\n")
     with pytest.raises(ServerError, match="no bundle can be built"):
         build_bundle(tmp_path)
+
+
+def test_a_resumed_run_may_have_a_smaller_quorum(
+    run: Run, settings: Settings, flower: StandIn
+) -> None:
+    before = run.config
+    start(settings, flower, run, AuditEvent.RUN_RESUMED, quorum=0.25)
+    resumed = find_run(settings, "first").config
+    assert (before.server.quorum, resumed.server.quorum) == (0.5, 0.25)
+    assert resumed.fingerprint == before.fingerprint
+    entries = [e for e in AuditLog(settings.path("audit.jsonl")).entries() if "quorum" in e]
+    assert [(e["event"], e["run"], e["quorum"]) for e in entries] == [
+        ("run-changed", "first", 0.25)
+    ]
+    with pytest.raises(ConfigError, match=r"server\.quorum = 2\.0: choose"):
+        start(settings, flower, run, AuditEvent.RUN_RESUMED, quorum=2.0)
+
+
+def test_a_run_is_told_where_the_record_of_partners_is(run: Run, settings: Settings) -> None:
+    assert run.config.paths.partners == str(settings.path("partners.json"))
+
+
+def test_an_app_of_an_earlier_release_is_given_the_parameters_that_it_declares(
+    run: Run, settings: Settings, flower: StandIn
+) -> None:
+    file = run.app / "pyproject.toml"
+    lines = [
+        line for line in file.read_text().splitlines() if not line.startswith("max_population")
+    ]
+    file.write_text("\n".join(lines))
+    start(settings, flower, run, AuditEvent.RUN_RESUMED)
+    text = run.config_file.read_text()
+    assert "max_population" not in text
+    assert "quorum" in text

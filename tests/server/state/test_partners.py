@@ -58,7 +58,9 @@ def test_out_of_turn_nothing_happens(registry: PartnerRegistry) -> None:
     with pytest.raises(ServerError, match="this key belongs to A"):
         registry.check_key("B", "k")
     registry.revoke("A")
-    registry.check_key("B", "k")
+    with pytest.raises(ServerError, match="this key was revoked"):
+        registry.check_key("B", "k")
+    registry.check_key("B", "another")
     with pytest.raises(ServerError, match="'A' is revoked already"):
         registry.revoke("A")
 
@@ -104,3 +106,21 @@ def test_other_keys_are_refused_and_private_ones_not_repeated(tmp_path: Path) ->
     assert private.decode().splitlines()[1] not in str(refused.value)
     with pytest.raises(ServerError, match="not readable"):
         read_key(str(tmp_path / "none"))
+
+
+def test_a_revoked_partner_comes_back_with_another_key(tmp_path: Path) -> None:
+    registry = PartnerRegistry(tmp_path)
+    for key, node in (("k1", "1"), ("k2", "2")):
+        registry.invite("alpha")
+        registry.check_key("alpha", key)
+        registry.accept("alpha", key=key, node=node)
+        registry.revoke("alpha")
+    registry.invite("alpha")
+    registry.invite("beta")
+    for name in ("alpha", "beta"):
+        for key in ("k1", "k2"):
+            with pytest.raises(ServerError, match="was revoked, and Flower registers no key twice"):
+                registry.check_key(name, key)
+    registry.check_key("alpha", "k3")
+    assert registry.accept("alpha", key="k3", node="3").revoked_keys == ("k1", "k2")
+    assert registry.names_by_node() == {3: "alpha"}

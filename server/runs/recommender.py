@@ -1,0 +1,32 @@
+"""Build a run's recommender from its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from server.state.checkpoint import Checkpoint
+from shared.config import RunConfig
+from shared.data.catalogue import Catalogue
+from shared.models.attention import AttentionRecommender, build, trainable
+
+__all__ = ["build_recommender", "with_own_items"]
+
+
+def build_recommender(
+    checkpoint: Checkpoint, config: RunConfig, catalogue: Catalogue
+) -> AttentionRecommender:
+    """Return the run's recommender with a checkpoint's weights, in evaluation mode."""
+    model = build(with_own_items(config, checkpoint).model, catalogue)
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.copy_(torch.tensor(checkpoint.weights[name]))
+    model.train(mode=False)
+    return model
+
+
+def with_own_items(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
+    """Return the run's parameters with the items that its warm start chose."""
+    own_items = checkpoint.own_items or ()
+    return replace(config, model=replace(config.model, own_items=own_items))
