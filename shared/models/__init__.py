@@ -4,4 +4,7 @@ attention   the recommender: causal self-attention, scored over the whole catalo
 losses      cross-entropy per user, over the catalogue or over drawn candidates
 moments     the two statistics of a warm start: item popularity and a transition moment
 counts      popularity and first-order Markov baselines; item counts with and without noise
+recent_counts   counts over the last three events
+item_knn    item-based nearest neighbours
+ease        a linear item-to-item model with a closed form
 """

@@ -59,7 +59,12 @@ DeltaOption = Annotated[
 ]
 OrganisationsOption = Annotated[int | None, typer.Option(help="Number of organisations.")]
 PartitionOption = Annotated[
-    Scheme | None, typer.Option(help="How users are assigned: evenly, or skewed by size or taste.")
+    str | None,
+    typer.Option(
+        metavar="[" + "|".join(Scheme) + "|COLUMN]",
+        help="How users are assigned: evenly, skewed by size or taste, or by a column of the data "
+        "that names their organisation.",
+    ),
 ]
 SeedOption = Annotated[
     int | None, typer.Option(help="Random seed of partition, weights, samples and noise.")

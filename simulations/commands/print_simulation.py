@@ -16,6 +16,10 @@ _TITLES = {
     "popularity": "most popular, exact",
     "popularity_private": "most popular, same ε",
     "markov": "Markov counts, exact",
+    "counts3": "last three events, exact",
+    "counts3_local": "last three, own counts",
+    "item_knn": "ItemKNN, exact",
+    "ease": "EASE, exact",
     "local": "each organisation alone",
     "federated": "federated",
     "federated_new": "federated, cold items as new",
@@ -58,6 +62,8 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         cells = [f"{values[figure]:.4f}" for figure in figures]
         table.add_row(_TITLES[name], *cells, style=style)
     output.print(table)
+    for name, reason in evaluation.get("skipped", {}).items():
+        output.print(f"{_TITLES[name]}: not computed ({reason})", soft_wrap=True)
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
     output.print(_claim(privacy), soft_wrap=True)

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from shared.data.catalogue import Catalogue, items_from_table, read_items
 from shared.data.columns import Columns, ItemColumns, require_columns
 from shared.data.histories import Histories
@@ -30,6 +32,7 @@ from shared.data.tables import SUFFIXES, MemoryTable, Table, file_tables
 from shared.errors import DataError
 from simulations.datasets.groups import Groups, groups_of, read_users
 from simulations.datasets.movielens import MOVIES, RATINGS, U_USER, read_dat, read_u_item
+from simulations.datasets.organisations import organisations_of
 from simulations.datasets.recbole import AtomicFile, read_atomic_items
 
 __all__ = ["EMBEDDED", "Dataset", "load", "load_items"]
@@ -47,12 +50,14 @@ class Dataset:
         catalogue: all items, including those without any interaction.
         histories: one per user, over that catalogue.
         groups: for each grouping, every user's group in the order of `histories`; may be empty.
+        organisations: of every user, in the order of `histories`; empty where no column names it.
     """
 
     name: str
     catalogue: Catalogue
     histories: Histories
     groups: Groups = field(default_factory=dict)
+    organisations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +149,7 @@ def load(
     folder: Path | str | None = None,
     columns: Columns | None = None,
     item_columns: ItemColumns | None = None,
+    organisation: str = "",
 ) -> Dataset:
     """Read a folder's interactions and items; see the table on top of this module.
 
@@ -151,6 +157,8 @@ def load(
         folder: where they are; None means the embedded MovieLens latest-small.
         columns: names of the interaction columns; None takes the layout's.
         item_columns: names of the item columns; None takes the layout's.
+        organisation: column of interactions or users that names a user's organisation; "" where
+            the lab assigns users.
 
     Returns:
         The data set, named after its folder.
@@ -165,8 +173,15 @@ def load(
     histories = histories_from_tables(
         _open_interactions(interactions), catalogue, columns, source=str(interactions)
     )
-    groups = _read_groups(folder, layout.users(folder), columns.user, histories)
-    return Dataset(folder.resolve().name, catalogue, histories, groups)
+    users = layout.users(folder)
+    groups = _read_groups(folder, users, columns.user, histories)
+    organisations: tuple[str, ...] = ()
+    if organisation:
+        tables = [*_open_interactions(interactions), *map(_open_users, users)]
+        organisations = organisations_of(
+            organisation, histories.users, columns.user, tables, folder
+        )
+    return Dataset(folder.resolve().name, catalogue, histories, groups, organisations)
 
 
 def _merge_columns(columns: Columns, layout: Columns) -> Columns:
@@ -230,11 +245,17 @@ def _read_groups(folder: Path, files: list[Path], column: str, histories: Histor
         problem = f"it is not clear which table of users to read: {several}"
         raise DataError(problem, file=folder, remedy="Leave one of them.")
     [file] = files
+    return groups_of(_read_users(file), column, histories.users, file)
+
+
+def _read_users(file: Path) -> pa.Table:
     if file.suffix == ".user":
-        table = AtomicFile(file).read() if file.name != "u.user" else read_dat(file, U_USER, "|")
-    else:
-        table = read_users(file)
-    return groups_of(table, column, histories.users, file)
+        return AtomicFile(file).read() if file.name != "u.user" else read_dat(file, U_USER, "|")
+    return read_users(file)
+
+
+def _open_users(file: Path) -> Table:
+    return MemoryTable(_read_users(file), str(file))
 
 
 def _read_items(path: Path, columns: ItemColumns) -> Catalogue:

@@ -1,8 +1,9 @@
 """Baselines of the federated model, evaluated on the same users.
 
-The most popular items and first-order Markov counts use exact counts of every organisation's data.
-The private popularity spends the run's ε once at each organisation. All use the training events, as
-the trained models do.
+The most popular items, first-order Markov counts, counts over the last three events, ItemKNN and
+EASE use exact data of every organisation. `counts3_local` has each organisation count its own
+events, without noise, and ranks its own users. The private popularity spends the run's ε once at
+each organisation. All use the training events, as the trained models do.
 """
 
 from __future__ import annotations
@@ -20,10 +21,22 @@ from shared.data.histories import Histories, LeaveOneOut
 from shared.evaluation.ranking import Ranking, Scorer, rank_users
 from shared.models.attention import AttentionRecommender
 from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
+from shared.models.ease import MAX_SIZE, Ease, ease_size
+from shared.models.item_knn import MAX_PAIRS, ItemKNN, item_pairs
+from shared.models.recent_counts import RecentCounts
 from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.noise import SeededRandom
 
-__all__ = ["Cases", "markov", "popularity", "private_popularity", "recommender", "validation_loss"]
+__all__ = [
+    "Cases",
+    "markov",
+    "popularity",
+    "private_popularity",
+    "rank_exact_counts",
+    "recommender",
+    "skipped_baselines",
+    "validation_loss",
+]
 
 LOSS_USERS = 128
 """Users in the validation loss that is shown while training; a sample, for speed."""
@@ -51,12 +64,21 @@ class Cases:
             for rows in parts
         ]
 
-    def rank(self, scorer: Scorer, rows: NDArray[np.int64] | None = None) -> Ranking:
-        """Rank every test user's item over the full catalogue, or the items of some case rows."""
+    def rank(
+        self, scorer: Scorer, rows: NDArray[np.int64] | None = None, *, whole: bool = False
+    ) -> Ranking:
+        """Rank every test user's item over the full catalogue.
+
+        Args:
+            scorer: the model.
+            rows: of the cases that are ranked; None for all.
+            whole: whether the scorer gets whole histories instead of the window.
+        """
         inputs, targets = self.split.test_inputs, self.split.test_targets
         if rows is not None:
             inputs, targets = inputs.select(rows), targets[rows]
-        return rank_users(scorer, inputs, targets, items=self.items, window=self.window)
+        window = max(1, int(inputs.lengths.max())) if whole else self.window
+        return rank_users(scorer, inputs, targets, items=self.items, window=window)
 
     def rank_each(self, scorers: Sequence[Scorer]) -> Ranking:
         """Rank each organisation's users with its own scorer; users in the order of the split."""
@@ -92,6 +114,40 @@ def private_popularity(
 def markov(train: Histories, items: int) -> Scorer:
     """Return a scorer by first-order transition counts."""
     return Markov.from_histories(train, items)
+
+
+def rank_exact_counts(
+    cases: Cases, train: Histories, parts: Sequence[NDArray[np.int64]]
+) -> dict[str, Ranking]:
+    """Rank with the baselines that count or solve, without noise: all but popularity.
+
+    Args:
+        cases: whose test items are ranked.
+        train: all training events.
+        parts: user rows of each organisation.
+    """
+    items, skipped = cases.items, skipped_baselines(train)
+    own = [RecentCounts.from_histories(train.select(rows), items) for rows in parts]
+    rankings = {
+        "markov": cases.rank(markov(train, items)),
+        "counts3": cases.rank(RecentCounts.from_histories(train, items)),
+        "counts3_local": cases.rank_each(own),
+    }
+    if "item_knn" not in skipped:
+        rankings["item_knn"] = cases.rank(ItemKNN.from_histories(train, items), whole=True)
+    if "ease" not in skipped:
+        rankings["ease"] = cases.rank(Ease.from_histories(train, items), whole=True)
+    return rankings
+
+
+def skipped_baselines(train: Histories) -> dict[str, str]:
+    """Return why a baseline is not computed, by its name: only those that would take too long."""
+    skipped = {}
+    if (pairs := item_pairs(train)) > MAX_PAIRS:
+        skipped["item_knn"] = f"{pairs:,} pairs of items to count, more than {MAX_PAIRS:,}"
+    if (size := ease_size(train)) > MAX_SIZE:
+        skipped["ease"] = f"a matrix of {size:,} rows to invert, more than {MAX_SIZE:,}"
+    return skipped
 
 
 def recommender(model: AttentionRecommender) -> Scorer:

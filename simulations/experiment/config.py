@@ -67,7 +67,8 @@ class LabConfig:
         public: folder of interactions that everybody may know, in one of the forms of `data`, with
             the same item ids: they make features, and a warm start expects what they say.
         organisations: how many share the users, >= 1.
-        partition: "user", "size" or "taste".
+        partition: "user", "size" or "taste"; or a column of the interactions or of users.* that
+            names each user's organisation, which decides `organisations`, too.
         concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
         engine: "inprocess" or "ray".
         device: every simulated site's: "auto", "cpu" or "cuda".
@@ -88,7 +89,7 @@ class LabConfig:
     catalogue: str = ""
     public: str = ""
     organisations: int = 4
-    partition: Choice[Scheme] = Scheme.USER
+    partition: str = str(Scheme.USER)
     concentration: float = 0.5
     engine: Choice[Engine] = Engine.INPROCESS
     device: str = "auto"
@@ -101,6 +102,11 @@ class LabConfig:
     missing: TextsOf = MISSING
     catalogue_item: str = ""
     catalogue_title: str = ""
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How the lab assigns users; None where a column of the data does."""
+        return Scheme(self.partition) if self.partition in {*Scheme} else None
 
     @property
     def columns(self) -> Columns:

@@ -22,6 +22,8 @@ def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> 
     section = results.evaluation_section(
         rankings, simulation.evaluation_split, str(simulation.config.lab.split)
     )
+    if skipped := baselines.skipped_baselines(simulation.split.train):
+        section = section.model_copy(update={"skipped": skipped})
     if len(simulation.cold):
         cold = cold_section(simulation.evaluation_split, simulation.cold, rankings)
         return section.model_copy(update={"cold": cold})
@@ -65,7 +67,7 @@ def rank_models(
         histories = [simulation.site(number).histories for number in range(len(simulation.parts))]
         scorer = baselines.private_popularity(histories, items, config.privacy, config.seed)
         models["popularity_private"] = cases.rank(scorer)
-    models["markov"] = cases.rank(baselines.markov(train, items))
+    models |= baselines.rank_exact_counts(cases, train, simulation.parts)
     if local_baselines is not None:
         scorers = [baselines.recommender(load_model(own)) for own in local_baselines]
         models["local"] = cases.rank_each(scorers)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from shared.errors import ConfigError
 from simulations.datasets.load import Dataset
 
-__all__ = ["Scheme", "partition"]
+__all__ = ["Scheme", "natural_partition", "partition"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -74,6 +74,16 @@ def partition(
         )
         owners = rng.permutation(np.repeat(np.arange(organisations), _sizes(shares, users)))
     return [np.flatnonzero(owners == number) for number in range(organisations)]
+
+
+def natural_partition(dataset: Dataset) -> list[Ints]:
+    """Return the users of each organisation that the data name, in the order of the names.
+
+    Returns:
+        One ascending int64 array of row numbers into `dataset.histories` per organisation.
+    """
+    owners = np.array(dataset.organisations)
+    return [np.flatnonzero(owners == name) for name in sorted(set(dataset.organisations))]
 
 
 def dominant_genres(dataset: Dataset) -> Ints:

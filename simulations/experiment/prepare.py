@@ -18,7 +18,7 @@ from simulations.datasets.load import Dataset, load
 from simulations.experiment.cold import cold_items, without_items
 from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.experiment.federation import site_histories, sites_in
-from simulations.experiment.partition import partition
+from simulations.experiment.partition import natural_partition, partition
 from simulations.experiment.public_knowledge import add_features
 from simulations.experiment.requirements import check_requirements
 from simulations.experiment.simulation import (
@@ -110,7 +110,12 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
 
 def _load(config: SimulationConfig) -> Dataset:
     lab = config.lab
-    return load(Path(lab.data) if lab.data else None, lab.columns, lab.item_columns)
+    return load(
+        Path(lab.data) if lab.data else None,
+        lab.columns,
+        lab.item_columns,
+        organisation="" if lab.scheme else lab.partition,
+    )
 
 
 def _add_features(config: SimulationConfig, items: Catalogue) -> tuple[Catalogue, Histories | None]:
@@ -135,9 +140,12 @@ def _split(
 ) -> Simulation:
     """Assign users to organisations, and hold events out."""
     lab = config.lab
-    parts = partition(
-        dataset, lab.organisations, lab.partition, config.seed, concentration=lab.concentration
-    )
+    if lab.scheme is None:
+        parts = natural_partition(dataset)
+    else:
+        parts = partition(
+            dataset, lab.organisations, lab.scheme, config.seed, concentration=lab.concentration
+        )
     cold = cold_items(len(catalogue), lab.cold, config.seed)
     split = without_items(leave_one_out(dataset.histories), cold)
     dataset = replace(dataset, catalogue=catalogue)

@@ -57,6 +57,7 @@ __all__ = [
 
 FILE = "result.json"
 _PROTOCOL = "leave-one-out, full ranking, seen items removed"
+_TIES = "a target ranks below all that tie with it"
 _PACKAGES = ("sotto", "flwr", "torch", "opacus", "transformers", "numpy")
 
 
@@ -143,12 +144,25 @@ class Cold(Document):
 
 
 class Evaluation(Document):
-    """Metrics of every model over the same users."""
+    """Metrics of every model over the same users.
+
+    Attributes:
+        protocol: how targets are chosen and ranked.
+        split: the held-out events that are asked for.
+        users: number of test users.
+        models: by name, the metrics of each.
+        ties: how equal scores are ranked.
+        skipped: by name of a baseline, why it was not computed.
+        exposure: of the recommendations.
+        cold: figures over cold items.
+    """
 
     protocol: str
     split: str
     users: Count
     models: Annotated[dict[str, Metrics], Require(bool, "at least one model")]
+    ties: str | None = None
+    skipped: dict[str, str] | None = None
     exposure: Exposure | None = None
     cold: Cold | None = None
 
@@ -247,6 +261,7 @@ def evaluation_section(
         protocol=_PROTOCOL,
         split=split,
         users=users.pop(),
+        ties=_TIES,
         models={
             name: _figures(ranking, counts, len(asked.train)) for name, ranking in rankings.items()
         },

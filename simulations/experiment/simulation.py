@@ -92,6 +92,8 @@ class Simulation:
     @property
     def names(self) -> list[str]:
         """Return the organisations' names, in the order of `parts` and of their folders."""
+        if self.dataset.organisations:
+            return sorted(set(self.dataset.organisations))
         width = len(str(len(self.parts)))
         return [f"org-{number:0{width}}" for number in range(1, len(self.parts) + 1)]
 

@@ -76,6 +76,37 @@ MODELS: Mapping[str, Look] = MappingProxyType(
             "The items that most often follow the user's last item, from exact counts that no "
             "privacy protects.",
         ),
+        "counts3": Look(
+            "last three events, no privacy",
+            GREEN,
+            "^",
+            "-",
+            "The items that most often follow the user's last three events, from exact counts that "
+            "no privacy protects.",
+        ),
+        "counts3_local": Look(
+            "last three events, own counts",
+            VERMILION,
+            "v",
+            ":",
+            "The same, where each organisation counts its own events exactly and never sends them; "
+            "evaluated on its own users.",
+        ),
+        "item_knn": Look(
+            "ItemKNN, no privacy",
+            MUTED,
+            "d",
+            "-.",
+            "Items whose users are those of the user's items, by cosine (Sarwar et al. 2001), from "
+            "exact counts that no privacy protects.",
+        ),
+        "ease": Look(
+            "EASE, no privacy",
+            MUTED,
+            "p",
+            "-",
+            "A linear model of item pairs in closed form (Steck 2019), without privacy.",
+        ),
     }
 )
 

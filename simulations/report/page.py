@@ -114,11 +114,19 @@ def facts_of(run: Run) -> tuple[tuple[str, str], ...]:
             f"{run.data}: {run.users:,} users, {run.items:,} items, "
             f"{run.interactions:,} interactions",
         ),
-        ("organisations", f"{len(run.organisations)} {spread}"),
+        ("organisations", f"{len(run.organisations)} {spread}{_named(run)}"),
         ("seed", str(run.seed)),
         ("time", f"{run.seconds:,.0f} s in total"),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     )
+
+
+def _named(run: Run) -> str:
+    """Return the organisations' names where the data give them, at most ten."""
+    names = [one.name for one in run.organisations]
+    if all(re.fullmatch(r"org-\d+", name) for name in names):
+        return ""
+    return ": " + ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def commands_of(arguments: Sequence[Any]) -> str:

@@ -113,7 +113,8 @@ def test_a_simulation_trains_without_them_and_asks_for_them(
     assert (cold["items"], cold["users"]) == (4, asked)
     assert asked > 0
     assert set(cold["models"]) == {
-        *("popularity", "popularity_private", "markov", "federated", "federated_new"),
+        *("popularity", "popularity_private", "markov", "counts3", "counts3_local", "item_knn"),
+        *("ease", "federated", "federated_new"),
     }
 
 

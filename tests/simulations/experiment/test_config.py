@@ -44,7 +44,7 @@ def test_without_privacy_no_delta_is_wanted() -> None:
         ("privacy.epsilon=0", "privacy.epsilon = 0.0: choose a positive number"),
         ("privacy.epsilon=-1", "choose a positive number"),
         ("privacy.epsilon=nan", "choose a positive number"),
-        ("lab.partition=colour", "it takes 'user' or 'size' or 'taste'"),
+        ("lab.engine=colour", "it takes 'inprocess' or 'ray'"),
     ],
 )
 def test_an_assignment_that_does_not_fit_is_refused(assignment: str, message: str) -> None:
