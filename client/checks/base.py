@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from client.checks.handshake import Handshake, shake_hands
 from client.ledger.ledger import Ledger
@@ -52,11 +53,13 @@ class Verdict:
         status: how it ended.
         found: what was found, as a clause without a full stop.
         remedy: what to do, as a sentence; "" where there is nothing to do.
+        details: figures for `check --json`; None for none.
     """
 
     status: Status
     found: str
     remedy: str = ""
+    details: Mapping[str, Any] | None = None
 
 
 def passed(found: str) -> Verdict:
@@ -82,6 +85,13 @@ class Finding:
     status: Status
     found: str
     remedy: str = ""
+    details: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding as plain data, without details where there are none."""
+        fields = {"name": self.name, "status": self.status, "found": self.found}
+        details = {} if self.details is None else {"details": dict(self.details)}
+        return {**fields, "remedy": self.remedy, **details}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

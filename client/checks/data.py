@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
@@ -34,22 +35,48 @@ def _data(facts: Facts) -> Verdict:
 def _schema(facts: Facts) -> Verdict:
     histories = facts.histories
     dropped = histories.dropped
-    return passed(
+    found = (
         f"{len(histories):,} users with {histories.events:,} events; left out: "
         f"{dropped['duplicate']:,} repeated events, {dropped['short_history']:,} users with fewer "
         "than two events"
     )
+    spellings = [text for text in histories.summary.describe() if "another form" in text]
+    return replace(passed("; ".join([found, *spellings])), details=histories.summary.as_dict())
 
 
 def _items(facts: Facts) -> Verdict:
     unknown = facts.histories.dropped["unknown_item"]
     share = unknown / (facts.histories.events + unknown)
     found = f"{share:.1%} of the events have items outside the catalogue"
-    if share > UNKNOWN_SHARE:
+    hints = [hint for hint in facts.histories.summary.hints if "item ids" in hint]
+    if share > UNKNOWN_SHARE or hints:
         return doubtful(
-            found, "Compare the item ids, and ask for the coordinator's newest catalogue."
+            "; ".join([found, *hints]),
+            "Compare the item ids, and ask for the coordinator's newest catalogue.",
         )
     return passed(found)
+
+
+def _users(facts: Facts) -> Verdict:
+    """Check that no user stands for many persons, and no person for many users."""
+    summary = facts.histories.summary
+    user_hints = [hint for hint in summary.hints if "user ids" in hint]
+    doubts = [text for text in (summary.user_warning(), *user_hints) if text]
+    if doubts:
+        return doubtful(
+            "; ".join(doubts),
+            "Give every person one id; list an id that stands for nobody in data.missing.",
+        )
+    share = summary.largest_user[1] / summary.events
+    return passed(f"no user has more than {share:.1%} of the events")
+
+
+def _order(facts: Facts) -> Verdict:
+    """Check that times tell the order of a user's events."""
+    summary = facts.histories.summary
+    if warning := summary.tie_warning():
+        return doubtful(warning, "Export times with seconds, or a column `position`.")
+    return passed(f"{summary.ties / summary.events:.1%} of the events share user and time")
 
 
 def _population(facts: Facts) -> Verdict:
@@ -82,6 +109,8 @@ CHECKS = (
     Check("data", _data, "Check the [data] table: see docs/data.md."),
     Check("schema", _schema, "Mend the data, or name its columns in [data].", _READ[:2]),
     Check("items", _items, "", _READ),
+    Check("users", _users, "", _READ),
+    Check("order", _order, "", _READ),
     Check("population", _population, "", _READ),
     Check("delta", _delta, "", _READ),
 )

@@ -60,7 +60,11 @@ def _run_checks(facts: Facts) -> Iterator[Finding]:
         if verdict.status in _PASSED:
             passed.add(check.name)
         yield Finding(
-            name=check.name, status=verdict.status, found=verdict.found, remedy=verdict.remedy
+            name=check.name,
+            status=verdict.status,
+            found=verdict.found,
+            remedy=verdict.remedy,
+            details=verdict.details,
         )
 
 

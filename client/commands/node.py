@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -169,7 +169,7 @@ def check_command(  # noqa: PLR0913 each is a command-line option
     results = preflight(site, expected)
     findings = list(results) if as_json else _print_findings(results)
     if as_json:
-        write_json([asdict(finding) for finding in findings])
+        write_json([finding.as_dict() for finding in findings])
     raise typer.Exit(exit_code(findings))
 
 

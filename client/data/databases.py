@@ -1,8 +1,8 @@
 """Rows of a database, read through SQLAlchemy in batches.
 
 PostgreSQL and SQLite are tested; any other database for which SQLAlchemy has a driver should work.
-Nothing is ever written: PostgreSQL runs a read-only transaction, and an SQLite file is opened
-read-only.
+Nothing is ever written: PostgreSQL runs a read-only transaction, and an SQLite file is opened so
+that no statement can change it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from client.data.credentials import read_credentials, redact
+from shared.data.ids import INEXACT
 from shared.data.tables import Table, as_text, connect
 from shared.errors import DataError, SiteError
 
@@ -115,7 +116,7 @@ class Database:
         if not file.is_file():
             problem = f"{file}: the file does not exist"
             raise SiteError(f"data.source = '{self.name}': {problem}. Check the path.")
-        return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+        return _open_sqlite(file.resolve(), f"data.source = '{self.name}'")
 
     @contextmanager
     def _failures(self, key: str, value: str, remedy: str) -> Iterator[None]:
@@ -124,9 +125,44 @@ class Database:
         except (SQLAlchemyError, UnicodeError, OSError) as error:
             # SQLAlchemy's own message repeats the statement and the driver's parameters.
             text = redact(str(getattr(error, "orig", None) or error), self._secrets)
+            if "infinity" in text or "too large (after year" in text:
+                remedy = (
+                    "A time is infinity or beyond the year 9999: leave such rows out, with "
+                    'data.query = "SELECT ... WHERE isfinite(COLUMN)".'
+                )
             raise SiteError(
                 f"data.{key} = '{value}': the database refused ({text}). {remedy}"
             ) from None
+
+
+def _open_sqlite(file: Path, where: str) -> sqlite3.Connection:
+    """Open a file so that nothing can be written, and nothing stays beside it.
+
+    A database in WAL mode needs two files beside it while it is open. The last connection that may
+    write removes them again; one that may not leaves them.
+
+    Raises:
+        SiteError: it is in WAL mode, and this user may not write beside it.
+    """
+    with file.open("rb") as stream:
+        header = stream.read(20)
+    write_ahead = header[18:20] == b"\x02\x02"
+    beside = [file.with_name(file.name + suffix) for suffix in ("-wal", "-shm")]
+    mode = "rw" if write_ahead and not any(path.exists() for path in beside) else "ro"
+    connection = sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if not write_ahead:
+            raise
+        raise SiteError(
+            f"{where}: {file.name} is in WAL mode, which SQLite can only read where it may write "
+            f"beside the file ({error}). Let this user write to the folder {file.parent}, or make "
+            f"a copy without WAL: sqlite3 {file.name} \"VACUUM INTO 'copy.db'\"."
+        ) from None
+    return connection
 
 
 class _Rows:
@@ -263,4 +299,6 @@ def _by_str(values: Iterable[object]) -> pa.Array:
 def _decimal(value: Any) -> str | None:  # noqa: ANN401 a Decimal or None
     if value is None or value.is_nan():
         return None
+    if value.is_infinite():
+        return f"{value}{INEXACT}"
     return re.sub(r"\.0+$", "", format(value, "f"))

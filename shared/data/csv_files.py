@@ -30,6 +30,8 @@ LONGEST_CELL = 16 * 2**20
 """Bytes of a row that can be read."""
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _CHUNK = 2**20
+_UTF8_LETTER = re.compile("[^\x00-\x7f\udc80-\udcff]")
+"""Not ASCII, and decoded."""
 _UTF16 = ("the file is UTF-16 text", "Save it as UTF-8: iconv -f UTF-16 -t UTF-8 IN > OUT.")
 
 # The default of 128 KiB would refuse cells that DuckDB reads.
@@ -87,10 +89,8 @@ class CsvFile:
             raise self.find_fault() from None
         if any(map(_undecoded, header)):
             raise self.find_fault()
-        if len(header) == 1 and header[0].startswith("sep="):
-            raise self._error(
-                f"the first line is {header[0]!r}, which only Excel reads", "Take that line out."
-            )
+        if header and header[0].startswith("sep="):
+            raise self._error("the first line is 'sep=...', which only Excel reads", "Delete it.")
         return tuple(name.strip() for name in header)
 
     def scan(self) -> str:
@@ -148,7 +148,7 @@ class CsvFile:
                     continue
                 width = width or len(row)
                 if broken := next((cell for cell in row if _undecoded(cell)), None):
-                    return self._encoding_error(broken, number, lines)
+                    return self._encoding_error(broken, number)
                 if len(row) != width:
                     return self._width_error(row, width, number)
                 if max(map(len, row)) > LONGEST_CELL // 2:
@@ -187,10 +187,11 @@ class CsvFile:
         remedy = 'Enclose the whole field in quotes, and write a quote within it twice ("").'
         return self._error(opened, remedy, row=number)
 
-    def _encoding_error(self, cell: str, number: int, lines: _Recorded) -> DataError:
+    def _encoding_error(self, cell: str, number: int) -> DataError:
         """Tell text of another encoding from damaged UTF-8, which has other letters that are."""
         raw = cell.encode("utf-8", "surrogateescape")
-        utf8 = any(not line.isascii() and not _undecoded(line) for line in lines.rest())
+        with self._lines() as lines:
+            utf8 = any(map(_UTF8_LETTER.search, lines))
         shown = ascii(raw[:60])[1:]
         if not utf8:
             try:
@@ -251,10 +252,6 @@ class _Recorded:
         line = next(self._lines)
         self.recorded.append(line)
         return line
-
-    def rest(self) -> Iterator[str]:
-        """Yield the lines that were not read yet."""
-        yield from self._lines
 
 
 def _undecoded(text: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from shared.system.command_line import messages, output
 from simulations.experiment.simulation import Simulation
@@ -28,7 +29,7 @@ _TITLES = {
 
 def print_data(simulation: Simulation) -> None:
     """Print how much data there is, how it is spread, and what was left out."""
-    histories, dropped = simulation.dataset.histories, simulation.dataset.histories.dropped
+    histories, summary = simulation.dataset.histories, simulation.dataset.histories.summary
     sizes = sorted(len(rows) for rows in simulation.parts)
     messages.print(
         f"{simulation.dataset.name}: {len(histories):,} users, "
@@ -38,9 +39,10 @@ def print_data(simulation: Simulation) -> None:
     untested = len(histories) - len(simulation.evaluation_split.test_targets)
     if untested:
         messages.print(f"{untested:,} users have no test event: they train, and are not evaluated")
-    if any(dropped.values()):
-        counts = ", ".join(f"{count:,} {why}" for why, count in dropped.items() if count)
-        messages.print(f"left out: {counts.replace('_', ' ')}")
+    for text in summary.describe():
+        messages.print(Text(f"data: {text}"), soft_wrap=True)
+    for text in (*summary.warnings(), *map(str, simulation.dataset.catalogue.ignored)):
+        messages.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
 
 
 def print_result(result: dict[str, Any], out: Path) -> None:

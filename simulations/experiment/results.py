@@ -91,13 +91,23 @@ class DataOrganisation(Document):
 
 
 class Data(Document):
-    """The data set, and how many users each organisation has."""
+    """The data set, how many users each organisation has, and what reading found.
+
+    The last fields are those of `shared.data.summary.Summary`; earlier versions wrote none.
+    """
 
     name: str
     users: Count
     items: Count
     interactions: Count
     organisations: tuple[DataOrganisation, ...]
+    rows: Count | None = None
+    dropped: dict[str, Count] = Field(default_factory=dict)
+    rewritten: dict[str, Count] = Field(default_factory=dict)
+    merged: dict[str, Count] = Field(default_factory=dict)
+    ties: Count | None = None
+    examples: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class PrivacyOrganisation(Document):
@@ -208,6 +218,7 @@ class Result(Document):
 
 def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
     """Return what was trained on; `populations` is by organisation."""
+    summary = dataset.histories.summary
     return Data(
         name=dataset.name,
         users=len(dataset.histories),
@@ -217,6 +228,13 @@ def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
             DataOrganisation(name=name, population=population)
             for name, population in populations.items()
         ),
+        rows=summary.rows,
+        dropped=dict(summary.dropped),
+        rewritten=dict(summary.rewritten),
+        merged=dict(summary.merged),
+        ties=summary.ties,
+        examples=dict(summary.examples),
+        warnings=(*summary.warnings(), *map(str, dataset.catalogue.ignored)),
     )
 
 

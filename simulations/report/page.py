@@ -114,6 +114,7 @@ def facts_of(run: Run) -> tuple[tuple[str, str], ...]:
             f"{run.data}: {run.users:,} users, {run.items:,} items, "
             f"{run.interactions:,} interactions",
         ),
+        *(("doubtful", warning) for warning in run.warnings),
         ("organisations", f"{len(run.organisations)} {spread}{_named(run)}"),
         ("seed", str(run.seed)),
         ("time", f"{run.seconds:,.0f} s in total"),

@@ -72,6 +72,7 @@ class Run:
         users: number of users.
         items: number of items in the catalogue.
         interactions: number of interactions.
+        warnings: what is doubtful about the data, as sentences without a full stop.
         private: whether noise was added.
         delta: δ of the claim.
         organisations: in the order of result.json.
@@ -93,6 +94,7 @@ class Run:
     users: int
     items: int
     interactions: int
+    warnings: tuple[str, ...]
     private: bool
     delta: float
     organisations: tuple[Organisation, ...]
@@ -137,6 +139,7 @@ def read_run(folder: Path) -> Run:
         users=data.users,
         items=data.items,
         interactions=data.interactions,
+        warnings=data.warnings,
         private=result.privacy.private,
         delta=result.privacy.delta,
         organisations=_organisations(file, data, result.privacy),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import shutil
 import sqlite3
 from collections import namedtuple
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from tests.client.partner import Partner
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
-OF_DATA = {"schema", "items", "population", "delta", "memory"}
+OF_DATA = {"schema", "items", "users", "order", "population", "delta", "memory"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference"}
 
@@ -260,6 +261,16 @@ def column(partner: Partner) -> None:
     partner.events.write_text(partner.events.read_text().replace("timestamp", "bought_at", 1))
 
 
+def giant_user(partner: Partner) -> None:
+    item = partner.events.read_text().splitlines()[1].split(",")[1]
+    add_events(partner, *(f"-1,{item},{n}" for n in range(1000)))
+
+
+def add_events(partner: Partner, *rows: str) -> None:
+    text = partner.events.read_text().rstrip("\n")
+    partner.events.write_text("\n".join([text, *rows, ""]))
+
+
 def unknown_items(partner: Partner) -> None:
     text = partner.events.read_text()
     partner.events.write_text(
@@ -414,6 +425,20 @@ FAULTS = {
     "unknown items": Fault(
         "items", unknown_items, "newest catalogue", "outside the catalogue", status="warning"
     ),
+    "a user who stands for many": Fault(
+        "users",
+        giant_user,
+        "data.missing",
+        "the user '-1' has",
+        status="warning",
+    ),
+    "times that tie": Fault(
+        "order",
+        lambda p: p.events.write_text(re.sub(r",\d+$", ",5", p.events.read_text(), flags=re.M)),
+        "column `position`",
+        "order is file order",
+        status="warning",
+    ),
     "more users than declared": Fault(
         "population",
         edited(f"population = {USERS}", "population = 180"),
@@ -553,6 +578,18 @@ FAULTS = {
         skipped={"tls", *OF_TLS},
     ),
 }
+
+
+def test_json_gives_what_was_read_dropped_and_merged(joined: Partner) -> None:
+    user, item, time = joined.events.read_text().splitlines()[1].split(",")
+    add_events(joined, f"{user} ,{item},{time}", f"{user},nothing,{time}")
+    _, findings = joined.check()
+    details = findings["schema"]["details"]
+    assert details["dropped"]["duplicate"] == 1
+    assert details["dropped"]["unknown_item"] == 1
+    assert details["merged"] == {"user": 1, "item": 0}
+    assert details["examples"]["unknown_item"] == ["'nothing'"]
+    assert f"'{user} ' is read as '{user}'" in findings["schema"]["found"]
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

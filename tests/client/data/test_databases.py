@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import closing
@@ -12,6 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from client.data.databases import Database
+from shared.data.catalogue import Catalogue
+from shared.data.ids import INEXACT
+from shared.data.reading import histories_from_tables
 from shared.errors import DataError, SiteError
 from tests.client.conftest import CANARY, private
 
@@ -102,6 +107,73 @@ def test_values_that_are_not_plain_are_refused(shop: Shop, expression: str) -> N
 def test_bytes_in_sqlite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not plain values"):
         read(sqlite(tmp_path, "a", b"\x00"))
+
+
+@pytest.mark.parametrize("value", ["'infinity'::timestamp", "'-infinity'::timestamptz"])
+def test_a_time_of_infinity_is_refused_with_its_remedy(shop: Shop, value: str) -> None:
+    with pytest.raises(SiteError, match=r"infinity or beyond the year 9999.*isfinite"):
+        read(shop(f"SELECT {value} AS v"))
+
+
+def test_padding_and_numeric_ids_have_one_canonical_form(shop: Shop) -> None:
+    query = (
+        "SELECT '1000'::char(8) AS user_id, 'a' AS item_id, 1 AS timestamp "
+        "UNION ALL SELECT 1000.00::numeric::text, 'b', 2 UNION ALL SELECT '1000.0', 'c', 3"
+    )
+    items = Catalogue(tuple("abc"), tuple("abc"), ((),) * 3, (None,) * 3)
+    histories = histories_from_tables(shop(query).tables(), items, source="query")
+    assert histories.users == ("1000",)
+
+
+def test_infinite_numbers_are_marked(shop: Shop) -> None:
+    query = "SELECT 'Infinity'::float8 AS a, 'Infinity'::numeric AS b, 2::float8 ^ 53 AS c"
+    assert all(text and text.endswith(INEXACT) for text in read(shop(query))[0])
+
+
+# --- SQLite in WAL mode --------------------------------------------------------------------------
+
+
+def write_ahead(folder: Path) -> Path:
+    file = folder / "shop.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (v)")
+        connection.execute("INSERT INTO t VALUES (1)")
+        connection.commit()
+    return file
+
+
+def test_reading_a_database_in_wal_mode_leaves_nothing_behind(tmp_path: Path) -> None:
+    file = write_ahead(tmp_path)
+    before = file.read_bytes()
+    assert read(Database("sqlite:///shop.db", ("table", "t"), folder=tmp_path)) == [("1",)]
+    assert [path.name for path in tmp_path.iterdir()] == ["shop.db"]
+    assert file.read_bytes() == before
+    with pytest.raises(SiteError, match="readonly"):
+        read(Database("sqlite:///shop.db", ("query", "DELETE FROM t"), folder=tmp_path))
+
+
+def test_a_database_in_wal_mode_is_read_while_another_writes(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(write_ahead(tmp_path))) as writer:
+        writer.execute("INSERT INTO t VALUES (2)")
+        writer.commit()
+        source = Database("sqlite:///shop.db", ("table", "t"), folder=tmp_path)
+        assert read(source) == [("1",), ("2",)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_wal_mode_in_a_read_only_folder_is_refused_by_name() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_ahead(folder).chmod(0o644)
+        folder.chmod(0o555)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(SiteError, match=r"in WAL mode.*write to the folder.*VACUUM INTO"):
+                read(Database("sqlite:///shop.db", ("table", "t"), folder=folder))
+        finally:
+            os.seteuid(0)
+        assert [path.name for path in folder.iterdir()] == ["shop.db"]
 
 
 # --- reading -----------------------------------------------------------------------------------
