@@ -56,6 +56,7 @@ from shared.messages import (
     traffic,
 )
 from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
+from shared.models.frozen import fingerprint
 from shared.outcomes import Refusal
 from shared.sections import values_of
 
@@ -230,8 +231,10 @@ def load_weights(model: AttentionRecommender, request: TrainRequest | EvaluateRe
     """Load the request's global weights into the model.
 
     Raises:
-        WireError: names or shapes differ from the model's.
+        WireError: names or shapes differ from the model's, or the frozen weights do.
     """
+    if request.frozen not in ("", fingerprint(model)):
+        raise WireError("the frozen weights differ: both sides must run the same release.")
     weights = trainable(model)
     if set(weights) != set(request.weights):
         odd = sorted(set(weights) ^ set(request.weights))

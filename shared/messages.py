@@ -75,7 +75,7 @@ PLAN_ACTION = "plan"
 PLAN = f"{MessageType.QUERY}.{PLAN_ACTION}"
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.TRAIN}.{STATISTICS_ACTION}"
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the messages; increased when one changes its form."""
 LONGEST_NAME = 100
 """Most characters of an organisation's name, and of a run's."""
@@ -210,6 +210,8 @@ class TrainRequest(LocalTraining):
         model: shape of the recommender.
         weights: global trainable weights.
         noise_multiplier: noise over clip norm; 0 asks for a run without privacy.
+        frozen: fingerprint of the weights that the partner's model must have beside these; ""
+            leaves them unchecked.
     """
 
     run: str
@@ -218,6 +220,7 @@ class TrainRequest(LocalTraining):
     model: ModelConfig
     weights: UncheckedWeights
     noise_multiplier: NonNegativeNumber
+    frozen: str = ""
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -262,6 +265,7 @@ class EvaluateRequest:
         noise_multiplier: noise over `clip_norm`, > 0: metrics are never exact.
         sample_rate: in (0, 1].
         k: cut-off of the ranking, >= 1.
+        frozen: as in a `TrainRequest`.
     """
 
     run: str
@@ -272,6 +276,7 @@ class EvaluateRequest:
     noise_multiplier: PositiveNumber
     sample_rate: ShareAboveZero
     k: PositiveInt = 10
+    frozen: str = ""
 
     @property
     def clip_norm(self) -> float:

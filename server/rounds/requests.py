@@ -34,6 +34,7 @@ from shared.messages import (
     TrainRequest,
     Weights,
 )
+from shared.models.attention import frozen_fingerprint
 from shared.sections import values_of
 
 __all__ = [
@@ -114,6 +115,7 @@ def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights
         model=config.model,
         weights=weights,
         noise_multiplier=terms.noise_multiplier,
+        frozen=frozen_fingerprint(config.model),
         **values_of(LocalTraining, config.training.in_round(number)),
     )
 
@@ -164,6 +166,7 @@ def evaluate_request(
         weights=weights,
         noise_multiplier=terms.noise_multiplier,
         sample_rate=config.training.sample_rate,
+        frozen=frozen_fingerprint(config.model),
     )
 
 

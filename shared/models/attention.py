@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from shared.models.dropout import Dropout
+from shared.models.frozen import draw_frozen, fingerprint
 from shared.models.products import LARGE, NUMBERS, align, linear_by_user, product_by_user
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "append_own_directions",
     "attention_config",
     "build",
+    "frozen_fingerprint",
     "item_descriptors",
     "mask_size",
     "trainable",
@@ -89,6 +92,8 @@ class AttentionConfig(PreTrainedConfig):
     trained: str = "all"
 
 
+INITIAL_STD = 0.02
+"""Standard deviation of initial weights, as in arXiv:2309.07602."""
 INITIAL_ATTENTION_GAIN = 32.0
 """Initial gain of the attention output over the residual, in a model that uses features."""
 
@@ -279,7 +284,7 @@ class AttentionRecommender(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Draw weights from Normal(0, 0.02) and set biases to 0, as in arXiv:2309.07602."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
+            nn.init.normal_(module.weight, std=INITIAL_STD)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -456,13 +461,27 @@ def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
 
 
 def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
-    """Build a recommender over a catalogue, with initial weights drawn from torch's seed.
+    """Build a recommender over a catalogue.
+
+    Initial weights that are to be trained are drawn from torch's seed; frozen ones are the same
+    everywhere (`shared.models.frozen`).
 
     Raises:
         ConfigError: the catalogue does not have the features that the model reads.
     """
     features = _public_features(model, catalogue) if model.items.uses_features else None
-    return AttentionRecommender(attention_config(model, len(catalogue)), features)
+    recommender = AttentionRecommender(attention_config(model, len(catalogue)), features)
+    draw_frozen(recommender, INITIAL_STD)
+    return recommender
+
+
+@lru_cache(maxsize=8)
+def frozen_fingerprint(model: ModelConfig) -> str:
+    """Return the fingerprint of the weights that `build` freezes; the catalogue has no part."""
+    with torch.random.fork_rng([]):
+        recommender = AttentionRecommender(attention_config(model, items=1))
+    draw_frozen(recommender, INITIAL_STD)
+    return fingerprint(recommender)
 
 
 def mask_size(config: AttentionConfig) -> int:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
+from shared.errors import WireError
 from shared.messages import (
     DESCRIBE,
     EVALUATE,
@@ -31,7 +32,7 @@ from shared.messages import (
     Weights,
     refusal_in,
 )
-from shared.models.attention import build
+from shared.models.attention import build, frozen_fingerprint
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value
@@ -525,3 +526,13 @@ def test_weights_of_another_model_are_refused(sites: Sites, what: str) -> None:
         weights["else"] = value
     reply = app(sites.message(weights=weights), at(sites.make("alpha")))
     refused(reply, Refusal.MALFORMED)
+
+
+def test_frozen_weights_that_differ_are_refused_before_anything_is_charged(sites: Sites) -> None:
+    """Else every organisation would train against another projection, and ε would buy nothing."""
+    request = sites.request()
+    model = build(request.model, sites.catalogue)
+    for frozen in ("", frozen_fingerprint(request.model)):
+        load_weights(model, replace(request, frozen=frozen))
+    with pytest.raises(WireError, match="the frozen weights differ"):
+        load_weights(model, replace(request, frozen="0" * 64))

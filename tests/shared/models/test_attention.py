@@ -20,7 +20,6 @@ from shared.models.attention import (
     Attention,
     AttentionConfig,
     AttentionRecommender,
-    Block,
     ItemScores,
     build,
     trainable,
@@ -309,19 +308,6 @@ def test_build_follows_the_configuration_and_the_catalogue() -> None:
         items=ItemRepresentation.IDS, hidden_size=D, max_length=T, trained=Trained.ALL
     )
     assert build(ids, catalogue(F)).config.feature_size == 0
-
-
-def test_build_takes_its_weights_from_torchs_seed() -> None:
-    shape = ModelConfig(feature_size=F, hidden_size=D, max_length=T)
-
-    def key(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        (block,) = build(shape, catalogue(F)).blocks
-        assert isinstance(block, Block)
-        return block.attention.key.weight.detach()
-
-    assert_close(key(1), key(1), rtol=0, atol=0)
-    assert (key(1) - key(2)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("found", [None, F - 1, F + 1])
