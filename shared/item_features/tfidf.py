@@ -18,7 +18,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from shared.data.catalogue import Catalogue
-from shared.item_features.whitening import signs, unit_rows, whitened
+from shared.item_features.whitening import fixed_rotation, signs, unit_rows, whitened
 
 __all__ = ["text_features", "text_vectors"]
 
@@ -51,8 +51,10 @@ def text_vectors(catalogue: Catalogue, size: int) -> NDArray[np.float64]:
     rank = min(size, min(counts.shape) - 1)
     if rank < 1 or not counts.data.any():
         return np.zeros((len(catalogue), 1))
-    # A fixed start vector and fixed signs: the same catalogue gives the same features.
+    # A fixed start vector, basis and signs: the same catalogue gives the same features.
     left, strength, right = svds(counts, k=rank, v0=np.ones(min(counts.shape)))
+    if (rotation := fixed_rotation(right, strength)) is not None:
+        left, right = left @ rotation.T, rotation @ right
     # Directions are weighted by the square root of their singular values: with equal weights rare
     # words would matter as much as genres, with full weights genres would dominate everything.
     # Directions beyond the numerical rank are rounding error, and scaling to unit rows would

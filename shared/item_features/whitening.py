@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["signs", "unit_rows", "whitened"]
+__all__ = ["fixed_rotation", "signs", "unit_rows", "whitened"]
 
 _MIN_STRENGTH = 1e-6
 """Relative singular value below which a direction is treated as rounding error."""
+_EQUAL = 1e-9
+"""Difference of two singular values, relative to the largest, below which they are equal."""
 
 
 def whitened(
@@ -34,11 +36,50 @@ def whitened(
     centred = vectors - share @ vectors
     _, strength, right = np.linalg.svd(np.sqrt(share)[:, None] * centred, full_matrices=False)
     informative = strength > _MIN_STRENGTH * np.linalg.norm(strength)
+    if (rotation := fixed_rotation(right, strength)) is not None:
+        right = rotation @ right
     scale = np.divide(signs(right), strength, out=np.zeros_like(strength), where=informative)
     components = (centred @ (right.T * scale))[:, :size]
     features = np.zeros((len(vectors), size), dtype=np.float32)
     features[:, : components.shape[1]] = components.round(6) + 0.0  # turns -0 into 0
     return features
+
+
+def fixed_rotation(
+    directions: NDArray[np.float64], strength: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Return the rotation that fixes the basis among directions of equal strength.
+
+    Equal singular values leave any basis of their subspace possible, and libraries return
+    different ones. The basis taken here depends on the subspace alone: its first direction is the
+    projection of the axis that lies nearest to it, its second that of the axis nearest to what is
+    left, and so on. Of axes that are equally near, the first is taken.
+
+    Args:
+        directions: orthonormal rows [R, D].
+        strength: singular values in ascending or descending order, [R].
+
+    Returns:
+        Orthogonal [R, R]; the fixed basis is `rotation @ directions`. None where all strengths
+        differ, or are too small to matter: then nothing is to be changed.
+    """
+    largest = strength.max(initial=0)
+    equal = (np.abs(np.diff(strength)) <= _EQUAL * largest) & (
+        strength[1:] > _MIN_STRENGTH * largest
+    )
+    if not equal.any():
+        return None
+    rotation = np.eye(len(strength))
+    ends = np.flatnonzero(~np.append(equal, False))
+    for start, end in zip(np.append(0, ends[:-1] + 1), ends + 1, strict=True):
+        rest = directions[start:end].copy()  # (m, D): what is left of each axis in the subspace
+        for row in range(start, end if end - start > 1 else start):
+            norms = (rest**2).sum(0)
+            axis = int((norms > (1 - 1e-6) * norms.max()).argmax())
+            coordinates = rest[:, axis] / np.sqrt(norms[axis])
+            rest -= np.outer(coordinates, coordinates @ rest)
+            rotation[row, start:end] = coordinates
+    return rotation
 
 
 def signs(directions: NDArray[np.float64]) -> NDArray[np.float64]:
