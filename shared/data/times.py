@@ -98,7 +98,9 @@ class TimeColumn:
         """Read one batch; rows that do not fit are counted."""
         self._name, column = batch.rows.schema.names[2], batch.rows.column(2)
         # Usually the first attempt reads all rows: a whole number is a number, and never ISO 8601.
-        whole = fraction = self._read(_WHOLE_ONLY, column)[0]
+        whole = fraction = self._read(_WHOLE_ONLY, column, "t")[0]
+        if whole.null_count:
+            whole = fraction = self._read(_WHOLE_ONLY, column)[0]
         exact = not whole.null_count
         if not exact and not self._positions:
             whole, fraction = self._read(_NUMBER, column)
@@ -122,9 +124,11 @@ class TimeColumn:
         for number in np.unique(unit):
             self._units[number].add(unit == number, batch)
 
-    def _read(self, query: str, column: pa.Array) -> Sequence[pa.Array]:
+    def _read(
+        self, query: str, column: pa.Array, text: str = "trim(t, ' \t\r\n' || chr(160))"
+    ) -> Sequence[pa.Array]:
         self._connection.register("given", pa.table({"t": column}))
-        texts = "WITH texts AS (SELECT trim(t, ' \t\r\n' || chr(160)) AS t FROM given)"
+        texts = f"WITH texts AS (SELECT {text} AS t FROM given)"  # noqa: S608 - constants
         table = self._connection.sql(f"{texts} {query}").to_arrow_table()
         return [values.combine_chunks() for values in table.columns]
 
