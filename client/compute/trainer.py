@@ -43,7 +43,8 @@ from shared.sections import NonNegativeNumber, PositiveInt, section
 __all__ = ["LocalPlan", "train"]
 
 PROBED_USERS, PROBED_EVENTS = 3, 5
-"""Invented users that a model's clipping is checked on; not as many as events."""
+"""Invented users that a model's clipping is checked on, one more where as many as events, and the
+most events of each; never more than the model reads."""
 CHECKED_NORM = 2.0**-20
 """Clip norm of the check of rows: low, so that all bits are kept, and a power of two."""
 
@@ -234,13 +235,15 @@ def _checked_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
 
 
 def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:
-    items = torch.arange(PROBED_USERS * (PROBED_EVENTS + 1), device=model.device)
-    users = 1 + items.view(PROBED_USERS, -1) * 7 % model.config.items
+    events = min(PROBED_EVENTS, model.config.max_length)
+    count = PROBED_USERS + (events == PROBED_USERS)
+    items = torch.arange(count * (events + 1), device=model.device)
+    users = 1 + items.view(count, -1) * 7 % model.config.items
     ranked = users.flip(1)[:, : 3 * (plan.candidates > 0)]
     probe(
         model,
         lambda rows: _losses(model, users[rows], ranked[rows]),
-        torch.arange(PROBED_USERS, device=model.device),
+        torch.arange(count, device=model.device),
     )
 
 
