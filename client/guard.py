@@ -43,6 +43,8 @@ Answer = dict[str, Tensor]
 Computation = Callable[[], Answer]
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
+_UNCHARGED = ("weights", "frozen")
+"""What a request's fingerprint leaves out; the frozen weights follow from the model's shape."""
 LARGEST_SPREAD = 1e20
 """Largest clip norm and noise: near float32's largest numbers a sum would be infinite."""
 
