@@ -253,7 +253,7 @@ def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
     Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets
     the first answer, which tells it nothing new.
     """
-    asked = flatten(request, without=("weights",))
+    asked = flatten(request, without=_UNCHARGED)
     return Entry(
         run=request.run,
         round=request.round,
