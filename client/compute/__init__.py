@@ -1,1 +1,8 @@
-"""compute."""
+"""What is computed from one site's users; knows no message, no file and no ledger.
+
+- `trainer`: private training steps (DP-SGD, one user one sample).
+- `batches`: physical batches of constant shape, independent of who is in them.
+- `statistics`: noised popularity and moment, for a warm start.
+- `evaluation`: noised ranking metrics of given weights.
+- `memory`: keeps freed memory in the process.
+"""

@@ -3,23 +3,7 @@
 Used for a round of training, for each statistic of a warm start, and (without a quorum) for noised
 metrics. `server.rounds.requests` says what is asked, `server.rounds.replies` checks the replies.
 
-| what came                                              | outcome                      | retried |
-|--------------------------------------------------------|------------------------------|---------|
-| a reply that passes the check                          | valid                        | no      |
-| nothing before the deadline                            | missing                      | yes     |
-| the same, and a reply after the collection had ended   | late, reported with the next | -       |
-|                                                        | collection                   |         |
-| nothing: the node is not connected                     | absent                       | yes     |
-| an error of Flower: the app raised, or its process died| failed                       | yes     |
-| a refusal of the partner's guard                       | refused-..., by its code     | if it   |
-|                                                        |                              | failed  |
-| another form, other names or shapes, NaN or infinity,  | malformed, wrong-shape,      | no      |
-| a norm above the bound                                 | not-finite, too-long         |         |
-| the bytes of this organisation's answer to an earlier  | stale; for a statistic       | no      |
-| request                                                | wrong-shape                  |         |
-
-Statistics have no digest. The two of them differ in shape, so an answer to one is refused as an
-answer to the other; and a resumed run repeats both requests, whose kept answers it must accept.
+The outcomes, and which of them are retried, stand in the table of `server.rounds.replies`.
 
 A retry sends the same request again: a partner that has answered it sends its kept answer and pays
 nothing. Partners whose reply was valid, or whose outcome is final, are not asked again.

@@ -1,7 +1,28 @@
-"""Check every reply before any arithmetic uses it.
+"""Check every reply before any arithmetic uses it: how each counts, and why.
 
 Flower's strategies trust what a client sends: one NaN makes the mean NaN, an array of size 1 is
 broadcast, and an example count of 1e300 decides the mean alone.
+
+| what came                                              | outcome                      | retried |
+|--------------------------------------------------------|------------------------------|---------|
+| a reply that passes the check                          | valid                        | no      |
+| nothing before the deadline                            | missing                      | yes     |
+| the same, and a reply after the collection had ended   | late, reported with the next | -       |
+|                                                        | collection                   |         |
+| nothing: the node is not connected                     | absent                       | yes     |
+| an error of Flower: the app raised, or its process died| failed                       | yes     |
+| a refusal of the partner's guard                       | refused-..., by its code     | if it   |
+|                                                        |                              | failed  |
+| another form, other names or shapes, NaN or infinity,  | malformed, wrong-shape,      | no      |
+| a norm above the bound                                 | not-finite, too-long         |         |
+| the bytes of this organisation's answer to an earlier  | stale; for a statistic       | no      |
+| request                                                | wrong-shape                  |         |
+
+Statistics have no digest. The two of them differ in shape, so an answer to one is refused as an
+answer to the other; and a resumed run repeats both requests, whose kept answers it must accept.
+
+The checks of a reply's content are here; what does not come at all, comes late or comes from a node
+that is gone is counted by `server.rounds.collection`.
 """
 
 from __future__ import annotations

@@ -5,5 +5,6 @@ certificates   its certificate authority, and what certificates say
 up             the processes of `sotto-server up`
 proxy          which requests reach Flower's SuperLink
 listeners      the proxy's process and its TLS listeners
+superexec      Flower's executor of tasks, whose tokens stand in no argument
 prometheus     /metrics, /healthz and /readyz from the runs' status files
 """

@@ -2,6 +2,8 @@
 
 attention   the recommender: causal self-attention, scored over the whole catalogue
 losses      cross-entropy per user, over the catalogue or over drawn candidates
+dropout     dropout whose masks may be given, user by user
+products    matrix products in which each user's part is rounded alike, whatever its row
 moments     the two statistics of a warm start: item popularity and a transition moment
 counts      popularity and first-order Markov baselines; item counts with and without noise
 recent_counts   counts over the last three events

@@ -9,4 +9,5 @@
 | sources      | reading interactions from files and databases                                |
 | executor     | starting a ClientApp                                                         |
 | memory       | the memory allocator                                                         |
+| hostile_search | searches for weights with which one user exceeds the clip norm             |
 """

@@ -1,1 +1,8 @@
-"""clipping."""
+"""Per-user clipping, exact for any finite weights.
+
+- `clipping`: every user's gradient norm and the clipped sum, from one backward pass.
+- `layers`: the layers whose per-user gradients are known.
+- `factors`: per-user gradients of one weight, formed or stored as factors.
+- `grid`: exact sums of users' contributions, as integers.
+- `probe`: compares with autograd on invented users before private data is read.
+"""
