@@ -2,6 +2,7 @@
 
 attention   the recommender: causal self-attention, scored over the whole catalogue
 losses      cross-entropy per user, over the catalogue or over drawn candidates
+frozen      weights that no message carries, drawn alike everywhere, and their fingerprint
 dropout     dropout whose masks may be given, user by user
 products    matrix products in which each user's part is rounded alike, whatever its row
 moments     the two statistics of a warm start: item popularity and a transition moment
