@@ -6,7 +6,6 @@ what `client.logs` allows.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Hashable
 from functools import lru_cache
@@ -64,8 +63,6 @@ __all__ = ["app", "load_weights"]
 
 _EVALUATION, _STATISTICS = 1, 2
 """Tell the random numbers of an evaluation, and of a statistic, from its round's training."""
-_ALL = sys.maxsize
-"""Events of a history, when all are wanted."""
 
 
 class NodeApp(ClientApp):
@@ -75,11 +72,14 @@ class NodeApp(ClientApp):
         """Answer a message. Raises nothing."""
         if not simulated_node(context.node_config):
             logs.set_up()
-        with logs.request(kind=message.metadata.message_type[:LONGEST_NAME]):
-            return self._answer(message, context)
-
-    def _answer(self, message: Message, context: Context) -> Message:
         started = time.monotonic()
+        with logs.request(kind=message.metadata.message_type[:LONGEST_NAME]):
+            reply = self._answer(message, context, started)
+            if message.metadata.message_type != DESCRIBE:
+                _hold_back(context, started)
+            return reply
+
+    def _answer(self, message: Message, context: Context, started: float) -> Message:
         try:
             _check_kind(message.metadata.message_type)
             reply = super().__call__(message, context)
@@ -158,12 +158,28 @@ def evaluate_round(message: Message, context: Context) -> Message:
 def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
     site = _site(context)
     catalogue = _catalogue(site)
-    return site, catalogue, Guard(site, _ledger(site), catalogue.fingerprint)
+    return site, catalogue, Guard(site, _ledger(site), catalogue)
 
 
 def _check_kind(kind: str) -> None:
     if kind not in (DESCRIBE, PLAN, STATISTICS, TRAIN, EVALUATE):
         raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
+
+
+def _hold_back(context: Context, started: float) -> None:
+    """Wait until `policy.answer_seconds` after the request, so that a reply's time tells nothing.
+
+    Refusals wait, too: whether one comes before or after the data were read would show.
+    """
+    try:
+        latency = _site(context).policy.answer_seconds
+    except Exception:  # site.toml does not load: the request has failed for that reason, at once
+        return
+    left = started + latency - time.monotonic()
+    if left > 0:
+        time.sleep(left)
+    elif latency:
+        note(Event.OVERRAN, seconds=latency - left)
 
 
 def _refuse(error: Refused | WireError, code: Refusal, message: Message) -> Message:
@@ -193,8 +209,7 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         **values_of(LocalTraining, request),
     )
     model = _model(request, site, catalogue)
-    # One event more than the model reads: the last one is the last target.
-    histories = _histories(site, catalogue, request.model.max_length + 1)
+    histories = _histories(site, catalogue)
     return lambda: train(model, histories, plan, site.random(request.round))
 
 
@@ -206,14 +221,14 @@ def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalog
         k=request.k,
     )
     model = _model(request, site, catalogue)
-    histories = _all_histories(site, catalogue, _ALL)
+    histories = _all_histories(site, catalogue)
     random = site.random(request.round, _EVALUATION)
     return lambda: {"sums": evaluate(model, histories, plan, random)}
 
 
 def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
     table = item_descriptors(request.model, catalogue).numpy()
-    histories = _histories(site, catalogue, _ALL)
+    histories = _histories(site, catalogue)
     random = site.random(request.round, _STATISTICS)
     return lambda: {"total": noised_statistic(histories, table, request, random)}
 
@@ -263,18 +278,22 @@ def _catalogue(site: Site) -> Catalogue:
     return _read_catalogue(folder, _stamp(folder / "items.parquet"))
 
 
-def _histories(site: Site, catalogue: Catalogue, events: int) -> Histories:
+def _histories(site: Site, catalogue: Catalogue) -> Histories:
     """What the site trains on: without each user's last event where that one is evaluated."""
     held_out = int(Ask.EVALUATE in site.policy.answers)
-    read = _all_histories(site, catalogue, min(events, _ALL - 1) + held_out)
+    read = _all_histories(site, catalogue)
     return read.without_last(held_out) if held_out else read
 
 
-def _all_histories(site: Site, catalogue: Catalogue, events: int) -> Histories:
+def _all_histories(site: Site, catalogue: Catalogue) -> Histories:
+    """Read as much as the policy says, whatever is asked: a request does not decide what is read.
+
+    A model that reads fewer events gets each user's last ones from `Histories.padded`.
+    """
     version = site.data_version()
     if version is None:
-        return site.load_histories(catalogue, events)
-    return _read_histories(site, catalogue, events, version)
+        return site.load_histories(catalogue, site.policy.max_events)
+    return _read_histories(site, catalogue, version)
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -288,8 +307,8 @@ def _read_catalogue(folder: Path, _: tuple[int, int]) -> Catalogue:
 
 
 @lru_cache(maxsize=64)
-def _read_histories(site: Site, catalogue: Catalogue, events: int, _: Hashable) -> Histories:
-    return site.load_histories(catalogue, events)
+def _read_histories(site: Site, catalogue: Catalogue, _: Hashable) -> Histories:
+    return site.load_histories(catalogue, site.policy.max_events)
 
 
 @lru_cache(maxsize=64)

@@ -16,9 +16,12 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
+from client.bounds import MEGABYTE, answer_bytes, check_bounds
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.outbox import Room
 from client.site.policy import Ask
 from client.site.site import Site
+from shared.data.catalogue import Catalogue
 from shared.errors import BudgetExceeded, Refused, WireError
 from shared.hash_chain import canonical_text
 from shared.messages import (
@@ -55,10 +58,10 @@ class Guard:
     Args:
         site: whose policy.
         ledger: where its budget is kept.
-        catalogue: fingerprint of the catalogue that the site holds.
+        catalogue: the one that the site holds.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, catalogue: str) -> None:
+    def __init__(self, site: Site, ledger: Ledger, catalogue: Catalogue) -> None:
         self._site, self._ledger, self._catalogue = site, ledger, catalogue
 
     def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Answer:
@@ -137,10 +140,12 @@ class Guard:
         if kept is None:
             self._check_terms(entry)
             self._check_model(request)
+            room = self._check_bounds(request)
             compute, policy = prepare(), self._site.policy
-            self._ledger.charge(entry, max_epsilon=policy.max_epsilon, delta=policy.delta)
-            answer = {name: value.contiguous() for name, value in compute().items()}
-            kept = self._ledger.keep_answer(entry, save(answer))
+            self._ledger.charge(
+                entry, max_epsilon=policy.max_epsilon, delta=policy.delta, room=room
+            )
+            kept = self._ledger.keep_answer(entry, _run_charged(compute), room=room)
         # In a fixed order, which `load` does not have: the same bytes go out again.
         return dict(sorted(load(kept).items()))
 
@@ -172,12 +177,42 @@ class Guard:
             raise Refused(Refusal.MALFORMED, "the global weights are not all finite")
 
     def _check_catalogue(self, fingerprint: str) -> None:
-        if fingerprint != self._catalogue:
+        if fingerprint != self._catalogue.fingerprint:
             raise Refused(
                 Refusal.CATALOGUE,
                 f"the request is for catalogue {fingerprint[:12]}, this site holds "
-                f"{self._catalogue[:12]}: ask the coordinator for the current one",
+                f"{self._catalogue.fingerprint[:12]}: ask the coordinator for the current one",
             )
+
+    def _check_bounds(self, request: Request) -> Room:
+        """Return the room that the answer needs, if the request is within all bounds."""
+        site, items = self._site, len(self._catalogue)
+        check_bounds(
+            request,
+            site.policy,
+            population=site.population,
+            items=items,
+            device=site.torch_device().type,
+        )
+        return Room(
+            answer_bytes=answer_bytes(request, items),
+            max_stored_bytes=site.policy.max_stored_mb * MEGABYTE,
+            max_answers=site.policy.max_answers,
+        )
+
+
+def _run_charged(compute: Computation) -> bytes:
+    """Return the answer as a safetensors file.
+
+    Raises:
+        RuntimeError: the computation raised what the app takes for a refusal. After the charge
+            every failure has one code: which one it was could depend on the data.
+    """
+    try:
+        answer = compute()
+    except (Refused, WireError) as error:
+        raise RuntimeError("a computation that was charged failed") from error
+    return save({name: value.contiguous() for name, value in answer.items()})
 
 
 def admit(site: Site, ask: Ask) -> None:

@@ -71,6 +71,7 @@ class Event(StrEnum):
     DECLINED = "declined"
     FAILED = "failed"
     DIED = "died"
+    OVERRAN = "overran"
     LIBRARY = "library"
     SETTING = "setting"
 
@@ -88,6 +89,7 @@ _SENTENCES = {
     Event.DECLINED: "a request was refused; no budget was spent",
     Event.FAILED: "a request failed on this node; sotto-node check may show why",
     Event.DIED: "the process of a request died; no answer was sent, and a repeat costs nothing",
+    Event.OVERRAN: "a request took longer than policy.answer_seconds, so its time told something",
     Event.LIBRARY: "a library wrote a message; its text could hold data and is left out",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
 }
@@ -96,6 +98,7 @@ _LEVELS = {
     Event.DECLINED: logging.WARNING,
     Event.FAILED: logging.ERROR,
     Event.DIED: logging.ERROR,
+    Event.OVERRAN: logging.WARNING,
     Event.SETTING: logging.WARNING,
 }
 

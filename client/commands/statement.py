@@ -121,9 +121,10 @@ def read_statement(site: Site, ledger: Ledger) -> Statement:
     records, policy = ledger.history(), site.policy
     charges = [record for record in records if record.type in (EntryType.CARRIED, EntryType.CHARGE)]
     releases = merge([_release(record) for record in charges])
-    refusals = Counter(
-        Refusal(record.fields["code"]) for record in records if record.type is EntryType.REFUSAL
-    )
+    refusals: Counter[Refusal] = Counter()
+    for record in records:
+        if record.type is EntryType.REFUSAL:
+            refusals[Refusal(record.fields["code"])] += record.fields.get("times", 1)
     return Statement(
         organisation=site.organisation,
         user_base=site.user_base,

@@ -5,6 +5,7 @@ store        the SQLite file: tables, lock, first entries
 balance      what a chain of entries adds up to, checked entry by entry
 anchor       a small file elsewhere that tells whether the ledger is the newest
 outbox       the answers that left, and the bodies kept for repeated requests
+refusals     counts of refusals, so that they take bounded room
 register     which ledger is whose on this machine: no second one of the same users
 recovery     restore a ledger from its anchor, or write the budget off
 app_version  fingerprint of the code that this node runs, noted in every entry

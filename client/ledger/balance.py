@@ -40,6 +40,7 @@ class Balance:
         entries: number of entries.
         head: hash of the last entry.
         previous: hash of the entry before the last.
+        charges: number of requests that were charged.
         steps: (kind, noise multiplier, sample rate) -> total steps charged.
     """
 
@@ -48,6 +49,7 @@ class Balance:
     entries: int = 0
     head: bytes = INITIAL_HASH
     previous: bytes = INITIAL_HASH
+    charges: int = 0
     steps: dict[tuple[str, float, float], int] = field(default_factory=dict)
 
     def apply(self, number: int, text: str, digest: bytes) -> None:
@@ -76,6 +78,7 @@ class Balance:
             if form not in self.steps:
                 release_of(form, 1)  # raises ValueError for invalid fields
             self.steps[form] = self.steps.get(form, 0) + _count(fields["steps"])
+            self.charges += what == EntryType.CHARGE
         self.entries, self.previous, self.head = number, self.head, digest
 
     def check_head(self, number: int, text: str, digest: bytes) -> None:

@@ -37,7 +37,8 @@ from typing import Any
 
 from client.ledger.anchor import Anchor
 from client.ledger.balance import Balance, EntryType, release_of
-from client.ledger.outbox import Outbox, SentAnswer, summarise
+from client.ledger.outbox import Outbox, Room, SentAnswer, summarise
+from client.ledger.refusals import RefusalCounter
 from client.ledger.store import (
     append_entry,
     create_database,
@@ -181,7 +182,9 @@ class Ledger:
         others = [release_of(form, count) for form, count in steps.items() if count]
         return epsilon([*others, *planned], delta)
 
-    def charge(self, entry: Entry, *, max_epsilon: float, delta: float) -> None:
+    def charge(
+        self, entry: Entry, *, max_epsilon: float, delta: float, room: Room | None = None
+    ) -> None:
         """Record the entry durably. Call it before computing the release.
 
         An entry that was charged before is not charged again. If this raises, the ledger is
@@ -191,14 +194,17 @@ class Ledger:
             entry: the release and its request.
             max_epsilon: limit on the ε of all releases together.
             delta: the δ at which the limit holds.
+            room: what the answer will need; None for no limit.
 
         Raises:
             BudgetExceeded: ε would exceed `max_epsilon`.
-            Refused: the same round was charged with other parameters.
+            Refused: the same round was charged with other parameters, or there is no room.
         """
         with self._session() as database:
             if self._is_charged(database, entry):
                 return
+            if room is not None:
+                Outbox(database).check_room(entry.run, self._balance.charges, room)
             releases = [*self._balance.releases, entry.release]
             if not _clearly_within(releases, max_epsilon, delta):
                 after = epsilon(releases, delta)
@@ -211,10 +217,19 @@ class Ledger:
                 pass
 
     def refuse(self, code: Refusal, asked: Mapping[str, Any]) -> None:
-        """Record a refused request with its parameters; costs nothing."""
-        fields = dict(asked) | {"code": str(code)}
-        with self._session() as database, self._append(database, EntryType.REFUSAL, fields):
-            pass
+        """Record a refused request with its parameters; costs nothing.
+
+        Refusals must not fill the disk: of each code, the first `RefusalCounter.DETAILED` of a day
+        have an entry of their own, and then one in ever more (`client.ledger.refusals`).
+        """
+        with self._session() as database:
+            counter = RefusalCounter(database, code)
+            times = counter.add()
+            if not times:
+                return
+            fields = dict(asked) | {"code": str(code)} | ({"times": times} if times > 1 else {})
+            with self._append(database, EntryType.REFUSAL, fields):
+                counter.clear()
 
     # --- answers -------------------------------------------------------------------------------
 
@@ -229,12 +244,13 @@ class Ledger:
             self._is_charged(database, entry)
             return Outbox(database).body(*entry.key)
 
-    def keep_answer(self, entry: Entry, body: bytes) -> bytes:
+    def keep_answer(self, entry: Entry, body: bytes, *, room: Room | None = None) -> bytes:
         """Store the answer durably, and return the one to send: the first that was stored.
 
         Args:
             entry: the charged request.
             body: a safetensors file.
+            room: where all bodies need more, those of older runs are deleted; None for no limit.
 
         Raises:
             Refused: as in `answer`: a slow repeat must not replace an answer whose body was
@@ -251,6 +267,8 @@ class Ledger:
                 fields = {"run": run, "kind": kind, "round": round_number} | summarise(body)
                 with self._append(database, EntryType.ANSWER, fields) as number:
                     outbox.put(number, body)
+                    if room is not None:
+                        outbox.make_room(run, room.max_stored_bytes)
                 stored = body
             return stored
 

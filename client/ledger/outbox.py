@@ -1,6 +1,8 @@
 """The outbox: every answer that ever left this site, with its time, request and arrays.
 
 The bodies of each run's last answers are kept, so that a repeated request gets the same bytes.
+Where they take more room than the policy gives, those of other runs are deleted, oldest first: a
+request of such a round is refused from then on, as one of an earlier round is.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 from shared.errors import LedgerError, Refused
 from shared.outcomes import Refusal
 
-__all__ = ["BODIES_KEPT", "ArrayForm", "Outbox", "SentAnswer", "summarise"]
+__all__ = ["BODIES_KEPT", "ArrayForm", "Outbox", "Room", "SentAnswer", "summarise"]
 
 BODIES_KEPT = 2
 """Rounds of a run whose bodies are kept: the last, and the one before for a late repeat."""
@@ -62,6 +64,21 @@ class SentAnswer:
     kept: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What an answer needs, and how much may be stored.
+
+    Attributes:
+        answer_bytes: of the answer's arrays.
+        max_stored_bytes: of all bodies together.
+        max_answers: most requests that are ever charged.
+    """
+
+    answer_bytes: int
+    max_stored_bytes: float
+    max_answers: int
+
+
 class Outbox:
     """The answers in an open ledger database."""
 
@@ -83,6 +100,52 @@ class Outbox:
         if stored is None and last is not None and number <= last:
             raise Refused(Refusal.CLOSED, f"round {number} of run {run}; the last is {last}")
         return stored
+
+    def check_room(self, run: str, charges: int, room: Room) -> None:
+        """Check that one more answer of a run can be charged and kept beside the run's others.
+
+        Args:
+            run: name of the run.
+            charges: number of requests that were charged so far.
+            room: what the answer needs, and what there is.
+
+        Raises:
+            Refused: it cannot.
+        """
+        if charges >= room.max_answers:
+            raise Refused(
+                Refusal.POLICY,
+                f"{charges} requests were charged; policy.max_answers is {room.max_answers}",
+            )
+        [(stored,)] = self._database.execute(
+            "SELECT coalesce(sum(length(bodies.body)), 0) FROM bodies JOIN entries USING (seq)"
+            " WHERE run = ?",
+            (run,),
+        ).fetchall()
+        if stored + room.answer_bytes > room.max_stored_bytes:
+            raise Refused(
+                Refusal.POLICY,
+                f"{stored / 1e6:.1f} MB of run {run} are kept and {room.answer_bytes / 1e6:.1f} MB "
+                f"more are asked for; policy.max_stored_mb is {room.max_stored_bytes / 1e6:g}",
+            )
+
+    def make_room(self, run: str, max_bytes: float) -> None:
+        """Delete the oldest bodies of other runs until all together take at most `max_bytes`."""
+        [(total,)] = self._database.execute(
+            "SELECT coalesce(sum(length(body)), 0) FROM bodies"
+        ).fetchall()
+        if total <= max_bytes:
+            return
+        oldest = self._database.execute(
+            "SELECT bodies.seq, length(bodies.body) FROM bodies JOIN entries USING (seq)"
+            " WHERE run != ? ORDER BY bodies.seq",
+            (run,),
+        ).fetchall()
+        for number, size in oldest:
+            if total <= max_bytes:
+                return
+            self._database.execute("DELETE FROM bodies WHERE seq = ?", (number,))
+            total -= size
 
     def put(self, entry: int, body: bytes) -> None:
         """Store the body of an entry, and delete the run's bodies that are no longer kept."""

@@ -150,13 +150,19 @@ def _of_requests(records: Sequence[Record]) -> Iterator[Metric]:
     )
     for kind, count in Counter(fields["kind"] for fields in answers).items():
         requests.add_metric([kind, "answered"], count)
-    for kind, count in Counter(fields.get("kind", "") for fields in refusals).items():
+    kinds: Counter[str] = Counter()
+    refusal_codes: Counter[str] = Counter()
+    for fields in refusals:
+        times = fields.get("times", 1)
+        kinds[fields.get("kind", "")] += times
+        refusal_codes[fields["code"]] += times
+    for kind, count in kinds.items():
         requests.add_metric([kind, "refused"], count)
     yield requests
     codes = CounterMetricFamily(
         "sotto_node_refusals", "Refusals by what the coordinator was told.", labels=["code"]
     )
-    for code, count in Counter(fields["code"] for fields in refusals).items():
+    for code, count in refusal_codes.items():
         codes.add_metric([code], count)
     yield codes
     sent = sum(fields["bytes"] for fields in answers)

@@ -9,6 +9,7 @@ from typing import Annotated
 from shared.sections import (
     Choice,
     ListOf,
+    NonNegativeInt,
     NonNegativeNumber,
     OptionalOf,
     PositiveInt,
@@ -22,6 +23,10 @@ __all__ = ["Ask", "Policy"]
 
 LEAST_NOISE = 0.3
 """Noise multiplier that a site with a budget insists on, unless its file says otherwise."""
+
+
+LONGEST_LATENCY = 3600.0
+"""Seconds; a reply that is held back longer misses every deadline."""
 
 
 class Ask(StrEnum):
@@ -48,6 +53,24 @@ class Policy:
         max_sample_rate: largest chance of a user to be in a sum, in (0, 1].
         max_clip_norm: largest bound on one user's part of a sum, > 0.
         max_steps: most noised sums in one request, >= 1.
+        max_noise_multiplier: largest noise over clip norm, > 0: an answer that says nothing takes
+            room on the disk all the same.
+        max_length: most events that a model may read of a history, >= 1.
+        max_layers: most attention blocks, >= 1.
+        max_heads: most attention heads, >= 1.
+        max_width: largest hidden size and feature size, >= 1.
+        max_own_items: most items with a direction of their own, >= 0.
+        max_candidates: most items drawn for a user in a step, >= 0.
+        max_weight: largest absolute value of a global weight, > 0.
+        max_events: last events of a history that are read at all, >= 2, whatever is asked.
+        max_memory_gb: most memory that an answer may take beside the data, by an estimate from
+            public constants, > 0; the machine should have as much.
+        max_answer_mb: largest answer, > 0.
+        max_stored_mb: room for the bodies of answers, > 0. Where it is full, those of older runs
+            are dropped; a request whose own run has no more room is refused.
+        max_answers: most requests that are ever charged, >= 1.
+        answer_seconds: how long after a request its reply leaves, >= 0; 0 sends it when it is
+            ready, which tells how long the computation took.
     """
 
     max_epsilon: Annotated[float, Require(lambda epsilon: epsilon > 0, "choose a number above 0")]
@@ -57,6 +80,22 @@ class Policy:
     max_sample_rate: ShareAboveZero = 1.0
     max_clip_norm: PositiveNumber = 100.0
     max_steps: PositiveInt = 1000
+    max_noise_multiplier: PositiveNumber = 10_000.0
+    max_length: PositiveInt = 1000
+    max_layers: PositiveInt = 12
+    max_heads: PositiveInt = 64
+    max_width: PositiveInt = 4096
+    max_own_items: NonNegativeInt = 2000
+    max_candidates: NonNegativeInt = 20_000
+    max_weight: PositiveNumber = 10_000.0
+    max_events: Annotated[int, Require(lambda n: n >= 2, "choose a whole number >= 2")] = 10_000
+    max_memory_gb: PositiveNumber = 8.0
+    max_answer_mb: PositiveNumber = 256.0
+    max_stored_mb: PositiveNumber = 1000.0
+    max_answers: PositiveInt = 100_000
+    answer_seconds: Annotated[
+        float, Require(lambda s: 0 <= s <= LONGEST_LATENCY, "choose seconds from 0 to 3600")
+    ] = 0.0
 
     @property
     def least_noise(self) -> float:

@@ -68,6 +68,16 @@ class SimulatedSite:
     population: int | None = None
 
 
+_UNLIMITED = (
+    *("max_length", "max_layers", "max_heads", "max_width", "max_own_items", "max_candidates"),
+    *("max_events", "max_answers"),
+)
+_UNLIMITED_NUMBERS = (
+    *("max_noise_multiplier", "max_weight", "max_memory_gb", "max_answer_mb", "max_stored_mb"),
+)
+"""Limits of the policy that only the app's own bounds apply to in the lab."""
+
+
 def make_site(
     folder: Path,
     site: SimulatedSite,
@@ -102,6 +112,8 @@ def make_site(
             "min_noise_multiplier": 0.0,  # the run is the lab's own: ε alone limits it
             "max_clip_norm": 1e9,
             "max_steps": 1_000_000_000,
+            **dict.fromkeys(_UNLIMITED, 1_000_000_000),
+            **dict.fromkeys(_UNLIMITED_NUMBERS, 1e9),
         },
         "lab": {"seed": seed, "stream": site.stream, "simulated": True},
     }

@@ -60,7 +60,7 @@ class House:
         limits = {f"policy.{key}": value for key, value in policy.items()}
         self.site = Site.load(sites.make("alpha", {"policy.delta": DELTA} | limits))
         self.ledger = self.site.open_ledger()
-        self.guard = Guard(self.site, self.ledger, sites.catalogue.fingerprint)
+        self.guard = Guard(self.site, self.ledger, sites.catalogue)
 
 
 def release(steps: int = 1) -> Release:
@@ -140,7 +140,7 @@ def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> 
     again = Guard(
         house.site,
         house.site.open_ledger(),
-        sites.catalogue.fingerprint,
+        sites.catalogue,
     ).train(sites.request(), ready(compute))
     assert bits(first) == bits(again)
     assert compute.calls == 1
@@ -371,16 +371,14 @@ def test_training_that_is_no_longer_answered_is_not_repeated(sites: Sites) -> No
     house.guard.train(sites.request(), ready(Computation()))
     closed = replace(house.site, policy=replace(house.site.policy, answers=(Ask.DESCRIBE,)))
     with pytest.raises(Refused):
-        Guard(closed, house.ledger, sites.catalogue.fingerprint).train(
-            sites.request(), ready(Computation())
-        )
+        Guard(closed, house.ledger, sites.catalogue).train(sites.request(), ready(Computation()))
 
 
 def test_a_stricter_policy_still_repeats_what_left(sites: Sites) -> None:
     house = House(sites)
     first = house.guard.train(sites.request(), ready(Computation()))
     policy = replace(house.site.policy, max_epsilon=1e-3, min_noise_multiplier=50.0)
-    strict = Guard(replace(house.site, policy=policy), house.ledger, sites.catalogue.fingerprint)
+    strict = Guard(replace(house.site, policy=policy), house.ledger, sites.catalogue)
     assert bits(strict.train(sites.request(), ready(Computation()))) == bits(first)
     with pytest.raises(Refused):
         strict.train(sites.request(round=2), ready(Computation()))

@@ -85,6 +85,9 @@ def test_a_kept_answer_goes_out_again_and_the_ledger_goes_on(folder: Path) -> No
         hashlib.sha256(kept).hexdigest()
         == "b186fb38f0946d71a46db93babb887002722e99c04f053defe50993b752a4277"
     )
-    limits = {"max_epsilon": site.policy.max_epsilon, "delta": site.policy.delta}
-    ledger.charge(Entry(run="later", round=1, release=release), **limits)
+    ledger.charge(
+        Entry(run="later", round=1, release=release),
+        max_epsilon=site.policy.max_epsilon,
+        delta=site.policy.delta,
+    )
     assert site.open_ledger().spent(site.policy.delta) > SPENT

@@ -1,0 +1,170 @@
+"""Bounds on what a request may ask: shapes, weights, memory and the size of an answer.
+
+All of it follows from public constants (the request, site.toml, the catalogue) and is checked
+before the data are read or the budget is charged. So a refusal tells nothing about a user, and what
+is admitted fits a machine that has `policy.max_memory_gb`, whatever the data hold. Above each bound
+of the policy is one of the app, which no site.toml raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.compute.batches import most_rows, user_numbers
+from client.site.policy import Policy
+from shared.config import ModelConfig
+from shared.errors import Refused
+from shared.messages import (
+    SUMS,
+    EvaluateRequest,
+    Request,
+    Statistic,
+    StatisticsRequest,
+    TrainRequest,
+)
+from shared.models.attention import attention_config, mask_size
+from shared.outcomes import Refusal
+
+__all__ = ["answer_bytes", "check_bounds", "needed_memory"]
+
+GIGABYTE, MEGABYTE = 1e9, 1e6
+MOST_EVENTS, MOST_LAYERS, MOST_HEADS, WIDEST = 10_000, 64, 256, 8192
+MOST_OWN_ITEMS, MOST_CANDIDATES = 10_000, 1_000_000
+LARGEST_WEIGHT, LARGEST_NOISE, LARGEST_RATE = 1e6, 1e6, 1e4
+SMALLEST_SAMPLE_RATE, SMALLEST_RECENCY, LARGEST_DROPOUT = 1e-9, 1e-6, 0.95
+"""Bounds of the app, for every site."""
+
+_BYTES, _BATCH_COPIES, _WEIGHT_COPIES = 4, 5, 12
+"""As `client.checks.machine` estimates a training step; the factors cover what was measured."""
+_RANKED_ROWS, _RANKED_STATES = 64, 16
+"""Users that are ranked together, and hidden states of each position that are alive then."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """One bound: `asked` must be at most `most`, and at least `least`; NaN is neither."""
+
+    name: str
+    asked: float
+    most: float = np.inf
+    least: float = -np.inf
+
+    def check(self) -> None:
+        """Raise Refused where the bound does not hold."""
+        if not self.least <= self.asked <= self.most:
+            limit = f">= {self.least:g}" if self.asked < self.least else f"<= {self.most:g}"
+            raise Refused(Refusal.POLICY, f"{self.name} {self.asked:g}, where {limit} is allowed")
+
+
+def check_bounds(
+    request: Request, policy: Policy, *, population: int, items: int, device: str
+) -> None:
+    """Refuse a request that asks for more than the app or the policy allows.
+
+    Args:
+        request: any.
+        policy: the partner's.
+        population: declared users.
+        items: catalogue size V.
+        device: "cpu" or "cuda".
+
+    Raises:
+        Refused: it asks for more, or names items that are not there.
+    """
+    for limit in (*_shape_limits(request.model, policy), *_request_limits(request, policy, items)):
+        limit.check()
+    _check_model(request, items)
+    memory = needed_memory(request, policy, population=population, items=items, device=device)
+    for limit in (
+        _Limit("memory in GB", memory / GIGABYTE, policy.max_memory_gb),
+        _Limit("answer in MB", answer_bytes(request, items) / MEGABYTE, policy.max_answer_mb),
+    ):
+        limit.check()
+
+
+def needed_memory(
+    request: Request, policy: Policy, *, population: int, items: int, device: str
+) -> float:
+    """Return about how many bytes an answer takes beside the data: an upper estimate.
+
+    Arguments are those of `check_bounds`. With constant shapes (`client.compute.batches`) the data
+    do not change it; a statistic is counted at the longest history that the policy lets in.
+    """
+    model = request.model
+    weights = _weight_numbers(model, items)
+    if isinstance(request, StatisticsRequest):
+        # States and their sums in float64, of one user at a time, and some sums [F, F].
+        size = model.described
+        part = 6.0 * policy.max_events * size + 4.0 * size * size + 2.0 * items
+    elif isinstance(request, EvaluateRequest):
+        states = _RANKED_STATES * model.width + 2 * model.layers * model.heads * model.max_length
+        part = float(_RANKED_ROWS * (model.max_length * states + items))
+    else:
+        part = _training_numbers(request, population, items, device)
+    return _BYTES * (_BATCH_COPIES * part + _WEIGHT_COPIES * weights)
+
+
+def answer_bytes(request: Request, items: int) -> int:
+    """Return the size of the answer's arrays."""
+    if isinstance(request, TrainRequest):
+        return sum(value.nbytes for value in request.weights.values())
+    if isinstance(request, EvaluateRequest):
+        return _BYTES * len(SUMS)
+    is_popularity = request.statistic is Statistic.POPULARITY
+    return _BYTES * (items if is_popularity else request.model.described**2)
+
+
+def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
+    yield _Limit("max_length", model.max_length, min(policy.max_length, MOST_EVENTS))
+    yield _Limit("layers", model.layers, min(policy.max_layers, MOST_LAYERS))
+    yield _Limit("heads", model.heads, min(policy.max_heads, MOST_HEADS))
+    yield _Limit("width", model.width, min(policy.max_width, WIDEST))
+    yield _Limit("feature_size", model.feature_size, min(policy.max_width, WIDEST))
+    yield _Limit("own items", len(model.own_items), min(policy.max_own_items, MOST_OWN_ITEMS))
+    yield _Limit("recency", model.recency, least=SMALLEST_RECENCY)
+    yield _Limit("dropout", model.dropout, LARGEST_DROPOUT)
+
+
+def _request_limits(request: Request, policy: Policy, items: int) -> Iterator[_Limit]:
+    noise = min(policy.max_noise_multiplier, LARGEST_NOISE)
+    yield _Limit("noise multiplier", request.noise_multiplier, noise)
+    if isinstance(request, StatisticsRequest):
+        return
+    yield _Limit("sample rate", request.sample_rate, least=SMALLEST_SAMPLE_RATE)
+    weight = max((float(np.abs(v).max(initial=0.0)) for v in request.weights.values()), default=0.0)
+    yield _Limit("largest weight", weight, min(policy.max_weight, LARGEST_WEIGHT))
+    if isinstance(request, EvaluateRequest):
+        yield _Limit("k", request.k, items)
+        return
+    yield _Limit("candidates", request.candidates, min(policy.max_candidates, MOST_CANDIDATES))
+    yield _Limit("learning rate", request.learning_rate, LARGEST_RATE)
+    yield _Limit("weight decay", request.weight_decay, LARGEST_RATE)
+
+
+def _check_model(request: Request, items: int) -> None:
+    model = request.model
+    if model.own_items and model.own_items[-1] > items:
+        raise Refused(
+            Refusal.MALFORMED, f"model.own_items names item {model.own_items[-1]} of {items}"
+        )
+    if isinstance(request, StatisticsRequest) and not model.items.uses_features:
+        raise Refused(Refusal.MALFORMED, f"a statistic with model.items = '{model.items}'")
+
+
+def _weight_numbers(model: ModelConfig, items: int) -> float:
+    width, size = model.width, model.described
+    tables = items * (size + width * model.items.learns_ids * (1 + (not model.tied)))
+    blocks = 12 * model.layers * width * width
+    return float(tables + blocks + 2 * size * width + model.max_length * width)
+
+
+def _training_numbers(request: TrainRequest, population: int, items: int, device: str) -> float:
+    config = attention_config(request.model, items)
+    expected = request.sample_rate * population
+    rows = most_rows(config, request.candidates, expected, device)
+    scored = config.max_length + request.candidates if request.candidates else items
+    user = user_numbers(config.max_length, scored, config.hidden_size, config.layers * config.heads)
+    return float(rows * (user + mask_size(config)))

@@ -1,0 +1,363 @@
+"""What a coordinator may ask for: shapes, memory, disk and time, each bounded before the charge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+
+import client.app
+from client.bounds import needed_memory
+from client.guard import Guard
+from client.ledger.balance import EntryType
+from client.ledger.ledger import Ledger
+from client.ledger.outbox import Room
+from client.ledger.refusals import RefusalCounter
+from client.site.policy import Policy
+from client.site.site import Site
+from shared.config import ItemRepresentation, ModelConfig, Trained
+from shared.errors import Refused, WireError
+from shared.messages import EvaluateRequest, Statistic, StatisticsRequest, TrainRequest, refusal_in
+from shared.outcomes import Refusal
+from tests.client.ledger.entries import DELTA, answered, body, charge, entry
+from tests.conftest import DESCRIBED, FEATURES, ITEMS, MODEL
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+
+def never_prepared() -> Any:  # noqa: ANN401
+    pytest.fail("a request beyond the bounds was prepared for")
+
+
+def statistics_request(sites: Sites, **changes: Any) -> StatisticsRequest:  # noqa: ANN401
+    fields: dict[str, Any] = {
+        "run": "r",
+        "round": 1,
+        "catalogue": sites.catalogue.fingerprint,
+        "model": DESCRIBED,
+        "noise_multiplier": 2.0,
+        "statistic": Statistic.MOMENT,
+        "fade": 0.5,
+    }
+    return StatisticsRequest(**fields | changes)
+
+
+def evaluate_request(sites: Sites, **changes: Any) -> EvaluateRequest:  # noqa: ANN401
+    request = sites.request()
+    fields: dict[str, Any] = {
+        name: getattr(request, name)
+        for name in ("run", "round", "catalogue", "model", "weights", "noise_multiplier")
+    }
+    return EvaluateRequest(**fields | {"sample_rate": 0.5} | changes)
+
+
+def weights_with(value: float) -> Callable[[TrainRequest], dict[str, np.ndarray[Any, Any]]]:
+    def changed(request: TrainRequest) -> dict[str, np.ndarray[Any, Any]]:
+        weights = {name: array.copy() for name, array in request.weights.items()}
+        next(iter(weights.values())).flat[0] = value
+        return weights
+
+    return changed
+
+
+def refused(sites: Sites, request: Any, **policy: Any) -> Refused:  # noqa: ANN401
+    """Ask a fresh site; nothing may be prepared or charged."""
+    site = Site.load(sites.make("alpha", {"policy.answers": ["statistics", "train", "evaluate"]}))
+    site = replace(site, policy=replace(site.policy, **policy))
+    ledger = site.open_ledger()
+    guard = Guard(site, ledger, sites.catalogue)
+    ask = {
+        TrainRequest: guard.train,
+        EvaluateRequest: guard.evaluate,
+        StatisticsRequest: guard.statistics,
+    }[type(request)]
+    with pytest.raises(Refused) as caught:
+        ask(request, never_prepared)  # type: ignore[operator]
+    assert ledger.releases() == []
+    assert ledger.history()[-1].type is EntryType.REFUSAL
+    return caught.value
+
+
+# --- what may be asked ----------------------------------------------------------------------------
+
+ABSURD_MODELS = [
+    replace(MODEL, max_length=2500),
+    replace(MODEL, max_length=10**12),
+    replace(MODEL, layers=10**6),
+    replace(MODEL, hidden_size=10**6, heads=10**6),
+    replace(MODEL, hidden_size=2**20),
+    replace(MODEL, recency=1e-300),
+    replace(MODEL, dropout=1 - 2**-53),
+    ModelConfig(feature_size=10**9),
+    ModelConfig(feature_size=FEATURES, own_items=tuple(range(1, 5000))),
+]
+
+
+@pytest.mark.parametrize("model", ABSURD_MODELS, ids=lambda model: str(model)[:200])
+@pytest.mark.parametrize("make", [TrainRequest, EvaluateRequest, StatisticsRequest])
+def test_an_absurd_model_is_refused_before_anything_is_read(
+    sites: Sites, model: ModelConfig, make: type
+) -> None:
+    request: Any
+    if make is TrainRequest:
+        request = sites.request(model=model)
+    elif make is EvaluateRequest:
+        request = evaluate_request(sites, model=model)
+    else:
+        request = statistics_request(sites, model=model)
+    assert refused(sites, request).code is Refusal.POLICY
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_multiplier": 1e5},
+        {"sample_rate": 1e-300},
+        {"candidates": 10**9},
+        {"learning_rate": 1e30},
+        {"weight_decay": 1e30},
+    ],
+    ids=str,
+)
+def test_an_absurd_training_request_is_refused(sites: Sites, changes: dict[str, Any]) -> None:
+    assert refused(sites, sites.request(**changes)).code is Refusal.POLICY
+
+
+@pytest.mark.parametrize("value", [1e5, -1e20, 2.0**30, 3e38])
+def test_a_huge_weight_is_refused(sites: Sites, value: float) -> None:
+    weights = weights_with(value)(sites.request())
+    assert refused(sites, sites.request(weights=weights)).code is Refusal.POLICY
+    assert refused_again(sites, weights).code is Refusal.POLICY
+
+
+def refused_again(sites: Sites, weights: Any) -> Refused:  # noqa: ANN401
+    """Another site of the same folder, where no bound of the policy is left: the app's hold."""
+    site = Site.load(sites.make("beta"))
+    policy = replace(site.policy, max_weight=1e300)
+    big = {name: np.clip(np.nan_to_num(w) * 1e10, -3e38, 3e38) for name, w in weights.items()}
+    with pytest.raises(Refused) as caught:
+        Guard(replace(site, policy=policy), site.open_ledger(), sites.catalogue).train(
+            sites.request(weights=big), never_prepared
+        )
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"k": ITEMS + 1}, {"k": 2**62}, {"noise_multiplier": 1e5}, {"sample_rate": 1e-12}],
+    ids=str,
+)
+def test_an_absurd_evaluation_is_refused(sites: Sites, changes: dict[str, Any]) -> None:
+    assert refused(sites, evaluate_request(sites, **changes)).code is Refusal.POLICY
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"noise_multiplier": 1e6}, Refusal.POLICY),
+        ({"model": replace(DESCRIBED, own_items=(ITEMS + 1,))}, Refusal.MALFORMED),
+        ({"model": MODEL}, Refusal.MALFORMED),
+        ({"run": " "}, Refusal.MALFORMED),
+        ({"run": "r" * 101}, Refusal.MALFORMED),
+        ({"run": "two\nlines"}, Refusal.MALFORMED),
+        ({"run": "\u202e"}, Refusal.MALFORMED),
+    ],
+    ids=str,
+)
+def test_an_absurd_statistic_is_refused(
+    sites: Sites, changes: dict[str, Any], code: Refusal
+) -> None:
+    assert refused(sites, statistics_request(sites, **changes)).code is code
+
+
+@pytest.mark.parametrize("own", [(3, 3), (5, 4), (0, 1), (-1,)])
+def test_repeated_or_unordered_own_items_are_no_request(sites: Sites, own: tuple[int, ...]) -> None:
+    content = statistics_request(sites).to_content()
+    content.config_records["fields"]["model.own_items"] = ",".join(map(str, own))
+    with pytest.raises(WireError):
+        StatisticsRequest.from_content(content)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_recency_that_is_no_weight_is_no_request(sites: Sites, value: float) -> None:
+    content = statistics_request(sites).to_content()
+    content.config_records["fields"]["model.recency"] = value
+    with pytest.raises(WireError):
+        StatisticsRequest.from_content(content)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_memory_follows_from_public_constants_and_is_refused_before_the_charge(
+    sites: Sites,
+) -> None:
+    """As a request for 64 heads over 2,500 events, whose memory showed the longest history."""
+    model = ModelConfig(
+        items=ItemRepresentation.IDS,
+        hidden_size=64,
+        heads=64,
+        dropout=0.1,
+        trained=Trained.ALL,
+        max_length=2500,
+    )
+    request = sites.request(model=model)
+    policy = Policy(max_epsilon=8.0, delta=1e-3)
+    needed = needed_memory(request, policy, population=50, items=50, device="cpu")
+    assert needed > 8e9
+    error = refused(sites, request, max_length=5000)
+    assert "memory in GB" in str(error)
+
+
+def test_what_is_read_of_the_data_does_not_depend_on_the_request(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sites.make("alpha", {"policy.max_events": 7})
+    lengths: list[int] = []
+    load = Site.load_histories
+
+    def noted(site: Site, catalogue: Any, max_length: int) -> Any:  # noqa: ANN401
+        lengths.append(max_length)
+        return load(site, catalogue, max_length)
+
+    monkeypatch.setattr(Site, "load_histories", noted)
+    ask(folder, sites.message())
+    ask(folder, Message(statistics_request(sites).to_content(), 1, "train.statistics"))
+    assert set(lengths) == {7}
+
+
+# --- disk -----------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_too_large_is_refused(sites: Sites) -> None:
+    error = refused(sites, statistics_request(sites), max_answer_mb=1e-6)
+    assert "answer in MB" in str(error)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.create(tmp_path / "ledger", "users", tmp_path / "anchor")
+
+
+def room(bodies: float, most: int = 1000) -> Room:
+    size = len(body())
+    return Room(answer_bytes=size, max_stored_bytes=bodies * size, max_answers=most)
+
+
+def answer_in(ledger: Ledger, number: int, run: str, given: Room) -> bytes:
+    what = entry(number, run)
+    ledger.charge(what, max_epsilon=float("inf"), delta=DELTA, room=given)
+    return ledger.keep_answer(what, body(number), room=given)
+
+
+def test_bodies_of_older_runs_make_room_and_the_runs_own_stay(ledger: Ledger) -> None:
+    for run in "abcd":
+        for number in (1, 2):
+            kept = answer_in(ledger, number, run, room(4))
+            assert ledger.answer(entry(number, run)) == kept
+    stored = [(sent.run, sent.round) for sent in ledger.outbox() if sent.kept]
+    assert stored == [("c", 1), ("c", 2), ("d", 1), ("d", 2)]
+    assert len(ledger.outbox()) == 8
+    with pytest.raises(Refused) as caught:
+        ledger.answer(entry(1, "a"))
+    assert caught.value.code is Refusal.CLOSED
+    ledger.verify()
+
+
+def test_a_run_that_has_no_room_is_refused_before_the_charge(ledger: Ledger) -> None:
+    kept = answer_in(ledger, 1, "a", room(1.5))
+    before = ledger.releases()
+    with pytest.raises(Refused, match=r"policy\.max_stored_mb") as caught:
+        answer_in(ledger, 2, "a", room(1.5))
+    assert caught.value.code is Refusal.POLICY
+    assert ledger.releases() == before
+    assert ledger.answer(entry(1, "a")) == kept
+
+
+def test_a_charged_request_is_answered_whatever_the_room(ledger: Ledger) -> None:
+    charge(ledger, entry(1))
+    assert answer_in(ledger, 1, "r", room(0)) == body(1)
+
+
+def test_no_more_requests_are_charged_than_the_policy_says(ledger: Ledger) -> None:
+    for number in (1, 2):
+        answered(ledger, number)
+    with pytest.raises(Refused, match=r"policy\.max_answers is 2"):
+        answer_in(ledger, 3, "r", room(100, most=2))
+    assert answer_in(ledger, 2, "r", room(100, most=2)) == body(0)
+
+
+def test_refusals_take_bounded_room_and_none_is_lost(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RefusalCounter, "DETAILED", 5)
+    for _ in range(40):
+        ledger.refuse(Refusal.MALFORMED, {"kind": "train"})
+    ledger.refuse(Refusal.POLICY, {"kind": "train"})
+    records = [r.fields for r in ledger.history() if r.type is EntryType.REFUSAL]
+    times = [r.get("times", 1) for r in records if r["code"] == "malformed"]
+    assert times == [1, 1, 1, 1, 1, 3, 8, 16]  # the 8th, the 16th, the 32nd; 8 are pending
+    assert [r.get("times", 1) for r in records if r["code"] == "policy"] == [1]
+    assert ledger.verify() == 1 + len(records)
+
+
+# --- time and failures ----------------------------------------------------------------------------
+
+
+def ask(folder: Path, message: Message) -> Message:
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={"site": str(folder), "simulated": True},
+        state=RecordDict(),
+        run_config={},
+    )
+    return client.app.app(message, context)
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": 1e9}], ids=["answered", "refused"])
+def test_a_reply_is_held_back_until_the_declared_time(
+    sites: Sites, changes: dict[str, Any]
+) -> None:
+    ask(sites.make("warm"), sites.message())  # what only the first request of a process does
+    folder = sites.make("alpha", {"policy.answer_seconds": 1.5})
+    started = time.monotonic()
+    reply = ask(folder, sites.message(**changes))
+    assert 1.5 <= time.monotonic() - started < 2.5
+    assert refusal_in(reply) is (Refusal.POLICY if changes else None)
+
+
+def test_a_computation_that_takes_longer_is_noted_and_answered(
+    sites: Sites, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = sites.make("alpha", {"policy.answer_seconds": 1e-9})
+    with caplog.at_level("WARNING"):
+        assert refusal_in(ask(folder, sites.message())) is None
+    assert "overran" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Refused(Refusal.CATALOGUE, "x"), WireError("x"), MemoryError(), ValueError("x")],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_failure_after_the_charge_has_one_code(
+    sites: Sites, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> dict[str, torch.Tensor]:
+        raise error
+
+    monkeypatch.setattr(client.app, "train", fail)
+    folder = sites.make("alpha")
+    assert refusal_in(ask(folder, sites.message())) is Refusal.FAILED
+    ledger = Site.load(folder).open_ledger()
+    assert len(ledger.releases()) == 1
+    assert ledger.history()[-1].type is EntryType.CHARGE
