@@ -253,9 +253,15 @@ def test_without_a_lab_seed_two_runs_differ_with_one_they_agree(sites: Sites) ->
 
 
 @pytest.mark.parametrize("item", [1, 2])
-def test_a_user_whose_gradient_overflows_does_not_show(sites: Sites, item: int) -> None:
-    """Finite weights may be so large that one item's vector overflows; who has it must not show."""
-    site = sites.make("alpha", seed=0)
+def test_a_user_whose_gradient_overflows_does_not_show(
+    sites: Sites, item: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite weights may be so large that one item's vector overflows; who has it must not show.
+
+    It holds without the bound on weights, too.
+    """
+    monkeypatch.setattr("client.bounds.LARGEST_WEIGHT", np.inf)
+    site = sites.make("alpha", {"policy.max_weight": 1e300}, seed=0)
     users = Histories.from_lists([[3, 1, 4], [5, 6, 7]])
     write_interactions(users, sites.catalogue, site / "interactions.parquet")
     weights = dict(sites.request().weights)
@@ -504,8 +510,11 @@ def test_the_evaluated_event_is_kept_out_of_training(sites: Sites) -> None:
 
 
 @pytest.mark.parametrize("item", [1, 2])
-def test_a_user_whose_scores_overflow_stops_no_evaluation(sites: Sites, item: int) -> None:
-    site = sites.make("alpha", ALL)
+def test_a_user_whose_scores_overflow_stops_no_evaluation(
+    sites: Sites, item: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.bounds.LARGEST_WEIGHT", np.inf)
+    site = sites.make("alpha", {**ALL, "policy.max_weight": 1e300})
     users = Histories.from_lists([[3, 1, 4], [5, 6, 7]])
     write_interactions(users, sites.catalogue, site / "interactions.parquet")
     weights = dict(sites.request().weights)

@@ -496,7 +496,7 @@ def test_an_answer_that_cannot_be_kept_does_not_leave(
 ) -> None:
     house = House(sites)
 
-    def full(*_: object) -> bytes:
+    def full(*_: object, **__: object) -> bytes:
         raise LedgerError("the disk is full")
 
     monkeypatch.setattr(Ledger, "keep_answer", full)
