@@ -28,7 +28,7 @@ from shared.messages import (
 from shared.models.attention import attention_config, mask_size
 from shared.outcomes import Refusal
 
-__all__ = ["answer_bytes", "check_bounds", "needed_memory"]
+__all__ = ["LARGEST_WEIGHT", "MEGABYTE", "answer_bytes", "check_bounds", "needed_memory"]
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 MOST_EVENTS, MOST_LAYERS, MOST_HEADS, WIDEST = 10_000, 64, 256, 8192
