@@ -16,9 +16,9 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
-from client.bounds import MEGABYTE, answer_bytes, check_bounds
 from client.ledger.ledger import Entry, Ledger
 from client.ledger.outbox import Room
+from client.site.bounds import MEGABYTE, answer_bytes, check_bounds
 from client.site.policy import Ask
 from client.site.site import Site
 from shared.data.catalogue import Catalogue

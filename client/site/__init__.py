@@ -2,6 +2,7 @@
 
 - `site`: site.toml as a whole, and the paths that it names.
 - `policy`, `coordinator`, `node`: its tables [policy], [coordinator] and [node].
+- `bounds`: what a request may ask at all: shapes, weights, memory, size of an answer.
 - `simulated`: the [lab] table, with which the lab marks its own sites.
 - `locate`: which site a node serves.
 - `template`: the site.toml that a new site begins with.

@@ -260,7 +260,7 @@ def test_a_user_whose_gradient_overflows_does_not_show(
 
     It holds without the bound on weights, too.
     """
-    monkeypatch.setattr("client.bounds.LARGEST_WEIGHT", np.inf)
+    monkeypatch.setattr("client.site.bounds.LARGEST_WEIGHT", np.inf)
     site = sites.make("alpha", {"policy.max_weight": 1e300}, seed=0)
     users = Histories.from_lists([[3, 1, 4], [5, 6, 7]])
     write_interactions(users, sites.catalogue, site / "interactions.parquet")
@@ -513,7 +513,7 @@ def test_the_evaluated_event_is_kept_out_of_training(sites: Sites) -> None:
 def test_a_user_whose_scores_overflow_stops_no_evaluation(
     sites: Sites, item: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.bounds.LARGEST_WEIGHT", np.inf)
+    monkeypatch.setattr("client.site.bounds.LARGEST_WEIGHT", np.inf)
     site = sites.make("alpha", {**ALL, "policy.max_weight": 1e300})
     users = Histories.from_lists([[3, 1, 4], [5, 6, 7]])
     write_interactions(users, sites.catalogue, site / "interactions.parquet")

@@ -14,12 +14,12 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import client.app
-from client.bounds import LARGEST_WEIGHT, needed_memory
 from client.guard import Guard
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.ledger.outbox import Room
 from client.ledger.refusals import RefusalCounter
+from client.site.bounds import LARGEST_WEIGHT, needed_memory
 from client.site.policy import Policy
 from client.site.site import Site
 from shared.config import ItemRepresentation, ModelConfig, Trained
