@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from client.bundle.fab import LARGEST, Bundle
 from client.bundle.trust import install, read_trusted, verify_trusted
@@ -55,8 +54,8 @@ def trust_command(
     open_ledger(loaded).trust(parsed.fingerprint, parsed.app, parsed.version)
     app = install(loaded.flower_home, content)
     messages.print(
-        f"Trusted. It is unpacked, read-only, in {escape(str(app.folder))}\n"
-        f"Next: sotto-node check --site {escape(str(loaded.folder))}",
+        f"Trusted. It is unpacked, read-only, in {app.folder}\n"
+        f"Next: sotto-node check --site {loaded.folder}",
         soft_wrap=True,
     )
 
@@ -92,7 +91,7 @@ def _show(site: Site, bundle: Bundle, *, as_json: bool) -> None:
     output.print(f"app          {bundle.app} {bundle.version}, ClientApp {bundle.clientapp}")
     size = sum(map(len, bundle.files.values()))
     output.print(f"files        {len(bundle.files)}, {size:,} bytes")
-    output.print(f"fingerprint  {bundle.fingerprint}", soft_wrap=True)
+    output.print(f"fingerprint  {bundle.fingerprint} (SHA-256 of the file)", soft_wrap=True)
     if before is not None:
         counts = Counter(kind for kind, _ in changes)
         summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
+from shared.models.complete_weights import check_complete
 from shared.models.dropout import Dropout
 from shared.models.frozen import draw_frozen, fingerprint
 from shared.models.products import LARGE, NUMBERS, align, linear_by_user, product_by_user
@@ -280,6 +282,27 @@ class AttentionRecommender(PreTrainedModel):
             self.requires_grad_(requires_grad=False)
             self.feature_out.requires_grad_(requires_grad=True)
             self.item_scores.requires_grad_(requires_grad=True)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # fewer ways to load
+        cls,
+        folder: Any,  # noqa: ANN401 a path or a text, as transformers has it
+        **options: Any,  # noqa: ANN401 the same
+    ) -> AttentionRecommender:
+        """Load a model that `save_pretrained` wrote.
+
+        Args:
+            folder: where it lies.
+            options: of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            DataError: a tensor is missing, has another shape, or is not the model's.
+        """
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded: Any = super().from_pretrained(folder, **options)  # a pair, by the first option
+        model: AttentionRecommender = loaded[0]
+        check_complete(loaded[1], folder)
+        return model
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw weights from Normal(0, 0.02) and set biases to 0, as in arXiv:2309.07602."""

@@ -7,7 +7,8 @@
 | an error, which the message explains | 2         |
 | Ctrl-C                               | 130       |
 
-Results go to stdout, messages to stderr.
+Results go to stdout, messages to stderr. Neither reads markup or emoji codes: fingerprints, keys
+and names are printed as they are. A style is an argument (`style=`, or a `Text`).
 """
 
 from __future__ import annotations

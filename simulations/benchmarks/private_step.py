@@ -39,7 +39,6 @@ from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +48,7 @@ from shared.models.attention import AttentionConfig, AttentionRecommender
 from shared.models.losses import gather_candidate_scores, loss_per_user, next_item_pairs
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
+from shared.system.command_line import output
 
 MODES = ("plain", "fused", "hooks", "functorch", "ghost", "ours", "fused tied", "ours tied")
 SCORES_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
@@ -255,7 +255,7 @@ def main() -> None:
         for items in options.items:
             figures = _compare(options, items, candidates)
             results.append({"items": items, "candidates": candidates, "modes": figures})
-            Console(highlight=False).print(_table(options, results[-1]))
+            output.print(_table(options, results[-1]))
     if options.json:
         setting = {key: value for key, value in vars(options).items() if key != "child"}
         document = {"setting": setting, "torch": torch.__version__, "results": results}

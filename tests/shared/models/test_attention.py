@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DataError
 from shared.models.attention import (
     Attention,
     AttentionConfig,
@@ -290,6 +292,40 @@ def test_a_saved_model_loads_unchanged(tmp_path: Path, items: str, tied: bool) -
     assert loaded.config.item_representation == items
     if items != "ids":
         assert_close(loaded.features.table, features(), rtol=0, atol=0)
+
+
+def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+@pytest.mark.parametrize("items", ["ids", "features", "both"])
+def test_a_file_without_one_tensor_is_refused_by_its_name(tmp_path: Path, items: str) -> None:
+    """Every tensor: transformers would leave it as its memory was."""
+    model = recommender(items, tied=True, item_bias=True)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    assert set(tensors) == set(model.state_dict())
+    for name in tensors:
+        save_file(without(tensors, name), file, {"format": "pt"})
+        with pytest.raises(DataError, match=f"lacks '{re.escape(name)}'"):
+            AttentionRecommender.from_pretrained(tmp_path)
+
+
+def test_other_tensors_and_shapes_are_refused_by_name(tmp_path: Path) -> None:
+    recommender("features", tied=True, item_bias=True).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"item_scores.offset2": torch.ones(3)}, file, {"format": "pt"})
+    with pytest.raises(DataError, match=r"beside the model's tensors, 'item_scores\.offset2'"):
+        AttentionRecommender.from_pretrained(tmp_path)
+    save_file(tensors | {"norm.weight": torch.ones(D + 1)}, file, {"format": "pt"})
+    with pytest.raises(DataError, match=rf"'norm\.weight' \(\[{D + 1}\], not \[{D}\]\)"):
+        AttentionRecommender.from_pretrained(tmp_path)
+    two = without(without(tensors, "norm.weight"), "norm.bias")
+    save_file(two, file, {"format": "pt"})
+    with pytest.raises(DataError, match=r"lacks 'norm\.bias' and 1 more\. Copy"):
+        AttentionRecommender.from_pretrained(tmp_path)
 
 
 def catalogue(feature_size: int | None) -> Catalogue:

@@ -3,7 +3,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import random
+import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -13,6 +17,7 @@ from shared.system.command_line import (
     command_group,
     confirm,
     failed,
+    messages,
     output,
     run,
     table_of,
@@ -117,3 +122,52 @@ def test_a_table_loses_no_character(capsys: pytest.CaptureFixture[str]) -> None:
     table.add_row("x" * 300, "1")
     output.print(table)
     assert capsys.readouterr().out.count("x") == 300
+
+
+def colons(draw: random.Random) -> str:
+    """Return a SHA-256 as openssl prints it."""
+    return ":".join(f"{draw.randrange(256):02X}" for _ in range(32))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        colons,
+        lambda draw: f"[{draw.randbytes(32).hex()}]",
+        lambda draw: f"ecdsa-sha2-nistp384 {draw.randbytes(24).hex()} [bold]:cd:[/bold] \\[a]",
+        lambda draw: f"Büch[er] {draw.choice(['[/]', '[red]', ':smile:', ':CD:', ':ab:'])}",
+    ],
+)
+def test_what_is_printed_is_what_was_given(
+    form: Callable[[random.Random], str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fingerprint, key or name goes through neither markup nor emoji codes."""
+    draw = random.Random(17)
+    monkeypatch.setenv("COLUMNS", "400")
+    texts = [form(draw) for _ in range(300)] + ["AB:CD:EF", ":CD:", ":A:B:", "[link=x]y[/link]"]
+    for text in texts:
+        output.print(f"SHA-256  {text}", soft_wrap=True)
+        messages.print(f"SHA-256  {text}", soft_wrap=True)
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == printed.err.splitlines() == [f"SHA-256  {t}" for t in texts]
+    table = table_of("fingerprint")
+    for text in texts:
+        table.add_row(text)
+    output.print(table)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.strip() for row in rows] == [text.strip() for text in texts]
+
+
+def test_there_are_no_other_consoles() -> None:
+    root = Path(__file__).parents[3]
+    others = [
+        path.relative_to(root).as_posix()
+        for package in ("client", "server", "shared", "simulations")
+        for path in (root / package).rglob("*.py")
+        if re.search(
+            r"\bConsole\(|rich\.print|from rich import print", path.read_text(encoding="utf-8")
+        )
+    ]
+    assert others == ["shared/system/command_line.py"]
