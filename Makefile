@@ -1,6 +1,7 @@
 .PHONY: help setup demo test check docs clean
 
 PYTHON ?= python3
+PIP_OPTIONS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -12,7 +13,7 @@ setup: $(READY)  ## create .venv and install Sotto with everything
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Sotto needs Python 3.11 to 3.13; this is %d.%d: name another with make PYTHON=..." % sys.version_info[:2] if not (3, 11) <= sys.version_info[:2] < (3, 14) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_OPTIONS) --editable '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## train over 4 organisations at ε = 8 on the embedded data, into runs/demo

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "CLIENT_APP_CRASHED_ERROR",
     "AcquireTaskRequest",
+    "ActivateNodeRequest",
+    "ApiErrorCode",
     "Fab",
+    "FleetHttpClient",
+    "FlowerError",
     "HeartbeatSender",
     "InMemoryNodeState",
     "NoObjectInStoreError",
+    "NodeAuthHttpInterceptor",
     "ObjectPushError",
     "ObjectStore",
     "ObjectTree",
@@ -37,6 +42,7 @@ __all__ = [
     "make_task_heartbeat_fn_http",
     "message_from_proto",
     "message_to_proto",
+    "public_key_to_bytes",
     "pull_task_input",
     "push_message",
     "push_object_contents_from_iterable",
@@ -58,6 +64,10 @@ if TYPE_CHECKING:
     # public Message cannot be serialised.
     from flwr.common.serde import message_from_proto, message_to_proto
 
+    # 1.41. A request to connect a node. `client.checks.registration` asks with one whether a key is
+    # registered; Flower has no question for that.
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest
+
     # 1.41. The type of those bytes.
     from flwr.proto.message_pb2 import Message as ProtoMessage
 
@@ -73,6 +83,9 @@ if TYPE_CHECKING:
 
     # 1.41. The kind of task that AcquireTaskRequest names.
     from flwr.supercore.constant import TaskType
+
+    # 1.41. What a refused request says.
+    from flwr.supercore.error import ApiErrorCode, FlowerError
 
     # 1.41. The app bundle that came with a request. Flower's task process installs and imports it;
     # ours compares its hash and runs the partner's own copy.
@@ -103,6 +116,9 @@ if TYPE_CHECKING:
     # 1.41. Where the SuperNode keeps the parts of messages.
     from flwr.supercore.object_store import NoObjectInStoreError, ObjectStore
 
+    # 1.41. A public key as the SuperLink compares it.
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
     # 1.41. When a call is tried again. Flower gives up on every error whose text holds "ssl",
     # "tls" or "certificate", and there is no option for it.
     from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
@@ -112,6 +128,10 @@ if TYPE_CHECKING:
 
     # 1.41. The command `flower-supernode`, which reads its own arguments.
     from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    # 1.41. Calls to the coordinator as a SuperNode makes them, with its signature.
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
     # 1.41. The messages that a SuperNode holds, in memory. Flower's sends a reply whose content is
     # not all there, and takes two replies to one request.
@@ -132,6 +152,14 @@ if TYPE_CHECKING:
     from flwr.supernode.start_client_internal import _insert_message as insert_message
 else:
     _SOURCES = {
+        "ActivateNodeRequest": "flwr.proto.fleet_pb2.ActivateNodeRequest",
+        "ApiErrorCode": "flwr.supercore.error.ApiErrorCode",
+        "FlowerError": "flwr.supercore.error.FlowerError",
+        "FleetHttpClient": "flwr.supernode.fleet_http_client.FleetHttpClient",
+        "NodeAuthHttpInterceptor": (
+            "flwr.supernode.node_auth_http_interceptor.NodeAuthHttpInterceptor"
+        ),
+        "public_key_to_bytes": "flwr.supercore.primitives.asymmetric.public_key_to_bytes",
         "AcquireTaskRequest": "flwr.proto.runtime_pb2.AcquireTaskRequest",
         "CLIENT_APP_CRASHED_ERROR": (
             "flwr.supernode.nodestate.in_memory_nodestate.CLIENT_APP_CRASHED_ERROR"

@@ -12,6 +12,7 @@ the ledger.
 |                     | json             | one JSON object an event, for programs                 |
 | `SOTTO_LOG_DETAILS` | a file           | whole tracebacks and libraries' messages, which may    |
 |                     |                  | hold data: off unless it is set, and its owner's alone |
+| `SOTTO_LOG_FLOWER`  | on               | Flower's own messages, too, in Flower's own form       |
 
 Without `set_up`, as in a simulation, warnings reach Python's own log, with the same fields.
 """
@@ -35,6 +36,7 @@ from shared.errors import LedgerError, Refused, WireError
 
 __all__ = [
     "DETAILS_VARIABLE",
+    "FLOWER_VARIABLE",
     "FORMAT_VARIABLE",
     "Event",
     "Fields",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 FORMAT_VARIABLE, DETAILS_VARIABLE = "SOTTO_LOG", "SOTTO_LOG_DETAILS"
+FLOWER_VARIABLE = "SOTTO_LOG_FLOWER"
 LONGEST_TEXT = 500
 """Characters of a field."""
 _ROOT = Path(__file__).parents[1]
@@ -72,6 +75,13 @@ class Event(StrEnum):
     FAILED = "failed"
     DIED = "died"
     OVERRAN = "overran"
+    CONNECTED = "connected"
+    AWAY = "away"
+    NOT_ACCEPTED = "not-accepted"
+    LEASE = "lease"
+    PORT = "port"
+    LATE = "late"
+    USERS = "users"
     LIBRARY = "library"
     SETTING = "setting"
 
@@ -90,12 +100,34 @@ _SENTENCES = {
     Event.FAILED: "a request failed on this node; sotto-node check may show why",
     Event.DIED: "the process of a request died; no answer was sent, and a repeat costs nothing",
     Event.OVERRAN: "a request took longer than policy.answer_seconds, so its time told something",
+    Event.CONNECTED: "the coordinator has accepted the connection",
+    Event.AWAY: "no connection to the coordinator; it is tried again; sotto-node check shows why",
+    Event.NOT_ACCEPTED: (
+        "the coordinator has not accepted this node's key: send it the file and ask for accept; "
+        "the connection is tried again"
+    ),
+    Event.LEASE: (
+        "the coordinator still waits for this node's last connection, for up to a minute; it is "
+        "tried again"
+    ),
+    Event.PORT: "the port of the node's own processes is in use; sotto-node check names a free one",
+    Event.LATE: "a part of the reply was not taken: the coordinator has it, or it comes too late",
+    Event.USERS: (
+        "the data has over 20% more or fewer users than when it was last read; sotto-node check "
+        "shows how many"
+    ),
     Event.LIBRARY: "a library wrote a message; its text could hold data and is left out",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
 }
 _LEVELS = {
     Event.RESTARTING: logging.WARNING,
     Event.DECLINED: logging.WARNING,
+    Event.AWAY: logging.WARNING,
+    Event.NOT_ACCEPTED: logging.WARNING,
+    Event.LEASE: logging.WARNING,
+    Event.PORT: logging.ERROR,
+    Event.LATE: logging.WARNING,
+    Event.USERS: logging.WARNING,
     Event.FAILED: logging.ERROR,
     Event.DIED: logging.ERROR,
     Event.OVERRAN: logging.WARNING,
@@ -119,6 +151,7 @@ class Fields(TypedDict, total=False):
         why: of a refusal, or of a ledger that does not open.
         library: whose message was left out.
         program: a process of the node: "SuperNode" or "executor".
+        file: the node's public key.
     """
 
     organisation: str
@@ -133,6 +166,7 @@ class Fields(TypedDict, total=False):
     why: str
     library: str
     program: str
+    file: str
 
 
 _about: ContextVar[Fields] = ContextVar("about", default={})  # noqa: B039 never changed in place
@@ -181,6 +215,7 @@ def set_up(stream: IO[str] | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Json() if asked == Format.JSON else _Lines())
     handler.addFilter(lambda record: not record.name.startswith("flwr"))  # has its own handler
+    _set_up_flower()
     for old in [*root.handlers]:
         root.removeHandler(old)
     root.addHandler(handler)
@@ -188,6 +223,33 @@ def set_up(stream: IO[str] | None = None) -> None:
     logging.captureWarnings(capture=True)
     if asked not in list(Format):
         note(Event.SETTING)
+
+
+def _set_up_flower() -> None:
+    """Leave Flower's own messages out, or write them without colour codes into a file.
+
+    Flower logs about seven lines a request, in colour wherever they go. An error is noted as a
+    library's message. A filter, because Flower's handler may be made later.
+    """
+    flower = logging.getLogger("flwr")
+    if os.environ.get(FLOWER_VARIABLE, "").lower() in ("on", "1", "true", "yes"):
+        flower.addFilter(_without_colours)
+    else:
+        flower.addFilter(_note_errors)
+
+
+def _without_colours(_: logging.LogRecord) -> bool:
+    for handler in logging.getLogger("flwr").handlers:
+        if hasattr(handler, "colored") and not getattr(handler, "stream", sys.stderr).isatty():
+            handler.colored = False
+    return True
+
+
+def _note_errors(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.ERROR:
+        event, fields = _event_and_fields(record)
+        note(event, **fields)
+    return False
 
 
 class _Lines(logging.Formatter):

@@ -251,7 +251,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             made.types("sotto-node", *trust)
             made.starts(name, "sotto-node", "up", "--site", made.site(name))
         for name in NAMES:
-            made.says(name, "SuperNode ID")
+            made.says(name, "connected: the coordinator")
         yield made
         ended = made.ends()
         assert ended == dict.fromkeys(made.up, 0)

@@ -6,6 +6,7 @@
 - `data`: the catalogue and the private interactions.
 - `privacy`: the ledger, its anchor, and the rest of the budget.
 - `app`: the app that the node would run, and as which user.
-- `machine`: device, memory, disk and file system.
-- `connection`: certificate, connection, TLS and clocks; `handshake` makes the connection.
+- `machine`: device, memory, disk, file system and the port of the node's own processes.
+- `connection`: certificate, connection, TLS, clocks, and whether the key is accepted; `handshake`
+  makes the connection, `registration` asks about the key.
 """

@@ -1,4 +1,7 @@
-"""Check the certificate, connection and TLS to the coordinator, and that the clocks agree."""
+"""Check the way to the coordinator: certificate, connection, TLS, clocks, and the key's acceptance.
+
+What is found here depends on no user, so `up` may print it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,13 @@ import socket
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from client.checks.base import Check, Facts, Status, Verdict, doubtful, failed, passed
 from client.checks.handshake import PATIENCE
+from client.site.keys import public_file
+from client.site.proxies import proxy_for
+from shared.errors import SiteError
 
 __all__ = ["CHECKS"]
 
@@ -34,21 +41,27 @@ def _certificate(facts: Facts) -> Verdict:
     starts = max(certificate.not_valid_before_utc for certificate in found)
     if starts > datetime.now(UTC):
         return failed(f"{file}: not valid before {starts:%Y-%m-%d}", "Check this machine's clock.")
-    return _until(f"{file}", ends)
+    digest = ":".join(f"{byte:02X}" for byte in found[0].fingerprint(hashes.SHA256()))
+    return _until(f"{file}, SHA-256 of the certificate {digest}", ends)
 
 
 def _coordinator(facts: Facts) -> Verdict:
     if not (name := facts.site.coordinator.superlink):
         return doubtful("none is named", "Set coordinator.superlink: `sotto-node up` needs it.")
     host, port = facts.site.coordinator.address
+    if proxy := proxy_for(host, port):
+        if why := _connection_problem(proxy.host, proxy.port):
+            return failed(
+                f"{name}: the HTTP proxy {proxy} cannot be reached ({why})", _bypass(host)
+            )
+        return passed(f"{name}, through the HTTP proxy {proxy}")
     try:
-        socket.create_connection((host, port), timeout=PATIENCE).close()
+        why = _connection_problem(host, port)
     except socket.gaierror:
         return failed(
             f"{name}: the name {host} is not known", "Check coordinator.superlink and DNS."
         )
-    except OSError as error:
-        why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+    if why:
         return failed(
             f"{name}: no connection ({why})",
             f"Check coordinator.superlink, and that the firewall lets TCP to port {port} out; ask "
@@ -57,11 +70,67 @@ def _coordinator(facts: Facts) -> Verdict:
     return passed(f"{name} answers")
 
 
+def _connection_problem(host: str, port: int) -> str:
+    """Return why no TCP connection can be made; "" if one can.
+
+    Raises:
+        socket.gaierror: the name is not known.
+    """
+    try:
+        socket.create_connection((host, port), timeout=PATIENCE).close()
+    except socket.gaierror:
+        raise
+    except OSError as error:
+        return "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+    return ""
+
+
+def _bypass(host: str) -> str:
+    return (
+        f"If {host} is to be reached without the proxy: export NO_PROXY={host}, also for the "
+        "service that runs `sotto-node up`. Otherwise ask whoever runs the proxy to let "
+        "connections to the coordinator through."
+    )
+
+
 def _tls(facts: Facts) -> Verdict:
     if not facts.site.coordinator.superlink:
         return Verdict(Status.SKIPPED, "no coordinator is named")
-    found = facts.handshake
+    try:
+        found = facts.handshake
+    except SiteError as error:
+        host, port = facts.site.coordinator.address
+        if proxy := proxy_for(host, port):
+            return failed(f"{error}, through the HTTP proxy {proxy}", _bypass(host))
+        raise
     return _until(f"{found.version}, the coordinator's certificate", found.expires)
+
+
+def _accepted(facts: Facts) -> Verdict:
+    from client.checks.registration import Registration, ask_registration  # noqa: PLC0415 loads Flower
+
+    site, name = facts.site, facts.site.coordinator.superlink
+    if not name:
+        return Verdict(Status.SKIPPED, "no coordinator is named")
+    try:
+        known = ask_registration(name, site.root_certificates_file, site.key_file)
+    except SiteError as error:
+        return doubtful(f"{name} was asked, and {error}", "Ask the coordinator whether it is up.")
+    if known is Registration.UNKNOWN_KEY:
+        return doubtful(
+            "the coordinator has not accepted this node's key",
+            f"Send {public_file(site.key_file)} to the coordinator and ask for accept. "
+            "`sotto-node up` tries again until then.",
+        )
+    if known is Registration.BAD_SIGNATURE:
+        return failed("the coordinator refuses this node's signature", _NTP)
+    if known is Registration.OTHER_SERVICE:
+        return failed(
+            f"{name} is not the coordinator's port for partners: it serves something else, such "
+            "as administrators",
+            "Set coordinator.superlink to the address in the coordinator's invitation.",
+        )
+    return passed("the coordinator has accepted this node's key")
 
 
 def _until(what: str, ends: datetime) -> Verdict:
@@ -100,4 +169,5 @@ CHECKS = (
     Check("coordinator", _coordinator, "", may_be_skipped=True),
     Check("tls", _tls, _TLS, ("certificate", "coordinator")),
     Check("clock difference", _difference, _NTP, ("tls",)),
+    Check("accepted", _accepted, "Check coordinator.key.", ("key", "tls")),
 )

@@ -1,22 +1,27 @@
-"""A TLS handshake with the coordinator, which shows its certificate and its clock."""
+"""A TLS handshake with the coordinator, which shows its certificate and its clock.
+
+It takes the way that Flower's client takes: the same library, the same proxies, the same trust.
+"""
 
 from __future__ import annotations
 
-import socket
 import ssl
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
+
+from client.site.proxies import loopback_bypassed
 from shared.errors import SiteError
+from shared.system.address import Address
 
 __all__ = ["PATIENCE", "Handshake", "shake_hands"]
 
 PATIENCE = 5.0
 """Seconds to wait for the coordinator."""
-_LONGEST = 65536
 # OpenSSL's X509_V_ERR_*, x509_vfy.h
 _NOT_YET, _EXPIRED, _OTHER_HOST = 9, 10, (62, 64)
 _NOT_SIGNED = (18, 19, 20, 21)
@@ -45,49 +50,77 @@ def shake_hands(address: tuple[str, int], roots: Path | None) -> Handshake:
         roots: PEM file of the authority to trust; None trusts those of the system.
 
     Raises:
-        SiteError: the handshake failed; the message says why.
-        OSError: there is no connection, or `roots` is not readable.
+        SiteError: there is no connection, or the handshake failed; the message says why.
+        OSError: `roots` is not readable.
     """
-    host, port = address
-    context = ssl.create_default_context(cafile=None if roots is None else str(roots))
-    with socket.create_connection(address, timeout=PATIENCE) as plain:
-        try:
-            with context.wrap_socket(plain, server_hostname=host) as secured:
-                certificate = secured.getpeercert() or {}
-                ends = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
-                expires, version = datetime.fromtimestamp(ends, UTC), secured.version()
-                return Handshake(str(version), expires, _clock_ahead(secured, host))
-        except ssl.SSLCertVerificationError as error:
-            raise SiteError(_reason(error, f"{host}:{port}", roots)) from None
-        except (ssl.SSLError, ConnectionError, TimeoutError) as error:
-            raise SiteError(
-                f"{host}:{port}: something answers, but not in TLS ({error.__class__.__name__})"
-            ) from None
+    where = Address(*address)
+    context = _context(roots)
+    before = datetime.now(UTC).timestamp()
+    try:
+        with loopback_bypassed(), httpx.Client(verify=context, timeout=PATIENCE) as client:
+            before = datetime.now(UTC).timestamp()
+            with client.stream("HEAD", f"https://{where}/") as response:
+                secured = response.extensions["network_stream"].get_extra_info("ssl_object")
+                return _read(response, secured, before)
+    except httpx.ProxyError as error:
+        raise SiteError(
+            f"{where}: the HTTP proxy did not let the connection through ({error})"
+        ) from None
+    except httpx.TransportError as error:
+        raise SiteError(_reason(error, str(where), roots)) from None
 
 
-def _clock_ahead(secured: ssl.SSLSocket, host: str) -> float | None:
-    """Seconds that the Date header is ahead of our clock.
+def _context(roots: Path | None) -> ssl.SSLContext:
+    """Return what Flower's client trusts."""
+    if roots is None:
+        return httpx.create_ssl_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=roots.read_text(encoding="ascii"))
+    return context
+
+
+def _read(response: httpx.Response, secured: Any, before: float) -> Handshake:  # noqa: ANN401 ssl's
+    certificate = secured.getpeercert() or {}
+    expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
+    return Handshake(str(secured.version()), expires, _clock_ahead(response, before))
+
+
+def _clock_ahead(response: httpx.Response, before: float) -> float | None:
+    """Return the seconds that the Date header is ahead of our clock.
 
     Both are taken in their middle: of the second that the header names, and of the round trip.
     """
-    before = datetime.now(UTC).timestamp()
-    headers = b""
-    with suppress(OSError):
-        secured.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        while b"\r\n\r\n" not in headers and len(headers) < _LONGEST:
-            if not (more := secured.recv(4096)):
-                break
-            headers += more
     now = (before + datetime.now(UTC).timestamp()) / 2
-    for line in headers.decode("latin-1").split("\r\n"):
-        name, _, value = line.partition(":")
-        if name.lower() == "date":
-            with suppress(ValueError):
-                return parsedate_to_datetime(value.strip()).timestamp() + 0.5 - now
-    return None
+    try:
+        return parsedate_to_datetime(response.headers["date"]).timestamp() + 0.5 - now
+    except (KeyError, ValueError):
+        return None
 
 
-def _reason(error: ssl.SSLCertVerificationError, where: str, roots: Path | None) -> str:
+def _reason(error: httpx.TransportError, where: str, roots: Path | None) -> str:
+    """Return why there is no handshake, from the first cause that says so."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _refused_certificate(cause, where, roots)
+    if isinstance(error, httpx.RemoteProtocolError):
+        return f"{where}: something answers in TLS, but not in HTTP"
+    kinds = [type(cause).__name__ for cause in causes if isinstance(cause, OSError)]
+    return f"{where}: something answers, but not in TLS ({kinds[0] if kinds else error})"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    causes: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in causes:
+        causes.append(current)
+        current = current.__cause__ or current.__context__
+    return causes
+
+
+def _refused_certificate(
+    error: ssl.SSLCertVerificationError, where: str, roots: Path | None
+) -> str:
     code = error.verify_code
     if code in _NOT_SIGNED:
         trusted = "any authority that the system trusts" if roots is None else str(roots)

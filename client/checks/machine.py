@@ -1,4 +1,4 @@
-"""Check device, memory, disk and file system."""
+"""Check device, memory, disk, file system and the port of the node's own processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.compute.batches import NUMBERS_AT_ONCE, user_numbers
+from client.site.local_port import port_is_free, port_remedy
+from client.site.lock import node_is_running
 from shared.system.files import locks_exclude
 
 __all__ = ["CHECKS", "free_memory", "training_memory"]
@@ -104,6 +106,15 @@ def _filesystem(facts: Facts) -> Verdict:
     return passed(f"{kind or 'local'}; fsync and flock work")
 
 
+def _port(facts: Facts) -> Verdict:
+    port = facts.site.coordinator.local_port
+    if port_is_free(port):
+        return passed(f"127.0.0.1:{port} is free")
+    if node_is_running(Path(facts.site.folder)):
+        return passed(f"127.0.0.1:{port}, in use by this site's own node")
+    return failed(f"127.0.0.1:{port} is in use by another program", port_remedy(port))
+
+
 def _kind(folder: Path) -> str:
     """The type of the file system, where the system tells; else ""."""
     try:
@@ -132,4 +143,5 @@ CHECKS = (
     ),
     Check("disk", _disk, "Check where `ledger` is."),
     Check("filesystem", _filesystem, "Make the folder writable for the node's user."),
+    Check("port", _port, "Check coordinator.local_port."),
 )

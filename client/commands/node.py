@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
+from client.checks import connection
 from client.checks.base import Expected, Finding, Status
 from client.checks.preflight import CHECKS, exit_code, preflight
 from client.commands.options import JsonOption, SiteOption
+from client.commands.questions import ask_missing, warn_of_missing_files
 from client.logs import set_up
 from client.node.processes import supernode
-from client.node.up import lock_node, run_node
+from client.node.up import run_node
+from client.site.lock import lock_node
 from client.site.setup import NewSite, make_site, new_file
 from client.site.site import Site
 from shared.config import ModelConfig
@@ -27,33 +28,14 @@ from shared.system.command_line import messages, output, write_json
 __all__ = ["check_command", "init_command", "up_command"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A setting without a default, which `init` asks for."""
-
-    key: str
-    flag: str
-    text: str
-    kind: type = str
-
-
-_QUESTIONS = (
-    _Question("organisation", "--organisation", "Your organisation's name (public)"),
-    _Question("user_base", "--user-base", "A name for your users, which must never change"),
-    _Question("population", "--population", "How many users you declare (public)", int),
-    _Question("data.source", "--source", "Where the interactions are: a file, pattern or URL"),
-    _Question("catalogue", "--catalogue", "Folder of the item list from the coordinator"),
-    _Question(
-        "policy.max_epsilon", "--max-epsilon", "ε that your users may spend, for ever", float
-    ),
-    _Question("policy.delta", "--delta", "The δ of that ε, far below 1 / population", float),
-)
 _MARKS = {
     Status.OK: ("ok", "green"),
     Status.WARNING: ("doubtful", "yellow"),
     Status.ERROR: ("wrong", "bold red"),
     Status.SKIPPED: ("-", "dim"),
 }
+_PUBLIC = {check.name for check in connection.CHECKS} | {"port"}
+"""Checks whose findings depend on no user."""
 _SKIPPABLE = [check.name for check in CHECKS if check.may_be_skipped]
 
 
@@ -91,6 +73,14 @@ def init_command(  # noqa: PLR0913 each is a command-line option
     ] = None,
     root_certificates: Annotated[
         str | None, typer.Option(help="PEM file that signed the coordinator's certificate.")
+    ] = None,
+    local_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Where the node's own processes meet, on 127.0.0.1; default: 9094 or the next "
+            "free one.",
+        ),
     ] = None,
     anchor: Annotated[
         str | None, typer.Option(help="File of the ledger's anchor, preferably on another disk.")
@@ -135,9 +125,12 @@ def init_command(  # noqa: PLR0913 each is a command-line option
         "policy.delta": delta,
         "coordinator.superlink": superlink,
         "coordinator.root_certificates": root_certificates,
+        "coordinator.local_port": local_port,
         "node.metrics": metrics,
     }
-    _print_new_site(make_site(folder, _ask_missing(given), restore=restore))
+    values = ask_missing({key: value for key, value in given.items() if value is not None})
+    warn_of_missing_files(values)
+    _print_new_site(make_site(folder, values, restore=restore))
 
 
 def check_command(  # noqa: PLR0913 each is a command-line option
@@ -201,27 +194,6 @@ def up_command(
         run_node(loaded, lock)
 
 
-def _ask_missing(given: Mapping[str, Value | None]) -> dict[str, Value]:
-    """Return the given settings and those that were asked for.
-
-    Raises:
-        SiteError: a setting is missing, and there is no terminal to ask at.
-    """
-    values = {key: value for key, value in given.items() if value is not None}
-    missing = [question for question in _QUESTIONS if question.key not in values]
-    if missing and not sys.stdin.isatty():
-        flags = ", ".join(question.flag for question in missing)
-        raise SiteError(f"not stated: {flags}. None of them has a default.")
-    for question in missing:
-        values[question.key] = typer.prompt(question.text, type=question.kind, err=True)
-    if missing and "coordinator.superlink" not in values:
-        text = "The coordinator's address, host:port (empty: later)"
-        values["coordinator.superlink"] = typer.prompt(
-            text, default="", show_default=False, err=True
-        )
-    return values
-
-
 def _print_new_site(new: NewSite) -> None:
     site = new.site
     if new.open_to_others:
@@ -237,7 +209,9 @@ def _print_new_site(new: NewSite) -> None:
     messages.print(
         f"(The public key is also in {new.public_file}; the private one stays on this machine.)\n"
         "Never put back an old copy of the ledger or of its anchor, "
-        f"{site.anchor_file}: see docs/ledger.md.\nNext: sotto-node check --site {site.folder}",
+        f"{site.anchor_file}: see docs/ledger.md.\n"
+        f"Next: sotto-node trust FILE.fab --site {site.folder}, with the app bundle from the "
+        f"coordinator;\nthen: sotto-node check --site {site.folder}",
         soft_wrap=True,
     )
 
@@ -246,11 +220,13 @@ def _print_names(findings: Iterable[Finding]) -> list[str]:
     """Print the names of doubtful and failed checks, and return those that failed.
 
     The output of a service is stored and forwarded like a log, and details could reveal something
-    about users.
+    about users. Those of the connection and the port cannot, and are printed.
     """
     problems = [f for f in findings if f.status in (Status.WARNING, Status.ERROR)]
     for finding in problems:
         messages.print(f"{_MARKS[finding.status][0]}: {finding.name}")
+        if finding.name in _PUBLIC:
+            messages.print(f"  {finding.found}. {finding.remedy}", soft_wrap=True)
     return [finding.name for finding in problems if finding.status is Status.ERROR]
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from client.site.proxies import bypass_loopback
 from client.site.site import Site
 from shared.errors import SiteError
 from shared.system.supervise import Account, Program
@@ -74,8 +75,8 @@ def supernode(site: Site, secret: bytes) -> Program:
         secret=secret,
         account=accounts(site)[0],
         advice=(
-            "Read its messages above, run `sotto-node check`, and ask the coordinator whether this "
-            "node's key is registered."
+            "Read its messages above, and run `sotto-node check`: it tells whether the coordinator "
+            "has accepted this node's key."
         ),
     )
 
@@ -93,8 +94,12 @@ def executor(site: Site, secret: bytes) -> Program:
 
 
 def environment(site: Site) -> dict[str, str]:
-    """Return their environment: ours, with Flower's home in the site's folder."""
-    return os.environ | _OFF | {"FLWR_HOME": str(site.flower_home), "PATH": _path()}
+    """Return their environment: ours, with Flower's home in the site's folder.
+
+    Loopback, where the two processes meet, is excluded from HTTP proxies.
+    """
+    own = {"FLWR_HOME": str(site.flower_home), "PATH": _path()}
+    return os.environ | _OFF | bypass_loopback(os.environ) | own
 
 
 def _path() -> str:

@@ -12,6 +12,7 @@
 |                                                  | with the next request        |              |
 | the SuperLink is killed after it stored a part   | gives the reply up, and the  | sends the    |
 | of a reply, and before it said so                | round waits for its deadline | other parts  |
+| the key is not accepted, or the last lease holds | "could not be activated"     | says which   |
 
 Flower takes every error that has "ssl", "tls" or "certificate" in its words for a lasting one. What
 has given up does not end, because its listener for the executor runs in another thread; so nobody
@@ -25,18 +26,19 @@ Run it as `python -m client.node.supernode`, with the arguments of `flower-super
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
-from logging import WARNING
+from pathlib import Path
 from typing import NoReturn
 
 import httpx
 from flwr.app import Message
 
+from client.checks.registration import Registration, ask_registration
 from client.flower_internals import (
     CLIENT_APP_CRASHED_ERROR,
     InMemoryNodeState,
@@ -48,20 +50,28 @@ from client.flower_internals import (
     flower_supernode,
     insert_message,
     iterate_object_tree,
-    log,
     make_simple_http_retry_invoker,
     push_object_contents_from_iterable,
     replace_in_supernode,
 )
+from client.logs import Event, cause, note, set_up
+from client.site.keys import public_file
+from client.site.local_port import port_is_free
+from shared.errors import SiteError
 
 __all__ = ["CompleteReplies", "main", "push_all_parts"]
 
+_CONNECT = "/v1/fleet/activate-node"
 STALLED = 20.0
 """Seconds without another part of a reply, on this machine, after which its ClientApp is dead."""
 
 
 def main() -> NoReturn:
     """Run `flower-supernode`; an error in any of its threads ends the process."""
+    set_up()
+    if not port_is_free(_arguments().port):
+        note(Event.PORT)
+        _end()
     replace_in_supernode("make_simple_http_retry_invoker", _make_retry_invoker)
     replace_in_supernode("InMemoryNodeState", CompleteReplies)
     replace_in_supernode("push_object_contents_from_iterable", push_all_parts)
@@ -71,8 +81,8 @@ def main() -> NoReturn:
         flower_supernode()
     except SystemExit:  # an end in good order
         raise
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        note(Event.FAILED, **cause(error))
     _end()
 
 
@@ -89,11 +99,39 @@ def _make_retry_invoker() -> RetryInvoker:
 def _give_up_unless_transport(others: Callable[[Exception], bool]) -> Callable[[Exception], bool]:
     def give_up(error: Exception) -> bool:
         if isinstance(error, httpx.TransportError):
-            log(WARNING, "No connection to the coordinator: %s", error)
+            note(Event.AWAY, error=type(error).__name__)
             return False
+        if isinstance(error, httpx.HTTPStatusError) and error.request.url.path == _CONNECT:
+            _note_refused_connection(error)
         return others(error)
 
     return give_up
+
+
+def _note_refused_connection(error: httpx.HTTPStatusError) -> None:
+    """Log why the coordinator refused the connection, as far as it tells."""
+    arguments = _arguments()
+    try:
+        known = ask_registration(arguments.superlink, arguments.roots, arguments.key)
+    except (SiteError, OSError):
+        note(Event.AWAY, code=str(error.response.status_code))
+        return
+    if known is Registration.UNKNOWN_KEY:
+        note(Event.NOT_ACCEPTED, file=str(public_file(arguments.key)))
+    elif known is Registration.ACCEPTED:
+        note(Event.LEASE)
+    else:
+        note(Event.AWAY, code=str(known))
+
+
+def _arguments() -> argparse.Namespace:
+    """Return those of flower-supernode's arguments that are read here."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--superlink", default="")
+    parser.add_argument("--root-certificates", dest="roots", type=Path)
+    parser.add_argument("--auth-supernode-private-key", dest="key", type=Path, default=Path())
+    parser.add_argument("--port", type=int, default=0)
+    return parser.parse_known_args()[0]
 
 
 def push_all_parts(
@@ -109,7 +147,7 @@ def push_all_parts(
         try:
             push_object_fn(number, content)
         except ObjectPushError:
-            log(WARNING, "A part of the reply was not taken: it is there, or it comes too late.")
+            note(Event.LATE)
 
     push_object_contents_from_iterable(parts, push)
 
@@ -120,6 +158,11 @@ class CompleteReplies(InMemoryNodeState):
     def __init__(self, object_store: ObjectStore) -> None:
         super().__init__(object_store)
         self._seen: dict[str, tuple[int, float]] = {}
+
+    def set_node_id(self, node_id: int | None) -> None:
+        """As Flower's, which calls it once the coordinator has accepted the connection."""
+        super().set_node_id(node_id)
+        note(Event.CONNECTED)
 
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
@@ -169,7 +212,7 @@ class CompleteReplies(InMemoryNodeState):
     def _replace(self, reply: Message) -> None:
         """Answer in place of a dead ClientApp, unless its executor has done so."""
         known = reply.metadata
-        log(WARNING, "The ClientApp died before all of its reply was here.")
+        note(Event.DIED)
         del self._seen[known.message_id]
         self.delete_messages(message_ids=[known.message_id])
         self.object_store.delete(known.message_id)
@@ -180,8 +223,9 @@ class CompleteReplies(InMemoryNodeState):
 
 
 def _end_with(ended: threading.ExceptHookArgs) -> None:
-    threading.__excepthook__(ended)
     if ended.exc_type is not SystemExit:
+        if ended.exc_value is not None:
+            note(Event.FAILED, **cause(ended.exc_value))
         _end()
 
 

@@ -9,50 +9,25 @@ Otherwise, or if `sotto-node up` does not run as root, both run as the user that
 authenticate each other with a secret that is drawn at each start and never written to disk.
 
 Flower refuses a node until its last lease has ended, so waits of less than 10 s are useless. The
-SuperNode ends with code 1 whatever the reason, and prints it; one reason is a key that is not
-registered. The node keeps trying.
+SuperNode ends with code 1 whatever the reason, and logs it (`client.node.supernode`); one reason is
+a key that the coordinator has not accepted. The node keeps trying.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from client.logs import Event, note
 from client.node.health import serve_node_health
 from client.node.processes import executor, supernode
 from client.node.prometheus import Processes
+from client.site.local_port import check_port
 from client.site.site import Site
-from shared.errors import SiteError
-from shared.system.files import inheritable_lock
 from shared.system.supervise import Patience, Restart, Start, keep_running
 
-__all__ = ["lock_node", "run_node"]
+__all__ = ["run_node"]
 
-LOCK = "node.lock"
 _SECRET = 32
-
-
-@contextmanager
-def lock_node(folder: Path) -> Iterator[int]:
-    """Hold the site's lock; yield its descriptor, so that child processes can hold it, too.
-
-    The lock is free when the last process that holds it has ended.
-
-    Raises:
-        SiteError: another node of this site holds it.
-    """
-
-    def conflict(holder: str) -> SiteError:
-        return SiteError(
-            f"{folder}: a node of this site is running already (process {holder}). One site has "
-            "one node: stop that one first."
-        )
-
-    with inheritable_lock(folder / LOCK, conflict) as handle:
-        yield handle
 
 
 def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
@@ -60,12 +35,14 @@ def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
 
     Args:
         site: whose node it is.
-        lock: the descriptor that `lock_node` yielded.
+        lock: the descriptor that `client.site.lock.lock_node` yielded.
         patience: waits and limits.
 
     Raises:
+        SiteError: the port of the node's own processes is in use.
         ProcessError: a process cannot be kept running.
     """
+    check_port(site.coordinator.local_port)
     site.flower_home.mkdir(mode=0o755, parents=True, exist_ok=True)  # the folder around it is ours
     secret = secrets.token_bytes(_SECRET)
     programs, processes = [supernode(site, secret), executor(site, secret)], Processes()

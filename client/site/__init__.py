@@ -8,6 +8,9 @@
 - `template`: the site.toml that a new site begins with.
 - `setup`: creates a site: folder, key, ledger, anchor and site.toml.
 - `keys`: the node's key pair.
+- `lock`: one site has one node.
+- `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
+- `proxies`: which HTTP proxy leads to the coordinator.
 
 The [data] table is `client.data.sources`.
 """

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.ledger.recovery import restore as restore_ledger
+from client.site.coordinator import CoordinatorConfig
 from client.site.keys import make_key, public_file, public_key
+from client.site.local_port import find_free_port
 from client.site.site import FILE, Site
 from client.site.template import site_toml
 from shared.errors import SiteError
@@ -23,6 +25,7 @@ from shared.system.files import move_durably, write_atomically
 
 __all__ = ["PATHS", "NewSite", "make_site", "new_file"]
 
+_PORT = "coordinator.local_port"
 PATHS = ("data.source", "data.credentials", "catalogue", "coordinator.root_certificates", "anchor")
 """Keys that hold a path; on a command line it is relative to the current folder."""
 
@@ -59,7 +62,7 @@ def make_site(folder: Path, values: Mapping[str, Value], *, restore: bool = Fals
     file = new_file(folder)
     folder = file.parent
     paths = {key: _relative_to(folder, values[key]) for key in PATHS if key in values}
-    text = site_toml({**values, **paths})
+    text = site_toml({**values, **paths, **_local_port(values)})
     _check(text)
     try:
         if not folder.exists():
@@ -120,6 +123,14 @@ def _fill(file: Path, text: str, restore: bool) -> Site:
         site.create_ledger()
     move_durably(new, file)
     return site
+
+
+def _local_port(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the next free port if none is given and the default is in use, as by another node."""
+    default = CoordinatorConfig().local_port
+    if _PORT in values or (port := find_free_port(default)) == default:
+        return {}
+    return {_PORT: port}
 
 
 def _relative_to(folder: Path, path: Value) -> str:

@@ -29,6 +29,7 @@ from rich.text import Text
 from shared.errors import SottoError
 
 __all__ = [
+    "INTERRUPTED",
     "command_group",
     "confirm",
     "failed",

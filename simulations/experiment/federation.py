@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import tomli_w
 import torch
@@ -32,6 +33,7 @@ from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
 from shared.messages import DESCRIBE_ACTION, STATISTICS_ACTION
+from shared.system.command_line import INTERRUPTED, messages
 from simulations.experiment.config import Engine
 
 __all__ = [
@@ -242,12 +244,26 @@ def _run_on_ray(config: RunConfig, sites: Sequence[Path], observer: Observer) ->
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from flwr.simulation import run_simulation  # noqa: PLC0415 Ray takes seconds to import
 
-    run_simulation(
-        server_app=make_app(config, observer),
-        client_app=_app_for(sites[0].parent),
-        num_supernodes=len(sites),
-        backend_config={"client_resources": {**_resources()}},
-    )
+    try:
+        run_simulation(
+            server_app=make_app(config, observer),
+            client_app=_app_for(sites[0].parent),
+            num_supernodes=len(sites),
+            backend_config={"client_resources": {**_resources()}},
+        )
+    except KeyboardInterrupt:
+        _end_at_once()
+
+
+def _end_at_once() -> NoReturn:
+    """End this process after Ctrl-C; Ray's own processes end with it.
+
+    Threads of Flower's engine and Ray's would otherwise keep it for more than half a minute.
+    """
+    messages.print("\ninterrupted")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _resources() -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -107,18 +108,28 @@ def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
+ACCEPTED = (400, '{"code": 2003, "detail": "Invalid heartbeat interval"}')
+"""What Flower's SuperLink answers to the question whether a key is registered: it is."""
+NOT_ACCEPTED = (400, '{"code": 2004, "detail": "SuperNode activation failed"}')
+"""And here it is not."""
+
+
 @contextmanager
-def serving(files: tuple[Path, Path] | None, ahead: float = 0.0) -> Iterator[str]:
+def serving(
+    files: tuple[Path, Path] | None, ahead: float = 0.0, registration: tuple[int, str] = ACCEPTED
+) -> Iterator[str]:
     """A server at the address it yields, with a clock that is `ahead` seconds ahead.
 
-    Without certificate and key it speaks, but not TLS.
+    Without certificate and key it speaks, but not TLS. It answers `registration` to a node.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     context = None
     if files is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*files)
-    thread = threading.Thread(target=_serve, args=(listener, context, ahead), daemon=True)
+    thread = threading.Thread(
+        target=_serve, args=(listener, context, ahead, registration), daemon=True
+    )
     thread.start()
     try:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
@@ -128,7 +139,12 @@ def serving(files: tuple[Path, Path] | None, ahead: float = 0.0) -> Iterator[str
         thread.join(5)
 
 
-def _serve(listener: socket.socket, context: ssl.SSLContext | None, ahead: float) -> None:
+def _serve(
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    ahead: float,
+    registration: tuple[int, str],
+) -> None:
     while True:
         try:
             plain, _ = listener.accept()
@@ -140,6 +156,22 @@ def _serve(listener: socket.socket, context: ssl.SSLContext | None, ahead: float
                 plain.sendall(b"220 mail.example ESMTP\r\n")
                 continue
             with context.wrap_socket(plain, server_side=True) as secured:
-                secured.recv(4096)
+                request = _read_request(secured)
+                status, body = (404, "")
+                if request.startswith(b"POST /v1/fleet/activate-node "):
+                    status, body = registration
                 now = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
-                secured.sendall(f"HTTP/1.1 404 Not Found\r\nDate: {now}\r\n\r\n".encode())
+                head = f"HTTP/1.1 {status} .\r\nDate: {now}\r\nContent-Length: {len(body)}\r\n"
+                secured.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
+
+
+def _read_request(secured: ssl.SSLSocket) -> bytes:
+    """Read head and body: what is left unread would reset the connection."""
+    request = b""
+    while b"\r\n\r\n" not in request and (more := secured.recv(4096)):
+        request += more
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: *(\d+)", head.lower())
+    while length and len(body) < int(length[1]) and (more := secured.recv(4096)):
+        body += more
+    return head

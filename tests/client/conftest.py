@@ -88,6 +88,8 @@ def partner(
     """A partner with data, before its site is set up."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("SOTTO_SITE", raising=False)
+    # Other tests run nodes meanwhile, which take the ports that a new site is given.
+    monkeypatch.setattr("client.site.setup.find_free_port", lambda first: first)
     made = Partner(tmp_path, monkeypatch, capsys, sotto_node)
     made.prepare()
     return made

@@ -15,6 +15,7 @@ from flwr.app import Context, RecordDict
 import client
 import client.app
 from client import logs
+from client.data.user_count import users_file
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.site.site import Site
 from shared.errors import BudgetExceeded, DataError, LedgerError, Refused, SiteError, WireError
@@ -231,7 +232,7 @@ def test_the_fields_are_those_that_depend_on_no_user() -> None:
     """Whoever adds one must think about it here, too."""
     assert set(Fields.__annotations__) == {
         *("organisation", "kind", "run", "round", "code", "seconds", "bytes"),
-        *("error", "where", "why", "library", "program"),
+        *("error", "where", "why", "library", "program", "file"),
     }
 
 
@@ -289,6 +290,62 @@ def test_a_real_node_notes_each_request(
     assert (declined["event"], declined["code"]) == ("declined", "policy")
     assert "steps 1e+06, where <= 1000 is allowed" in declined["why"]
     assert (failed["event"], failed["where"].split(":")[0]) == ("failed", "shared/data/tables.py")
+
+
+@pytest.mark.parametrize(("before", "noted"), [(1.5, True), (0.5, True), (1.1, False), (1, False)])
+def test_users_that_vanished_between_two_rounds_are_noted(
+    sites: Sites,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    before: float,
+    noted: bool,
+) -> None:
+    """On this machine alone, and without a number."""
+    monkeypatch.setenv(logs.FORMAT_VARIABLE, "json")
+    site = sites.make("alpha")
+    first = client.app.app(sites.message(), real(site))
+    file = users_file(Site.load(site))
+    users = int(file.read_text())
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text(f"{before * users:.0f}")
+    second = client.app.app(sites.message(round=2), real(site))
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+    warned = [line for line in lines if line["event"] == "users"]
+    assert bool(warned) is noted
+    assert not any(str(users) in str(line) for line in warned)
+    assert set(first.content) == set(second.content)
+    assert int(file.read_text()) == users
+
+
+def test_flowers_own_messages_are_left_out_unless_asked_for(
+    objects: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flower = logging.getLogger("flwr")
+    monkeypatch.setattr(flower, "filters", [])
+    shown: list[logging.LogRecord] = []
+
+    class Colourful(logging.StreamHandler[io.StringIO]):
+        colored = True
+
+        def emit(self, record: logging.LogRecord) -> None:
+            shown.append(record)
+
+    colourful = Colourful(io.StringIO())
+    monkeypatch.setattr(flower, "handlers", [colourful])
+    flower.setLevel(logging.INFO)
+    vars(logs)["_set_up_flower"]()
+    flower.info("Received: %s", SECRET)
+    flower.error("gave up on %s", SECRET)
+    assert shown == []
+    [line] = read(objects)
+    assert (line["event"], line["library"]) == ("library", "flwr")
+    assert SECRET not in str(line)
+    flower.filters.clear()
+    monkeypatch.setenv(logs.FLOWER_VARIABLE, "on")
+    vars(logs)["_set_up_flower"]()
+    flower.info("Received")
+    assert [record.getMessage() for record in shown] == ["Received"]
+    assert not colourful.colored
 
 
 def test_a_simulated_node_leaves_logging_alone(

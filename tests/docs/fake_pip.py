@@ -13,6 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["install"])
     parser.add_argument("--constraint", type=Path, required=True)
+    parser.add_argument("--extra-index-url")
     parser.add_argument("--editable", action="store_true")
     parser.add_argument("source")
     given = parser.parse_args()

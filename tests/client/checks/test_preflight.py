@@ -7,10 +7,12 @@ import math
 import os
 import re
 import shutil
+import socket
 import sqlite3
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,11 +27,14 @@ from client.checks.base import Expected, Facts
 from client.checks.handshake import shake_hands
 from client.checks.preflight import CHECKS
 from client.ledger.ledger import Entry
+from client.node.processes import environment
+from client.site.local_port import find_free_port
+from client.site.lock import lock_node
 from shared.config import ModelConfig
 from shared.errors import SiteError
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from tests.client.authority import Authority, serving
+from tests.client.authority import NOT_ACCEPTED, Authority, serving
 from tests.client.bundles import bundle
 from tests.client.partner import USERS, statuses
 
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
 OF_DATA = {"schema", "items", "users", "order", "population", "delta", "memory"}
 OF_LEDGER = {"budget", "clock", "app"}
-OF_TLS = {"clock difference"}
+OF_TLS = {"clock difference", "accepted"}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,9 @@ def joined(partner: Partner, authority: Authority, coordinator: str) -> Partner:
     partner.init({"--superlink": coordinator, "--root-certificates": root, "--device": "cpu"})
     partner.install_app()
     partner.patch.setattr(os, "geteuid", lambda: 1000)
+    partner.edit("# local_port = 9094", f"local_port = {find_free_port(21000)}")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        partner.patch.delenv(name, raising=False)
     return partner
 
 
@@ -86,7 +94,7 @@ def test_a_site_without_a_fault_passes_every_check(joined: Partner) -> None:
 
 
 def test_a_new_site_wants_a_coordinator_and_an_app(partner: Partner) -> None:
-    partner.init()
+    partner.init({"--local-port": find_free_port(21000)})
     partner.patch.setattr(os, "geteuid", lambda: 1000)
     code, findings = partner.check()
     doubtful = {name for name, finding in findings.items() if finding["status"] == "warning"}
@@ -337,10 +345,18 @@ FAULTS = {
         "folder", lambda p: p.site.chmod(0o755), "chmod 700", "755", status="warning"
     ),
     "open key": Fault(
-        "key", lambda p: p.loaded.key_file.chmod(0o640), "chmod 600", "640: others may read"
+        "key",
+        lambda p: p.loaded.key_file.chmod(0o640),
+        "chmod 600",
+        "640: others may read",
+        skipped={"accepted"},
     ),
     "no key": Fault(
-        "key", lambda p: p.loaded.key_file.unlink(), "Put the node's key back", "not readable"
+        "key",
+        lambda p: p.loaded.key_file.unlink(),
+        "Put the node's key back",
+        "not readable",
+        skipped={"accepted"},
     ),
     "other public key": Fault(
         "key",
@@ -607,7 +623,7 @@ def test_a_fault_shows_by_its_name_and_changes_nothing_else(joined: Partner, fau
 
 def test_every_check_that_may_fail_has_failed() -> None:
     """But for those whose faults stand below."""
-    below = {"credentials", "tls", "clock difference"}
+    below = {"credentials", "tls", "clock difference", "accepted", "port"}
     assert {fault.name for fault in FAULTS.values()} == set(NAMES) - below
 
 
@@ -683,6 +699,120 @@ def test_what_is_wrong_with_a_coordinator(
     assert other.found in findings[other.name]["found"]
     assert findings[other.name]["remedy"]
     assert code == {"warning": 1, "error": 2}[other.status]
+
+
+@pytest.mark.parametrize(
+    ("registration", "status", "found", "remedy"),
+    [
+        (NOT_ACCEPTED, "warning", "has not accepted this node's key", "node_key.pub to the coord"),
+        ((404, ""), "error", "is not the coordinator's port for partners", "invitation"),
+        ((405, "<html>"), "error", "is not the coordinator's port for partners", "invitation"),
+        ((401, '{"detail": "Invalid SuperNode authentication"}'), "error", "signature", "NTP"),
+        ((503, ""), "warning", "answered with the status 503", "whether it is up"),
+        ((200, ""), "warning", "answered as Flower 1.41 does not", "whether it is up"),
+    ],
+)
+def test_a_key_that_is_not_accepted_and_a_wrong_port(
+    joined: Partner,
+    authority: Authority,
+    registration: tuple[int, str],
+    status: str,
+    found: str,
+    remedy: str,
+) -> None:
+    with serving(authority.server(), registration=registration) as address:
+        joined.edit(joined.loaded.coordinator.superlink, address)
+        code, findings = joined.check()
+    changes = {name: status for name, status in statuses(findings).items() if status != "ok"}
+    assert changes == {"accepted": status}
+    assert found in findings["accepted"]["found"]
+    assert remedy in findings["accepted"]["remedy"]
+    assert code == {"warning": 1, "error": 2}[status]
+
+
+def test_a_port_in_use_is_found_unless_the_sites_own_node_has_it(joined: Partner) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        own = joined.loaded.coordinator.local_port
+        joined.edit(f"local_port = {own}", f"local_port = {port}")
+        code, findings = joined.check()
+        assert code == 2
+        assert findings["port"]["status"] == "error"
+        assert findings["port"]["found"] == f"127.0.0.1:{port} is in use by another program"
+        assert "Set local_port = " in findings["port"]["remedy"]
+        with lock_node(joined.site):
+            _, findings = joined.check()
+        assert findings["port"]["status"] == "ok"
+    assert joined.check()[0] == 0
+
+
+# --- proxies -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def proxy(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """An HTTP proxy that answers every request in the same way, and what it was asked."""
+    asked: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            with near:
+                near.settimeout(5)
+                asked.append(near.recv(4096))
+                near.sendall(answer)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}", asked
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+def test_check_goes_through_the_proxy_that_flower_would_take(joined: Partner) -> None:
+    joined.edit(joined.loaded.coordinator.superlink, "coordinator.invalid:443")
+    with proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n") as (address, asked):
+        joined.patch.setenv("HTTPS_PROXY", f"http://{address}")
+        code, findings = joined.check()
+        assert code == 2
+        assert findings["coordinator"]["status"] == "ok"
+        assert findings["coordinator"]["found"].endswith(f"through the HTTP proxy {address}")
+        assert findings["tls"]["status"] == "error"
+        assert "the HTTP proxy did not let the connection through" in findings["tls"]["found"]
+        assert "NO_PROXY=coordinator.invalid" in findings["tls"]["remedy"]
+        assert any(line.startswith(b"CONNECT coordinator.invalid:443 ") for line in asked)
+    _, findings = joined.check()
+    assert f"the HTTP proxy {address} cannot be reached" in findings["coordinator"]["found"]
+    joined.patch.setenv("NO_PROXY", "coordinator.invalid")
+    _, findings = joined.check()
+    assert findings["coordinator"]["found"].endswith("the name coordinator.invalid is not known")
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "ALL_PROXY", "https_proxy"])
+def test_loopback_needs_no_proxy(joined: Partner, name: str) -> None:
+    """Neither check nor the node's processes ask one, whatever NO_PROXY excludes."""
+    joined.patch.setenv(name, "http://127.0.0.1:1")
+    joined.patch.setenv("NO_PROXY", "example.org")
+    code, findings = joined.check()
+    assert code == 0, findings
+    assert os.environ["NO_PROXY"] == "example.org"
+    variables = environment(joined.loaded)
+    assert variables["NO_PROXY"] == variables["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
+
+
+def test_a_proxy_that_flower_cannot_use_is_told(joined: Partner) -> None:
+    joined.edit(joined.loaded.coordinator.superlink, "coordinator.invalid:443")
+    joined.patch.setenv("ALL_PROXY", "gopher://127.0.0.1:1")
+    _, findings = joined.check()
+    assert findings["coordinator"]["status"] == "error"
+    assert "a proxy that Flower's client cannot use" in findings["coordinator"]["found"]
 
 
 @pytest.mark.parametrize(("days", "status"), [(-1, "error"), (10, "warning")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import client.checks.machine
 import client.node.processes
+import client.site.local_port
 from client.bundle.trust import verify_trusted
+from client.logs import FLOWER_VARIABLE
 from client.node.processes import environment, executor, supernode
-from client.node.up import lock_node, run_node
+from client.node.up import run_node
 from client.site.keys import public_file
+from client.site.lock import lock_node
 from client.site.node import NodeConfig
 from client.site.site import Site
 from shared.errors import ConfigError, ProcessError, SiteError
@@ -50,6 +55,13 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers[:] = handlers
     ours.setLevel(level)
     logging.captureWarnings(capture=False)
+
+
+@pytest.fixture(autouse=True)
+def free_local_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests run nodes meanwhile; a stand-in listens nowhere."""
+    monkeypatch.setattr(client.site.local_port, "port_is_free", lambda _: True)
+    monkeypatch.setattr(client.checks.machine, "port_is_free", lambda _: True)
 
 
 @pytest.fixture
@@ -177,7 +189,9 @@ def test_a_supernode_that_is_no_use_is_an_error_in_the_end(
 ) -> None:
     stand_in.does(monkeypatch, "exit 7")
     caplog.set_level(logging.INFO, "sotto.node")
-    with pytest.raises(ProcessError, match=r"SuperNode ended with 7, and 3 .*key is registered"):
+    with pytest.raises(
+        ProcessError, match=r"SuperNode ended with 7, and 3 .*accepted this node's key"
+    ):
         run(site)
     assert stand_in.starts == 3
     noted = [record.getMessage() for record in caplog.records]
@@ -192,11 +206,13 @@ def test_a_node_goes_on_for_ever_unless_told_otherwise() -> None:
 def test_flower_understands_the_arguments(site: Site) -> None:
     """Flower ends with 2 where it does not; here it misses the certificate, and says so."""
     program = supernode(site, b"")
+    variables = dict(program.variables) | {FLOWER_VARIABLE: "on"}
     done = subprocess.run(
-        program.command, env=program.variables, capture_output=True, text=True, check=False
+        program.command, env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "`--root-certificates` does not point to a file" in done.stderr
+    assert "\033" not in done.stderr  # no colours in a file
 
 
 def test_the_executor_understands_the_arguments(site: Site) -> None:
@@ -248,7 +264,7 @@ def test_a_site_has_one_node(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from client.node.up import lock_node
+from client.site.lock import lock_node
 with lock_node(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -351,6 +367,26 @@ def test_what_up_prints_tells_nothing_of_users(
     code, out, err = partner.types("up", "--site", site.folder)
     assert "doubtful: population" in err
     assert not [text for text in ("200", "173") if text in out + err.replace(site.folder, "")]
+
+
+def test_up_says_that_its_port_is_in_use_and_starts_nothing(
+    partner: Partner, stand_in: StandIn
+) -> None:
+    partner.patch.undo()
+    authority = Authority(partner.folder / "authority")
+    stand_in.does(partner.patch, SIGNAL_PARENT)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        serving(authority.server()) as address,
+    ):
+        port = taken.getsockname()[1]
+        options = {"--superlink": address, "--root-certificates": authority.certificate}
+        partner.init(options | {"--local-port": port})
+        code, out, err = partner.types("up", "--site", partner.site)
+    assert code == 2
+    assert f"error: 127.0.0.1:{port} is in use by another program. Set local_port = " in err
+    assert "Traceback" not in err + out
+    assert not (stand_in.folder / "starts").exists()
 
 
 def test_up_refuses_seeded_noise(partner: Partner, site: Site) -> None:
@@ -492,14 +528,21 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
     said = federation.flwr("build", "--app", app)
     [bundle] = federation.folder.glob("*.fab")
     assert partner.types("trust", bundle, "--site", partner.site, "--yes")[0] == 0, said
-    said = federation.flwr("supernode", "register", public_file(partner.loaded.key_file), "here")
-    assert "registered successfully" in said
-    number = next(word for word in said.split() if word.isdigit())
+    key = public_file(partner.loaded.key_file)
+    _, findings = partner.check()
+    assert findings["accepted"]["found"] == "the coordinator has not accepted this node's key"
+    assert str(key) in findings["accepted"]["remedy"]
     up = [sys.executable, "-c", "from client.cli import main; main()", "up", "--site", partner.site]
     log = federation.folder / "up.log"
 
     with started(*up, log=log, env=federation.env) as node:
-        until(lambda: f"SuperNode ID: {number}" in log.read_text() or node.poll() is not None)
+        until(lambda: "not-accepted:" in log.read_text() or node.poll() is not None)
+        assert f"Send {key} to the coordinator and ask for accept" in log.read_text()
+        assert f'file="{key}"' in log.read_text()
+        said = federation.flwr("supernode", "register", key, "here")
+        assert "registered successfully" in said
+        until(lambda: partner.check()[1]["accepted"]["status"] == "ok")
+        until(lambda: "connected: the coordinator" in log.read_text() or node.poll() is not None)
         assert node.poll() is None, log.read_text()
         nodes = json.loads(federation.flwr("supernode", "list", "here", "--format", "json"))
         assert [n["status"] for n in nodes["nodes"]] == ["online"]
@@ -521,6 +564,12 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
         # The task's token is not in what the machine's users see.
         assert "token" not in first["said"]["shown"]
 
+        assert partner.check()[1]["port"]["found"].endswith("in use by this site's own node")
+        lines = log.read_text().splitlines()
+        assert not [line for line in lines if "\033" in line]
+        own = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (INFO|WARNING|ERROR) |doubtful: |  ")
+        assert not [line for line in lines if not own.match(line)]
+        assert sum("answered: " in line or "declined: " in line for line in lines) <= 3
         began = time.monotonic()
         node.terminate()
         assert node.wait(30) == 0, log.read_text()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import sqlite3
 import stat
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from client.site.keys import make_key, public_file, public_key
+from client.site.local_port import find_free_port
 from client.site.policy import Policy
 from client.site.setup import make_site
 from client.site.site import Site
@@ -343,3 +346,74 @@ def test_the_end_of_the_input_ends_it(partner: Partner) -> None:
     code, *_ = partner.init({"--max-epsilon": None})
     assert code == 130
     assert not partner.site.exists()
+
+
+def test_a_wrong_answer_is_asked_for_again_and_no_other(partner: Partner) -> None:
+    partner.patch.chdir(partner.folder)
+    answers = ["Alpha", "alpha", "200", "none.csv", "events.csv", "catalog", "catalogue", "0", "8"]
+    answers += ["0.5", "1e-4", "https://sotto.example:443", "sotto.example:443"]
+    partner.patch.setattr("sys.stdin", Terminal("\n".join([*answers, ""])))
+    code, _, err = partner.types("init", partner.site)
+    assert code == 0, err
+    assert partner.loaded.policy == Policy(max_epsilon=8.0, delta=1e-4)
+    assert partner.loaded.coordinator.superlink == "sotto.example:443"
+    assert err.count("Your organisation's name") == 1
+    assert err.count("far below 1 / population") == 2
+    for problem in ("'none.csv': the file does not exist", "holds no items.parquet"):
+        assert problem in err
+    for problem in ("policy.max_epsilon = 0.0", "policy.delta = 0.5", "coordinator.superlink"):
+        assert problem in err
+
+
+def test_columns_that_are_not_there_are_asked_for(partner: Partner) -> None:
+    text = partner.events.read_text()
+    partner.events.write_text(text.replace("user_id,item_id", "customer,sku", 1))
+    partner.patch.setattr("sys.stdin", Terminal("1e-4\nclient\ncustomer\nsku\n\n"))
+    code, _, err = partner.init({"--delta": None})
+    assert code == 0, err
+    assert (partner.loaded.data.user, partner.loaded.data.item) == ("customer", "sku")
+    assert "there are customer, sku, timestamp" in err
+    assert "There is no column 'client'" in err
+    assert "Column of the time" not in err
+
+
+def test_a_database_is_asked_for_its_table(partner: Partner) -> None:
+    file = partner.folder / "shop.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE sales (user_id, sku, timestamp)")
+    partner.patch.setattr("sys.stdin", Terminal(f"sqlite:///{file}\nsales\nsku\n\n"))
+    code, _, err = partner.init({"--source": None})
+    assert code == 0, err
+    assert (partner.loaded.data.table, partner.loaded.data.item) == ("sales", "sku")
+
+
+def test_a_wrong_option_is_told_before_anything_is_asked(partner: Partner) -> None:
+    partner.patch.setattr("sys.stdin", Terminal("never read\n"))
+    code, _, err = partner.init({"--organisation": None, "--max-epsilon": 0})
+    assert code == 2
+    assert "policy.max_epsilon" in err
+    assert "Your organisation's name" not in err
+
+
+def test_files_that_are_not_there_yet_are_named(partner: Partner) -> None:
+    code, _, err = partner.init({"--source": "later/*.csv", "--catalogue": "later"})
+    assert code == 0
+    assert "warning: data.source = 'later/*.csv': no file matches" in err
+    assert "warning: catalogue = 'later': it holds no items.parquet" in err
+
+
+def test_the_next_step_is_to_trust_a_bundle(partner: Partner) -> None:
+    _, _, err = partner.init()
+    trust = err.index("Next: sotto-node trust FILE.fab --site")
+    assert trust < err.index("sotto-node check --site")
+
+
+def test_a_second_site_takes_another_port(partner: Partner) -> None:
+    partner.patch.setattr("client.site.setup.find_free_port", find_free_port)
+    partner.patch.setattr("client.site.local_port.port_is_free", lambda port: port > 9095)
+    partner.init()
+    assert partner.loaded.coordinator.local_port == 9096
+    other = partner.folder / "other"
+    options = partner.options({"--user-base": "others", "--local-port": 12345})
+    assert partner.types("init", other, *options)[0] == 0
+    assert Site.load(other).coordinator.local_port == 12345

@@ -1,0 +1,49 @@
+"""The lock of a site's node: one site has one node."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from shared.errors import SiteError
+from shared.system.files import inheritable_lock
+
+__all__ = ["lock_node", "node_is_running"]
+
+LOCK = "node.lock"
+
+
+@contextmanager
+def lock_node(folder: Path) -> Iterator[int]:
+    """Hold the site's lock; yield its descriptor, so that child processes can hold it, too.
+
+    The lock is free when the last process that holds it has ended.
+
+    Raises:
+        SiteError: another node of this site holds it.
+    """
+
+    def conflict(holder: str) -> SiteError:
+        return SiteError(
+            f"{folder}: a node of this site is running already (process {holder}). One site has "
+            "one node: stop that one first."
+        )
+
+    with inheritable_lock(folder / LOCK, conflict) as handle:
+        yield handle
+
+
+def node_is_running(folder: Path) -> bool:
+    """Return whether a node of this site holds its lock. Nothing is written."""
+    with suppress(FileNotFoundError):
+        handle = os.open(folder / LOCK, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+    return False
