@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import tomlkit
 
+from shared.data.ids import MISSING
 from shared.sections import Value
 
 __all__ = ["KEYS", "Key", "site_toml"]
@@ -57,6 +58,11 @@ KEYS = (
     Key("data.user", "column of the user's id", "user_id"),
     Key("data.item", "column of the item's id", "item_id"),
     Key("data.time", 'column of the time; "" takes timestamp or position', ""),
+    Key(
+        "data.missing",
+        "spellings of a missing id, which is refused; commas between",
+        ",".join(MISSING),
+    ),
     Key(
         "data.credentials",
         "file with the source's secrets, mode 600; none stand here",

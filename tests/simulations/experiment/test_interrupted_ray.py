@@ -12,7 +12,6 @@ SCRIPT = """
 import threading, time
 import flwr.simulation
 from pathlib import Path
-from shared.config import RunConfig
 from simulations.experiment import federation
 from simulations.experiment.config import Engine
 
@@ -23,7 +22,7 @@ def interrupted(**_):
 flwr.simulation.run_simulation = interrupted
 federation.make_app = lambda *_: None
 federation.run_federation(
-    RunConfig(), [Path("sites/a")], engine=Engine.RAY, observer=lambda *_: None
+    None, [Path("sites/a")], engine=Engine.RAY, observer=lambda *_: None
 )
 """
 
