@@ -20,7 +20,6 @@ from client.compute.evaluation import EvaluationPlan, evaluate
 from client.compute.memory import keep_freed_memory
 from client.compute.statistics import noised_statistic
 from client.compute.trainer import LocalPlan, train
-from client.data.user_count import note_change_of_users
 from client.guard import Computation, Guard
 from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note
@@ -28,6 +27,7 @@ from client.site.locate import locate
 from client.site.policy import Ask
 from client.site.simulated import simulated_node
 from client.site.site import Site
+from client.site.user_count import keep_user_count
 from shared.config import LocalTraining
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -283,8 +283,8 @@ def _histories(site: Site, catalogue: Catalogue) -> Histories:
     """What the site trains on: without each user's last event where that one is evaluated."""
     held_out = int(Ask.EVALUATE in site.policy.answers)
     read = _all_histories(site, catalogue)
-    if not site.simulated:
-        note_change_of_users(site, len(read))
+    if not site.simulated and keep_user_count(site, len(read)):
+        note(Event.USERS)
     return read.without_last(held_out) if held_out else read
 
 

@@ -3,6 +3,5 @@
 sources       the [data] table of site.toml, and the source that it names
 databases     rows of PostgreSQL, SQLite or another database, through SQLAlchemy
 object_store  tables in an object store that speaks S3
-user_count    a warning where many users came or went since the data was last read
 credentials   secrets from a private file or the environment, never from site.toml
 """

@@ -10,6 +10,7 @@
 - `keys`: the node's key pair.
 - `lock`: one site has one node.
 - `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
+- `user_count`: notices that many users came or went since the data was last read.
 - `proxies`: which HTTP proxy leads to the coordinator.
 
 The [data] table is `client.data.sources`.

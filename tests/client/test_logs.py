@@ -15,9 +15,9 @@ from flwr.app import Context, RecordDict
 import client
 import client.app
 from client import logs
-from client.data.user_count import users_file
 from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.site.site import Site
+from client.site.user_count import users_file
 from shared.errors import BudgetExceeded, DataError, LedgerError, Refused, SiteError, WireError
 from shared.hash_chain import canonical_text
 from shared.outcomes import Refusal

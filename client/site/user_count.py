@@ -1,8 +1,7 @@
 """Notice that many users came or went between two readings of the data.
 
 Half of the users may vanish from an export without any row being wrong. The number of users that
-was read last is kept in a file beside the ledger, and a large change is logged. Neither leaves this
-machine.
+was read last is kept in a file beside the ledger, which never leaves this machine.
 """
 
 from __future__ import annotations
@@ -10,18 +9,17 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from client.logs import Event, note
 from client.site.site import Site
 from shared.system.files import write_atomically
 
-__all__ = ["LARGE_CHANGE", "note_change_of_users"]
+__all__ = ["LARGE_CHANGE", "keep_user_count", "users_file"]
 
 LARGE_CHANGE = 0.2
-"""A change by more than this share of the larger number is logged."""
+"""A change by more than this share of the larger number is a large one."""
 
 
-def note_change_of_users(site: Site, users: int) -> None:
-    """Log a warning if the number of users differs much from the last time, and keep the new one.
+def keep_user_count(site: Site, users: int) -> bool:
+    """Keep the number of users, and return whether it differs much from the last one.
 
     Errors of the file are ignored: a request does not fail for a warning.
 
@@ -32,11 +30,10 @@ def note_change_of_users(site: Site, users: int) -> None:
     file = users_file(site)
     before = _read(file)
     if before == users:
-        return
-    if before is not None and abs(users - before) > LARGE_CHANGE * max(users, before):
-        note(Event.USERS)
+        return False
     with suppress(OSError):
         write_atomically(file, f"{users}\n".encode())
+    return before is not None and abs(users - before) > LARGE_CHANGE * max(users, before)
 
 
 def users_file(site: Site) -> Path:
