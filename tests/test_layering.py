@@ -49,7 +49,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "bundle": {"site"},
         "checks": {"bundle", "compute", "data", "flower_internals", "ledger", "site"},
         "node": {"bundle", "checks", "flower_internals", "ledger", "logs", "site"},
-        "commands": {"bundle", "checks", "data", "ledger", "logs", "node", "site"},
+        "commands": {"bundle", "checks", "ledger", "logs", "node", "site"},
         "cli": {"commands"},
     },
     "server": {

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from client.data.sources import DataConfig, open_source
 from client.site.site import Site
+from client.site.source import check_files, read_columns
 from shared.errors import SiteError, SottoError
 from shared.sections import Value, parse_sections
 from shared.system.command_line import messages
@@ -135,7 +134,7 @@ def _missing_file(key: str, text: str) -> str:
     place = Path(text).expanduser()
     if key == _SOURCE:
         try:
-            open_source(DataConfig(source=str(place)), Path.cwd()).version()
+            check_files(text)
         except SottoError as error:
             return str(error)
         return ""
@@ -153,7 +152,7 @@ def _needs_table(values: Mapping[str, Value]) -> bool:
 
 def _ask_columns(values: Mapping[str, Value]) -> dict[str, Value]:
     """Ask for the columns that are not there under the name that is assumed."""
-    columns = _read_columns(values)
+    columns = _columns(values)
     answers: dict[str, Value] = {}
     for key, meaning, assumed in _COLUMNS:
         if key in values or any(name in columns for name in assumed):
@@ -168,15 +167,10 @@ def _ask_columns(values: Mapping[str, Value]) -> dict[str, Value]:
     return answers
 
 
-def _read_columns(values: Mapping[str, Value]) -> list[str]:
+def _columns(values: Mapping[str, Value]) -> list[str]:
     """Return the columns of the source; none where it cannot be read yet, as without a password."""
-    names = {key.partition(".")[2]: value for key, value in values.items() if key[:5] == "data."}
-    if "://" not in str(names["source"]):
-        names["source"] = str(Path(str(names["source"])).expanduser())
     try:
-        source = open_source(parse_sections(DataConfig, names), Path.cwd())
-        with closing(source.tables()) as tables:
-            return list(next(tables).columns)
-    except (SottoError, OSError, StopIteration) as error:
+        return read_columns(values)
+    except (SottoError, OSError) as error:
         messages.print(f"The columns cannot be read yet: {error}", style="yellow", soft_wrap=True)
         return []
