@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["LARGEST_SHARE", "TIED_SHARE", "Summary"]
@@ -17,6 +17,10 @@ _REASONS = {
     "duplicate": "repeat an earlier event (same user, item and time)",
     "unknown_item": "have an item outside the catalogue",
 }
+
+
+_PRIVATE_EXAMPLES = {"duplicate", "short_history", "unknown_item", "user"}
+"""Examples under these keys hold ids of users, or of items that no public catalogue has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,12 @@ class Summary:
     users: int = 0
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
+
+    def without_user_ids(self) -> Summary:
+        """Return the summary as a file may hold it that is shown to others: no user is named."""
+        shown = {reason: e for reason, e in self.examples.items() if reason not in _NAME_USERS}
+        hints = tuple(hint for hint in self.hints if "user" not in hint)
+        return replace(self, examples=shown, hints=hints, largest_user=("", self.largest_user[1]))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, for JSON."""
@@ -98,8 +108,8 @@ class Summary:
         if not self.events or count <= limit * self.events:
             return ""
         return (
-            f"the user {user!r} has {count / self.events:.1%} of all events: it may stand for "
-            "unknown users, who would then count as one person"
+            f"{f'the user {user!r}' if user else 'one user'} has {count / self.events:.1%} of all "
+            "events: it may stand for unknown users, who would then count as one person"
         )
 
     def _shown(self, reason: str) -> str:

@@ -218,7 +218,7 @@ class Result(Document):
 
 def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
     """Return what was trained on; `populations` is by organisation."""
-    summary = dataset.histories.summary
+    summary = dataset.histories.summary.without_private_ids()
     return Data(
         name=dataset.name,
         users=len(dataset.histories),
