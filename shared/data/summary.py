@@ -52,11 +52,10 @@ class Summary:
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
 
-    def without_user_ids(self) -> Summary:
-        """Return the summary as a file may hold it that is shown to others: no user is named."""
-        shown = {reason: e for reason, e in self.examples.items() if reason not in _NAME_USERS}
-        hints = tuple(hint for hint in self.hints if "user" not in hint)
-        return replace(self, examples=shown, hints=hints, largest_user=("", self.largest_user[1]))
+    def without_private_ids(self) -> Summary:
+        """Return the summary for a file that is shown to others: it names no private id."""
+        public = {k: shown for k, shown in self.examples.items() if k not in _PRIVATE_EXAMPLES}
+        return replace(self, examples=public, hints=(), largest_user=("", self.largest_user[1]))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain data, for JSON."""
