@@ -39,7 +39,7 @@ SMALLEST_SAMPLE_RATE, SMALLEST_RECENCY, LARGEST_DROPOUT = 1e-9, 1e-6, 0.95
 
 _BYTES, _BATCH_COPIES, _WEIGHT_COPIES = 4, 5, 12
 """As `client.checks.machine` estimates a training step; the factors cover what was measured."""
-_RANKED_ROWS, _RANKED_STATES = 64, 16
+_RANKED_ROWS, _RANKED_STATES = 1, 16
 """Users that are ranked together, and hidden states of each position that are alive then."""
 
 

@@ -56,6 +56,7 @@ def test_the_separator_is_the_one_of_the_header(tmp_path: Path, header: str, row
         gzip.compress(b"a,b\n1,x\n") + gzip.compress(b"2,y\n"),
         gzip.compress(b"a,b\n1,x\n") + gzip.compress(b"2,y\n") + bytes(3),
     ],
+    ids=["one member", "padding", "two members", "two members, padding"],
 )
 def test_gzip_with_members_and_padding_is_read(tmp_path: Path, name: str, content: bytes) -> None:
     assert rows(write(tmp_path / name, content)) == [("1", "x"), ("2", "y")]
