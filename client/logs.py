@@ -231,11 +231,11 @@ def _set_up_flower() -> None:
     Flower logs about seven lines a request, in colour wherever they go. An error is noted as a
     library's message. A filter, because Flower's handler may be made later.
     """
-    flower = logging.getLogger("flwr")
     if os.environ.get(FLOWER_VARIABLE, "").lower() in ("on", "1", "true", "yes"):
-        flower.addFilter(_without_colours)
-    else:
-        flower.addFilter(_note_errors)
+        logging.getLogger("flwr").addFilter(_without_colours)
+        return
+    for name in ("flwr", "uvicorn.error", "uvicorn.access"):  # uvicorn serves Flower's interface
+        logging.getLogger(name).addFilter(_note_errors)
 
 
 def _without_colours(_: logging.LogRecord) -> bool:

@@ -321,7 +321,8 @@ def test_flowers_own_messages_are_left_out_unless_asked_for(
     objects: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flower = logging.getLogger("flwr")
-    monkeypatch.setattr(flower, "filters", [])
+    for name in ("flwr", "uvicorn.error", "uvicorn.access"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
     shown: list[logging.LogRecord] = []
 
     class Colourful(logging.StreamHandler[io.StringIO]):

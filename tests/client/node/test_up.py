@@ -564,6 +564,7 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
         # The task's token is not in what the machine's users see.
         assert "token" not in first["said"]["shown"]
 
+        partner.patch.setattr(client.checks.machine, "port_is_free", lambda _: False)
         assert partner.check()[1]["port"]["found"].endswith("in use by this site's own node")
         lines = log.read_text().splitlines()
         assert not [line for line in lines if "\033" in line]
