@@ -49,7 +49,7 @@ __all__ = [
     "user_numbers",
 ]
 
-NUMBERS_AT_ONCE = {"cpu": 2**23, "cuda": 2**29}
+NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
 """Largest part of a physical batch, in numbers; bounds memory."""
 LAYERS_ALIVE = 64
 """About how many values a position's hidden state is kept in, until the batch is done."""

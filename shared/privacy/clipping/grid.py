@@ -52,7 +52,8 @@ class GridSum:
             if self._users + len(part) > _IN_INT32:
                 self._carry(self._part)
             self._users += len(part)
-            self._part += part.int().sum(0, dtype=torch.int32)
+            points32 = part.int()
+            self._part += points32[0] if len(part) == 1 else points32.sum(0, dtype=torch.int32)
 
     def add_rows(self, ids: Tensor, points: Tensor) -> None:
         """Add points [B, S, D] to the rows `ids` [B, S]."""
