@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import SiteError
-from shared.system.files import inheritable_lock
+from shared.system.files import inheritable_lock, is_locked
 
 __all__ = ["lock_node", "node_is_running"]
 
@@ -38,12 +36,4 @@ def lock_node(folder: Path) -> Iterator[int]:
 
 def node_is_running(folder: Path) -> bool:
     """Return whether a node of this site holds its lock. Nothing is written."""
-    with suppress(FileNotFoundError):
-        handle = os.open(folder / LOCK, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-    return False
+    return is_locked(folder / LOCK)

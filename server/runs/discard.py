@@ -12,6 +12,7 @@ from server.state.audit_log import AuditEvent, AuditLog
 from server.state.run_lock import is_at_work
 from server.state.status import RunState
 from shared.errors import ServerError
+from shared.system.files import move_durably
 
 __all__ = ["discard"]
 
@@ -47,7 +48,7 @@ def discard(settings: Settings, run: Run) -> Path:
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             if log.is_file():
                 shutil.copy2(log, current.folder / AUDIT)
-            current.folder.replace(kept)  # from here on there is no run of that name
+            move_durably(current.folder, kept)  # from here on there is no run of that name
             for entry in kept.iterdir():
                 if entry.is_dir():
                     shutil.rmtree(entry)
