@@ -156,7 +156,7 @@ def _values(random: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
 
 
 def _by_overflow(model: AttentionRecommender) -> None:
-    """A user of item 3 gets inf times 0 in a norm's allowance for rounding."""
+    """A user of item 3 gets inf times 0 in a norm's allowance for rounding, of a large layer."""
     weights = trainable(model)
     weights["item.weight"][:, 1] = 10.0
     weights["item.weight"][2] = 0.0
@@ -171,7 +171,7 @@ def _by_amplified_rounding(model: AttentionRecommender) -> None:
     weights, large = trainable(model), 2.0**30
     weights["position.weight"][:, 0] = -large
     weights["blocks.0.attention.value.bias"][0] = large
-    weights["blocks.0.attention.out.weight"].copy_(torch.eye(WIDTH))
+    weights["blocks.0.attention.out.weight"].copy_(torch.eye(len(weights["norm.weight"])))
     weights["norm.weight"].fill_(1e4)
     weights["item_scores.offset"][0] = 100.0
 
@@ -179,7 +179,7 @@ def _by_amplified_rounding(model: AttentionRecommender) -> None:
 def _by_cancellation(model: AttentionRecommender) -> None:
     """The two halves of a history have opposite states, and their shares cancel."""
     weights = trainable(model)
-    values = torch.linspace(0.5, 1.5, WIDTH)
+    values = torch.linspace(0.5, 1.5, weights["norm.weight"].numel())
     half = len(weights["position.weight"]) // 2
     weights["position.weight"][:half] = values - values.mean()
     weights["position.weight"][half:] = values.mean() - values
@@ -192,6 +192,7 @@ ATTACKS = {
     "cancellation": _by_cancellation,
 }
 """Found by hand; each sets weights that were 0, of a model of ids with one block and offsets."""
+_WIDTHS = {"overflow": 96}
 
 
 def attack(name: str, *, length: int = LENGTH, recency: float = 0.4362265434125641) -> Any:  # noqa: ANN401
@@ -199,7 +200,7 @@ def attack(name: str, *, length: int = LENGTH, recency: float = 0.43622654341256
     config = AttentionConfig(
         items=ITEMS,
         item_representation="ids",
-        hidden_size=WIDTH,
+        hidden_size=_WIDTHS.get(name, WIDTH),
         layers=1,
         heads=1,
         recency=recency,
