@@ -189,8 +189,8 @@ def about(**fields: Unpack[Fields]) -> None:
 
 def note(event: Event, **fields: Unpack[Fields]) -> None:
     """Log an event, with the fields of the current request."""
-    known, level = _with_request_fields(fields), _LEVELS.get(event, logging.INFO)
-    log.log(level, "%s", _line(event, known), extra={"event": event, "fields": known})
+    all_fields, level = _with_request_fields(fields), _LEVELS.get(event, logging.INFO)
+    log.log(level, "%s", _line(event, all_fields), extra={"event": event, "fields": all_fields})
 
 
 def cause(error: BaseException) -> Fields:

@@ -466,8 +466,8 @@ def _fields(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:
         raise WireError(f"the message's fields differ from the protocol's in {odd}.")
     for name, kind in kinds.items():
         if type(record[name]) is not kind:
-            found = type(record[name]).__name__
-            raise WireError(f"field '{name}' is {found}, not {kind.__name__}.")
+            kind_sent = type(record[name]).__name__
+            raise WireError(f"field '{name}' is {kind_sent}, not {kind.__name__}.")
     return dict(record)
 
 

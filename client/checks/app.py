@@ -17,25 +17,25 @@ _TRUST = "Get the bundle from the coordinator, look at it, then: sotto-node trus
 def _app(facts: Facts) -> Verdict:
     if read_trusted(facts.site.flower_home) is None:
         return doubtful("no app bundle is trusted: the node would refuse every request", _TRUST)
-    found = verify_trusted(facts.site)
-    bundle = found.bundle
-    told = f"{bundle.app} {bundle.version}, fingerprint {bundle.fingerprint}"
-    if os.name == "posix" and found.changeable:
-        return doubtful(f"{told}; {found.folder} is not read-only", _TRUST)
-    return passed(told)
+    trusted = verify_trusted(facts.site)
+    bundle = trusted.bundle
+    description = f"{bundle.app} {bundle.version}, fingerprint {bundle.fingerprint}"
+    if os.name == "posix" and trusted.changeable:
+        return doubtful(f"{description}; {trusted.folder} is not read-only", _TRUST)
+    return passed(description)
 
 
 def _executor(facts: Facts) -> Verdict:
     """Whose process the app is."""
     name, root = facts.site.node.executor_user, os.geteuid() == 0
     if not name:
-        found = "the app runs as the node's own user, who can read the node's key"
+        owner = "the app runs as the node's own user, who can read the node's key"
         if root:
             return doubtful(
                 "the app runs as root, who can read and change everything here",
                 "Name a node.executor_user, or run the node as a user of its own.",
             )
-        return passed(f"{found}: name a node.executor_user to keep them apart")
+        return passed(f"{owner}: name a node.executor_user to keep them apart")
     account = Account.of(name)
     if not root:
         return doubtful(

@@ -51,30 +51,30 @@ class Verdict:
 
     Attributes:
         status: how it ended.
-        found: what was found, as a clause without a full stop.
+        observation: what was seen, as a clause without a full stop.
         remedy: what to do, as a sentence; "" where there is nothing to do.
         details: figures for `check --json`; None for none.
     """
 
     status: Status
-    found: str
+    observation: str
     remedy: str = ""
     details: Mapping[str, Any] | None = None
 
 
-def passed(found: str) -> Verdict:
+def passed(observation: str) -> Verdict:
     """Return that all is well."""
-    return Verdict(Status.OK, found)
+    return Verdict(Status.OK, observation)
 
 
-def doubtful(found: str, remedy: str) -> Verdict:
+def doubtful(observation: str, remedy: str) -> Verdict:
     """Return a warning: the node can run, but this is probably a mistake."""
-    return Verdict(Status.WARNING, found, remedy)
+    return Verdict(Status.WARNING, observation, remedy)
 
 
-def failed(found: str, remedy: str) -> Verdict:
+def failed(observation: str, remedy: str) -> Verdict:
     """Return an error: the node cannot run, or cannot run safely."""
-    return Verdict(Status.ERROR, found, remedy)
+    return Verdict(Status.ERROR, observation, remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +83,13 @@ class Finding:
 
     name: str
     status: Status
-    found: str
+    observation: str
     remedy: str = ""
     details: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as plain data, without details where there are none."""
-        fields = {"name": self.name, "status": self.status, "found": self.found}
+        fields = {"name": self.name, "status": self.status, "found": self.observation}
         details = {} if self.details is None else {"details": dict(self.details)}
         return {**fields, "remedy": self.remedy, **details}
 
@@ -124,9 +124,9 @@ class Expected:
             ("--local-steps", steps, steps is None or steps >= 1, "of 1 or more"),
             ("--candidates", self.candidates, self.candidates >= 0, "of 0 or more"),
         )
-        for flag, value, holds, wanted in ranges:
+        for flag, value, holds, allowed in ranges:
             if not holds:
-                raise ConfigError(f"{flag} {value}: choose a number {wanted}.")
+                raise ConfigError(f"{flag} {value}: choose a number {allowed}.")
 
 
 class Facts:
@@ -185,8 +185,8 @@ class Check:
         try:
             return self.examine(facts)
         except DataError as error:
-            found = str(error).removesuffix(f" {error.remedy}").removesuffix(".")
-            return failed(found, error.remedy)
+            problem = str(error).removesuffix(f" {error.remedy}").removesuffix(".")
+            return failed(problem, error.remedy)
         except SottoError as error:
             return failed(str(error).removesuffix("."), self.remedy)
         except OSError as error:

@@ -34,14 +34,14 @@ def _certificate(facts: Facts) -> Verdict:
     if file is None:
         return passed("the authorities that the system trusts")
     try:
-        found = x509.load_pem_x509_certificates(file.read_bytes())
+        certificates = x509.load_pem_x509_certificates(file.read_bytes())
     except ValueError:
         return failed(f"{file}: no PEM certificate", "Get the file from the coordinator again.")
-    ends = min(certificate.not_valid_after_utc for certificate in found)
-    starts = max(certificate.not_valid_before_utc for certificate in found)
+    ends = min(certificate.not_valid_after_utc for certificate in certificates)
+    starts = max(certificate.not_valid_before_utc for certificate in certificates)
     if starts > datetime.now(UTC):
         return failed(f"{file}: not valid before {starts:%Y-%m-%d}", "Check this machine's clock.")
-    digest = ":".join(f"{byte:02X}" for byte in found[0].fingerprint(hashes.SHA256()))
+    digest = ":".join(f"{byte:02X}" for byte in certificates[0].fingerprint(hashes.SHA256()))
     return _until(f"{file}, SHA-256 of the certificate {digest}", ends)
 
 
@@ -97,13 +97,13 @@ def _tls(facts: Facts) -> Verdict:
     if not facts.site.coordinator.superlink:
         return Verdict(Status.SKIPPED, "no coordinator is named")
     try:
-        found = facts.handshake
+        handshake = facts.handshake
     except SiteError as error:
         host, port = facts.site.coordinator.address
         if proxy := proxy_for(host, port):
             return failed(f"{error}, through the HTTP proxy {proxy}", _bypass(host))
         raise
-    return _until(f"{found.version}, the coordinator's certificate", found.expires)
+    return _until(f"{handshake.version}, the coordinator's certificate", handshake.expires)
 
 
 def _accepted(facts: Facts) -> Verdict:
@@ -113,18 +113,18 @@ def _accepted(facts: Facts) -> Verdict:
     if not name:
         return Verdict(Status.SKIPPED, "no coordinator is named")
     try:
-        known = ask_registration(name, site.root_certificates_file, site.key_file)
+        registration = ask_registration(name, site.root_certificates_file, site.key_file)
     except SiteError as error:
         return doubtful(f"{name} was asked, and {error}", "Ask the coordinator whether it is up.")
-    if known is Registration.UNKNOWN_KEY:
+    if registration is Registration.UNKNOWN_KEY:
         return doubtful(
             "the coordinator has not accepted this node's key",
             f"Send {public_file(site.key_file)} to the coordinator and ask for accept. "
             "`sotto-node up` tries again until then.",
         )
-    if known is Registration.BAD_SIGNATURE:
+    if registration is Registration.BAD_SIGNATURE:
         return failed("the coordinator refuses this node's signature", _NTP)
-    if known is Registration.OTHER_SERVICE:
+    if registration is Registration.OTHER_SERVICE:
         return failed(
             f"{name} is not the coordinator's port for partners: it serves something else, such "
             "as administrators",
@@ -147,20 +147,24 @@ def _clock(facts: Facts) -> Verdict:
     """The ledger's last entry is not from the future."""
     last = datetime.fromisoformat(facts.ledger.history(1)[0].fields["at"])
     now = datetime.now(UTC)
-    found = f"{now:%Y-%m-%d %H:%M:%S} UTC"
+    now_text = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     if now < last:
-        return failed(f"{found}, but the ledger's last entry is of {last:%Y-%m-%d %H:%M:%S}", _NTP)
-    return passed(found)
+        return failed(
+            f"{now_text}, but the ledger's last entry is of {last:%Y-%m-%d %H:%M:%S}", _NTP
+        )
+    return passed(now_text)
 
 
 def _difference(facts: Facts) -> Verdict:
     ahead = facts.handshake.clock_ahead
     if ahead is None:
         return passed("not known: the coordinator does not tell the time")
-    found = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the coordinator's clock"
+    difference = (
+        f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the coordinator's clock"
+    )
     if abs(ahead) > TOLERATED:
-        return failed(found, _NTP)
-    return doubtful(found, _NTP) if abs(ahead) > DOUBTFUL else passed(found)
+        return failed(difference, _NTP)
+    return doubtful(difference, _NTP) if abs(ahead) > DOUBTFUL else passed(difference)
 
 
 CHECKS = (

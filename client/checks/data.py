@@ -35,26 +35,26 @@ def _data(facts: Facts) -> Verdict:
 def _schema(facts: Facts) -> Verdict:
     histories = facts.histories
     dropped = histories.dropped
-    found = (
+    counts = (
         f"{len(histories):,} users with {histories.events:,} events; left out: "
         f"{dropped['duplicate']:,} repeated events, {dropped['short_history']:,} users with fewer "
         "than two events"
     )
     spellings = [text for text in histories.summary.describe() if "another form" in text]
-    return replace(passed("; ".join([found, *spellings])), details=histories.summary.as_dict())
+    return replace(passed("; ".join([counts, *spellings])), details=histories.summary.as_dict())
 
 
 def _items(facts: Facts) -> Verdict:
     unknown = facts.histories.dropped["unknown_item"]
     share = unknown / (facts.histories.events + unknown)
-    found = f"{share:.1%} of the events have items outside the catalogue"
+    outside = f"{share:.1%} of the events have items outside the catalogue"
     hints = [hint for hint in facts.histories.summary.hints if "item ids" in hint]
     if share > UNKNOWN_SHARE or hints:
         return doubtful(
-            "; ".join([found, *hints]),
+            "; ".join([outside, *hints]),
             "Compare the item ids, and ask for the coordinator's newest catalogue.",
         )
-    return passed(found)
+    return passed(outside)
 
 
 def _users(facts: Facts) -> Verdict:
@@ -81,26 +81,26 @@ def _order(facts: Facts) -> Verdict:
 
 def _population(facts: Facts) -> Verdict:
     declared, users = facts.site.population, len(facts.histories)
-    found = f"{declared:,} users declared, {users:,} found"
+    comparison = f"{declared:,} users declared, {users:,} found"
     if users > ABOVE * declared:
         return doubtful(
-            found, "Declare more: sums are divided by too small a number, and steps too far."
+            comparison, "Declare more: sums are divided by too small a number, and steps too far."
         )
     if users < BELOW * declared:
-        return doubtful(found, "Declare fewer: the noise weighs more than it need.")
-    return passed(found)
+        return doubtful(comparison, "Declare fewer: the noise weighs more than it need.")
+    return passed(comparison)
 
 
 def _delta(facts: Facts) -> Verdict:
     """With δ near 1 / users, a mechanism may publish one user whole (Dwork & Roth 2014, 2.3)."""
     delta, users = facts.site.policy.delta, max(facts.site.population, len(facts.histories))
-    found = f"δ = {delta:g}, 1 / users = {1 / users:.3g}"
+    comparison = f"δ = {delta:g}, 1 / users = {1 / users:.3g}"
     remedy = f"State a policy.delta of {FAR_BELOW / users:.1g} or less."
     if delta >= 1 / users:
-        return failed(f"{found}: at such a δ one user may be revealed whole", remedy)
+        return failed(f"{comparison}: at such a δ one user may be revealed whole", remedy)
     if delta > FAR_BELOW / users:
-        return doubtful(found, remedy)
-    return passed(found)
+        return doubtful(comparison, remedy)
+    return passed(comparison)
 
 
 _READ = ("catalogue", "data", "schema")

@@ -61,12 +61,12 @@ def _credentials(facts: Facts) -> Verdict:
 def _flower(_: Facts) -> Verdict:
     remedy = "Install Flower again: pip install 'flwr==1.41.*'."
     try:
-        found = version("flwr")
+        installed = version("flwr")
     except PackageNotFoundError:
         return failed("Flower is not installed", remedy)
-    if not found.startswith(_FLOWER):
-        return failed(f"Flower {found}, but this app is for {_FLOWER}*", remedy)
-    return passed(f"Flower {found}")
+    if not installed.startswith(_FLOWER):
+        return failed(f"Flower {installed}, but this app is for {_FLOWER}*", remedy)
+    return passed(f"Flower {installed}")
 
 
 CHECKS = (

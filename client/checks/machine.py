@@ -73,23 +73,23 @@ def _memory(facts: Facts) -> Verdict:
     pairs = [("memory", host, free_memory())]
     if device.type == "cuda":
         pairs.append(("GPU memory", step, float(torch.cuda.mem_get_info(device)[0])))
-    found = "; ".join(
+    memory = "; ".join(
         f"{name}: about {_gb(need)} needed, {_gb(free)} free" for name, need, free in pairs
     )
     if any(free is not None and free < need for _, need, free in pairs):
-        return failed(found, "Free some, take a larger machine, or ask for `training.candidates`.")
-    return passed(found)
+        return failed(memory, "Free some, take a larger machine, or ask for `training.candidates`.")
+    return passed(memory)
 
 
 def _disk(facts: Facts) -> Verdict:
     folder = facts.site.ledger_file.parent
     free = shutil.disk_usage(folder).free
-    found = f"{_gb(free)} free in {folder}"
+    room = f"{_gb(free)} free in {folder}"
     if free < SCANT_DISK:
-        return failed(found, "Free at least 1 GB: without room in the ledger nothing is trained.")
+        return failed(room, "Free at least 1 GB: without room in the ledger nothing is trained.")
     if free < LITTLE_DISK:
-        return doubtful(found, "Free at least 1 GB: the ledger keeps the last answers of each run.")
-    return passed(found)
+        return doubtful(room, "Free at least 1 GB: the ledger keeps the last answers of each run.")
+    return passed(room)
 
 
 def _filesystem(facts: Facts) -> Verdict:

@@ -39,13 +39,13 @@ def preflight(path: Path, expected: Expected) -> Iterator[Finding]:
     try:
         site = Site.load(path)
     except SottoError as error:
-        found = str(error).removesuffix(".")
+        problem = str(error).removesuffix(".")
         remedy = "Correct that line, or create a site: sotto-node init."
-        yield Finding(name=SITE, status=Status.ERROR, found=found, remedy=remedy)
+        yield Finding(name=SITE, status=Status.ERROR, observation=problem, remedy=remedy)
         yield from (_skipped(check.name, SITE) for check in CHECKS)
         return
     limits = f"ε up to {site.policy.max_epsilon:g} at δ = {site.policy.delta:g}"
-    yield Finding(name=SITE, status=Status.OK, found=f"{site.organisation}, {limits}")
+    yield Finding(name=SITE, status=Status.OK, observation=f"{site.organisation}, {limits}")
     yield from _run_checks(Facts(site, expected))
 
 
@@ -62,7 +62,7 @@ def _run_checks(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             name=check.name,
             status=verdict.status,
-            found=verdict.found,
+            observation=verdict.observation,
             remedy=verdict.remedy,
             details=verdict.details,
         )
@@ -70,14 +70,14 @@ def _run_checks(facts: Facts) -> Iterator[Finding]:
 
 def _skipped(name: str, need: str) -> Finding:
     return Finding(
-        name=name, status=Status.SKIPPED, found=f"not checked, because '{need}' did not pass"
+        name=name, status=Status.SKIPPED, observation=f"not checked, because '{need}' did not pass"
     )
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
     """Return 0 if every check passed, 1 if there are warnings, 2 if there are errors.
 
-    >>> exit_code([Finding(name="a", status=Status.WARNING, found="")])
+    >>> exit_code([Finding(name="a", status=Status.WARNING, observation="")])
     1
     """
     statuses = {finding.status for finding in findings}

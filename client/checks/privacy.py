@@ -40,14 +40,14 @@ def _budget(facts: Facts) -> Verdict:
             "policy.max_epsilon = inf: training without noise is allowed",
             "State a number, unless all the data is public.",
         )
-    found = f"ε = {used:.3g} of {policy.max_epsilon:g} is spent at δ = {policy.delta:g}"
+    spending = f"ε = {used:.3g} of {policy.max_epsilon:g} is spent at δ = {policy.delta:g}"
     nothing = "Nothing is left for these users: the node refuses what costs anything."
     if used >= policy.max_epsilon:
-        return doubtful(found, nothing)
+        return doubtful(spending, nothing)
     form = _form(facts.ledger, facts.expected)
     if form is None:
         return passed(
-            f"{found}; how many rounds the rest buys depends on their form: state "
+            f"{spending}; how many rounds the rest buys depends on their form: state "
             "--noise-multiplier and --sample-rate"
         )
     sums = steps_for(
@@ -59,11 +59,11 @@ def _budget(facts: Facts) -> Verdict:
     )
     rounds = sums // form.steps
     more = "or more " if sums == MAX_STEPS else ""
-    found += (
+    spending += (
         f"; the rest buys {rounds:,} {more}rounds of {form.steps} at noise multiplier "
         f"{form.noise_multiplier:g} and sample rate {form.sample_rate:g}"
     )
-    return passed(found) if rounds else doubtful(found, nothing)
+    return passed(spending) if rounds else doubtful(spending, nothing)
 
 
 def _form(ledger: Ledger, expected: Expected) -> Release | None:

@@ -226,7 +226,7 @@ def _print_names(findings: Iterable[Finding]) -> list[str]:
     for finding in problems:
         messages.print(f"{_MARKS[finding.status][0]}: {finding.name}")
         if finding.name in _PUBLIC:
-            messages.print(f"  {finding.found}. {finding.remedy}", soft_wrap=True)
+            messages.print(f"  {finding.observation}. {finding.remedy}", soft_wrap=True)
     return [finding.name for finding in problems if finding.status is Status.ERROR]
 
 
@@ -235,7 +235,7 @@ def _print_findings(findings: Iterable[Finding]) -> list[Finding]:
     printed = []
     for finding in findings:
         mark, style = _MARKS[finding.status]
-        line = Text.assemble((f"{mark:<9}", style), f"{finding.name:<17}", finding.found)
+        line = Text.assemble((f"{mark:<9}", style), f"{finding.name:<17}", finding.observation)
         output.print(line, soft_wrap=True)
         if finding.remedy:
             output.print(Text(f"{'':<26}{finding.remedy}"), soft_wrap=True)

@@ -121,11 +121,11 @@ class NodeMetrics(Collector):
             "sotto_node_bundle_info", "The app that is trusted.", labels=["version", "fingerprint"]
         )
         try:
-            found = read_trusted(self._site.flower_home)
+            trusted = read_trusted(self._site.flower_home)
         except BundleError:
-            found = None
-        if found is not None:
-            bundle.add_metric([found.bundle.version, found.bundle.fingerprint], 1)
+            trusted = None
+        if trusted is not None:
+            bundle.add_metric([trusted.bundle.version, trusted.bundle.fingerprint], 1)
         yield bundle
 
     def _of_budget(self, spent: float) -> Iterator[Metric]:
@@ -221,12 +221,12 @@ def _of_gpus() -> Iterator[Metric]:
 
 
 def _gpus() -> list[list[str]]:
-    found = shutil.which("nvidia-smi")
-    if found is None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
         return []
     try:
         done = subprocess.run(
-            [found, *_SMI], capture_output=True, text=True, timeout=_PATIENCE, check=True
+            [program, *_SMI], capture_output=True, text=True, timeout=_PATIENCE, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return []

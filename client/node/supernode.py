@@ -112,16 +112,16 @@ def _note_refused_connection(error: httpx.HTTPStatusError) -> None:
     """Log why the coordinator refused the connection, as far as it tells."""
     arguments = _arguments()
     try:
-        known = ask_registration(arguments.superlink, arguments.roots, arguments.key)
+        registration = ask_registration(arguments.superlink, arguments.roots, arguments.key)
     except (SiteError, OSError):
         note(Event.AWAY, code=str(error.response.status_code))
         return
-    if known is Registration.UNKNOWN_KEY:
+    if registration is Registration.UNKNOWN_KEY:
         note(Event.NOT_ACCEPTED, file=str(public_file(arguments.key)))
-    elif known is Registration.ACCEPTED:
+    elif registration is Registration.ACCEPTED:
         note(Event.LEASE)
     else:
-        note(Event.AWAY, code=str(known))
+        note(Event.AWAY, code=str(registration))
 
 
 def _arguments() -> argparse.Namespace:
@@ -180,14 +180,14 @@ class CompleteReplies(InMemoryNodeState):
         limit: int | None = None,
     ) -> Sequence[Message]:
         """As Flower's; an incomplete reply is kept back, and replaced by an error if it stalls."""
-        found = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
-        missing = [self._missing(message) for message in found]
-        for message, parts in zip(found, missing, strict=True):
+        messages = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
+        missing = [self._missing(message) for message in messages]
+        for message, parts in zip(messages, missing, strict=True):
             if parts:
                 self._wait_for(message, parts)
             else:
                 self._seen.pop(message.metadata.message_id, None)
-        return [message for message, parts in zip(found, missing, strict=True) if not parts]
+        return [message for message, parts in zip(messages, missing, strict=True) if not parts]
 
     def _missing(self, message: Message) -> int:
         """Count the missing parts of a reply; a request's parts arrive in another way."""
@@ -211,12 +211,12 @@ class CompleteReplies(InMemoryNodeState):
 
     def _replace(self, reply: Message) -> None:
         """Answer in place of a dead ClientApp, unless its executor has done so."""
-        known = reply.metadata
+        metadata = reply.metadata
         note(Event.DIED)
-        del self._seen[known.message_id]
-        self.delete_messages(message_ids=[known.message_id])
-        self.object_store.delete(known.message_id)
-        request = self.msg_store.get(known.reply_to_message_id)
+        del self._seen[metadata.message_id]
+        self.delete_messages(message_ids=[metadata.message_id])
+        self.object_store.delete(metadata.message_id)
+        request = self.msg_store.get(metadata.reply_to_message_id)
         if request is not None:
             answer = Message(CLIENT_APP_CRASHED_ERROR, reply_to=request.message)
             insert_message(answer, self, self.object_store)

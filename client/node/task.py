@@ -63,8 +63,8 @@ def send_late_reply(
         httpx.HTTPError: the SuperNode does not answer, or has given the task up.
     """
     message = message_from_proto(ProtoMessage.FromString(request))
-    known = message.metadata
-    context = Context(known.run_id, known.dst_node_id, {}, RecordDict(), {})
+    metadata = message.metadata
+    context = Context(metadata.run_id, metadata.dst_node_id, {}, RecordDict(), {})
     with _client(runtime, token) as client:
         push_message(client, reply_to(message), context)
         push_task_output(client, None, SubStatus.COMPLETED, "")

@@ -83,14 +83,14 @@ def _verify_bundle(message: Message, fab: Fab, folder: Path) -> TrustedApp:
         raise Refused(Refusal.BUNDLE, str(error)) from error
 
 
-def _load(found: TrustedApp) -> App:
+def _load(trusted: TrustedApp) -> App:
     """The bundle's own ClientApp, whatever of that name is installed and was loaded before."""
-    packages = found.bundle.packages
+    packages = trusted.bundle.packages
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
     sys.dont_write_bytecode = True
-    sys.path.insert(0, str(found.folder))
+    sys.path.insert(0, str(trusted.folder))
     importlib.invalidate_caches()
-    module, _, attribute = found.bundle.clientapp.partition(":")
+    module, _, attribute = trusted.bundle.clientapp.partition(":")
     app: App = attrgetter(attribute)(importlib.import_module(module))
     return app

@@ -205,10 +205,10 @@ def _item_hints(unknown: Sequence[str], catalogue: Catalogue) -> list[str]:
     near = find_near_ids(unknown, map(canonical_id, catalogue.item_ids)) if unknown else {}
     if not near:
         return []
-    item, known = next(iter(near.items()))
+    item, near_item = next(iter(near.items()))
     return [
         f"{len(near):,} unknown item ids equal one of the catalogue but for leading zeros or case, "
-        f"such as {item!r} and {known!r}"
+        f"such as {item!r} and {near_item!r}"
     ]
 
 

@@ -104,11 +104,11 @@ def excess(
     with_user = clipped_sums(model, [*others, user], plan)
     change = with_user - clipped_sums(model, others, plan)
     # Under the name that it has among the others: random numbers go by name.
-    alone = clipped_sums(model, [*([] for _ in others), user], plan)
+    user_only = clipped_sums(model, [*([] for _ in others), user], plan)
     return Excess(
         moved=float(change.norm()) / plan.clip_norm,
-        others=float((change - alone).norm()) / plan.clip_norm,
-        finite=bool(with_user.isfinite().all() and alone.isfinite().all()),
+        others=float((change - user_only).norm()) / plan.clip_norm,
+        finite=bool(with_user.isfinite().all() and user_only.isfinite().all()),
     )
 
 
@@ -287,12 +287,12 @@ def main() -> None:
         start = climbs % (2 * len(ATTACKS))
         names = list(ATTACKS)
         model = attack(names[start]) if start < len(names) else hostile_model(random)
-        found, steps = climb(model, random, min(options.seconds_a_climb, end - time.monotonic()))
+        steepest, steps = climb(model, random, min(options.seconds_a_climb, end - time.monotonic()))
         climbs, tried = climbs + 1, tried + steps
         worst = Excess(
-            moved=max(worst.moved, found.moved),
-            others=max(worst.others, found.others),
-            finite=worst.finite and found.finite,
+            moved=max(worst.moved, steepest.moved),
+            others=max(worst.others, steepest.others),
+            finite=worst.finite and steepest.finite,
         )
     sys.stdout.write(f"{climbs} climbs, {tried} neighbouring sums: {worst}\n")
     sys.exit(not (worst.finite and worst.moved <= 1 and worst.others == 0))

@@ -227,8 +227,8 @@ def _noise(model: nn.Module) -> None:
 
 def _timed(work: Callable[[], None], device: str) -> float:
     # One thread's own time: what else runs on the machine does not count.
-    alone = device == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
+    single_threaded = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if single_threaded else time.perf_counter
     started = clock()
     work()
     if device == "cuda":
@@ -282,8 +282,10 @@ def _parser() -> argparse.ArgumentParser:
 def _child(options: argparse.Namespace) -> None:
     warnings.simplefilter("ignore")
     (items,), (candidates,) = options.items, options.candidates
-    found = measure(options.child, items, candidates, options.length, options.users, options.device)
-    sys.stdout.write(json.dumps(found) + "\n")
+    figures = measure(
+        options.child, items, candidates, options.length, options.users, options.device
+    )
+    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 def _compare(
@@ -292,14 +294,14 @@ def _compare(
     """Medians by mode, and medians of the ratios to the first mode that runs."""
     turns: dict[str, list[dict[str, float]]] = {mode: [] for mode in options.modes}
     for _ in range(options.repeats):
-        for mode, found in turns.items():
-            found.append(_spawn(options, mode, items, candidates))
+        for mode, measured in turns.items():
+            measured.append(_spawn(options, mode, items, candidates))
     base = turns[options.modes[0]]
     figures = {}
-    for mode, found in turns.items():
-        figures[mode] = {key: statistics.median(f[key] for f in found) for key in found[0]}
+    for mode, measured in turns.items():
+        figures[mode] = {key: statistics.median(f[key] for f in measured) for key in measured[0]}
         for key in ("seconds", "bytes"):
-            ratios = [f[key] / b[key] for f, b in zip(found, base, strict=True)]
+            ratios = [f[key] / b[key] for f, b in zip(measured, base, strict=True)]
             figures[mode][f"{key}_ratio"] = statistics.median(ratios)
         figures[mode]["users_per_second"] = options.users / figures[mode]["seconds"]
     return figures

@@ -34,22 +34,22 @@ class Setting:
 def settings(cls: type = SimulationConfig, prefix: str = "") -> list[Setting]:
     """Every setting of a simulation, in the order of the dataclasses."""
     meanings = _meanings(cls)
-    found: list[Setting] = []
+    listed: list[Setting] = []
     hints = typing.get_type_hints(cls)
     for item in dataclasses.fields(cls):
         kind, key = hints[item.name], prefix + item.name
         if dataclasses.is_dataclass(kind):
-            found += settings(typing.cast(type, kind), f"{key}.")
+            listed += settings(typing.cast(type, kind), f"{key}.")
         else:
-            found.append(Setting(key, _default(item), meanings[item.name]))
-    return found
+            listed.append(Setting(key, _default(item), meanings[item.name]))
+    return listed
 
 
 def _meanings(cls: type) -> dict[str, str]:
     """Return what the docstrings of a class, and of those it extends, say of each field."""
     texts = [inspect.cleandoc(part.__doc__ or "") for part in reversed(cls.__mro__)]
-    found = (pair for text in texts for pair in _ATTRIBUTE.findall(text))
-    return {name: " ".join(meaning.split()) for name, meaning in found}
+    pairs = (pair for text in texts for pair in _ATTRIBUTE.findall(text))
+    return {name: " ".join(meaning.split()) for name, meaning in pairs}
 
 
 def _default(item: dataclasses.Field[typing.Any]) -> Value | None:

@@ -62,14 +62,14 @@ def organisations_of(
     return organisations
 
 
-def _read(tables: Sequence[Table], user: str, column: str, known: set[str]) -> Mapping[str, str]:
+def _read(tables: Sequence[Table], user: str, column: str, users: set[str]) -> Mapping[str, str]:
     organisations: dict[str, str] = {}
     for table in tables:
         for user_text, name_text in _distinct(table, user, column):
-            one, name = canonical_id(user_text or ""), canonical_id(name_text or "")
-            if one in known and organisations.setdefault(one, name) != name:
+            user_id, name = canonical_id(user_text or ""), canonical_id(name_text or "")
+            if user_id in users and organisations.setdefault(user_id, name) != name:
                 raise DataError(
-                    f"the user {one!r} is at {organisations[one]!r} and at {name!r}",
+                    f"the user {user_id!r} is at {organisations[user_id]!r} and at {name!r}",
                     file=table.source,
                     field=column,
                     remedy="A user belongs to one organisation: give the user an id at each, such "

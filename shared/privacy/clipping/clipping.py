@@ -157,10 +157,10 @@ class PerUserClipping:
         leaves, weights = self._leaves, self._weights
         self._users = len(losses)
         try:
-            found = torch.autograd.grad(losses.sum(), [*leaves, *weights], allow_unused=True)
+            computed = torch.autograd.grad(losses.sum(), [*leaves, *weights], allow_unused=True)
         finally:
             self._users = None
-        self._refuse_strays(found[len(leaves) :])
+        self._refuse_strays(computed[len(leaves) :])
         gradients = self._gradients
         self._forget()
         with torch.no_grad(), _full_precision(losses.device):
@@ -203,8 +203,8 @@ class PerUserClipping:
                     empty = WeightGradient(weight.shape, table=weight in self._tables)
                     self._gradients.setdefault(weight, empty).add(use)
 
-    def _refuse_strays(self, found: tuple[Tensor | None, ...]) -> None:
-        strays = [i for i, gradient in enumerate(found) if gradient is not None]
+    def _refuse_strays(self, gradients: tuple[Tensor | None, ...]) -> None:
+        strays = [i for i, gradient in enumerate(gradients) if gradient is not None]
         if strays:
             shapes = ", ".join(str(list(self._weights[i].shape)) for i in strays)
             raise ClippingError(

@@ -140,10 +140,10 @@ def _linear_by_user(layer: nn.Linear, x: Tensor) -> Tensor:
 def objection(layer: nn.Module) -> str | None:
     """Why a layer with trainable weights of its own cannot be clipped exactly, and the remedy."""
     if type(layer) not in RULES:
-        known = ", ".join(kind.__name__ for kind in RULES)
+        supported = ", ".join(kind.__name__ for kind in RULES)
         return (
-            f"per-user gradients of a {type(layer).__name__} are not known: build it from {known}, "
-            "or freeze its weights with requires_grad_(False)"
+            f"per-user gradients of a {type(layer).__name__} are not known: build it from "
+            f"{supported}, or freeze its weights with requires_grad_(False)"
         )
     own = {name for name, _ in layer.named_parameters(recurse=False)}
     if not own <= {"weight", "bias", "offset"}:

@@ -37,20 +37,24 @@ def probe(model: nn.Module, losses_of: Losses, users: Tensor) -> None:
     """
     with random_weights(model):
         expected = [_gradients(model, losses_of, users, row) for row in range(len(users))]
-        wanted = [
+        expected_norms = [
             torch.stack([g.norm() for g in of_users]) for of_users in zip(*expected, strict=True)
         ]
         # Above every norm, and near them: sums are kept to a share of the clip norm.
-        clip = 2 * float(torch.stack(wanted).double().norm())
+        clip = 2 * float(torch.stack(expected_norms).double().norm())
         clip = min(max(clip, SMALLEST_NORM), LARGEST_NORM)
         norms, sums = _booked(model, losses_of, users, clip)
-        _compare("norms", norms, wanted)
+        _compare("norms", norms, expected_norms)
         totals = [sum(g, torch.zeros_like(g[0])) for g in zip(*expected, strict=True)]
         _compare("sums", sums, totals, len(users) * clip)
         model.eval()  # no masks, which differ between a user alone and the same among others
         norms, _ = _booked(model, losses_of, users, clip)
-        alone = [_booked(model, losses_of, users[i : i + 1], clip)[0] for i in range(len(users))]
-        _compare("norms in a batch", norms, [torch.cat(one) for one in zip(*alone, strict=True)])
+        one_by_one = [
+            _booked(model, losses_of, users[i : i + 1], clip)[0] for i in range(len(users))
+        ]
+        _compare(
+            "norms in a batch", norms, [torch.cat(one) for one in zip(*one_by_one, strict=True)]
+        )
 
 
 def _weights(model: nn.Module) -> list[nn.Parameter]:
@@ -77,16 +81,16 @@ def _booked(
 
 
 def _compare(
-    what: str, found: list[Tensor], expected: list[Tensor], clip_norms: float = 0.0
+    what: str, measured: list[Tensor], expected: list[Tensor], clip_norms: float = 0.0
 ) -> None:
     whole = torch.stack([values.norm() for values in expected]).norm()
-    for values, wanted in zip(found, expected, strict=True):
-        rounding = 0.5 * clip_norms * 2.0 ** -grid_bits(wanted.dtype) * values.numel() ** 0.5
-        allowed = TOLERANCE * (wanted.norm() + LEAST_SHARE * whole) + rounding
-        if not (values - wanted).norm() <= allowed:
+    for values, target in zip(measured, expected, strict=True):
+        rounding = 0.5 * clip_norms * 2.0 ** -grid_bits(target.dtype) * values.numel() ** 0.5
+        allowed = TOLERANCE * (target.norm() + LEAST_SHARE * whole) + rounding
+        if not (values - target).norm() <= allowed:
             raise ClippingError(
                 f"the {what} of users' gradients of a weight are {_brief(values)}, and should be "
-                f"{_brief(wanted)}: a loss must depend on its own user alone, and a weight be used "
+                f"{_brief(target)}: a loss must depend on its own user alone, and a weight be used "
                 "through its layer alone."
             )
 
