@@ -5,7 +5,7 @@
 | cli        | the command `sotto-lab`                                                       |
 | commands   | its smaller commands, and the options that all share                          |
 | datasets   | read, download and encode public data                                         |
-| experiment | one simulated federation: settings, sites, training, baselines, results       |
+| experiment | one simulated federation: settings, sites, training, baselines, result.json   |
 | sweep      | many simulations: grids and searches                                          |
 | calibrate  | what a privacy budget allows, before any data is read                         |
 | audit      | attack a run, and compare the result with its privacy claim                   |

@@ -3,7 +3,7 @@
 - `strategy`: Flower's Strategy; translates between its messages and the modules below.
 - `collection`: asking, retries, quorum and outcomes, for rounds, statistics and evaluations alike.
 - `affordability`: whether all can pay for the whole run, before any is charged.
-- `report`: the result of a collection, by organisation.
+- `collection_report`: how each organisation counts in a collection, and why.
 - `requests`: what is asked in each of these.
 - `replies`: checks of every kind of reply, before any arithmetic.
 - `statistics`: the sums of a warm start's statistics.

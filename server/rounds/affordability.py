@@ -10,7 +10,7 @@ from __future__ import annotations
 from flwr.serverapp import Grid
 
 from server.rounds.collection import Collection, LookUp, Memory, OnMiss
-from server.rounds.report import CollectionReport
+from server.rounds.collection_report import CollectionReport
 from server.rounds.requests import plan_spec
 from shared.config import ServerConfig
 from shared.errors import QuorumError

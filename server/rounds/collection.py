@@ -21,9 +21,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.aggregation.quorum import quorum_size
+from server.rounds.collection_report import CollectionReport, Verdict
 from server.rounds.grid import PatientGrid
 from server.rounds.participants import Partner
-from server.rounds.report import CollectionReport, Verdict
 from shared.config import ServerConfig
 from shared.errors import QuorumError, ReplyError
 from shared.messages import traffic

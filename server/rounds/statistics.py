@@ -16,9 +16,9 @@ from server.rounds.collection import (
     Memory,
     OnMiss,
 )
+from server.rounds.collection_report import CollectionReport
 from server.rounds.participants import Partner
 from server.rounds.replies import Floats
-from server.rounds.report import CollectionReport
 from server.rounds.requests import statistic_spec
 from shared.config import Aggregation, RunConfig
 from shared.messages import Statistic, StatisticsRequest

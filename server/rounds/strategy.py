@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import Strategy
 from server.aggregation.optimiser import ServerOptimiser
 from server.aggregation.records import to_arrays, to_weights
 from server.rounds.collection import Collection, LookUp, Memory, OnMiss
+from server.rounds.collection_report import CollectionReport
 from server.rounds.evaluation import mean_metrics
 from server.rounds.replies import Sums
-from server.rounds.report import CollectionReport
 from server.rounds.requests import (
     Terms,
     evaluate_request,

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from server.rounds.collection_report import CollectionReport
 from server.rounds.participants import Declined, Partner
-from server.rounds.report import CollectionReport
 from server.runs.mlflow import run_tracker
 from server.state.audit_log import FILE, AuditEvent, AuditLog
 from server.state.status import FAULT, Organisation, RunState, RunStatus, now

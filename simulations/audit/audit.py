@@ -42,7 +42,7 @@ from simulations.audit.verdict import Claim, limitations, observer_figures, viol
 from simulations.experiment.config import SimulationConfig
 from simulations.experiment.federation import ledger_costs, sites_in
 from simulations.experiment.prepare import prepare
-from simulations.experiment.results import write
+from simulations.experiment.result_json import write
 from simulations.experiment.simulate import simulate
 from simulations.experiment.simulation import SITES, Reporter, Simulation
 

@@ -14,6 +14,6 @@
 | cold             | items without any training event                                         |
 | evaluate         | rank the test items with every model                                     |
 | user_ranks       | evaluation.parquet: the rank of each user's test item                    |
-| results          | result.json                                                              |
+| result_json      | the fields of result.json, and their values; a new column goes here      |
 | accountants      | solve for noise, steps or ε, by several accountants                      |
 """

@@ -20,7 +20,7 @@ from shared.data.histories import Histories, LeaveOneOut
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
-from simulations.experiment.results import Cold
+from simulations.experiment.result_json import Cold
 
 __all__ = ["cold_items", "cold_section", "treat_as_new", "without_items"]
 

@@ -8,9 +8,9 @@ from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
-from simulations.experiment import baselines, results
+from simulations.experiment import baselines, result_json
 from simulations.experiment.cold import cold_section, treat_as_new
-from simulations.experiment.results import Evaluation
+from simulations.experiment.result_json import Evaluation
 from simulations.experiment.simulation import Simulation
 from simulations.experiment.user_ranks import TestUsers
 
@@ -19,7 +19,7 @@ __all__ = ["evaluated_users", "evaluation_section", "rank_models"]
 
 def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> Evaluation:
     """Return the section "evaluation" of result.json."""
-    section = results.evaluation_section(
+    section = result_json.evaluation_section(
         rankings, simulation.evaluation_split, str(simulation.config.lab.split)
     )
     if skipped := baselines.skipped_baselines(simulation.split.train):

@@ -14,7 +14,7 @@ from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
-from simulations.experiment import baselines, results
+from simulations.experiment import baselines, result_json
 from simulations.experiment.evaluate import evaluated_users, evaluation_section, rank_models
 from simulations.experiment.federation import ledger_costs, run_federation, sites_in
 from simulations.experiment.simulation import (
@@ -53,25 +53,25 @@ def simulate(
     evaluation_start = time.monotonic()
     rankings = rank_models(simulation, final, local_baselines)
     now = time.monotonic()
-    result = results.Result(
+    result = result_json.Result(
         schema_=1,
-        data=results.data_section(
+        data=result_json.data_section(
             simulation.dataset,
             dict(zip(simulation.names, simulation.populations, strict=True)),
         ),
-        privacy=results.privacy_section(
+        privacy=result_json.privacy_section(
             simulation.config.privacy, ledger_costs(sites_in(simulation.folder / SITES))
         ),
         evaluation=evaluation_section(simulation, rankings),
-        cost=results.cost(
+        cost=result_json.cost(
             RunStatus.load(simulation.folder), total=now - start, evaluate=now - evaluation_start
         ),
         seed=simulation.config.seed,
-        versions=results.versions(),
+        versions=result_json.versions(),
     ).document()
     # The result comes last, so that a folder with a result is complete.
     write_evaluation(simulation.folder, evaluated_users(simulation), rankings)
-    results.write(simulation.folder, result)
+    result_json.write(simulation.folder, result)
     return result
 
 

@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 from shared.errors import ReportError
-from simulations.experiment.results import FILE
+from simulations.experiment.result_json import FILE
 from simulations.report.page import Chapter, Page, commands_of, facts_of
 from simulations.report.reading.audits import AUDIT, Audit, read_audit
 from simulations.report.reading.runs import CONFIG, Run, read_run

@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.errors import CheckpointError, ConfigError
 from shared.system.files import UMASK, exclusive_lock, write_atomically
-from simulations.experiment import results
+from simulations.experiment import result_json
 from simulations.experiment.simulation import SETTINGS
 from simulations.sweep.plan import Keep, Plan, PlannedRun, SweepOptions
 from simulations.sweep.workers import Job
@@ -60,7 +60,7 @@ class SweepFolder:
         Raises:
             CheckpointError: the file is damaged.
         """
-        file = self.run(name) / results.FILE
+        file = self.run(name) / result_json.FILE
         if not file.is_file():
             return None
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulations.experiment.results import Exposure
+from simulations.experiment.result_json import Exposure
 from simulations.report.figures.canvas import (
     BLUE,
     MUTED,

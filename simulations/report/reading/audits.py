@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from simulations.experiment.results import Count, Document, Finite, FromZero, UnitInterval
+from simulations.experiment.result_json import Count, Document, Finite, FromZero, UnitInterval
 from simulations.report.reading.documents import field_error, read_document
 
 __all__ = ["AUDIT", "Audit", "Books", "Estimate", "Membership", "Observer", "Rate", "read_audit"]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.errors import ReportError
-from simulations.experiment.results import Document
+from simulations.experiment.result_json import Document
 
 __all__ = ["MISSING", "field_error", "read_document"]
 

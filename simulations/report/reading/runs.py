@@ -17,8 +17,8 @@ from shared.evaluation.exposure import DECILES
 from shared.privacy.release import Release
 from shared.sections import Value, flat_tables
 from simulations.datasets.groups import RESERVED
-from simulations.experiment import results
-from simulations.experiment.results import FILE, Data, Exposure, Privacy, Result
+from simulations.experiment import result_json
+from simulations.experiment.result_json import FILE, Data, Exposure, Privacy, Result
 from simulations.experiment.user_ranks import EVALUATION
 from simulations.report.reading.documents import field_error, read_document
 
@@ -187,7 +187,7 @@ def _organisations(file: Path, data: Data, privacy: Privacy) -> tuple[Organisati
     return tuple(organisations)
 
 
-def _check_exposure(file: Path, evaluation: results.Evaluation) -> None:
+def _check_exposure(file: Path, evaluation: result_json.Evaluation) -> None:
     """Check that there are shares of every model, if of any."""
     for name in evaluation.models:
         if evaluation.exposure is not None and name not in evaluation.exposure.models:

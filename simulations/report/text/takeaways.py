@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from simulations.experiment.results import Exposure
+from simulations.experiment.result_json import Exposure
 from simulations.report.figures.curves import MOST_LINES
 from simulations.report.figures.frontier import Frontier, Line, Point
 from simulations.report.models import look

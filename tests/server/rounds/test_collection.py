@@ -16,9 +16,9 @@ from flwr.app import Error, Message, RecordDict
 import server.rounds.grid
 from server.flower_internals import ErrorCode
 from server.rounds.collection import Collection, CollectionSpec, Memory
+from server.rounds.collection_report import CollectionReport
 from server.rounds.grid import PatientGrid
 from server.rounds.participants import Partner
-from server.rounds.report import CollectionReport
 from server.rounds.requests import Terms, statistic_spec, train_request, training_spec
 from shared.config import Aggregation, ModelConfig, PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import QuorumError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from server.rounds.collection_report import CollectionReport, Verdict
 from server.rounds.participants import Partner
-from server.rounds.report import CollectionReport, Verdict
 from server.runs.reporter import RunReporter
 from server.state.audit_log import AuditLog
 from server.state.run_lock import coordinator_lock, is_at_work

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import ReportError
-from simulations.experiment.results import Count, Document, Finite, Result
+from simulations.experiment.result_json import Count, Document, Finite, Result
 from simulations.report.reading.audits import read_audit
 from simulations.report.reading.documents import read_document
 from simulations.report.reading.runs import read_run

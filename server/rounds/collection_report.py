@@ -1,4 +1,7 @@
-"""The result of a collection, for the status, the audit log and error messages."""
+"""How each organisation counted in a collection: for the status, the audit log and error messages.
+
+`server.rounds.replies` decides how a reply counts.
+"""
 
 from __future__ import annotations
 
