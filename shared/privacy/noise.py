@@ -51,6 +51,9 @@ class RandomSource(Protocol):
     def uniform(self, count: int) -> NDArray[np.float64]:
         """`count` independent uniforms in [0, 1), multiples of 2^-53."""
 
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """`count` independent words of 64 random bits."""
+
     def key(self) -> bytes:
         """A fresh secret key for `user_bytes`, 8 to 64 bytes."""
 
@@ -111,8 +114,11 @@ class SystemRandom:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """The top 53 bits of each 64-bit word of the key stream."""
-        words = np.frombuffer(_key_stream().update(bytes(8 * count)), dtype="<u8")
-        return np.asarray((words >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+        return np.asarray((self.words(count) >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """The key stream in words of 64 bits."""
+        return np.frombuffer(_key_stream().update(bytes(8 * count)), dtype="<u8")
 
     def key(self) -> bytes:
         """32 bytes of the operating system's."""
@@ -172,6 +178,10 @@ class SeededRandom:
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Uniforms that repeat with the seed and the path."""
         return self._generator.random(count)
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Words that repeat with the seed and the path."""
+        return np.asarray(self._generator.bit_generator.random_raw(count), dtype=np.uint64)
 
     def key(self) -> bytes:
         """8 bytes that repeat with the seed and the path."""

@@ -82,6 +82,9 @@ class Constant:
     def uniform(self, count: int) -> NDArray[np.float64]:
         return np.full(count, self.uniform_value)
 
+    def words(self, count: int) -> NDArray[np.uint64]:
+        return np.zeros(count, np.uint64)
+
     def key(self) -> bytes:
         return bytes(32)
 

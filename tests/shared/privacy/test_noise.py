@@ -373,6 +373,9 @@ class Fixed:
     def uniform(self, count: int) -> NDArray[np.float64]:
         raise AssertionError("noise needs no uniforms")
 
+    def words(self, count: int) -> NDArray[np.uint64]:
+        raise AssertionError("no words are needed here")
+
     def key(self) -> bytes:
         raise AssertionError("no key is needed here")
 
