@@ -21,10 +21,10 @@ from simulations.commands.options import (
     EpsilonOption,
     OrganisationsOption,
     PublicOption,
+    RoundsOption,
     SeedOption,
     SetOption,
-    number,
-    paths,
+    settings_from,
 )
 from simulations.commands.progress import Bars, bars
 from simulations.experiment.config import read_settings
@@ -41,7 +41,7 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
     catalogue: CatalogueOption = None,
     public: PublicOption = None,
     organisations: OrganisationsOption = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    rounds: RoundsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
     seed: SeedOption = None,
@@ -68,15 +68,17 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
 
     sotto-lab audit --epsilon 4 --delta 1e-5 --out runs/audit
     """
-    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
-        "lab.organisations": organisations,
-        "lab.alone": False,
-        "privacy.epsilon": number(epsilon),
-        "privacy.delta": delta,
-        "training.rounds": rounds,
-        "seed": seed,
-    }
-    settings = read_settings(config, options, assignments or [])
+    options = settings_from(
+        data=data_folder,
+        catalogue=catalogue,
+        public=public,
+        organisations=organisations,
+        rounds=rounds,
+        epsilon=epsilon,
+        delta=delta,
+        seed=seed,
+    )
+    settings = read_settings(config, options | {"lab.alone": False}, assignments or [])
     plan = AuditPlan(canaries=canaries, held_out=held_out, confidence=confidence, seed=audit_seed)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with bars() as drawn:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from shared.sections import Value
+from simulations.experiment.config import Engine
 from simulations.experiment.partition import Scheme
 
 __all__ = [
@@ -14,14 +17,15 @@ __all__ = [
     "ConfigOption",
     "DataOption",
     "DeltaOption",
+    "EngineOption",
     "EpsilonOption",
     "OrganisationsOption",
     "PartitionOption",
     "PublicOption",
+    "RoundsOption",
     "SeedOption",
     "SetOption",
-    "number",
-    "paths",
+    "settings_from",
 ]
 
 DataOption = Annotated[
@@ -66,6 +70,10 @@ PartitionOption = Annotated[
         "that names their organisation.",
     ),
 ]
+RoundsOption = Annotated[int | None, typer.Option(help="Rounds of training.")]
+EngineOption = Annotated[
+    Engine | None, typer.Option(help="Runs the apps in this process or on Ray.")
+]
 SeedOption = Annotated[
     int | None, typer.Option(help="Random seed of partition, weights, samples and noise.")
 ]
@@ -75,17 +83,37 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as section.key=value."),
 ]
 
+# The setting that each option states.
+_KEYS = {
+    "data": "lab.data",
+    "catalogue": "lab.catalogue",
+    "public": "lab.public",
+    "organisations": "lab.organisations",
+    "partition": "lab.partition",
+    "engine": "lab.engine",
+    "rounds": "training.rounds",
+    "epsilon": "privacy.epsilon",
+    "delta": "privacy.delta",
+    "seed": "seed",
+}
 
-def paths(**given: Path | None) -> dict[str, Any]:
-    """Return folders as settings of the section `lab`; None means not given."""
-    return {
-        f"lab.{key}": None if path is None else str(path.resolve()) for key, path in given.items()
-    }
+
+def settings_from(**options: Value | Path | None) -> dict[str, Any]:
+    """Return options by the key of their setting; a folder as an absolute path, ε as a number.
+
+    Args:
+        options: by name, as in the command line; None means not given.
+
+    >>> settings_from(epsilon="4", rounds=None)
+    {'privacy.epsilon': 4.0, 'training.rounds': None}
+    """
+    return {_KEYS[name]: _setting(name, value) for name, value in options.items()}
 
 
-def number(text: str | None) -> float | str | None:
-    """Return ε as a number; other text is left for the settings to check."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
+def _setting(name: str, value: Value | Path | None) -> Value | None:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    if name == "epsilon" and isinstance(value, str):
+        with suppress(ValueError):  # other text is left for the settings to check
+            return float(value)
+    return value

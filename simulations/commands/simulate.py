@@ -15,18 +15,19 @@ from simulations.commands.options import (
     ConfigOption,
     DataOption,
     DeltaOption,
+    EngineOption,
     EpsilonOption,
     OrganisationsOption,
     PartitionOption,
     PublicOption,
+    RoundsOption,
     SeedOption,
     SetOption,
-    number,
-    paths,
+    settings_from,
 )
 from simulations.commands.print_simulation import print_data, print_result
 from simulations.commands.progress import Bars, bars
-from simulations.experiment.config import Engine, read_settings
+from simulations.experiment.config import read_settings
 from simulations.experiment.prepare import prepare, reopen
 from simulations.experiment.simulate import simulate
 from simulations.experiment.simulation import Simulation
@@ -41,13 +42,11 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     catalogue: CatalogueOption = None,
     public: PublicOption = None,
     organisations: OrganisationsOption = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    rounds: RoundsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
     partition: PartitionOption = None,
-    engine: Annotated[
-        Engine | None, typer.Option(help="Runs the apps in this process or on Ray.")
-    ] = None,
+    engine: EngineOption = None,
     seed: SeedOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -59,15 +58,18 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     Settings come from --config, then from the options, then from --set; the later one wins.
     `sotto-lab settings` lists them all.
     """
-    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
-        "lab.organisations": organisations,
-        "privacy.epsilon": number(epsilon),
-        "privacy.delta": delta,
-        "lab.partition": partition,
-        "seed": seed,
-        "training.rounds": rounds,
-        "lab.engine": engine,
-    }
+    options = settings_from(
+        data=data_folder,
+        catalogue=catalogue,
+        public=public,
+        organisations=organisations,
+        epsilon=epsilon,
+        delta=delta,
+        partition=partition,
+        seed=seed,
+        rounds=rounds,
+        engine=engine,
+    )
     if resume:
         simulation = reopen(out, options, assignments or [])
     else:
@@ -96,13 +98,16 @@ def prepare_command(  # noqa: PLR0913 each is a command-line option
     assignments: SetOption = None,
 ) -> None:
     """Write the sites of a federation, to be run with `flwr run .` instead of `simulate`."""
-    options = paths(data=data_folder, catalogue=catalogue, public=public) | {
-        "lab.organisations": organisations,
-        "privacy.epsilon": number(epsilon),
-        "privacy.delta": delta,
-        "lab.partition": partition,
-        "seed": seed,
-    }
+    options = settings_from(
+        data=data_folder,
+        catalogue=catalogue,
+        public=public,
+        organisations=organisations,
+        epsilon=epsilon,
+        delta=delta,
+        partition=partition,
+        seed=seed,
+    )
     simulation = prepare(read_settings(config, options, assignments or []), out)
     print_data(simulation)
     file = _write_run_config(simulation)

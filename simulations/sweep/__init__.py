@@ -3,6 +3,8 @@
 | module      | what it is for                                                                |
 |-------------|-------------------------------------------------------------------------------|
 | command     | `sotto-lab sweep`                                                             |
+| options     | its options                                                                   |
+| print_sweep | its output: planned runs, tables, JSON                                        |
 | axes        | settings that vary, and names of runs                                         |
 | plan        | all runs of a sweep, stored in sweep.toml                                     |
 | folder      | the sweep on disk, and the state of each run                                  |

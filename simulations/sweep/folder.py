@@ -24,9 +24,11 @@ from simulations.experiment.simulation import SETTINGS
 from simulations.sweep.plan import Keep, Plan, PlannedRun, SweepOptions
 from simulations.sweep.workers import Job
 
-__all__ = ["SweepFolder", "resolve_plan"]
+__all__ = ["BEST", "SweepFolder", "resolve_plan"]
 
 PLAN, LOCK = "sweep.toml", ".lock"
+BEST = "best.toml"
+"""The settings of the best trial of a search."""
 _BULKY = ("alone", "catalogue", "model", "sites/*/interactions.parquet")
 """Files that a report does not read: most of a run's bytes."""
 
