@@ -11,7 +11,7 @@ from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.compute.batches import NUMBERS_AT_ONCE, user_numbers
 from client.site.local_port import port_is_free, port_remedy
 from client.site.lock import node_is_running
-from shared.system.files import locks_exclude
+from shared.system.locks import locks_exclude
 
 __all__ = ["CHECKS", "free_memory", "training_memory"]
 

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from client.ledger.anchor import state_file
 from shared.errors import LedgerError
-from shared.system.files import folder_lock, write_atomically
+from shared.system.files import write_atomically
+from shared.system.locks import folder_lock
 
 __all__ = ["RegisterEntry", "enter_ledger", "new_ledger_entry", "register_file"]
 

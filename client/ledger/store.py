@@ -21,7 +21,8 @@ from client.ledger.balance import FORMAT, UNIT, Balance, EntryType
 from shared.errors import LedgerError
 from shared.hash_chain import canonical_text, next_hash
 from shared.privacy.release import Release
-from shared.system.files import PRIVATE, folder_lock, move_durably
+from shared.system.files import PRIVATE, move_durably
+from shared.system.locks import folder_lock
 
 __all__ = [
     "append_entry",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import SiteError
-from shared.system.files import inheritable_lock, is_locked
+from shared.system.locks import inheritable_lock, is_locked
 
 __all__ = ["lock_node", "node_is_running"]
 

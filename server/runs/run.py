@@ -30,7 +30,8 @@ from server.state.status import RunState, RunStatus, now
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError, ServerError
 from shared.sections import Value, flat_tables
-from shared.system.files import exclusive_lock, write_atomically
+from shared.system.files import write_atomically
+from shared.system.locks import exclusive_lock
 
 __all__ = ["Run", "all_runs", "create_run", "find_run", "read_config"]
 

@@ -28,7 +28,7 @@ from server.service.certificates import days_left
 from server.service.listeners import bind_socket
 from server.settings import Settings
 from shared.errors import ServerError
-from shared.system.files import inheritable_lock
+from shared.system.locks import inheritable_lock
 from shared.system.supervise import Patience, Program, Restart, Start, keep_running
 
 __all__ = [

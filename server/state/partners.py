@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shared.errors import ServerError
-from shared.system.files import exclusive_lock, write_atomically
+from shared.system.files import write_atomically
+from shared.system.locks import exclusive_lock
 
 __all__ = ["FILE", "Member", "PartnerRegistry", "PartnerState", "read_key"]
 

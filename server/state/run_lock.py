@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shared.errors import CheckpointError
-from shared.system.files import exclusive_lock, is_locked
+from shared.system.locks import exclusive_lock, is_locked
 
 __all__ = ["coordinator_lock", "is_at_work"]
 

@@ -1,20 +1,14 @@
-"""Locks and durable writes. No other module locks a file, syncs one or replaces one.
+"""Durable writes. No other module syncs a file or replaces one.
 
 | to                                                    | use                            |
 |-------------------------------------------------------|--------------------------------|
-| let one process at a time do something                | `exclusive_lock`               |
-| hold a lock until this process and its children ended | `inheritable_lock`             |
-| lock a folder, without a lock file that can be lost   | `folder_lock`                  |
-| append to a file in turns                             | `open_locked`, `append_durably`|
-| see whether a process holds a lock                    | `is_locked`                    |
 | replace a file in one step                            | `write_atomically`             |
 | create a file in one step, never replacing one        | `create_atomically`            |
 | replace a file that a library writes                  | `atomic_replacement`           |
 | move a finished file or folder to its place           | `move_durably`                 |
-| test a file system for all of the above               | `locks_exclude`                |
+| append to a file in turns                             | `open_locked`, `append_durably`|
 
-All locks are the system's (flock): the system frees them when the last process that has the file
-open ends, in whatever way it ends.
+Locks that guard something else than one file's content are in `shared.system.locks`.
 """
 
 from __future__ import annotations
@@ -22,14 +16,12 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from shared.errors import SottoError
+from shared.system.locks import try_flock
 
 __all__ = [
     "PRIVATE",
@@ -37,11 +29,6 @@ __all__ = [
     "append_durably",
     "atomic_replacement",
     "create_atomically",
-    "exclusive_lock",
-    "folder_lock",
-    "inheritable_lock",
-    "is_locked",
-    "locks_exclude",
     "move_durably",
     "open_locked",
     "write_atomically",
@@ -49,177 +36,6 @@ __all__ = [
 
 PRIVATE, UMASK = 0o600, 0o666
 """Permissions of new files: the owner's alone, or what the process's umask leaves."""
-_GRACE, _BETWEEN = 0.2, 0.05
-"""Seconds. `is_locked` holds a free lock for an instant, which must not count as a conflict."""
-
-Conflict = Callable[[str], SottoError]
-"""Makes the error for a lock that is taken, from the process number of its holder."""
-
-
-# --- locks -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def exclusive_lock(
-    file: Path, on_conflict: Conflict, *, patience: float = _GRACE
-) -> Iterator[None]:
-    """Hold a lock file that no other process or thread holds. Children do not inherit it.
-
-    Args:
-        file: created if it does not exist, with its folder; it stays.
-        on_conflict: makes the error if another holder has it.
-        patience: seconds to wait for that holder.
-
-    Raises:
-        SottoError: what `on_conflict` made.
-        OSError: the file cannot be opened, or its file system has no locks.
-    """
-    # Imported late: a ClientApp's process takes no such lock, and must start fast.
-    from filelock import FileLock, Timeout  # noqa: PLC0415
-
-    lock = FileLock(
-        file,
-        timeout=patience,
-        mode=PRIVATE,
-        poll_interval=_BETWEEN,
-        fallback_to_soft=False,  # a lock that outlives its holder would have to be removed by hand
-        on_acquired=_write_holder,
-    )
-    try:
-        lock.acquire()
-    except Timeout:
-        raise on_conflict(_holder_of(file)) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def inheritable_lock(file: Path, on_conflict: Conflict) -> Iterator[int]:
-    """Hold a lock file and yield its descriptor; a child that inherits it holds the lock, too.
-
-    The descriptor is closed at the end, never unlocked: that would free the children's lock, too.
-
-    Args:
-        file: created if it does not exist; it stays.
-        on_conflict: makes the error if another process has it.
-
-    Raises:
-        SottoError: what `on_conflict` made.
-        OSError: the file cannot be opened.
-    """
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE)
-    try:
-        if not _wait_for_flock(handle, _GRACE, _BETWEEN):
-            raise on_conflict(_holder_of(file))
-        _write_holder(handle)
-        yield handle
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def folder_lock(
-    folder: Path, on_conflict: Callable[[], SottoError], *, patience: float
-) -> Iterator[None]:
-    """Hold a lock on the folder itself, which nobody can delete while it holds files.
-
-    Args:
-        folder: must exist.
-        on_conflict: makes the error if another process or thread has it.
-        patience: seconds to wait for that one.
-
-    Raises:
-        SottoError: what `on_conflict` made.
-        OSError: the folder cannot be opened.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if not _wait_for_flock(handle, patience, between=0.002):
-            raise on_conflict()
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def open_locked(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file to read and append; wait while another process has it open this way.
-
-    Args:
-        file: created if it does not exist, for its owner alone, and its folder too.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not file.exists()
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE)
-    with os.fdopen(handle, "r+b", buffering=0) as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        if is_new:
-            _sync(file.parent)
-        yield opened
-
-
-def is_locked(file: Path) -> bool:
-    """Return whether a process holds the lock file `file`."""
-    try:
-        handle = os.open(file, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        return not _try_flock(handle)
-    finally:
-        os.close(handle)
-
-
-def locks_exclude(folder: Path) -> bool:
-    """Return whether a lock on a file in `folder` keeps out a second holder.
-
-    Raises:
-        OSError: no file can be written, synced and locked there.
-    """
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as first:
-        first.write(b"sotto")
-        first.flush()
-        os.fsync(first.fileno())
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with Path(first.name).open("rb") as second:
-            return not _try_flock(second.fileno())
-
-
-def _wait_for_flock(handle: int, patience: float, between: float) -> bool:
-    end = time.monotonic() + patience
-    while not _try_flock(handle):
-        if time.monotonic() > end:
-            return False
-        time.sleep(between)
-    return True
-
-
-def _try_flock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_holder(handle: int) -> None:
-    with suppress(OSError):  # a full disk: the number is only shown
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-
-
-def _holder_of(file: Path) -> str:
-    with suppress(OSError), file.open("rb") as opened:
-        return opened.read(20).decode("ascii", "replace").strip() or "unknown"
-    return "unknown"
-
-
-# --- writes ------------------------------------------------------------------------------------
 
 
 def write_atomically(
@@ -286,6 +102,26 @@ def move_durably(new: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+@contextmanager
+def open_locked(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read and append; wait while another process has it open this way.
+
+    Args:
+        file: created if it does not exist, for its owner alone, and its folder too.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not file.exists()
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE)
+    with os.fdopen(handle, "r+b", buffering=0) as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        if is_new:
+            _sync(file.parent)
+        yield opened
+
+
 def append_durably(file: IO[bytes], content: bytes, *, end: int) -> None:
     """Cut a file after `end` bytes and append; on failure leave those bytes alone.
 
@@ -349,7 +185,7 @@ def _remove_unlocked(file: Path) -> None:
     # Whoever may write to the folder may have put a pipe or a link there.
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        if _try_flock(handle):
+        if try_flock(handle):
             file.unlink()
     finally:
         os.close(handle)

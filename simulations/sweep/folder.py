@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError, ConfigError
-from shared.system.files import UMASK, exclusive_lock, write_atomically
+from shared.system.files import UMASK, write_atomically
+from shared.system.locks import exclusive_lock
 from simulations.experiment import result_json
 from simulations.experiment.simulation import SETTINGS
 from simulations.sweep.plan import Keep, Plan, PlannedRun, SweepOptions
