@@ -5,6 +5,10 @@ Sampled negatives are not used: they change the order of models and inflate figu
 Rendle, "On Sampled Metrics for Item Recommendation", KDD 2020). The figures are exact and not
 private: they are for public benchmarks and for use inside an organisation.
 
+Every figure follows one order: items by score, equal scores in the order of their ids, and the
+target behind all that tie with it. So a target whose rank is at most k is in the list of k, no
+other target is, and a model that scores all items alike earns nothing.
+
 `hit_rate`, `ndcg` and `mrr` are means over N >= 1 users, in [0, 1]. They take 1-based ranks, int64
 [N], and a cut-off k >= 1, and raise ValueError for values or sizes below 1.
 """
@@ -80,16 +84,18 @@ def ranks(scores: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
     return above.sum(1)
 
 
-def top_items(scores: Tensor, seen: Tensor, k: int) -> Tensor:
+def top_items(scores: Tensor, seen: Tensor, k: int, targets: Tensor | None = None) -> Tensor:
     """Return each user's k highest-scored unseen items, best first.
 
-    The order of equal scores is not defined. An item with score -inf is never returned; 0 fills
-    the places for which no item is left.
+    Equal scores are in the order of their ids; a target comes behind all that tie with it, as in
+    `ranks`. An item with score -inf is never returned; 0 fills the places for which no item is
+    left.
 
     Args:
         scores: float [B, V] without NaN.
         seen: int64 [B, S], padded with 0.
         k: length of the list, in 1..V.
+        targets: int64 [B], each in 1..V; None where a list has no target.
 
     Returns:
         int64 [B, k] of item ids.
@@ -97,11 +103,40 @@ def top_items(scores: Tensor, seen: Tensor, k: int) -> Tensor:
     Example:
         >>> top_items(torch.tensor([[0.9, 0.5, 0.7]]), seen=torch.tensor([[1, 0]]), k=3)
         tensor([[3, 2, 0]])
+        >>> equal, unseen = torch.zeros(1, 4), torch.tensor([[0]])
+        >>> top_items(equal, unseen, k=2), top_items(equal, unseen, k=2, targets=torch.tensor([1]))
+        (tensor([[1, 2]]), tensor([[2, 3]]))
     """
     hidden = scores.new_zeros(len(scores), scores.shape[1] + 1, dtype=torch.bool)  # [B, V + 1]
-    hidden.scatter_(1, seen, value=True)
-    best = scores.masked_fill(hidden[:, 1:], -torch.inf).topk(k)
-    return (best.indices + 1).masked_fill(best.values == -torch.inf, 0)
+    scores = scores.masked_fill(hidden.scatter_(1, seen, value=True)[:, 1:], -torch.inf)
+    if targets is None:
+        ids = _first(scores, k)
+        values = scores.gather(1, ids)
+    else:
+        own = targets[:, None] - 1
+        others = scores.scatter(1, own, -torch.inf)
+        ids = torch.cat([_first(others, k), own], 1)
+        values = torch.cat([others.gather(1, ids[:, :-1]), scores.gather(1, own)], 1)
+        order = values.argsort(dim=1, descending=True, stable=True)[:, :k]
+        ids, values = ids.gather(1, order), values.gather(1, order)
+    return (ids + 1).masked_fill(values == -torch.inf, 0)
+
+
+def _first(scores: Tensor, k: int) -> Tensor:
+    """Return the columns of the k highest scores of each row, equal ones from left to right."""
+    # `topk` chooses among equal scores as it pleases: look at one place more.
+    best = scores.topk(min(k + 1, scores.shape[1]))
+    ids, least = best.indices[:, :k], best.values[:, k - 1 : k]
+    ambiguous = (best.values[:, k:] == least).any(1).nonzero()[:, 0]
+    if len(ambiguous):
+        some, end = scores[ambiguous], least[ambiguous]
+        above, equal = some > end, some == end
+        room = k - above.count_nonzero(dim=1)[:, None]
+        shown = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+        ids[ambiguous] = shown.nonzero()[:, 1].view(-1, k)
+    ids = ids.sort(dim=1).values
+    order = scores.gather(1, ids).argsort(dim=1, descending=True, stable=True)
+    return ids.gather(1, order)
 
 
 def hit_rate(ranks: Tensor, k: int) -> float:
@@ -285,8 +320,9 @@ def rank_users(
         if scores.shape != (len(rows), items):
             raise ValueError(f"scores {tuple(scores.shape)}: expected {(len(rows), items)}")
         seen = inputs.padded(rows, max(1, int(lengths[rows].max()))).to(scores.device)  # [B, S]
-        rank = ranks(scores, target_items[rows].to(scores.device), seen)
-        parts.append((rank.cpu(), top_items(scores, seen, min(k, items)).cpu()))
+        own = target_items[rows].to(scores.device)
+        top = top_items(scores, seen, min(k, items), own)
+        parts.append((ranks(scores, own, seen).cpu(), top.cpu()))
     rank_parts, top_parts = zip(*parts, strict=True)
     return Ranking(ranks=torch.cat(rank_parts), top=torch.cat(top_parts), items=items, k=k)
 

@@ -57,7 +57,7 @@ __all__ = [
 
 FILE = "result.json"
 _PROTOCOL = "leave-one-out, full ranking, seen items removed"
-_TIES = "a target ranks below all that tie with it"
+_TIES = "equal scores in the order of the catalogue, the target behind all that tie with it"
 _PACKAGES = ("sotto", "flwr", "torch", "opacus", "transformers", "numpy")
 
 

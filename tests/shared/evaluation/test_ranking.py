@@ -67,6 +67,33 @@ def test_top_items_are_unseen_and_none_better_is_left_out(case: Case, data: st.D
         assert top == shown + [0] * (k - len(shown))
 
 
+@given(cases(), st.data())
+def test_lists_and_ranks_follow_one_order(case: Case, data: st.DataObject) -> None:
+    scores, targets, seen = case
+    k = data.draw(st.integers(1, len(scores[0])))
+    tensors = torch.tensor(scores), pad(seen)
+    where = ranks(tensors[0], torch.tensor(targets), tensors[1]).tolist()
+    with_target = top_items(*tensors, k, torch.tensor(targets)).tolist()
+    without = top_items(*tensors, k).tolist()
+    for row, target, met, rank, top, plain in zip(
+        scores, targets, seen, where, with_target, without, strict=True
+    ):
+        unseen = [i for i, s in enumerate(row, 1) if i not in met and s > -math.inf]
+        padding = [0] * k
+        assert plain == (sorted(unseen, key=lambda i: (-row[i - 1], i)) + padding)[:k]
+        order = sorted(unseen, key=lambda i: (-row[i - 1], i == target, i))
+        assert top == (order + padding)[:k]
+        if target in unseen:
+            assert (target in top) == (rank <= k)
+
+
+def test_equal_scores_are_shown_in_the_order_of_ids_whatever_the_catalogue_is() -> None:
+    # With so many ties, `torch.topk` alone returns other items, and others for other sizes.
+    for items in (50, 1000, 20_000):
+        top = top_items(torch.zeros(2, items), pad([[1, 3], []]), 5, torch.tensor([4, 50]))
+        assert top.tolist() == [[2, 5, 6, 7, 8], [1, 2, 3, 4, 5]]
+
+
 @given(st.lists(st.integers(1, 30), min_size=1), st.integers(1, 12))
 def test_figures_agree_with_their_formulas(where: list[int], k: int) -> None:
     found, n = [r for r in where if r <= k], len(where)
