@@ -70,12 +70,30 @@ def flower_identity() -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
+@pytest.fixture(autouse=True, scope="session")
+def session_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder for the fixtures of the whole session."""
+    yield from new_state_folder(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def module_state(session_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder for the fixtures that a module shares, and the processes that they start."""
+    yield from new_state_folder(tmp_path_factory)
+
+
 @pytest.fixture(autouse=True)
-def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def state_folder(module_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state folder of the test's own, for default anchors and the register of user bases."""
-    folder = tmp_path_factory.mktemp("state")
-    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
-    return folder
+    yield from new_state_folder(tmp_path_factory)
+
+
+def new_state_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what Sotto remembers on this machine in a folder that no other test has."""
+    folder = factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,13 +32,13 @@ from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
-from shared.messages import DESCRIBE_ACTION, STATISTICS_ACTION
 from shared.system.command_line import INTERRUPTED, messages
 from simulations.experiment.config import Engine
 
 __all__ = [
     "InProcessGrid",
     "SimulatedSite",
+    "WrappedApp",
     "ledger_costs",
     "make_site",
     "run_federation",
@@ -272,19 +272,31 @@ def _resources() -> dict[str, float]:
     return {"num_cpus": float(torch.get_num_threads()), "num_gpus": gpus}
 
 
+class WrappedApp(ClientApp):
+    """A ClientApp that hands every message, of whatever kind, to a function.
+
+    Args:
+        answer: what it does in the place of the node's app, and mostly with its help.
+    """
+
+    def __init__(self, answer: Callable[[Message, Context], Message]) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message."""
+        return self._answer(message, context)
+
+
 def _app_for(sites: Path) -> ClientApp:
     """Return the node's app with the folder of the simulated sites in its run config."""
-    app, run_config = ClientApp(), {"paths.sites": str(sites.resolve())}
+    run_config = {"paths.sites": str(sites.resolve())}
 
-    def handle(message: Message, context: Context) -> Message:
+    def answer(message: Message, context: Context) -> Message:
         # A copy: Flower refuses a context whose run config has changed.
         return client.app.app(message, replace(context, run_config=dict(run_config)))
 
-    app.train()(handle)
-    app.train(STATISTICS_ACTION)(handle)
-    app.evaluate()(handle)
-    app.query(DESCRIBE_ACTION)(handle)
-    return app
+    return WrappedApp(answer)
 
 
 def ledger_costs(sites: Iterable[Path]) -> Mapping[str, Any]:

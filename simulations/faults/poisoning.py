@@ -24,15 +24,10 @@ import client.app
 from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.config import Aggregation
-from shared.messages import (
-    DESCRIBE_ACTION,
-    STATISTICS,
-    STATISTICS_ACTION,
-    DescribeReply,
-    StatisticsReply,
-)
+from shared.messages import DESCRIBE, STATISTICS, DescribeReply, StatisticsReply
 from simulations.experiment import baselines
 from simulations.experiment.config import read_settings
+from simulations.experiment.federation import WrappedApp
 from simulations.experiment.prepare import prepare
 from simulations.experiment.simulate import simulate
 from simulations.experiment.simulation import SITES, Simulation
@@ -105,16 +100,15 @@ def attacking(item: int, users: int) -> ClientApp:
         item: internal id that the attacker promotes.
         users: how many it declares.
     """
-    app = ClientApp()
 
-    def handle(message: Message, context: Context) -> Message:
+    def answer(message: Message, context: Context) -> Message:
         reply = client.app.app(message, context)
         if Path(str(context.node_config["site"])).name != ATTACKER or not reply.has_content():
             return reply
         if message.metadata.message_type == STATISTICS:
             total = poison(StatisticsReply.from_content(reply.content).total, item, users)
             reply.content = StatisticsReply(total=total).to_content()
-        else:
+        elif message.metadata.message_type == DESCRIBE:
             described = DescribeReply.from_content(reply.content)
             reply.content = DescribeReply(
                 organisation=described.organisation,
@@ -123,9 +117,7 @@ def attacking(item: int, users: int) -> ClientApp:
             ).to_content()
         return reply
 
-    app.train(STATISTICS_ACTION)(handle)
-    app.query(DESCRIBE_ACTION)(handle)
-    return app
+    return WrappedApp(answer)
 
 
 def poison(total: Sums, item: int, users: int) -> Sums:

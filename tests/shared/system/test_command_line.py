@@ -145,7 +145,8 @@ def test_what_is_printed_is_what_was_given(
 ) -> None:
     """A fingerprint, key or name goes through neither markup nor emoji codes."""
     draw = random.Random(17)
-    monkeypatch.setenv("COLUMNS", "400")
+    for console in (output, messages):
+        monkeypatch.setattr(console, "_width", 400)  # also where COLUMNS was set at the start
     texts = [form(draw) for _ in range(300)] + ["AB:CD:EF", ":CD:", ":A:B:", "[link=x]y[/link]"]
     for text in texts:
         output.print(f"SHA-256  {text}", soft_wrap=True)

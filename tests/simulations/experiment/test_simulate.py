@@ -76,6 +76,13 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
         "items": ITEMS,
         "interactions": USERS * EVENTS,
         "organisations": [],
+        "rows": USERS * EVENTS,
+        "dropped": {"duplicate": 0, "short_history": 0, "unknown_item": 0},
+        "rewritten": {"item": 0, "user": 0},
+        "merged": {"item": 0, "user": 0},
+        "ties": 0,
+        "examples": {},
+        "warnings": [],
     }
     assert [o["population"] for o in result["data"]["organisations"]] == [8, 8, 8]
     privacy = result["privacy"]
