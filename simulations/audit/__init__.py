@@ -9,7 +9,10 @@
 | recorder               | record the answers that leave the sites                            |
 | replay                 | compute what given users add to a release                          |
 | observers              | score how strongly each canary is present in what left             |
+| hostile                | ask sites as a hostile coordinator, many canaries at a time        |
+| crafted                | weights for which a release is each canary's own number            |
 | epsilon_bounds         | bounds and estimates of ε from guesses and scores                  |
+| pooled_bound           | bound of ε from guesses about many independent releases            |
 | verdict                | observers' figures, reasons for a violation, limitations           |
 | independent_accounting | compare each ledger with another accountant                        |
 | membership             | membership inference on the published model                        |

@@ -1,5 +1,7 @@
 """Audit the whole pipeline: train once with canaries, and test whether they can be detected.
 
+What a hostile coordinator finds out is `simulations.audit.hostile`'s; the evidence is the same.
+
 There are three kinds of evidence. Each gets a share of the error, so that an honest pipeline is
 called violated with probability at most 1 - confidence:
 
@@ -14,7 +16,6 @@ called violated with probability at most 1 - confidence:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from server.state.checkpoint import Checkpoint
 from shared.messages import TrainRequest
 from shared.models.attention import AttentionRecommender
 from simulations.audit.canaries import Experiment, canary_planter
+from simulations.audit.hostile import audit_hostile
 from simulations.audit.independent_accounting import compare_with_ledgers
 from simulations.audit.membership import RocCurve, familiarity, roc_of
 from simulations.audit.observers import (
@@ -35,10 +37,18 @@ from simulations.audit.observers import (
     AuditedSite,
     observe,
 )
-from simulations.audit.plan import AuditPlan, check_auditable
+from simulations.audit.plan import Adversary, AuditPlan, check_auditable
 from simulations.audit.recorder import Recorder
 from simulations.audit.replay import can_replay
-from simulations.audit.verdict import Claim, limitations, observer_figures, violations
+from simulations.audit.verdict import (
+    SEEDED_NOISE,
+    Claim,
+    audit_record,
+    confidence_of_each,
+    limitations,
+    observer_figures,
+    sensitivity_section,
+)
 from simulations.experiment.config import SimulationConfig
 from simulations.experiment.federation import ledger_costs, sites_in
 from simulations.experiment.prepare import prepare
@@ -52,8 +62,6 @@ FILE = "audit.json"
 BLACK_BOX = "black-box"
 EXAMINED_ROUNDS = 8
 """Training rounds that are examined, evenly spread: each takes a pass for every canary."""
-SLACK = 1e-3
-"""Tolerance for float32 rounding of one user's share, over the clip norm."""
 RATES = (0.001, 0.01)
 """False positive rates at which membership inference is reported."""
 
@@ -71,7 +79,9 @@ _SEES = {
 def audit(
     config: SimulationConfig, plan: AuditPlan, folder: Path, reporter: Reporter
 ) -> dict[str, Any]:
-    """Run the pipeline with canaries, and write audit.json beside the run's own result.
+    """Run the pipeline with canaries, and write audit.json.
+
+    An honest run's own result lies beside it.
 
     Args:
         config: of the run; `lab.alone` must be false.
@@ -86,6 +96,17 @@ def audit(
         ConfigError: the run cannot be audited; nothing was run.
     """
     check_auditable(config)
+    if plan.adversary is Adversary.HOSTILE:
+        record = audit_hostile(config, plan, folder, reporter)
+    else:
+        record = _audit_run(config, plan, folder, reporter)
+    write(folder, record, FILE)
+    return record
+
+
+def _audit_run(
+    config: SimulationConfig, plan: AuditPlan, folder: Path, reporter: Reporter
+) -> dict[str, Any]:
     experiments: list[Experiment] = []
     plant = canary_planter(
         experiments, canaries=plan.canaries, held_out=plan.held_out, seed=plan.seed
@@ -95,9 +116,7 @@ def audit(
     recorder = Recorder(_select_rounds(config.training.rounds))
     simulate(simulation, reporter, recorder)
     reporter.stage("looking for canaries")
-    record = _collect_evidence(simulation, experiment, recorder, plan)
-    write(folder, record, FILE)
-    return record
+    return _collect_evidence(simulation, experiment, recorder, plan)
 
 
 def _select_rounds(rounds: int) -> set[int]:
@@ -116,28 +135,18 @@ def _collect_evidence(
     scores: dict[str, list[Floats | None]] = {**observed.scores}
     scores[BLACK_BOX] = _black_box(simulation, experiment, plan.seed)
     observers = _observers(scores, experiment, claim, plan.confidence)
-    sensitivity = {
-        "largest": observed.largest_share,
-        "allowed": 1.0,
-        "violated": observed.largest_share > 1 + SLACK,
-    }
     accounts = compare_with_ledgers(
         recorder.releases, {name: cost for name, (cost, _) in ledgers.items()}, claim.delta
     )
-    reasons = violations(observers, sensitivity, accounts, claim)
-    attack = _membership(simulation, experiment, plan)
-    return {
-        "schema": 1,
-        "claim": asdict(claim),
-        "verdict": "violated" if reasons else "consistent",
-        "reasons": reasons,
-        "confidence": plan.confidence,
-        "observers": observers,
-        "sensitivity": sensitivity,
-        "books": accounts,
-        "membership": attack,
-        "blind_spots": _blind_spots(simulation.config, observers, claim, recorder),
-    }
+    return audit_record(
+        plan,
+        claim,
+        observers=observers,
+        sensitivity=sensitivity_section(observed.largest_share),
+        books=accounts,
+        membership=_membership(simulation, experiment, plan),
+        blind_spots=_blind_spots(simulation.config, observers, claim, recorder),
+    )
 
 
 def _audited_sites(
@@ -179,11 +188,10 @@ def _observers(
     confidence: float,
 ) -> list[dict[str, Any]]:
     active = {name: each for name, each in scores.items() if any(s is not None for s in each)}
-    others = max(1, len(active) - 1)
-    errors = {name: (1 - confidence) / (2 if name == WHITE_BOX else 2 * others) for name in active}
+    confidences = confidence_of_each(list(active), confidence)
     return [
         {"name": name, "sees": _SEES[name]}
-        | observer_figures(parts, experiment.canaries, claim, 1 - errors[name] / 2)
+        | observer_figures(parts, experiment.canaries, claim, confidences[name])
         for name, parts in active.items()
     ]
 
@@ -247,6 +255,5 @@ def _blind_spots(
         *(sentence for sentence, holds in conditions.items() if holds),
         "Canaries are synthetic users with directions of their own; a fault that affects other "
         "kinds of users was not tested.",
-        "Simulated noise is seeded: the random generator of real sites, floating-point effects of "
-        "the noise, and response times were not examined.",
+        SEEDED_NOISE,
     ]

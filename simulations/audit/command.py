@@ -12,7 +12,7 @@ from rich.table import Table
 
 from shared.system.command_line import failed, messages, output, write_json
 from simulations.audit.audit import FILE, audit
-from simulations.audit.plan import AuditPlan
+from simulations.audit.plan import CANARIES, Adversary, AuditPlan
 from simulations.commands.options import (
     CatalogueOption,
     ConfigOption,
@@ -45,9 +45,20 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
     seed: SeedOption = None,
+    adversary: Annotated[
+        Adversary,
+        typer.Option(
+            help="Who asks the sites: an ordinary run, or a coordinator that chooses weights to "
+            "reveal the canaries."
+        ),
+    ] = _PLAN.adversary,
     canaries: Annotated[
-        int, typer.Option(help="Synthetic users to detect; a fair coin lets each in.")
-    ] = _PLAN.canaries,
+        int | None,
+        typer.Option(
+            help="Synthetic users to detect; a fair coin lets each in. Default: "
+            f"{CANARIES[Adversary.HONEST]:,}; hostile: {CANARIES[Adversary.HOSTILE]:,}."
+        ),
+    ] = None,
     held_out: Annotated[
         float, typer.Option(help="Share of the real users left out, for membership inference.")
     ] = _PLAN.held_out,
@@ -67,6 +78,8 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
     For example, on the embedded data:
 
     sotto-lab audit --epsilon 4 --delta 1e-5 --out runs/audit
+
+    sotto-lab audit --adversary hostile --epsilon 4 --delta 1e-5 --out runs/hostile
     """
     options = settings_from(
         data=data_folder,
@@ -79,7 +92,13 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
         seed=seed,
     )
     settings = read_settings(config, options | {"lab.alone": False}, assignments or [])
-    plan = AuditPlan(canaries=canaries, held_out=held_out, confidence=confidence, seed=audit_seed)
+    plan = AuditPlan(
+        adversary=adversary,
+        canaries=CANARIES[adversary] if canaries is None else canaries,
+        held_out=held_out,
+        confidence=confidence,
+        seed=audit_seed,
+    )
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with bars() as drawn:
         record = audit(settings, plan, out, Bars(drawn))
@@ -119,7 +138,10 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
             "passes). This is not a proof of privacy; the accountant's bound is.",
             soft_wrap=True,
         )
-    messages.print(f"Written to {out}: {FILE}, result.json. Next: sotto-lab report {out}")
+    if record["adversary"] == Adversary.HOSTILE:
+        messages.print(f"Written to {out}: {FILE}. Next: sotto-lab report RUN --audit {out}")
+    else:
+        messages.print(f"Written to {out}: {FILE}, result.json. Next: sotto-lab report {out}")
 
 
 def _observers(record: dict[str, Any]) -> Table:

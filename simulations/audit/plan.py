@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from shared.errors import ConfigError
 from simulations.experiment.config import Engine, SimulationConfig
 
-__all__ = ["AuditPlan", "check_auditable"]
+__all__ = ["CANARIES", "Adversary", "AuditPlan", "check_auditable"]
+
+
+class Adversary(StrEnum):
+    """Who asks the sites."""
+
+    HONEST = "honest"
+    """The coordinator of an ordinary run; observers look on."""
+    HOSTILE = "hostile"
+    """A coordinator whose weights amplify the canaries; see `simulations.audit.hostile`."""
+
+
+CANARIES = {Adversary.HONEST: 2000, Adversary.HOSTILE: 1_000_000}
+"""Canaries of an audit, unless its plan says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,13 +29,16 @@ class AuditPlan:
     """The size of an audit.
 
     Attributes:
+        adversary: who asks the sites.
         canaries: synthetic users at all organisations together; about half are in; >= 20.
-        held_out: share of the real users that is left out, in [0, .5].
+        held_out: share of the real users that is left out, in [0, .5]; without effect against a
+            hostile coordinator, who publishes no model.
         confidence: that an honest pipeline passes, in (0, 1).
         seed: of coins and canaries; the run's noise has the run's own seed.
     """
 
-    canaries: int = 2000
+    adversary: Adversary = Adversary.HONEST
+    canaries: int = CANARIES[Adversary.HONEST]
     held_out: float = 0.15
     confidence: float = 0.95
     seed: int = 0

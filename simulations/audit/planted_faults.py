@@ -1,11 +1,12 @@
 """Audit pipelines with a planted fault, fault by fault.
 
-    python -m simulations.audit.planted_faults [--canaries 600] [--epsilon 4] [--only NAME]
+    python -m simulations.audit.planted_faults [--canaries 600] [--epsilon 4] [--only NAME] \
+        [--adversary hostile]
 
 On the embedded data, four organisations, statistics and two rounds of DP-SGD; the tied table's
 fault in a model of learned ids. Prints a table: the verdict, for each observer the bound from its
 guesses and the estimate from its scores, one user's largest share of a clip norm, and the
-comparison of what left with the ledger.
+comparison of what left with the ledger. A hostile coordinator asks what it likes instead.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.factors import WeightGradient, squared_norms
 from shared.privacy.noise import RandomSource, SeededRandom, noised
 from simulations.audit.audit import audit
-from simulations.audit.plan import AuditPlan
+from simulations.audit.plan import Adversary, AuditPlan
 from simulations.experiment.config import read_settings
 
 __all__ = ["FAULTS", "TIED_IDS", "audit_with_fault"]
@@ -180,7 +181,7 @@ class _Silent:
 
     def stage(self, text: str) -> None: ...
 
-    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None: ...
+    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None: ...
 
 
 def main() -> None:
@@ -190,6 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--canaries", type=int, default=600)
     parser.add_argument("--epsilon", type=float, default=4.0)
+    parser.add_argument("--adversary", type=Adversary, choices=list(Adversary), default="honest")
     parser.add_argument("--only", choices=list(FAULTS), action="append")
     options = parser.parse_args()
     sys.stdout.write(
@@ -205,7 +207,7 @@ def main() -> None:
             *(TIED_IDS if fault.startswith("a tied") else ()),
         ]
         with tempfile.TemporaryDirectory() as folder:
-            plan = AuditPlan(canaries=options.canaries)
+            plan = AuditPlan(adversary=options.adversary, canaries=options.canaries)
             record = audit_with_fault(fault, settings, plan, Path(folder) / "run")
         sys.stdout.write(_row(fault, record) + "\n")
         sys.stdout.flush()

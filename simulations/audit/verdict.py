@@ -23,11 +23,30 @@ from simulations.audit.epsilon_bounds import (
     guess,
     largest_provable,
 )
+from simulations.audit.observers import WHITE_BOX
+from simulations.audit.plan import AuditPlan
 
-__all__ = ["Claim", "limitations", "observer_figures", "violations"]
+__all__ = [
+    "SEEDED_NOISE",
+    "Claim",
+    "audit_record",
+    "confidence_of_each",
+    "limitations",
+    "observer_figures",
+    "sensitivity_section",
+    "violations",
+]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+SLACK = 1e-3
+"""Tolerance for float32 rounding of one user's share, over the clip norm."""
+SEEDED_NOISE = (
+    "Simulated noise is seeded: the random generator of real sites, floating-point effects of "
+    "the noise, and response times were not examined."
+)
+"""A limitation of every audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,49 @@ class Claim:
     epsilon: float
     delta: float
     organisation: str
+
+
+def audit_record(
+    plan: AuditPlan,
+    claim: Claim,
+    *,
+    observers: Sequence[Mapping[str, Any]],
+    sensitivity: Mapping[str, Any],
+    books: Mapping[str, Any],
+    membership: Mapping[str, Any] | None,
+    blind_spots: Sequence[str],
+) -> dict[str, Any]:
+    """Return audit.json: its sections, and the verdict that they lead to."""
+    reasons = violations(observers, sensitivity, books, claim)
+    return {
+        "schema": 1,
+        "adversary": str(plan.adversary),
+        "claim": asdict(claim),
+        "verdict": "violated" if reasons else "consistent",
+        "reasons": reasons,
+        "confidence": plan.confidence,
+        "observers": list(observers),
+        "sensitivity": sensitivity,
+        "books": books,
+        "membership": membership,
+        "blind_spots": list(blind_spots),
+    }
+
+
+def confidence_of_each(observers: Sequence[str], confidence: float) -> dict[str, float]:
+    """Return the confidence of each observer's bound, and again of its estimate.
+
+    Half of the error is the white-box observer's; the others share the rest.
+    """
+    others = max(1, len(observers) - 1)
+    return {
+        name: 1 - (1 - confidence) / (4 if name == WHITE_BOX else 4 * others) for name in observers
+    }
+
+
+def sensitivity_section(largest: float) -> dict[str, Any]:
+    """Return the section "sensitivity" of audit.json: one user's largest share of a sum."""
+    return {"largest": largest, "allowed": 1.0, "violated": largest > 1 + SLACK}
 
 
 def observer_figures(

@@ -27,10 +27,10 @@ class Bars:
         """Start a new bar; see `simulations.experiment.simulation.Reporter`."""
         self._stage, self._task = text, None
 
-    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
         """Move the bar; in a log, print a line for each fifth of the rounds."""
         spent = "no privacy" if epsilon == float("inf") else f"ε {epsilon:.2f}"
-        figures = f"loss {loss:.3f}  {spent}"
+        figures = spent if loss is None else f"loss {loss:.3f}  {spent}"
         if self._task is None:
             self._task = self._bars.add_task(self._stage, total=of, figures="")
         self._bars.update(self._task, completed=done, figures=figures)

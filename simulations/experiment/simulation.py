@@ -39,13 +39,13 @@ class Reporter(Protocol):
     def stage(self, text: str) -> None:
         """Start a stage, such as "training together"."""
 
-    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
         """Report a finished round.
 
         Args:
             done: its number.
             of: rounds in all.
-            loss: validation loss in nats.
+            loss: validation loss in nats; None where nothing is trained.
             epsilon: the highest ε of an organisation so far.
         """
 

@@ -43,7 +43,7 @@ class Quiet:
     def stage(self, text: str) -> None:
         """Ignore it."""
 
-    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
         """Ignore it."""
 
 

@@ -66,3 +66,18 @@ def test_a_folder_in_use_is_refused(
     (tmp_path / "audit" / "notes.txt").write_text("mine")
     assert typed(*words) == 2
     assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_a_hostile_audit_says_what_it_proved_and_needs_a_run_to_be_reported_with(
+    typed: Typed, quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sets = [word for setting in quick for word in ("--set", setting)]
+    out = tmp_path / "audit"
+    hostile = ["audit", "--adversary", "hostile", "--out", str(out), "--canaries", "40", *sets]
+    with FAULTS["noise off"]():
+        assert typed(*hostile) == 1
+    said = capsys.readouterr()
+    assert "between rounds" in said.out
+    assert "violated: The white-box observer's scores suggest" in said.err
+    assert f"sotto-lab report RUN --audit {out}" in said.err.replace("\n", "")
+    assert json.loads((out / "audit.json").read_text())["adversary"] == "hostile"

@@ -39,7 +39,8 @@ class Silent:
 
     def stage(self, text: str) -> None: ...
 
-    def round(self, done: int, of: int, *, loss: float, epsilon: float) -> None:
+    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
+        assert loss is not None
         assert np.isfinite(loss)
         self.epsilons.append(epsilon)
         if done == self.kill_after:
