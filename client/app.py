@@ -275,7 +275,7 @@ def _site(context: Context) -> Site:
 
 
 def _catalogue(site: Site) -> Catalogue:
-    folder = Path(site.folder, site.catalogue)
+    folder = Path(site.folder, site.catalogue).resolve()  # simulated sites share one folder
     return _read_catalogue(folder, _stamp(folder / "items.parquet"))
 
 

@@ -8,7 +8,7 @@ from client.checks.base import Check, Expected, Facts, Verdict, doubtful, passed
 from client.ledger.anchor import Anchor
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
-from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
+from shared.privacy.accounting.accountant import epsilon, rounds_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = ["CHECKS"]
@@ -50,15 +50,8 @@ def _budget(facts: Facts) -> Verdict:
             f"{spending}; how many rounds the rest buys depends on their form: state "
             "--noise-multiplier and --sample-rate"
         )
-    sums = steps_for(
-        policy.max_epsilon,
-        policy.delta,
-        noise_multiplier=form.noise_multiplier,
-        sample_rate=form.sample_rate,
-        spent=spent,
-    )
-    rounds = sums // form.steps
-    more = "or more " if sums == MAX_STEPS else ""
+    rounds, at_least = rounds_for(policy.max_epsilon, policy.delta, form, spent)
+    more = "or more " if at_least else ""
     spending += (
         f"; the rest buys {rounds:,} {more}rounds of {form.steps} at noise multiplier "
         f"{form.noise_multiplier:g} and sample rate {form.sample_rate:g}"

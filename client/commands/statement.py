@@ -18,7 +18,7 @@ from client.ledger.ledger import Ledger, Record
 from client.site.policy import Policy
 from client.site.site import Site
 from shared.outcomes import Refusal
-from shared.privacy.accounting.accountant import MAX_STEPS, epsilon, steps_for
+from shared.privacy.accounting.accountant import epsilon, rounds_for
 from shared.privacy.release import Release, merge
 
 __all__ = ["NextRound", "Point", "RunCost", "Statement", "epsilon_over_time", "read_statement"]
@@ -195,11 +195,5 @@ def _remaining_rounds(
     like = _release(rounds[-1])
     if policy.max_epsilon == math.inf:
         return NextRound(like=like, rounds=None)
-    steps = steps_for(
-        policy.max_epsilon,
-        policy.delta,
-        noise_multiplier=like.noise_multiplier,
-        sample_rate=like.sample_rate,
-        spent=spent,
-    )
-    return NextRound(like=like, rounds=steps // like.steps, at_least=steps == MAX_STEPS)
+    number, at_least = rounds_for(policy.max_epsilon, policy.delta, like, spent)
+    return NextRound(like=like, rounds=number, at_least=at_least)

@@ -103,7 +103,8 @@ class Catalogue:
         index = {item: number for number, item in enumerate(self.item_ids, start=1)}
         if len(index) != len(self.item_ids):
             raise ValueError("an item id occurs twice")
-        if bad := next((g for g in self.genres if _split_genres("|".join(g)) != g), None):
+        distinct = dict.fromkeys(self.genres)  # many items have the same genres
+        if bad := next((g for g in distinct if _split_genres("|".join(g)) != g), None):
             raise ValueError(f"genres {bad!r} would not survive being joined by '|'")
         if self.features is not None:
             _check_features(self.features, len(self.item_ids))
@@ -289,7 +290,9 @@ def items_from_table(
     _check_ids(ids, spellings, columns.item, source)
     genres: list[tuple[str, ...]] = [()] * len(ids)
     if columns.genres is not None:
-        genres = [_split_genres(text or "") for text in table[columns.genres].to_pylist()]
+        texts = [text or "" for text in table[columns.genres].to_pylist()]
+        split = {text: _split_genres(text) for text in set(texts)}
+        genres = [split[text] for text in texts]
     ignored: tuple[IgnoredValues, ...] = ()
     if columns.year is None:
         years = [int(m[1]) if (m := _TRAILING_YEAR.search(title)) else None for title in titles]

@@ -24,7 +24,7 @@ Rows are checked and cleaned by this table, from top to bottom:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,25 +203,20 @@ def _dropped_examples(
 def _item_hints(unknown: Sequence[str], catalogue: Catalogue) -> list[str]:
     """Return a sentence where unknown items differ from known ones in zeros or case alone."""
     near = find_near_ids(unknown, map(canonical_id, catalogue.item_ids)) if unknown else {}
-    if not near:
-        return []
-    item, near_item = next(iter(near.items()))
-    return [
-        f"{len(near):,} unknown item ids equal one of the catalogue but for leading zeros or case, "
-        f"such as {item!r} and {near_item!r}"
-    ]
+    return _near_hint(near, "unknown item ids equal one of the catalogue")
 
 
 def _user_hints(users: Sequence[str]) -> list[str]:
     """Return a sentence where users' ids differ in leading zeros or case alone."""
-    near = find_near_ids(users, users)
+    hint = _near_hint(find_near_ids(users, users), "user ids equal another one")
+    return [f"{text}: if they are the same person, write them the same way" for text in hint]
+
+
+def _near_hint(near: Mapping[str, str], what: str) -> list[str]:
     if not near:
         return []
-    user, other = next(iter(near.items()))
-    return [
-        f"{len(near):,} user ids equal another one but for leading zeros or case, such as "
-        f"{user!r} and {other!r}: if they are the same person, write them the same way"
-    ]
+    text, other = next(iter(near.items()))
+    return [f"{len(near):,} {what} but for leading zeros or case, such as {text!r} and {other!r}"]
 
 
 def _batches(tables: Iterable[Table], columns: Columns) -> Iterator[Batch]:

@@ -31,7 +31,6 @@ __all__ = [
     "Ranking",
     "Scorer",
     "coverage",
-    "evaluate",
     "hit_rate",
     "mrr",
     "ndcg",
@@ -325,22 +324,6 @@ def rank_users(
         parts.append((ranks(scores, own, seen).cpu(), top.cpu()))
     rank_parts, top_parts = zip(*parts, strict=True)
     return Ranking(ranks=torch.cat(rank_parts), top=torch.cat(top_parts), items=items, k=k)
-
-
-def evaluate(
-    scorer: Scorer,
-    inputs: Histories,
-    targets: NDArray[np.int64],
-    *,
-    items: int,
-    window: int,
-    k: int = 10,
-    batch_size: int = 256,
-) -> Metrics:
-    """Return the averages of `rank_users`; arguments and errors are the same."""
-    return rank_users(
-        scorer, inputs, targets, items=items, window=window, k=k, batch_size=batch_size
-    ).metrics()
 
 
 def _mean_gain(gains: Tensor, ranks: Tensor, k: int) -> float:

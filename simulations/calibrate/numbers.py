@@ -22,7 +22,7 @@ from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
 from shared.models.attention import AttentionRecommender, attention_config, trainable
 from shared.models.moments import STATISTIC_CLIP_NORM
-from shared.privacy.accounting.accountant import MAX_STEPS, noise_multiplier_for, steps_for
+from shared.privacy.accounting.accountant import noise_multiplier_for, rounds_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations.datasets.load import EMBEDDED, load_items
 from simulations.experiment.config import SimulationConfig
@@ -241,20 +241,15 @@ def fits(config: SimulationConfig, noises: Sequence[float]) -> list[Fit]:
     for noise in noises:
         if not 0 < noise < math.inf:
             raise ConfigError(f"--noise-multipliers {noise}: give numbers above 0.")
-        steps = steps_for(
-            privacy.epsilon,
-            privacy.delta,
+        like = Release(
+            kind=ReleaseKind.TRAIN,
             noise_multiplier=noise,
             sample_rate=training.sample_rate,
-            spent=spent,
+            steps=training.local_steps,
         )
+        rounds, more = rounds_for(privacy.epsilon, privacy.delta, like, spent)
         fitting.append(
-            Fit(
-                epsilon=privacy.epsilon,
-                noise_multiplier=noise,
-                rounds=steps // training.local_steps,
-                more=steps == MAX_STEPS,
-            )
+            Fit(epsilon=privacy.epsilon, noise_multiplier=noise, rounds=rounds, more=more)
         )
     return fitting
 

@@ -31,6 +31,7 @@ __all__ = [
     "epsilon",
     "noise_multiplier_for",
     "renyi_epsilon",
+    "rounds_for",
     "steps_for",
 ]
 
@@ -235,6 +236,24 @@ def steps_for(
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def rounds_for(
+    target_epsilon: float, delta: float, like: Release, spent: Sequence[Release]
+) -> tuple[int, bool]:
+    """Return how many releases like this one fit after `spent`, and whether more fit than counted.
+
+    Raises:
+        AccountingError: as `steps_for`.
+    """
+    steps = steps_for(
+        target_epsilon,
+        delta,
+        noise_multiplier=like.noise_multiplier,
+        sample_rate=like.sample_rate,
+        spent=spent,
+    )
+    return steps // like.steps, steps == MAX_STEPS
 
 
 def _check_target(target: float, spent: Sequence[Release], delta: float) -> None:

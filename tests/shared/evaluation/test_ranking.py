@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shared.data.histories import Histories
 from shared.evaluation import ranking as metrics
-from shared.evaluation.ranking import Ranking, evaluate, rank_users, ranks, top_items
+from shared.evaluation.ranking import Ranking, rank_users, ranks, top_items
 
 LEVELS = [-math.inf, -1.0, 0.0, 0.5, 2.0, math.inf]  # few, so that ties are common
 Case = tuple[list[list[float]], list[int], list[list[int]]]
@@ -181,7 +181,7 @@ class Watched:
     st.integers(1, 15),
     st.data(),
 )
-def test_evaluate_agrees_with_brute_force(
+def test_rank_users_agrees_with_brute_force(
     lists: list[list[int]], window: int, k: int, data: st.DataObject
 ) -> None:
     targets = data.draw(st.lists(st.integers(1, 12), min_size=len(lists), max_size=len(lists)))
@@ -217,14 +217,6 @@ def rank_two(targets: list[int], **changed: int) -> Ranking:
     return rank_users(Watched(4), inputs, np.array(targets), **setting)
 
 
-def test_evaluate_is_the_mean_of_rank_users() -> None:
-    inputs, targets = Histories.from_lists([[1, 2], [3]]), np.array([3, 4])
-    model = Watched(4)
-    assert evaluate(model, inputs, targets, items=4, window=2, k=1) == (
-        rank_users(model, inputs, targets, items=4, window=2, k=1).metrics()
-    )
-
-
 def test_no_gradient_is_kept() -> None:
     tracked: list[bool] = []
 
@@ -233,21 +225,21 @@ def test_no_gradient_is_kept() -> None:
         tracked.append(scores.requires_grad)
         return scores
 
-    evaluate(scorer, Histories.from_lists([[1]]), np.array([2]), items=4, window=1)
+    rank_users(scorer, Histories.from_lists([[1]]), np.array([2]), items=4, window=1)
     assert tracked == [False]
 
 
 @pytest.mark.parametrize("name", ["items", "window", "k", "batch_size"])
-def test_evaluate_refuses_settings_below_one(name: str) -> None:
+def test_rank_users_refuses_settings_below_one(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=0"):
         rank_two([3, 4], **{name: 0})
 
 
-def test_evaluate_refuses_missing_users_targets_and_columns() -> None:
+def test_rank_users_refuses_missing_users_targets_and_columns() -> None:
     with pytest.raises(ValueError, match="one target per user"):
         rank_two([3])
     with pytest.raises(ValueError, match="0 users"):
-        evaluate(Watched(4), Histories.from_lists([]), np.array([]), items=4, window=2)
+        rank_users(Watched(4), Histories.from_lists([]), np.array([]), items=4, window=2)
     with pytest.raises(ValueError, match=r"expected \(1, 5\)"):
         rank_two([3, 4], items=5)
 
