@@ -7,7 +7,8 @@ what `client.logs` allows.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import logs
+from client.compute import evaluation, trainer
 from client.compute.evaluation import EvaluationPlan, evaluate
 from client.compute.memory import keep_freed_memory
 from client.compute.statistics import noised_statistic
@@ -31,7 +33,7 @@ from client.site.user_count import keep_user_count
 from shared.config import LocalTraining
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
-from shared.errors import Refused, WireError
+from shared.errors import ClippingError, Refused, WireError
 from shared.messages import (
     DESCRIBE,
     DESCRIBE_ACTION,
@@ -210,6 +212,8 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         **values_of(LocalTraining, request),
     )
     model = _model(request, site, catalogue)
+    with _refused_as_policy():
+        trainer.check_model(model, plan)
     histories = _histories(site, catalogue)
     return lambda: train(model, histories, plan, site.random(request.round))
 
@@ -222,9 +226,20 @@ def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalog
         k=request.k,
     )
     model = _model(request, site, catalogue)
+    with _refused_as_policy():
+        evaluation.check_model(model)
     histories = _all_histories(site, catalogue)
     random = site.random(request.round, _EVALUATION)
     return lambda: {"sums": evaluate(model, histories, plan, random)}
+
+
+@contextmanager
+def _refused_as_policy() -> Iterator[None]:
+    """Refuse a model whose clipping cannot be proven: a retry would fail in the same way."""
+    try:
+        yield
+    except ClippingError as error:
+        raise Refused(Refusal.POLICY, str(error)) from error
 
 
 def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:

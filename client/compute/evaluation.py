@@ -40,7 +40,7 @@ from shared.privacy.clipping.probe import random_weights
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
 
-__all__ = ["EvaluationPlan", "evaluate", "noised_sums"]
+__all__ = ["EvaluationPlan", "check_model", "evaluate", "noised_sums"]
 
 _POINTS = 2.0**40
 """Steps of the grid of the sums in a clip norm."""
@@ -64,6 +64,15 @@ class EvaluationPlan:
     clip_norm: float
     noise_multiplier: float
     k: int
+
+
+def check_model(model: AttentionRecommender) -> None:
+    """Check what `evaluate` relies on; it depends on the model's shape and the machine alone.
+
+    Raises:
+        ClippingError: scores differ from call to call.
+    """
+    _checked_rows(model)
 
 
 def evaluate(

@@ -40,7 +40,7 @@ from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
 from shared.sections import NonNegativeNumber, PositiveInt, section
 
-__all__ = ["LocalPlan", "train"]
+__all__ = ["LocalPlan", "check_model", "train"]
 
 PROBED_USERS, PROBED_EVENTS = 3, 5
 """Invented users that a model's clipping is checked on, one more where as many as events, and the
@@ -97,6 +97,20 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
         scale = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             p.grad = noised(self._clipping.sum_of(p), scale, self._random).to(p.dtype)
+
+
+def check_model(model: AttentionRecommender, plan: LocalPlan) -> None:
+    """Check what `train` relies on; it depends on the request and on public constants alone.
+
+    It takes about a step, once for each shape in a process.
+
+    Raises:
+        ClippingError: no bound on a user's share can be proven for this model on this machine.
+    """
+    if plan.noise_multiplier > 0:
+        model.train()
+        with _no_traces(model, trainable(model).values()):
+            _checked_rows(model, plan)
 
 
 def train(
