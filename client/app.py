@@ -310,7 +310,7 @@ def _all_histories(site: Site, catalogue: Catalogue) -> Histories:
     """
     version = site.data_version()
     if version is None:
-        return site.load_histories(catalogue, site.policy.max_events)
+        return _load_histories(site, catalogue)
     return _read_histories(site, catalogue, version)
 
 
@@ -326,7 +326,14 @@ def _read_catalogue(folder: Path, _: tuple[int, int]) -> Catalogue:
 
 @lru_cache(maxsize=64)
 def _read_histories(site: Site, catalogue: Catalogue, _: Hashable) -> Histories:
-    return site.load_histories(catalogue, site.policy.max_events)
+    return _load_histories(site, catalogue)
+
+
+def _load_histories(site: Site, catalogue: Catalogue) -> Histories:
+    histories = site.load_histories(catalogue, site.policy.max_events, strict=False)
+    if histories.dropped["unreadable_user"] or histories.dropped["unreadable_row"]:
+        note(Event.UNREADABLE)
+    return histories
 
 
 @lru_cache(maxsize=64)

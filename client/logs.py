@@ -82,6 +82,7 @@ class Event(StrEnum):
     PORT = "port"
     LATE = "late"
     USERS = "users"
+    UNREADABLE = "unreadable"
     LIBRARY = "library"
     SETTING = "setting"
 
@@ -116,6 +117,10 @@ _SENTENCES = {
         "the data has over 20% more or fewer users than when it was last read; sotto-node check "
         "shows how many"
     ),
+    Event.UNREADABLE: (
+        "some rows of the data cannot be read, and their users are left out; sotto-node check "
+        "shows the first row, and how many users"
+    ),
     Event.LIBRARY: "a library wrote a message; its text could hold data and is left out",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
 }
@@ -128,6 +133,7 @@ _LEVELS = {
     Event.PORT: logging.ERROR,
     Event.LATE: logging.WARNING,
     Event.USERS: logging.WARNING,
+    Event.UNREADABLE: logging.WARNING,
     Event.FAILED: logging.ERROR,
     Event.DIED: logging.ERROR,
     Event.OVERRAN: logging.WARNING,

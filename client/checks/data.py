@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.data.sources import open_source
+from shared.errors import DataError
 
 __all__ = ["CHECKS"]
 
@@ -33,7 +35,10 @@ def _data(facts: Facts) -> Verdict:
 
 
 def _schema(facts: Facts) -> Verdict:
-    histories = facts.histories
+    try:
+        histories = facts.histories
+    except DataError as error:
+        raise _with_left_out(facts, error) from error
     dropped = histories.dropped
     counts = (
         f"{len(histories):,} users with {histories.events:,} events; left out: "
@@ -42,6 +47,28 @@ def _schema(facts: Facts) -> Verdict:
     )
     spellings = [text for text in histories.summary.describe() if "another form" in text]
     return replace(passed("; ".join([counts, *spellings])), details=histories.summary.as_dict())
+
+
+def _with_left_out(facts: Facts, error: DataError) -> DataError:
+    """Return the error with how many users a node that runs would leave out for such rows.
+
+    Raises:
+        DataError: the data cannot be read at all.
+    """
+    site = facts.site
+    dropped = site.load_histories(facts.catalogue, sys.maxsize, strict=False).dropped
+    users, rows = dropped["unreadable_user"], dropped["unreadable_row"]
+    if not users and not rows:
+        return error
+    left_out = f"a node that runs leaves out {users:,} users and {rows:,} rows without a user"
+    return DataError(
+        error.problem,
+        file=error.file,
+        remedy=f"{error.remedy} Until then, {left_out}.",
+        row=error.row,
+        field=error.field,
+        value=error.value,
+    )
 
 
 def _items(facts: Facts) -> Verdict:

@@ -157,7 +157,7 @@ def open_source(data: DataConfig, folder: Path) -> Source:
 
 
 def read_source(
-    data: DataConfig, folder: Path, catalogue: Catalogue, *, max_length: int
+    data: DataConfig, folder: Path, catalogue: Catalogue, *, max_length: int, strict: bool = True
 ) -> Histories:
     """Read every user's last `max_length` events.
 
@@ -166,6 +166,7 @@ def read_source(
         folder: base of relative paths.
         catalogue: the items to keep.
         max_length: number of events to keep of each user, >= 1.
+        strict: whether a row that cannot be read is an error; otherwise its user is left out.
 
     Raises:
         SiteError: the source cannot be reached or read.
@@ -180,5 +181,10 @@ def read_source(
     )
     with closing(open_source(data, folder).tables()) as tables:
         return histories_from_tables(
-            tables, catalogue, columns, source=data.source, max_length=max_length
+            tables,
+            catalogue,
+            columns,
+            source=data.source,
+            max_length=max_length,
+            strict=strict,
         )

@@ -172,9 +172,22 @@ class Site:
             Ledger.create(*place)
             return self.open_ledger()
 
-    def load_histories(self, catalogue: Catalogue, max_length: int) -> Histories:
-        """Return the site's private histories, each cut to its last `max_length` events."""
-        return read_source(self.data, Path(self.folder), catalogue, max_length=max_length)
+    def load_histories(
+        self, catalogue: Catalogue, max_length: int, *, strict: bool = True
+    ) -> Histories:
+        """Return the site's private histories, each cut to its last `max_length` events.
+
+        Args:
+            catalogue: the items to keep.
+            max_length: number of events to keep of each user, >= 1.
+            strict: whether a row that cannot be read, or data without any user, is an error. What
+                answers a coordinator is not strict: a failure would tell of that one user.
+
+        Raises:
+            DataError: the data cannot be read, see `shared.data.reading`.
+        """
+        folder = Path(self.folder)
+        return read_source(self.data, folder, catalogue, max_length=max_length, strict=strict)
 
     def data_version(self) -> Hashable | None:
         """Return a value that changes with the private data; None if only reading them can tell."""

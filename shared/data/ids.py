@@ -122,12 +122,18 @@ class IdColumn:
         column: the column's number within the batches.
         missing: spellings of a missing value.
         accepted: canonical ids that are read although they are such a spelling.
+        strict: whether an id that cannot be read is an error, or has the index -1.
     """
 
     def __init__(
-        self, column: int, missing: Collection[str], accepted: Container[str] = ()
+        self,
+        column: int,
+        missing: Collection[str],
+        accepted: Container[str] = (),
+        *,
+        strict: bool = True,
     ) -> None:
-        self._column, self._accepted = column, accepted
+        self._column, self._accepted, self._strict = column, accepted, strict
         self._missing = {canonical_id(text).casefold() for text in missing}
         self._parts = [np.zeros(0, np.int32)]
         self._number_of_spelling: dict[str, int] = {}
@@ -138,13 +144,13 @@ class IdColumn:
         """Read one batch.
 
         Raises:
-            DataError: an id is missing, or is a number that lost digits.
+            DataError: an id is missing, or is a number that lost digits; only if strict.
         """
         encoded = batch.rows.column(self._column).dictionary_encode()
         texts = encoded.dictionary.to_pylist()
         numbers = self._number_of_spelling
         refused = {-1: ""}
-        spellings = np.empty(len(texts) + 1, np.int32)
+        spellings = np.full(len(texts) + 1, -1, np.int32)
         for code, text in enumerate(texts):
             number = numbers.get(text)
             if number is None:
@@ -153,7 +159,7 @@ class IdColumn:
                     refused[code] = text
             spellings[code] = number
         codes = encoded.indices.fill_null(-1).to_numpy()
-        if (bad := np.isin(codes, list(refused))).any():
+        if self._strict and (bad := np.isin(codes, list(refused))).any():
             raise self._error(batch, int(bad.argmax()))
         self._parts.append(spellings[codes])
 
@@ -192,9 +198,9 @@ class IdColumn:
         )
 
     def codes(self) -> npt.NDArray[np.int32]:
-        """Return each row's index into the distinct ids: [E]."""
+        """Return each row's index into the distinct ids, -1 where it has none: [E]."""
         spellings = np.concatenate(self._parts)
-        return np.array(self._index_of_spelling, np.int32)[spellings]
+        return np.array([*self._index_of_spelling, -1], np.int32)[spellings]
 
     def spellings(self) -> Spellings:
         """Return how the ids were written."""

@@ -7,14 +7,14 @@ once. The table at the top of `shared.data.reading` says which rows are refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.data.ids import MISSING, Batch, IdColumn, Spellings
 from shared.data.tables import connect
-from shared.data.times import TimeColumn
+from shared.data.times import UNREADABLE, Forms, TimeColumn
 
 __all__ = ["Interactions", "collect"]
 
@@ -36,6 +36,9 @@ class Interactions:
         fraction: int64 [E], what is left of each time; None if all times are whole.
         user_spellings: how the users' ids were written.
         item_spellings: how the items' ids were written.
+        left_out: users of whom a row could not be read, bool [len(users)]; no row of theirs is
+            here. All False after strict reading.
+        nameless: rows without a readable user, which are not here.
     """
 
     users: tuple[str, ...]
@@ -46,6 +49,8 @@ class Interactions:
     fraction: Ints | None = None
     user_spellings: Spellings = field(default_factory=Spellings)
     item_spellings: Spellings = field(default_factory=Spellings)
+    left_out: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
+    nameless: int = 0
 
     @property
     def moment(self) -> tuple[Ints, ...]:
@@ -92,27 +97,36 @@ def collect(
     batches: Iterable[Batch],
     missing: Collection[str] = MISSING,
     known_items: Container[str] = (),
+    *,
+    strict: bool = True,
 ) -> Interactions:
     """Read and check all batches.
+
+    Where reading is not strict, one user's rows decide nothing about another's: a user of whom a
+    row cannot be read, or whose times have several forms or units, is left out whole; so is a row
+    without a readable user.
 
     Args:
         batches: the rows, in order. A time column named `position` holds whole numbers.
         missing: spellings of a missing id.
         known_items: canonical item ids that are read although they are such a spelling.
+        strict: whether a row that cannot be read is an error.
 
     Raises:
-        DataError: an id or a time is refused, see `shared.data.ids` and `shared.data.times`.
+        DataError: an id or a time is refused, see `shared.data.ids` and `shared.data.times`; only
+            if strict.
     """
-    users, items = IdColumn(0, missing), IdColumn(1, missing, known_items)
+    users = IdColumn(0, missing, strict=strict)
+    items = IdColumn(1, missing, known_items, strict=strict)
     with connect() as connection:
-        times = TimeColumn(connection)
+        times = TimeColumn(connection, strict=strict)
         for batch in batches:
             if batch.rows.num_rows:
                 users.add(batch)
                 items.add(batch)
                 times.add(batch)
     whole, fraction = times.values()
-    return Interactions(
+    read = Interactions(
         users=tuple(users.indices),
         items=tuple(items.indices),
         user=users.codes(),
@@ -121,4 +135,32 @@ def collect(
         fraction=fraction,
         user_spellings=users.spellings(),
         item_spellings=items.spellings(),
+        left_out=np.zeros(len(users.indices), np.bool_),
+    )
+    return read if strict else _leave_out(read, times.forms())
+
+
+def _leave_out(read: Interactions, forms: Forms) -> Interactions:
+    """Leave out every user of whom a row could not be read or has a time of another form.
+
+    Args:
+        read: all rows, with the index -1 of an id that could not be read.
+        forms: of each row's time, see `shared.data.times`: [E].
+    """
+    named = read.user >= 0
+    # The last place is of those without a user, whose index is -1.
+    left_out = np.zeros(len(read.users) + 1, np.bool_)
+    left_out[read.user[(read.item < 0) | (forms == UNREADABLE)]] = True
+    one_form = np.zeros(len(read.users) + 1, np.int8)
+    one_form[read.user] = forms  # of any one of a user's rows
+    left_out[read.user[forms != one_form[read.user]]] = True
+    kept = named & ~left_out[read.user]
+    return replace(
+        read,
+        user=read.user[kept],
+        item=read.item[kept],
+        time=read.time[kept],
+        fraction=None if read.fraction is None else read.fraction[kept],
+        left_out=left_out[:-1],
+        nameless=int((~named).sum()),
     )

@@ -20,6 +20,11 @@ Rows are checked and cleaned by this table, from top to bottom:
 |                                                     |   refused if no user is left               |
 | a user with more than `max_length` events left      | only the last are kept                     |
 | several events of a user at one time                | in file order, counted as ties             |
+
+A node that answers reads without `strict`: where a row would be refused, its user is left out
+instead, counted in `unreadable_user`, and a row without a readable user in `unreadable_row`; where
+nothing is left, there are no histories. So no row makes a difference to another user, nor to
+whether there is an answer. What is no table, or lacks a column, is refused all the same.
 """
 
 from __future__ import annotations
@@ -88,6 +93,7 @@ def histories_from_tables(
     source: str,
     max_length: int | None = None,
     min_events: int = 2,
+    strict: bool = True,
 ) -> Histories:
     """Read the interactions in several tables as if they were one file.
 
@@ -98,21 +104,22 @@ def histories_from_tables(
         source: name of the whole data in errors.
         max_length: number of last events to keep of each user, >= 1; None keeps all.
         min_events: drop users with fewer events; >= 1.
+        strict: whether a row that cannot be read is an error, and so is to find no user at all.
 
     Raises:
         DataError: see the table at the top of this module.
         ConfigError: `max_length` or `min_events` is out of range.
     """
     _at_least_one(max_length=max_length, min_events=min_events)
-    events = collect(_batches(tables, columns), columns.missing, catalogue.index)
-    if not len(events.user):
+    events = collect(_batches(tables, columns), columns.missing, catalogue.index, strict=strict)
+    if strict and not len(events.user):
         raise DataError("there are no rows", file=source, remedy="Export the data again.")
     internal_ids = catalogue.find(events.items)
     item = internal_ids[events.item]  # [E]; 0 outside the catalogue
     order = events.order()
     repeated = events.repeated(order)
     rows = order[(~repeated & (item > 0))[order]]
-    if not len(rows):
+    if strict and not len(rows):
         problem = "no item is in the catalogue"
         hints = _item_hints(events.items, catalogue)
         remedy = "Check that both use the same item ids, and that this is the right catalogue."
@@ -122,22 +129,26 @@ def histories_from_tables(
         )
     counts = np.bincount(events.user[rows], minlength=len(events.users))
     kept_users = np.flatnonzero(counts >= min_events)
-    if not len(kept_users):
+    if strict and not len(kept_users):
         problem = f"no user has {min_events} events with items of the catalogue"
         raise DataError(problem, file=source, remedy="Bring more data, or ask for fewer events.")
     kept = Histories(events.users, item[rows], offsets_of(counts)).select(kept_users)
     dropped = {
         "duplicate": int(repeated.sum()),
         "unknown_item": int((~repeated & (item == 0)).sum()),
-        "short_history": len(events.users) - len(kept_users),
+        "short_history": len(events.users) - len(kept_users) - int(events.left_out.sum()),
     }
+    if not strict:
+        dropped["unreadable_user"] = int(events.left_out.sum())
+        dropped["unreadable_row"] = events.nameless
     unknown = [events.items[number] for number in np.flatnonzero(internal_ids == 0)]
     summary = replace(
         _summarise(events, rows, counts, kept_users),
         dropped=dropped,
         hints=(*_item_hints(unknown, catalogue), *_user_hints(events.users)),
     )
-    examples = _dropped_examples(events, internal_ids, repeated, counts >= min_events)
+    long_enough = (counts >= min_events) | events.left_out
+    examples = _dropped_examples(events, internal_ids, repeated, long_enough)
     summary = replace(summary, examples={**examples, **summary.examples})
     return replace(kept if max_length is None else kept.last(max_length), summary=summary)
 
@@ -163,7 +174,7 @@ def _summarise(
     tied = np.zeros(len(rows), np.bool_)
     tied[1:] |= follows
     tied[:-1] |= follows
-    largest = int(kept_users[counts[kept_users].argmax()])
+    largest = int(kept_users[counts[kept_users].argmax()]) if len(kept_users) else None
     spellings = {"user": events.user_spellings, "item": events.item_spellings}
     return Summary(
         rows=len(events.user),
@@ -171,7 +182,7 @@ def _summarise(
         merged={column: written.merged for column, written in spellings.items()},
         events=len(rows),
         ties=int(tied.sum()),
-        largest_user=(events.users[largest], int(counts[largest])),
+        largest_user=("", 0) if largest is None else (events.users[largest], int(counts[largest])),
         users=len(kept_users),
         examples={
             column: written.examples for column, written in spellings.items() if written.examples

@@ -30,7 +30,8 @@ class Summary:
     Attributes:
         rows: rows read.
         dropped: reason -> rows or users left out: `duplicate` and `unknown_item` count rows,
-            `short_history` users.
+            `short_history` users. Reading that is not strict adds `unreadable_user`, which counts
+            users, and `unreadable_row`, rows without a readable user.
         rewritten: column -> rows whose id was not in the canonical form.
         merged: column -> ids that were written in more than one way.
         events: events kept, before any cut to the last ones.
@@ -76,6 +77,10 @@ class Summary:
                 sentences.append(f"{count:,} of {self.rows:,} rows {text}{self._shown(reason)}")
         if count := self.dropped.get("short_history", 0):
             sentences.append(f"{count:,} users have too few events{self._shown('short_history')}")
+        if count := self.dropped.get("unreadable_user", 0):
+            sentences.append(f"{count:,} users have a row that cannot be read")
+        if count := self.dropped.get("unreadable_row", 0):
+            sentences.append(f"{count:,} rows have no user that can be read")
         for column, rows in self.rewritten.items():
             if rows:
                 merged = self.merged.get(column, 0)

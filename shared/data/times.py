@@ -27,14 +27,17 @@ import pyarrow as pa
 from shared.data.ids import INEXACT, MISSING, Batch
 from shared.errors import DataError
 
-__all__ = ["TimeColumn"]
+__all__ = ["UNREADABLE", "Forms", "TimeColumn"]
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Forms = npt.NDArray[np.int8]
 
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _BOUNDS = (10**11, 10**14, 10**17)
 """Smallest size of a time in each unit but the first: 1973 in that unit, 5138 in the last."""
+UNREADABLE, _INSTANT_FORM = -1, len(_UNITS)
+"""Forms of a time: neither a number nor ISO 8601; ISO 8601. A number's form is that of its unit."""
 
 # SQL that reads a text `t` as a time: a whole number and a fraction that sort as the times do; null
 # where it cannot. Whole numbers are tried first, and alone: nearly all columns hold nothing else.
@@ -81,12 +84,15 @@ class TimeColumn:
 
     Args:
         connection: an empty DuckDB, in UTC.
+        strict: whether `values` refuses a column with times that cannot be read, or of several
+            forms. Otherwise `forms` tells them apart.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection, self._name = connection, ""
+    def __init__(self, connection: duckdb.DuckDBPyConnection, *, strict: bool = True) -> None:
+        self._connection, self._strict, self._name = connection, strict, ""
         self._whole: list[Ints] = [np.zeros(0, np.int64)]
         self._fraction: list[Ints] = [np.zeros(0, np.int64)]
+        self._forms: list[Forms] = [np.zeros(0, np.int8)]
         self._not_number, self._not_instant = _Rows(), _Rows()
         self._units = [_Rows() for _ in _UNITS]
 
@@ -96,33 +102,39 @@ class TimeColumn:
 
     def add(self, batch: Batch) -> None:
         """Read one batch; rows that do not fit are counted."""
-        self._name, column = batch.rows.schema.names[2], batch.rows.column(2)
+        self._name = batch.rows.schema.names[2]
+        whole, fraction, forms = self._read_each(batch.rows.column(2))
+        self._not_number.add((forms == UNREADABLE) | (forms == _INSTANT_FORM), batch)
+        self._not_instant.add(forms != _INSTANT_FORM, batch)
+        for unit in range(len(_UNITS)) if not self._positions else ():
+            self._units[unit].add(forms == unit, batch)
+        self._whole.append(whole)
+        self._fraction.append(fraction)
+        if not self._strict:
+            self._forms.append(forms)
+
+    def _read_each(self, column: pa.Array) -> tuple[Ints, Ints, Forms]:
+        """Return each time as a whole number and a fraction, and its form; each by itself."""
         # Usually the first attempt reads all rows: a whole number is a number, and never ISO 8601.
-        whole = fraction = self._read(_WHOLE_ONLY, column, "t")[0]
+        whole = self._read(_WHOLE_ONLY, column, "t")[0]
         if whole.null_count:
-            whole = fraction = self._read(_WHOLE_ONLY, column)[0]
+            whole = self._read(_WHOLE_ONLY, column)[0]
+        fraction = np.zeros(len(column), np.int64)
         exact = not whole.null_count
         if not exact and not self._positions:
-            whole, fraction = self._read(_NUMBER, column)
-        number = _mask(whole.is_valid())
-        instant = np.zeros(len(column), np.bool_)
-        if not number.all() and not self._positions:
-            whole, fraction = self._read(_INSTANT, column)
-            instant = _mask(whole.is_valid())
-        self._not_number.add(~number, batch)
-        self._not_instant.add(~instant, batch)
-        if whole.null_count:
-            return
-        values = whole.to_numpy()
-        self._whole.append(values)
-        self._fraction.append(np.zeros(len(values), np.int64) if exact else fraction.to_numpy())
-        if number.all() and not self._positions:
-            self._count_units(values, batch)
-
-    def _count_units(self, values: Ints, batch: Batch) -> None:
+            whole, parts = self._read(_NUMBER, column)
+            fraction = _filled(parts)
+        number, values = _mask(whole.is_valid()), _filled(whole)
+        forms = np.full(len(column), UNREADABLE, np.int8)
         unit = np.searchsorted(np.array(_BOUNDS), np.abs(values), side="right")
-        for number in np.unique(unit):
-            self._units[number].add(unit == number, batch)
+        forms[number] = 0 if self._positions else unit[number]
+        if not number.all() and not self._positions:
+            whole, parts = self._read(_INSTANT, column)
+            instant = _mask(whole.is_valid())
+            values, fraction = values.copy(), fraction.copy()
+            values[instant], fraction[instant] = _filled(whole)[instant], _filled(parts)[instant]
+            forms[instant] = _INSTANT_FORM
+        return values, fraction, forms
 
     def _read(
         self, query: str, column: pa.Array, text: str = "trim(t, ' \t\r\n' || chr(160))"
@@ -136,8 +148,18 @@ class TimeColumn:
         """Return the times as whole numbers [E] and fractions [E]; None without any fraction.
 
         Raises:
-            DataError: a time cannot be read, or two forms or units are mixed.
+            DataError: a time cannot be read, or two forms or units are mixed; only if strict.
         """
+        if self._strict:
+            self._check()
+        fraction = np.concatenate(self._fraction)
+        return np.concatenate(self._whole), fraction if fraction.any() else None
+
+    def forms(self) -> Forms:
+        """Return the form and unit of each time, [E]: `UNREADABLE`, or >= 0; not if strict."""
+        return np.concatenate(self._forms)
+
+    def _check(self) -> None:
         kinds = [self._not_number] if self._positions else [self._not_number, self._not_instant]
         # The kind that fits more rows is taken as the column's, and the other rows as faults.
         fault = min(kinds, key=lambda kind: kind.count)
@@ -155,8 +177,6 @@ class TimeColumn:
                 "that is called position."
             )
             raise self._error(self._units[rarest], problem, remedy)
-        fraction = np.concatenate(self._fraction)
-        return np.concatenate(self._whole), fraction if fraction.any() else None
 
     def _explain(self, fault: _Rows) -> tuple[str, str]:
         """Return what is wrong with a time, and the remedy."""
@@ -197,3 +217,7 @@ _LARGE = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 
 def _mask(flags: Any) -> Mask:  # noqa: ANN401 an Arrow array of booleans
     return np.asarray(flags.to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _filled(values: pa.Array) -> Ints:
+    return values.fill_null(0).to_numpy()  # type: ignore[no-any-return]  # untyped

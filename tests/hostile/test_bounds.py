@@ -218,9 +218,9 @@ def test_what_is_read_of_the_data_does_not_depend_on_the_request(
     lengths: list[int] = []
     load = Site.load_histories
 
-    def noted(site: Site, catalogue: Any, max_length: int) -> Any:  # noqa: ANN401
+    def noted(site: Site, catalogue: Any, max_length: int, **how: Any) -> Any:  # noqa: ANN401
         lengths.append(max_length)
-        return load(site, catalogue, max_length)
+        return load(site, catalogue, max_length, **how)
 
     monkeypatch.setattr(Site, "load_histories", noted)
     ask(folder, sites.message())

@@ -1,0 +1,166 @@
+"""No user's rows make a difference to another user, nor to whether a site answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from flwr.app import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.checks.base import Expected, Status
+from client.checks.preflight import preflight
+from client.site.site import Site
+from shared.data.histories import Histories
+from shared.data.reading import histories_from_tables
+from shared.data.tables import MemoryTable
+from shared.messages import (
+    EvaluateReply,
+    Statistic,
+    StatisticsReply,
+    TrainReply,
+    refusal_in,
+)
+from tests.conftest import DESCRIBED, some_catalogue
+from tests.hostile.test_bounds import ask, evaluate_request, statistics_request
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+Row = tuple[str | None, str | None, str | None]
+NAMES = ("user_id", "item_id", "timestamp")
+OTHERS: list[Row] = [(user, f"i{n}", f"170000000{n}") for user in "ab" for n in (1, 2, 3)]
+PRIVATE = {
+    "policy.max_epsilon": 100.0,
+    "policy.answers": ["train", "evaluate", "statistics"],
+    "data.source": "interactions.csv",
+}
+
+BAD: dict[str, list[Row]] = {
+    "no id of an item": [("u", "", "1700000001"), ("u", "i1", "1700000002")],
+    "a missing item": [("u", None, "1700000001"), ("u", "i1", "1700000002")],
+    "a rounded item": [("u", "1.23e+11", "1700000001"), ("u", "i1", "1700000002")],
+    "no user": [("", "i1", "1700000001")],
+    "a spelling of no user": [("NULL", "i1", "1700000001")],
+    "no time": [("u", "i1", None), ("u", "i2", "1700000002")],
+    "a time that is none": [("u", "i1", "yesterday"), ("u", "i2", "1700000002")],
+    "times of two units": [("u", "i1", "1700000000000"), ("u", "i2", "1700000002")],
+    "times of two forms": [("u", "i1", "2024-05-01"), ("u", "i2", "1700000002")],
+    # More rows than all others have: no vote decides what a time is.
+    "another form": [("u", f"i{n}", f"2024-05-{n:02}") for n in range(1, 20)],
+    "another unit": [("u", f"i{n}", f"17000000000{n:02}") for n in range(1, 20)],
+}
+
+
+def read(rows: list[Row]) -> Histories:
+    columns = [pa.array([row[n] for row in rows], pa.string()) for n in range(3)]
+    table = MemoryTable(pa.table(columns, names=list(NAMES)), "here")
+    return histories_from_tables([table], some_catalogue(), source="here", strict=False)
+
+
+def by_user(histories: Histories) -> dict[str, list[int]]:
+    return dict(zip(histories.users, map(np.ndarray.tolist, histories), strict=True))
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("first", [True, False])
+def test_other_users_are_read_as_if_nobody_had_such_a_row(bad: list[Row], first: bool) -> None:
+    rows = [*bad, *OTHERS] if first else [*OTHERS, *bad]
+    without, read_with = by_user(read(OTHERS)), by_user(read(rows))
+    read_with.pop("u", None)
+    assert read_with == without
+    assert without == {"a": [1, 2, 3], "b": [1, 2, 3]}
+
+
+def test_what_is_left_out_is_counted() -> None:
+    rows = [*OTHERS, *BAD["no time"], *BAD["no user"], ("v", "i1", "2024-05-01"), ("v", "i2", "1")]
+    dropped = read(rows).dropped
+    assert dropped["unreadable_user"] == 2
+    assert dropped["unreadable_row"] == 1
+    assert dropped["short_history"] == 0
+
+
+texts = st.sampled_from(["", "1", "i1", "i2", "2024-05-01", "1700000000000", "x", "NULL", "1.5"])
+some_rows = st.lists(st.tuples(st.sampled_from(["a", "b", "c", ""]), texts, texts), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_rows, st.sampled_from("abc"))
+def test_removing_a_user_changes_no_other_users_history(rows: list[Any], user: str) -> None:
+    whole, rest = by_user(read(rows)), by_user(read([row for row in rows if row[0] != user]))
+    whole.pop(user, None)
+    assert whole == rest
+
+
+# --- answering ------------------------------------------------------------------------------------
+
+
+def write_rows(folder: Path, rows: list[Row]) -> None:
+    lines = [",".join(NAMES), *(",".join(value or "" for value in row) for row in rows)]
+    (folder / "interactions.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def answers(sites: Sites, folder: Path) -> list[np.ndarray[Any, Any]]:
+    """The arrays of a statistic of each kind, of a round of training and of an evaluation."""
+    arrays = []
+    for statistic in (Statistic.POPULARITY, Statistic.MOMENT):
+        request = statistics_request(sites, statistic=statistic, run=f"r{statistic}")
+        reply = ask(folder, Message(request.to_content(), 1, "train.statistics"))
+        assert refusal_in(reply) is None
+        arrays.append(StatisticsReply.from_content(reply.content).total)
+    reply = ask(folder, Message(sites.request(noise_multiplier=2.0).to_content(), 1, "train"))
+    assert refusal_in(reply) is None
+    arrays += TrainReply.from_content(reply.content).change.values()
+    reply = ask(folder, Message(evaluate_request(sites).to_content(), 1, "evaluate"))
+    assert refusal_in(reply) is None
+    return [*arrays, EvaluateReply.from_content(reply.content).sums]
+
+
+@pytest.mark.parametrize("rows", [[], BAD["no time"], OTHERS[:1], [("u", "nowhere", "1")]], ids=str)
+def test_a_site_with_nobody_answers_with_noise_alone(sites: Sites, rows: list[Row]) -> None:
+    folder = sites.make("alpha", PRIVATE)
+    write_rows(folder, rows)
+    for array in answers(sites, folder):
+        assert np.isfinite(array).all()
+        assert array.any()
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_site_answers_whatever_one_users_rows_are(
+    sites: Sites, bad: list[Row], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = sites.make("alpha", PRIVATE)
+    write_rows(folder, [*OTHERS, *bad])
+    request = statistics_request(sites, model=DESCRIBED)
+    reply = ask(folder, Message(request.to_content(), 1, "train.statistics"))
+    assert refusal_in(reply) is None
+    left_out = read([*OTHERS, *bad]).dropped
+    expected = bool(left_out["unreadable_user"] or left_out["unreadable_row"])
+    assert ("unreadable" in caplog.text) is expected
+
+
+def test_check_is_strict_and_says_how_many_a_running_node_leaves_out(sites: Sites) -> None:
+    folder = sites.make("alpha", PRIVATE)
+    write_rows(folder, [*OTHERS, *BAD["no time"], *BAD["no user"]])
+    schema = next(f for f in preflight(folder, Expected()) if f.name == "schema")
+    assert schema.status is Status.ERROR
+    assert "row 9" in schema.observation
+    assert "leaves out 1 users and 1 rows" in schema.remedy
+
+
+def test_strict_reading_finds_nobody_where_the_others_read_all(sites: Sites) -> None:
+    folder = sites.make("alpha", PRIVATE)
+    write_rows(folder, [])
+    site = Site.load(folder)
+    assert len(site.load_histories(sites.catalogue, 5, strict=False)) == 0
+    schema = next(f for f in preflight(folder, Expected()) if f.name == "schema")
+    assert "there are no rows" in schema.observation
+    assert math.isfinite(site.policy.max_epsilon)
