@@ -8,9 +8,9 @@ it leaves. A refusal is recorded in the ledger and costs nothing.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from safetensors.torch import load, save
@@ -19,17 +19,18 @@ from torch import Tensor
 from client.ledger.ledger import Entry, Ledger
 from client.ledger.outbox import Room
 from client.site.bounds import MEGABYTE, answer_bytes, check_bounds
-from client.site.policy import Ask
+from client.site.policy import Ask, Policy
 from client.site.site import Site
+from shared.config import LocalTraining
 from shared.data.catalogue import Catalogue
 from shared.errors import BudgetExceeded, Refused, WireError
 from shared.hash_chain import canonical_text
 from shared.messages import (
     LONGEST_NAME,
-    SUMS,
     EvaluateRequest,
     PlanRequest,
     Request,
+    Statistic,
     StatisticsRequest,
     TrainRequest,
 )
@@ -37,7 +38,7 @@ from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.outcomes import Refusal
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.release import Release, ReleaseKind
-from shared.sections import flatten
+from shared.sections import flatten, values_of
 
 __all__ = ["Computation", "Guard"]
 
@@ -88,7 +89,7 @@ class Guard:
         return self._answer_or_record(request, _statistics_entry(request), Ask.STATISTICS, prepare)
 
     def check_plan(self, request: PlanRequest) -> None:
-        """Check that policy and budget admit a whole run; charge nothing.
+        """Check that policy, bounds, budget and room admit a whole run; charge nothing.
 
         The answer depends on the policy and on the ledger, which holds requests of the past: it
         depends on no user.
@@ -105,15 +106,16 @@ class Guard:
             raise
 
     def _check_plan(self, request: PlanRequest) -> None:
-        policy, planned = self._site.policy, list[Release]()
+        policy, planned, rooms = self._site.policy, list[Release](), list[tuple[Room, int]]()
         _check_run_name(request.run)
         self._check_catalogue(request.catalogue)
-        for ask, entry, count in _planned_entries(request):
-            if ask is Ask.EVALUATE and ask not in policy.answers:
-                continue  # the run does without this site's metrics
+        for asked, count in _planned_requests(request, policy):
+            ask, entry = _ask_and_entry(asked)
             admit(self._site, ask)
             self._check_terms(entry)
+            rooms.append((self._check_bounds(asked), count))
             planned.append(replace(entry.release, steps=entry.release.steps * count))
+        self._ledger.check_room_of_plan(request.run, rooms)
         after = self._ledger.epsilon_of_plan(request.run, planned, policy.delta)
         if not after <= policy.max_epsilon:  # also refuses NaN
             raise BudgetExceeded(
@@ -230,26 +232,54 @@ def _check_run_name(name: str) -> None:
         raise Refused(Refusal.MALFORMED, f"{name[:LONGEST_NAME]!r} is no name of a run")
 
 
-def _planned_entries(request: PlanRequest) -> list[tuple[Ask, Entry, int]]:
-    """Return each kind of request that a run makes, as it would be charged, and how often."""
-    noise, rate = request.training_noise, request.sample_rate
-    kinds = (
-        (Ask.STATISTICS, request.popularity_noise, 1.0, 1, STATISTIC_CLIP_NORM, request.statistics),
-        (Ask.STATISTICS, request.moment_noise, 1.0, 1, STATISTIC_CLIP_NORM, request.statistics),
-        (Ask.TRAIN, noise, rate, request.local_steps, request.clip_norm, request.rounds),
-        (Ask.EVALUATE, noise, rate, 1, math.sqrt(len(SUMS)), request.evaluations),
-    )
-    planned = []
-    for ask, sigma, sampled, steps, clip_norm, count in kinds:
-        if count:
-            release = Release(
-                kind=ReleaseKind(ask), noise_multiplier=sigma, sample_rate=sampled, steps=steps
+def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Request, int]]:
+    """Yield each kind of request that a run makes, and how often.
+
+    The largest of the weights stands for all of them, which are not known yet.
+    """
+    common: dict[str, Any] = {
+        "run": plan.run,
+        "round": 1,
+        "catalogue": plan.catalogue,
+        "model": plan.model,
+    }
+    largest = min(plan.largest_weight, float(np.finfo(np.float32).max))
+    weights = {"largest": np.array([largest], np.float32)}
+    noise = {
+        Statistic.POPULARITY: plan.popularity_noise,
+        Statistic.MOMENT: plan.moment_noise,
+    }
+    if plan.statistics:
+        for statistic, sigma in noise.items():
+            asked = StatisticsRequest(
+                **common, statistic=statistic, noise_multiplier=sigma, fade=1.0
             )
-            entry = Entry(
-                run=request.run, round=1, release=release, clip_norm=clip_norm, request=""
-            )
-            planned.append((ask, entry, count))
-    return planned
+            yield asked, plan.statistics
+    if plan.rounds:
+        terms = values_of(LocalTraining, plan)
+        yield (
+            TrainRequest(**common, weights=weights, noise_multiplier=plan.training_noise, **terms),
+            plan.rounds,
+        )
+    # Where a site does not answer it, the run does without this site's metrics.
+    if plan.evaluations and Ask.EVALUATE in policy.answers:
+        yield (
+            EvaluateRequest(
+                **common,
+                weights=weights,
+                noise_multiplier=plan.training_noise,
+                sample_rate=plan.sample_rate,
+            ),
+            plan.evaluations,
+        )
+
+
+def _ask_and_entry(request: Request) -> tuple[Ask, Entry]:
+    if isinstance(request, TrainRequest):
+        return Ask.TRAIN, _training_entry(request)
+    if isinstance(request, EvaluateRequest):
+        return Ask.EVALUATE, _evaluation_entry(request)
+    return Ask.STATISTICS, _statistics_entry(request)
 
 
 def _training_entry(request: TrainRequest) -> Entry:

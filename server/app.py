@@ -176,7 +176,13 @@ def check_all_can_pay(federation: Federation, checkpoint: Checkpoint) -> None:
     report = ask_whether_all_can_pay(
         federation.grid,
         federation.participants.look_up,
-        plan_request(config, _terms(config, checkpoint), noise),
+        plan_request(
+            config,
+            _terms(config, checkpoint),
+            noise,
+            checkpoint.weights,
+            len(federation.catalogue),
+        ),
         config.server,
         federation.reporter.plan_missed,
     )

@@ -142,50 +142,50 @@ class DescribeReply:
 
 
 @section(error=WireError)
-class PlanRequest:
-    """Asks whether a partner's policy and budget admit a whole run, before anything is charged.
+class PlanRequest(LocalTraining):
+    """Asks whether a partner would answer every request of a run, before anything is charged.
+
+    Beside the fields here it holds those of the first round of training. `sample_rate` is that of
+    an evaluation, too.
 
     Attributes:
         run: name of the run; what was charged for it already is not counted twice.
         catalogue: fingerprint that the partner's catalogue must have.
+        model: shape of the recommender, with as many own items as may be chosen.
+        largest_weight: largest absolute value of the weights that training begins with, >= 0; 0
+            where they are not known yet.
         statistics: 1 if each statistic of the warm start is asked for, 0 if none is.
         popularity_noise: noise multiplier of that statistic; 0 asks for none.
         moment_noise: noise multiplier of that statistic; 0 asks for none.
         training_noise: noise multiplier of each training step, and of each evaluation.
-        sample_rate: of each, in (0, 1].
-        clip_norm: of a training step, > 0.
-        local_steps: training steps in a round, >= 1.
         rounds: of training, >= 0.
         evaluations: how many are asked for, >= 0.
     """
 
     run: str
     catalogue: str
+    model: ModelConfig
+    largest_weight: NonNegativeNumber
     statistics: NonNegativeInt
     popularity_noise: NonNegativeNumber
     moment_noise: NonNegativeNumber
     training_noise: NonNegativeNumber
-    sample_rate: ShareAboveZero
-    clip_norm: PositiveNumber
-    local_steps: PositiveInt
     rounds: NonNegativeInt
     evaluations: NonNegativeInt
 
     def to_content(self) -> RecordDict:
         """As a Flower record."""
-        return _pack({"protocol": PROTOCOL} | flatten(self))
+        return _pack(_request_fields(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> PlanRequest:
         """From a Flower record; raises WireError."""
-        fields = _fields(_only(content, _FIELDS), {"protocol": int} | _field_types(cls))
-        _protocol(fields)
-        return cls(**fields)
+        return cls(**_read_request(content, cls, _FIELDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReply:
-    """Yes: the whole run is within policy and budget. A no is a refusal, as to any request."""
+    """Yes: the whole run is within policy, bounds, budget and room. A no is a refusal."""
 
     protocol: int = PROTOCOL
 
@@ -415,13 +415,15 @@ def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> R
     return content
 
 
-def _request_fields(request: Request) -> dict[str, Value]:
+def _request_fields(request: Request | PlanRequest) -> dict[str, Value]:
     flat = flatten(request, without=("weights",))
     fields = {name: flat.pop(name) for name in _field_types(type(request))}
     return {"protocol": PROTOCOL} | fields | flat  # what is left is the model's
 
 
-def _read_request(content: RecordDict, cls: type[Request], *records: str) -> dict[str, Any]:
+def _read_request(
+    content: RecordDict, cls: type[Request | PlanRequest], *records: str
+) -> dict[str, Any]:
     model_types = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
     types = {"protocol": int} | _field_types(cls) | model_types
     fields = _fields(_only(content, *(records or (_ARRAYS, _FIELDS))), types)

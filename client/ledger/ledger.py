@@ -37,7 +37,7 @@ from typing import Any
 
 from client.ledger.anchor import Anchor
 from client.ledger.balance import Balance, EntryType, release_of
-from client.ledger.outbox import Outbox, Room, SentAnswer, summarise
+from client.ledger.outbox import Outbox, Room, SentAnswer, check_room_of_run, summarise
 from client.ledger.refusals import RefusalCounter
 from client.ledger.store import (
     append_entry,
@@ -181,6 +181,22 @@ class Ledger:
             ]
         others = [release_of(form, count) for form, count in steps.items() if count]
         return epsilon([*others, *planned], delta)
+
+    def check_room_of_plan(self, run: str, planned: Sequence[tuple[Room, int]]) -> None:
+        """Check that all answers of a run can be charged and kept; charge nothing.
+
+        Args:
+            run: whose charges so far are part of what is planned.
+            planned: what an answer of each kind needs, and how many there will be.
+
+        Raises:
+            Refused: there is no room for them.
+        """
+        with self._session() as database:
+            [(others,)] = database.execute(
+                "SELECT count(*) FROM entries WHERE entry = 'charge' AND run != ?", (run,)
+            ).fetchall()
+        check_room_of_run(others, planned)
 
     def charge(
         self, entry: Entry, *, max_epsilon: float, delta: float, room: Room | None = None

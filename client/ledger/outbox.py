@@ -10,13 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import LedgerError, Refused
 from shared.outcomes import Refusal
 
-__all__ = ["BODIES_KEPT", "ArrayForm", "Outbox", "Room", "SentAnswer", "summarise"]
+__all__ = [
+    "BODIES_KEPT",
+    "ArrayForm",
+    "Outbox",
+    "Room",
+    "SentAnswer",
+    "check_room_of_run",
+    "summarise",
+]
 
 BODIES_KEPT = 2
 """Rounds of a run whose bodies are kept: the last, and the one before for a late repeat."""
@@ -77,6 +86,36 @@ class Room:
     answer_bytes: int
     max_stored_bytes: float
     max_answers: int
+
+
+def check_room_of_run(charges: int, planned: Sequence[tuple[Room, int]]) -> None:
+    """Check that all answers of a run can be charged, and those that are kept at once be stored.
+
+    Of each kind, `BODIES_KEPT` stay while one more is made. Headers of bodies are not counted.
+
+    Args:
+        charges: number of requests that were charged for other runs.
+        planned: what an answer of each kind needs, and how many there will be.
+
+    Raises:
+        Refused: they cannot.
+    """
+    answers = charges + sum(count for _, count in planned)
+    stored = sum(room.answer_bytes * min(count, BODIES_KEPT) for room, count in planned)
+    one_more = [room.answer_bytes for room, count in planned if count > BODIES_KEPT]
+    stored += max(one_more, default=0)
+    for room, _ in planned:
+        if answers > room.max_answers:
+            raise Refused(
+                Refusal.POLICY,
+                f"{answers} requests would be charged; policy.max_answers is {room.max_answers}",
+            )
+        if stored > room.max_stored_bytes:
+            raise Refused(
+                Refusal.POLICY,
+                f"{stored / 1e6:.1f} MB would be kept of the run; policy.max_stored_mb is "
+                f"{room.max_stored_bytes / 1e6:g}",
+            )
 
 
 class Outbox:

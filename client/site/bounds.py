@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from client.compute.batches import most_rows, user_numbers
 from client.site.policy import Policy
@@ -25,7 +26,12 @@ from shared.messages import (
     StatisticsRequest,
     TrainRequest,
 )
-from shared.models.attention import attention_config, mask_size
+from shared.models.attention import (
+    AttentionRecommender,
+    attention_config,
+    mask_size,
+    trainable,
+)
 from shared.outcomes import Refusal
 
 __all__ = ["LARGEST_WEIGHT", "MEGABYTE", "answer_bytes", "check_bounds", "needed_memory"]
@@ -108,9 +114,11 @@ def needed_memory(
 
 
 def answer_bytes(request: Request, items: int) -> int:
-    """Return the size of the answer's arrays."""
+    """Return the size of the answer's arrays, from the model's shape, which is within bounds."""
     if isinstance(request, TrainRequest):
-        return sum(value.nbytes for value in request.weights.values())
+        with torch.device("meta"):  # shapes alone, without memory
+            model = AttentionRecommender(attention_config(request.model, items))
+        return _BYTES * sum(weight.numel() for weight in trainable(model).values())
     if isinstance(request, EvaluateRequest):
         return _BYTES * len(SUMS)
     is_popularity = request.statistic is Statistic.POPULARITY

@@ -6,7 +6,7 @@ And before any of them, whether its policy and budget admit the whole run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Message
 
@@ -66,7 +66,11 @@ class Terms:
 
 
 def plan_request(
-    config: RunConfig, terms: Terms, statistics: Mapping[Statistic, float] | None
+    config: RunConfig,
+    terms: Terms,
+    statistics: Mapping[Statistic, float] | None,
+    weights: Weights,
+    items: int,
 ) -> PlanRequest:
     """Return the question whether a partner admits the whole run.
 
@@ -74,18 +78,23 @@ def plan_request(
         config: the run's parameters.
         terms: what every request holds.
         statistics: noise multiplier of each statistic of the warm start; None if none is asked for.
+        weights: those that the run begins with, which a warm start changes.
+        items: catalogue size V.
     """
     every, noise = config.server.evaluate_every, statistics or {}
+    warm = statistics is not None
+    own_items = min(config.warm_start.own_items, items) if warm else 0
+    largest = max((float(abs(value).max(initial=0.0)) for value in weights.values()), default=0.0)
     return PlanRequest(
         run=terms.run,
         catalogue=terms.catalogue,
-        statistics=int(statistics is not None),
+        statistics=int(warm),
         popularity_noise=noise.get(Statistic.POPULARITY, 0.0),
         moment_noise=noise.get(Statistic.MOMENT, 0.0),
         training_noise=terms.noise_multiplier,
-        sample_rate=config.training.sample_rate,
-        clip_norm=config.training.clip_norm,
-        local_steps=config.training.local_steps,
+        model=replace(config.model, own_items=tuple(range(1, own_items + 1))),
+        largest_weight=0.0 if warm else largest,
+        **values_of(LocalTraining, config.training),
         rounds=config.training.rounds,
         evaluations=config.training.rounds // every if every else 0,
     )

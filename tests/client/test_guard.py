@@ -25,6 +25,7 @@ from shared.messages import EvaluateRequest, PlanRequest, StatisticsRequest, Tra
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
+from tests.conftest import DESCRIBED
 from tests.flower_internals import ProtoRecordDict, recorddict_from_proto
 
 if TYPE_CHECKING:
@@ -546,6 +547,8 @@ def plan(sites: Sites, **changes: Any) -> PlanRequest:  # noqa: ANN401
     fields: dict[str, Any] = {
         "run": "autumn",
         "catalogue": sites.catalogue.fingerprint,
+        "model": DESCRIBED,
+        "largest_weight": 1.0,
         "statistics": 0,
         "popularity_noise": 0.0,
         "moment_noise": 0.0,

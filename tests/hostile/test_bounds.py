@@ -19,12 +19,19 @@ from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.ledger.outbox import Room
 from client.ledger.refusals import RefusalCounter
-from client.site.bounds import LARGEST_WEIGHT, needed_memory
+from client.site.bounds import LARGEST_WEIGHT, answer_bytes, needed_memory
 from client.site.policy import Policy
 from client.site.site import Site
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.errors import Refused, WireError
-from shared.messages import EvaluateRequest, Statistic, StatisticsRequest, TrainRequest, refusal_in
+from shared.messages import (
+    EvaluateRequest,
+    PlanRequest,
+    Statistic,
+    StatisticsRequest,
+    TrainRequest,
+    refusal_in,
+)
 from shared.outcomes import Refusal
 from tests.client.ledger.entries import DELTA, answered, body, charge, entry
 from tests.conftest import DESCRIBED, FEATURES, ITEMS, MODEL
@@ -186,6 +193,87 @@ def test_a_recency_that_is_no_weight_is_no_request(sites: Sites, value: float) -
     content.config_records["fields"]["model.recency"] = value
     with pytest.raises(WireError):
         StatisticsRequest.from_content(content)
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+def plan(sites: Sites, **changes: Any) -> PlanRequest:  # noqa: ANN401
+    fields: dict[str, Any] = {
+        "run": "r",
+        "catalogue": sites.catalogue.fingerprint,
+        "model": DESCRIBED,
+        "largest_weight": 1.0,
+        "statistics": 1,
+        "popularity_noise": 2.0,
+        "moment_noise": 2.0,
+        "training_noise": 2.0,
+        "rounds": 3,
+        "evaluations": 1,
+    }
+    return PlanRequest(**fields | changes)
+
+
+SMALL_ROOM = {"max_stored_mb": 4e-4}
+"""Two rounds of training of `DESCRIBED` beside its statistics, and not the third; see the test."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy"),
+    [
+        ({"model": replace(DESCRIBED, layers=10**6)}, {}),
+        ({"model": replace(DESCRIBED, feature_size=10**9)}, {}),
+        ({"model": replace(DESCRIBED, max_length=10**12)}, {}),
+        ({"candidates": 10**9}, {}),
+        ({"learning_rate": 1e30}, {}),
+        ({"largest_weight": 1e5}, {}),
+        ({"largest_weight": 1e300}, {}),
+        ({"training_noise": 1e5}, {}),
+        ({"moment_noise": 1e5}, {}),
+        ({}, {"max_memory_gb": 1e-6}),
+        ({}, {"max_answer_mb": 1e-6}),
+        ({}, {"max_answers": 5}),
+        ({}, SMALL_ROOM),
+    ],
+    ids=lambda value: str(value)[:80],
+)
+def test_a_plan_is_refused_if_a_request_of_its_run_would_be(
+    sites: Sites, changes: dict[str, Any], policy: dict[str, Any]
+) -> None:
+    """So that nobody is charged for rounds that this site would refuse."""
+    guard, ledger = guard_of(sites)
+    guard.check_plan(plan(sites))
+    guard, ledger = guard_of(sites, "beta", **policy)
+    with pytest.raises(Refused) as caught:
+        guard.check_plan(plan(sites, **changes))
+    assert caught.value.code is Refusal.POLICY
+    assert ledger.releases() == []
+
+
+def test_room_for_a_plan_is_the_room_that_its_rounds_are_given(sites: Sites) -> None:
+    """A site that would refuse round 3 says so before anybody is charged for round 1."""
+    guard, _ = guard_of(sites, **SMALL_ROOM)
+    request = sites.request(model=DESCRIBED)
+    size = answer_bytes(request, ITEMS)
+
+    def answer() -> dict[str, torch.Tensor]:
+        return {"w": torch.ones(size // 4)}
+
+    asked = plan(sites, statistics=0, rounds=2, evaluations=0)
+    guard.check_plan(asked)
+    with pytest.raises(Refused, match=r"policy\.max_stored_mb"):
+        guard.check_plan(replace(asked, rounds=3))
+    for number in (1, 2):
+        guard.train(replace(request, round=number), lambda: answer)
+    with pytest.raises(Refused, match=r"policy\.max_stored_mb"):
+        guard.train(replace(request, round=3), lambda: answer)
+
+
+def guard_of(sites: Sites, name: str = "alpha", **policy: Any) -> tuple[Guard, Ledger]:  # noqa: ANN401
+    answers = ["statistics", "train", "evaluate"]
+    site = Site.load(sites.make(name, {"policy.answers": answers, "policy.max_epsilon": 100.0}))
+    site, ledger = replace(site, policy=replace(site.policy, **policy)), site.open_ledger()
+    return Guard(site, ledger, sites.catalogue), ledger
 
 
 # --- memory ---------------------------------------------------------------------------------------

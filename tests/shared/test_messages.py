@@ -315,6 +315,8 @@ def plan() -> PlanRequest:
     return PlanRequest(
         run="spring",
         catalogue="c" * 64,
+        model=request().model,
+        largest_weight=1.0,
         statistics=1,
         popularity_noise=2.0,
         moment_noise=3.0,
