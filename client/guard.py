@@ -115,7 +115,7 @@ class Guard:
             self._check_terms(entry)
             rooms.append((self._check_bounds(asked), count))
             planned.append(replace(entry.release, steps=entry.release.steps * count))
-        self._ledger.check_room_of_plan(request.run, rooms)
+        self._ledger.check_room_of_plan(request.run, rooms, planned)
         after = self._ledger.epsilon_of_plan(request.run, planned, policy.delta)
         if not after <= policy.max_epsilon:  # also refuses NaN
             raise BudgetExceeded(

@@ -47,7 +47,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "guard": {"ledger", "site"},
         "app": {"compute", "guard", "ledger", "logs", "site"},
         "bundle": {"site"},
-        "checks": {"bundle", "compute", "data", "flower_internals", "ledger", "site"},
+        "checks": {"bundle", "data", "flower_internals", "ledger", "site"},
         "node": {"bundle", "checks", "flower_internals", "ledger", "logs", "site"},
         "commands": {"bundle", "checks", "ledger", "logs", "node", "site"},
         "cli": {"commands"},

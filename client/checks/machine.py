@@ -8,38 +8,37 @@ from pathlib import Path
 import torch
 
 from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
-from client.compute.batches import NUMBERS_AT_ONCE, user_numbers
+from client.site.bounds import training_memory
 from client.site.local_port import port_is_free, port_remedy
 from client.site.lock import node_is_running
 from shared.system.locks import locks_exclude
 
-__all__ = ["CHECKS", "free_memory", "training_memory"]
+__all__ = ["CHECKS", "free_memory", "needed_memory"]
 
 MOUNTS, MEMORY = Path("/proc/self/mountinfo"), Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
 _GB = 1e9
 _LIBRARIES = 0.6 * _GB
 _PER_EVENT, _PER_ITEM = 80, 1000
-_PARTS, _WEIGHTS, _BYTES = 5, 12, 4
 SCANT_DISK, LITTLE_DISK = 0.1 * _GB, 1 * _GB
 """Below the first the node does not start; below the second it is doubtful."""
 _REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3"}
 
 
-def training_memory(facts: Facts, device: str) -> tuple[float, float]:
+def needed_memory(facts: Facts, device: str) -> tuple[float, float]:
     """About how many bytes a training step takes, in memory and on the device.
 
-    Libraries, 1 kB an item, 80 bytes an event; and on the device five times a physical batch
-    (`client.compute.batches`) and twelve times the weights, in float32. The factors cover what was
-    measured on a CPU from 10,000 to 400,000 items, and are up to twice as much.
+    Libraries, 1 kB an item, 80 bytes an event; and on the device what a request is bounded by
+    (`client.site.bounds.training_memory`).
     """
-    model, candidates = facts.expected.model, facts.expected.candidates
-    items = len(facts.catalogue)
-    scored = model.max_length + candidates if candidates else items
-    user = user_numbers(model.max_length, scored, model.width, model.layers * model.heads)
-    part = max(NUMBERS_AT_ONCE[device], user)
-    weights = items * model.hidden_size
-    step = float(_BYTES * (_PARTS * part + _WEIGHTS * weights))
+    site, items, rate = facts.site, len(facts.catalogue), facts.expected.sample_rate
+    step = training_memory(
+        facts.expected.model,
+        facts.expected.candidates,
+        expected=(site.policy.max_sample_rate if rate is None else rate) * site.population,
+        items=items,
+        device=device,
+    )
     host = _LIBRARIES + _PER_EVENT * facts.histories.events + _PER_ITEM * items
     return (host + step, 0.0) if device == "cpu" else (host, step)
 
@@ -69,7 +68,7 @@ def _device(facts: Facts) -> Verdict:
 
 def _memory(facts: Facts) -> Verdict:
     device = facts.site.torch_device()
-    host, step = training_memory(facts, device.type)
+    host, step = needed_memory(facts, device.type)
     pairs = [("memory", host, free_memory())]
     if device.type == "cuda":
         pairs.append(("GPU memory", step, float(torch.cuda.mem_get_info(device)[0])))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from shared.errors import Refused
 from shared.hash_chain import INITIAL_HASH, next_hash
+from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["FORMAT", "UNIT", "Balance", "EntryType", "release_of"]
+__all__ = ["FORMAT", "MOST_FORMS", "UNIT", "Balance", "EntryType", "release_of"]
 
 UNIT = "user"
 """The privacy unit: one user's whole history."""
 FORMAT = 1
 """Version of the entries' format."""
+MOST_FORMS = 1000
+"""Releases of another kind, noise or sample rate that are ever charged. Each new one is composed
+with all others, which takes about a millisecond for each of them; a run has four."""
 
 
 class EntryType(StrEnum):
@@ -96,6 +101,20 @@ class Balance:
     def releases(self) -> list[Release]:
         """All charged releases, equal ones merged, in order of first appearance."""
         return [release_of(form, steps) for form, steps in self.steps.items()]
+
+    def check_forms(self, releases: Iterable[Release]) -> None:
+        """Check that there is room for these releases beside those that were charged.
+
+        Raises:
+            Refused: there would be more than `MOST_FORMS` forms, and some are new.
+        """
+        forms = {(str(r.kind), r.noise_multiplier, r.sample_rate) for r in releases}
+        if not forms <= self.steps.keys() and len(self.steps.keys() | forms) > MOST_FORMS:
+            raise Refused(
+                Refusal.POLICY,
+                f"{len(self.steps)} combinations of kind, noise and sample rate were charged; "
+                f"{MOST_FORMS} are the most: ask for one of them",
+            )
 
     def copy(self) -> Balance:
         """Return an independent copy."""

@@ -182,12 +182,15 @@ class Ledger:
         others = [release_of(form, count) for form, count in steps.items() if count]
         return epsilon([*others, *planned], delta)
 
-    def check_room_of_plan(self, run: str, planned: Sequence[tuple[Room, int]]) -> None:
+    def check_room_of_plan(
+        self, run: str, planned: Sequence[tuple[Room, int]], releases: Sequence[Release]
+    ) -> None:
         """Check that all answers of a run can be charged and kept; charge nothing.
 
         Args:
             run: whose charges so far are part of what is planned.
             planned: what an answer of each kind needs, and how many there will be.
+            releases: what they release.
 
         Raises:
             Refused: there is no room for them.
@@ -196,6 +199,7 @@ class Ledger:
             [(others,)] = database.execute(
                 "SELECT count(*) FROM entries WHERE entry = 'charge' AND run != ?", (run,)
             ).fetchall()
+            self._balance.check_forms(releases)
         check_room_of_run(others, planned)
 
     def charge(
@@ -221,6 +225,7 @@ class Ledger:
                 return
             if room is not None:
                 Outbox(database).check_room(entry.run, self._balance.charges, room)
+                self._balance.check_forms([entry.release])
             releases = [*self._balance.releases, entry.release]
             if not _clearly_within(releases, max_epsilon, delta):
                 after = epsilon(releases, delta)

@@ -14,7 +14,10 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import client.app
+from client.checks import machine
+from client.checks.base import Expected, Facts
 from client.guard import Guard
+from client.ledger import balance
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.ledger.outbox import Room
@@ -299,6 +302,20 @@ def test_memory_follows_from_public_constants_and_is_refused_before_the_charge(
     assert "memory in GB" in str(error)
 
 
+@pytest.mark.parametrize("model", [DESCRIBED, MODEL, replace(MODEL, max_length=500)], ids=str)
+def test_check_estimates_the_memory_that_a_request_is_bounded_by(
+    sites: Sites, model: ModelConfig
+) -> None:
+    site = Site.load(sites.make("alpha"))
+    facts = Facts(site, Expected(model=model, sample_rate=0.5, candidates=7))
+    host, step = machine.needed_memory(facts, "cuda")
+    request = sites.request(model=model, candidates=7)
+    assert step == needed_memory(
+        request, site.policy, population=site.population, items=ITEMS, device="cuda"
+    )
+    assert machine.needed_memory(facts, "cpu")[0] > host
+
+
 def test_what_is_read_of_the_data_does_not_depend_on_the_request(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +392,28 @@ def test_no_more_requests_are_charged_than_the_policy_says(ledger: Ledger) -> No
     with pytest.raises(Refused, match=r"policy\.max_answers is 2"):
         answer_in(ledger, 3, "r", room(100, most=2))
     assert answer_in(ledger, 2, "r", room(100, most=2)) == body(0)
+
+
+def test_no_more_forms_of_release_are_charged_than_can_be_composed_soon(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that is new is composed with all others: time and memory of every later charge."""
+    monkeypatch.setattr(balance, "MOST_FORMS", 3)
+    for number, sigma in enumerate([50.0, 60.0, 70.0], start=1):
+        charged(ledger, number, sigma)
+    charged(ledger, 4, 60.0)
+    with pytest.raises(Refused, match="combinations of kind, noise and sample rate"):
+        charged(ledger, 5, 80.0)
+    assert len(ledger.releases()) == 3
+    planned = [replace(entry(6).release, noise_multiplier=80.0)]
+    with pytest.raises(Refused, match="combinations"):
+        ledger.check_room_of_plan("r", [], planned)
+
+
+def charged(ledger: Ledger, number: int, sigma: float) -> None:
+    what = entry(number)
+    what = replace(what, release=replace(what.release, noise_multiplier=sigma))
+    ledger.charge(what, max_epsilon=float("inf"), delta=DELTA, room=room(100))
 
 
 def test_refusals_take_bounded_room_and_none_is_lost(

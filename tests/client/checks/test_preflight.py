@@ -853,7 +853,7 @@ def test_a_clock_is_read_to_the_second(authority: Authority) -> None:
 
 def test_memory_grows_with_what_is_trained(joined: Partner) -> None:
     def needed(**expected: Any) -> float:  # noqa: ANN401
-        return machine.training_memory(Facts(joined.loaded, Expected(**expected)), "cpu")[0]
+        return machine.needed_memory(Facts(joined.loaded, Expected(**expected)), "cpu")[0]
 
     small = needed()
     assert 0.5e9 < small < 2e9
