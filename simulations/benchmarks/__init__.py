@@ -3,6 +3,7 @@
 | module       | what it measures                                                             |
 |--------------|------------------------------------------------------------------------------|
 | private_step | the private training step against the plain one                              |
+| training_step | the same through the trainer, and against an earlier version                |
 | noise        | cryptographic noise against torch's generator                                |
 | accounting   | the accountant                                                               |
 | ledger       | the ledger at many entries                                                   |
