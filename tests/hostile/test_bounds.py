@@ -217,7 +217,7 @@ def plan(sites: Sites, **changes: Any) -> PlanRequest:  # noqa: ANN401
     return PlanRequest(**fields | changes)
 
 
-SMALL_ROOM = {"max_stored_mb": 4e-4}
+SMALL_ROOM: dict[str, Any] = {"max_stored_mb": 4e-4}
 """Two rounds of training of `DESCRIBED` beside its statistics, and not the third; see the test."""
 
 
