@@ -295,7 +295,7 @@ def _catalogue(site: Site) -> Catalogue:
 
 
 def _histories(site: Site, catalogue: Catalogue) -> Histories:
-    """What the site trains on: without each user's last event where that one is evaluated."""
+    """Return the training events, without each user's last event if evaluations are answered."""
     held_out = int(Ask.EVALUATE in site.policy.answers)
     read = _all_histories(site, catalogue)
     if not site.simulated and keep_user_count(site, len(read)):

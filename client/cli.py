@@ -25,5 +25,5 @@ app.add_typer(outbox, name="outbox")
 
 
 def main() -> None:
-    """The console command; see `shared.system.command_line` for its exit codes."""
+    """Run the console command; see `shared.system.command_line` for its exit codes."""
     run(app)

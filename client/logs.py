@@ -100,7 +100,7 @@ _SENTENCES = {
     Event.DECLINED: "a request was refused; no budget was spent",
     Event.FAILED: "a request failed on this node; sotto-node check may show why",
     Event.DIED: "the process of a request died; no answer was sent, and a repeat costs nothing",
-    Event.OVERRAN: "a request took longer than policy.answer_seconds, so its time told something",
+    Event.OVERRAN: "a request took longer than policy.answer_seconds: the coordinator saw how long",
     Event.CONNECTED: "the coordinator has accepted the connection",
     Event.AWAY: "no connection to the coordinator; it is tried again; sotto-node check shows why",
     Event.NOT_ACCEPTED: (
@@ -280,7 +280,7 @@ def _with_request_fields(fields: Fields) -> Fields:
 
 
 def _event_and_fields(record: logging.LogRecord) -> tuple[Event, Fields]:
-    """The fields of a line; of a library's line, only where it came from."""
+    """Return a line's event and fields; for a library's line, only the place it came from."""
     if hasattr(record, "event") and hasattr(record, "fields"):
         return record.event, record.fields
     with suppress(Exception):  # a library's own mistake in its format

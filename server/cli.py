@@ -61,7 +61,7 @@ app.command("keep", hidden=True)(supervise_command)  # its name in release 0.1
 
 
 def main() -> None:
-    """The console command; see `shared.system.command_line` for its exit codes."""
+    """Run the console command; see `shared.system.command_line` for its exit codes."""
     run(app, interrupted="a run that was started goes on; see sotto-server status and stop")
 
 

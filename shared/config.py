@@ -53,7 +53,7 @@ __all__ = [
 
 
 class ItemRepresentation(StrEnum):
-    """What stands for an item at the model's input and output."""
+    """The representation of an item at the model's input and output."""
 
     IDS = "ids"
     FEATURES = "features"
@@ -339,12 +339,12 @@ class ServerConfig:
 
 @section("paths")
 class PathsConfig:
-    """Where things lie on the machine that reads them.
+    """Paths on the machine that reads them.
 
     Attributes:
         catalogue: the coordinator's catalogue folder.
         out: where the coordinator keeps checkpoint and model.
-        resume: whether to go on from the checkpoint in `out`.
+        resume: whether to continue from the checkpoint in `out`.
         sites: simulated nodes alone: the folder that holds one folder a site.
         partners: the coordinator's record of its partners, which says what the organisation of
             each node is called; "" believes what nodes declare, as in a simulation.
@@ -367,7 +367,7 @@ class RunConfig:
         warm_start: what training begins with.
         training: what a site does in a round.
         server: how replies become weights.
-        paths: where things lie; not part of the run's identity.
+        paths: files and folders; not part of the run's identity.
         seed: of the initial weights, >= 0. Noise is never seeded from here.
     """
 

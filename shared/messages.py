@@ -174,12 +174,12 @@ class PlanRequest(LocalTraining):
     evaluations: NonNegativeInt
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack(_request_fields(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> PlanRequest:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         return cls(**_read_request(content, cls, _FIELDS))
 
 
@@ -190,12 +190,12 @@ class PlanReply:
     protocol: int = PROTOCOL
 
     def to_content(self) -> RecordDict:
-        """As a Flower record."""
+        """Return the message as Flower records."""
         return _pack({"protocol": self.protocol})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> PlanReply:
-        """From a Flower record; raises WireError."""
+        """Read the message from Flower records; raises WireError."""
         return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
 
 

@@ -63,7 +63,7 @@ def settings_command(
 
 
 def main() -> None:
-    """The console command; see `shared.system.command_line` for its exit codes."""
+    """Run the console command; see `shared.system.command_line` for its exit codes."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     run(app, interrupted="finished rounds are saved: continue with --resume")

@@ -46,7 +46,7 @@ def _executor(facts: Facts) -> Verdict:
 
 
 def _apart(site: Site, account: Account) -> Verdict:
-    """Whether the app's user can reach what it needs, and not the key."""
+    """Check that the app's user can reach what it needs, and not the key."""
     owner = Account.of(site.key_file.stat().st_uid)
     if account.user in (0, owner.user):
         return failed(

@@ -144,7 +144,7 @@ def _until(what: str, ends: datetime) -> Verdict:
 
 
 def _clock(facts: Facts) -> Verdict:
-    """The ledger's last entry is not from the future."""
+    """Check that the ledger's last entry is not from the future."""
     last = datetime.fromisoformat(facts.ledger.history(1)[0].fields["at"])
     now = datetime.now(UTC)
     now_text = f"{now:%Y-%m-%d %H:%M:%S} UTC"

@@ -85,7 +85,7 @@ def _items(facts: Facts) -> Verdict:
 
 
 def _users(facts: Facts) -> Verdict:
-    """Check that no user stands for many persons, and no person for many users."""
+    """Check that no user id is shared by many persons, and no person has several ids."""
     summary = facts.histories.summary
     user_hints = [hint for hint in summary.hints if "user ids" in hint]
     doubts = [text for text in (summary.user_warning(), *user_hints) if text]

@@ -44,7 +44,7 @@ def needed_memory(facts: Facts, device: str) -> tuple[float, float]:
 
 
 def free_memory() -> float | None:
-    """Bytes that this process may still take, its container's limit considered; None: unknown."""
+    """Return the bytes that this process and its container may still take; None if unknown."""
     try:
         lines = MEMORY.read_text(encoding="ascii").splitlines()
         free = next(float(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
@@ -115,7 +115,7 @@ def _port(facts: Facts) -> Verdict:
 
 
 def _kind(folder: Path) -> str:
-    """The type of the file system, where the system tells; else ""."""
+    """Return the type of the file system; "" if the system does not say."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8").splitlines()
     except OSError:

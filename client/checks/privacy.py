@@ -60,7 +60,7 @@ def _budget(facts: Facts) -> Verdict:
 
 
 def _form(ledger: Ledger, expected: Expected) -> Release | None:
-    """A round as it is expected, filled up from the last one that was charged."""
+    """Return the form of a round: the expected one, with gaps filled from the last charged one."""
     charges = (
         record.fields for record in reversed(ledger.history()) if record.type is EntryType.CHARGE
     )

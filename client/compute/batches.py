@@ -1,4 +1,4 @@
-"""Physical batches of a training step: constant shapes, whoever is in the sample.
+"""Physical batches of a training step: their shapes do not depend on the sampled users.
 
 Floating-point kernels round by shape: a product by its number of rows, attention by the length that
 histories are padded to. With weights of a coordinator's choice, that last bit can be made to weigh

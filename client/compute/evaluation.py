@@ -78,7 +78,7 @@ def check_model(model: AttentionRecommender) -> None:
 def evaluate(
     model: AttentionRecommender, histories: Histories, plan: EvaluationPlan, random: RandomSource
 ) -> Tensor:
-    """The noised sums of HR@k, nDCG@k and users over one Poisson sample.
+    """Return the noised sums of HR@k, nDCG@k and users over one Poisson sample.
 
     Args:
         model: with the weights to be measured, on the device to rank on.
@@ -111,14 +111,14 @@ def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: Rand
 
 
 def _per_user(model: AttentionRecommender, users: Histories, k: int) -> NDArray[np.float64]:
-    """HR@k, nDCG@k and 1 of each user, [B, 3]."""
+    """Return HR@k, nDCG@k and 1 of each user, [B, 3]."""
     ranks = np.array(list(_ranks(model, users)), np.float64)
     hits = ranks <= k
     return np.stack([hits, hits / np.log2(1 + ranks), np.ones(len(users))], axis=1)
 
 
 def _ranks(model: AttentionRecommender, users: Histories) -> Iterator[int]:
-    """The rank of each user's last event among the items that it has not met before."""
+    """Yield the rank of each user's last event among the items that the user has not seen."""
     inputs, rows = users.without_last(1), _checked_rows(model)
     with torch.no_grad(), linear_maps_by_user(model):
         # One batch at least: an empty sample takes as much memory as any.

@@ -17,7 +17,7 @@ _NEVER = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc's allocator to keep what is freed; returns whether it took.
+    """Tell glibc's allocator to keep freed memory; return whether it accepted the setting.
 
     Does nothing with any other allocator. The process stays as large as it has ever been.
     """

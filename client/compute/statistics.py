@@ -26,7 +26,7 @@ def noised_statistic(
     request: StatisticsRequest,
     random: RandomSource,
 ) -> Tensor:
-    """The statistic that is asked for, with noise.
+    """Return the requested statistic with noise.
 
     Args:
         histories: the site's private histories.

@@ -149,7 +149,7 @@ class _Samples:
     key: bytes
 
     def batches(self, shape: Shape) -> Iterator[Iterator[Batch]]:
-        """The physical batches of each step."""
+        """Return the physical batches of each step."""
         samples = poisson_samples(
             len(self.histories),
             sample_rate=self.plan.sample_rate,
@@ -161,14 +161,14 @@ class _Samples:
 
 
 def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
-    """One loss a user, [R]; 0 for those that are missing."""
+    """Return one loss a user, [R]; 0 for the batch's empty rows."""
     Dropout.give(model, batch.bits.to(model.device))
     with _half_precision(model.device):
         return _losses(model, batch.events.to(model.device), batch.candidates.to(model.device))
 
 
 def _losses(model: AttentionRecommender, events: Tensor, candidates: Tensor) -> Tensor:
-    """One loss a user, [B], of right-padded events [B, T + 1]."""
+    """Return one loss a user, [B], of right-padded events [B, T + 1]."""
     inputs, targets = next_item_pairs(events)
     if candidates.shape[1] == 0:
         return loss_per_user(model(inputs), targets)

@@ -144,7 +144,7 @@ def _superexec(runtime: str, secret: bytes) -> RuntimeHttpClient:
 
 
 def _acquire(superexec: RuntimeHttpClient) -> str:
-    """A task's token; "" where there is nothing to do, or the SuperNode is away."""
+    """Return a task's token; "" if there is no task, or the SuperNode does not answer."""
     try:
         request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
         return superexec.AcquireTask(request).token

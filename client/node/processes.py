@@ -107,7 +107,7 @@ def _path() -> str:
 
 
 def _quoted(folder: str) -> str:
-    """A TOML text that Flower's own splitting of --node-config leaves whole."""
+    """Quote a text as TOML that Flower's parsing of --node-config does not split."""
     for mark in "'\"":
         if mark not in folder and (mark == "'" or "\\" not in folder):
             return f"{mark}{folder}{mark}"

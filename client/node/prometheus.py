@@ -205,7 +205,7 @@ def _durations(records: Sequence[Record]) -> Metric:
 
 
 def _bound(seconds: float) -> str:
-    """As Prometheus writes one."""
+    """Format a histogram bound as Prometheus does."""
     return "+Inf" if seconds == math.inf else str(seconds)
 
 

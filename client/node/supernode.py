@@ -109,7 +109,7 @@ def _give_up_unless_transport(others: Callable[[Exception], bool]) -> Callable[[
 
 
 def _note_refused_connection(error: httpx.HTTPStatusError) -> None:
-    """Log why the coordinator refused the connection, as far as it tells."""
+    """Log why the coordinator refused the connection, if it says why."""
     arguments = _arguments()
     try:
         registration = ask_registration(arguments.superlink, arguments.roots, arguments.key)
@@ -160,14 +160,14 @@ class CompleteReplies(InMemoryNodeState):
         self._seen: dict[str, tuple[int, float]] = {}
 
     def set_node_id(self, node_id: int | None) -> None:
-        """As Flower's, which calls it once the coordinator has accepted the connection."""
+        """Do as Flower's; it is called once the coordinator has accepted the connection."""
         super().set_node_id(node_id)
         note(Event.CONNECTED)
 
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
-        """As Flower's; a second reply to a request is declined, and so is its content."""
+        """Do as Flower's, but decline a second reply to a request, and its content."""
         if message.metadata.reply_to_message_id not in self.msg_store:
             return False, []
         return super().store_message_and_object_tree(message, object_tree, session_id)
@@ -179,7 +179,7 @@ class CompleteReplies(InMemoryNodeState):
         is_reply: bool | None = None,
         limit: int | None = None,
     ) -> Sequence[Message]:
-        """As Flower's; an incomplete reply is kept back, and replaced by an error if it stalls."""
+        """Do as Flower's, but hold back an incomplete reply; send an error if it stalls."""
         messages = super().get_messages_legacy(run_ids=run_ids, is_reply=is_reply, limit=limit)
         missing = [self._missing(message) for message in messages]
         for message, parts in zip(messages, missing, strict=True):

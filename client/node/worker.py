@@ -67,7 +67,7 @@ def reply_to(site: Path, message: Message, context: Context, fab: Fab) -> Messag
 
 
 def _verify_bundle(message: Message, fab: Fab, folder: Path) -> TrustedApp:
-    """The app to run.
+    """Return the app to run.
 
     Raises:
         Refused: the request came with another bundle, or none is trusted. It is recorded.
@@ -84,7 +84,7 @@ def _verify_bundle(message: Message, fab: Fab, folder: Path) -> TrustedApp:
 
 
 def _load(trusted: TrustedApp) -> App:
-    """The bundle's own ClientApp, whatever of that name is installed and was loaded before."""
+    """Load the bundle's own ClientApp, even if packages of the same names were loaded before."""
     packages = trusted.bundle.packages
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]

@@ -11,7 +11,7 @@
 - `lock`: one site has one node.
 - `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
 - `user_count`: notices that many users came or went since the data was last read.
-- `source`: what can be told of a source before there is a site.
+- `source`: a source before there is a site: its files and columns.
 - `proxies`: which HTTP proxy leads to the coordinator.
 
 The [data] table is `client.data.sources`.

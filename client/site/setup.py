@@ -35,7 +35,7 @@ class NewSite:
     """A site that was created.
 
     Attributes:
-        site: the site, as it stands on disk.
+        site: the site, as stored.
         public_key: to be registered by the coordinator; one line.
         public_file: the file that holds it.
         open_to_others: permissions of a folder that existed and that others may enter; else "".

@@ -1,4 +1,4 @@
-"""What can be told of a source before there is a site: whether its files exist, and its columns."""
+"""Look at a source before there is a site: whether its files exist, and its columns."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Run:
 
     @contextmanager
     def exclusive(self) -> Iterator[Run]:
-        """Keep other processes from changing the run; give the run as it stands on disk.
+        """Keep other processes from changing the run; yield the run as it is stored.
 
         Raises:
             ServerError: another one does not let go.

@@ -35,7 +35,7 @@ class _Launcher:
 
     @staticmethod
     def Popen(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401, N802 passed on
-        """Starts a task that outlives us; its token, if any, is not among its arguments."""
+        """Start a task that outlives this process; its arguments do not hold its token."""
         given = _outliving(arguments)
         if _TOKEN not in given:
             return subprocess.Popen(given, **options)
@@ -46,7 +46,7 @@ class _Launcher:
 
 
 def _outliving(arguments: Sequence[str]) -> list[str]:
-    """The arguments with our parent as the process to watch, where we may look after it."""
+    """Return the arguments with our parent as the process to watch, if we may watch it."""
     given, parent = list(arguments), os.getppid()
     if _PARENT in given:
         at = given.index(_PARENT)
@@ -55,7 +55,7 @@ def _outliving(arguments: Sequence[str]) -> list[str]:
 
 
 def _visible(process: int) -> bool:
-    """Whether a task of this user sees that it lives: Flower takes another user's for dead."""
+    """Return whether this user can see that the process is alive; Flower takes others' for dead."""
     try:
         os.kill(process, 0)
     except OSError:
@@ -65,7 +65,7 @@ def _visible(process: int) -> bool:
 
 @contextmanager
 def _unnamed(text: str) -> Iterator[int]:
-    """The descriptor of an open file with `text` in it, which no path leads to."""
+    """Return the descriptor of an open file that holds `text` and has no path."""
     with tempfile.TemporaryFile() as file:
         file.write(text.encode())
         file.seek(0)
@@ -73,7 +73,7 @@ def _unnamed(text: str) -> Iterator[int]:
 
 
 def main() -> None:
-    """Runs `flower-superexec`."""
+    """Run `flower-superexec`."""
     os.environ |= without_proxy(os.environ)
     replace_task_launcher(_Launcher)
     flower_superexec()

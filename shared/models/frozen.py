@@ -77,6 +77,6 @@ def _is_set(weight: Tensor) -> bool:
 
 
 def _random(name: str, count: int) -> NDArray[np.uint64]:
-    """Random 64-bit words that a name fixes; NumPy keeps this stream for ever."""
+    """Return random 64-bit words that depend on a name only; NumPy guarantees this stream."""
     key = int.from_bytes(hashlib.sha256(f"sotto frozen {name}".encode()).digest()[:16], "big")
     return np.asarray(np.random.Philox(key=key).random_raw(count), np.uint64)

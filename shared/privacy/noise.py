@@ -55,7 +55,7 @@ class RandomSource(Protocol):
         """`count` independent words of 64 random bits."""
 
     def key(self) -> bytes:
-        """A fresh secret key for `user_bytes`, 8 to 64 bytes."""
+        """Return a fresh secret key for `user_bytes`, 8 to 64 bytes."""
 
 
 def noised(total: Tensor, scale: float, random: RandomSource) -> Tensor:
@@ -113,11 +113,11 @@ class SystemRandom:
         return values[:count].reshape(shape)
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        """The top 53 bits of each 64-bit word of the key stream."""
+        """Return uniforms from the top 53 bits of each 64-bit word of the key stream."""
         return np.asarray((self.words(count) >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
     def words(self, count: int) -> NDArray[np.uint64]:
-        """The key stream in words of 64 bits."""
+        """Return the key stream in words of 64 bits."""
         return np.frombuffer(_key_stream().update(bytes(8 * count)), dtype="<u8")
 
     def key(self) -> bytes:
@@ -143,12 +143,12 @@ def user_bytes(key: bytes, user: str, number: int, count: int) -> bytes:
 
 
 def _key_stream() -> CipherContext:
-    """Of a key that is used for one call: no counter can be reused."""
+    """Return the key stream of a key that is used for one call only, so no counter is reused."""
     return Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
 
 
 def _box_muller(words: Tensor, into: Tensor) -> None:
-    """Fills `into` from as many random 64-bit words, which are overwritten."""
+    """Fill `into` with normals from as many random 64-bit words, which are overwritten."""
     pairs = len(into) // 2
     # (n + 1/2) / 2^63 is exact where it is small, so the tail is too; its logarithm is finite.
     small = words[:pairs].bitwise_and_(_LOW_63_BITS).to(torch.float64).add_(0.5).mul_(2.0**-63)
@@ -176,11 +176,11 @@ class SeededRandom:
         return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float32)).double()
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        """Uniforms that repeat with the seed and the path."""
+        """Return uniforms that depend on the seed and the path only."""
         return self._generator.random(count)
 
     def words(self, count: int) -> NDArray[np.uint64]:
-        """Words that repeat with the seed and the path."""
+        """Return words that depend on the seed and the path only."""
         return np.asarray(self._generator.bit_generator.random_raw(count), dtype=np.uint64)
 
     def key(self) -> bytes:

@@ -161,7 +161,7 @@ def _written_beside(file: Path, content: bytes, mode: int) -> Iterator[Path]:
 
 
 def _open_beside(file: Path, mode: int) -> tuple[Path, int]:
-    """A new file beside `file`, locked so that `_remove_leftovers` takes it for one in use."""
+    """Create a file beside `file`, locked so that `_remove_leftovers` leaves it alone."""
     while True:
         new = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

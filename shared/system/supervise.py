@@ -307,7 +307,7 @@ def _kill(group: int) -> None:
 
 
 def _alive(group: int) -> bool:
-    """Whether a process of the group runs. A free number may soon be another group's."""
+    """Return whether a process of the group runs. A free number may soon be another group's."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):

@@ -74,7 +74,7 @@ class Untied(nn.Module):
         )
 
     def forward(self, inputs: Tensor, ranked: Tensor) -> Tensor:
-        """Scores [B, T, V], or of the ranked items [B, T, K]."""
+        """Return scores [B, T, V], or of the ranked items [B, T, K]."""
         states = self.body.states(inputs)
         scores: Tensor = states @ self.out(ranked - 1).mT if ranked.shape[1] else self.out(states)
         return scores
@@ -88,12 +88,12 @@ class Tied(nn.Module):
         self.body = AttentionRecommender(config)
 
     def forward(self, inputs: Tensor, ranked: Tensor) -> Tensor:
-        """Scores [B, T, V], or of the ranked items [B, T, K]."""
+        """Return scores [B, T, V], or of the ranked items [B, T, K]."""
         return self.body.score(self.body.states(inputs), ranked if ranked.shape[1] else None)
 
 
 def losses_of(model: nn.Module, batch: Batch, *, fused: bool) -> Tensor:
-    """One loss a user, [B], by our cross-entropy or by torch's own."""
+    """Return one loss a user, [B], by our cross-entropy or by torch's own."""
     inputs, targets, candidates = batch
     if candidates.shape[1]:
         scores = model(inputs, torch.cat([targets, candidates], dim=1))
@@ -114,7 +114,7 @@ Step = Callable[[list[Batch]], None]
 
 
 def step_of(mode: str, model: nn.Module) -> Step:
-    """What takes the physical batches of one step to its sum of gradients."""
+    """Return a function that computes a step's sum of gradients from its physical batches."""
     if mode == "ghost":
         return _ghost(model)
     if mode in ("hooks", "functorch"):
@@ -188,7 +188,7 @@ def _ghost(model: nn.Module) -> Step:
 def measure(
     mode: str, items: int, candidates: int, length: int, users: int, device: str
 ) -> dict[str, float]:
-    """Seconds of a step and of its noise, and the step's peak memory in bytes."""
+    """Measure the seconds of a step and of its noise, and the step's peak memory in bytes."""
     torch.manual_seed(0)
     keep_freed_memory()
     config = AttentionConfig(
@@ -237,14 +237,14 @@ def _timed(work: Callable[[], None], device: str) -> float:
 
 
 def _memory(device: str) -> int:
-    """The most that was held so far."""
+    """Return the peak memory so far."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Measures every mode in processes that take turns, or is one of them."""
+    """Measure every mode in processes that take turns, or run as one of them."""
     options = _parser().parse_args()
     torch.set_num_threads(options.threads)
     if options.child:
@@ -291,7 +291,7 @@ def _child(options: argparse.Namespace) -> None:
 def _compare(
     options: argparse.Namespace, items: int, candidates: int
 ) -> dict[str, dict[str, float]]:
-    """Medians by mode, and medians of the ratios to the first mode that runs."""
+    """Return medians by mode, and medians of the ratios to the first mode."""
     turns: dict[str, list[dict[str, float]]] = {mode: [] for mode in options.modes}
     for _ in range(options.repeats):
         for mode, measured in turns.items():

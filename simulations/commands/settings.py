@@ -32,7 +32,7 @@ class Setting:
 
 
 def settings(cls: type = SimulationConfig, prefix: str = "") -> list[Setting]:
-    """Every setting of a simulation, in the order of the dataclasses."""
+    """Return every setting of a simulation, in the order of the dataclasses."""
     meanings = _meanings(cls)
     listed: list[Setting] = []
     hints = typing.get_type_hints(cls)

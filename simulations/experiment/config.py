@@ -161,7 +161,7 @@ class SimulationConfig:
         )
 
     def run(self, *, organisations: int, catalogue: Path, out: Path, resume: bool) -> RunConfig:
-        """The run that a coordinator of so many organisations is given."""
+        """Return the settings of the run for a coordinator of so many organisations."""
         flat = {k: v for k, v in flatten(self).items() if not k.startswith("lab.")}
         paths = PathsConfig(catalogue=str(catalogue), out=str(out), resume=resume)
         return RunConfig.from_flat(
@@ -171,14 +171,14 @@ class SimulationConfig:
         )
 
     def to_toml(self) -> str:
-        """As a file that `read_settings` reads back."""
+        """Return the text of a file that `read_settings` reads back."""
         return tomli_w.dumps(nested_tables(flatten(self)))
 
 
 def read_settings(
     file: Path | None, options: Mapping[str, Value | None], assignments: Iterable[str]
 ) -> SimulationConfig:
-    """Puts a configuration together; what comes later wins.
+    """Put a configuration together; the later of two values wins.
 
     Args:
         file: TOML with the sections of `SimulationConfig`.
@@ -217,7 +217,7 @@ def _assignment(text: str) -> tuple[str, Value]:
 
 
 def plain_value(text: str) -> Value:
-    """A TOML value, or else the text itself: quotes are a nuisance on a command line.
+    """Read a text as a TOML value, or else as itself: text needs no quotes on a command line.
 
     >>> plain_value("8"), plain_value("none"), plain_value("true")
     (8, 'none', True)

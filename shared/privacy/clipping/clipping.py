@@ -122,7 +122,7 @@ class PerUserClipping:
         self._forget()
 
     def zero_sums(self) -> None:
-        """Start a logical batch: the sum of every weight becomes 0, as of a batch of nobody."""
+        """Start a logical batch: set the sum of every weight to 0."""
         self._forget()
         self._sums.clear()  # let go of the last sums before the next ones take their memory
         self._sums = {weight: GridSum(weight) for weight in self._weights}
@@ -178,7 +178,7 @@ class PerUserClipping:
         return out
 
     def _receive(self, record: _Record, gradient: Tensor) -> None:
-        """Takes the gradient of a layer's output as it passes by."""
+        """Record the gradient of a layer's output during the backward pass."""
         if self._users is None:
             raise ClippingError(
                 "the losses went backward by themselves, and nobody was clipped: call "
@@ -310,7 +310,7 @@ def _is_activation(x: object) -> bool:
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
-    """Products in float32 proper: neither half precision nor the GPU's shortened TF32."""
+    """Multiply in full float32, without half precision or TF32."""
     before = torch.get_float32_matmul_precision()
     if before == "highest" and not torch.is_autocast_enabled(device.type):
         yield

@@ -156,7 +156,7 @@ class WeightGradient:
     def form(self, users: slice) -> Tensor:
         """Return the gradients of some users, [B, *shape]; call `join` before.
 
-        What it returns for a user is the same in every call, whoever else is asked for.
+        The result for a user does not depend on the other users of the call.
         """
         formed = self.outers[0].formed(users)
         for rows in self.rows:

@@ -34,10 +34,10 @@ class Rule(Protocol):
     """How one type of layer is recorded."""
 
     def forward(self, layer: Any, *inputs: Any) -> Tensor:
-        """The layer's output, [B, ..., O]."""
+        """Return the layer's output, [B, ..., O]."""
 
     def uses(self, layer: Any, inputs: Inputs, gradient: Tensor) -> Iterable[Use]:
-        """What each user adds, from the gradient of the layer's output."""
+        """Return each user's part of the weights' gradients, from that of the output."""
 
 
 class _Linear:
@@ -138,7 +138,7 @@ def _linear_by_user(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def objection(layer: nn.Module) -> str | None:
-    """Why a layer with trainable weights of its own cannot be clipped exactly, and the remedy."""
+    """Return why a layer cannot be clipped exactly, and the remedy; None if it can."""
     if type(layer) not in RULES:
         supported = ", ".join(kind.__name__ for kind in RULES)
         return (

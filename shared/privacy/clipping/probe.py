@@ -22,7 +22,7 @@ Losses = Callable[[Tensor], Tensor]
 
 
 def probe(model: nn.Module, losses_of: Losses, users: Tensor) -> None:
-    """Checks on a few invented users that book-keeping finds what plain autograd finds.
+    """Check on a few invented users that per-user norms and sums equal those of plain autograd.
 
     Random weights take the place of the model's for it: at a start at 0, many gradients are 0. They
     are float64: in float32, rounding alone exceeds any useful tolerance where a normalisation of a
@@ -81,7 +81,7 @@ def _gradients(model: nn.Module, losses_of: Losses, users: Tensor, row: int) -> 
 def _booked(
     model: nn.Module, losses_of: Losses, users: Tensor, clip_norm: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Users' norms [B] and their sum, weight by weight."""
+    """Return users' norms [B] and their clipped sum for each weight, by `PerUserClipping`."""
     weights = _weights(model)
     with _same_masks(users.device), PerUserClipping(model, clip_norm) as clipping:
         clipping.zero_sums()
@@ -148,7 +148,7 @@ def _double_precision(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _same_masks(device: torch.device) -> Iterator[None]:
-    """Torch's generator starts from one seed and afterwards goes on as if nothing happened."""
+    """Seed torch's generator the same way in each call, and restore its state afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
