@@ -292,7 +292,7 @@ def watched(deployment: Deployment) -> Watched:
     return Watched(output, arguments)
 
 
-def test_five_rounds_with_privacy_are_told_one_by_one(
+def test_five_rounds_with_privacy_are_reported_one_by_one(
     deployment: Deployment, watched: Watched
 ) -> None:
     rounds = re.findall(r"round (\d) of 5: 3 valid replies of 3", watched.output)

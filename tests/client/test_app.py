@@ -283,7 +283,7 @@ def refused(reply: Message, code: Refusal) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, MemoryError, ValueError, OSError])
-def test_an_exception_tells_the_coordinator_nothing(
+def test_an_exception_reveals_nothing_to_the_coordinator(
     sites: Sites,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -320,7 +320,7 @@ def test_a_failed_round_may_be_repeated_at_no_cost(
         ("../catalogue/items.parquet", "FileNotFoundError"),
     ],
 )
-def test_a_missing_file_tells_the_coordinator_nothing(
+def test_a_missing_file_reveals_nothing_to_the_coordinator(
     sites: Sites, missing: str, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = sites.make("alpha")

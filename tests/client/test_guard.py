@@ -208,7 +208,7 @@ def test_a_round_that_was_passed_is_closed(sites: Sites) -> None:
     assert (compute.calls, house.ledger.releases()) == (1, [release()])
 
 
-def test_rounds_and_runs_are_told_apart(sites: Sites) -> None:
+def test_rounds_and_runs_are_distinguished(sites: Sites) -> None:
     house, compute = House(sites), Computation()
     answers = [
         house.guard.train(sites.request(run=run, round=number), ready(compute))

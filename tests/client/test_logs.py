@@ -132,7 +132,9 @@ def test_a_coordinator_cannot_forge_a_line(lines: io.StringIO) -> None:
     assert len(lines.getvalue()) < 1000
 
 
-def test_an_unknown_form_is_told_and_lines_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_log_format_is_reported_and_lines_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(logs.FORMAT_VARIABLE, "xml")
     stream = io.StringIO()
     set_up(stream)
@@ -190,7 +192,7 @@ def test_the_line_of_code_is_ours_even_if_a_library_raised(tmp_path: Path) -> No
         WireError("field 'k' is str, not int"),
     ],
 )
-def test_an_error_that_knows_no_data_speaks_for_itself(error: Exception) -> None:
+def test_an_error_without_data_is_logged_with_its_text(error: Exception) -> None:
     assert cause(raised(error))["why"] == str(error)
 
 

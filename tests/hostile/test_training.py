@@ -69,7 +69,7 @@ def test_an_attack_moves_a_sum_by_one_users_share_alone(
     assert_bounded(excess(attack(name), OTHERS, user))
 
 
-def test_a_user_whose_arithmetic_is_not_finite_adds_nothing_and_spoils_nobody() -> None:
+def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:
     """Does anybody hold item 3? The norm became NaN, and NaN shows through any noise."""
     model = hostile_model(np.random.default_rng(0), item_representation="ids", tied=False)
     with torch.no_grad():

@@ -476,7 +476,7 @@ def test_a_partner_that_joins_and_one_that_leaves(two: Make, config: RunConfig) 
     assert alpha is not beta
 
 
-def test_a_resumed_run_goes_on_with_a_quorum(two: Make, config: RunConfig) -> None:
+def test_a_resumed_run_continues_with_a_quorum(two: Make, config: RunConfig) -> None:
     """A new one waits for all."""
     federation = two(config)
     with pytest.raises(Killed):
@@ -710,7 +710,7 @@ def test_a_partner_that_does_not_describe_itself_is_missing(
         two(config).run(beta=answer)
 
 
-def test_with_enough_others_the_run_goes_on_and_says_who_is_missing(
+def test_with_a_quorum_the_run_continues_and_names_the_missing(
     two: Make, config: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = replace(config.server, organisations=1)

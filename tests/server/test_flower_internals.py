@@ -46,7 +46,7 @@ def test_flowers_executor_uses_no_more_of_subprocess_than_our_launcher_has() -> 
     assert all(hasattr(_Launcher, name) for name in used)
 
 
-def test_a_grid_of_flowers_is_told_from_others() -> None:
+def test_flowers_own_grids_are_recognised() -> None:
     grid = HttpGrid("127.0.0.1:1", insecure=True, token="t")
     assert is_http_grid(grid)
     assert hasattr(grid, "node"), "as it is put into requests"

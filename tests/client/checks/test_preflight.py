@@ -141,7 +141,7 @@ def test_no_secret_is_shown(joined: Partner) -> None:
 # --- the budget --------------------------------------------------------------------------------
 
 
-def test_the_budget_is_told_in_rounds_of_the_last_form(joined: Partner) -> None:
+def test_the_budget_is_reported_in_rounds_of_the_last_form(joined: Partner) -> None:
     last = charge(joined)
     _, findings = joined.check()
     found = findings["budget"]["found"]
@@ -157,7 +157,7 @@ def test_the_budget_is_told_in_rounds_of_the_last_form(joined: Partner) -> None:
     assert cost(rounds) <= 8 < cost(rounds + 1)
 
 
-def test_the_budget_is_told_in_rounds_of_a_stated_form(joined: Partner) -> None:
+def test_the_budget_is_reported_in_rounds_of_a_stated_form(joined: Partner) -> None:
     options = ("--noise-multiplier", 2, "--sample-rate", 0.05, "--local-steps", 4)
     _, findings = joined.check(*options)
     assert "rounds of 4 at noise multiplier 2 and sample rate 0.05" in findings["budget"]["found"]
@@ -807,7 +807,7 @@ def test_loopback_needs_no_proxy(joined: Partner, name: str) -> None:
     assert variables["NO_PROXY"] == variables["no_proxy"] == "example.org,localhost,127.0.0.1,::1"
 
 
-def test_a_proxy_that_flower_cannot_use_is_told(joined: Partner) -> None:
+def test_a_proxy_that_flower_cannot_use_is_reported(joined: Partner) -> None:
     joined.edit(joined.loaded.coordinator.superlink, "coordinator.invalid:443")
     joined.patch.setenv("ALL_PROXY", "gopher://127.0.0.1:1")
     _, findings = joined.check()
@@ -874,7 +874,7 @@ def test_the_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert machine.free_memory() is None
 
 
-def test_an_address_without_a_name_is_told_as_such(joined: Partner) -> None:
+def test_an_unknown_host_name_is_reported(joined: Partner) -> None:
     joined.edit(joined.loaded.coordinator.superlink, "coordinator.invalid:443")
     _, findings = joined.check()
     assert findings["coordinator"]["found"].endswith("the name coordinator.invalid is not known")

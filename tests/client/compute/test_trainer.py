@@ -265,7 +265,7 @@ def test_with_dropout_it_is_the_sum_under_the_same_masks() -> None:
 
 
 @kinds
-def test_nobody_sums_to_nothing(items: str) -> None:
+def test_an_empty_batch_sums_to_zero(items: str) -> None:
     cases: list[Lists] = [[], [[]], [[3]]]
     for users in cases:
         assert norm(clipped_sum(recommender(items), users, 1.0)) == 0

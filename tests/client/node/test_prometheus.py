@@ -144,7 +144,7 @@ def test_durations_go_from_charge_to_answer(site: Site, monkeypatch: pytest.Monk
     assert last == pytest.approx(1740787200 + 460)
 
 
-def test_a_ledger_that_does_not_open_is_told_and_nothing_is_made_up(site: Site) -> None:
+def test_a_ledger_that_does_not_open_is_reported_without_figures(site: Site) -> None:
     spend(site)
     site.anchor_file.rename(site.anchor_file.with_name("away"))
     found = samples(site)
@@ -206,7 +206,7 @@ def test_memory_of_gpus(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not [name for name, _ in samples(site) if "gpu" in name]
 
 
-def test_nothing_that_depends_on_a_user_is_told(partner: Partner) -> None:
+def test_nothing_that_depends_on_a_user_is_exported(partner: Partner) -> None:
     """The same ledger over other data gives the same metrics."""
     partner.init()
     spend(partner.loaded)
@@ -287,7 +287,7 @@ def test_a_node_that_is_well_is_ready(joined: Partner) -> None:
         assert get(address, "/site.toml")[0] == 404
 
 
-def test_an_unwell_node_is_neither(joined: Partner) -> None:
+def test_a_failing_node_is_neither_healthy_nor_ready(joined: Partner) -> None:
     with serve_node_health(joined.loaded, Processes()) as address:
         assert address is not None
         assert get(address, "/healthz")[0] == 503

@@ -322,7 +322,7 @@ def test_an_executors_own_answer_does_not_wait_and_is_the_only_one(clock: Clock)
 
 
 @pytest.mark.parametrize(("state", "left_over"), [(InMemoryNodeState, 1), (CompleteReplies, 0)])
-def test_the_answer_after_an_error_does_not_stay_for_the_next_request(
+def test_the_answer_after_an_error_is_not_reused_for_the_next_request(
     clock: Clock, state: type[InMemoryNodeState], left_over: int
 ) -> None:
     """The heartbeat of an earlier, dead ClientApp runs out while another one works."""

@@ -199,7 +199,7 @@ def test_a_supernode_that_is_no_use_is_an_error_in_the_end(
     assert sum('program="SuperNode"' in line for line in noted) == 2
 
 
-def test_a_node_goes_on_for_ever_unless_told_otherwise() -> None:
+def test_a_node_runs_without_end_by_default() -> None:
     assert Patience().starts is None
 
 
@@ -310,7 +310,7 @@ def test_what_concerns_privacy_is_not_skipped(partner: Partner, site: Site, name
     assert f"--skip-check {name}: only memory and coordinator may be skipped" in err
 
 
-def test_up_starts_although_the_coordinator_is_away_when_told_to(
+def test_up_starts_without_the_coordinator_if_that_check_is_skipped(
     partner: Partner, site: Site, stand_in: StandIn
 ) -> None:
     authority = Authority(partner.folder)
@@ -347,7 +347,7 @@ def test_a_broken_ledger_stops_it_whatever_is_skipped(
     assert not (stand_in.folder / "starts").exists()
 
 
-def test_what_up_prints_tells_nothing_of_users(
+def test_the_output_of_up_does_not_depend_on_users(
     partner: Partner, site: Site, stand_in: StandIn
 ) -> None:
     """Neither how many there are, nor what stands in a row."""

@@ -113,7 +113,7 @@ def test_a_url_stays(partner: Partner) -> None:
     assert partner.loaded.data.source == "sqlite:///shop.db"
 
 
-def test_a_folder_that_others_may_enter_is_told(partner: Partner) -> None:
+def test_a_folder_that_others_may_enter_is_reported(partner: Partner) -> None:
     partner.site.mkdir(mode=0o755)
     code, _, err = partner.init()
     assert code == 0
@@ -387,7 +387,7 @@ def test_a_database_is_asked_for_its_table(partner: Partner) -> None:
     assert (partner.loaded.data.table, partner.loaded.data.item) == ("sales", "sku")
 
 
-def test_a_wrong_option_is_told_before_anything_is_asked(partner: Partner) -> None:
+def test_a_wrong_option_is_reported_before_anything_is_asked(partner: Partner) -> None:
     partner.patch.setattr("sys.stdin", Terminal("never read\n"))
     code, _, err = partner.init({"--organisation": None, "--max-epsilon": 0})
     assert code == 2

@@ -520,7 +520,7 @@ def test_nodes_that_come_back_between_attempts_take_part(grid_of: MakeGrid, use:
 
 
 @each_use
-def test_where_no_outcome_can_change_nobody_waits(grid_of: MakeGrid, use: Use) -> None:
+def test_there_is_no_wait_when_no_outcome_can_change(grid_of: MakeGrid, use: Use) -> None:
     """Two have refused for good, and one of the others is only away."""
     refused = use.faults[Outcome.REFUSED_POLICY]
     nodes: dict[str, Node] = {"alpha": use.answer, "beta": refused, "gamma": refused}

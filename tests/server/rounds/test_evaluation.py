@@ -69,7 +69,7 @@ def test_means_weigh_each_user_alike() -> None:
 
 
 @pytest.mark.parametrize("users", [-50.0, 0.0, 5.0])
-def test_means_over_nobody_are_not_told(users: float) -> None:
+def test_means_over_no_users_are_not_reported(users: float) -> None:
     assert mean_metrics([np.array([3, 1, users], np.float32)], request()) is None
     assert mean_metrics([], request()) is None
 

@@ -163,7 +163,7 @@ def test_a_reply_without_records_is_refused() -> None:
 
 
 @pytest.mark.parametrize("code", Refusal)
-def test_a_refusal_is_told_in_its_fixed_sentence(code: Refusal) -> None:
+def test_a_refusal_is_reported_in_its_fixed_sentence(code: Refusal) -> None:
     message = refusal_reply(code, request())
     message.error.__dict__["_reason"] = HOSTILE
     with pytest.raises(ReplyError) as caught:

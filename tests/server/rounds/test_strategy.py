@@ -386,7 +386,7 @@ def test_a_huge_change_within_the_bound_does_not_move_a_robust_run() -> None:
 
 @each_strategy
 @pytest.mark.parametrize("rounds", [0, 1, 3])
-def test_a_restored_strategy_goes_on_bit_for_bit(
+def test_a_restored_strategy_continues_bit_for_bit(
     name: StrategyName, rounds: int, tmp_path: Path
 ) -> None:
     through = Rounds(STRATEGIES[name])

@@ -80,7 +80,7 @@ def test_a_server_that_fails_stops_nothing_and_is_left_alone(
     assert time.monotonic() - started < 0.5
 
 
-def test_without_an_address_nobody_is_told() -> None:
+def test_without_an_address_nothing_is_sent() -> None:
     nobody = run_tracker(config(""), "r1")
     nobody.log_round(STATUS)
     nobody.log_end(STATUS)

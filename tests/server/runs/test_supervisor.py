@@ -156,7 +156,7 @@ def test_a_run_that_broke_off_is_resumed_at_once(
 
 
 @pytest.mark.parametrize("status", [FlowerState.PENDING, FlowerState.STARTING, FlowerState.RUNNING])
-def test_one_whose_process_is_dead_is_resumed_before_flower_sees_that(
+def test_a_run_whose_process_is_dead_is_resumed_before_flower_notices(
     run: Run, look: Callable[[], Run], flower: StandIn, status: FlowerState
 ) -> None:
     """Flower waits a minute for a sign of life."""
@@ -327,7 +327,7 @@ def test_a_resumed_run_may_have_a_smaller_quorum(
         start(settings, flower, run, AuditEvent.RUN_RESUMED, quorum=2.0)
 
 
-def test_a_run_is_told_where_the_record_of_partners_is(run: Run, settings: Settings) -> None:
+def test_a_run_gets_the_path_of_the_record_of_partners(run: Run, settings: Settings) -> None:
     assert run.config.paths.partners == str(settings.path("partners.json"))
 
 

@@ -283,7 +283,7 @@ class Away(httpx.AsyncBaseTransport):
         (httpx.RemoteProtocolError, 502),
     ],
 )
-def test_a_superlink_that_is_away_is_told_as_such(error: type[Exception], status: int) -> None:
+def test_an_unreachable_superlink_is_reported(error: type[Exception], status: int) -> None:
     async def ask(method: str, path: str) -> int:
         client = httpx.AsyncClient(transport=Away(error), base_url="https://link")
         inside = httpx.ASGITransport(Gate(ADMINISTRATORS, client))

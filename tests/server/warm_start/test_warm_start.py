@@ -200,7 +200,7 @@ def test_too_few_valid_answers_end_it_and_say_why(
         coordinator.warm()
 
 
-def test_who_is_silent_at_first_is_asked_again_and_nobody_pays_twice(
+def test_a_silent_partner_is_asked_again_and_no_partner_pays_twice(
     sites: Sites, connect: Connect
 ) -> None:
     coordinator = Coordinator(sites, connect, 2.0, **{"policy.max_epsilon": 8.0})
@@ -273,9 +273,7 @@ def test_an_item_must_stand_out_from_the_noise() -> None:
     assert select_own_items(popular, 50.0, 4) == ()
 
 
-def test_own_items_that_were_chosen_once_stay_when_others_answer_later(
-    sites: Sites, connect: Connect
-) -> None:
+def test_own_items_do_not_change_after_late_answers(sites: Sites, connect: Connect) -> None:
     """Else partners that answered about these items would refuse to be asked about others."""
     coordinator = Coordinator(sites, connect, 2.0, **{"policy.max_epsilon": 20.0})
     absent = coordinator.grid.nodes[3]

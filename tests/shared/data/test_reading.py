@@ -92,7 +92,7 @@ def test_times_in_parquet_keep_their_types(tmp_path: Path, times: pa.Array) -> N
     assert as_lists(read_histories(path, ITEMS)) == {"1": [3, 2, 1]}
 
 
-def test_timestamp_goes_before_position_unless_told_otherwise(tmp_path: Path) -> None:
+def test_timestamp_takes_precedence_over_position_by_default(tmp_path: Path) -> None:
     path = csv(tmp_path, "x,a,1,2", "x,b,2,1", header="user_id,item_id,timestamp,position")
     assert as_lists(read_histories(path, ITEMS)) == {"x": [1, 2]}
     assert as_lists(read_histories(path, ITEMS, Columns(time="position"))) == {"x": [2, 1]}

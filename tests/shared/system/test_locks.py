@@ -98,7 +98,7 @@ def test_an_error_within_frees_the_lock_and_passes_on(tmp_path: Path, lock: Lock
 
 
 @both_locks
-def test_looking_keeps_nobody_out(tmp_path: Path, lock: Lock) -> None:
+def test_is_locked_does_not_block_another_holder(tmp_path: Path, lock: Lock) -> None:
     """Looking takes the lock for an instant, for the system offers no other way to look."""
     file, enough = tmp_path / "lock", threading.Event()
 
@@ -199,7 +199,7 @@ def test_a_folders_lock_is_waited_for_no_longer_than_said(tmp_path: Path) -> Non
         pytest.fail("it holds nothing")
 
 
-def test_a_file_system_whose_locks_do_not_hold_is_told_from_others(
+def test_a_file_system_without_working_locks_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert locks_exclude(tmp_path)

@@ -64,7 +64,7 @@ def test_other_coins_declare_the_same(quick: list[str], tmp_path: Path) -> None:
     assert (first.canaries[0].inside != second.canaries[0].inside).any()
 
 
-def test_nobody_held_out_is_nobody_asked_for(quick: list[str], tmp_path: Path) -> None:
+def test_without_held_out_users_none_are_compared(quick: list[str], tmp_path: Path) -> None:
     _, experiment = planted(quick, tmp_path / "run", held_out=0.0)
     assert len(experiment.members) == len(experiment.held_out) == 0
 

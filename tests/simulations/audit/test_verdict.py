@@ -51,7 +51,7 @@ def test_what_is_hidden_as_claimed_is_no_reason() -> None:
     assert violations([observed], FINE, BOOKS, Claim(4.0, 1e-5, "a")) == []
 
 
-def test_organisations_that_nobody_could_look_at_do_not_count() -> None:
+def test_unobserved_organisations_do_not_count() -> None:
     own, other = canaries(40), canaries(60, seed=1)
     observed = observer_figures(
         [None, other.inside.astype(np.float64)], [own, other], Claim(1.0, 1e-5, "a"), 0.95

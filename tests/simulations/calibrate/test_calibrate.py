@@ -205,7 +205,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 SMALL = ("--items", 40, "--delta", 1e-5, "--set", "model.feature_size=8")
 
 
-def test_a_recipe_is_told_in_tables(
+def test_a_recipe_is_printed_as_tables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--population", 755, "--organisations", 8, "--epsilons", "1,8", "--rounds", 4)

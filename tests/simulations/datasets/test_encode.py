@@ -180,7 +180,7 @@ def test_a_simulation_runs_on_encoded_features(
     assert reopen(tmp_path / "run", {}, []).dataset.catalogue.fingerprint == stored.fingerprint
 
 
-def test_a_run_goes_on_with_its_own_features_whatever_was_encoded_since(
+def test_a_run_keeps_its_own_features_after_another_encoding(
     tiny_data: Path, items: Catalogue, encoder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "catalogue"

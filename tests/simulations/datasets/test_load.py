@@ -121,7 +121,7 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "file")
 
 
-def test_neither_form_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_in_neither_form_names_the_expected_files(tmp_path: Path) -> None:
     folder(tmp_path, interactions_csv=INTERACTIONS, movies_csv=MOVIES_CSV)
     with pytest.raises(DataError) as caught:
         load(tmp_path)

@@ -245,7 +245,7 @@ def test_without_privacy_nothing_is_claimed(tiny_data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("epsilon", ["none", 8.0])
 @pytest.mark.parametrize("kill_after", [0, 1, 3])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+def test_a_killed_run_resumes_with_the_same_result(
     tiny_data: Path, tmp_path: Path, epsilon: float | str, kill_after: int
 ) -> None:
     config = settings(tiny_data, "server.strategy=fedadam", epsilon=epsilon)

@@ -97,7 +97,7 @@ def test_recipes_are_an_axis_and_keep_their_own_settings(tmp_path: Path) -> None
     }
 
 
-def test_settings_of_one_last_name_are_told_apart() -> None:
+def test_settings_of_one_last_name_are_distinguished() -> None:
     grid = ("server.learning_rate=1,2", "training.learning_rate=1.5,2.5")
     names = [run.name for run in Plan.of(asked("8", None, *grid)).runs()]
     assert names[0] == "epsilon=8,server.learning_rate=1,training.learning_rate=1.5"
@@ -158,7 +158,7 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
 # --- the folder --------------------------------------------------------------------------------
 
 
-def test_the_same_or_nothing_goes_on_and_anything_else_is_refused(tmp_path: Path) -> None:
+def test_the_same_plan_or_none_resumes_and_another_is_refused(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "sweep")
     with pytest.raises(CheckpointError, match="holds no sweep: start it without --resume"):
         resolve_plan(folder, asked(), {}, resume=True)
@@ -210,7 +210,7 @@ def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_starts_goes_on_or_is_left_as_its_folder_says(tmp_path: Path) -> None:
+def test_a_run_starts_resumes_or_is_kept_by_the_state_of_its_folder(tmp_path: Path) -> None:
     plan = Plan.of(asked("8", "0,1,2"))
     folder = SweepFolder(tmp_path / "sweep")
     folder.write_plan(plan)
@@ -246,7 +246,7 @@ def test_a_run_starts_goes_on_or_is_left_as_its_folder_says(tmp_path: Path) -> N
         (None, -15, "its process was ended by signal 15"),
     ],
 )
-def test_a_failure_is_told_in_a_line(
+def test_a_failure_is_reported_in_a_line(
     tmp_path: Path, log: str | None, code: int, reason: str
 ) -> None:
     folder = SweepFolder(tmp_path)
@@ -381,7 +381,7 @@ assert found == {"a": 0, "b": 7}, found
 """
 
 
-def test_a_cluster_runs_jobs_and_tells_their_exit_codes(tmp_path: Path) -> None:
+def test_a_cluster_runs_jobs_and_returns_their_exit_codes(tmp_path: Path) -> None:
     # In a process of its own: Ray changes the one that it is started from.
     command = [sys.executable, "-c", ON_RAY, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -389,7 +389,7 @@ def test_a_cluster_runs_jobs_and_tells_their_exit_codes(tmp_path: Path) -> None:
     assert (tmp_path / "a.log").read_text() == "ran\n"
 
 
-def test_a_cluster_where_nobody_listens_is_told_at_once() -> None:
+def test_an_unreachable_cluster_is_reported_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -466,7 +466,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
     assert not (tmp_path / "s").exists()
 
 
-def test_a_sweep_with_a_failing_run_tells_its_reason_and_keeps_the_rest(
+def test_a_sweep_with_a_failing_run_reports_its_reason_and_keeps_the_rest(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tiny_data: Path,
@@ -550,7 +550,7 @@ def long(data: Path, out: Path, rounds: int) -> list[str]:
 
 
 @needs_linux
-def test_a_killed_sweep_goes_on_as_if_nothing_had_happened(
+def test_a_killed_sweep_resumes_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch, tiny_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"

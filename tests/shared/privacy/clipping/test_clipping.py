@@ -202,7 +202,7 @@ def test_with_dropout_it_is_the_sum_under_the_same_masks(candidates: int) -> Non
     assert float((flat - alone(model, losses, users)).norm()) > 0.1
 
 
-def test_a_batch_of_nobody_sums_to_nothing() -> None:
+def test_an_empty_batch_sums_to_zero() -> None:
     model = recommender()
     with PerUserClipping(model, 1.0) as clipping:
         clipping.zero_sums()
@@ -307,7 +307,7 @@ def test_a_user_who_is_clipped_adds_the_clip_norm_and_no_less() -> None:
 
 
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
-def test_what_is_not_finite_adds_nothing_and_spoils_nobody(broken: float) -> None:
+def test_a_non_finite_gradient_adds_nothing_and_changes_no_other_user(broken: float) -> None:
     model = recommender()
     alike = booked(model, next_item_losses(model), USERS[:-1], 1.0)
     assert_close(booked(model, scaled(model, broken), USERS, 1.0), alike, rtol=1e-6, atol=1e-7)
@@ -451,7 +451,7 @@ def test_trap_1_a_custom_head_that_holds_the_table_is_refused_by_name() -> None:
         PerUserClipping(model, 1.0)
 
 
-def test_trap_1_the_tied_table_of_the_recommender_counts_on_both_sides() -> None:
+def test_trap_1_the_tied_table_has_gradients_from_input_and_output() -> None:
     """What hooks lose is most of it: the output side has a gradient for every item."""
     model = recommender(item_bias=False)
     losses = next_item_losses(model)
@@ -473,7 +473,7 @@ def test_trap_2_one_loss_for_the_batch_is_refused() -> None:
         booked(model, lambda users: losses(users)[:, None], USERS, 1.0)
 
 
-def test_trap_3_a_plain_backward_is_refused_since_it_clips_nobody() -> None:
+def test_trap_3_a_plain_backward_is_refused_because_it_does_not_clip() -> None:
     model = recommender()
     with PerUserClipping(model, 1.0):
         with pytest.raises(ClippingError, match=r"call clipping\.backward\(losses\)"):

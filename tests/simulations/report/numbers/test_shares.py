@@ -25,7 +25,7 @@ def test_wilsons_interval_holds_those_shares_that_the_count_does_not_rule_out(
         assert abs(share.value - end) == pytest.approx(NORMAL_QUANTILE * deviation, abs=1e-6)
 
 
-def test_nobody_is_no_share() -> None:
+def test_a_share_of_no_users_is_zero_with_the_widest_interval() -> None:
     assert Share(0, 0).value == 0
     assert Share(0, 0).interval == (0, 1)
 

@@ -146,7 +146,7 @@ def test_the_models_are_compared_with_a_test(run: Run) -> None:
     assert "significant" not in takeaways.models(replace(run, evaluation=None))
 
 
-def test_exposure_speaks_of_the_head(run: Run) -> None:
+def test_exposure_names_the_most_popular_tenth(run: Run) -> None:
     assert run.exposure is not None
     own = run.exposure.models["federated"][0]
     text = takeaways.exposure(run, run.exposure)
