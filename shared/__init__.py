@@ -9,6 +9,7 @@
 - `item_features/`: public features of items from text.
 - `evaluation/`: ranking quality and exposure.
 - `privacy/`: noise, sampling, clipping, accounting.
+- `secure_aggregation/`: the sum of what organisations hold, of which no summand is seen.
 - `system/`: locks and durable writes, processes, command lines.
 - `hash_chain`: a log in which no edit goes unnoticed.
 """

@@ -15,6 +15,8 @@ SottoError
 ├── WireError            a message does not have the form that `shared.messages` states
 ├── ReplyError           a partner's reply was refused before any arithmetic saw it
 ├── QuorumError          too few organisations answered a round
+├── SecureAggregationError  a step of secure aggregation was refused; nothing was released by it
+│   └── TooFewPartners   too few partners take part in a step of secure aggregation
 ├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
 ├── AuditError           the audit log cannot be written, or was changed
 ├── ReportError          what a report is to show is missing, damaged, or not of one run
@@ -46,9 +48,11 @@ __all__ = [
     "Refused",
     "ReplyError",
     "ReportError",
+    "SecureAggregationError",
     "ServerError",
     "SiteError",
     "SottoError",
+    "TooFewPartners",
     "WireError",
 ]
 
@@ -162,6 +166,23 @@ class ReplyError(SottoError):
 
 class QuorumError(SottoError):
     """Too few organisations answered a round."""
+
+
+class SecureAggregationError(SottoError, ValueError):
+    """A step of secure aggregation was refused; nothing was released by it.
+
+    Args:
+        problem: what is wrong, as a sentence.
+        suspect: the partner whose message is at fault; "" for the coordinator, or nobody known.
+    """
+
+    def __init__(self, problem: str, suspect: str = "") -> None:
+        self.suspect = suspect
+        super().__init__(problem)
+
+
+class TooFewPartners(SecureAggregationError):
+    """Too few partners take part in a step of secure aggregation."""
 
 
 class CheckpointError(SottoError):

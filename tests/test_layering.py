@@ -36,6 +36,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "models": {"config", "data", "errors"},
         "item_features": {"data", "errors"},
         "privacy": {"errors", "models"},
+        "secure_aggregation": {"errors"},
     },
     "client": {
         "flower_internals": set(),
@@ -244,7 +245,12 @@ def test_a_room_says_what_is_inside_and_imports_nothing() -> None:
 
 
 def test_what_computes_knows_no_message_and_no_file() -> None:
-    computing = ("client.compute.trainer", "shared.models.", "shared.privacy.")
+    computing = (
+        "client.compute.trainer",
+        "shared.models.",
+        "shared.privacy.",
+        "shared.secure_aggregation.",
+    )
     foreign = {"flwr", "pathlib", "sqlite3", "shared.messages"}
     breaches = {
         (name, imported)

@@ -6,6 +6,7 @@
 | training_step | the same through the trainer, and against an earlier version                |
 | noise        | cryptographic noise against torch's generator                                |
 | accounting   | the accountant                                                               |
+| secure_aggregation | time, bytes and memory of a round of secure aggregation              |
 | ledger       | the ledger at many entries                                                   |
 | sources      | reading interactions from files and databases                                |
 | executor     | starting a ClientApp                                                         |
