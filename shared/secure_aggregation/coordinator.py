@@ -35,7 +35,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from typing import TypeVar
+from functools import cached_property
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,7 @@ class Coordinator:
         }
         self._sum = np.zeros(invitation.aggregation.length, np.uint64)
         self._faulty: set[int] = set()
+        self._closed: dict[Phase, object] = {}
 
     @property
     def phase(self) -> Phase:
@@ -201,7 +203,7 @@ class Coordinator:
         index = self._sender(sender, message)
         if self._is_new(Phase.SIGNATURES, index, message.to_bytes()):
             content = survivors_content(
-                keys_digest(self.key_list()),
+                self._keys_digest,
                 index,
                 self._received[Phase.SHARES],
                 self._received[Phase.INPUTS],
@@ -246,7 +248,7 @@ class Coordinator:
         """
         self._close(Phase.UNMASKING)
         key_list, shares = self.key_list(), self._messages(Phase.UNMASKING, UnmaskingShares)
-        advertised, digest = key_list.advertisements, keys_digest(key_list)
+        advertised, digest = key_list.advertisements, self._keys_digest
         seeds, keys = self._seeds(advertised, shares), self._mask_keys(advertised, shares)
         total = self._sum.copy()
         for owner, seed in seeds.items():
@@ -366,8 +368,17 @@ class Coordinator:
         return set(self._received[Phase.SHARES]) - set(self._received[Phase.INPUTS])
 
     def _messages(self, phase: Phase, form: type[M]) -> dict[int, M]:
-        received = self._received[phase]
-        return {index: form.from_bytes(received[index]) for index in sorted(received)}
+        received, closed = self._received[phase], phase < self._phase
+        if closed and phase in self._closed:
+            return cast(dict[int, M], self._closed[phase])
+        messages = {index: form.from_bytes(received[index]) for index in sorted(received)}
+        if closed:
+            self._closed[phase] = messages
+        return messages
+
+    @cached_property
+    def _keys_digest(self) -> bytes:
+        return keys_digest(self.key_list())
 
     def _seeds(self, advertised: Keys, shares: Mapping[int, UnmaskingShares]) -> dict[int, bytes]:
         """Recover the seed of each survivor's own mask."""

@@ -45,7 +45,8 @@ from shared.secure_aggregation.partner import Partner
 from shared.secure_aggregation.roster import Roster
 from shared.secure_aggregation.signing import Identity
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 PLAIN = 4
 """Bytes of a number that is sent as float32."""
 

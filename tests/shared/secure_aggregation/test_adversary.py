@@ -105,12 +105,13 @@ class Adversary(RuleBasedStateMachine):
 
     @rule(one=large_sets, other=large_sets, shown_one=st.sets(honest))
     def split(self, one: Members, other: Members, shown_one: set[int]) -> None:
-        """Show one list to some partners and another to the rest, and every signature to all."""
+        """Show one list to some partners and another to the rest, and then what was signed."""
         for partner in HONEST:
             self.deliver(partner, frozenset(range(7)))
             self.list_survivors(partner, one if partner in shown_one else other)
         for partner in HONEST:
             self.prove(partner, set())
+            self.prove_honestly(partner)
 
     @rule(partner=honest, left_out=st.sets(st.sampled_from(range(7)), max_size=3))
     def prove(self, partner: int, left_out: set[int]) -> None:

@@ -145,7 +145,7 @@ def test_a_message_of_another_session_is_refused_and_the_right_one_still_answere
     ],
     ids=["longer", "a column", "floats", "int32"],
 )
-def test_a_vector_of_another_form_is_refused(values: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_a_vector_of_another_form_is_refused(values: np.ndarray) -> None:
     partner = recorded().partner(Step.SHARED)
     with pytest.raises(SecureAggregationError, match=r"not int64 or uint64 \(4,\)"):
         partner.mask(recorded().delivery, values)

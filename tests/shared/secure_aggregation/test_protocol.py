@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -49,13 +50,14 @@ def test_the_sum_is_exact_or_the_round_ends_for_any_dropouts_at_any_step(
             summed = present
         if data.draw(st.booleans(), label="restart all"):
             federation.resume()
-        close = {
+        closing: dict[Phase, Callable[[], object]] = {
             Phase.KEYS: federation.coordinator.key_list,
             Phase.SHARES: partial(federation.coordinator.delivery, present[0]),
             Phase.INPUTS: federation.coordinator.survivors,
             Phase.SIGNATURES: federation.coordinator.proof,
             Phase.UNMASKING: federation.coordinator.total,
-        }[Phase(phase)]
+        }
+        close = closing[Phase(phase)]
         least = chosen.threshold
         if phase <= Phase.INPUTS:
             least = max(least, chosen.fewest_survivors)
