@@ -209,6 +209,7 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
     plan = LocalPlan(
         population=site.population,
         noise_multiplier=request.noise_multiplier,
+        max_events=site.policy.max_events,
         **values_of(LocalTraining, request),
     )
     model = _model(request, site, catalogue)

@@ -6,7 +6,8 @@ more than any noise. So nothing about the private data decides a shape:
 
 | what | is |
 |---|---|
-| length of every history | the model's T, one event more as target, right-padded |
+| length of every history | the model's T, one event more as target, right-padded; less where the |
+|                         |   site's policy never lets as many be read |
 | rows of every batch | a constant of the model, the plan and the device; missing users are empty |
 | batches of a step | users / rows, rounded up; one at least |
 | order of users | that of the site's histories |
@@ -135,11 +136,21 @@ def user_numbers(length: int, scored: int, width: int, heads: int) -> int:
     return length * (scored + LAYERS_ALIVE * width + 4 * heads * length)
 
 
-def shape_of(config: AttentionConfig, candidates: int, rows: int) -> Shape:
-    """Return the shape of batches of so many rows."""
+def shape_of(
+    config: AttentionConfig, candidates: int, rows: int, longest: int | None = None
+) -> Shape:
+    """Return the shape of batches of so many rows.
+
+    Args:
+        config: the model's shape.
+        candidates: drawn for each user; 0 ranks the whole catalogue.
+        rows: R.
+        longest: most events that are read of any history, >= 2: a public constant; None: no bound.
+    """
+    length = config.max_length if longest is None else min(config.max_length, longest - 1)
     return Shape(
         rows=rows,
-        length=config.max_length,
+        length=length,
         items=config.items,
         candidates=candidates,
         masked=mask_size(config),

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from opacus.optimizers import DPOptimizerFastGradientClipping
@@ -38,7 +39,7 @@ from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.sampling import poisson_samples
-from shared.sections import NonNegativeNumber, PositiveInt, section
+from shared.sections import NonNegativeNumber, PositiveInt, Require, section
 
 __all__ = ["LocalPlan", "check_model", "train"]
 
@@ -56,10 +57,12 @@ class LocalPlan(LocalTraining):
     Attributes:
         population: declared users N; `sample_rate * population` is the divisor of every sum.
         noise_multiplier: noise over clip norm; 0 trains without privacy: no clipping, no noise.
+        max_events: most events that the site reads of any history, >= 2: batches are no longer.
     """
 
     population: PositiveInt
     noise_multiplier: NonNegativeNumber
+    max_events: Annotated[int, Require(lambda n: n >= 2, "choose a whole number >= 2")] = 10**9
 
     @property
     def expected_batch(self) -> float:
@@ -186,7 +189,7 @@ def _half_precision(device: torch.device) -> AbstractContextManager[object]:
 def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
     plan = samples.plan
     optimiser, rows = _optimiser(model, plan), _most_rows(model, plan)
-    for batches in samples.batches(shape_of(model.config, plan.candidates, rows)):
+    for batches in samples.batches(_shape(model, plan, rows)):
         for p in trainable(model).values():
             p.grad = torch.zeros_like(p)
         for batch in batches:
@@ -199,7 +202,7 @@ def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
     rows = _checked_rows(model, plan)
     with PerUserClipping(model, plan.clip_norm) as clipping:
         optimiser = SourcedNoiseOptimizer(_optimiser(model, plan), plan, clipping, samples.random)
-        for batches in samples.batches(shape_of(model.config, plan.candidates, rows)):
+        for batches in samples.batches(_shape(model, plan, rows)):
             clipping.zero_sums()
             for batch in batches:
                 clipping.backward(_batch_losses(model, batch))
@@ -224,6 +227,10 @@ def _most_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
     return most_rows(model.config, plan.candidates, plan.expected_batch, model.device.type)
 
 
+def _shape(model: AttentionRecommender, plan: LocalPlan, rows: int) -> Shape:
+    return shape_of(model.config, plan.candidates, rows, plan.max_events)
+
+
 _checked: dict[str, int] = {}
 
 
@@ -234,16 +241,14 @@ def _checked_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
         ClippingError: the model's per-user gradients would be wrong, or differ from call to call.
     """
     rows = _most_rows(model, plan)
-    setting = (model.config.to_json_string(), model.dtype, plan.candidates, model.device)
-    key = f"{setting} {rows} {torch.get_num_threads()}"
+    setting = (model.config.to_json_string(), model.dtype, model.device, torch.get_num_threads())
+    key = f"{setting} {_shape(model, plan, rows)}"
     if key not in _checked:
         _probe(model, plan)
         with random_weights(model), PerUserClipping(model, CHECKED_NORM) as clipping:
             _checked[key] = independent_rows(
                 rows,
-                lambda tried: _rows_agree(
-                    model, clipping, shape_of(model.config, plan.candidates, tried)
-                ),
+                lambda tried: _rows_agree(model, clipping, _shape(model, plan, tried)),
             )
     return _checked[key]
 

@@ -1,12 +1,13 @@
 """What a site's private training step costs: against a plain one, and against an earlier version.
 
     python -m simulations.benchmarks.training_step [--items 3400 50000] [--length 50 100]
-        [--histories full short] [--trained all scores] [--users 64] [--repeats 5]
+        [--histories full short bounded] [--trained all scores] [--users 64] [--repeats 5]
         [--before FOLDER]
 
 Goes through the trainer, batches as it makes them and noise included; `private_step` measures
 clipping alone. FOLDER is a checkout of another version, whose steps take turns with this one's.
-Histories are full (T + 1 events) or short (2 to 20 events, 7 on average). A model that trains "all"
+Histories are full (T + 1 events), short (2 to 20 events, 7 on average), or bounded: short, and the
+site's policy says that no more than 20 are ever read. A model that trains "all"
 learns tied ids, in two blocks; one that trains "scores" scores 64 public features, in one block.
 The hidden size is 64. Processes take turns; ratios are within a turn, figures medians.
 Seconds are the process's own (CPU time), with one thread.
@@ -33,7 +34,8 @@ import torch
 
 __all__ = ["measure"]
 
-STEPS = 2
+STEPS, SHORT = 2, 20
+"""Steps that are measured, and events of the longest of the short histories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class Case:
     Attributes:
         items: catalogue size V.
         length: events that the model reads, T.
-        histories: "full" or "short".
+        histories: "full", "short" or "bounded".
         trained: "all" or "scores".
         users: of the site; all of them are in every step.
     """
@@ -70,6 +72,8 @@ def measure(case: Case, kind: str) -> float:
         "learning_rate": 0.1,
     }
     given = inspect.signature(trainer.LocalPlan).parameters
+    if case.histories == "bounded" and "max_events" in given:
+        plan["max_events"] = SHORT
     steps = "local_steps" if "local_steps" in given else "steps"
 
     def seconds(count: int) -> float:
@@ -122,8 +126,8 @@ def _model(case: Case) -> Any:  # noqa: ANN401
 def _histories(case: Case) -> Any:  # noqa: ANN401
     draw = np.random.default_rng(0)
     lengths = np.full(case.users, case.length + 1)
-    if case.histories == "short":
-        lengths = np.minimum(draw.geometric(1 / 7, case.users) + 1, 20)
+    if case.histories != "full":
+        lengths = np.minimum(draw.geometric(1 / 7, case.users) + 1, SHORT)
     lists = [draw.integers(1, case.items + 1, length).tolist() for length in lengths]
     return _module("shared.histories", "shared.data.histories").Histories.from_lists(lists)
 
@@ -192,7 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--items", type=int, nargs="+", default=[3_400, 50_000])
     parser.add_argument("--length", type=int, nargs="+", default=[50, 100])
-    kinds: dict[str, list[str]] = {"--histories": ["full", "short"], "--trained": ["all", "scores"]}
+    kinds: dict[str, list[str]] = {
+        "--histories": ["full", "short", "bounded"],
+        "--trained": ["all", "scores"],
+    }
     for flag, choices in kinds.items():
         parser.add_argument(flag, nargs="+", choices=choices, default=choices)
     parser.add_argument("--users", type=int, default=64)

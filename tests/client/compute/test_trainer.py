@@ -243,6 +243,25 @@ def test_physical_batches_change_nothing(
     assert_same(clipped_sum(model, USERS, BETWEEN), whole)
 
 
+def test_batches_are_no_longer_than_what_is_read_of_any_history(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A public constant of the site, which changes no sum."""
+    lengths = set[int]()
+    cut = trainer.physical_batches
+
+    def noted(histories: Any, users: Any, shape: Any, *rest: Any) -> Any:  # noqa: ANN401
+        lengths.add(shape.length)
+        return cut(histories, users, shape, *rest)
+
+    monkeypatch.setattr(trainer, "physical_batches", noted)
+    model, users = recommender().double(), [user[-4:] for user in USERS]
+    fine = replace(PLAN, clip_norm=BETWEEN, noise_multiplier=1e-6)
+    whole = change(model, users, fine)
+    assert_same(change(model, users, replace(fine, max_events=4)), whole)
+    assert lengths == {T, 3}
+
+
 def test_in_single_precision_it_is_the_same_sum() -> None:
     model = recommender()
     expected = by_brute_force(model, USERS, BETWEEN)
