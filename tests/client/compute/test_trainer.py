@@ -248,7 +248,7 @@ def test_batches_are_no_longer_than_what_is_read_of_any_history(
 ) -> None:
     """A public constant of the site, which changes no sum."""
     lengths = set[int]()
-    cut = trainer.physical_batches
+    cut = physical_batches
 
     def noted(histories: Any, users: Any, shape: Any, *rest: Any) -> Any:  # noqa: ANN401
         lengths.add(shape.length)
