@@ -5,6 +5,7 @@
 | any of the addresses         | `a.b`      | refused: give host:port                    |
 | `listen.administrators`,     | `0.0.0.0:1`| refused: Flower asks for no password there |
 | `listen.superlink`           |            |                                            |
+| two addresses                | one port   | refused, unless they are of two interfaces |
 | a misspelt key               |            | refused, with the key that was meant       |
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import field
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +29,13 @@ HostAndPort = Annotated[
     Require(
         lambda text: Address.parse(text) is not None,
         "give host:port, as in sotto.example:9092 or [2001:db8::1]:9092",
+    ),
+]
+NoneOrHostAndPort = Annotated[
+    str,
+    Require(
+        lambda text: not text or Address.parse(text) is not None,
+        "give host:port, as in 127.0.0.1:9465, or '' for none",
     ),
 ]
 OnLoopback = Annotated[
@@ -48,11 +57,14 @@ class Listen:
         administrators: the listener for `sotto-server run` and the like; on loopback, since Flower
             1.41 asks administrators for no password.
         superlink: where Flower's SuperLink itself listens; always on loopback.
+        metrics: where /metrics, /healthz and /readyz are answered; "" has none. They name runs,
+            partners and outcomes, without a password.
     """
 
     partners: HostAndPort = "0.0.0.0:9092"
     administrators: OnLoopback = "127.0.0.1:9093"
     superlink: OnLoopback = "127.0.0.1:9091"
+    metrics: NoneOrHostAndPort = ""
 
 
 @section("tls")
@@ -129,9 +141,11 @@ class Settings:
                 f"{file}: 'folder' is no key of this file, which lies in that folder: remove it."
             )
         try:
-            return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent)})
+            settings = parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent)})
+            settings.check_listeners()
         except ConfigError as error:
             raise ServerError(f"{file}: {error}") from error
+        return settings
 
     def path(self, name: str) -> Path:
         """Return the path of a file of the coordinator's folder; an absolute one stays."""
@@ -156,6 +170,35 @@ class Settings:
     def superlink(self) -> Address:
         """Address of Flower's SuperLink."""
         return _parse(self.listen.superlink)
+
+    @property
+    def metrics(self) -> Address | None:
+        """Address of metrics and probes; None where there are none."""
+        return _parse(self.listen.metrics) if self.listen.metrics else None
+
+    @property
+    def listeners(self) -> dict[str, Address]:
+        """Every address of [listen] that something listens at, by key."""
+        found = {
+            "partners": self.partners,
+            "administrators": self.administrators,
+            "superlink": self.superlink,
+        }
+        return found | ({} if self.metrics is None else {"metrics": self.metrics})
+
+    def check_listeners(self) -> None:
+        """Check that no two addresses of [listen] are the same.
+
+        Raises:
+            ConfigError: two are, or one of them has the same port on all interfaces.
+        """
+        for (key, address), (other, taken) in combinations(self.listeners.items(), 2):
+            wild = {"0.0.0.0", "::"} & {address.host, taken.host}  # noqa: S104 compared, not bound
+            if address.port == taken.port and (wild or address.host == taken.host):
+                raise ConfigError(
+                    f"listen.{key} = '{address}' and listen.{other} = '{taken}' are one port: "
+                    "give each a port of its own."
+                )
 
     @property
     def authority(self) -> Path | None:

@@ -21,6 +21,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,7 +96,7 @@ class Deployment:
     """A coordinator and its partners in one folder."""
 
     folder: Path
-    ports: list[int] = field(default_factory=lambda: free_ports(6))
+    ports: list[int] = field(default_factory=lambda: free_ports(7))
     up: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -229,12 +230,12 @@ def join(made: Deployment, name: str, source: Sequence[str], port: int) -> None:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     made = Deployment(tmp_path_factory.mktemp("deployment"))
-    public, administrators, superlink, *locals_ = made.ports
+    public, administrators, superlink, metrics, *locals_ = made.ports
     write_catalogue(made.folder)
     sources = write_sources(made.folder)
     listen = ["--address", f"localhost:{public}", "--listen", f"127.0.0.1:{public}"]
     listen += ["--administrators", f"127.0.0.1:{administrators}"]
-    listen += ["--superlink", f"127.0.0.1:{superlink}"]
+    listen += ["--superlink", f"127.0.0.1:{superlink}", "--metrics", f"127.0.0.1:{metrics}"]
     # A source of its own: an edit meanwhile would make another bundle, which partners refuse.
     app = build_bundle(ROOT).unpack(made.folder / "source")
     made.types("sotto-server", "init", made.server, *listen, "--app", app)
@@ -305,6 +306,17 @@ def test_five_rounds_with_privacy_are_reported_one_by_one(
     assert [(p["name"], p["connection"]) for p in json.loads(listed.stdout)] == [
         (name, "online") for name in NAMES
     ]
+
+
+def test_prometheus_and_probes_get_an_answer(deployment: Deployment, watched: Watched) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{deployment.ports[3]}", trust_env=False) as asked:
+        assert asked.get("/healthz").status_code == 200
+        assert asked.get("/readyz").json() == {"status": "ok", "problems": []}
+        text = asked.get("/metrics").text
+    assert 'sotto_run_state{run="private",state="finished"} 1.0' in text
+    assert 'sotto_replies_total{organisation="Beta",outcome="valid",run="private"}' in text
+    up = dict(re.findall(r'sotto_process_up\{process="(\w+)"\} (\S+)', text))
+    assert up == dict.fromkeys(("superlink", "executor", "proxy", "supervisor"), "1.0")
 
 
 def test_the_published_card_claims_what_the_ledgers_say(

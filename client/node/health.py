@@ -20,10 +20,11 @@ from prometheus_client import CollectorRegistry
 
 from client.bundle.trust import verify_trusted
 from client.checks.handshake import shake_hands
-from client.node.prometheus import NodeMetrics, Processes
+from client.node.prometheus import NodeMetrics
 from client.site.site import Site
 from shared.errors import SiteError, SottoError
 from shared.system.health_server import Answer, Routes, json_answer, metrics_answer, serve_health
+from shared.system.supervise import Processes
 
 __all__ = ["serve_node_health"]
 

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from prometheus_client.core import (
@@ -31,34 +30,15 @@ from client.site.site import Site
 from shared.errors import BundleError, LedgerError
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release
-from shared.system.supervise import Restart, Start
+from shared.system.supervise import Processes
 
-__all__ = ["BUCKETS", "NodeMetrics", "Processes"]
+__all__ = ["BUCKETS", "NodeMetrics"]
 
 BUCKETS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Seconds from charge to answer."""
 _SMI = ["--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits"]
 _MIB = 1024 * 1024
 _PATIENCE = 5.0
-
-
-@dataclass(slots=True)
-class Processes:
-    """Which of the node's processes run, and how often each was restarted."""
-
-    running: dict[str, bool] = field(default_factory=dict)
-    restarts: Counter[str] = field(default_factory=Counter)
-
-    def record(self, change: Start | Restart) -> None:
-        """Record that a process started or ended."""
-        self.running[change.program] = isinstance(change, Start)
-        if isinstance(change, Restart):
-            self.restarts[change.program] += 1
-
-    @property
-    def all_running(self) -> bool:
-        """Whether every process that was ever started runs."""
-        return bool(self.running) and all(self.running.values())
 
 
 class NodeMetrics(Collector):

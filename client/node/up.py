@@ -20,10 +20,9 @@ import secrets
 from client.logs import Event, note
 from client.node.health import serve_node_health
 from client.node.processes import executor, supernode
-from client.node.prometheus import Processes
 from client.site.local_port import check_port
 from client.site.site import Site
-from shared.system.supervise import Patience, Restart, Start, keep_running
+from shared.system.supervise import Patience, Processes, Restart, Start, keep_running
 
 __all__ = ["run_node"]
 

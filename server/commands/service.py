@@ -67,6 +67,12 @@ def init_command(  # noqa: PLR0913 each is a command-line option
     superlink: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where Flower's SuperLink listens.")
     ] = "127.0.0.1:9091",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Address of metrics and health probes. [default: off]"
+        ),
+    ] = "",
     certificate: Annotated[
         Path | None, typer.Option(help="Your own certificate, PEM chain.")
     ] = None,
@@ -96,6 +102,7 @@ def init_command(  # noqa: PLR0913 each is a command-line option
             partners=listen,
             administrators=administrators,
             superlink=superlink,
+            metrics=metrics,
             own=own,
             app=app,
         ),
@@ -186,9 +193,10 @@ def audit_command(server: ServerOption = Path(), *, as_json: JsonOption = False)
 
 def _print_ready(settings: Settings) -> None:
     if wait_until_ready(settings):
+        metrics = f", metrics at {settings.metrics}" if settings.metrics else ""
         messages.print(
             f"The coordinator is up: partners at {settings.address}, administrators at "
-            f"{settings.administrators}.",
+            f"{settings.administrators}{metrics}.",
             soft_wrap=True,
             markup=False,
         )

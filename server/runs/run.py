@@ -28,12 +28,12 @@ from server.runs.bundle import BuiltBundle
 from server.settings import Settings
 from server.state.status import RunState, RunStatus, now
 from shared.config import RunConfig
-from shared.errors import CheckpointError, ConfigError, ServerError
+from shared.errors import CheckpointError, ConfigError, ServerError, SottoError
 from shared.sections import Value, flat_tables
 from shared.system.files import write_atomically
 from shared.system.locks import exclusive_lock
 
-__all__ = ["Run", "all_runs", "create_run", "find_run", "read_config"]
+__all__ = ["Run", "all_runs", "all_statuses", "create_run", "find_run", "read_config"]
 
 _RECORD, _CONFIG, _APP, _OUT, _LOCK = "run.json", "config.toml", "app", "out", "run.lock"
 _OLD_STATES = {"wanted": "running"}
@@ -261,6 +261,22 @@ def all_runs(settings: Settings) -> list[Run]:
     """Return every run, the oldest first; raises ServerError as `find_run`."""
     runs = [_read(file.parent) for file in settings.runs.glob(f"*/{_RECORD}")]
     return sorted(runs, key=lambda run: run.created)
+
+
+def all_statuses(settings: Settings) -> tuple[list[RunStatus], int]:
+    """Return the status of every run that can be read, and how many cannot."""
+    statuses, unreadable = [], 0
+    for file in sorted(settings.runs.glob(f"*/{_RECORD}")):
+        try:
+            run = _read(file.parent)
+            damaged = run.reported is None and RunStatus.exists(run.out)
+            statuses += [] if damaged else [run.status]
+            unreadable += damaged
+        except FileNotFoundError:
+            continue  # discarded meanwhile
+        except (SottoError, OSError, ValueError):
+            unreadable += 1
+    return statuses, unreadable
 
 
 def _declared_parameters(app: Path) -> set[str]:

@@ -6,5 +6,6 @@ up             the processes of `sotto-server up`
 proxy          which requests reach Flower's SuperLink
 listeners      the proxy's process and its TLS listeners
 superexec      Flower's executor of tasks, whose tokens stand in no argument
-prometheus     /metrics, /healthz and /readyz from the runs' status files
+health         /metrics, /healthz and /readyz at an address of server.toml
+prometheus     what they answer, from the state of every run and process
 """

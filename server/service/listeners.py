@@ -18,7 +18,7 @@ from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.address import Address
 
-__all__ = ["bind_socket", "serve_proxy"]
+__all__ = ["address_error", "bind_socket", "serve_proxy"]
 
 _GRACE = 5
 """Seconds for requests in progress after a signal to end."""
@@ -63,11 +63,16 @@ def bind_socket(key: str, address: Address) -> socket.socket:
         bound.bind((address.host, address.port))
     except OSError as error:
         bound.close()
-        raise ServerError(
-            f"listen.{key} = '{address}' cannot be used ({error.strerror}): stop what listens "
-            "there, or choose another address in server.toml."
-        ) from error
+        raise address_error(key, address, error) from error
     return bound
+
+
+def address_error(key: str, address: Address, error: OSError) -> ServerError:
+    """Return the error of an address that cannot be listened on; arguments as `bind_socket`."""
+    return ServerError(
+        f"listen.{key} = '{address}' cannot be used ({error.strerror}): stop what listens there, "
+        "or choose another address in server.toml."
+    )
 
 
 async def _serve(

@@ -1,27 +1,25 @@
 """Answer /metrics, /healthz and /readyz of the coordinator, for Prometheus and load balancers.
 
-Each request reads the runs' status files and asks whether the processes run, so that it is answered
-while a run's own process is dead. Counters continue over restarts.
+Each request reads the state of every run from its files and asks whether the processes run, so that
+it is answered while a run's own process is dead. Counters continue over restarts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from server.state.status import RunState, RunStatus
-from shared.errors import CheckpointError
 from shared.system.health_server import Answer, Routes, json_answer, metrics_answer
 
-__all__ = ["Folders", "Processes", "RunCollector", "health_routes"]
+__all__ = ["RunCollector", "Running", "Statuses", "health_routes"]
 
-Folders = Callable[[], Iterable[Path]]
-"""Returns the folders of all runs, now."""
-Processes = Callable[[], Mapping[str, bool]]
+Statuses = Callable[[], tuple[Sequence[RunStatus], int]]
+"""Returns the status of every run that can be read, and how many cannot, now."""
+Running = Callable[[], Mapping[str, bool]]
 """Returns whether each process that should run does, now."""
 
 GAUGES: Mapping[str, tuple[str, Callable[[RunStatus], float]]] = {
@@ -53,16 +51,16 @@ class RunCollector:
     """Reads every run's status when Prometheus collects.
 
     Args:
-        folders: returns the runs' folders.
+        statuses: returns every run's status.
         processes: returns whether each process runs.
     """
 
-    def __init__(self, folders: Folders, processes: Processes) -> None:
-        self._folders, self._processes = folders, processes
+    def __init__(self, statuses: Statuses, processes: Running) -> None:
+        self._statuses, self._processes = statuses, processes
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics, as Prometheus's client calls it."""
-        runs, unreadable = _statuses(self._folders())
+        runs, unreadable = self._statuses()
         for name, (text, value) in GAUGES.items():
             yield _filled(GaugeMetricFamily(name, text, labels=["run"]), runs, value)
         for name, (text, value) in COUNTERS.items():
@@ -71,7 +69,7 @@ class RunCollector:
         yield _replies(runs)
         yield _released(runs)
         yield GaugeMetricFamily(
-            "sotto_unreadable_runs", "Folders whose status cannot be read.", value=unreadable
+            "sotto_unreadable_runs", "Runs whose status cannot be read.", value=unreadable
         )
         up = GaugeMetricFamily("sotto_process_up", "Whether a process runs.", labels=["process"])
         for name, runs_now in self._processes().items():
@@ -79,21 +77,27 @@ class RunCollector:
         yield up
 
 
-def health_routes(folders: Folders, processes: Processes) -> Routes:
+def health_routes(statuses: Statuses, processes: Running, answers: Callable[[], bool]) -> Routes:
     """Return the answers of the coordinator, for `serve_health` on an address of its own.
 
     | path     | 200                                   | 503                                      |
     |----------|---------------------------------------|------------------------------------------|
     | /healthz | always                                | never                                    |
-    | /readyz  | every process runs, and no run is     | otherwise: the body names processes and  |
-    |          | paused, failed or interrupted         | runs, and says why                       |
+    | /readyz  | every process runs, the proxy and the | otherwise: the body names processes and  |
+    |          | SuperLink answer, and no run is       | runs, and says why                       |
+    |          | paused, failed or interrupted         |                                          |
     | /metrics | in Prometheus's or OpenMetrics' form  | never                                    |
+
+    Args:
+        statuses: returns every run's status.
+        processes: returns whether each process runs.
+        answers: returns whether the proxy and the SuperLink behind it answer.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RunCollector(folders, processes))
+    registry.register(RunCollector(statuses, processes))
 
     def readyz(_: str) -> Answer:
-        problems = _problems(folders(), processes())
+        problems = _problems(*statuses(), processes(), answers)
         body = {"status": "not ready" if problems else "ok", "problems": problems}
         return json_answer(body, ok=not problems)
 
@@ -102,16 +106,6 @@ def health_routes(folders: Folders, processes: Processes) -> Routes:
         "/readyz": readyz,
         "/metrics": lambda accept: metrics_answer(registry, accept),
     }
-
-
-def _statuses(folders: Iterable[Path]) -> tuple[list[RunStatus], int]:
-    statuses, unreadable = [], 0
-    for folder in folders:
-        try:
-            statuses.append(RunStatus.load(folder))
-        except CheckpointError:
-            unreadable += RunStatus.exists(folder)
-    return statuses, unreadable
 
 
 def _filled(
@@ -159,9 +153,15 @@ def _released(runs: Iterable[RunStatus]) -> Metric:
     return family
 
 
-def _problems(folders: Iterable[Path], processes: Mapping[str, bool]) -> list[str]:
-    runs, unreadable = _statuses(folders)
+def _problems(
+    runs: Sequence[RunStatus],
+    unreadable: int,
+    processes: Mapping[str, bool],
+    answers: Callable[[], bool],
+) -> list[str]:
     problems = [f"{name} is not running" for name, up in processes.items() if not up]
+    if not problems and not answers():
+        problems.append("the proxy or the SuperLink behind it does not answer")
     problems += [
         f"run {status.run} is {status.state}: {status.reason}"
         for status in runs

@@ -38,6 +38,8 @@ partners = ""
 administrators = ""
 # Flower's SuperLink itself: only processes of this machine need it.
 superlink = ""
+# /metrics, /healthz and /readyz, without a password, as in "127.0.0.1:9465"; "" has none.
+metrics = ""
 
 [tls]
 # Of the public listener. After a change: stop `sotto-server up` and start it again.
@@ -75,6 +77,7 @@ class NewServer:
             `address`.
         administrators: host:port of the administrators' listener.
         superlink: host:port of Flower's SuperLink.
+        metrics: host:port of metrics and probes; "" has none.
         own: the operator's certificate; None signs one.
         app: folder of Sotto's source; "" takes the one that runs.
     """
@@ -84,6 +87,7 @@ class NewServer:
     partners: str = ""
     administrators: str = "127.0.0.1:9093"
     superlink: str = "127.0.0.1:9091"
+    metrics: str = ""
     own: OwnCertificate | None = None
     app: str = ""
 
@@ -172,6 +176,7 @@ def _server_toml(new: NewServer) -> str:
             "partners": new.partners or f"0.0.0.0:{port}",
             "administrators": new.administrators,
             "superlink": new.superlink,
+            "metrics": new.metrics,
         }
     )
     document["tls"].update(

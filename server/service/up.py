@@ -7,7 +7,8 @@
 | proxy      | TLS listeners that pass on known paths alone             | the others of [listen]   |
 | supervisor | resumes runs whose process ended                         | nowhere                  |
 
-A ServerApp survives the end of its executor: a new executor takes over, and the run goes on.
+`up` itself answers at `listen.metrics`, if that is set (`server.service.health`). A ServerApp
+survives the end of its executor: a new executor takes over, and the run goes on.
 """
 
 from __future__ import annotations
@@ -25,11 +26,19 @@ import httpx
 
 from server.runs.flower import find_program, flower_environment
 from server.service.certificates import days_left
+from server.service.health import serve_coordinator_health
 from server.service.listeners import bind_socket
 from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.locks import inheritable_lock
-from shared.system.supervise import Patience, Program, Restart, Start, keep_running
+from shared.system.supervise import (
+    Patience,
+    Processes,
+    Program,
+    Restart,
+    Start,
+    keep_running,
+)
 
 __all__ = [
     "check_startup",
@@ -80,11 +89,7 @@ def check_startup(settings: Settings) -> list[str]:
         ServerError: an address is in use, a certificate has expired, or a file is missing or
             readable by other users.
     """
-    for key, address in (
-        ("partners", settings.partners),
-        ("administrators", settings.administrators),
-        ("superlink", settings.superlink),
-    ):
+    for key, address in settings.listeners.items():
         bind_socket(key, address).close()
     for file in (settings.executor_secret, *_keys(settings)):
         _check_private(file)
@@ -126,9 +131,18 @@ def run_services(settings: Settings, lock: int, notify: Callable[[Start | Restar
 
     Raises:
         ProcessError: the named process cannot be kept running; all have been stopped.
+        ServerError: `listen.metrics` cannot be listened on.
     """
     os.umask(0o077)  # the database that Flower makes is for its owner alone
-    keep_running(service_programs(settings), patience=_PATIENCE, notify=notify, pass_fds=(lock,))
+    programs = service_programs(settings)
+    processes = Processes(running=dict.fromkeys((program.name for program in programs), False))
+
+    def record(change: Start | Restart) -> None:
+        processes.record(change)
+        notify(change)
+
+    with serve_coordinator_health(settings, processes, lambda: is_ready(settings)):
+        keep_running(programs, patience=_PATIENCE, notify=record, pass_fds=(lock,))
 
 
 def is_ready(settings: Settings) -> bool:

@@ -22,9 +22,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import ProcessError
@@ -34,6 +35,7 @@ __all__ = [
     "Account",
     "KeptProgram",
     "Patience",
+    "Processes",
     "Program",
     "Restart",
     "Start",
@@ -149,6 +151,25 @@ class Restart:
     program: str
     code: int
     seconds: float
+
+
+@dataclass(slots=True)
+class Processes:
+    """Which programs run, and how often each was restarted: give `record` to `keep_running`."""
+
+    running: dict[str, bool] = field(default_factory=dict)
+    restarts: Counter[str] = field(default_factory=Counter)
+
+    def record(self, change: Start | Restart) -> None:
+        """Record that a process started or ended."""
+        self.running[change.program] = isinstance(change, Start)
+        if isinstance(change, Restart):
+            self.restarts[change.program] += 1
+
+    @property
+    def all_running(self) -> bool:
+        """Whether every process that was ever started runs."""
+        return bool(self.running) and all(self.running.values())
 
 
 def keep_running(

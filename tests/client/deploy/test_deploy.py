@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from client.cli import app
-from client.node.prometheus import NodeMetrics, Processes
+from client.node.prometheus import NodeMetrics
 from client.site.template import KEYS
-from shared.system.supervise import Start
+from shared.system.supervise import Processes, Start
 
 if TYPE_CHECKING:
     from tests.client.partner import Partner

@@ -21,7 +21,7 @@ import client.ledger.store
 import client.node.prometheus
 from client.ledger.ledger import Entry
 from client.node.health import serve_node_health
-from client.node.prometheus import BUCKETS, NodeMetrics, Processes
+from client.node.prometheus import BUCKETS, NodeMetrics
 from client.site.node import NodeConfig
 from client.site.site import Site
 from shared.errors import ConfigError, SiteError
@@ -29,7 +29,7 @@ from shared.hash_chain import canonical_text
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from shared.system.supervise import Restart, Start
+from shared.system.supervise import Processes, Restart, Start
 from tests.client.authority import Authority, serving
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import typer.main
 import yaml
 
 import server.cli
+from server.service.prometheus import health_routes
 from server.service.proxy import FLEET, PARTNERS
 from server.settings import Listen
 from shared.system.address import Address
@@ -32,7 +33,7 @@ def test_no_template_is_left_out_here() -> None:
     found = {str(file.relative_to(DEPLOY)) for file in DEPLOY.rglob("*") if file.is_file()}
     assert found == {
         *("Dockerfile", "compose.yaml", "nginx.conf", "sotto-server.service"),
-        *("grafana.json", "alerts.yaml"),
+        *("grafana.json", "alerts.yaml", "prometheus.yaml"),
         "kubernetes/coordinator.yaml",
     }
 
@@ -92,12 +93,21 @@ def test_the_image_holds_the_bundles_source_and_starts_unprivileged() -> None:
     assert check[-1].strip('"]') in COMMANDS
 
 
+def metrics_port(name: str) -> int:
+    """Port of `--metrics` in a template's `init`."""
+    [text] = re.findall(r"--metrics (\S+)", (DEPLOY / name).read_text())
+    address = Address.parse(text)
+    assert address is not None
+    return address.port
+
+
 def test_compose_publishes_the_partners_port_alone() -> None:
     [found] = documents("compose.yaml")
     assert set(found) == {"name", "services", "volumes"}
     service = found["services"]["coordinator"]
     assert service["command"][0] in COMMANDS
-    assert service["ports"] == ["9092:9092"]
+    port = metrics_port("compose.yaml")
+    assert service["ports"] == ["9092:9092", f"127.0.0.1:{port}:{port}"]
     assert service["restart"] == "always"
     assert service["cap_drop"] == ["ALL"]
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
@@ -135,13 +145,21 @@ def test_the_manifests_have_probes_and_one_open_port() -> None:
     [container] = pod["containers"]
     assert spec["replicas"] == 1
     assert container["args"][0] in COMMANDS
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe in ("startupProbe", "readinessProbe"):
         program, command = container[probe]["exec"]["command"]
         assert (program, command in COMMANDS) == ("sotto-server", True)
-    [port] = container["ports"]
+    port, metrics = container["ports"]
     [service] = found["Service"]["spec"]["ports"]
-    [ingress] = found["NetworkPolicy"]["spec"]["ingress"]
+    ingress, scraped = found["NetworkPolicy"]["spec"]["ingress"]
     assert port["name"] == service["targetPort"] == ingress["ports"][0]["port"]
+    asked = container["livenessProbe"]["httpGet"]
+    assert metrics["name"] == asked["port"] == scraped["ports"][0]["port"]
+    assert metrics["containerPort"] == metrics_port("kubernetes/coordinator.yaml")
+    annotations = spec["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(metrics["containerPort"])
+    assert asked["path"] in health_routes(lambda: ([], 0), dict, lambda: True)
+    [peer] = scraped["from"]
+    assert peer["podSelector"]["matchLabels"]
     labels = spec["template"]["metadata"]["labels"]
     selectors = [
         spec["selector"]["matchLabels"],
@@ -155,6 +173,18 @@ def test_the_manifests_have_probes_and_one_open_port() -> None:
     volumes = {volume["name"] for volume in pod["volumes"]}
     volumes |= {claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+# --- Prometheus --------------------------------------------------------------------------------
+
+
+def test_prometheus_asks_where_the_unit_makes_it_answer() -> None:
+    [found] = documents("prometheus.yaml")
+    assert [(DEPLOY / name).is_file() for name in found["rule_files"]] == [True]
+    [job] = found["scrape_configs"]
+    [target] = job["static_configs"][0]["targets"]
+    assert target == f"127.0.0.1:{metrics_port('sotto-server.service')}"
+    assert f'metrics = "{target}"' in (DEPLOY / "prometheus.yaml").read_text()
 
 
 # --- nginx -------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.service.prometheus import health_routes
-from server.state.run_lock import coordinator_lock
 from server.state.status import Organisation, RunState, RunStatus
 from shared.outcomes import Outcome
 from shared.system.health_server import Routes, answer_request
@@ -61,8 +59,8 @@ class Client:
         return httpx.Response(answer.status, headers=headers, content=answer.body)
 
 
-def client(folders: Iterable[Path], **processes: bool) -> Client:
-    return Client(health_routes(lambda: folders, lambda: processes))
+def client(*runs: RunStatus, unreadable: int = 0, answers: bool = True, **up: bool) -> Client:
+    return Client(health_routes(lambda: (runs, unreadable), lambda: up, lambda: answers))
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -73,9 +71,8 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
-def test_every_figure_of_the_status_is_there(tmp_path: Path) -> None:
-    STATUS.save(tmp_path)
-    answer = client([tmp_path], superlink=True, executor=False).get("/metrics")
+def test_every_figure_of_the_status_is_there() -> None:
+    answer = client(STATUS, superlink=True, executor=False).get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found, run = samples(answer.text), ("run", "r1")
@@ -105,47 +102,35 @@ def test_every_figure_of_the_status_is_there(tmp_path: Path) -> None:
     assert found["sotto_process_up", (("process", "executor"),)] == 0
 
 
-def test_it_is_ready_when_nobody_is_needed(tmp_path: Path) -> None:
-    replace(STATUS, state=RunState.RUNNING, reason="").save(tmp_path)
-    asked = client([tmp_path], superlink=True)
-    with coordinator_lock(tmp_path):
-        assert asked.get("/readyz").json() == {"status": "ok", "problems": []}
-    answer = asked.get("/readyz")  # the coordinator is gone, and could say nothing
-    assert answer.status_code == 503
-    assert answer.json()["problems"] == [
-        "run r1 is interrupted: its process ended without saying why: resume the run"
-    ]
-    replace(STATUS, state=RunState.FINISHED).save(tmp_path)
-    assert asked.get("/readyz").status_code == 200
+def test_it_is_ready_when_nobody_is_needed() -> None:
+    for state in (RunState.WAITING, RunState.RUNNING, RunState.STOPPED, RunState.FINISHED):
+        answer = client(replace(STATUS, state=state), superlink=True).get("/readyz")
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "ok", "problems": []}
 
 
-@pytest.mark.parametrize("state", [RunState.PAUSED, RunState.FAILED])
-def test_it_says_what_is_the_matter(tmp_path: Path, state: RunState) -> None:
-    replace(STATUS, state=state).save(tmp_path)
-    answer = client([tmp_path], superlink=False).get("/readyz")
+@pytest.mark.parametrize("state", [RunState.PAUSED, RunState.FAILED, RunState.INTERRUPTED])
+def test_it_says_what_is_the_matter(state: RunState) -> None:
+    asked = client(replace(STATUS, state=state), unreadable=1, superlink=False)
+    answer = asked.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["problems"] == [
         "superlink is not running",
         f"run r1 is {state}: round 4 has 1 valid replies of 2",
+        "the status of 1 runs cannot be read",
     ]
-    assert client([tmp_path]).get("/healthz").json() == {"status": "ok"}
+    assert samples(asked.get("/metrics").text)["sotto_unreadable_runs", ()] == 1
+    assert asked.get("/healthz").json() == {"status": "ok"}
 
 
-def test_a_status_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
-    good, bad, none = (tmp_path / name for name in ("good", "bad", "none"))
-    for folder in (good, bad, none):
-        folder.mkdir()
-    STATUS.save(good)
-    (bad / "progress.json").write_text("{")
-    asked = client([bad, good, none])
-    found = samples(asked.get("/metrics").text)
-    assert found["sotto_unreadable_runs", ()] == 1
-    assert found["sotto_round", (("run", "r1"),)] == 3
-    assert "the status of 1 runs cannot be read" in asked.get("/readyz").json()["problems"]
+def test_processes_that_run_and_do_not_answer_are_not_ready() -> None:
+    answer = client(answers=False, superlink=True, proxy=True).get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == ["the proxy or the SuperLink behind it does not answer"]
 
 
-def test_there_is_nothing_else(tmp_path: Path) -> None:
-    asked = client([tmp_path])
+def test_there_is_nothing_else() -> None:
+    asked = client()
     assert [asked.get(path).status_code for path in ("/", "/docs", "/progress.json")] == [404] * 3
     assert asked.ask("POST", "/metrics").status_code == 405
     openmetrics = asked.get("/metrics", "application/openmetrics-text; version=1.0.0")
@@ -163,14 +148,16 @@ def expressions() -> list[str]:
     return [*shown, *(rule["expr"] for rule in rules)]
 
 
-def test_dashboard_and_alerts_name_what_there_is(tmp_path: Path) -> None:
+def test_dashboard_alerts_and_runbook_name_what_there_is() -> None:
     """Each name and label of theirs, and every name of ours."""
-    STATUS.save(tmp_path)
-    found = samples(client([tmp_path], superlink=True).get("/metrics").text)
+    found = samples(client(STATUS, superlink=True).get("/metrics").text)
     names = {name for name, _ in found}
     labels = {label for _, pairs in found for label, _ in pairs}
     named = {name for text in expressions() for name in re.findall(r"sotto_\w+", text)}
     assert named == names
+    runbook = (DEPLOY.parents[1] / "docs" / "runbook.md").read_text()
+    section = runbook.split("## Metrics and probes\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"`(sotto_\w+)", section)) == names
     used = {
         label for text in expressions() for label in re.findall(r"(\w+)\s*(?:=~|!=|=)\s*\"", text)
     }

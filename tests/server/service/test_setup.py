@@ -61,6 +61,9 @@ def test_a_folder_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
         ({"partners": "x"}, "listen.partners = 'x'"),
         ({"administrators": "0.0.0.0:9093"}, "listen.administrators = '0.0.0.0:9093'"),
         ({"superlink": "192.0.2.1:9091"}, "must be on 127.0.0.1"),
+        ({"metrics": "9465"}, "listen.metrics = '9465': give host:port"),
+        ({"metrics": "127.0.0.1:443"}, "listen.partners = '0.0.0.0:443' and listen.metrics"),
+        ({"superlink": "127.0.0.1:9093"}, "are one port: give each"),
     ],
 )
 def test_values_without_sense_make_nothing(
