@@ -117,7 +117,13 @@ class Deployment:
     @property
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "SOTTO_"))}
-        return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        kept |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        return kept | {"XDG_STATE_HOME": self.state}
+
+    @property
+    def state(self) -> str:
+        """Where the user bases of this deployment are remembered, and no others."""
+        return str(self.folder / "state")
 
     def types(self, program: str, *arguments: object, code: int = 0) -> Typed:
         """What `main` of the program does, in this process: a start of each takes seconds."""
@@ -130,6 +136,7 @@ class Deployment:
             redirect_stderr(err),
         ):
             patched.setattr(sys, "argv", [program, *map(str, arguments)])
+            patched.setenv("XDG_STATE_HOME", self.state)
             with pytest.raises(SystemExit) as ended:
                 main()
         assert ended.value.code == code, f"{arguments}: {out.getvalue()}\n{err.getvalue()}"

@@ -264,13 +264,13 @@ def all_runs(settings: Settings) -> list[Run]:
 
 
 def all_statuses(settings: Settings) -> tuple[list[RunStatus], int]:
-    """Return the status of every run that can be read, and how many cannot."""
+    """Return the status of every run that can be read, by its name, and how many cannot."""
     statuses, unreadable = [], 0
     for file in sorted(settings.runs.glob(f"*/{_RECORD}")):
         try:
             run = _read(file.parent)
             damaged = run.reported is None and RunStatus.exists(run.out)
-            statuses += [] if damaged else [run.status]
+            statuses += [] if damaged else [replace(run.status, run=run.name)]
             unreadable += damaged
         except FileNotFoundError:
             continue  # discarded meanwhile

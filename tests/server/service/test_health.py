@@ -65,7 +65,7 @@ def test_it_answers_while_the_runs_own_process_is_dead(settings: Settings) -> No
     """As `sotto-server status`: what the supervisor records counts, not only what a run wrote."""
     [run] = make_runs(settings, "first")
     run.out.mkdir(parents=True)
-    status = RunStatus(run="first", state=RunState.RUNNING, rounds=5, round=3, started=now())
+    status = RunStatus(run="c0ffee", state=RunState.RUNNING, rounds=5, round=3, started=now())
     run = run.save_start("1", now())
     replace(status, updated=now()).save(run.out)
     processes = Processes(running={"superlink": False})
