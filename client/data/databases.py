@@ -213,12 +213,21 @@ class _Rows:
             for rows in self._result.partitions(_BATCH):
                 columns = list(zip(*rows, strict=True))
                 texts = [
-                    self._text(duckdb, name, columns[index])
+                    self._text(duckdb, name, columns[index], single=self._is_single(index))
                     for index, name in zip(indices, names, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(texts, list(names))
 
-    def _text(self, duckdb: DuckDBPyConnection, name: str, values: Sequence[object]) -> pa.Array:
+    def _is_single(self, index: int) -> bool:
+        """Return whether a column holds PostgreSQL's `real`, which comes as a Python float."""
+        if self._connection.dialect.name != "postgresql":
+            return False
+        cursor = self._result.cursor
+        return cursor is not None and cursor.description[index][1] == _REAL
+
+    def _text(
+        self, duckdb: DuckDBPyConnection, name: str, values: Sequence[object], *, single: bool
+    ) -> pa.Array:
         kinds = {type(value) for value in values} - {type(None)}
         if odd := kinds - _PLAIN:
             raise DataError(
@@ -227,7 +236,12 @@ class _Rows:
                 field=name,
                 remedy="Select it as numbers, text, dates or times.",
             )
-        return _texts(values, kinds, lambda array: as_text(duckdb, name, array, self.source))
+
+        def typed(array: pa.Array) -> pa.Array:
+            kept = array.cast(pa.float32()) if single else array
+            return as_text(duckdb, name, kept, self.source)
+
+        return _texts(values, kinds, typed)
 
     def _stream(self, statement: str | sa.Select[Any]) -> sa.CursorResult[Any]:
         """Execute with a server-side cursor, which returns the rows in batches."""
@@ -253,6 +267,8 @@ def _column(name: str) -> sa.ColumnClause[Any]:
     return sa.column(name)
 
 
+_REAL = 700
+"""PostgreSQL's number of the type `real`: floats of 32 bits."""
 _BY_STR = (uuid.UUID, time)
 _ARROW = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _ARROW |= {date: pa.date32(), datetime: None}

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from pyarrow import fs
 
 from client.data.credentials import read_credentials, redact
-from shared.data.tables import SUFFIXES, FileTable, Table
+from shared.data.tables import SUFFIXES, FileTable, Table, refuse_table_formats
 from shared.errors import SiteError
 
 __all__ = ["ObjectStore"]
@@ -88,9 +88,11 @@ class ObjectStore:
         if base.type is fs.FileType.File and fixed == len(parts):
             return [base]
         below = fs.FileSelector(base.path, recursive=True, allow_not_found=True)
+        present = self._store.get_file_info(below)
+        refuse_table_formats((info.path.removeprefix(base.path) for info in present), self.name)
         tables = [
             info
-            for info in self._store.get_file_info(below)
+            for info in present
             if info.type is fs.FileType.File and _matches(info.path.split("/"), parts, fixed)
         ]
         if not tables:

@@ -128,7 +128,7 @@ def require_columns(
 
 
 def _remedy(missing: Mapping[str, str], free: list[str], setting: str) -> str:
-    if not free:
+    if not free or len(free) < len(missing):
         return "Separate columns by commas, semicolons, tabs or bars, and name them in a header."
     guesses = {role: _guess(role, free) for role in missing}
     if not setting:

@@ -32,7 +32,18 @@ _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _CHUNK = 2**20
 _UTF8_LETTER = re.compile("[^\x00-\x7f\udc80-\udcff]")
 """Not ASCII, and decoded."""
-_UTF16 = ("the file is UTF-16 text", "Save it as UTF-8: iconv -f UTF-16 -t UTF-8 IN > OUT.")
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
+_OLD_WORKBOOK = "\udcd0\udccf\x11"
+_FIRST_LINES = (
+    ("sep=", "is 'sep=...', which only Excel reads", "Delete it."),
+    (("#", "%", "--"), "is a comment", "Delete what stands above and before the header."),
+    (("{", "["), "is JSON, not a header of CSV", "Export the data as CSV or Parquet."),
+    ("<", "is HTML or XML, not a header of CSV", "Look into the file, and export the data again."),
+    ("+--", "is the frame of a table for the screen", "Export the data as CSV."),
+    ("'", "has single quotes", "Enclose fields in double quotes, or in none."),
+)
+"""How a first line that is no header starts, what it is, and what to do."""
+_UNICODE = "the file is UTF-{0} text", "Save it as UTF-8: iconv -f UTF-{0} -t UTF-8 IN > OUT."
 
 # The default of 128 KiB would refuse cells that DuckDB reads.
 csv.field_size_limit(sys.maxsize)
@@ -87,11 +98,19 @@ class CsvFile:
             raise self._error("the file is damaged", "Export the data again.") from None
         except csv.Error:
             raise self.find_fault() from None
+        first = header[0].lstrip() if header else ""
+        if first.startswith(_OLD_WORKBOOK):
+            raise self._error("the file is an Excel workbook", "Save it as CSV (UTF-8).")
         if any(map(_undecoded, header)):
             raise self.find_fault()
-        if header and header[0].startswith("sep="):
-            raise self._error("the first line is 'sep=...', which only Excel reads", "Delete it.")
-        return tuple(name.strip() for name in header)
+        for start, problem, remedy in _FIRST_LINES:
+            if first.startswith(start):
+                raise self._error(f"the first line {problem}", remedy)
+        if any(name.startswith((' "', " '")) for name in header):
+            raise self._error("blanks stand before quotes in the first line", "Leave them out.")
+        if not any(header):
+            raise self._error("the first line is blank", "Put a header there.")
+        return tuple(_INVISIBLE.sub("", name).strip() for name in header)
 
     def scan(self) -> str:
         """Return a SQL expression that reads the file, whose path is its one parameter."""
@@ -160,13 +179,27 @@ class CsvFile:
         except csv.Error as error:
             return self._quote_error(str(error), "".join(lines.recorded), number)
         remedy = "Export it as UTF-8, comma-separated, with one kind of line ending."
+        if mixed := self._find_mixed_ending():
+            remedy = "Write all lines the same way: sed -i 's/\\r$//' FILE."
+            return self._error("line endings are of several kinds", remedy, row=mixed)
         return self._error("the file is not well-formed CSV", remedy)
+
+    def _find_mixed_ending(self) -> int:
+        """Return the first row whose line ends in another way than the header; 0 without any."""
+        with self._lines() as lines:
+            windows = lines.readline().endswith("\r\n")
+            rows = enumerate(lines, start=1)
+            return next((row for row, line in rows if line.endswith("\r\n") != windows), 0)
 
     def _width_error(self, row: list[str], width: int, number: int) -> DataError:
         problem = f"the row has {len(row)} fields where the header has {width}"
         if any("\n" in cell for cell in row):
             problem += ", and one of them has a line break: a quote in this row may not be closed"
         remedy = f"Quote fields that hold {_SEPARATORS.get(self.delimiter, 'the separator')}."
+        if len(row) < width:
+            remedy = "Complete the row, or delete it where it is none, such as a line or a count."
+        elif number == 1 and len(row) == width + 1:
+            remedy += " Or name the first column, whose name R's write.table leaves out."
         return self._error(problem, remedy, row=number)
 
     def _quote_error(self, error: str, text: str, number: int) -> DataError:
@@ -219,8 +252,12 @@ class CsvFile:
     def _check_encoding(self) -> None:
         with self._bytes() as file:
             start = file.read(64)
+        if start.startswith(b"\x1f\x8b"):
+            raise self._error("the file is compressed twice", "Decompress it once: gunzip FILE.")
         if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
-            raise self._error(*_UTF16)
+            bits = "32" if b"\0\0" in start[:4] else "16"
+            problem, remedy = (text.format(bits) for text in _UNICODE)
+            raise self._error(problem, remedy)
 
     def _bytes(self) -> BinaryIO:
         if self.compressed:

@@ -2,13 +2,15 @@
 
 | as exported                                        | as read                                     |
 |----------------------------------------------------|---------------------------------------------|
-| `1000`, `1000.0`, `"1000 "`, `-0`                  | `1000`, `1000`, `1000`, `0`                 |
+| `1000`, `1000.0`, `"1000 "`, `+1000.0`, `-0`       | `1000` four times, `0`                      |
+| `1.2345678E7`, as Java and Spark write floats      | `12345678`                                  |
 | any kind of space, such as a no-break space        | a plain space; none at either end           |
 | invisible characters: zero-width, direction, NUL   | left out                                    |
 | an accent as a character of its own (NFD)          | one composed character (NFC)                |
-| a UUID in capitals                                 | the UUID in small letters                   |
+| a UUID in capitals, or in braces                   | the UUID in small letters, without braces   |
 | `007`, `a`, `A`                                    | unchanged: `7`, `a` and `A` are other ids   |
-| empty, or a spelling of a missing value (`MISSING`)| refused                                     |
+| empty, or a spelling of a missing value: one of    | refused                                     |
+|   `MISSING`, or punctuation alone (`-`, `?`)       |                                             |
 | `1.23e+11`, a float of 2**53 or more               | refused: digits were lost before the export |
 """
 
@@ -38,7 +40,12 @@ __all__ = [
     "inexact_id",
 ]
 
-MISSING = (r"\N", "NULL", "NaN", "None", "NA", "N/A", "#N/A", "<NA>", "(null)", "undefined")
+MISSING = (
+    *(r"\N", "NULL", "NaN", "None", "NA", "N/A", "#N/A", "<NA>", "(null)", "undefined"),
+    *("[NULL]", "<null>", "nil", "<nil>", "NaT", "-NaN", "(blank)", "#NA", "#N/A N/A"),
+    *("#NULL!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#DIV/0!"),
+    *("inf", "-inf", "Infinity", "-Infinity", "00000000-0000-0000-0000-000000000000"),
+)
 """Spellings of a missing value, compared without regard to case."""
 INEXACT = " (inexact number)"
 """Marks the text of a floating-point number that may have lost digits."""
@@ -51,9 +58,13 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
 _SPACE = re.compile(r"\s")
-_WHOLE_FLOAT = re.compile(r"([+-]?[0-9]+)\.0*")
+_WHOLE_FLOAT = re.compile(r"\+?(-?[0-9]+)\.0*")
+_JAVA_FLOAT = re.compile(r"(-?[1-9])\.([0-9]+)E([0-9]{1,2})")
+"""As Java writes floats from 10**7 up: all digits, and never a plus sign."""
 _SCIENTIFIC = re.compile(r"[+-]?[0-9](\.[0-9]+)?[eE]\+[0-9]+")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_UUID = re.compile(r"\{?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\}?", re.IGNORECASE)
+_PUNCTUATION = re.compile("[!-/:-@\\[-`{-~\u2010-\u2015\u2026 ]+")
+_GROUPED = re.compile(r"[0-9]{1,3}([,.' ][0-9]{3})+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +87,29 @@ def canonical_id(text: str) -> str:
 
     >>> canonical_id("1000.0"), canonical_id(" 1000\u00a0"), canonical_id("e\u0301") == "\u00e9"
     ('1000', '1000', True)
+    >>> canonical_id("1.2345678E7"), canonical_id("1.5E7"), canonical_id("12E7")
+    ('12345678', '15000000', '12E7')
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     text = _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip()
-    if whole := _WHOLE_FLOAT.fullmatch(text):
-        text = whole[1]
+    if whole := _whole_float(text):
+        text = whole
     if text == "-0":
         return "0"
-    return text.lower() if _UUID.fullmatch(text) else text
+    uuid = _UUID.fullmatch(text)
+    return uuid[1].lower() if uuid else text
+
+
+def _whole_float(text: str) -> str:
+    """Return the whole number that a text is as a float, without a fraction; "" if it is none."""
+    if whole := _WHOLE_FLOAT.fullmatch(text):
+        return whole[1]
+    java = _JAVA_FLOAT.fullmatch(text)
+    if java is None:
+        return ""
+    digits, exponent = java[2].rstrip("0"), int(java[3])
+    return f"{java[1]}{digits:0<{exponent}}" if len(digits) <= exponent else ""
 
 
 def inexact_id(text: str) -> bool:
@@ -92,12 +117,14 @@ def inexact_id(text: str) -> bool:
 
     >>> inexact_id("1.23457E+11"), inexact_id("9007199254740992.0"), inexact_id("9007199254740993")
     (True, True, False)
+    >>> inexact_id("1.2345678E7"), inexact_id("1.2345678E20")
+    (False, True)
     """
     text = text.strip()
     if text.endswith(INEXACT) or _SCIENTIFIC.fullmatch(text):
         return True
-    whole = _WHOLE_FLOAT.fullmatch(text)
-    return whole is not None and abs(int(whole[1])) >= EXACT_FLOATS
+    whole = _whole_float(text)
+    return bool(whole) and abs(int(whole)) >= EXACT_FLOATS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +147,7 @@ class IdColumn:
 
     Args:
         column: the column's number within the batches.
-        missing: spellings of a missing value.
+        missing: spellings of a missing value; with any, punctuation alone is one, too.
         accepted: canonical ids that are read although they are such a spelling.
         strict: whether an id that cannot be read is an error, or has the index -1.
     """
@@ -166,12 +193,16 @@ class IdColumn:
     def _number_new(self, text: str) -> int:
         """Return the number of a spelling that was not met before; -1 where it is refused."""
         form = canonical_id(text)
-        missing = form.casefold() in self._missing and form not in self._accepted
-        if not form or missing or inexact_id(text):
+        if not form or self._is_missing(form) or inexact_id(text):
             return -1
         number = self._number_of_spelling[text] = len(self._number_of_spelling)
         self._index_of_spelling.append(self.indices.setdefault(form, len(self.indices)))
         return number
+
+    def _is_missing(self, form: str) -> bool:
+        if form in self._accepted or not self._missing:
+            return False
+        return form.casefold() in self._missing or _PUNCTUATION.fullmatch(form) is not None
 
     def _error(self, batch: Batch, row: int) -> DataError:
         text = batch.rows.column(self._column)[row].as_py()
@@ -225,7 +256,14 @@ class IdColumn:
 
 
 def find_near_ids(ids: Iterable[str], others: Iterable[str]) -> Mapping[str, str]:
-    """Return the ids that equal another one but for leading zeros or case, with that other one.
+    """Return the ids that are probably written as another one in another way, with that other one.
+
+    | ways                                                | as in                           |
+    |-----------------------------------------------------|---------------------------------|
+    | leading zeros, a plus sign, case                    | `00100`, `+100`, `A`            |
+    | quotes, an apostrophe or a formula, as for Excel    | `"100"`, `'100`, `="100"`       |
+    | digits in groups, letters of full width             | `1,000`                         |
+    | a UUID without dashes                               |                                 |
 
     >>> dict(find_near_ids(["00100", "x"], ["100", "101"]))
     {'00100': '100'}
@@ -236,4 +274,11 @@ def find_near_ids(ids: Iterable[str], others: Iterable[str]) -> Mapping[str, str
 
 
 def _loosened(text: str) -> str:
-    return text.lstrip("0").casefold() or "0"
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    text = text.strip("'\"=+ ").casefold()
+    if _GROUPED.fullmatch(text):
+        text = re.sub(r"[^0-9]", "", text)
+    elif _UUID.fullmatch(text):
+        text = text.replace("-", "")
+    return text.lstrip("0") or "0"

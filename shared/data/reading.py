@@ -212,13 +212,13 @@ def _dropped_examples(
 
 
 def _item_hints(unknown: Sequence[str], catalogue: Catalogue) -> list[str]:
-    """Return a sentence where unknown items differ from known ones in zeros or case alone."""
+    """Return a sentence where unknown items differ from known ones in how they are written."""
     near = find_near_ids(unknown, map(canonical_id, catalogue.item_ids)) if unknown else {}
     return _near_hint(near, "unknown item ids equal one of the catalogue")
 
 
 def _user_hints(users: Sequence[str]) -> list[str]:
-    """Return a sentence where users' ids differ in leading zeros or case alone."""
+    """Return a sentence where users' ids differ in how they are written alone."""
     hint = _near_hint(find_near_ids(users, users), "user ids equal another one")
     return [f"{text}: if they are the same person, write them the same way" for text in hint]
 
@@ -227,7 +227,8 @@ def _near_hint(near: Mapping[str, str], what: str) -> list[str]:
     if not near:
         return []
     text, other = next(iter(near.items()))
-    return [f"{len(near):,} {what} but for leading zeros or case, such as {text!r} and {other!r}"]
+    ways = "leading zeros, case or quotes"
+    return [f"{len(near):,} {what} but for {ways}, such as {text!r} and {other!r}"]
 
 
 def _batches(tables: Iterable[Table], columns: Columns) -> Iterator[Batch]:

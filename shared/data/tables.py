@@ -18,7 +18,11 @@ changed.
 | a quote that is never closed, or escaped by a   | refused, with the row where it opens      |
 |   backslash                                     |                                           |
 | a row of more than 16 MiB                       | refused, with the row                     |
-| blank lines                                     | skipped, and not counted as rows          |
+| blank lines behind the header                   | skipped, and not counted as rows          |
+| a first line that is blank, a comment, JSON,    | refused, each by name                     |
+|   HTML, or for Excel (`sep=`)                   |                                           |
+| a folder of Delta Lake, Iceberg or Hudi         | refused: it holds deleted rows, too       |
+| empty files in a folder with `_SUCCESS`         | passed over                               |
 | a required column that is missing or repeated   | refused, with the columns of the file     |
 | a column of bytes or of nested values           | refused, except lists of texts (genres)   |
 
@@ -28,7 +32,7 @@ changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +40,7 @@ from typing import Protocol
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from shared.data.csv_files import CsvFile
 from shared.data.ids import EXACT_FLOATS, INEXACT
@@ -51,6 +56,7 @@ __all__ = [
     "file_tables",
     "read_table",
     "read_text",
+    "refuse_table_formats",
 ]
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
@@ -59,7 +65,14 @@ _BATCH = 122_880
 """Rows per batch: one row group of DuckDB."""
 _EXACT_FLOATS_32 = 2**24
 """Below it, a float32 holds every whole number."""
+_EXACT_FLOATS_16 = 2**11
 _WORKBOOK = b"PK\x03\x04"
+_TABLE_FORMATS = {
+    r"(^|/)_delta_log/": "Delta Lake",
+    r"(^|/)metadata/[^/]*\.metadata\.json$": "Apache Iceberg",
+    r"(^|/)\.hoodie/": "Apache Hudi",
+}
+"""Files by which a table format is known."""
 
 
 class Table(Protocol):
@@ -141,10 +154,20 @@ class FileTable:
         with self._duckdb() as connection:
             query = "DESCRIBE SELECT * FROM read_parquet(?, hive_partitioning=false)"
             described = connection.execute(query, [_literally(self.path)]).fetchall()
-            return [(row[0], row[1]) for row in described]
+            if not any(row[1] == "FLOAT" for row in described):
+                return [(row[0], row[1]) for row in described]
+            # DuckDB reads floats of 16 bits as ones of 32, and does not say so.
+            halves = [pa.types.is_float16(kind) for kind in pq.read_schema(self.path).types]
+            return [
+                (row[0], "HALF" if half else row[1])
+                for row, half in zip(described, halves, strict=True)
+            ]
 
     def _check_kind(self) -> None:
-        remedy = "Give a .csv, .tsv or .parquet file with a header; .csv.gz and .tsv.gz work too."
+        remedy = (
+            "Give a .csv, .tsv or .parquet file with a header; .csv.gz and .tsv.gz work too. Any "
+            "text with a separator may be called .csv."
+        )
         path, source = self.path, self.source
         if not path.exists():
             raise DataError("the file does not exist", file=source, remedy="Check the path.")
@@ -166,6 +189,9 @@ class FileTable:
             problem = "the file is an Excel workbook or a zip archive, not what its name says"
             raise DataError(problem, file=source, remedy=f"Save it as CSV (UTF-8). {remedy}")
         text, gzipped = self._text is not None, name.endswith(".gz")
+        if start.startswith(b"\x1f\x8b") and text and not gzipped:
+            problem, remedy = "the file is compressed by gzip", "Let its name end in .gz."
+            raise DataError(problem, file=source, remedy=remedy)
         if (start == b"PAR1") is text or start.startswith(b"\x1f\x8b") is not gzipped:
             raise DataError("the file is not what its name says", file=source, remedy=remedy)
 
@@ -192,12 +218,17 @@ def file_tables(path: Path) -> list[FileTable]:
     """
     if not path.is_dir():
         return [FileTable(path)]
+    parts = sorted(path.rglob("*"))
+    refuse_table_formats([str(part.relative_to(path)) for part in parts], str(path))
+    # Spark and Hadoop write an empty file for an empty part, and this mark when all are there.
+    whole = (path / "_SUCCESS").exists()
     tables = [
         part
-        for part in sorted(path.rglob("*"))
+        for part in parts
         if part.name.lower().endswith(SUFFIXES)
         and not any(name.startswith(("_", ".")) for name in part.relative_to(path).parts)
         and part.is_file()
+        and not (whole and part.stat().st_size == 0)
     ]
     if not tables:
         problem = "this is not a file, and a folder without any table in it"
@@ -205,6 +236,27 @@ def file_tables(path: Path) -> list[FileTable]:
             problem, file=path, remedy=f"Give a file or folder of {', '.join(SUFFIXES)}."
         )
     return [FileTable(part) for part in tables]
+
+
+def refuse_table_formats(names: Iterable[str], source: str) -> None:
+    """Refuse a folder in which a table format keeps old versions beside the current one.
+
+    Args:
+        names: paths of all files, relative to the folder.
+        source: the folder's name in errors.
+
+    Raises:
+        DataError: it is a table of Delta Lake, Apache Iceberg or Apache Hudi.
+    """
+    for name in names:
+        for mark, table_format in _TABLE_FORMATS.items():
+            if re.search(mark, name):
+                raise DataError(
+                    f"the folder is a table of {table_format}: its files hold deleted and replaced "
+                    "rows, too",
+                    file=source,
+                    remedy="Export the current version, as Parquet or CSV, to another folder.",
+                )
 
 
 class MemoryTable:
@@ -279,9 +331,9 @@ def as_text(
 def _text_of(name: str, kind: str, source: str, lists: Collection[str] = ()) -> str:
     """Return a SQL expression that converts a column to text."""
     column = '"' + name.replace('"', '""') + '"'
-    if kind in ("FLOAT", "DOUBLE"):
+    if kind in _EXACT:
         # Beyond the largest exact whole number, different values may have become the same.
-        largest = EXACT_FLOATS if kind == "DOUBLE" else _EXACT_FLOATS_32
+        largest = _EXACT[kind]
         whole = f"regexp_replace({column}::VARCHAR, '\\.0+$', '')"
         # Not a comparison with 'nan': Parquet's statistics omit it, so DuckDB folds that to false.
         return (
@@ -300,6 +352,10 @@ def _text_of(name: str, kind: str, source: str, lists: Collection[str] = ()) -> 
             remedy="Export it as numbers, text, dates or times.",
         )
     return f"{column}::VARCHAR"
+
+
+_EXACT = {"DOUBLE": EXACT_FLOATS, "FLOAT": _EXACT_FLOATS_32, "HALF": _EXACT_FLOATS_16}
+"""By type of float: below it, every whole number is one."""
 
 
 def _nested(kind: str) -> bool:

@@ -2,13 +2,15 @@
 
 | as exported                                                | what happens                        |
 |------------------------------------------------------------|-------------------------------------|
-| whole numbers, `1700000000.25`, `1.7e9`                    | read exactly, to 18 decimals        |
+| whole numbers, `1700000000.25`, `1.7E9`                    | read exactly, to 18 decimals        |
 | seconds, milliseconds, microseconds or nanoseconds         | read; by magnitude, never two units |
 |                                                            |   in one source                     |
-| a float of 2**53 or more                                   | refused: it lost digits             |
+| a float of 2**53 or more; `1.7E+12`, as Excel rounds       | refused: it lost digits             |
 | `2023-11-14`, `2023-11-14T22:13:20.5Z`, ` UTC`, ` -0300`,  | read, to the nanosecond; without an |
-|   `+01:00[Europe/Paris]`, a decimal comma                  |   offset it is in UTC               |
+|   ` +0000 UTC`, `+01:00[Europe/Paris]`, a decimal comma,   |   offset it is in UTC               |
+|   `2023/11/14 9:13`, `20231114T221320Z`                    |                                     |
 | `11/14/2023 22:13`, `14.11.2023`, a time zone's name       | refused: it could mean two times    |
+| the month as a word, a clock of 12 hours, no date          | refused, each by name               |
 | numbers and ISO 8601 in one source                         | refused, with a row of the rarer    |
 """
 
@@ -43,21 +45,36 @@ UNREADABLE, _INSTANT_FORM = -1, len(_UNITS)
 # where it cannot. Whole numbers are tried first, and alone: nearly all columns hold nothing else.
 _WHOLE = "CASE WHEN regexp_full_match(t, '[+-]?[0-9]+') THEN try_cast(t AS BIGINT) END"
 _WHOLE_ONLY = f"SELECT {_WHOLE} AS whole FROM texts"  # noqa: S608 - constants
-_DECIMAL = """CASE WHEN regexp_full_match(t, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?')
-    AND abs(try_cast(t AS DOUBLE)) < 9007199254740992 THEN try_cast(t AS DECIMAL(38, 18)) END"""
+_POSITION = """
+    SELECT CASE WHEN regexp_full_match(t, '[+-]?[0-9]+([.]0*)?')
+        THEN try_cast(regexp_replace(t, '[.]0*$', '') AS BIGINT) END AS whole FROM texts"""
+# As a spreadsheet shows numbers: with fewer decimals than the exponent asks for. R and Python write
+# a small e, and all digits.
+_ROUNDED = """regexp_full_match(t, '.*E[+].*') AND length(regexp_extract(t, '[.]([0-9]*)', 1))
+    < try_cast(regexp_extract(t, 'E[+]([0-9]+)', 1) AS INTEGER)"""
+_DECIMAL = f"""
+    CASE WHEN regexp_full_match(t, '[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?')
+        AND NOT ({_ROUNDED}) AND abs(try_cast(t AS DOUBLE)) < 9007199254740992
+    THEN try_cast(t AS DECIMAL(38, 18)) END"""
 _NUMBER = f"""
     SELECT coalesce({_WHOLE}, try_cast(floor(d) AS BIGINT)) AS whole,
         coalesce(try_cast(substr((d - floor(d))::VARCHAR, 3) AS BIGINT), 0) AS fraction
     FROM (SELECT t, {_DECIMAL} AS d FROM texts)"""  # noqa: S608 - constants
 _INSTANT = """
-    SELECT CASE WHEN regexp_full_match(t, '[0-9]{4}-[0-9]{2}-[0-9]{2}'
-            || '([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?')
+    SELECT CASE WHEN regexp_full_match(t, '[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}'
+            || '([T ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,9})?)?'
+            || '(Z|[+-][0-9]{2}(:?[0-9]{2})?)?)?')
         THEN epoch_us(try_cast(t AS TIMESTAMPTZ)) END AS whole,
         coalesce(try_cast(rpad(regexp_extract(t, '[.][0-9]{6}([0-9]{1,3})', 1), 3, '0') AS BIGINT),
             0) AS fraction
-    FROM (SELECT regexp_replace(regexp_replace(regexp_replace(upper(t), '(:[0-9]{2}),', '\\1.'),
-        ' ?(UTC|GMT|Z)$', 'Z'), ' ?([+-][0-9]{2}(:?[0-9]{2})?)([[][^]]*[]])?$', '\\1') AS t
-        FROM texts)"""
+    FROM (SELECT regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+            replace(upper(t), chr(8722), '-'),
+            '^([0-9]{4})/([0-9]{1,2})/([0-9]{1,2})', '\\1-\\2-\\3'),
+            '^([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})',
+                '\\1-\\2-\\3T\\4:\\5:\\6'),
+            '(:[0-9]{2}),', '\\1.'),
+        ' ?(UTC|GMT|Z)([[][^]]*[]])?$', 'Z'),
+        ' ?([+-][0-9]{2}(:?[0-9]{2})?)(Z|[[][^]]*[]])?$', '\\1') AS t FROM texts)"""
 
 
 @dataclass(slots=True)
@@ -118,7 +135,7 @@ class TimeColumn:
         # Usually the first attempt reads all rows: a whole number is a number, and never ISO 8601.
         whole = self._read(_WHOLE_ONLY, column, "t")[0]
         if whole.null_count:
-            whole = self._read(_WHOLE_ONLY, column)[0]
+            whole = self._read(_POSITION if self._positions else _WHOLE_ONLY, column)[0]
         fraction = np.zeros(len(column), np.int64)
         exact = not whole.null_count
         if not exact and not self._positions:
@@ -180,22 +197,21 @@ class TimeColumn:
 
     def _explain(self, fault: _Rows) -> tuple[str, str]:
         """Return what is wrong with a time, and the remedy."""
-        if self._positions:
-            remedy = "Write every time the same way: whole numbers."
-            return "the position is not a whole number", remedy
-        numbers = fault is self._not_number
-        same = "Write every time the same way: numbers, or ISO 8601 such as 2024-05-01T12:00:00Z."
         text = (fault.value or "").strip()
-        if not text or text.casefold() in (spelling.casefold() for spelling in MISSING):
+        if text == self._name:
+            return "the row repeats the header", "Delete the row."
+        if self._positions:
+            remedy = "Write every time the same way: whole numbers of at most 18 digits."
+            return "the position is not a whole number", remedy
+        same = "Write every time the same way: numbers, or ISO 8601 such as 2024-05-01T12:00:00Z."
+        if not text or text.casefold() in _MISSING:
             return "the time is missing or not a time", f"Leave the row out. {same}"
-        if _DAY_OR_MONTH.match(text):
-            problem = "the time is not a time of ISO 8601: its day and month could be exchanged"
-            return problem, f"Export dates with the year first. {same}"
-        if _ZONE_NAME.search(text):
-            problem = "the time is not a time of ISO 8601: it names a time zone, not an offset"
-            return problem, f"Export times in UTC. {same}"
-        if text.endswith(INEXACT) or (numbers and _LARGE.fullmatch(text)):
-            problem = "the time is not a time that can be read exactly: it is a float of 2**53 up"
+        for form, problem, advice in _OTHER_FORMS:
+            if form.search(text):
+                return f"the time is not a time{problem}", advice + same
+        numbers = fault is self._not_number
+        if text.endswith(INEXACT) or (numbers and _NUMERIC.fullmatch(text)):
+            problem = "the time is not a time that can be read exactly: it is a rounded number"
             return problem, "Export it as a whole number."
         return "the time is missing or not a time", same
 
@@ -210,9 +226,29 @@ class TimeColumn:
         )
 
 
-_DAY_OR_MONTH = re.compile(r"[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2,4}")
-_ZONE_NAME = re.compile(r"[0-9] ?[A-Za-z]{3,}(/[A-Za-z_]+)?$")
-_LARGE = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
+_NUMERIC = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
+_MISSING = {spelling.casefold() for spelling in MISSING} | {"0000-00-00", "0000-00-00 00:00:00"}
+"""With MySQL's zero date; PostgreSQL's `infinity` is among the others."""
+_MONTHS = r"(?i)\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"
+_OTHER_FORMS = tuple(
+    (re.compile(form), f" of ISO 8601: {problem}", advice)
+    for form, problem, advice in (
+        (_MONTHS, "its month is a word", ""),
+        (r"(?i)[0-9] ?[ap]\.?m\.?$", "its clock has 12 hours", ""),
+        (r"^[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?$", "it has no date", ""),
+        (
+            r"^[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2,4}",
+            "its day and month could be exchanged",
+            "Export dates with the year first. ",
+        ),
+        (
+            r"[0-9] ?[A-Za-z]{3,}(/[A-Za-z_]+)?$",
+            "it names a time zone, not an offset",
+            "Export times in UTC. ",
+        ),
+    )
+)
+"""How times are written that are refused, what is wrong with it, and what to do first."""
 
 
 def _mask(flags: Any) -> Mask:  # noqa: ANN401 an Arrow array of booleans

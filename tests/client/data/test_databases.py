@@ -125,6 +125,12 @@ def test_padding_and_numeric_ids_have_one_canonical_form(shop: Shop) -> None:
     assert histories.users == ("1000",)
 
 
+def test_reals_that_lost_digits_are_marked(shop: Shop) -> None:
+    """16777217 and 16777216 are one `real`, and Python's float does not show it."""
+    query = "SELECT 16777217::real AS a, 1000::real AS b, 0.5::real AS c, 16777217::float8 AS d"
+    assert read(shop(query)) == [(f"16777216.0{INEXACT}", "1000", "0.5", "16777217")]
+
+
 def test_infinite_numbers_are_marked(shop: Shop) -> None:
     query = "SELECT 'Infinity'::float8 AS a, 'Infinity'::numeric AS b, 2::float8 ^ 53 AS c"
     assert all(text and text.endswith(INEXACT) for text in read(shop(query))[0])

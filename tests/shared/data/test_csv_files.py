@@ -39,6 +39,7 @@ def rows(path: Path) -> list[tuple[str | None, ...]]:
         ('a,"b;;;",c', '1,"2,5",x'),
         ("\ufeffa,b,c\r", '1,"2,5",x\r'),
         (" a , b,c ", '1,"2,5",x'),
+        ('\ufeff\ufeffa\u200b,"b",c', '1,"2,5",x'),
     ],
 )
 def test_the_separator_is_the_one_of_the_header(tmp_path: Path, header: str, row: str) -> None:
@@ -99,6 +100,18 @@ def test_damaged_gzip_is_refused(tmp_path: Path, change: str) -> None:
         ("a,b\n1,x\n".encode("utf-16-le"), None, "UTF-16"),
         (b"sep=;\na;b\n1;2\n", None, "only Excel reads"),
         (b"PK\x03\x04....", None, "Excel workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1....", None, "Excel workbook"),
+        ("a,b\n1,x\n".encode("utf-32"), None, "UTF-32"),
+        (gzip.compress(b"a,b\n1,x\n"), None, "compressed by gzip"),
+        (b"\n\na,b\n1,x\n", None, "the first line is blank"),
+        (b"# exported\na,b\n1,x\n", None, "the first line is a comment"),
+        (b'{"a": 1, "b": 2}\n', None, "the first line is JSON"),
+        (b"<!DOCTYPE html>\n", None, "the first line is HTML"),
+        (b"'a','b'\n'1','x'\n", None, "the first line has single quotes"),
+        (b'"a", "b"\n"1", "x"\n', None, "blanks stand before quotes"),
+        (b"a,b\n1,x\r\n2,y\n", 1, "line endings are of several kinds"),
+        (b"a,b\n1,x\n(1 row)\n", 2, "1 fields where the header has 2.*a line or a count"),
+        (b"a,b\n1,2,x\n", 1, "3 fields where the header has 2.*write.table"),
     ],
 )
 def test_faults_are_named_with_their_row(
@@ -108,6 +121,11 @@ def test_faults_are_named_with_their_row(
         rows(write(tmp_path / "t.csv", content))
     assert caught.value.row == row
     assert caught.value.remedy.endswith(".")
+
+
+def test_a_file_that_is_compressed_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="compressed twice"):
+        rows(write(tmp_path / "t.csv.gz", gzip.compress(gzip.compress(BODY))))
 
 
 def test_long_cells_are_read_up_to_a_limit(tmp_path: Path) -> None:
@@ -135,6 +153,34 @@ def test_a_folder_of_parts_is_read_in_order_of_name(tmp_path: Path) -> None:
         "part-00000-x.snappy.parquet",
     ]
     assert read_items(folder).item_ids == ("2", "1")
+
+
+def test_an_empty_part_is_passed_over_where_a_mark_says_that_all_are_there(tmp_path: Path) -> None:
+    (tmp_path / "part-0.csv").write_bytes(BODY)
+    (tmp_path / "part-1.csv").touch()
+    assert len(file_tables(tmp_path)) == 2  # an upload that broke off looks the same
+    (tmp_path / "_SUCCESS").touch()
+    assert [table.path.name for table in file_tables(tmp_path)] == ["part-0.csv"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("_delta_log/00000000000000000000.json", "Delta Lake"),
+        ("metadata/00001-ab.metadata.json", "Apache Iceberg"),
+        (".hoodie/hoodie.properties", "Apache Hudi"),
+    ],
+)
+def test_a_table_with_old_versions_in_its_folder_is_refused(
+    tmp_path: Path, file: str, name: str
+) -> None:
+    """Its Parquet files hold rows that were deleted since."""
+    pq.write_table(pa.table({"item_id": ["1"]}), tmp_path / "part-0.parquet")
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).touch()
+    with pytest.raises(DataError, match=f"a table of {name}: its files hold deleted") as caught:
+        file_tables(tmp_path)
+    assert "Export the current version" in caught.value.remedy
 
 
 def test_a_bad_year_is_counted_and_left_empty(tmp_path: Path) -> None:

@@ -30,10 +30,25 @@ SPELLINGS = [
     ),
     ("Zo\u00eb", ["Zoe\u0308", "Zoe\u0308  "]),
     ("Ann Lee", ["Ann\u00a0Lee", "Ann\u3000Lee"]),
-    ("0", ["-0", "0.0", "-0.0"]),
-    ("00000000-0000-0000-0000-0000000000ab", ["00000000-0000-0000-0000-0000000000AB"]),
+    ("0", ["-0", "0.0", "-0.0", "+0.0"]),
+    ("12345678", ["1.2345678E7", "+12345678.0", "12345678.0"]),  # as Java writes floats
+    ("00000000-0000-0000-0000-0000000000ab", ["{00000000-0000-0000-0000-0000000000AB}"]),
 ]
-DIFFERENT = ["7", "007", "7.5", "7.50", "a", "A", "1.0.0", "1,0", "x 1", "x  1"]
+DIFFERENT = [
+    "7",
+    "007",
+    "7.5",
+    "7.50",
+    "a",
+    "A",
+    "1.0.0",
+    "1,0",
+    "x 1",
+    "x  1",
+    "1E7",
+    "1.25E1",
+    "+7",
+]
 
 
 @pytest.mark.parametrize(("form", "spellings"), SPELLINGS)
@@ -61,6 +76,8 @@ def test_a_canonical_form_is_its_own(text: str) -> None:
         ("9007199254740991.0", False),
         ("9007199254740993", False),
         ("12e5", False),
+        ("1.2345678E7", False),
+        ("1.2345678E16", True),
     ],
 )
 def test_numbers_that_lost_digits_are_recognised(text: str, inexact: bool) -> None:
@@ -116,6 +133,7 @@ def test_parts_of_every_type_are_the_same_users(tmp_path: Path) -> None:
         (pa.array([1e300, 1.0]), "rounded number"),
         (pa.array([float("inf"), 1.0]), "rounded number"),
         (pa.array([2.0**24, 1.0], pa.float32()), "rounded number"),
+        (pa.array([2.0**11, 1.0], pa.float16()), "rounded number"),
         (pa.array([None, 1.0]), "the id is empty"),
         (pa.array([float("nan"), 1.0]), "the id is empty"),
         (pa.array([[1], [2]]), r"holds BIGINT\[\], not plain values"),

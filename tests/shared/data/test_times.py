@@ -35,11 +35,14 @@ def order(folder: Path, *times: str, user: str = "x") -> list[int]:
         ["2023-11-14T22:13:20+01:00[Europe/Paris]", "2023-11-14T21:13:19Z", "2023-11-14"],
         ["2023-11-14 22:13:20.000000003", "2023-11-14 22:13:20.000000002", "2023-11-14 22:13:20"],
         [f"{BASE}.3", f"{BASE}.25", str(BASE)],
-        ["1.7000000003e9", "1.7000000002e9", "1.7E+09"],
+        ["1.7000000003e9", "1.7000000002e9", "1.7e+09"],
         [f"{BASE}003", f"{BASE}002", f"{BASE}001"],
         [f"{BASE}000003", f"{BASE}000002", f"{BASE}000001"],
         [f"{BASE}000000003", f"{BASE}000000002", f"{BASE}000000001"],
         ["\u00a02023-11-14\u00a0", "2023-11-13\t", " 2023-11-12"],
+        ["2023/11/14 22:13:20", "2023/11/14 9:13", "2023-9-1"],
+        ["2023-11-14 22:13:20 +0000 UTC", "2023-11-14T22:13:19Z[UTC]", "20231114T221318Z"],
+        ["2023-11-14 22:13:20\u221203:00", "2023-11-14T22:13Z", "2023-11-14"],
     ],
 )
 def test_forms_that_are_read(tmp_path: Path, times: list[str]) -> None:
@@ -55,8 +58,16 @@ def test_forms_that_are_read(tmp_path: Path, times: list[str]) -> None:
         ("2023-11-14 22:13:20 Europe/Paris", "names a time zone", "in UTC"),
         (r"\N", "the time is missing", "Leave the row out"),
         ("", "the time is missing", "Leave the row out"),
-        ("1.7e18", "2\\*\\*53", "as a whole number"),
-        ("1700000000000000000.0", "2\\*\\*53", "as a whole number"),
+        ("1.7e18", "a rounded number", "as a whole number"),
+        ("1700000000000000000.0", "a rounded number", "as a whole number"),
+        ("1.7E+12", "a rounded number", "as a whole number"),
+        ("Tue, 14 Nov 2023 22:13:20 GMT", "its month is a word", "the same way"),
+        ("14-NOV-23 10.13.20 PM", "its month is a word", "the same way"),
+        ("2023-11-14 10:13:20 PM", "its clock has 12 hours", "the same way"),
+        ("22:13:20", "it has no date", "the same way"),
+        ("0000-00-00 00:00:00", "the time is missing", "Leave the row out"),
+        ("infinity", "the time is missing", "Leave the row out"),
+        ("timestamp", "the row repeats the header", "Delete the row"),
         ("2023-11-14 25:00:00", "not a time", "the same way"),
     ],
 )
@@ -79,7 +90,7 @@ def test_two_units_in_one_source_are_refused_by_row(tmp_path: Path, digits: int)
 
 def test_positions_may_be_of_any_size(tmp_path: Path) -> None:
     file = tmp_path / "i.csv"
-    file.write_text("user_id,item_id,position\nx,a,100000000000000000\nx,b,2\n")
+    file.write_text("user_id,item_id,position\nx,a,100000000000000000\nx,b,2.0\n")
     assert read_histories(file, ITEMS)[0].tolist() == [2, 1]
 
 

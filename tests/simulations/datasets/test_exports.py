@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "users NA": (lambda f: write(f, changed(lambda r: ("NA", *r[1:]), 3)), "--set lab.missing="),
     "items with leading zeros": (
         lambda f: write(f, [(u, "00" + i, t) for u, i, t in EVENTS]),
-        "but for leading zeros or case, such as '00100' and '100'",
+        "but for leading zeros, case or quotes, such as '00100' and '100'",
     ),
     "seconds and milliseconds": (
         lambda f: write(
