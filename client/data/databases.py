@@ -209,12 +209,13 @@ class _Rows:
                 self._result.close()
                 self._result, indices = self._stream(selection), list(range(len(names)))
 
+            single = [self._is_single(index) for index in indices]
             # The size is repeated because the result of a verbatim statement ignores `yield_per`.
             for rows in self._result.partitions(_BATCH):
                 columns = list(zip(*rows, strict=True))
                 texts = [
-                    self._text(duckdb, name, columns[index], single=self._is_single(index))
-                    for index, name in zip(indices, names, strict=True)
+                    self._text(duckdb, name, columns[index], single=real)
+                    for index, name, real in zip(indices, names, single, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(texts, list(names))
 
