@@ -24,6 +24,8 @@ from shared.system.command_line import messages, output, table_of, write_json
 __all__ = ["accept_command", "invite_command", "list_command", "revoke_command"]
 
 _UNKNOWN = "?"
+_HANDOUT = "handout"
+"""The folder that a partner is sent, as docs/run.md makes it."""
 NameArgument = Annotated[str, typer.Argument(help="Your name for the organisation.")]
 
 
@@ -58,8 +60,9 @@ def invite_command(
         )
     output.print(f"command      {invitation['command']}", soft_wrap=True, markup=False)
     messages.print(
-        "Send also the catalogue's folder and the app bundle (sotto-server bundle). The command "
-        "asks the partner for its own settings, such as its privacy limits.\n"
+        f"Send also a folder '{_HANDOUT}' with the authority's file, the catalogue's folder and the "
+        "app bundle (sotto-server bundle). The command is typed beside that folder; it asks the "
+        "partner for its own settings, such as its privacy limits.\n"
         "When the partner has sent its public key: sotto-server accept "
         f"'ecdsa-sha2-nistp384 ...' --name {shlex.quote(name)}",
         soft_wrap=True,
@@ -126,8 +129,8 @@ def _join_command(settings: Settings, name: str) -> str:
     words = ["sotto-node", "init", "site", "--organisation", name]
     words += ["--superlink", settings.address]
     if settings.authority is not None:
-        words += ["--root-certificates", settings.authority.name]
-    return shlex.join([*words, "--catalogue", "catalogue"])
+        words += ["--root-certificates", f"{_HANDOUT}/{settings.authority.name}"]
+    return shlex.join([*words, "--catalogue", f"{_HANDOUT}/catalogue"])
 
 
 def _nodes(settings: Settings) -> dict[str, str]:

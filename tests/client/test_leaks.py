@@ -142,6 +142,14 @@ def rows_of(site: str, users: int) -> list[str]:
     return rows
 
 
+def doubtful_rows_of(site: str, users: int) -> list[str]:
+    """The same, with everything that reading doubts and names on a terminal."""
+    rows = rows_of(site, users)
+    giant = [f"{user(site, 0)},i{n % 20 + 1},{time(1)}" for n in range(12 * users)]
+    written_otherwise = [f"{user(site, 1)} ,i1,{time(2)}", f"{user(site, 2).upper()},i2,{time(3)}"]
+    return [*rows, *giant, *giant[:5], *written_otherwise, f"{user(site, 3).upper()},i4,{time(4)}"]
+
+
 def canaries(sites: Iterable[str], users: int = 12) -> list[str | int]:
     names = list(sites)
     texts = [user(site, n) for site in names for n in range(users)]
@@ -158,8 +166,8 @@ def federation(sites: Sites, connect: Connect) -> Federation:
 @pytest.fixture
 def three(federation: Federation) -> Federation:
     """The third site's file is broken: the error names a user's own value."""
-    for name in ("alpha", "beta"):
-        federation.join(name, rows_of(name, 12))
+    federation.join("alpha", doubtful_rows_of("alpha", 12))
+    federation.join("beta", rows_of("beta", 12))
     federation.join("gamma", [*rows_of("gamma", 12), f"{user('gamma', 0)},i1,cnry-gamma-when"])
     return federation
 
@@ -352,7 +360,7 @@ def test_the_labs_own_files_hold_items_and_figures_alone(
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
-    rows = rows_of("lab", 30)
+    rows = doubtful_rows_of("lab", 30)
     (data / "interactions.csv").write_text(
         "\n".join(["user_id,item_id,timestamp", *rows]) + "\n", encoding="utf-8"
     )
@@ -366,6 +374,8 @@ def test_the_labs_own_files_hold_items_and_figures_alone(
         lab.main()
     assert left.value.code == 0
     printed = capfd.readouterr()
+    for doubt in (f"the user '{user('lab', 0)}' has", "is read as", "equal another one but for"):
+        assert doubt in " ".join(printed.err.split())  # told on the terminal alone
     places = files_below(out, without=PRIVATE_FILES)
     assert any(place.endswith("result.json") for place in places)
     places |= {"stdout": printed.out.encode()}

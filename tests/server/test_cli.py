@@ -70,7 +70,7 @@ def test_an_invitation_holds_what_a_partner_needs(
     assert code == 0
     assert told["address"] == "sotto.example:9092"
     assert "--organisation 'Bücher & Co' --superlink sotto.example:9092" in told["command"]
-    assert "--root-certificates ca.crt" in told["command"]
+    assert "--root-certificates handout/ca.crt --catalogue handout/catalogue" in told["command"]
     assert (made / "ca.crt").is_file()
     assert len(told["authority_sha256"].split(":")) == 32
     code, _, err = types(capsys, "invite", "Bücher & Co", "--server", made)
