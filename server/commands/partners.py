@@ -61,8 +61,8 @@ def invite_command(
     output.print(f"command      {invitation['command']}", soft_wrap=True, markup=False)
     messages.print(
         f"Send also a folder '{_HANDOUT}' with the authority's file, the catalogue's folder and "
-        "the app bundle (sotto-server bundle). The command is typed beside that folder; it asks the "
-        "partner for its own settings, such as its privacy limits.\n"
+        "the app bundle (sotto-server bundle). The command is typed beside that folder. It asks "
+        "for the partner's own settings, such as its privacy limits.\n"
         "When the partner has sent its public key: sotto-server accept "
         f"'ecdsa-sha2-nistp384 ...' --name {shlex.quote(name)}",
         soft_wrap=True,
