@@ -300,7 +300,7 @@ def _message(cls: type, problem: ErrorDetails, prefix: str) -> str:
         case "missing":
             return _missing(key)
         case "unexpected_keyword_argument":
-            return _unknown(key, value, [prefix + known for known in _keys(cls)])
+            return _unknown(key, value, [prefix + name for name in _keys(cls)])
         case "out_of_range":
             context = problem["ctx"]
             return f"{key} = {_shown(context['value'])}: {context['remedy']}."

@@ -606,8 +606,8 @@ def _open(data: bytes, kind: _Kind) -> Reader:
     reader = Reader(data, f"the {kind.words}")
     if reader.raw(len(_FORM)) != _FORM:
         raise reader.fail(f"is no message of {_FORM.decode()}")
-    found = reader.number(1)
-    if found != kind:
-        known = found in _Kind.__members__.values()
-        raise reader.fail(f"is {f'the {_Kind(found).words}' if known else f'of kind {found}'}")
+    sent = reader.number(1)
+    if sent != kind:
+        is_a_kind = sent in _Kind.__members__.values()
+        raise reader.fail(f"is {f'the {_Kind(sent).words}' if is_a_kind else f'of kind {sent}'}")
     return reader

@@ -342,12 +342,12 @@ class Partner:
         return self._log[before].reply
 
     def _check_invitation(self, invitation: Invitation) -> None:
-        asked, known = invitation.aggregation, self._aggregation
+        asked, expected = invitation.aggregation, self._aggregation
         for field in ("federation", "run", "round", "request", "length"):
             require(
-                getattr(asked, field) == getattr(known, field),
+                getattr(asked, field) == getattr(expected, field),
                 f"the invitation's {field} is {getattr(asked, field)!r:.100}, and the one asked "
-                f"for is {getattr(known, field)!r:.100}.",
+                f"for is {getattr(expected, field)!r:.100}.",
             )
         self._roster.accept(invitation, self._identity)
 
@@ -410,18 +410,18 @@ class Partner:
         require(session == self._session, f"the message is not of this session, {self._words}.")
 
     def _check_members(self, session: bytes, members: Collection[int], what: str) -> None:
-        """Check a set of participants: known, this partner among them, and enough."""
+        """Check a set of participants: invited, this partner among them, and enough."""
         self._check_session(session)
         invitation, count = self._invitation, len(members)
-        known = range(len(invitation.participants))
-        more = [index for index in members if index not in known]
-        require(not more, f"participant {more[:1]} is {what}, and only {len(known)} are invited.")
+        invited = range(len(invitation.participants))
+        more = [index for index in members if index not in invited]
+        require(not more, f"participant {more[:1]} is {what}, and only {len(invited)} are invited.")
         require(self._index in members, f"this partner is not among those {what}.")
-        least = max(invitation.threshold, len(known) - invitation.dropouts)
+        least = max(invitation.threshold, len(invited) - invitation.dropouts)
         if count < least:
             raise TooFewPartners(
                 f"{count} partners are {what}, and {least} must be: the threshold is "
-                f"{invitation.threshold}, and at most {invitation.dropouts} of {len(known)} may "
+                f"{invitation.threshold}, and at most {invitation.dropouts} of {len(invited)} may "
                 "drop out."
             )
         self._roster.require_members(invitation, members, self._identity, what)

@@ -66,10 +66,9 @@ from simulations.experiment.federation import (
     InProcessGrid,
     SimulatedSite,
     ledger_costs,
-    make_site,
 )
 from simulations.experiment.prepare import prepare
-from simulations.experiment.simulation import CATALOGUE, SITES, Reporter, Simulation
+from simulations.experiment.simulation import SITES, Reporter, Simulation, write_changed_site
 
 __all__ = ["audit_hostile"]
 
@@ -220,7 +219,7 @@ def _ask(
         population=simulation.populations[part] + len(canaries),
     )
     folder = simulation.folder / SITES / site.organisation
-    _write(simulation, site, folder)
+    write_changed_site(simulation, site, folder)
     seen = _answers(folder, requests, evidence)
     for place, answer in enumerate(seen):
         reply = TrainReply(change=answer.answer)
@@ -236,18 +235,6 @@ def _ask(
     for name, (epsilon, _) in ledger_costs([folder]).items():
         evidence.ledgers[name] = epsilon
     shutil.rmtree(folder)
-
-
-def _write(simulation: Simulation, site: SimulatedSite, folder: Path) -> None:
-    make_site(
-        folder,
-        site,
-        simulation.dataset.catalogue,
-        catalogue_folder=simulation.folder / CATALOGUE,
-        privacy=simulation.config.privacy,
-        seed=simulation.config.seed,
-        device=simulation.config.lab.device,
-    )
 
 
 def _answers(

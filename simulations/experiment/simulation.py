@@ -25,6 +25,7 @@ __all__ = [
     "PlantedUsers",
     "Reporter",
     "Simulation",
+    "write_changed_site",
     "write_site",
 ]
 
@@ -147,8 +148,13 @@ def write_site(
 ) -> None:
     """Write the site of organisation `number` below `folder`; see `Simulation.site`."""
     site = simulation.site(number, local_baseline=local_baseline)
+    write_changed_site(simulation, site, folder / SITES / site.organisation)
+
+
+def write_changed_site(simulation: Simulation, site: SimulatedSite, folder: Path) -> None:
+    """Write a site of the simulation, whose users may have been changed, into `folder`."""
     make_site(
-        folder / SITES / site.organisation,
+        folder,
         site,
         simulation.dataset.catalogue,
         catalogue_folder=simulation.folder / CATALOGUE,
