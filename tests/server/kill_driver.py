@@ -90,13 +90,14 @@ def torn() -> None:
     vars(server.state.checkpoint)["write_atomically"] = half
 
 
-# The checkpoint is written once before the first round, and once after each.
+# Before the first round, the checkpoint is written once, and each node answers twice: who it is, and
+# whether it can pay.
 POINTS: dict[str, Arm] = {
     "before anybody is met": at_call(Participants, "wait_for", 1),
     "before the first checkpoint": at_call(Checkpoint, "save", 1),
     "before a round is asked for": at_call(FederatedStrategy, "configure_train", 2),
-    "when one partner has answered": after_call(client.app.NodeApp, "__call__", 2 + 2 + 1),
-    "when all have answered": at_call(Collection, "take", 2),
+    "when one partner has answered": after_call(client.app.NodeApp, "__call__", 2 + 2 + 2 + 1),
+    "when all have answered": at_call(Collection, "take", 4),
     "between aggregation and checkpoint": after_call(FederatedStrategy, "aggregate_train", 2),
     "with half a checkpoint written": torn,
     "between checkpoint and report": at_call(RunReporter, "round_finished", 2),
