@@ -90,8 +90,8 @@ def torn() -> None:
     vars(server.state.checkpoint)["write_atomically"] = half
 
 
-# Before the first round, the checkpoint is written once, and each node answers twice: who it is, and
-# whether it can pay.
+# Before the first round, the checkpoint is written once, and each node answers twice: who it is,
+# and whether it can pay.
 POINTS: dict[str, Arm] = {
     "before anybody is met": at_call(Participants, "wait_for", 1),
     "before the first checkpoint": at_call(Checkpoint, "save", 1),
