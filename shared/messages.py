@@ -1,24 +1,34 @@
 """Every message between coordinator and partner, typed both ways.
 
-The only file that names a record key. A request or reply is a frozen dataclass with `to_content`
-and `from_content`. Content of another form is a `WireError`, raised before anything is computed
-from it. A request's values are checked by the constraint types of `shared.sections`.
+A request or reply is a frozen dataclass with `to_content` and `from_content`, to and from Flower's
+records (`shared.message_records`). Content of another form is a `WireError`, raised before anything
+is computed from it. A request's values are checked by the constraint types of `shared.sections`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
 from shared.config import LocalTraining, ModelConfig
 from shared.errors import ConfigError, WireError
+from shared.message_records import (
+    ARRAYS,
+    FIELDS,
+    Arrays,
+    array_bytes,
+    field_types,
+    only_records,
+    pack,
+    read_fields,
+    read_weights,
+)
 from shared.outcomes import Refusal
 from shared.sections import (
     Choice,
@@ -82,12 +92,12 @@ LONGEST_NAME = 100
 SUMS = ("hr", "ndcg", "users")
 """The sums of an evaluation, in order; each user adds a value in [0, 1] to each."""
 
-Weights = dict[str, NDArray[np.float32]]
+Weights = Arrays
 """Trainable weights, or their change, by parameter name."""
 UncheckedWeights = Annotated[Weights, Unchecked]
-"""The same as a field: `_weights` has checked each array's form as it was read."""
+"""Weights as a field: `read_weights` has checked each array's form as it was read."""
 
-_ARRAYS, _FIELDS, _SUMS, _TOTAL = "weights", "fields", "sums", "total"
+_SUMS, _TOTAL = "sums", "total"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
 
@@ -109,12 +119,12 @@ class DescribeRequest:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack({"protocol": self.protocol})
+        return pack({"protocol": self.protocol})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeRequest:
         """Read the message from Flower records; raises WireError."""
-        return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
+        return cls(protocol=_protocol_of(content))
 
 
 @section(error=WireError)
@@ -133,12 +143,12 @@ class DescribeReply:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(flatten(self))
+        return pack(flatten(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeReply:
         """Read the message from Flower records; raises WireError."""
-        return cls(**_fields(_only(content, _FIELDS), _field_types(cls)))
+        return cls(**read_fields(only_records(content, FIELDS), field_types(cls)))
 
 
 @section(error=WireError)
@@ -175,12 +185,12 @@ class PlanRequest(LocalTraining):
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(_request_fields(self))
+        return pack(_request_fields(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> PlanRequest:
         """Read the message from Flower records; raises WireError."""
-        return cls(**_read_request(content, cls, _FIELDS))
+        return cls(**_read_request(content, cls, FIELDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,12 +201,12 @@ class PlanReply:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack({"protocol": self.protocol})
+        return pack({"protocol": self.protocol})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> PlanReply:
         """Read the message from Flower records; raises WireError."""
-        return cls(protocol=_protocol(_fields(_only(content, _FIELDS), {"protocol": int})))
+        return cls(protocol=_protocol_of(content))
 
 
 @section(error=WireError)
@@ -224,13 +234,13 @@ class TrainRequest(LocalTraining):
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(_request_fields(self), self.weights)
+        return pack(_request_fields(self), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainRequest:
         """Read the message from Flower records; raises WireError."""
         fields = _read_request(content, cls)
-        return cls(weights=_weights(content), **fields)
+        return cls(weights=read_weights(content), **fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,12 +254,12 @@ class TrainReply:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(None, self.change)
+        return pack(None, self.change)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TrainReply:
         """Read the message; raises WireError, also for any field besides the change."""
-        return cls(change=_weights(_only(content, _ARRAYS)))
+        return cls(change=read_weights(only_records(content, ARRAYS)))
 
 
 @section(error=WireError)
@@ -285,13 +295,13 @@ class EvaluateRequest:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(_request_fields(self), self.weights)
+        return pack(_request_fields(self), self.weights)
 
     @classmethod
     def from_content(cls, content: RecordDict) -> EvaluateRequest:
         """Read the message from Flower records; raises WireError."""
         fields = _read_request(content, cls)
-        return cls(weights=_weights(content), **fields)
+        return cls(weights=read_weights(content), **fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,12 +316,12 @@ class EvaluateReply:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(None, {_SUMS: self.sums})
+        return pack(None, {_SUMS: self.sums})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> EvaluateReply:
         """Read the message; raises WireError, also for any field besides the sums."""
-        arrays = _weights(_only(content, _ARRAYS))
+        arrays = read_weights(only_records(content, ARRAYS))
         if set(arrays) != {_SUMS} or arrays[_SUMS].shape != (len(SUMS),):
             shapes = {name: value.shape for name, value in arrays.items()}
             raise WireError(f"an evaluation holds {shapes}, not {len(SUMS)} sums alone.")
@@ -349,12 +359,12 @@ class StatisticsRequest:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(_request_fields(self))
+        return pack(_request_fields(self))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> StatisticsRequest:
         """Read the message from Flower records; raises WireError."""
-        return cls(**_read_request(content, cls, _FIELDS))
+        return cls(**_read_request(content, cls, FIELDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,12 +379,12 @@ class StatisticsReply:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return _pack(None, {_TOTAL: self.total})
+        return pack(None, {_TOTAL: self.total})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> StatisticsReply:
         """Read the message; raises WireError, also for any field besides the total."""
-        arrays = _weights(_only(content, _ARRAYS))
+        arrays = read_weights(only_records(content, ARRAYS))
         if set(arrays) != {_TOTAL}:
             raise WireError(f"a statistic holds {sorted(arrays)}, not a total alone.")
         return cls(total=arrays[_TOTAL])
@@ -400,24 +410,12 @@ def refusal_in(reply: Message) -> Refusal | None:
 
 def traffic(message: Message) -> int:
     """Return the bytes of arrays in a message."""
-    if not message.has_content():
-        return 0
-    records = message.content.array_records.values()
-    return sum(len(array.data) for record in records for array in record.values())
-
-
-def _pack(fields: Mapping[str, Any] | None, weights: Weights | None = None) -> RecordDict:
-    content = RecordDict()
-    if weights is not None:
-        content[_ARRAYS] = ArrayRecord({name: Array(value) for name, value in weights.items()})
-    if fields is not None:
-        content[_FIELDS] = ConfigRecord(dict(fields))
-    return content
+    return array_bytes(message.content) if message.has_content() else 0
 
 
 def _request_fields(request: Request | PlanRequest) -> dict[str, Value]:
     flat = flatten(request, without=("weights",))
-    fields = {name: flat.pop(name) for name in _field_types(type(request))}
+    fields = {name: flat.pop(name) for name in field_types(type(request))}
     return {"protocol": PROTOCOL} | fields | flat  # what is left is the model's
 
 
@@ -425,8 +423,8 @@ def _read_request(
     content: RecordDict, cls: type[Request | PlanRequest], *records: str
 ) -> dict[str, Any]:
     model_types = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
-    types = {"protocol": int} | _field_types(cls) | model_types
-    fields = _fields(_only(content, *(records or (_ARRAYS, _FIELDS))), types)
+    types = {"protocol": int} | field_types(cls) | model_types
+    fields = read_fields(only_records(content, *(records or (ARRAYS, FIELDS))), types)
     _protocol(fields)
     model = {key.removeprefix("model."): fields.pop(key) for key in model_types}
     try:
@@ -435,42 +433,9 @@ def _read_request(
         raise WireError(str(error)) from error
 
 
-def _field_types(cls: type) -> dict[str, type]:
-    """Return the type of each plain field on the wire, in the order of the wire.
-
-    A message's own fields come before those of the class that it extends. A StrEnum is a text.
-    """
-    types: dict[str, type] = {}
-    hints = get_type_hints(cls)
-    for name in (name for part in cls.__mro__ for name in vars(part).get("__annotations__", ())):
-        kind = str if _is_choice(hints[name]) else hints[name]
-        if kind in (int, float, str):
-            types[name] = kind
-    return types
-
-
-def _is_choice(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, StrEnum)
-
-
-def _only(content: RecordDict, *names: str) -> RecordDict:
-    if sorted(content) != sorted(names):
-        raise WireError(f"the message holds {sorted(content)}, not {sorted(names)} alone.")
-    return content
-
-
-def _fields(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:
-    record = content.config_records.get(_FIELDS)
-    if record is None:
-        raise WireError(f"the message has no '{_FIELDS}'.")
-    if set(record) != set(kinds):
-        odd = sorted(set(record) ^ set(kinds))
-        raise WireError(f"the message's fields differ from the protocol's in {odd}.")
-    for name, kind in kinds.items():
-        if type(record[name]) is not kind:
-            kind_sent = type(record[name]).__name__
-            raise WireError(f"field '{name}' is {kind_sent}, not {kind.__name__}.")
-    return dict(record)
+def _protocol_of(content: RecordDict) -> int:
+    """Return the protocol of a message that holds nothing else."""
+    return _protocol(read_fields(only_records(content, FIELDS), {"protocol": int}))
 
 
 def _protocol(fields: dict[str, Any]) -> int:
@@ -481,21 +446,3 @@ def _protocol(fields: dict[str, Any]) -> int:
             "both sides must run the same release."
         )
     return version
-
-
-def _weights(content: RecordDict) -> Weights:
-    record = content.array_records.get(_ARRAYS)
-    if record is None:
-        raise WireError(f"the message has no '{_ARRAYS}'.")
-    weights: Weights = {}
-    for name, array in record.items():
-        try:
-            value = array.numpy()
-        except Exception as error:  # the bytes are the other side's: anything may be in them
-            raise WireError(f"array {name!r} cannot be read.") from error
-        if not isinstance(value, np.ndarray):  # a zip archive is read as a mapping
-            raise WireError(f"array {name!r} is not an array.")
-        if value.dtype != np.float32:
-            raise WireError(f"array {name!r} is {value.dtype}, not float32.")
-        weights[name] = value
-    return weights

@@ -1,0 +1,107 @@
+"""The form of a message: fields and arrays in Flower's records.
+
+The only file that names a record. What a message says is in `shared.messages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, get_type_hints
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from shared.errors import WireError
+
+__all__ = [
+    "ARRAYS",
+    "FIELDS",
+    "Arrays",
+    "array_bytes",
+    "field_types",
+    "only_records",
+    "pack",
+    "read_fields",
+    "read_weights",
+]
+
+Arrays = dict[str, NDArray[np.float32]]
+"""Float32 arrays by name."""
+ARRAYS, FIELDS = "weights", "fields"
+
+
+def pack(fields: Mapping[str, Any] | None, weights: Arrays | None = None) -> RecordDict:
+    """Return fields and arrays as Flower's records; None leaves that record out."""
+    content = RecordDict()
+    if weights is not None:
+        content[ARRAYS] = ArrayRecord({name: Array(value) for name, value in weights.items()})
+    if fields is not None:
+        content[FIELDS] = ConfigRecord(dict(fields))
+    return content
+
+
+def only_records(content: RecordDict, *names: str) -> RecordDict:
+    """Return the content; raises WireError unless it has these records and no others."""
+    if sorted(content) != sorted(names):
+        raise WireError(f"the message holds {sorted(content)}, not {sorted(names)} alone.")
+    return content
+
+
+def read_fields(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Return the fields; raises WireError unless they have these names and types."""
+    record = content.config_records.get(FIELDS)
+    if record is None:
+        raise WireError(f"the message has no '{FIELDS}'.")
+    if set(record) != set(kinds):
+        odd = sorted(set(record) ^ set(kinds))
+        raise WireError(f"the message's fields differ from the protocol's in {odd}.")
+    for name, kind in kinds.items():
+        if type(record[name]) is not kind:
+            kind_sent = type(record[name]).__name__
+            raise WireError(f"field '{name}' is {kind_sent}, not {kind.__name__}.")
+    return dict(record)
+
+
+def read_weights(content: RecordDict) -> Arrays:
+    """Return the arrays by name; raises WireError for one that is not a float32 array."""
+    record = content.array_records.get(ARRAYS)
+    if record is None:
+        raise WireError(f"the message has no '{ARRAYS}'.")
+    weights: Arrays = {}
+    for name, array in record.items():
+        try:
+            value = array.numpy()
+        except Exception as error:  # the bytes are the other side's: anything may be in them
+            raise WireError(f"array {name!r} cannot be read.") from error
+        if not isinstance(value, np.ndarray):  # a zip archive is read as a mapping
+            raise WireError(f"array {name!r} is not an array.")
+        if value.dtype != np.float32:
+            raise WireError(f"array {name!r} is {value.dtype}, not float32.")
+        weights[name] = value
+    return weights
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Return the bytes of all arrays."""
+    records = content.array_records.values()
+    return sum(len(array.data) for record in records for array in record.values())
+
+
+def field_types(cls: type) -> dict[str, type]:
+    """Return the type of each plain field on the wire, in the order of the wire.
+
+    A message's own fields come before those of the class that it extends. A StrEnum is a text.
+    """
+    types: dict[str, type] = {}
+    hints = get_type_hints(cls)
+    for name in (name for part in cls.__mro__ for name in vars(part).get("__annotations__", ())):
+        kind = str if _is_choice(hints[name]) else hints[name]
+        if kind in (int, float, str):
+            types[name] = kind
+    return types
+
+
+def _is_choice(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrEnum)
