@@ -8,7 +8,8 @@ times           times, read exactly or refused
 interactions    rows of text as checked (user, item, time) events
 reading         interactions files as one history per user: what is refused, dropped and kept
 summary         what reading found: dropped and merged rows, ties, doubts
-histories       the histories themselves, and the leave-one-out split
+histories       the histories themselves
+splits          events held out for validation and test: leave-one-out, and by time
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features were computed
 """

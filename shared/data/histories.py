@@ -1,13 +1,13 @@
-"""Every user's history: its items in time order, and the leave-one-out split of them.
+"""Every user's history: its items in time order.
 
 Users are in the order in which they first appear in the data. `shared.data.reading` makes
-histories from files.
+histories from files, and `shared.data.splits` holds events out of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import torch
 
 from shared.data.summary import Summary
 
-__all__ = ["Histories", "LeaveOneOut", "leave_one_out", "offsets_of"]
+__all__ = ["Histories", "offsets_of"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -28,15 +28,19 @@ class Histories:
         users: one public id per user; length N.
         items: int64 [events], internal item ids in 1..V, user after user.
         offsets: int64 [N + 1]; user i has `items[offsets[i]:offsets[i + 1]]`, which may be empty.
+        times: int64 [events], microseconds since 1970 in UTC, no user's decreasing; None where the
+            data have positions instead, and in histories that were not read from files.
         summary: what reading found; empty for histories derived from others.
 
     Raises:
-        ValueError: the offsets do not cut the items into one piece per user, or an item is < 1.
+        ValueError: the offsets do not cut the items into one piece per user, an item is < 1, or
+            the times are not one an event.
     """
 
     users: tuple[str, ...]
     items: Ints
     offsets: Ints
+    times: Ints | None = None
     summary: Summary = field(default_factory=Summary)
 
     def __post_init__(self) -> None:
@@ -47,10 +51,15 @@ class Histories:
             raise ValueError("offsets must not decrease")
         if len(self.items) and self.items.min() < 1:
             raise ValueError("internal item ids start at 1; 0 is padding")
+        if self.times is not None and self.times.shape != self.items.shape:
+            raise ValueError(f"{self.times.shape} times of {len(self.items)} events: one for each")
 
     @classmethod
     def from_lists(
-        cls, lists: Sequence[Sequence[int]], users: Sequence[str] | None = None
+        cls,
+        lists: Sequence[Sequence[int]],
+        users: Sequence[str] | None = None,
+        times: Sequence[Sequence[int]] | None = None,
     ) -> Histories:
         """Build histories from internal item ids; users are named "0", "1", ... by default.
 
@@ -59,8 +68,9 @@ class Histories:
         """
         names = tuple(map(str, range(len(lists)))) if users is None else tuple(users)
         items = np.array([item for history in lists for item in history], np.int64)
+        moments = None if times is None else np.array([t for own in times for t in own], np.int64)
         lengths = np.array([len(history) for history in lists], np.int64)
-        return cls(names, items, offsets_of(lengths))
+        return cls(names, items, offsets_of(lengths), moments)
 
     @classmethod
     def joined(cls, parts: Sequence[Histories]) -> Histories:
@@ -70,8 +80,12 @@ class Histories:
         array([1, 2])
         """
         users = tuple(user for part in parts for user in part.users)
+        offsets = offsets_of(np.concatenate([part.lengths for part in parts]))
         items = np.concatenate([np.empty(0, np.int64), *(part.items for part in parts)])
-        return cls(users, items, offsets_of(np.concatenate([part.lengths for part in parts])))
+        times = [part.times for part in parts if part.times is not None]
+        if len(times) < len(parts):
+            return cls(users, items, offsets)
+        return cls(users, items, offsets, np.concatenate([np.empty(0, np.int64), *times]))
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -107,6 +121,37 @@ class Histories:
         rows = np.asarray(rows, np.int64).reshape(-1)
         users = tuple(self.users[row] for row in rows)
         return self._cut(users, self.offsets[:-1][rows], self.offsets[1:][rows])
+
+    def first(self, counts: Ints) -> Histories:
+        """Keep each user's first events.
+
+        Args:
+            counts: how many of each user, [N], at most the user's number of events.
+        """
+        return self._cut(self.users, self.offsets[:-1], self.offsets[:-1] + counts)
+
+    def keep(self, events: npt.NDArray[np.bool_]) -> Histories:
+        """Keep the marked events, [events], and all users.
+
+        >>> list(Histories.from_lists([[3, 1], [2]]).keep(np.array([False, True, False])))
+        [array([1]), array([], dtype=int64)]
+        """
+        offsets = offsets_of(events.astype(np.int64))[self.offsets]
+        times = None if self.times is None else self.times[events]
+        return Histories(self.users, self.items[events], offsets, times)
+
+    def count_before(self, time: int) -> Ints:
+        """Return how many events of each user are before a time, [N].
+
+        Args:
+            time: microseconds since 1970.
+
+        Raises:
+            ValueError: these histories have no times.
+        """
+        if self.times is None:
+            raise ValueError("these histories have no times")
+        return np.diff(offsets_of((self.times < time).astype(np.int64))[self.offsets])
 
     def last(self, n: int) -> Histories:
         """Keep each user's last `n` >= 0 events, or all of them if there are fewer."""
@@ -144,54 +189,10 @@ class Histories:
     def _cut(self, users: tuple[str, ...], starts: Ints, ends: Ints) -> Histories:
         offsets = offsets_of(ends - starts)
         indices = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
-        return Histories(users, self.items[indices], offsets)
+        times = None if self.times is None else self.times[indices]
+        return Histories(users, self.items[indices], offsets, times)
 
 
 def offsets_of(lengths: Ints) -> Ints:
     """Return where each user's items start, and where the last ones end: [N] -> [N + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LeaveOneOut:
-    """The leave-one-out split: M of N users have a validation and a test item.
-
-    Attributes:
-        train: every user's training events; N users, in the order of the histories.
-        validation_inputs: the events before the validation item; M users.
-        validation_targets: int64 [M], each user's second-to-last item.
-        test_inputs: the events before the test item, including the validation item; M users.
-        test_targets: int64 [M], each user's last item.
-    """
-
-    train: Histories
-    validation_inputs: Histories
-    validation_targets: Ints
-    test_inputs: Histories
-    test_targets: Ints
-
-    def on_validation(self) -> LeaveOneOut:
-        """Return the split with the validation items as test items.
-
-        Use it to choose parameters: the real test items must not influence any choice.
-        """
-        return replace(
-            self, test_inputs=self.validation_inputs, test_targets=self.validation_targets
-        )
-
-
-def leave_one_out(histories: Histories) -> LeaveOneOut:
-    """Hold out each user's last event for the test and the one before it for validation.
-
-    A user with fewer than 3 events keeps all of them in `train` and has no held-out item.
-    """
-    has_targets = histories.lengths >= 3
-    starts, ends = histories.offsets[:-1], histories.offsets[1:]
-    cases = histories.select(np.flatnonzero(has_targets))
-    return LeaveOneOut(
-        train=histories._cut(histories.users, starts, ends - 2 * has_targets),
-        validation_inputs=cases.without_last(2),
-        validation_targets=histories.items[ends[has_targets] - 2],
-        test_inputs=cases.without_last(1),
-        test_targets=histories.items[ends[has_targets] - 1],
-    )

@@ -18,6 +18,10 @@ from shared.data.times import UNREADABLE, Forms, TimeColumn
 
 __all__ = ["Interactions", "collect"]
 
+_MICRO = 10**6
+_FRACTION = 10**18
+"""What a unit of time is in units of `fraction`, for all units above a microsecond."""
+
 Codes = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -34,6 +38,7 @@ class Interactions:
         item: int32 [E], indices into `items`.
         time: int64 [E]; with `fraction`, it sorts as the times do.
         fraction: int64 [E], what is left of each time; None if all times are whole.
+        per_second: units of `time` in a second; 0 for positions, which are no times.
         user_spellings: how the users' ids were written.
         item_spellings: how the items' ids were written.
         left_out: users of whom a row could not be read, bool [len(users)]; no row of theirs is
@@ -47,6 +52,7 @@ class Interactions:
     item: Codes
     time: Ints
     fraction: Ints | None = None
+    per_second: int = 0
     user_spellings: Spellings = field(default_factory=Spellings)
     item_spellings: Spellings = field(default_factory=Spellings)
     left_out: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
@@ -56,6 +62,21 @@ class Interactions:
     def moment(self) -> tuple[Ints, ...]:
         """The arrays that tell two times apart, the least significant first."""
         return (self.time,) if self.fraction is None else (self.fraction, self.time)
+
+    def microseconds(self, rows: Ints) -> Ints | None:
+        """Return the times of some rows in microseconds since 1970, rounded down.
+
+        None where they are positions. Rounding keeps the order of the times.
+        """
+        if not self.per_second:
+            return None
+        if self.per_second > _MICRO:
+            return np.asarray(self.time[rows] // (self.per_second // _MICRO), np.int64)
+        factor = _MICRO // self.per_second
+        micro = self.time[rows] * factor
+        if self.fraction is not None and factor > 1:
+            micro += self.fraction[rows] // (_FRACTION // factor)
+        return micro
 
     def order(self) -> Ints:
         """Return all rows sorted by user, then by time, ties in their given order: [E]."""
@@ -133,6 +154,7 @@ def collect(
         item=items.codes(),
         time=whole,
         fraction=fraction,
+        per_second=times.per_second,
         user_spellings=users.spellings(),
         item_spellings=items.spellings(),
         left_out=np.zeros(len(users.indices), np.bool_),

@@ -104,7 +104,8 @@ def histories_from_tables(
         source: name of the whole data in errors.
         max_length: number of last events to keep of each user, >= 1; None keeps all.
         min_events: drop users with fewer events; >= 1.
-        strict: whether a row that cannot be read is an error, and so is to find no user at all.
+        strict: whether a row that cannot be read is an error, and so is to find no user at all;
+            only then do the histories have times, if the source has times.
 
     Raises:
         DataError: see the table at the top of this module.
@@ -132,7 +133,8 @@ def histories_from_tables(
     if strict and not len(kept_users):
         problem = f"no user has {min_events} events with items of the catalogue"
         raise DataError(problem, file=source, remedy="Bring more data, or ask for fewer events.")
-    kept = Histories(events.users, item[rows], offsets_of(counts)).select(kept_users)
+    times = events.microseconds(rows) if strict else None
+    kept = Histories(events.users, item[rows], offsets_of(counts), times).select(kept_users)
     dropped = {
         "duplicate": int(repeated.sum()),
         "unknown_item": int((~repeated & (item == 0)).sum()),

@@ -195,6 +195,15 @@ class TimeColumn:
             )
             raise self._error(self._units[rarest], problem, remedy)
 
+    @property
+    def per_second(self) -> int:
+        """Units in a second of the times that `values` returns if strict; 0 for positions."""
+        if self._positions:
+            return 0
+        if self._not_number.count:
+            return 10**6
+        return int(10 ** (3 * next((n for n, rows in enumerate(self._units) if rows.count), 0)))
+
     def _explain(self, fault: _Rows) -> tuple[str, str]:
         """Return what is wrong with a time, and the remedy."""
         text = (fault.value or "").strip()

@@ -67,11 +67,14 @@ def check_auditable(config: SimulationConfig) -> None:
         f"lab.engine = '{config.lab.engine}'": config.lab.engine is not Engine.INPROCESS,
         f"server.evaluate_every = {config.server.evaluate_every}": config.server.evaluate_every > 0,
         "lab.alone = true": config.lab.alone,
+        f"lab.split = '{config.lab.split}'": config.lab.split.temporal,
     }
     for setting, given in refused.items():
         if given:
             key = setting.split(" ")[0]
-            value = {"lab.engine": "inprocess", "lab.alone": "false"}.get(key, "0")
+            value = {"lab.engine": "inprocess", "lab.alone": "false", "lab.split": "test"}.get(
+                key, "0"
+            )
             raise ConfigError(
                 f"{setting}, which an audit cannot follow: leave it out, or --set {key}={value}."
             )

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.system.command_line import messages, output
+from simulations.experiment.hold_out import describe_timing
 from simulations.experiment.simulation import Simulation
 
 __all__ = ["print_data", "print_result"]
@@ -37,8 +38,10 @@ def print_data(simulation: Simulation) -> None:
         f"{len(sizes)} organisations of {sizes[0]:,} to {sizes[-1]:,} users"
     )
     untested = len(histories) - len(simulation.evaluation_split.test_targets)
-    if untested:
+    if untested and simulation.cuts is None:
         messages.print(f"{untested:,} users have no test event: they train, and are not evaluated")
+    for text in describe_timing(simulation.timing, len(histories) - untested):
+        messages.print(Text(f"split: {text}"), soft_wrap=True)
     for text in summary.describe():
         messages.print(Text(f"data: {text}"), soft_wrap=True)
     for text in (*summary.warnings(), *map(str, simulation.dataset.catalogue.ignored)):

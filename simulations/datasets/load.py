@@ -171,7 +171,10 @@ def load(
     columns = _merge_columns(columns or Columns(), layout.columns)
     catalogue = _read_items(items, _merge_item_columns(item_columns, layout.item_columns))
     histories = histories_from_tables(
-        _open_interactions(interactions), catalogue, columns, source=str(interactions)
+        _open_interactions(interactions),
+        catalogue,
+        columns,
+        source=str(interactions),
     )
     users = layout.users(folder)
     groups = _read_groups(folder, users, columns.user, histories)

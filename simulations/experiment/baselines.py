@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shared.config import PrivacyConfig
-from shared.data.histories import Histories, LeaveOneOut
+from shared.data.histories import Histories
+from shared.data.splits import HeldOut
 from shared.evaluation.ranking import Ranking, Scorer, rank_users
 from shared.models.attention import AttentionRecommender
 from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
@@ -53,7 +54,7 @@ class Cases:
     """
 
     def __init__(
-        self, split: LeaveOneOut, parts: Sequence[NDArray[np.int64]], *, items: int, window: int
+        self, split: HeldOut, parts: Sequence[NDArray[np.int64]], *, items: int, window: int
     ) -> None:
         self.split, self.items, self.window = split, items, window
         position = {user: number for number, user in enumerate(split.test_inputs.users)}
@@ -160,7 +161,7 @@ def recommender(model: AttentionRecommender) -> Scorer:
 
 
 @torch.no_grad()
-def validation_loss(scorer: Scorer, split: LeaveOneOut, window: int) -> float:
+def validation_loss(scorer: Scorer, split: HeldOut, window: int) -> float:
     """Return the mean cross-entropy of some users' validation items, in nats."""
     rows = np.linspace(0, len(split.validation_inputs) - 1, num=LOSS_USERS, dtype=np.int64)
     rows = np.unique(rows)

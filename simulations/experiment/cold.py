@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared.data.histories import Histories, LeaveOneOut
+from shared.data.splits import HeldOut
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
@@ -47,12 +47,10 @@ def cold_items(items: int, share: float, seed: int) -> Ints:
     return np.sort(drawn).astype(np.int64) + 1
 
 
-def without_items(split: LeaveOneOut, cold: Ints) -> LeaveOneOut:
+def without_items(split: HeldOut, cold: Ints) -> HeldOut:
     """Return the split without training events of these items; test and validation stay."""
     train = split.train
-    kept = ~np.isin(train.items, cold)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
-    return replace(split, train=Histories(train.users, train.items[kept], offsets[train.offsets]))
+    return replace(split, train=train.keep(~np.isin(train.items, cold)))
 
 
 def treat_as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommender:
@@ -75,7 +73,7 @@ def treat_as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommende
     return model
 
 
-def cold_section(split: LeaveOneOut, cold: Ints, rankings: Mapping[str, Ranking]) -> Cold:
+def cold_section(split: HeldOut, cold: Ints, rankings: Mapping[str, Ranking]) -> Cold:
     """Return each model's metrics over the users whose test item is cold.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
 
@@ -25,6 +25,7 @@ from shared.data.ids import MISSING
 from shared.errors import ConfigError
 from shared.sections import (
     Choice,
+    Require,
     TextsOf,
     Value,
     flat_tables,
@@ -35,7 +36,15 @@ from shared.sections import (
 )
 from simulations.experiment.partition import Scheme
 
-__all__ = ["Engine", "LabConfig", "SimulationConfig", "Split", "plain_value", "read_settings"]
+__all__ = [
+    "Engine",
+    "LabConfig",
+    "SimulationConfig",
+    "Split",
+    "plain_value",
+    "read_settings",
+    "read_toml",
+]
 
 
 UNUSED_DELTA = 1e-9
@@ -50,10 +59,39 @@ class Engine(StrEnum):
 
 
 class Split(StrEnum):
-    """Which held-out event of each user is asked for; training sees neither."""
+    """How events are held out, and which of them are asked for; training sees none of them.
+
+    TEST: leave-one-out, each user's last event. VALIDATION: the one before it. TEMPORAL: one cut in
+    time for all, each user's first event after it. TEMPORAL_VALIDATION: the window before that.
+    """
 
     TEST = "test"
     VALIDATION = "validation"
+    TEMPORAL = "temporal"
+    TEMPORAL_VALIDATION = "temporal-validation"
+
+    @property
+    def temporal(self) -> bool:
+        """Whether events are held out by time."""
+        return self in (Split.TEMPORAL, Split.TEMPORAL_VALIDATION)
+
+    @property
+    def validation(self) -> bool:
+        """Whether the events are those that a search over settings may use."""
+        return self in (Split.VALIDATION, Split.TEMPORAL_VALIDATION)
+
+    @property
+    def on_validation(self) -> Split:
+        """The validation events of the same split."""
+        return Split.TEMPORAL_VALIDATION if self.temporal else Split.VALIDATION
+
+    @property
+    def on_test(self) -> Split:
+        """The test events of the same split."""
+        return Split.TEMPORAL if self.temporal else Split.TEST
+
+
+ShareOfEvents = Annotated[float, Require(lambda x: 0 < x < 1, "choose a number in (0, 1)")]
 
 
 @section("lab")
@@ -76,7 +114,11 @@ class LabConfig:
         cold: share of the items, in [0, 1), that leave all training data, to measure how well
             items that nobody chose yet are ranked.
         split: "test" asks for each user's last event, "validation" for the one before it, as a
-            search over settings must; training sees neither.
+            search over settings must; training sees neither. "temporal" cuts all events at one
+            time and asks for each user's first event after it, "temporal-validation" likewise in
+            the window before; training sees what is before both.
+        validation_share: with a temporal split, share of all events in the validation window.
+        test_share: with a temporal split, share of all events in the test window, the last.
         user: column of the interactions; "" as the file's form has it. So are the next ones.
         item: column of the interactions.
         time: column of the interactions.
@@ -96,6 +138,8 @@ class LabConfig:
     alone: bool = True
     cold: float = 0.0
     split: Choice[Split] = Split.TEST
+    validation_share: ShareOfEvents = 0.1
+    test_share: ShareOfEvents = 0.1
     user: str = ""
     item: str = ""
     time: str = ""
@@ -188,7 +232,7 @@ def read_settings(
     Raises:
         ConfigError: the file cannot be read, or a key or value does not fit.
     """
-    flat = _read_toml(file) if file is not None else {}
+    flat = read_toml(file) if file is not None else {}
     flat |= {key: value for key, value in options.items() if value is not None}
     flat |= dict(_assignment(text) for text in assignments)
     if flat.get("privacy.epsilon") == "none":
@@ -200,7 +244,12 @@ def read_settings(
     return parse_sections(SimulationConfig, flat)
 
 
-def _read_toml(file: Path) -> dict[str, Value]:
+def read_toml(file: Path) -> dict[str, Value]:
+    """Return the settings that a file states, by `section.key`, unchecked.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
         return flat_tables(tomllib.loads(file.read_text(encoding="utf-8")))
     except OSError as error:

@@ -20,7 +20,10 @@ __all__ = ["evaluated_users", "evaluation_section", "rank_models"]
 def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> Evaluation:
     """Return the section "evaluation" of result.json."""
     section = result_json.evaluation_section(
-        rankings, simulation.evaluation_split, str(simulation.config.lab.split)
+        rankings,
+        simulation.evaluation_split,
+        str(simulation.config.lab.split),
+        simulation.timing,
     )
     if skipped := baselines.skipped_baselines(simulation.split.train):
         section = section.model_copy(update={"skipped": skipped})

@@ -11,13 +11,15 @@ import numpy as np
 
 from server.warm_start.public import read_public, save_public
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, leave_one_out
+from shared.data.histories import Histories
+from shared.data.splits import TimeCuts
 from shared.errors import CheckpointError, ConfigError
 from shared.sections import flatten
 from simulations.datasets.load import Dataset, load
 from simulations.experiment.cold import cold_items, without_items
 from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.experiment.federation import site_histories, sites_in
+from simulations.experiment.hold_out import hold_out, time_cuts
 from simulations.experiment.partition import natural_partition, partition
 from simulations.experiment.public_knowledge import add_features
 from simulations.experiment.requirements import check_requirements
@@ -54,7 +56,9 @@ def prepare(
             "with --out, or remove it."
         )
     dataset = _load(config)
-    simulation = _split(config, folder, dataset, *_add_features(config, dataset.catalogue))
+    cuts = time_cuts(config.lab, dataset)
+    features = _add_features(config, dataset.catalogue, cuts)
+    simulation = _split(config, folder, dataset, *features, cuts)
     if plant is not None:
         simulation = replace(simulation, planted=plant(simulation))
     check_requirements(simulation)
@@ -101,7 +105,7 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
     if stored.without_features().fingerprint != dataset.catalogue.fingerprint:
         raise _different_data_error(folder, "catalogue")
     public = read_public(folder / CATALOGUE, stored)
-    simulation = _split(config, folder, dataset, stored, public)
+    simulation = _split(config, folder, dataset, stored, public, time_cuts(config.lab, dataset))
     for number, site in enumerate(sites_in(folder / SITES)):
         if not _same_histories(site_histories(site, stored), simulation.histories(number)):
             raise _different_data_error(folder, f"data of {site.name}")
@@ -118,11 +122,13 @@ def _load(config: SimulationConfig) -> Dataset:
     )
 
 
-def _add_features(config: SimulationConfig, items: Catalogue) -> tuple[Catalogue, Histories | None]:
+def _add_features(
+    config: SimulationConfig, items: Catalogue, cuts: TimeCuts | None
+) -> tuple[Catalogue, Histories | None]:
     """Return the catalogue with the features that the model reads, and public interactions."""
     lab = config.lab
     if config.model.items.uses_features:
-        return add_features(items, config)
+        return add_features(items, config, cuts)
     if lab.catalogue:
         raise ConfigError(
             f"lab.catalogue = '{lab.catalogue}', but model.items = '{config.model.items}' reads no "
@@ -137,6 +143,7 @@ def _split(
     dataset: Dataset,
     catalogue: Catalogue,
     public: Histories | None,
+    cuts: TimeCuts | None,
 ) -> Simulation:
     """Assign users to organisations, and hold events out."""
     lab = config.lab
@@ -147,9 +154,9 @@ def _split(
             dataset, lab.organisations, lab.scheme, config.seed, concentration=lab.concentration
         )
     cold = cold_items(len(catalogue), lab.cold, config.seed)
-    split = without_items(leave_one_out(dataset.histories), cold)
+    split = without_items(hold_out(dataset.histories, cuts), cold)
     dataset = replace(dataset, catalogue=catalogue)
-    return Simulation(folder, config, dataset, split, parts, cold, public)
+    return Simulation(folder, config, dataset, split, parts, cold, public, cuts=cuts)
 
 
 def _same_histories(stored: Histories, own: Histories) -> bool:

@@ -19,24 +19,35 @@ import numpy as np
 from server.warm_start.public import pretrain_features, read_public, text_feature_count
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
+from shared.data.splits import TimeCuts
 from shared.errors import ConfigError
 from shared.item_features.tfidf import text_features
 from simulations.datasets.load import Dataset, load
 from simulations.experiment.config import SimulationConfig
+from simulations.experiment.hold_out import check_public_folder, public_before
 
 __all__ = ["add_features", "text_catalogue", "translate_histories"]
 
 
-def add_features(items: Catalogue, config: SimulationConfig) -> tuple[Catalogue, Histories | None]:
+def add_features(
+    items: Catalogue, config: SimulationConfig, cuts: TimeCuts | None = None
+) -> tuple[Catalogue, Histories | None]:
     """Return the items with `model.feature_size` features, and the public interactions, if any.
 
+    Args:
+        items: the catalogue.
+        config: the settings.
+        cuts: in time; public interactions from the first cut on are left out.
+
     Raises:
-        ConfigError: a folder holds other items, or fewer features.
+        ConfigError: a folder holds other items, fewer features, or no times where there are cuts.
         DataError: a folder cannot be read.
     """
     size, lab = config.model.feature_size, config.lab
+    check_public_folder(lab.catalogue, cuts)
     if lab.public:
         public = translate_histories(load(Path(lab.public)), items)
+        public = public_before(public, cuts, lab.public)
         text = text_catalogue(items, lab.catalogue, text_feature_count(size)) if size > 1 else items
         return pretrain_features(text, public, size), public
     catalogue = text_catalogue(items, lab.catalogue, size)
@@ -57,8 +68,7 @@ def translate_histories(public: Dataset, items: Catalogue) -> Histories:
             f"lab.public: none of the items of '{public.name}' that anybody chose is in the "
             "catalogue: the ids must be the same in both."
         )
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
-    return Histories(public.histories.users, translated[kept], ends[public.histories.offsets])
+    return replace(public.histories.keep(kept), items=translated[kept])
 
 
 def text_catalogue(items: Catalogue, folder: str, size: int) -> Catalogue:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from server.aggregation.robust import check_aggregation
@@ -39,8 +40,8 @@ def check_requirements(simulation: Simulation) -> None:
         SottoError: see the table at the top of this module.
     """
     _check_settings(simulation)
-    _check_populations(simulation)
     _check_held_out(simulation)
+    _check_populations(simulation)
     for number, name in enumerate(simulation.names):
         _check_organisation(simulation, name, simulation.histories(number))
 
@@ -99,16 +100,22 @@ def _check_held_out(simulation: Simulation) -> None:
         f"{which} event",
         file=simulation.config.lab.data or simulation.dataset.name,
         remedy="Leave-one-out takes users with three events: the last is the test event, the one "
-        "before it the validation event, the rest train. Bring longer histories.",
+        "before it the validation event, the rest train. Bring longer histories."
+        if simulation.cuts is None
+        else "With a cut in time, a user with events before and after it has one. Set "
+        "lab.validation_share or lab.test_share higher, or choose lab.split = 'test'.",
     )
 
 
 def _check_organisation(simulation: Simulation, name: str, histories: Histories) -> None:
-    if len(histories) < MIN_USERS:
+    # Before a cut in time, some of an organisation's users are not there yet.
+    users = len(histories) if simulation.cuts is None else np.count_nonzero(histories.lengths)
+    if users < MIN_USERS:
+        when = "" if simulation.cuts is None else " before the cut in time"
         raise ConfigError(
-            f"{name} has {len(histories)} user, of {len(simulation.dataset.histories):,} in all: "
-            f"an organisation takes {MIN_USERS} or more. Choose fewer organisations, or bring "
-            "more users."
+            f"{name} has {users} user{'' if users == 1 else 's'}{when}, of "
+            f"{len(simulation.dataset.histories):,} in all: an organisation takes {MIN_USERS} or "
+            "more. Choose fewer organisations, or bring more users."
         )
     needed = MIN_EVENTS + (simulation.config.server.evaluate_every > 0)
     if histories.lengths.max() < needed:
@@ -117,6 +124,18 @@ def _check_organisation(simulation: Simulation, name: str, histories: Histories)
             f"nothing is left to train on at {name}: no user has {needed} training events "
             f"(the longest history of the data has {longest} events)",
             file=simulation.config.lab.data or simulation.dataset.name,
-            remedy=f"The last two events of a user are held out: bring users with {needed + 2} "
-            "events or more" + (", or set lab.cold lower." if simulation.config.lab.cold else "."),
+            remedy=_remedy_of_training(simulation, needed),
         )
+
+
+def _remedy_of_training(simulation: Simulation, needed: int) -> str:
+    if simulation.cuts is not None:
+        return (
+            "Only events before the cut in time train: set lab.validation_share or lab.test_share "
+            "lower, or choose lab.split = 'test'."
+        )
+    lower = ", or set lab.cold lower." if simulation.config.lab.cold else "."
+    return (
+        f"The last two events of a user are held out: bring users with {needed + 2} events or "
+        f"more{lower}"
+    )

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.state.status import RunStatus
 from shared.config import PrivacyConfig
-from shared.data.histories import LeaveOneOut
+from shared.data.splits import HeldOut
 from shared.evaluation.exposure import DECILES, arp, exposure, gini
 from shared.evaluation.ranking import Ranking
 from shared.privacy.release import Release
@@ -46,6 +46,8 @@ __all__ = [
     "PrivacyOrganisation",
     "Result",
     "Seconds",
+    "TimeCut",
+    "Timing",
     "UnitInterval",
     "cost",
     "data_section",
@@ -57,6 +59,7 @@ __all__ = [
 
 FILE = "result.json"
 _PROTOCOL = "leave-one-out, full ranking, seen items removed"
+_TEMPORAL_PROTOCOL = "one cut in time, full ranking, seen items removed"
 _TIES = "equal scores in the order of the catalogue, the target behind all that tie with it"
 _PACKAGES = ("sotto", "flwr", "torch", "opacus", "transformers", "numpy")
 
@@ -153,6 +156,39 @@ class Cold(Document):
     models: dict[str, Metrics]
 
 
+class TimeCut(Document):
+    """One cut in time for all: training | validation | test.
+
+    Attributes:
+        validation_from: first moment of the validation window, ISO 8601 in UTC.
+        test_from: first moment of the test window.
+        new_users: users of the evaluated window without an earlier event; not evaluated.
+        untrained_users: evaluated users without a training event.
+        new_items: items of the evaluated window without a training event.
+    """
+
+    validation_from: str
+    test_from: str
+    new_users: Count
+    untrained_users: Count
+    new_items: Count
+
+
+class Timing(Document):
+    """How the evaluated events lie in time.
+
+    Attributes:
+        later_training_share: share of the training events that are later than a user's test event,
+            mean over the test users; None where the data have no times.
+        unseen_targets: test events of items without a training event.
+        cut: None for leave-one-out.
+    """
+
+    later_training_share: UnitInterval | None
+    unseen_targets: Count
+    cut: TimeCut | None = None
+
+
 class Evaluation(Document):
     """Metrics of every model over the same users.
 
@@ -162,6 +198,7 @@ class Evaluation(Document):
         users: number of test users.
         models: by name, the metrics of each.
         ties: how equal scores are ranked.
+        time: how the evaluated events lie in time; earlier versions did not say it.
         skipped: by name of a baseline, why it was not computed.
         exposure: of the recommendations.
         cold: figures over cold items.
@@ -172,6 +209,7 @@ class Evaluation(Document):
     users: Count
     models: Annotated[dict[str, Metrics], Require(bool, "at least one model")]
     ties: str | None = None
+    time: Timing | None = None
     skipped: dict[str, str] | None = None
     exposure: Exposure | None = None
     cold: Cold | None = None
@@ -260,7 +298,7 @@ def privacy_section(
 
 
 def evaluation_section(
-    rankings: Mapping[str, Ranking], asked: LeaveOneOut, split: str
+    rankings: Mapping[str, Ranking], asked: HeldOut, split: str, time: Timing
 ) -> Evaluation:
     """Return each model's metrics over the same users, and the exposure of its recommendations.
 
@@ -268,6 +306,7 @@ def evaluation_section(
         rankings: by model, each of all M users who are asked, in the order of the split.
         asked: whose test is ranked; popularity is that of its training events.
         split: the name of the events that are asked for.
+        time: how they lie in time.
     """
     users = {len(ranking.ranks) for ranking in rankings.values()}
     if len(users) != 1:
@@ -276,10 +315,11 @@ def evaluation_section(
     counts = np.bincount(asked.train.items, minlength=items + 1)[1:]  # [V]
     chosen = torch.from_numpy(asked.test_targets)[:, None]
     return Evaluation(
-        protocol=_PROTOCOL,
+        protocol=_PROTOCOL if time.cut is None else _TEMPORAL_PROTOCOL,
         split=split,
         users=users.pop(),
         ties=_TIES,
+        time=time,
         models={
             name: _figures(ranking, counts, len(asked.train)) for name, ranking in rankings.items()
         },

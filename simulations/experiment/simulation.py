@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from server.state.checkpoint import Checkpoint
 from shared.config import RunConfig
-from shared.data.histories import Histories, LeaveOneOut
+from shared.data.histories import Histories
+from shared.data.splits import HeldOut, TimeCuts
 from simulations.datasets.load import Dataset
-from simulations.experiment.config import SimulationConfig, Split
+from simulations.experiment.config import SimulationConfig
 from simulations.experiment.federation import SimulatedSite, make_site, sites_in
+from simulations.experiment.hold_out import timing
+from simulations.experiment.result_json import Timing
 
 __all__ = [
     "CATALOGUE",
@@ -74,21 +77,23 @@ class Simulation:
         folder: holds all its files.
         config: its settings.
         dataset: all organisations' data, with the catalogue's features.
-        split: leave-one-out over all users.
+        split: the training events of all users, and the events held out.
         parts: user rows of each organisation.
         cold: ascending internal ids of the items without a training event, see `lab.cold`.
         public: public interactions; None where there are none.
         planted: users that an audit adds and leaves out; None without an audit.
+        cuts: in time, where events are held out by time.
     """
 
     folder: Path
     config: SimulationConfig
     dataset: Dataset
-    split: LeaveOneOut
+    split: HeldOut
     parts: Sequence[NDArray[np.int64]]
     cold: NDArray[np.int64]
     public: Histories | None = None
     planted: PlantedUsers | None = None
+    cuts: TimeCuts | None = None
 
     @property
     def names(self) -> list[str]:
@@ -100,8 +105,16 @@ class Simulation:
 
     @property
     def populations(self) -> list[int]:
-        """Return the declared population of each organisation."""
-        return list(self.planted.populations) if self.planted else [len(p) for p in self.parts]
+        """Return the declared population of each organisation.
+
+        A cut in time leaves those who had an event before it: nobody knows the others yet.
+        """
+        if self.planted:
+            return list(self.planted.populations)
+        if self.cuts is None:
+            return [len(rows) for rows in self.parts]
+        trained = self.split.train.lengths > 0
+        return [int(trained[rows].sum()) for rows in self.parts]
 
     def histories(self, number: int) -> Histories:
         """Return the training events of organisation `number`, counted from 0."""
@@ -111,11 +124,15 @@ class Simulation:
         return Histories.joined([own, self.planted.added[number]])
 
     @property
-    def evaluation_split(self) -> LeaveOneOut:
+    def evaluation_split(self) -> HeldOut:
         """Return the split whose test events are those that `lab.split` names."""
-        if self.config.lab.split is Split.VALIDATION:
-            return self.split.on_validation()
-        return self.split
+        return self.split.on_validation() if self.config.lab.split.validation else self.split
+
+    @property
+    def timing(self) -> Timing:
+        """Return how the evaluated events lie in time; see `hold_out`."""
+        histories, which = self.dataset.histories, self.config.lab.split
+        return timing(histories, self.split, self.evaluation_split, self.cuts, which)
 
     def site(self, number: int, *, local_baseline: bool = False) -> SimulatedSite:
         """Return organisation `number`, counted from 0.

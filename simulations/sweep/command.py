@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from simulations.commands.options import (
     SetOption,
     settings_from,
 )
+from simulations.experiment.config import Split, read_toml
 from simulations.sweep.axes import parse_axes
 from simulations.sweep.folder import BEST, SweepFolder, resolve_plan
 from simulations.sweep.options import (
@@ -110,7 +112,7 @@ def sweep_command(  # noqa: PLR0913 each is a command-line option
             partition=partition,
             engine=engine,
         )
-        | {"lab.split": None if search is None else "validation"},
+        | {"lab.split": None if search is None else _validation_split(config or [])},
         assignments=assignments or [],
         axes=parse_axes(epsilons, seeds, grid or []),
         keep=keep,
@@ -161,7 +163,15 @@ def _workers(ray: str | None, jobs: int | None, threads: int) -> Workers:
     return LocalWorkers(jobs or len(devices()) or max(1, cores() // threads), threads)
 
 
+def _validation_split(recipes: Sequence[Path]) -> Split:
+    """Return the validation events of the split that a recipe states; leave-one-out by default."""
+    stated = {read_toml(file).get("lab.split") for file in recipes}
+    temporal = any(split.temporal and split in stated for split in Split)
+    return Split.TEMPORAL_VALIDATION if temporal else Split.VALIDATION
+
+
 def _write_best(folder: SweepFolder, best: Outcome) -> None:
     """Write the best trial's settings, for one evaluation on test items."""
-    text = best.run.config.to_toml().replace('split = "validation"', 'split = "test"')
+    split = best.run.config.lab.split
+    text = best.run.config.to_toml().replace(f'split = "{split}"', f'split = "{split.on_test}"')
     (folder.path / BEST).write_text(text, encoding="utf-8")

@@ -95,8 +95,12 @@ def plan_search(plan: Plan) -> SearchPlan:
             "independently of earlier scores. Leave --sampler out, or --trials."
         )
     [base] = plan.recipes.values()
-    if base["lab.split"] != Split.VALIDATION:
-        raise ConfigError("lab.split = 'test': a search must not use test items.")
+    split = Split(str(base["lab.split"]))
+    if not split.validation:
+        raise ConfigError(
+            f"lab.split = '{split}': a search must not use test items. Set it to "
+            f"'{split.on_validation}'."
+        )
     texts = [
         f"{key.removeprefix(_SPACE)}={text}" for key, text in options.items() if key[:6] == _SPACE
     ]

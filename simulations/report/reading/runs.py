@@ -18,7 +18,7 @@ from shared.privacy.release import Release
 from shared.sections import Value, flat_tables
 from simulations.datasets.groups import RESERVED
 from simulations.experiment import result_json
-from simulations.experiment.result_json import FILE, Data, Exposure, Privacy, Result
+from simulations.experiment.result_json import FILE, Data, Exposure, Privacy, Result, Timing
 from simulations.experiment.user_ranks import EVALUATION
 from simulations.report.reading.documents import field_error, read_document
 
@@ -77,8 +77,10 @@ class Run:
         delta: δ of the claim.
         organisations: in the order of result.json.
         tested: number of evaluated users.
-        split: which of their items is the target: "test" or "validation".
+        split: `lab.split`: which of their items is the target.
         protocol: of the evaluation.
+        ties: how equal scores are ranked; None if an earlier version wrote result.json.
+        timing: how the targets lie in time; None likewise.
         models: by name, the metrics of each.
         exposure: None if an earlier version wrote result.json.
         evaluation: None if an earlier version wrote the run.
@@ -101,6 +103,8 @@ class Run:
     tested: int
     split: str
     protocol: str
+    ties: str | None
+    timing: Timing | None
     models: Mapping[str, Mapping[str, float]]
     exposure: Exposure | None
     evaluation: Evaluation | None
@@ -146,6 +150,8 @@ def read_run(folder: Path) -> Run:
         tested=evaluation.users,
         split=evaluation.split,
         protocol=evaluation.protocol,
+        ties=evaluation.ties,
+        timing=evaluation.time,
         models=evaluation.models,
         exposure=evaluation.exposure,
         evaluation=_read_evaluation(folder / EVALUATION, evaluation.models, evaluation.users),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulations.experiment.hold_out import describe_timing
 from simulations.report.reading.runs import Run
 from simulations.report.reading.sweeps import Sweep
 
@@ -28,6 +29,15 @@ __all__ = [
     "lead_of_sweep",
     "protocol",
 ]
+
+_TARGETS = {
+    "test": "Each user's last item is held out.",
+    "validation": "Each user's second to last item is held out.",
+    "temporal": "All events are cut at the same moments: before the first, models train; each "
+    "user's first item from the second on is the target.",
+    "temporal-validation": "All events are cut at the same moments: before the first, models "
+    "train; each user's first item between the two is the target.",
+}
 
 # --- how to read a figure ------------------------------------------------------------------------
 
@@ -131,12 +141,15 @@ def lead_of_sweep(sweep: Sweep, run: Run) -> str:
 
 def protocol(run: Run) -> tuple[str, ...]:
     """Return how the metrics were measured, and what they mean."""
-    item = "last" if run.split == "test" else "second to last"
-    return (
-        f"Each user's {item} item is held out. Every model ranks all {run.items:,} items of the "
-        "catalogue, except those that the user already has, and the first ten are shown. HR@10 "
+    figures = (
+        f"{_TARGETS.get(run.split, _TARGETS['test'])} Every model ranks all {run.items:,} items of "
+        "the catalogue, except those that the user already has, and the first ten are shown. HR@10 "
         "(hit rate) is the share of users whose held-out item is among their ten. NDCG@10 "
         "(normalised discounted cumulative gain) counts a hit in the first place as 1, and less "
         "further down: 0.29 in the tenth place. A perfect model has 1 in both. Coverage@10 is the "
-        "share of the catalogue that is shown to at least one user.",
+        "share of the catalogue that is shown to at least one user."
     )
+    order = f"Where scores tie: {run.ties}." if run.ties else ""
+    time = describe_timing(run.timing, run.tested) if run.timing else []
+    sentences = " ".join(f"{text[:1].upper()}{text[1:]}." for text in time)
+    return tuple(text for text in (figures, order, sentences) if text)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.data.histories import Histories, leave_one_out
+from shared.data.histories import Histories
 
 few = settings(max_examples=25, deadline=None)
 lists = st.lists(st.lists(st.integers(1, 5), max_size=6), max_size=6)
@@ -60,17 +60,3 @@ def test_slices_agree_with_lists(histories: list[list[int]], data: st.DataObject
     ]
     assert tuple(padded.shape) == (len(rows), n)
     assert str(padded.dtype) == "torch.int64"
-
-
-@few
-@given(lists)
-def test_leave_one_out_holds_out_the_last_two(histories: list[list[int]]) -> None:
-    split = leave_one_out(Histories.from_lists(histories))
-    asked = [h for h in histories if len(h) >= 3]
-    assert [h.tolist() for h in split.train] == [h[:-2] if len(h) >= 3 else h for h in histories]
-    assert [h.tolist() for h in split.validation_inputs] == [h[:-2] for h in asked]
-    assert split.validation_targets.tolist() == [h[-2] for h in asked]
-    assert [h.tolist() for h in split.test_inputs] == [h[:-1] for h in asked]
-    assert split.test_targets.tolist() == [h[-1] for h in asked]
-    names = tuple(str(row) for row, h in enumerate(histories) if len(h) >= 3)
-    assert split.validation_inputs.users == split.test_inputs.users == names

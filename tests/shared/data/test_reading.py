@@ -13,7 +13,7 @@ from shared.data.catalogue import Catalogue, read_items
 from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import histories_from_tables, read_histories, write_interactions
-from shared.data.tables import MemoryTable
+from shared.data.tables import MemoryTable, file_tables
 from shared.errors import ConfigError, DataError
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -90,6 +90,33 @@ def test_times_may_be_numbers_or_iso_8601(tmp_path: Path, times: list[str]) -> N
 def test_times_in_parquet_keep_their_types(tmp_path: Path, times: pa.Array) -> None:
     path = parquet(tmp_path, user_id=[1, 1, 1], item_id=["a", "b", "c"], timestamp=times)
     assert as_lists(read_histories(path, ITEMS)) == {"1": [3, 2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("column", "texts", "expected"),
+    [
+        ("timestamp", ["-1", "1700000000"], [-1_000_000, 1_700_000_000_000_000]),
+        ("timestamp", ["1.5", "1700000000.0000019"], [1_500_000, 1_700_000_000_000_001]),
+        ("timestamp", ["1700000000000", "1700000000001.5"], [17 * 10**14, 17 * 10**14 + 1500]),
+        ("timestamp", ["1700000000000001", "1700000000000002"], [17 * 10**14 + 1, 17 * 10**14 + 2]),
+        ("timestamp", ["1700000000000001999", "1700000000000001999"], [17 * 10**14 + 1] * 2),
+        ("timestamp", ["1970-01-01", "1970-01-01T01:00:00.000001999+01:00"], [0, 1]),
+        ("position", ["1", "2"], None),
+    ],
+)  # fmt: skip
+def test_times_are_kept_in_microseconds(
+    tmp_path: Path, column: str, texts: list[str], expected: list[int] | None
+) -> None:
+    header = f"user_id,item_id,{column}"
+    file = csv(
+        tmp_path,
+        *(f"u,{item},{text}" for item, text in zip("ab", texts, strict=True)),
+        header=header,
+    )
+    read = read_histories(file, ITEMS)
+    assert (None if read.times is None else read.times.tolist()) == expected
+    tables = file_tables(file)
+    assert histories_from_tables(tables, ITEMS, source="events", strict=False).times is None
 
 
 def test_timestamp_takes_precedence_over_position_by_default(tmp_path: Path) -> None:

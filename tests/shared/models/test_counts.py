@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch import Tensor
 
-from shared.data.histories import Histories, leave_one_out
+from shared.data.histories import Histories
+from shared.data.splits import leave_one_out
 from shared.evaluation.ranking import Metrics, rank_users
 from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
 

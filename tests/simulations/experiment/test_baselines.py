@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from shared.config import PrivacyConfig
-from shared.data.histories import Histories, leave_one_out
+from shared.data.histories import Histories
+from shared.data.splits import leave_one_out
 from shared.evaluation.ranking import Scorer
 from shared.models.counts import Popularity
 from shared.privacy.accounting.accountant import epsilon, noise_multiplier_for

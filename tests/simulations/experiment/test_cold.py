@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories, leave_one_out
+from shared.data.histories import Histories
 from shared.data.reading import read_histories
+from shared.data.splits import leave_one_out
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.item_features.encoder import TextEncoder, encoded_features

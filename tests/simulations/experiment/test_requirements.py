@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.data.histories import leave_one_out
+from shared.data.splits import leave_one_out
 from shared.errors import ConfigError, DataError, SottoError
 from simulations.experiment.prepare import prepare, reopen
 from tests.simulations.conftest import ITEMS

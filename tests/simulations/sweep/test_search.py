@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -20,7 +21,7 @@ from shared.privacy.accounting.selection import TrialLaw, selection_epsilon
 from shared.sections import Value, flatten
 from simulations.cli import main
 from simulations.commands.settings import settings
-from simulations.experiment.config import SimulationConfig, read_settings
+from simulations.experiment.config import SimulationConfig, Split, read_settings
 from simulations.sweep.axes import parse_axes
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.plan import Plan, PlannedRun, SweepOptions
@@ -99,7 +100,8 @@ def test_a_search_is_checked_before_anything_runs() -> None:
         (planned(space, trials=0), "--search 0: give a number of 1 or more"),
         (planned("model.recency=0.5..2"), "model.recency = 2.0"),
         (planned("model.recencey=0.5|1"), "did you mean 'model.recency'"),
-        (planned(space, other={"lab.split": "test"}), "a search must not use test items"),
+        (planned(space, other={"lab.split": "test"}), "must not use test items. Set it to 'val"),
+        (planned(space, other={"lab.split": "temporal"}), "Set it to 'temporal-validation'"),
     ]:
         with pytest.raises(ConfigError, match=message):
             plan_search(plan)
@@ -117,6 +119,24 @@ def test_a_search_is_checked_before_anything_runs() -> None:
     one = SweepOptions(options={**asked.options, "privacy.epsilon": 1.0})
     with pytest.raises(ConfigError, match="independently of earlier scores"):
         plan_search(Plan.of(one, mixed))
+
+
+@pytest.mark.parametrize("split", ["", "test", "temporal", "temporal-validation"])
+def test_a_search_uses_the_validation_events_of_the_recipes_split(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, split: str
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr("simulations.sweep.command.plan_search", plans.append)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[lab]\nsplit = "{split}"\n' if split else "[lab]\nalone = false\n")
+    options = ["--config", recipe, "--delta", 1e-5, "--search", 2, "--space", "seed=1..3"]
+    options += ["--set", "privacy.epsilon=8"]
+    with contextlib.suppress(Exception):  # what was planned is all that is asked
+        lab(monkeypatch, "sweep", *options, "--out", tmp_path / "out", "--dry-run")
+    [base] = plans[0].recipes.values()
+    expected = "temporal-validation" if "temporal" in split else "validation"
+    assert base["lab.split"] == expected
+    assert Split(expected).on_test == (Split.TEMPORAL if "temporal" in split else Split.TEST)
 
 
 def test_a_number_of_trials_that_is_drawn_takes_independent_settings() -> None:
