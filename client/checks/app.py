@@ -32,15 +32,15 @@ def _executor(facts: Facts) -> Verdict:
         owner = "the app runs as the node's own user, who can read the node's key"
         if root:
             return doubtful(
-                "the app runs as root, who can read and change everything here",
-                "Name a node.executor_user, or run the node as a user of its own.",
+                "the app runs as root, who can read and change everything on this machine",
+                "Set node.executor_user in site.toml, or start the node as a user other than root.",
             )
-        return passed(f"{owner}: name a node.executor_user to keep them apart")
+        return passed(f"{owner}; another one as node.executor_user could not")
     account = Account.of(name)
     if not root:
         return doubtful(
             f"the app runs as the node's own user, not as {name}, and can read the node's key",
-            "Start `sotto-node up` as root, which runs nothing but what it starts as others.",
+            "Start `sotto-node up` as root: it then runs the node and the app as two other users.",
         )
     return _apart(facts.site, account)
 

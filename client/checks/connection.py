@@ -158,7 +158,7 @@ def _clock(facts: Facts) -> Verdict:
 def _difference(facts: Facts) -> Verdict:
     ahead = facts.handshake.clock_ahead
     if ahead is None:
-        return passed("not known: the coordinator does not tell the time")
+        return passed("not compared: the coordinator's answer holds no time")
     difference = (
         f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the coordinator's clock"
     )

@@ -103,7 +103,9 @@ def _order(facts: Facts) -> Verdict:
     summary = facts.histories.summary
     if warning := summary.tie_warning():
         return doubtful(warning, "Export times with seconds, or a column `position`.")
-    return passed(f"{summary.ties / summary.events:.1%} of the events share user and time")
+    return passed(
+        f"{summary.ties / summary.events:.1%} of the events have the user and time of another"
+    )
 
 
 def _population(facts: Facts) -> Verdict:
@@ -111,10 +113,11 @@ def _population(facts: Facts) -> Verdict:
     comparison = f"{declared:,} users declared, {users:,} found"
     if users > ABOVE * declared:
         return doubtful(
-            comparison, "Declare more: sums are divided by too small a number, and steps too far."
+            comparison,
+            "Declare more: sums are divided by the declared number, so steps are too long.",
         )
     if users < BELOW * declared:
-        return doubtful(comparison, "Declare fewer: the noise weighs more than it need.")
+        return doubtful(comparison, "Declare fewer: the noise is for more users than there are.")
     return passed(comparison)
 
 

@@ -15,7 +15,7 @@ _FLOWER = "1.41."
 
 def _seed(facts: Facts) -> Verdict:
     facts.site.check_seed({})
-    return passed("noise comes from the operating system")
+    return passed("the noise is drawn from the operating system's random numbers")
 
 
 def _folder(facts: Facts) -> Verdict:
@@ -26,7 +26,7 @@ def _folder(facts: Facts) -> Verdict:
         return doubtful(
             f"{folder}: its permissions are {mode}: others may look in", f"chmod 700 {folder}"
         )
-    return passed(f"{folder}, its owner's alone")
+    return passed(f"{folder}: nobody but its owner can open it")
 
 
 def _key(facts: Facts) -> Verdict:
@@ -43,19 +43,19 @@ def _key(facts: Facts) -> Verdict:
             f"{public}: not the public half of {file}",
             f"Write it anew: ssh-keygen -y -f {file} > {public}",
         )
-    return passed(f"{file}, its owner's alone")
+    return passed(f"{file}: nobody but its owner can open it")
 
 
 def _credentials(facts: Facts) -> Verdict:
     if not (name := facts.site.data.credentials):
-        return passed("no file named")
+        return passed("site.toml names no file with credentials")
     file = Path(facts.site.folder, name)
     if mode := others_may(file):
         return failed(
             f"{file}: its permissions are {mode}: others may read the source's secrets",
             f"chmod 600 {file}; if others could have read it, change the secrets.",
         )
-    return passed(f"{file}, its owner's alone")
+    return passed(f"{file}: nobody but its owner can open it")
 
 
 def _flower(_: Facts) -> Verdict:

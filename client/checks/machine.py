@@ -60,23 +60,32 @@ def free_memory() -> float | None:
 def _device(facts: Facts) -> Verdict:
     device = facts.site.torch_device()
     if device.type != "cuda":
-        return passed(f"{device}, {torch.get_num_threads()} threads")
+        threads = torch.get_num_threads()
+        return passed(f"{device}, {threads} thread{'' if threads == 1 else 's'}")
     if (device.index or 0) >= torch.cuda.device_count():
-        return failed(f"{device} is not there", f"There are {torch.cuda.device_count()} of them.")
+        return failed(
+            f"{device} is not there: this machine has {torch.cuda.device_count()} such devices",
+            "Set `device` in site.toml to one of them, or to cpu.",
+        )
     return passed(f"{device}, {torch.cuda.get_device_name(device)}")
 
 
 def _memory(facts: Facts) -> Verdict:
     device = facts.site.torch_device()
     host, step = needed_memory(facts, device.type)
-    pairs = [("memory", host, free_memory())]
+    pairs = [("of the machine", host, free_memory())]
     if device.type == "cuda":
-        pairs.append(("GPU memory", step, float(torch.cuda.mem_get_info(device)[0])))
+        pairs.append(("of the GPU", step, float(torch.cuda.mem_get_info(device)[0])))
     memory = "; ".join(
-        f"{name}: about {_gb(need)} needed, {_gb(free)} free" for name, need, free in pairs
+        f"{name}: a training step needs about {_gb(need)}; {_gb(free)} are free"
+        for name, need, free in pairs
     )
     if any(free is not None and free < need for _, need, free in pairs):
-        return failed(memory, "Free some, take a larger machine, or ask for `training.candidates`.")
+        return failed(
+            memory,
+            "Free some, take a larger machine, or ask the coordinator for a smaller "
+            "`training.candidates`.",
+        )
     return passed(memory)
 
 
@@ -102,7 +111,7 @@ def _filesystem(facts: Facts) -> Verdict:
     for place in (folder, facts.site.anchor_file.parent):
         if not locks_exclude(place):
             return failed(f"{place}: a lock does not hold there", "Put the file on a local disk.")
-    return passed(f"{kind or 'local'}; fsync and flock work")
+    return passed(f"{kind or 'local'}: what is written reaches the disk, and locks work")
 
 
 def _port(facts: Facts) -> Verdict:

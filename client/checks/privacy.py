@@ -22,14 +22,15 @@ def _anchor(facts: Facts) -> Verdict:
     if site.anchor_file.parent.resolve() == site.ledger_file.parent.resolve():
         return doubtful(
             f"{site.anchor_file}: in one folder with the ledger",
-            "Move it elsewhere, and name it with `anchor`: a backup must not take both back.",
+            "Move it to another disk, and name it with `anchor` in site.toml: an old backup of the "
+            "folder would bring both back, and nobody would notice.",
         )
-    return passed(f"{site.anchor_file}, at entry {anchor.entries}")
+    return passed(f"{site.anchor_file}: it knows the ledger up to entry {anchor.entries}")
 
 
 def _ledger(facts: Facts) -> Verdict:
     entries = facts.ledger.verify()
-    return passed(f"{facts.site.ledger_file}: {entries:,} entries, every hash as it was written")
+    return passed(f"{facts.site.ledger_file}: {entries:,} entries, none changed")
 
 
 def _budget(facts: Facts) -> Verdict:
@@ -47,14 +48,14 @@ def _budget(facts: Facts) -> Verdict:
     form = _form(facts.ledger, facts.expected)
     if form is None:
         return passed(
-            f"{spending}; how many rounds the rest buys depends on their form: state "
-            "--noise-multiplier and --sample-rate"
+            f"{spending}; with --noise-multiplier and --sample-rate, `check` says how many rounds "
+            "the rest is enough for"
         )
     rounds, at_least = rounds_for(policy.max_epsilon, policy.delta, form, spent)
     more = "or more " if at_least else ""
     spending += (
-        f"; the rest buys {rounds:,} {more}rounds of {form.steps} at noise multiplier "
-        f"{form.noise_multiplier:g} and sample rate {form.sample_rate:g}"
+        f"; the rest is enough for {rounds:,} {more}rounds of {form.steps} noised sums each, at "
+        f"noise multiplier {form.noise_multiplier:g} and sample rate {form.sample_rate:g}"
     )
     return passed(spending) if rounds else doubtful(spending, nothing)
 

@@ -146,7 +146,7 @@ def test_the_budget_is_reported_in_rounds_of_the_last_form(joined: Partner) -> N
     _, findings = joined.check()
     found = findings["budget"]["found"]
     assert f"ε = {epsilon([last], 1e-4):.3g} of 8 is spent" in found
-    rounds = int(found.partition("the rest buys ")[2].split()[0].replace(",", ""))
+    rounds = int(found.partition("the rest is enough for ")[2].split()[0].replace(",", ""))
 
     def cost(more: int) -> float:
         extra = Release(
@@ -160,7 +160,10 @@ def test_the_budget_is_reported_in_rounds_of_the_last_form(joined: Partner) -> N
 def test_the_budget_is_reported_in_rounds_of_a_stated_form(joined: Partner) -> None:
     options = ("--noise-multiplier", 2, "--sample-rate", 0.05, "--local-steps", 4)
     _, findings = joined.check(*options)
-    assert "rounds of 4 at noise multiplier 2 and sample rate 0.05" in findings["budget"]["found"]
+    assert (
+        "rounds of 4 noised sums each, at noise multiplier 2 and sample rate 0.05"
+        in findings["budget"]["found"]
+    )
     _, more = joined.check("--noise-multiplier", 4, *options[2:])
     assert findings["budget"]["found"] != more["budget"]["found"]
 
@@ -484,7 +487,7 @@ FAULTS = {
         skipped={"ledger", *OF_LEDGER},
     ),
     "anchor beside the ledger": Fault(
-        "anchor", anchor_beside, "Move it elsewhere", "one folder", status="warning"
+        "anchor", anchor_beside, "Move it to another disk", "one folder", status="warning"
     ),
     "no ledger": Fault(
         "ledger",
@@ -522,7 +525,7 @@ FAULTS = {
         "budget",
         lambda p: charge(p, steps=1000, noise_multiplier=2.0),
         "Nothing is left",
-        "buys 0 rounds",
+        "enough for 0 rounds",
         status="warning",
     ),
     "no limit": Fault(
@@ -539,7 +542,7 @@ FAULTS = {
         "cuda:99",
         skipped={"memory"},
     ),
-    "little memory": Fault("memory", little_memory, "larger machine", "0.3 GB free"),
+    "little memory": Fault("memory", little_memory, "larger machine", "0.3 GB are free"),
     "full disk": Fault(
         "disk",
         patched(shutil, "disk_usage", lambda _: Usage(1e12, 1e12, 5e7)),
