@@ -161,7 +161,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
 def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
     site = _site(context)
     catalogue = _catalogue(site)
-    return site, catalogue, Guard(site, _ledger(site), catalogue)
+    lab = site.made_by_lab and simulated_node(context.node_config)
+    return site, catalogue, Guard(site, _ledger(site), catalogue, unmasked_shares=lab)
 
 
 def _check_kind(kind: str) -> None:
@@ -210,6 +211,7 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         population=site.population,
         noise_multiplier=request.noise_multiplier,
         max_events=site.policy.max_events,
+        trust=request.trust,
         **values_of(LocalTraining, request),
     )
     model = _model(request, site, catalogue)
@@ -224,6 +226,7 @@ def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalog
         sample_rate=request.sample_rate,
         clip_norm=request.clip_norm,
         noise_multiplier=request.noise_multiplier,
+        trust=request.trust,
         k=request.k,
     )
     model = _model(request, site, catalogue)

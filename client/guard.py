@@ -16,14 +16,14 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
-from client.ledger.ledger import Entry, Ledger
+from client.ledger.ledger import Entry, Ledger, check_limits
 from client.ledger.outbox import Room
 from client.site.bounds import MEGABYTE, answer_bytes, check_bounds
 from client.site.policy import Ask, Policy
 from client.site.site import Site
-from shared.config import LocalTraining
+from shared.config import LocalTraining, Optimiser, Trust
 from shared.data.catalogue import Catalogue
-from shared.errors import BudgetExceeded, Refused, WireError
+from shared.errors import Refused, WireError
 from shared.hash_chain import canonical_text
 from shared.messages import (
     LONGEST_NAME,
@@ -37,6 +37,7 @@ from shared.messages import (
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.outcomes import Refusal
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
+from shared.privacy.distributed_noise import LARGEST_SHARE, MOST_NUMBERS, SMALLEST_SHARE
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import flatten, values_of
 
@@ -47,6 +48,8 @@ Answer = dict[str, Tensor]
 Computation = Callable[[], Answer]
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
+_NUMBER_BYTES = 4
+"""Of a number in an answer."""
 _UNCHARGED = ("weights", "frozen")
 """What a request's fingerprint leaves out; the frozen weights follow from the model's shape."""
 LARGEST_SPREAD = 1e20
@@ -60,10 +63,15 @@ class Guard:
         site: whose policy.
         ledger: where its budget is kept.
         catalogue: the one that the site holds.
+        unmasked_shares: whether an answer under secure aggregation may leave as it is: in the lab
+            alone, where it protects nobody.
     """
 
-    def __init__(self, site: Site, ledger: Ledger, catalogue: Catalogue) -> None:
+    def __init__(
+        self, site: Site, ledger: Ledger, catalogue: Catalogue, *, unmasked_shares: bool = False
+    ) -> None:
         self._site, self._ledger, self._catalogue = site, ledger, catalogue
+        self._unmasked_shares = unmasked_shares
 
     def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Answer:
         """Return the answer to a request for training: a kept one, or a new one that is charged.
@@ -110,25 +118,29 @@ class Guard:
         _check_run_name(request.run)
         self._check_catalogue(request.catalogue)
         for asked, count in _planned_requests(request, policy):
-            ask, entry = _ask_and_entry(asked)
+            ask, own = _ask_and_entry(asked)
+            self._check_trust(asked)
+            entry = self._with_shares(own, asked.trust)
             admit(self._site, ask)
             self._check_terms(entry)
             rooms.append((self._check_bounds(asked), count))
             planned.append(replace(entry.release, steps=entry.release.steps * count))
         self._ledger.check_room_of_plan(request.run, rooms, planned)
-        after = self._ledger.epsilon_of_plan(request.run, planned, policy.delta)
-        if not after <= policy.max_epsilon:  # also refuses NaN
-            raise BudgetExceeded(
-                f"run {request.run} as a whole would lead to ε = {after:.4g} at "
-                f"δ = {policy.delta:g}; policy.max_epsilon is {policy.max_epsilon:g}"
-            )
+        check_limits(
+            self._ledger.plan(request.run, planned),
+            f"run {request.run} as a whole",
+            max_epsilon=policy.max_epsilon,
+            max_if_all_collude=policy.max_epsilon_if_all_collude,
+            delta=policy.delta,
+        )
 
     def _answer_or_record(
         self, request: Request, entry: Entry, ask: Ask, prepare: Callable[[], Computation]
     ) -> Answer:
         try:
             admit(self._site, ask)
-            return self._answer(request, entry, prepare)
+            self._check_trust(request)
+            return self._answer(request, self._with_shares(entry, request.trust), prepare)
         except Refused as refused:
             self._ledger.refuse(refused.code, entry.fields | {"run": entry.run[:LONGEST_NAME]})
             raise
@@ -145,11 +157,55 @@ class Guard:
             room = self._check_bounds(request)
             compute, policy = prepare(), self._site.policy
             self._ledger.charge(
-                entry, max_epsilon=policy.max_epsilon, delta=policy.delta, room=room
+                entry,
+                max_epsilon=policy.max_epsilon,
+                max_if_all_collude=policy.max_epsilon_if_all_collude,
+                delta=policy.delta,
+                room=room,
             )
             kept = self._ledger.keep_answer(entry, _run_charged(compute), room=room)
         # In a fixed order, which `load` does not have: the same bytes go out again.
         return dict(sorted(load(kept).items()))
+
+    def _with_shares(self, entry: Entry, trust: Trust) -> Entry:
+        """Return the entry with the noise that its sum has by the partner's own roster."""
+        if trust is Trust.LOCAL:
+            return entry
+        return replace(entry, release=entry.release.with_shares(self._site.roster.honest_shares))
+
+    def _check_trust(self, request: Request) -> None:
+        """Refuse what cannot be kept private as a part of a sum.
+
+        Raises:
+            Refused: nothing would mask the answer, the partner knows no peers, or the answer is no
+                sum with a share of the noise.
+        """
+        if request.trust is Trust.LOCAL:
+            return
+        if not self._unmasked_shares:
+            raise Refused(
+                Refusal.POLICY,
+                "a share of the noise is asked for, as under secure aggregation, and this node "
+                "cannot mask its answers: it would leave with the share alone",
+            )
+        if not self._site.roster.honest_shares:
+            raise Refused(
+                Refusal.POLICY,
+                "secure aggregation is asked for, and site.toml names no peers: set [roster]",
+            )
+        share = request.noise_multiplier
+        if not SMALLEST_SHARE <= share <= LARGEST_SHARE:
+            raise Refused(
+                Refusal.POLICY,
+                f"a share of the noise of {share:g}, where {SMALLEST_SHARE:g} to "
+                f"{LARGEST_SHARE:g} are allowed",
+            )
+        if isinstance(request, TrainRequest) and not _is_one_sum(request):
+            raise Refused(
+                Refusal.POLICY,
+                f"{request.local_steps} steps by '{request.optimiser}' under secure aggregation, "
+                "where one by 'sgd' is allowed: others are no function of the sum",
+            )
 
     def _check_terms(self, entry: Entry) -> None:
         policy, release = self._site.policy, entry.release
@@ -196,8 +252,11 @@ class Guard:
             items=items,
             device=site.torch_device().type,
         )
+        size = answer_bytes(request, items)
+        if request.trust is not Trust.LOCAL and size > MOST_NUMBERS * _NUMBER_BYTES:
+            raise Refused(Refusal.POLICY, f"a sum of {size / MEGABYTE:g} MB under one noise")
         return Room(
-            answer_bytes=answer_bytes(request, items),
+            answer_bytes=size,
             max_stored_bytes=site.policy.max_stored_mb * MEGABYTE,
             max_answers=site.policy.max_answers,
         )
@@ -227,6 +286,11 @@ def admit(site: Site, ask: Ask) -> None:
         raise Refused(Refusal.POLICY, f"policy.answers does not list '{ask}'")
 
 
+def _is_one_sum(request: TrainRequest) -> bool:
+    """Return whether the mean of the answers is a function of the sum of the noised gradients."""
+    return request.local_steps == 1 and request.optimiser is Optimiser.SGD
+
+
 def _check_run_name(name: str) -> None:
     if not name.isprintable() or len(name) > LONGEST_NAME:
         raise Refused(Refusal.MALFORMED, f"{name[:LONGEST_NAME]!r} is no name of a run")
@@ -242,6 +306,7 @@ def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Reque
         "round": 1,
         "catalogue": plan.catalogue,
         "model": plan.model,
+        "trust": plan.trust,
     }
     largest = min(plan.largest_weight, float(np.finfo(np.float32).max))
     weights = {"largest": np.array([largest], np.float32)}
@@ -319,6 +384,8 @@ def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
     the first answer, which tells it nothing new.
     """
     asked = flatten(request, without=_UNCHARGED)
+    if request.trust is Trust.LOCAL:
+        del asked["trust"]  # earlier versions recorded fingerprints without it
     return Entry(
         run=request.run,
         round=request.round,

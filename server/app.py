@@ -15,10 +15,16 @@ from flwr.serverapp import Grid, ServerApp
 from transformers.utils.logging import disable_progress_bar
 
 from server import logs
-from server.aggregation.quorum import minimum_organisations
+from server.aggregation.quorum import minimum_organisations, with_secure_quorum
 from server.aggregation.records import to_arrays, to_weights
 from server.aggregation.robust import check_aggregation, credible_populations
-from server.noise_plan import plan_noise, popularity_fade, popularity_share, statistics_noise
+from server.noise_plan import (
+    check_masking,
+    plan_noise,
+    popularity_fade,
+    popularity_share,
+    statistics_noise,
+)
 from server.rounds.affordability import ask_whether_all_can_pay
 from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
@@ -83,6 +89,8 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """
     out, catalogue = _output_folder(config), _load_catalogue(config)
     check_aggregation(config.server)
+    check_masking(config.privacy, simulated=not config.paths.partners)
+    config = with_secure_quorum(config)
     with coordinator_lock(out):
         checkpoint = load_or_create_checkpoint(config, catalogue, out)
         reporter = RunReporter(out, config, run=checkpoint.run, finished_rounds=checkpoint.round)

@@ -1,7 +1,9 @@
 """The noise that a run asks its partners for, computed from its parameters and public constants.
 
 A run's ε is split between the statistics of a warm start and the training steps that follow, and
-the statistics' budget between popularity and moment.
+the statistics' budget between popularity and moment. Under secure aggregation each partner is asked
+for a share of the noise, and the claim rests on the shares of the honest ones that stay
+(`shared.privacy.distributed_noise`).
 """
 
 from __future__ import annotations
@@ -10,19 +12,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.config import RunConfig
+from shared.config import Masking, PrivacyConfig, RunConfig
+from shared.errors import ConfigError
 from shared.messages import Statistic
 from shared.models.moments import POPULARITY_FADE
 from shared.privacy.accounting.accountant import noise_multiplier_for
+from shared.privacy.distributed_noise import share_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = [
     "NoisePlan",
+    "check_masking",
     "noise_for_share",
     "plan_noise",
     "planned_releases",
     "popularity_fade",
     "popularity_share",
+    "release_of",
     "split_epsilon",
     "statistics_noise",
 ]
@@ -37,7 +43,7 @@ NOISE_AT_FULL_SHARE = 100.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisePlan:
-    """Noise multipliers with which all releases of a run together cost at most its ε.
+    """Noise multipliers of each partner, with which all releases of a run cost at most its ε.
 
     Attributes:
         statistics: of one release that costs as much as all statistics together; 0 if none is
@@ -49,21 +55,62 @@ class NoisePlan:
     training: float = 0.0
 
 
+def check_masking(privacy: PrivacyConfig, *, simulated: bool) -> None:
+    """Refuse secure aggregation with masks, which no node does yet, and outside the lab without.
+
+    Raises:
+        ConfigError: it is asked for.
+    """
+    if privacy.secure and not (simulated and privacy.masking is Masking.OFF):
+        raise ConfigError(
+            f"privacy.trust = '{privacy.trust}' with privacy.masking = '{privacy.masking}': "
+            "answers cannot be masked yet, and each would leave with a share of the noise alone. "
+            "In the lab, privacy.masking = 'off' simulates that noise; a real run takes "
+            "privacy.trust = 'local'."
+        )
+
+
 def plan_noise(config: RunConfig) -> NoisePlan:
-    """Return the noise multipliers with which all that the run asks for costs at most its ε.
+    """Return each partner's noise, with which all that the run asks for costs at most its ε.
 
     Raises:
         AccountingError: no usable noise multiplier meets it.
     """
     if config.privacy.epsilon is None:
         return NoisePlan()
-    return split_epsilon(
+    noise = split_epsilon(
         config.privacy.epsilon,
         config.privacy.delta,
         share=config.statistics_share,
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
     )
+    if not config.privacy.secure:
+        return noise
+    shares = config.privacy.honest_shares(config.server.organisations)
+    return NoisePlan(
+        statistics=share_for(noise.statistics, shares), training=share_for(noise.training, shares)
+    )
+
+
+def release_of(
+    config: RunConfig, kind: ReleaseKind, noise_multiplier: float, sample_rate: float, steps: int
+) -> Release:
+    """Return what the claim counts, where each partner is asked for this noise.
+
+    Args:
+        config: the run's parameters.
+        kind: purpose of the sums.
+        noise_multiplier: that a request holds.
+        sample_rate: in (0, 1].
+        steps: how many sums, >= 1.
+    """
+    own = Release(
+        kind=kind, noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=steps
+    )
+    if not config.privacy.secure:
+        return own
+    return own.with_shares(config.privacy.honest_shares(config.server.organisations))
 
 
 def split_epsilon(
@@ -116,9 +163,7 @@ def planned_releases(config: RunConfig) -> list[Release]:
         (ReleaseKind.TRAIN, noise.training, config.training.sample_rate, config.noised_sums),
     )
     return [
-        Release(kind=kind, noise_multiplier=sigma, sample_rate=rate, steps=steps)
-        for kind, sigma, rate, steps in sums
-        if steps
+        release_of(config, kind, sigma, rate, steps) for kind, sigma, rate, steps in sums if steps
     ]
 
 

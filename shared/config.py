@@ -38,6 +38,7 @@ __all__ = [
     "Decay",
     "ItemRepresentation",
     "LocalTraining",
+    "Masking",
     "ModelConfig",
     "Optimiser",
     "PathsConfig",
@@ -47,6 +48,7 @@ __all__ = [
     "StrategyName",
     "Trained",
     "TrainingConfig",
+    "Trust",
     "WarmStartConfig",
     "Weighting",
 ]
@@ -114,6 +116,26 @@ class Weighting(StrEnum):
 
     EQUAL = "equal"
     POPULATION = "population"
+
+
+class Trust(StrEnum):
+    """Whose noise an organisation's users are protected by, see `shared.privacy.distributed_noise`.
+
+    A request says it, too: which noise the organisation is asked to add.
+    """
+
+    LOCAL = "local"
+    """Its own alone: it trusts nobody."""
+    SECURE_AGGREGATION = "secure-aggregation"
+    """That of all honest organisations: the coordinator sees no single answer."""
+
+
+class Masking(StrEnum):
+    """Whether answers are masked under secure aggregation."""
+
+    ON = "on"
+    OFF = "off"
+    """The noise alone, which protects nobody: for simulations."""
 
 
 def _ascend(ids: tuple[int, ...]) -> bool:
@@ -267,6 +289,12 @@ class PrivacyConfig:
     Attributes:
         epsilon: > 0, or None for a run without privacy.
         delta: in (0, 1), and below 1 / population at every site.
+        trust: "local", each organisation adds the whole noise; or "secure-aggregation", each adds a
+            share, and ε holds against a coordinator that sees their sum alone.
+        colluding: under secure aggregation, how many organisations may collude with the
+            coordinator, >= 0; "none" is a third of them, rounded down, at least 1.
+        dropouts: under secure aggregation, how many may be missing from a sum, >= 0.
+        masking: "on"; or "off", in the lab: the noise of secure aggregation without its masks.
     """
 
     epsilon: OptionalOf[
@@ -286,11 +314,42 @@ class PrivacyConfig:
             "choose a number above 0 and below 1 / the smallest organisation's users",
         ),
     ]
+    trust: Choice[Trust] = Trust.LOCAL
+    colluding: OptionalOf[NonNegativeInt] = None
+    dropouts: NonNegativeInt = 0
+    masking: Choice[Masking] = Masking.ON
 
     @property
     def private(self) -> bool:
         """Whether noise is added at all."""
         return self.epsilon is not None
+
+    @property
+    def secure(self) -> bool:
+        """Whether each organisation adds a share of one noise."""
+        return self.private and self.trust is Trust.SECURE_AGGREGATION
+
+    @property
+    def trust_asked(self) -> Trust:
+        """What a request says; a run without privacy asks for no noise at all."""
+        return self.trust if self.private else Trust.LOCAL
+
+    def colluding_of(self, organisations: int) -> int:
+        """Return how many of so many organisations may collude with the coordinator.
+
+        >>> [PrivacyConfig(epsilon=1.0, delta=1e-5).colluding_of(n) for n in (4, 8, 100)]
+        [1, 2, 33]
+        """
+        return max(1, organisations // 3) if self.colluding is None else self.colluding
+
+    def honest_shares(self, organisations: int) -> int:
+        """Return how many organisations' noise is what was promised: n - colluding - dropouts.
+
+        1 with local trust, where each organisation's own noise is.
+        """
+        if not self.secure:
+            return 1
+        return organisations - self.colluding_of(organisations) - self.dropouts
 
 
 @section("server")
@@ -400,6 +459,8 @@ class RunConfig:
             f"model.hidden_size = {self.model.hidden_size} with a warm start, whose model is as "
             "wide as the features: set it to 0, or warm_start.share to 0.",
         )
+        if self.privacy.secure:
+            _check_secure(self)
 
     @property
     def statistics_share(self) -> float:
@@ -430,6 +491,8 @@ class RunConfig:
     def identity(self) -> dict[str, Value]:
         """What may not change between a run and its continuation."""
         free = ("paths.", *(f"server.{name}" for name in _FREE))
+        if not self.privacy.secure:
+            free += tuple(f"privacy.{name}" for name in _SECURE)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
 
     @property
@@ -440,6 +503,45 @@ class RunConfig:
 
 _FREE = ("deadline_seconds", "max_population", "mlflow", "quorum", "retries", "retry_seconds")
 """What may be changed of the server's part when a run is resumed."""
+_SECURE = ("trust", "colluding", "dropouts", "masking")
+"""What says nothing of a run without secure aggregation."""
+
+
+def _check_secure(config: RunConfig) -> None:
+    """Refuse what secure aggregation cannot keep a promise with."""
+    privacy, organisations = config.privacy, config.server.organisations
+    colluding, dropouts = privacy.colluding_of(organisations), privacy.dropouts
+    _require(
+        organisations >= 3 + colluding,
+        f"privacy.trust = '{privacy.trust}' with {organisations} organisations, of which "
+        f"privacy.colluding = {colluding} may collude: {3 + colluding} or more are needed, so that "
+        "no sum is one honest organisation's own. Choose 'local'.",
+    )
+    _require(
+        organisations > colluding + 2 * dropouts,
+        f"privacy.dropouts = {dropouts} with {organisations} organisations, of which "
+        f"privacy.colluding = {colluding} may collude: colluding + 2 dropouts must be less than "
+        "the organisations. Choose fewer dropouts.",
+    )
+    _require(
+        config.server.aggregation is Aggregation.MEAN,
+        f"server.aggregation = '{config.server.aggregation}' with privacy.trust = "
+        f"'{privacy.trust}': a robust rule compares single answers, and nobody sees them. Choose "
+        "'mean'.",
+    )
+    if config.training.rounds:
+        _require(
+            config.training.local_steps == 1 and config.training.optimiser is Optimiser.SGD,
+            f"training.local_steps = {config.training.local_steps} and training.optimiser = "
+            f"'{config.training.optimiser}' with privacy.trust = '{privacy.trust}': only the sum "
+            "of all organisations has the promised noise, so that each may take one plain step. "
+            "Choose 1 and 'sgd', and server.strategy = 'fedadam' for an adaptive step.",
+        )
+        _require(
+            config.server.weighting is Weighting.POPULATION,
+            f"server.weighting = '{config.server.weighting}' with privacy.trust = "
+            f"'{privacy.trust}': what is summed is over all users alike. Choose 'population'.",
+        )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Arrays",
     "array_bytes",
     "field_types",
+    "has_field",
     "only_records",
     "pack",
     "read_fields",
@@ -47,6 +48,11 @@ def only_records(content: RecordDict, *names: str) -> RecordDict:
     if sorted(content) != sorted(names):
         raise WireError(f"the message holds {sorted(content)}, not {sorted(names)} alone.")
     return content
+
+
+def has_field(content: RecordDict, name: str) -> bool:
+    """Return whether the fields hold one of this name."""
+    return name in content.config_records.get(FIELDS, {})
 
 
 def read_fields(content: RecordDict, kinds: Mapping[str, type]) -> dict[str, Any]:

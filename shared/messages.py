@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
-from shared.config import LocalTraining, ModelConfig
+from shared.config import LocalTraining, ModelConfig, Trust
 from shared.errors import ConfigError, WireError
 from shared.message_records import (
     ARRAYS,
@@ -24,6 +24,7 @@ from shared.message_records import (
     Arrays,
     array_bytes,
     field_types,
+    has_field,
     only_records,
     pack,
     read_fields,
@@ -98,6 +99,7 @@ UncheckedWeights = Annotated[Weights, Unchecked]
 """Weights as a field: `read_weights` has checked each array's form as it was read."""
 
 _SUMS, _TOTAL = "sums", "total"
+_TRUST = "trust"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
 
@@ -170,6 +172,7 @@ class PlanRequest(LocalTraining):
         training_noise: noise multiplier of each training step, and of each evaluation.
         rounds: of training, >= 0.
         evaluations: how many are asked for, >= 0.
+        trust: as in a `TrainRequest`, of all of them.
     """
 
     run: str
@@ -182,6 +185,7 @@ class PlanRequest(LocalTraining):
     training_noise: NonNegativeNumber
     rounds: NonNegativeInt
     evaluations: NonNegativeInt
+    trust: Choice[Trust] = Trust.LOCAL
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -222,6 +226,7 @@ class TrainRequest(LocalTraining):
         noise_multiplier: noise over clip norm; 0 asks for a run without privacy.
         frozen: fingerprint of the weights that the partner's model must have beside these; ""
             leaves them unchecked.
+        trust: "local", the noise is the partner's whole one; or "secure-aggregation", its share.
     """
 
     run: str
@@ -231,6 +236,7 @@ class TrainRequest(LocalTraining):
     weights: UncheckedWeights
     noise_multiplier: NonNegativeNumber
     frozen: str = ""
+    trust: Choice[Trust] = Trust.LOCAL
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -275,7 +281,8 @@ class EvaluateRequest:
         noise_multiplier: noise over `clip_norm`, > 0: metrics are never exact.
         sample_rate: in (0, 1].
         k: cut-off of the ranking, >= 1.
-        frozen: as in a `TrainRequest`.
+        frozen: as in a `TrainRequest`; so is `trust`.
+        trust: whose noise protects the partner's users.
     """
 
     run: str
@@ -287,6 +294,7 @@ class EvaluateRequest:
     sample_rate: ShareAboveZero
     k: PositiveInt = 10
     frozen: str = ""
+    trust: Choice[Trust] = Trust.LOCAL
 
     @property
     def clip_norm(self) -> float:
@@ -347,6 +355,7 @@ class StatisticsRequest:
         noise_multiplier: noise over the clip norm, which is 1; 0 asks for a run without privacy.
         statistic: which one.
         fade: how a user's older events weigh in popularity, in [0, 1].
+        trust: as in a `TrainRequest`.
     """
 
     run: str
@@ -356,6 +365,7 @@ class StatisticsRequest:
     noise_multiplier: NonNegativeNumber
     statistic: Choice[Statistic]
     fade: Fraction
+    trust: Choice[Trust] = Trust.LOCAL
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -414,8 +424,8 @@ def traffic(message: Message) -> int:
 
 
 def _request_fields(request: Request | PlanRequest) -> dict[str, Value]:
-    flat = flatten(request, without=("weights",))
-    fields = {name: flat.pop(name) for name in field_types(type(request))}
+    flat = _without_local_trust(flatten(request, without=("weights",)))
+    fields = {name: flat.pop(name) for name in field_types(type(request)) if name in flat}
     return {"protocol": PROTOCOL} | fields | flat  # what is left is the model's
 
 
@@ -423,14 +433,25 @@ def _read_request(
     content: RecordDict, cls: type[Request | PlanRequest], *records: str
 ) -> dict[str, Any]:
     model_types = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
-    types = {"protocol": int} | field_types(cls) | model_types
-    fields = read_fields(only_records(content, *(records or (ARRAYS, FIELDS))), types)
+    record = only_records(content, *(records or (ARRAYS, FIELDS)))
+    fields = read_fields(record, {"protocol": int} | _sent_types(cls, record) | model_types)
     _protocol(fields)
     model = {key.removeprefix("model."): fields.pop(key) for key in model_types}
     try:
         return fields | {"model": parse_sections(ModelConfig, model)}
     except ConfigError as error:
         raise WireError(str(error)) from error
+
+
+def _without_local_trust(fields: dict[str, Value]) -> dict[str, Value]:
+    """Leave out that a request is of local trust: so says a message without the field."""
+    return {key: value for key, value in fields.items() if (key, value) != (_TRUST, Trust.LOCAL)}
+
+
+def _sent_types(cls: type, content: RecordDict) -> dict[str, type]:
+    """Return the types of the fields that a request holds; of local trust it has no `trust`."""
+    sent = has_field(content, _TRUST)
+    return {name: kind for name, kind in field_types(cls).items() if name != _TRUST or sent}
 
 
 def _protocol_of(content: RecordDict) -> int:

@@ -168,6 +168,12 @@ def _print_statement(statement: Statement) -> None:
         ),
         soft_wrap=True,
     )
+    if statement.spent_if_all_collude > statement.spent:
+        output.print(
+            f"If all other organisations colluded with the coordinator: ε = "
+            f"{_shown(statement.spent_if_all_collude)}",
+            soft_wrap=True,
+        )
     if statement.runs:
         output.print(_runs(statement.runs))
     if statement.refusals:

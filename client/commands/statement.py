@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from client.ledger.balance import EntryType, release_of
+from client.ledger.balance import EntryType, form_of, release_of
 from client.ledger.ledger import Ledger, Record
 from client.site.policy import Policy
 from client.site.site import Site
@@ -71,6 +71,8 @@ class Statement:
         user_base: the users whose budget it is.
         delta: the δ at which every ε here holds.
         limit: policy.max_epsilon; infinite if training without privacy is allowed.
+        spent_if_all_collude: ε of all charges together if all other organisations colluded with the
+            coordinator: as `spent`, but for releases under secure aggregation.
         spent: ε of all charges together; infinite after a release without noise, or after the
             budget was written off.
         runs: in order of their last charge.
@@ -84,6 +86,7 @@ class Statement:
     delta: float
     limit: float
     spent: float
+    spent_if_all_collude: float
     runs: tuple[RunCost, ...]
     refusals: dict[Refusal, int]
     following: NextRound | None
@@ -131,6 +134,7 @@ def read_statement(site: Site, ledger: Ledger) -> Statement:
         delta=policy.delta,
         limit=policy.max_epsilon,
         spent=epsilon(releases, policy.delta),
+        spent_if_all_collude=epsilon([release.alone for release in releases], policy.delta),
         runs=tuple(_runs(charges, policy.delta)),
         refusals={code: refusals[code] for code in Refusal if refusals[code]},
         following=_remaining_rounds(charges, releases, policy),
@@ -161,8 +165,7 @@ def epsilon_over_time(ledger: Ledger, delta: float, max_points: int = 400) -> li
 
 def _release(record: Record) -> Release:
     fields = record.fields
-    form = (fields["kind"], fields["noise_multiplier"], fields["sample_rate"])
-    return release_of(form, fields["steps"])
+    return release_of(form_of(fields), fields["steps"])
 
 
 def _run(record: Record) -> str | None:

@@ -32,12 +32,14 @@ from client.compute.batches import (
     shape_of,
     user_numbers,
 )
+from shared.config import Trust
 from shared.data.histories import Histories
 from shared.evaluation.ranking import ranks
 from shared.models.attention import AttentionRecommender
 from shared.privacy.clipping.layers import linear_maps_by_user
 from shared.privacy.clipping.probe import random_weights
 from shared.privacy.noise import RandomSource, noised
+from shared.privacy.noise_share import noised_share
 from shared.privacy.sampling import poisson_samples
 
 __all__ = ["EvaluationPlan", "check_model", "evaluate", "noised_sums"]
@@ -58,12 +60,14 @@ class EvaluationPlan:
         clip_norm: bound C on the length of one user's part, > 0.
         noise_multiplier: noise over clip norm, > 0.
         k: the cut-off, >= 1.
+        trust: whether that is the whole noise, or a share of one.
     """
 
     sample_rate: float
     clip_norm: float
     noise_multiplier: float
     k: int
+    trust: Trust = Trust.LOCAL
 
 
 def check_model(model: AttentionRecommender) -> None:
@@ -107,7 +111,9 @@ def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: Rand
     longest = plan.clip_norm - step * finite.shape[1]  # rounding makes it a little longer
     clipped = finite * np.minimum(1.0, longest / np.maximum(norms, 1e-12))
     total = torch.from_numpy(np.rint(clipped / step).astype(np.int64).sum(0) * step)
-    return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
+    if plan.trust is Trust.LOCAL:
+        return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
+    return noised_share(total, plan.clip_norm, plan.noise_multiplier, random).float()
 
 
 def _per_user(model: AttentionRecommender, users: Histories, k: int) -> NDArray[np.float64]:

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.config import Trust
 from shared.data.histories import Histories
 from shared.messages import Statistic, StatisticsRequest
 from shared.models.moments import STATISTIC_CLIP_NORM, moment_sum, popularity_sum
 from shared.privacy.noise import RandomSource, noised
+from shared.privacy.noise_share import noised_share
 
 __all__ = ["noised_statistic"]
 
@@ -26,7 +28,7 @@ def noised_statistic(
     request: StatisticsRequest,
     random: RandomSource,
 ) -> Tensor:
-    """Return the requested statistic with noise.
+    """Return the requested statistic with noise, or with a share of one.
 
     Args:
         histories: the site's private histories.
@@ -41,6 +43,8 @@ def noised_statistic(
         total = torch.from_numpy(popularity_sum(histories, len(table), request.fade))
     else:
         total = torch.from_numpy(moment_sum(histories, table, request.model.recency))
-    if request.noise_multiplier > 0:
+    if request.trust is Trust.SECURE_AGGREGATION:
+        total = noised_share(total, STATISTIC_CLIP_NORM, request.noise_multiplier, random)
+    elif request.noise_multiplier > 0:
         total = noised(total, request.noise_multiplier * STATISTIC_CLIP_NORM, random)
     return total.float()

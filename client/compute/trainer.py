@@ -30,7 +30,7 @@ from client.compute.batches import (
     physical_batches,
     shape_of,
 )
-from shared.config import LocalTraining, Optimiser
+from shared.config import LocalTraining, Optimiser, Trust
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.dropout import Dropout
@@ -38,8 +38,9 @@ from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_pe
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource, noised
+from shared.privacy.noise_share import noised_share
 from shared.privacy.sampling import poisson_samples
-from shared.sections import NonNegativeNumber, PositiveInt, Require, section
+from shared.sections import Choice, NonNegativeNumber, PositiveInt, Require, section
 
 __all__ = ["LocalPlan", "check_model", "train"]
 
@@ -58,11 +59,13 @@ class LocalPlan(LocalTraining):
         population: declared users N; `sample_rate * population` is the divisor of every sum.
         noise_multiplier: noise over clip norm; 0 trains without privacy: no clipping, no noise.
         max_events: most events that the site reads of any history, >= 2: batches are no longer.
+        trust: whether that is the whole noise, or a share of one.
     """
 
     population: PositiveInt
     noise_multiplier: NonNegativeNumber
     max_events: Annotated[int, Require(lambda n: n >= 2, "choose a whole number >= 2")] = 10**9
+    trust: Choice[Trust] = Trust.LOCAL
 
     @property
     def expected_batch(self) -> float:
@@ -90,16 +93,21 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
             expected_batch_size=plan.expected_batch,
             loss_reduction="mean",
         )
-        self._clipping, self._random = clipping, random
+        self._clipping, self._random, self._trust = clipping, random, plan.trust
 
     def accumulate(self) -> None:
         """Do nothing: the sums are in `PerUserClipping`."""
 
     def add_noise(self) -> None:
-        """Add N(0, (σC)²) to each clipped sum, once."""
-        scale = self.noise_multiplier * self.max_grad_norm
+        """Add N(0, (σC)²) to each clipped sum, once; or a share of such a noise."""
+        sigma, clip_norm = self.noise_multiplier, self.max_grad_norm
         for p in self.params:
-            p.grad = noised(self._clipping.sum_of(p), scale, self._random).to(p.dtype)
+            total = self._clipping.sum_of(p)
+            if self._trust is Trust.LOCAL:
+                noisy = noised(total, sigma * clip_norm, self._random)
+            else:
+                noisy = noised_share(total, clip_norm, sigma, self._random)
+            p.grad = noisy.to(p.dtype)
 
 
 def check_model(model: AttentionRecommender, plan: LocalPlan) -> None:

@@ -34,14 +34,15 @@ class Anchor:
         user_base: the users whose budget it is.
         entries: number of entries.
         head: hash of the last entry, in hex.
-        charged: (kind, noise multiplier, sample rate, total steps) of all charges.
+        charged: (kind, noise multiplier, sample rate, total steps) of all charges, and the shares
+            where they are not 1.
     """
 
     ledger: str
     user_base: str
     entries: int
     head: str
-    charged: tuple[tuple[str, float, float, int], ...]
+    charged: tuple[tuple[str, float, float, int] | tuple[str, float, float, int, int], ...]
 
     @classmethod
     def of(cls, balance: Balance) -> Anchor:
@@ -51,13 +52,19 @@ class Anchor:
             user_base=balance.user_base,
             entries=balance.entries,
             head=balance.head.hex(),
-            charged=tuple((*form, steps) for form, steps in balance.steps.items()),
+            charged=tuple(
+                (kind, noise, rate, steps, shares) if shares > 1 else (kind, noise, rate, steps)
+                for (kind, noise, rate, shares), steps in balance.steps.items()
+            ),
         )
 
     @property
     def releases(self) -> list[Release]:
         """All charged releases."""
-        return [release_of((kind, noise, rate), n) for kind, noise, rate, n in self.charged]
+        return [
+            release_of((kind, noise, rate, *(shares or [1])), steps)  # type: ignore[arg-type]
+            for kind, noise, rate, steps, *shares in self.charged
+        ]
 
     @classmethod
     def load(cls, file: Path) -> Anchor:
@@ -70,7 +77,8 @@ class Anchor:
             stored = json.loads(file.read_bytes())
             fields = _verify_checksum(stored["anchor"], stored["sha256"])
             charged = tuple(
-                (str(k), float(n), float(q), int(s)) for k, n, q, s in fields["charged"]
+                (str(k), float(n), float(q), *map(int, counts))
+                for k, n, q, *counts in fields["charged"]
             )
             return cls(**fields | {"charged": charged})
         except FileNotFoundError as error:

@@ -13,7 +13,19 @@ from shared.hash_chain import INITIAL_HASH, next_hash
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 
-__all__ = ["FORMAT", "MOST_FORMS", "UNIT", "Balance", "EntryType", "release_of"]
+__all__ = [
+    "FORMAT",
+    "MOST_FORMS",
+    "UNIT",
+    "Balance",
+    "EntryType",
+    "Form",
+    "form_of",
+    "release_of",
+]
+
+Form = tuple[str, float, float, int]
+"""Kind, noise multiplier, sample rate and shares of a release."""
 
 UNIT = "user"
 """The privacy unit: one user's whole history."""
@@ -46,7 +58,7 @@ class Balance:
         head: hash of the last entry.
         previous: hash of the entry before the last.
         charges: number of requests that were charged.
-        steps: (kind, noise multiplier, sample rate) -> total steps charged.
+        steps: total steps charged of each form of release.
     """
 
     ledger: str = ""
@@ -55,7 +67,7 @@ class Balance:
     head: bytes = INITIAL_HASH
     previous: bytes = INITIAL_HASH
     charges: int = 0
-    steps: dict[tuple[str, float, float], int] = field(default_factory=dict)
+    steps: dict[Form, int] = field(default_factory=dict)
 
     def apply(self, number: int, text: str, digest: bytes) -> None:
         """Check the next entry and add it.
@@ -79,7 +91,7 @@ class Balance:
         if what == EntryType.OPENED:
             self._open(fields)
         elif what in (EntryType.CHARGE, EntryType.CARRIED):
-            form = (fields["kind"], fields["noise_multiplier"], fields["sample_rate"])
+            form = form_of(fields)
             if form not in self.steps:
                 release_of(form, 1)  # raises ValueError for invalid fields
             self.steps[form] = self.steps.get(form, 0) + _count(fields["steps"])
@@ -108,7 +120,7 @@ class Balance:
         Raises:
             Refused: there would be more than `MOST_FORMS` forms, and some are new.
         """
-        forms = {(str(r.kind), r.noise_multiplier, r.sample_rate) for r in releases}
+        forms = {(str(r.kind), r.noise_multiplier, r.sample_rate, r.shares) for r in releases}
         if not forms <= self.steps.keys() and len(self.steps.keys() | forms) > MOST_FORMS:
             raise Refused(
                 Refusal.POLICY,
@@ -126,18 +138,27 @@ class Balance:
         self.ledger, self.user_base = fields["ledger"], fields["user_base"]
 
 
-def release_of(form: tuple[str, float, float], steps: int) -> Release:
-    """Build a release from (kind, noise multiplier, sample rate) and its steps.
+def form_of(fields: Mapping[str, Any]) -> Form:
+    """Return the form of the release in a charge's fields; raises KeyError."""
+    kind, noise, rate = (fields[key] for key in ("kind", "noise_multiplier", "sample_rate"))
+    return kind, noise, rate, fields.get("shares", 1)
+
+
+def release_of(form: Form, steps: int) -> Release:
+    """Build a release from its form and its steps.
 
     Raises:
         ValueError: a value is out of its range.
     """
-    kind, noise_multiplier, sample_rate = form
+    kind, noise_multiplier, sample_rate, shares = form
+    if type(shares) is not int:
+        raise ValueError(f"{shares!r} shares were charged")
     return Release(
         kind=ReleaseKind(kind),
         noise_multiplier=noise_multiplier,
         sample_rate=sample_rate,
         steps=steps,
+        shares=shares,
     )
 
 

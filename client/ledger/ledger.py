@@ -28,6 +28,7 @@ leaves. Times are recorded, but no decision depends on them.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from client.ledger.anchor import Anchor
-from client.ledger.balance import Balance, EntryType, release_of
+from client.ledger.balance import Balance, EntryType, form_of, release_of
 from client.ledger.outbox import Outbox, Room, SentAnswer, check_room_of_run, summarise
 from client.ledger.refusals import RefusalCounter
 from client.ledger.store import (
@@ -51,7 +52,7 @@ from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, merge
 
-__all__ = ["Entry", "Ledger", "Record"]
+__all__ = ["Entry", "Ledger", "Record", "check_limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,17 +158,20 @@ class Ledger:
         """Return the ε of all charged releases at `delta`."""
         return epsilon(self.releases(), delta)
 
+    def spent_if_all_collude(self, delta: float) -> float:
+        """Return the ε of all charged releases, where only the site's own noise counts."""
+        return epsilon([release.alone for release in self.releases()], delta)
+
     def epsilon_after(self, release: Release, delta: float) -> float:
         """Return the ε of all charged releases and this one at `delta`; charge nothing."""
         return epsilon([*self.releases(), release], delta)
 
-    def epsilon_of_plan(self, run: str, planned: Sequence[Release], delta: float) -> float:
-        """Return the ε of all charged releases and a run's planned ones; charge nothing.
+    def plan(self, run: str, planned: Sequence[Release]) -> list[Release]:
+        """Return all charged releases and a run's planned ones; charge nothing.
 
         Args:
             run: whose charges so far are part of what is planned, and are not counted twice.
             planned: all that the run asks for, from its first request to its last.
-            delta: of the ε.
         """
         with self._session() as database:
             steps = dict(self._balance.steps)
@@ -176,11 +180,9 @@ class Ledger:
             ).fetchall()
         for (body,) in rows:
             fields = json.loads(body)
-            steps[fields["kind"], fields["noise_multiplier"], fields["sample_rate"]] -= fields[
-                "steps"
-            ]
+            steps[form_of(fields)] -= fields["steps"]
         others = [release_of(form, count) for form, count in steps.items() if count]
-        return epsilon([*others, *planned], delta)
+        return [*others, *planned]
 
     def check_room_of_plan(
         self, run: str, planned: Sequence[tuple[Room, int]], releases: Sequence[Release]
@@ -203,7 +205,13 @@ class Ledger:
         check_room_of_run(others, planned)
 
     def charge(
-        self, entry: Entry, *, max_epsilon: float, delta: float, room: Room | None = None
+        self,
+        entry: Entry,
+        *,
+        max_epsilon: float,
+        delta: float,
+        max_if_all_collude: float = math.inf,
+        room: Room | None = None,
     ) -> None:
         """Record the entry durably. Call it before computing the release.
 
@@ -213,11 +221,12 @@ class Ledger:
         Args:
             entry: the release and its request.
             max_epsilon: limit on the ε of all releases together.
-            delta: the δ at which the limit holds.
+            delta: the δ at which both limits hold.
+            max_if_all_collude: limit on the ε of all releases with the site's own noise alone.
             room: what the answer will need; None for no limit.
 
         Raises:
-            BudgetExceeded: ε would exceed `max_epsilon`.
+            BudgetExceeded: ε would exceed a limit.
             Refused: the same round was charged with other parameters, or there is no room.
         """
         with self._session() as database:
@@ -226,14 +235,13 @@ class Ledger:
             if room is not None:
                 Outbox(database).check_room(entry.run, self._balance.charges, room)
                 self._balance.check_forms([entry.release])
-            releases = [*self._balance.releases, entry.release]
-            if not _clearly_within(releases, max_epsilon, delta):
-                after = epsilon(releases, delta)
-                if not after <= max_epsilon:  # also refuses NaN
-                    raise BudgetExceeded(
-                        f"round {entry.round} of run {entry.run} would lead to ε = {after:.4g} at "
-                        f"δ = {delta:g}; policy.max_epsilon is {max_epsilon:g}"
-                    )
+            check_limits(
+                [*self._balance.releases, entry.release],
+                f"round {entry.round} of run {entry.run}",
+                max_epsilon=max_epsilon,
+                max_if_all_collude=max_if_all_collude,
+                delta=delta,
+            )
             with self._append(database, EntryType.CHARGE, entry.fields):
                 pass
 
@@ -457,6 +465,43 @@ class Ledger:
             f"{self.path}: the privacy ledger is not as it was written ({why}), so nothing is "
             "released. Put the newest copy back, or restore it from the anchor."
         )
+
+
+def check_limits(
+    releases: Sequence[Release],
+    what: str,
+    *,
+    max_epsilon: float,
+    max_if_all_collude: float,
+    delta: float,
+) -> None:
+    """Refuse releases that together exceed a limit on ε.
+
+    Args:
+        releases: all of them.
+        what: what would lead to them, for the message.
+        max_epsilon: limit on their ε.
+        max_if_all_collude: limit on their ε with the site's own noise alone.
+        delta: of both.
+
+    Raises:
+        BudgetExceeded: they exceed one.
+    """
+    limits = [("max_epsilon", "", max_epsilon, list(releases))]
+    if max_if_all_collude < math.inf:
+        alone = [release.alone for release in releases]
+        limits.append(
+            ("max_epsilon_if_all_collude", " if all others collude", max_if_all_collude, alone)
+        )
+    for key, where, limit, counted in limits:
+        if _clearly_within(counted, limit, delta):
+            continue
+        after = epsilon(counted, delta)
+        if not after <= limit:  # also refuses NaN
+            raise BudgetExceeded(
+                f"{what} would lead to ε = {after:.4g}{where} at δ = {delta:g}; policy.{key} is "
+                f"{limit:g}"
+            )
 
 
 def _clearly_within(releases: list[Release], max_epsilon: float, delta: float) -> bool:

@@ -46,6 +46,8 @@ class Policy:
         max_epsilon: ε that its users may spend in all, > 0; `inf` allows training without
             privacy, for public data.
         delta: the δ that goes with it, in (0, 1) and below 1 / population, which `Site` checks.
+        max_epsilon_if_all_collude: limit on the ε that would hold if all other organisations of a
+            secure aggregation colluded with the coordinator, > 0; `inf`, the default, sets none.
         answers: which requests are answered at all. "evaluate" lets noised metrics leave, and
             keeps each user's last event out of training: see `client.compute.evaluation`.
         min_noise_multiplier: least noise over clip norm, >= 0; None, the default, is 0.3, or 0
@@ -75,6 +77,9 @@ class Policy:
 
     max_epsilon: Annotated[float, Require(lambda epsilon: epsilon > 0, "choose a number above 0")]
     delta: float
+    max_epsilon_if_all_collude: Annotated[
+        float, Require(lambda epsilon: epsilon > 0, "choose a number above 0")
+    ] = math.inf
     answers: ListOf[Choice[Ask]] = (Ask.DESCRIBE, Ask.STATISTICS, Ask.TRAIN)
     min_noise_multiplier: OptionalOf[NonNegativeNumber] = None
     max_sample_rate: ShareAboveZero = 1.0

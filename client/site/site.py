@@ -21,6 +21,7 @@ from client.ledger.register import enter_ledger, new_ledger_entry
 from client.site.coordinator import CoordinatorConfig
 from client.site.node import NodeConfig
 from client.site.policy import Policy
+from client.site.roster import Roster
 from client.site.simulated import LabSeed, simulated_node
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -51,6 +52,7 @@ class Site:
             another folder. "" takes one in the user's state folder: see `default_anchor`.
         coordinator: where the coordinator is, see `client.site.coordinator`.
         node: how the node runs on its machine, see `client.site.node`.
+        roster: whose noise it counts on under secure aggregation, see `client.site.roster`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -66,6 +68,7 @@ class Site:
     anchor: str = ""
     coordinator: CoordinatorConfig = field(default_factory=CoordinatorConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
+    roster: Roster = field(default_factory=Roster)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 

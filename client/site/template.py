@@ -75,6 +75,12 @@ KEYS = (
     Key("policy.max_epsilon", "ε that your users may spend in all, over all runs, for ever"),
     Key("policy.delta", "the δ of that ε: far below 1 / population"),
     Key(
+        "policy.max_epsilon_if_all_collude",
+        "ε in all, were all others of a secure aggregation to collude",
+        None,
+        50.0,
+    ),
+    Key(
         "policy.answers",
         'what is answered; add "evaluate" for noised metrics',
         ("describe", "statistics", "train"),
@@ -97,6 +103,9 @@ KEYS = (
     Key("policy.max_stored_mb", "room for the bodies of answers that are kept", 1000.0),
     Key("policy.max_answers", "most requests that are ever charged", 100000),
     Key("policy.answer_seconds", "when a reply leaves after its request; 0: when ready", 0.0),
+    Key("roster.organisations", "organisations that you know to be independent, you included", 1),
+    Key("roster.colluding", "how many of them may collude with the coordinator all the same", 1),
+    Key("roster.fewest", "how many of them must be in every sum", 1, 5),
     Key("coordinator.superlink", "the coordinator's address, host:port", "", "sotto.example:9092"),
     Key(
         "coordinator.root_certificates",

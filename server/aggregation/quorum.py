@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from shared.config import Aggregation, ServerConfig
+from dataclasses import replace
 
-__all__ = ["minimum_organisations", "minimum_replies", "quorum_size"]
+from shared.config import Aggregation, RunConfig, ServerConfig
+
+__all__ = ["minimum_organisations", "minimum_replies", "quorum_size", "with_secure_quorum"]
 
 
 def minimum_replies(config: ServerConfig) -> int:
@@ -41,3 +43,16 @@ def quorum_size(config: ServerConfig, organisations: int) -> int:
 def minimum_organisations(config: ServerConfig, *, resumed: bool) -> int:
     """Return how many organisations a start waits for: all, or a quorum if the run is resumed."""
     return quorum_size(config, config.organisations) if resumed else config.organisations
+
+
+def with_secure_quorum(config: RunConfig) -> RunConfig:
+    """Return the parameters with a quorum of all but the dropouts, under secure aggregation.
+
+    A sum of fewer would have less noise than was promised.
+    """
+    if not config.privacy.secure:
+        return config
+    organisations = config.server.organisations
+    share = (organisations - config.privacy.dropouts) / organisations
+    server = replace(config.server, quorum=max(config.server.quorum, share))
+    return replace(config, server=server)

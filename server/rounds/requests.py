@@ -97,6 +97,7 @@ def plan_request(
         **values_of(LocalTraining, config.training),
         rounds=config.training.rounds,
         evaluations=config.training.rounds // every if every else 0,
+        trust=config.privacy.trust_asked,
     )
 
 
@@ -125,6 +126,7 @@ def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights
         weights=weights,
         noise_multiplier=terms.noise_multiplier,
         frozen=frozen_fingerprint(config.model),
+        trust=config.privacy.trust_asked,
         **values_of(LocalTraining, config.training.in_round(number)),
     )
 
@@ -176,6 +178,7 @@ def evaluate_request(
         noise_multiplier=terms.noise_multiplier,
         sample_rate=config.training.sample_rate,
         frozen=frozen_fingerprint(config.model),
+        trust=config.privacy.trust_asked,
     )
 
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.noise_plan import plan_noise
-from shared.config import RunConfig
+from server.noise_plan import plan_noise, release_of
+from shared.config import Masking, RunConfig
 from shared.messages import SUMS
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import epsilon
@@ -85,7 +85,7 @@ def requested_releases(config: RunConfig, rounds: int) -> list[Release]:
         (ReleaseKind.EVALUATE, noise.training, rate, rounds // every if every else 0),
     )
     return [
-        Release(kind=kind, noise_multiplier=multiplier, sample_rate=sampled, steps=steps)
+        release_of(config, kind, multiplier, sampled, steps)
         for kind, multiplier, sampled, steps in asked
         if steps
     ]
@@ -169,10 +169,10 @@ public data only.
 | worst ε | {claimed_epsilon(published):.3f} |
 | δ | {config.privacy.delta:g} |
 | mechanism | Poisson-subsampled Gaussian on clipped per-user sums; each organisation adds its \
-noise before anything leaves it |
+{"share of the noise" if config.privacy.secure else "noise"} before anything leaves it |
 | accountant | numerical composition of privacy loss distributions ("connect the dots", \
 arXiv:2207.04380), an upper bound |
-| trust | none in the coordinator: the claim holds against it, too |
+{_trust(published)}
 
 What every organisation was asked for:
 
@@ -193,6 +193,24 @@ What this does **not** say:
   that a node ran the vetted app; a partner protects its own users by running it.
 - *Quality against attackers*: privacy is no protection against an organisation that sends nonsense.
 """
+
+
+def _trust(published: Published) -> str:
+    """Return the rows that say against whom the claim holds."""
+    privacy = published.config.privacy
+    if not privacy.secure:
+        return "| trust | none in the coordinator: the claim holds against it, too |"
+    organisations = published.config.server.organisations
+    releases = requested_releases(published.config, published.claimed_rounds)
+    everybody = epsilon([release.alone for release in releases], privacy.delta)
+    masks = (
+        "" if privacy.masking is Masking.ON else " **Its masks were off: this was a simulation.**"
+    )
+    return f"""\
+| trust | secure aggregation: the claim holds against the coordinator and \
+{privacy.colluding_of(organisations)} of the {organisations} organisations together, with \
+{privacy.dropouts} more missing.{masks} |
+| ε if all others collude | {everybody:.3f} |"""
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

@@ -6,7 +6,7 @@ d - c shares of noise remain, and these alone must be what is promised.
 
 Mechanism. The grid's step is g = C / 2^30 for clip norm C. An organisation with sum S and share σ
 (noise over clip norm) sends the integers round(S / g) + Y. Each number of Y is discrete Gaussian
-with deviation m = ⌈2^30 σ⌉, sampled exactly (`shared.privacy.discrete_gaussian`).
+with deviation m = ⌈2^30 σ⌉, sampled exactly (`shared.privacy.noise_share`).
 
 Theorem. What the sum of h shares reveals is within a factor e^±τ of what follows from a sum with
 continuous Gaussian noise of deviation √(h m² - r²) steps, r = 5, by a rounding that knows neither
@@ -42,21 +42,14 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
-from shared.privacy.discrete_gaussian import discrete_gaussian
-from shared.privacy.noise import RandomSource
-
 __all__ = [
     "GRID_BITS",
+    "LARGEST_POINT",
     "LARGEST_SHARE",
     "MOST_NUMBERS",
     "MOST_ORGANISATIONS",
     "SMALLEST_SHARE",
     "closeness",
-    "from_points",
-    "noised_points",
     "share_deviation",
     "share_for",
     "sum_noise",
@@ -70,8 +63,8 @@ MOST_ORGANISATIONS = 128
 """Organisations whose sums can be added without a wrap."""
 SMALLEST_SHARE, LARGEST_SHARE = 2.0**-10, 2.0**20
 """Noise multiplier of one organisation's share."""
-
-_LARGEST_POINT = 2.0**54
+LARGEST_POINT = 2.0**54
+"""Bound, in steps of the grid, to which an organisation clamps its sum."""
 _KERNEL_WIDTH = 5.0
 _LOSS = 2.0**-15
 """Share of the noise that rounding of sum and noise may take."""
@@ -135,36 +128,3 @@ def _kernel_closeness(width: float) -> float:
     """Bound τ₂, of a rounded Gaussian from a discrete one; the width is at least 1/2."""
     smallest = math.exp(-2 * math.pi**2 * width**2)
     return 3 * 2 * smallest / (1 - smallest)
-
-
-def noised_points(total: Tensor, clip_norm: float, share: float, random: RandomSource) -> Tensor:
-    """Return `total` on the grid plus one organisation's share of the noise.
-
-    A total that is not finite counts as 0, as in `shared.privacy.noise.noised`.
-
-    Args:
-        total: float64, the sum over an organisation's users, of any shape and device.
-        clip_norm: bound C > 0 on what one user adds.
-        share: noise over clip norm, in [`SMALLEST_SHARE`, `LARGEST_SHARE`].
-        random: where the noise comes from.
-
-    Returns:
-        int64, of the same shape, on the CPU. Modulo 2^64 it is what is masked.
-
-    Raises:
-        ValueError: a value is out of range, or the total has more than `MOST_NUMBERS` numbers.
-    """
-    if not 0 < clip_norm < math.inf:
-        raise ValueError(f"the clip norm must be a positive number, not {clip_norm}")
-    if total.numel() > MOST_NUMBERS:
-        raise ValueError(f"{total.numel()} numbers in one sum; at most {MOST_NUMBERS} are allowed")
-    noise = discrete_gaussian(total.numel(), share_deviation(share), random)
-    total = torch.where(total.isfinite().all(), total, 0).to("cpu", torch.float64)
-    points = total.mul(math.ldexp(1.0, GRID_BITS) / clip_norm).round_()
-    points.clamp_(-_LARGEST_POINT, _LARGEST_POINT)
-    return points.long() + torch.from_numpy(noise).view(total.shape)
-
-
-def from_points(points: Tensor, clip_norm: float) -> Tensor:
-    """Return the sum that int64 points of the grid stand for, float64."""
-    return points.double() * (clip_norm / math.ldexp(1.0, GRID_BITS))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from shared.privacy.distributed_noise import sum_noise
+
 __all__ = ["Release", "ReleaseKind", "merge"]
 
 
@@ -30,6 +32,9 @@ class Release:
             noise, which costs an infinite ε.
         sample_rate: chance that a given user is in a sum, in (0, 1].
         steps: number of sums, >= 1.
+        shares: how many organisations' equal shares make up this noise, >= 1: those on whose noise
+            the claim rests under secure aggregation (`shared.privacy.distributed_noise`). 1 is the
+            organisation's own alone.
 
     Raises:
         ValueError: a value is out of its range.
@@ -39,6 +44,7 @@ class Release:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    shares: int = 1
 
     def __post_init__(self) -> None:
         # NaN fails every comparison: each range is stated as what must hold.
@@ -48,16 +54,32 @@ class Release:
             raise ValueError(f"sample_rate must be in (0, 1], not {self!r}")
         if not 1 <= self.steps < float("inf"):
             raise ValueError(f"steps must be >= 1, not {self!r}")
+        if not 1 <= self.shares < float("inf"):
+            raise ValueError(f"shares must be >= 1, not {self!r}")
 
     @property
     def fields(self) -> dict[str, str | float | int]:
-        """The attributes by name, as a ledger stores them."""
-        return {
+        """The attributes by name, as a ledger stores them; `shares` where it is not 1."""
+        fields: dict[str, str | float | int] = {
             "kind": str(self.kind),
             "noise_multiplier": self.noise_multiplier,
             "sample_rate": self.sample_rate,
             "steps": self.steps,
         }
+        return fields | ({"shares": self.shares} if self.shares > 1 else {})
+
+    def with_shares(self, shares: int) -> Release:
+        """Return the release whose noise is so many shares, each as large as this one's noise.
+
+        The noise is a little less than that of the sum: `distributed_noise.sum_noise`.
+        """
+        noise = sum_noise(self.noise_multiplier, shares)
+        return replace(self, noise_multiplier=noise, shares=shares)
+
+    @property
+    def alone(self) -> Release:
+        """What the same sums are with the organisation's own noise alone."""
+        return replace(self, noise_multiplier=self.noise_multiplier / self.shares**0.5, shares=1)
 
     @property
     def private(self) -> bool:

@@ -127,8 +127,8 @@ def _collect_evidence(
     simulation: Simulation, experiment: Experiment, recorder: Recorder, plan: AuditPlan
 ) -> dict[str, Any]:
     ledgers = ledger_costs(sites_in(simulation.folder / SITES))
-    worst = max(ledgers, key=lambda name: ledgers[name][0])
-    claim = Claim(ledgers[worst][0], simulation.config.privacy.delta, worst)
+    worst = max(ledgers, key=lambda name: ledgers[name].epsilon)
+    claim = Claim(ledgers[worst].epsilon, simulation.config.privacy.delta, worst)
     observed = observe(
         _audited_sites(simulation, experiment, recorder), simulation.dataset.catalogue
     )
@@ -136,7 +136,7 @@ def _collect_evidence(
     scores[BLACK_BOX] = _black_box(simulation, experiment, plan.seed)
     observers = _observers(scores, experiment, claim, plan.confidence)
     accounts = compare_with_ledgers(
-        recorder.releases, {name: cost for name, (cost, _) in ledgers.items()}, claim.delta
+        recorder.releases, {name: cost.epsilon for name, cost in ledgers.items()}, claim.delta
     )
     return audit_record(
         plan,

@@ -232,8 +232,8 @@ def _ask(
             replay = Replay(answer, simulation.dataset.catalogue, site.population or 1)
             some = (canaries.select(_spread(canaries)), others.select(_spread(others)))
             evidence.largest = max(evidence.largest, *(_largest_share(replay, h) for h in some))
-    for name, (epsilon, _) in ledger_costs([folder]).items():
-        evidence.ledgers[name] = epsilon
+    for name, cost in ledger_costs([folder]).items():
+        evidence.ledgers[name] = cost.epsilon
     shutil.rmtree(folder)
 
 

@@ -55,6 +55,15 @@ class AuditPlan:
                 raise ConfigError(f"--{name} {value}: give {expected}.")
 
 
+_AUDITABLE = {
+    "lab.engine": "inprocess",
+    "lab.alone": "false",
+    "lab.split": "test",
+    "privacy.trust": "local",
+}
+"""Values of settings with which a run can be audited; 0 of all others."""
+
+
 def check_auditable(config: SimulationConfig) -> None:
     """Refuse a run that an audit cannot follow.
 
@@ -68,13 +77,12 @@ def check_auditable(config: SimulationConfig) -> None:
         f"server.evaluate_every = {config.server.evaluate_every}": config.server.evaluate_every > 0,
         "lab.alone = true": config.lab.alone,
         f"lab.split = '{config.lab.split}'": config.lab.split.temporal,
+        f"privacy.trust = '{config.privacy.trust}'": config.privacy.secure,
     }
     for setting, given in refused.items():
         if given:
             key = setting.split(" ")[0]
-            value = {"lab.engine": "inprocess", "lab.alone": "false", "lab.split": "test"}.get(
-                key, "0"
-            )
+            value = _AUDITABLE.get(key, "0")
             raise ConfigError(
                 f"{setting}, which an audit cannot follow: leave it out, or --set {key}={value}."
             )

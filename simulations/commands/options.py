@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.config import Trust
 from shared.sections import Value
 from simulations.experiment.config import Engine
 from simulations.experiment.partition import Scheme
@@ -25,6 +26,7 @@ __all__ = [
     "RoundsOption",
     "SeedOption",
     "SetOption",
+    "TrustOption",
     "settings_from",
 ]
 
@@ -61,6 +63,13 @@ DeltaOption = Annotated[
     float | None,
     typer.Option(help="δ of the claim; below 1 / the users of the largest organisation."),
 ]
+TrustOption = Annotated[
+    Trust | None,
+    typer.Option(
+        help="'local': each organisation adds the whole noise and trusts nobody. "
+        "'secure-aggregation': each adds a share of it, and the coordinator sees the sum alone."
+    ),
+]
 OrganisationsOption = Annotated[int | None, typer.Option(help="Number of organisations.")]
 PartitionOption = Annotated[
     str | None,
@@ -94,6 +103,7 @@ _KEYS = {
     "rounds": "training.rounds",
     "epsilon": "privacy.epsilon",
     "delta": "privacy.delta",
+    "trust": "privacy.trust",
     "seed": "seed",
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from shared.config import Masking
 from shared.system.command_line import messages, output
 from simulations.experiment.hold_out import describe_timing
 from simulations.experiment.simulation import Simulation
@@ -87,13 +88,34 @@ def _cold_items(cold: dict[str, Any]) -> str:
     return f"{text}; hr@10: {', '.join(figures)}" if figures else text
 
 
+def _colluders(privacy: dict[str, Any]) -> str:
+    """Return with whom the coordinator may collude, under secure aggregation."""
+    if "colluding" not in privacy:
+        return ""
+    return f" and {privacy['colluding']} organisations that collude with it"
+
+
+def _masking(privacy: dict[str, Any]) -> str:
+    """Return what else is to be said of secure aggregation, in lines of its own."""
+    if "colluding" not in privacy:
+        return ""
+    everybody = max(one["epsilon_if_all_collude"] for one in privacy["organisations"])
+    text = f"If all other organisations colluded, it would be ε = {everybody:.2f}.\n"
+    if privacy["masking"] == Masking.OFF:
+        text += (
+            "MASKING WAS OFF: the noise of secure aggregation was simulated alone, and each answer "
+            "left with a share of it.\n"
+        )
+    return text
+
+
 def _claim(privacy: dict[str, Any]) -> str:
     if not privacy["private"]:
         return "Trained WITHOUT privacy: suitable for public data only."
     worst = max(privacy["organisations"], key=lambda organisation: organisation["epsilon"])
     return (
         f"Each user's whole history is ({worst['epsilon']:.2f}, {privacy['delta']:g})-"
-        f"differentially private towards the coordinator (worst: {worst['name']}; add or remove "
-        "one user; numerical composition).\n"
+        f"differentially private towards the coordinator{_colluders(privacy)} (worst: "
+        f"{worst['name']}; add or remove one user; numerical composition).\n{_masking(privacy)}"
         "The noise of a simulation is seeded and can be computed again: these files protect nobody."
     )

@@ -23,6 +23,7 @@ from simulations.commands.options import (
     RoundsOption,
     SeedOption,
     SetOption,
+    TrustOption,
     settings_from,
 )
 from simulations.commands.print_simulation import print_data, print_result
@@ -45,6 +46,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     rounds: RoundsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
+    trust: TrustOption = None,
     partition: PartitionOption = None,
     engine: EngineOption = None,
     seed: SeedOption = None,
@@ -65,6 +67,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
         organisations=organisations,
         epsilon=epsilon,
         delta=delta,
+        trust=trust,
         partition=partition,
         seed=seed,
         rounds=rounds,

@@ -8,6 +8,7 @@ each organisation. All use the training events, as the trained models do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -103,6 +104,7 @@ def private_popularity(
     if privacy.epsilon is None:
         raise ValueError("a private baseline needs an epsilon")
     noise = noise_multiplier_for(privacy.epsilon, privacy.delta, sample_rate=1.0, steps=1)
+    noise /= math.sqrt(privacy.honest_shares(len(sites)))
     total = torch.zeros(items, dtype=torch.float64)
     for stream, histories in enumerate(sites):
         random = SeededRandom(seed, stream, 0)  # round 0: training rounds count from 1

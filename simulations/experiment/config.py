@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from shared.config import (
     RunConfig,
     ServerConfig,
     TrainingConfig,
+    Trust,
     WarmStartConfig,
 )
 from shared.data.columns import Columns, ItemColumns
@@ -41,6 +42,7 @@ __all__ = [
     "LabConfig",
     "SimulationConfig",
     "Split",
+    "by_itself",
     "plain_value",
     "read_settings",
     "read_toml",
@@ -217,6 +219,11 @@ class SimulationConfig:
     def to_toml(self) -> str:
         """Return the text of a file that `read_settings` reads back."""
         return tomli_w.dumps(nested_tables(flatten(self)))
+
+
+def by_itself(config: SimulationConfig) -> SimulationConfig:
+    """Return the settings of an organisation that trains by itself: its noise is its own."""
+    return replace(config, privacy=replace(config.privacy, trust=Trust.LOCAL))
 
 
 def read_settings(

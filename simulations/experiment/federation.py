@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import tomli_w
 import torch
@@ -32,11 +32,13 @@ from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
+from shared.privacy.release import Release
 from shared.system.command_line import INTERRUPTED, messages
 from simulations.experiment.config import Engine
 
 __all__ = [
     "InProcessGrid",
+    "LedgerCost",
     "SimulatedSite",
     "WrappedApp",
     "ledger_costs",
@@ -61,6 +63,7 @@ class SimulatedSite:
         evaluates: whether it answers requests for noised metrics; it then keeps each user's last
             event out of training.
         population: declared number of users; None takes the number of histories.
+        organisations: how many take part in its run, itself included.
     """
 
     organisation: str
@@ -68,6 +71,7 @@ class SimulatedSite:
     stream: int
     evaluates: bool = False
     population: int | None = None
+    organisations: int = 1
 
 
 _UNLIMITED = (
@@ -93,6 +97,7 @@ def make_site(
     """Write site.toml, data and an empty ledger into `folder`.
 
     The site allows exactly the run's ε, so a ledger that counts too much stops the simulation.
+    Under secure aggregation its roster counts on all of the run's organisations.
     """
     folder.mkdir(parents=True)
     write_interactions(site.histories, catalogue, folder / _DATA)
@@ -117,9 +122,22 @@ def make_site(
             **dict.fromkeys(_UNLIMITED, 1_000_000_000),
             **dict.fromkeys(_UNLIMITED_NUMBERS, 1e9),
         },
+        **_roster(privacy, site.organisations),
         "lab": {"seed": seed, "stream": site.stream, "simulated": True},
     }
     (folder / FILE).write_text(_HEADING + tomli_w.dumps(settings), encoding="utf-8")
+
+
+def _roster(privacy: PrivacyConfig, organisations: int) -> dict[str, dict[str, int]]:
+    """Return the table [roster]; none for an organisation that trains by itself."""
+    if not privacy.secure or organisations == 1:
+        return {}
+    roster = {
+        "organisations": organisations,
+        "colluding": privacy.colluding_of(organisations),
+        "fewest": organisations - privacy.dropouts,
+    }
+    return {"roster": roster}
 
 
 def sites_in(folder: Path) -> list[Path]:
@@ -299,11 +317,30 @@ def _app_for(sites: Path) -> ClientApp:
     return WrappedApp(answer)
 
 
-def ledger_costs(sites: Iterable[Path]) -> Mapping[str, Any]:
-    """Return (ε, releases) of each organisation, by name, from its own ledger."""
-    costs: dict[str, Any] = {}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCost:
+    """What an organisation's own ledger says.
+
+    Attributes:
+        epsilon: of all releases.
+        epsilon_if_all_collude: where only the organisation's own noise counts.
+        releases: equal ones merged.
+    """
+
+    epsilon: float
+    epsilon_if_all_collude: float
+    releases: tuple[Release, ...]
+
+
+def ledger_costs(sites: Iterable[Path]) -> dict[str, LedgerCost]:
+    """Return the cost of each organisation, by name, from its own ledger."""
+    costs = {}
     for folder in sites:
         site = Site.load(folder)
-        ledger = site.open_ledger()
-        costs[site.organisation] = (ledger.spent(site.policy.delta), ledger.releases())
+        ledger, delta = site.open_ledger(), site.policy.delta
+        costs[site.organisation] = LedgerCost(
+            epsilon=ledger.spent(delta),
+            epsilon_if_all_collude=ledger.spent_if_all_collude(delta),
+            releases=tuple(ledger.releases()),
+        )
     return costs

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from server.state.status import RunStatus
 from shared.config import PrivacyConfig
@@ -29,6 +29,7 @@ from shared.privacy.release import Release
 from shared.sections import Require
 from shared.system.files import UMASK, write_atomically
 from simulations.datasets.load import Dataset
+from simulations.experiment.federation import LedgerCost
 
 __all__ = [
     "FILE",
@@ -114,21 +115,40 @@ class Data(Document):
 
 
 class PrivacyOrganisation(Document):
-    """What left an organisation, and the ε that it cost; None without privacy."""
+    """What left an organisation, and the ε that it cost; None without privacy.
+
+    Attributes:
+        name: of the organisation.
+        epsilon: against the coordinator; under secure aggregation, with `Privacy.colluding` others.
+        epsilon_if_all_collude: under secure aggregation, if all others colluded with it.
+        releases: what it rests on.
+    """
 
     name: str
     epsilon: FromZero | None
+    epsilon_if_all_collude: FromZero | None = None
     releases: tuple[Release, ...]
+
+    @field_serializer("releases")
+    def _releases(self, releases: tuple[Release, ...]) -> list[dict[str, str | float | int]]:
+        return [release.fields for release in releases]
 
 
 class Privacy(Document):
-    """The claim, and the releases that it rests on."""
+    """The claim, and the releases that it rests on.
+
+    The fields from `colluding` to `masking` are those of `shared.config.PrivacyConfig`, and are
+    there under secure aggregation alone.
+    """
 
     private: bool
     unit: str = "user"
     adjacency: str = "add-or-remove-one"
     delta: UnitInterval
     trust: str = "local"
+    colluding: Count | None = None
+    dropouts: Count | None = None
+    masking: str | None = None
     organisations: Annotated[
         tuple[PrivacyOrganisation, ...], Require(bool, "at least one organisation")
     ]
@@ -276,25 +296,34 @@ def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
     )
 
 
-def privacy_section(
-    privacy: PrivacyConfig, spent: Mapping[str, tuple[float, list[Release]]]
-) -> Privacy:
+def privacy_section(privacy: PrivacyConfig, spent: Mapping[str, LedgerCost]) -> Privacy:
     """Return the claim, and what the sites' own ledgers say was released and what it cost."""
+    secure = privacy.secure
     return Privacy(
         private=privacy.private,
         unit="user",
         adjacency="add-or-remove-one",
         delta=privacy.delta,
-        trust="local",
+        trust=str(privacy.trust_asked),
         organisations=tuple(
             PrivacyOrganisation(
                 name=name,
-                epsilon=epsilon if privacy.private else None,
-                releases=tuple(releases),
+                epsilon=cost.epsilon if privacy.private else None,
+                releases=cost.releases,
+                **({"epsilon_if_all_collude": cost.epsilon_if_all_collude} if secure else {}),
             )
-            for name, (epsilon, releases) in spent.items()
+            for name, cost in spent.items()
         ),
+        **(_secure_aggregation(privacy, len(spent)) if secure else {}),
     )
+
+
+def _secure_aggregation(privacy: PrivacyConfig, organisations: int) -> dict[str, Any]:
+    return {
+        "colluding": privacy.colluding_of(organisations),
+        "dropouts": privacy.dropouts,
+        "masking": str(privacy.masking),
+    }
 
 
 def evaluation_section(

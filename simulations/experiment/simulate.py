@@ -101,7 +101,7 @@ def _round_observer(
             checkpoint.round,
             config.training.rounds,
             loss=baselines.validation_loss(baselines.recommender(model), simulation.split, window),
-            epsilon=max(epsilon for epsilon, _ in ledger_costs(sites).values()),
+            epsilon=max(cost.epsilon for cost in ledger_costs(sites).values()),
         )
 
     return observe

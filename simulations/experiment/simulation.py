@@ -15,7 +15,7 @@ from shared.config import RunConfig
 from shared.data.histories import Histories
 from shared.data.splits import HeldOut, TimeCuts
 from simulations.datasets.load import Dataset
-from simulations.experiment.config import SimulationConfig
+from simulations.experiment.config import SimulationConfig, by_itself
 from simulations.experiment.federation import SimulatedSite, make_site, sites_in
 from simulations.experiment.hold_out import timing
 from simulations.experiment.result_json import Timing
@@ -148,11 +148,13 @@ class Simulation:
             # The local baseline's noise is independent of the federation's.
             stream=number + len(self.parts) * local_baseline,
             evaluates=self.config.server.evaluate_every > 0,
+            organisations=1 if local_baseline else len(self.parts),
         )
 
     def run_config(self, folder: Path) -> RunConfig:
         """Return the configuration of the run in `folder`, which resumes if it has a checkpoint."""
-        return self.config.run(
+        config = self.config if folder == self.folder else by_itself(self.config)
+        return config.run(
             organisations=len(sites_in(folder / SITES)),
             catalogue=self.folder / CATALOGUE,
             out=folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.noise_plan import (
+    NoisePlan,
+    check_masking,
     noise_for_share,
     plan_noise,
     planned_releases,
@@ -19,7 +22,17 @@ from server.noise_plan import (
     split_epsilon,
     statistics_noise,
 )
-from shared.config import PrivacyConfig, RunConfig, TrainingConfig, WarmStartConfig
+from shared.config import (
+    Masking,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    TrainingConfig,
+    Trust,
+    WarmStartConfig,
+    Weighting,
+)
+from shared.errors import ConfigError
 from shared.messages import Statistic
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -131,3 +144,48 @@ def released(noise: float, steps: int = 1) -> Release:
     return Release(
         kind=ReleaseKind.STATISTICS, noise_multiplier=noise, sample_rate=1.0, steps=steps
     )
+
+
+def test_under_secure_aggregation_the_honest_shares_cost_what_was_promised() -> None:
+    """Eight organisations, of which two collude and one drops out: five shares."""
+    privacy = PrivacyConfig(epsilon=4.0, delta=DELTA, trust=Trust.SECURE_AGGREGATION, dropouts=1)
+    config = replace(
+        CONFIG,
+        privacy=privacy,
+        server=ServerConfig(organisations=8, weighting=Weighting.POPULATION),
+        training=TrainingConfig(rounds=3, sample_rate=0.5),
+    )
+    local = replace(config, privacy=PrivacyConfig(epsilon=4.0, delta=DELTA))
+    asked, alone = plan_noise(config), plan_noise(local)
+    for share, whole in ((asked.statistics, alone.statistics), (asked.training, alone.training)):
+        assert share == pytest.approx(whole / math.sqrt(5), rel=1e-4)
+        assert share > whole / math.sqrt(5)  # rounding is paid for
+    planned = planned_releases(config)
+    assert {release.shares for release in planned} == {5}
+    assert 3.99 <= epsilon(planned, DELTA) <= 4.0
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    for release in planned:
+        event = PoissonSampledDpEvent(
+            release.sample_rate, GaussianDpEvent(asked_noise(asked, release) * math.sqrt(5))
+        )
+        accountant.compose(event, release.steps)
+    assert epsilon(planned, DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=0.01)
+
+
+def asked_noise(asked: NoisePlan, release: Release) -> float:
+    statistics = release.kind is ReleaseKind.STATISTICS
+    return asked.statistics if statistics else asked.training
+
+
+@pytest.mark.parametrize(
+    ("masking", "simulated"), [(Masking.ON, True), (Masking.ON, False), (Masking.OFF, False)]
+)
+def test_secure_aggregation_is_refused_where_nothing_would_mask(
+    masking: Masking, simulated: bool
+) -> None:
+    privacy = PrivacyConfig(
+        epsilon=4.0, delta=DELTA, trust=Trust.SECURE_AGGREGATION, masking=masking
+    )
+    with pytest.raises(ConfigError, match="masked yet"):
+        check_masking(privacy, simulated=simulated)
+    check_masking(replace(privacy, masking=Masking.OFF), simulated=True)

@@ -36,7 +36,8 @@ COLD = RunConfig(
 FLAT = COLD.to_flat()
 FLOATS = [key for key, value in FLAT.items() if isinstance(value, float)]
 INTS = [key for key, value in FLAT.items() if type(value) is int]
-TEXTS = [key for key, value in FLAT.items() if isinstance(value, str)]
+NUMBER_OR_NONE = "privacy.colluding"
+TEXTS = [key for key, value in FLAT.items() if isinstance(value, str) and key != NUMBER_OR_NONE]
 SWITCHES = [key for key, value in FLAT.items() if isinstance(value, bool)]
 
 counts = st.integers(1, 2**31)
@@ -124,13 +125,19 @@ runs = st.builds(
 
 def with_another(key: str) -> dict[str, Value]:
     """`FLAT` with another value that fits the key; a warm start is as wide as its features."""
-    wide: dict[str, Value] = {"model.hidden_size": 0} if key == "warm_start.share" else {}
-    return FLAT | wide | {key: changed(key)}
+    fitting: dict[str, dict[str, Value]] = {
+        "warm_start.share": {"model.hidden_size": 0},
+        "privacy.trust": {"server.organisations": 8, "server.weighting": "population"},
+    }
+    return FLAT | fitting.get(key, {}) | {key: changed(key)}
 
 
 def changed(key: str) -> Value:
     """Another value that fits the key."""
     chosen: dict[str, Value] = {
+        "privacy.trust": "secure-aggregation",
+        "privacy.colluding": 2,
+        "privacy.masking": "off",
         "model.items": "ids",
         "model.own_items": "3,17",
         "model.trained": "scores",
@@ -338,6 +345,7 @@ def test_the_width_is_shared_out_among_the_heads() -> None:
 def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
     other = RunConfig.from_flat(with_another(key))
     free = key.startswith("paths.") or key in (
+        *("privacy.colluding", "privacy.dropouts", "privacy.masking"),  # of local trust
         "server.deadline_seconds",
         "server.max_population",
         "server.mlflow",
@@ -377,7 +385,10 @@ def test_a_table_holds_plain_values(value: object) -> None:
 
 
 def test_flatten_takes_any_dataclass() -> None:
-    assert flatten(PRIVACY) == {"epsilon": 8.0, "delta": 1e-5}
+    assert flatten(PRIVACY) == {
+        **{"epsilon": 8.0, "delta": 1e-5, "trust": "local", "colluding": "none"},
+        **{"dropouts": 0, "masking": "on"},
+    }
 
 
 @pytest.mark.parametrize("own", ["3,2", "0,1", "4,4"])
@@ -435,3 +446,39 @@ def test_metrics_are_not_asked_for_without_noise() -> None:
         RunConfig(
             privacy=PrivacyConfig(epsilon=None, delta=1e-5), server=ServerConfig(evaluate_every=2)
         )
+
+
+# --- secure aggregation --------------------------------------------------------------------------
+
+SECURE = FLAT | {
+    "privacy.trust": "secure-aggregation",
+    "server.organisations": 8,
+    "server.weighting": "population",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"server.organisations": 4, "privacy.colluding": 2}, "5 or more are needed"),
+        ({"privacy.dropouts": 3}, r"colluding \+ 2 dropouts"),
+        ({"server.aggregation": "median", "server.malicious": 1}, "nobody sees them"),
+        ({"training.local_steps": 2}, "one plain step"),
+        ({"training.optimiser": "adam"}, "one plain step"),
+        ({"server.weighting": "equal"}, "over all users alike"),
+    ],
+)
+def test_what_secure_aggregation_cannot_keep_is_refused(
+    changes: dict[str, Value], match: str
+) -> None:
+    RunConfig.from_flat(FLAT | changes | {"server.organisations": 8})  # with local trust
+    with pytest.raises(ConfigError, match=match):
+        RunConfig.from_flat(SECURE | changes)
+
+
+def test_shares_are_those_of_the_honest_that_stay() -> None:
+    config = RunConfig.from_flat(SECURE | {"privacy.dropouts": 1})
+    assert config.privacy.honest_shares(8) == 8 - 2 - 1
+    assert PRIVACY.honest_shares(8) == 1
+    without_privacy = RunConfig.from_flat(SECURE | {"privacy.epsilon": "none"})
+    assert not without_privacy.privacy.secure

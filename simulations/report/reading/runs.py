@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from shared.config import Masking
 from shared.errors import ReportError
 from shared.evaluation.exposure import DECILES
 from shared.privacy.release import Release
@@ -37,12 +38,14 @@ class Organisation:
         population: declared number of users.
         epsilon: spent in total; None without privacy.
         releases: its noised releases.
+        epsilon_if_all_collude: under secure aggregation, where only its own noise counts.
     """
 
     name: str
     population: int
     epsilon: float | None
     releases: tuple[Release, ...]
+    epsilon_if_all_collude: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,6 +92,9 @@ class Run:
         versions: by package.
         seed: of the run.
         seconds: in total.
+        colluding: under secure aggregation, how many organisations may collude with the
+            coordinator; None with local trust.
+        masked: whether answers were masked under secure aggregation.
     """
 
     folder: Path
@@ -113,6 +119,8 @@ class Run:
     versions: Mapping[str, str]
     seed: int
     seconds: float
+    colluding: int | None = None
+    masked: bool = True
 
     @property
     def worst(self) -> Organisation:
@@ -160,6 +168,8 @@ def read_run(folder: Path) -> Run:
         versions=result.versions,
         seed=result.seed,
         seconds=result.cost.seconds.total,
+        colluding=result.privacy.colluding,
+        masked=result.privacy.masking != Masking.OFF,
     )
 
 
@@ -188,6 +198,7 @@ def _organisations(file: Path, data: Data, privacy: Privacy) -> tuple[Organisati
                 population=populations[one.name],
                 epsilon=one.epsilon if privacy.private else None,
                 releases=one.releases,
+                epsilon_if_all_collude=one.epsilon_if_all_collude,
             )
         )
     return tuple(organisations)

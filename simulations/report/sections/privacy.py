@@ -25,6 +25,7 @@ def budget_section(run: Run) -> Section:
         return missing("budget", title, explanations.NO_BUDGET)
     if not all(math.isfinite(epsilon) for line in curves for epsilon in line.epsilon):
         return missing("budget", title, explanations.INFINITE)
+    secure = run.colluding is not None
     releases = [
         (
             one.name,
@@ -34,11 +35,13 @@ def budget_section(run: Run) -> Section:
             f"{release.noise_multiplier:.4g}",
             f"{release.sample_rate:.4g}",
             takeaways.number(one.epsilon),
+            *([takeaways.number(one.epsilon_if_all_collude)] * secure),
         )
         for one in run.organisations
         for release in one.releases
     ]
     head = "organisation|users|kind|noised sums|noise multiplier|sample rate|ε of all"
+    head += "|ε if all others collude" * secure
     return Section(
         key="budget",
         title=title,

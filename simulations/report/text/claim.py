@@ -80,12 +80,35 @@ def claim_of_run(run: Run) -> Claim:
         holds=True,
         title="The claim",
         headline=(
-            f"Anyone who sees everything that {who} sent can learn only a limited amount about any "
-            f"one of its users: ε = {epsilon:.2f}, at δ = {run.delta:g}."
+            f"Anyone who sees everything that {who} sent{_masks(run)} can learn only a limited "
+            f"amount about any one of its users: ε = {epsilon:.2f}, at δ = {run.delta:g}."
         ),
-        meaning=(_meaning(epsilon, run.delta),),
-        covers=_covers(),
+        meaning=(_meaning(epsilon, run.delta), *_secure_aggregation(run)),
+        covers=_covers(run),
         leaves_out=(*_summed_over_organisations(run), *_general_limits()),
+    )
+
+
+def _masks(run: Run) -> str:
+    return "" if run.colluding is None else ", in sums over all organisations,"
+
+
+def _secure_aggregation(run: Run) -> tuple[str, ...]:
+    """Return what is to be said of secure aggregation, if the run used it."""
+    if run.colluding is None:
+        return ()
+    everybody = max(one.epsilon_if_all_collude or 0.0 for one in run.organisations)
+    others = (
+        f"Up to {run.colluding} organisations may tell the coordinator all they know. If all "
+        "others did, only an organisation's own noise would protect its users: "
+        f"ε = {everybody:.2f}."
+    )
+    if run.masked:
+        return (others,)
+    return (
+        others,
+        "Masking was off: this run simulated the noise of secure aggregation alone. Each answer "
+        "left by itself, with a share of the noise, so that the higher ε is what holds here.",
     )
 
 
@@ -107,7 +130,7 @@ def claim_of_sweep(sweep: Sweep, detail: Run) -> Claim:
             f"users, which that run's ε states.{extra}"
         ),
         meaning=tuple(_meaning(one, detail.delta) for one in dict.fromkeys((low, high))),
-        covers=_covers(),
+        covers=_covers(detail),
         leaves_out=(
             "Several runs on the same people: each claim is about one run. If several are "
             "published, their ε add up. Choosing the best of many runs by their results costs ε "
@@ -156,7 +179,7 @@ def _meaning(epsilon: float, delta: float) -> str:
     )
 
 
-def _covers() -> tuple[tuple[str, str], ...]:
+def _covers(run: Run) -> tuple[tuple[str, str], ...]:
     return (
         (
             "Organisation",
@@ -178,13 +201,18 @@ def _covers() -> tuple[tuple[str, str], ...]:
             "each user, with their whole history at one organisation. The comparison is between "
             "data with and without that user (add or remove one user).",
         ),
-        (
-            "From whom",
-            "the coordinator, and anyone who sees everything that an organisation sent, now or "
-            "later, whatever else they know. No trust in others is needed: each organisation adds "
-            "its own noise.",
-        ),
+        ("From whom", _LOCAL if run.colluding is None else _SECURE.format(run.colluding)),
     )
+
+
+_LOCAL = (
+    "the coordinator, and anyone who sees everything that an organisation sent, now or later, "
+    "whatever else they know. No trust in others is needed: each organisation adds its own noise."
+)
+_SECURE = (
+    "the coordinator together with {} of the organisations, whatever else they know, as long as "
+    "they see masked answers and their sum. The noise of the others is what protects."
+)
 
 
 def _summed_over_organisations(run: Run) -> tuple[str, ...]:

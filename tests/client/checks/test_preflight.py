@@ -75,8 +75,8 @@ def joined(partner: Partner, authority: Authority, coordinator: str) -> Partner:
 
 def charge(partner: Partner, steps: int = 10, **form: float) -> Release:
     """One round in the ledger."""
-    values = {"noise_multiplier": 1.0, "sample_rate": 0.1} | form
-    release = Release(kind=ReleaseKind.TRAIN, steps=steps, **values)
+    noise, rate = form.get("noise_multiplier", 1.0), form.get("sample_rate", 0.1)
+    release = Release(kind=ReleaseKind.TRAIN, steps=steps, noise_multiplier=noise, sample_rate=rate)
     entry = Entry(run="r", round=1, release=release)
     partner.loaded.open_ledger().charge(entry, max_epsilon=math.inf, delta=1e-4)
     return release

@@ -78,7 +78,7 @@ def test_the_budget_as_data(
     assert (found["limit"], found["left"]) == (2.0, 2.0 - found["spent"])
     assert [(run["run"], run["rounds"]) for run in found["runs"]] == [(FIRST, 5), (SECOND, 2)]
     assert found["runs"][1]["releases"] == [
-        {"kind": "train", "noise_multiplier": 1.5, "sample_rate": 0.1, "steps": 4}
+        {"kind": "train", "noise_multiplier": 1.5, "sample_rate": 0.1, "steps": 4, "shares": 1}
     ]
     assert found["refusals"] == {"budget": 2, "policy": 1}
     assert found["following"]["like"]["steps"] == 2

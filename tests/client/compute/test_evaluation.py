@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ BOUND = math.sqrt(3)
 
 
 def plan(**changes: float) -> EvaluationPlan:
-    fields = {"sample_rate": 1.0, "clip_norm": BOUND, "noise_multiplier": 1.0}
+    fields: dict[str, Any] = {"sample_rate": 1.0, "clip_norm": BOUND, "noise_multiplier": 1.0}
     return EvaluationPlan(**fields | changes, k=10)
 
 

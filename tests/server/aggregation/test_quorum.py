@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from server.aggregation.quorum import minimum_organisations, minimum_replies, quorum_size
-from shared.config import Aggregation, ServerConfig
+from server.aggregation.quorum import (
+    minimum_organisations,
+    minimum_replies,
+    quorum_size,
+    with_secure_quorum,
+)
+from shared.config import Aggregation, PrivacyConfig, RunConfig, ServerConfig, Trust
 
 
 @pytest.mark.parametrize(
@@ -30,3 +35,14 @@ def test_a_new_run_waits_for_all_and_a_resumed_one_for_a_quorum() -> None:
     config = ServerConfig(organisations=8, quorum=0.5)
     assert minimum_organisations(config, resumed=False) == 8
     assert minimum_organisations(config, resumed=True) == 4
+
+
+@pytest.mark.parametrize("dropouts", [0, 1, 2])
+def test_a_sum_of_shares_needs_all_but_the_dropouts(dropouts: int) -> None:
+    privacy = PrivacyConfig(
+        epsilon=1.0, delta=1e-5, trust=Trust.SECURE_AGGREGATION, dropouts=dropouts
+    )
+    config = RunConfig(privacy=privacy, server=ServerConfig(organisations=8, quorum=0.1))
+    assert quorum_size(with_secure_quorum(config).server, 8) == 8 - dropouts
+    local = RunConfig(privacy=PrivacyConfig(epsilon=1.0, delta=1e-5), server=config.server)
+    assert with_secure_quorum(local) is local

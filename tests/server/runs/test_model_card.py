@@ -15,7 +15,15 @@ from server.runs.model_card import (
     requested_releases,
     write_card,
 )
-from shared.config import PrivacyConfig, RunConfig, ServerConfig, TrainingConfig
+from shared.config import (
+    Masking,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    TrainingConfig,
+    Trust,
+    Weighting,
+)
 
 CONFIG = RunConfig(
     privacy=PrivacyConfig(epsilon=8.0, delta=1e-5),
@@ -81,3 +89,28 @@ def test_without_privacy_nothing_is_claimed() -> None:
     assert "**None.**" in text
     assert "worst ε" not in text
     assert claimed_epsilon(replace(PUBLISHED, config=config)) == float("inf")
+
+
+def test_under_secure_aggregation_both_tiers_and_the_missing_masks_are_stated() -> None:
+    privacy = PrivacyConfig(
+        epsilon=8.0, delta=1e-5, trust=Trust.SECURE_AGGREGATION, masking=Masking.OFF, dropouts=1
+    )
+    config = RunConfig(
+        privacy=privacy,
+        training=TrainingConfig(rounds=20, sample_rate=0.1),
+        server=ServerConfig(organisations=8, weighting=Weighting.POPULATION),
+    )
+    published = replace(PUBLISHED, config=config)
+    card = write_card(published)
+    assert "2 of the 8 organisations together, with 1 more missing" in card
+    assert "Its masks were off: this was a simulation." in card
+    accountant = pld_privacy_accountant.PLDAccountant()
+    for release in requested_releases(config, 20):
+        assert release.shares == 5
+        sums = dp_event.GaussianDpEvent(release.noise_multiplier / 5**0.5)
+        event = dp_event.PoissonSampledDpEvent(release.sample_rate, sums)
+        accountant.compose(dp_event.SelfComposedDpEvent(event, release.steps))
+    (row,) = [line for line in card.splitlines() if "if all others collude" in line]
+    stated = float(row.split("|")[2])
+    assert stated == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
+    assert claimed_epsilon(published) <= 8.0 < stated

@@ -18,18 +18,18 @@ from shared.privacy import distributed_noise as module
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.distributed_noise import (
     GRID_BITS,
+    LARGEST_POINT,
     LARGEST_SHARE,
     MOST_NUMBERS,
     MOST_ORGANISATIONS,
     SMALLEST_SHARE,
     closeness,
-    from_points,
-    noised_points,
     share_deviation,
     share_for,
     sum_noise,
 )
 from shared.privacy.noise import SeededRandom, SystemRandom
+from shared.privacy.noise_share import from_points, noised_points
 from shared.privacy.release import Release, ReleaseKind
 
 Floats = NDArray[np.float64]
@@ -230,7 +230,7 @@ def test_nothing_wraps_at_the_largest_values() -> None:
     """Public bounds: clamped sums and the farthest noise of all organisations stay within int64."""
     huge = torch.full((1000,), 1e300, dtype=torch.float64)
     points = noised_points(huge, 1.0, LARGEST_SHARE, SystemRandom())
-    farthest = module._LARGEST_POINT + 17 * share_deviation(LARGEST_SHARE)
+    farthest = LARGEST_POINT + 17 * share_deviation(LARGEST_SHARE)
     assert int(points.max()) <= farthest
     assert MOST_ORGANISATIONS * farthest < 2**63
 
