@@ -90,6 +90,8 @@ def canonical_id(text: str) -> str:
     >>> canonical_id("1.2345678E7"), canonical_id("1.5E7"), canonical_id("12E7")
     ('12345678', '15000000', '12E7')
     """
+    if _is_plain(text):
+        return text
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     text = _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip()
@@ -99,6 +101,11 @@ def canonical_id(text: str) -> str:
         return "0"
     uuid = _UUID.fullmatch(text)
     return uuid[1].lower() if uuid else text
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text is nothing but ASCII letters and digits, as most ids are."""
+    return text.isascii() and text.isalnum()
 
 
 def _whole_float(text: str) -> str:
@@ -120,6 +127,8 @@ def inexact_id(text: str) -> bool:
     >>> inexact_id("1.2345678E7"), inexact_id("1.2345678E20")
     (False, True)
     """
+    if _is_plain(text):
+        return False
     text = text.strip()
     if text.endswith(INEXACT) or _SCIENTIFIC.fullmatch(text):
         return True
@@ -274,6 +283,8 @@ def find_near_ids(ids: Iterable[str], others: Iterable[str]) -> Mapping[str, str
 
 
 def _loosened(text: str) -> str:
+    if _is_plain(text):
+        return text.casefold().lstrip("0") or "0"
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     text = text.strip("'\"=+ ").casefold()
