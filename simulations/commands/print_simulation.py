@@ -40,7 +40,7 @@ def print_data(simulation: Simulation) -> None:
     )
     untested = len(histories) - len(simulation.evaluation_split.test_targets)
     if untested and simulation.cuts is None:
-        messages.print(f"{untested:,} users have no test event: they train, and are not evaluated")
+        messages.print(f"users without a test event, who train and are not evaluated: {untested:,}")
     for text in describe_timing(simulation.timing, len(histories) - untested):
         messages.print(Text(f"split: {text}"), soft_wrap=True)
     for text in summary.describe():
