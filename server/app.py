@@ -54,12 +54,15 @@ Observer = Callable[[Checkpoint], None]
 """Called with the state before the first round and after each one."""
 
 
-def make_app(config: RunConfig | None = None, observer: Observer | None = None) -> ServerApp:
+def make_app(
+    config: RunConfig | None = None, observer: Observer | None = None, *, masked: bool = False
+) -> ServerApp:
     """Return a ServerApp.
 
     Args:
         config: the run's parameters; None reads Flower's run config.
         observer: for the lab, which runs the server in its own process.
+        masked: for the lab, whether its grid hands out sums instead of single answers.
     """
     server_app = ServerApp()
 
@@ -68,7 +71,7 @@ def make_app(config: RunConfig | None = None, observer: Observer | None = None) 
         if config is None:  # a process of its own
             logs.set_up()
         run = config or RunConfig.from_flat(context.run_config)
-        coordinate(grid, run, observer or (lambda _: None))
+        coordinate(grid, run, observer or (lambda _: None), masked=masked)
 
     return server_app
 
@@ -76,7 +79,7 @@ def make_app(config: RunConfig | None = None, observer: Observer | None = None) 
 app = make_app()
 
 
-def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
+def coordinate(grid: Grid, config: RunConfig, observer: Observer, *, masked: bool = False) -> None:
     """Run a federation, or what is left of it, to its end.
 
     Raises:
@@ -89,7 +92,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """
     out, catalogue = _output_folder(config), _load_catalogue(config)
     check_aggregation(config.server)
-    check_masking(config.privacy, simulated=not config.paths.partners)
+    check_masking(config.privacy, simulated=not config.paths.partners, masked=masked)
     config = with_secure_quorum(config)
     with coordinator_lock(out):
         checkpoint = load_or_create_checkpoint(config, catalogue, out)

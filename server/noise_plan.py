@@ -55,18 +55,23 @@ class NoisePlan:
     training: float = 0.0
 
 
-def check_masking(privacy: PrivacyConfig, *, simulated: bool) -> None:
-    """Refuse secure aggregation with masks, which no node does yet, and outside the lab without.
+def check_masking(privacy: PrivacyConfig, *, simulated: bool, masked: bool = False) -> None:
+    """Refuse secure aggregation outside the lab: no node masks its answers yet.
+
+    Args:
+        privacy: the run's.
+        simulated: whether the organisations are the lab's.
+        masked: whether the lab masks their answers.
 
     Raises:
         ConfigError: it is asked for.
     """
-    if privacy.secure and not (simulated and privacy.masking is Masking.OFF):
+    if privacy.secure and not (simulated and (masked or privacy.masking is Masking.OFF)):
         raise ConfigError(
             f"privacy.trust = '{privacy.trust}' with privacy.masking = '{privacy.masking}': "
-            "answers cannot be masked yet, and each would leave with a share of the noise alone. "
-            "In the lab, privacy.masking = 'off' simulates that noise; a real run takes "
-            "privacy.trust = 'local'."
+            "nodes cannot mask their answers yet, and each would leave with a share of the noise "
+            "alone. The lab masks them in its own process (lab.engine = 'inprocess'), or simulates "
+            "the noise alone (privacy.masking = 'off'); a real run takes privacy.trust = 'local'."
         )
 
 

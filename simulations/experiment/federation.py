@@ -27,7 +27,7 @@ from client.site.site import FILE, Site
 from server.app import Observer, make_app
 from server.flower_internals import Run, TaskIdentity
 from server.rounds.grid import PatientGrid
-from shared.config import PrivacyConfig, RunConfig
+from shared.config import Masking, PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
@@ -35,6 +35,7 @@ from shared.data.reading import read_histories, write_interactions
 from shared.privacy.release import Release
 from shared.system.command_line import INTERRUPTED, messages
 from simulations.experiment.config import Engine
+from simulations.experiment.masked_sums import SUMMED, MaskedSums
 
 __all__ = [
     "InProcessGrid",
@@ -173,11 +174,13 @@ def run_federation(
     if engine is Engine.RAY:
         _run_on_ray(config, sites, observer)
         return
-    grid = InProcessGrid(app or client.app.app, sites)
+    masked = config.privacy.secure and config.privacy.masking is Masking.ON
+    combine = MaskedSums(sites, config.privacy) if masked else None
+    grid = InProcessGrid(app or client.app.app, sites, combine)
     context = Context(
         run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={}
     )
-    make_app(config, observer)(grid, context)
+    make_app(config, observer, masked=masked)(grid, context)
 
 
 class InProcessGrid(Grid):
@@ -186,10 +189,13 @@ class InProcessGrid(Grid):
     Args:
         app: the ClientApp that every node runs.
         sites: one node for each site folder, numbered from 1.
+        combine: what becomes of the answers to requests that are added up; None leaves them.
     """
 
-    def __init__(self, app: ClientApp, sites: Sequence[Path]) -> None:
-        self._app, self._run = app, Run.create_empty(run_id=1)
+    def __init__(
+        self, app: ClientApp, sites: Sequence[Path], combine: MaskedSums | None = None
+    ) -> None:
+        self._app, self._run, self._combine = app, Run.create_empty(run_id=1), combine
         self._contexts = {
             node: Context(
                 run_id=1,
@@ -236,13 +242,27 @@ class InProcessGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the reply to the first of these messages that has none yet.
 
-        One reply at a time, so that the coordinator can stop at its deadline.
+        One reply at a time, so that the coordinator can stop at its deadline; of requests whose
+        answers are masked, all replies.
         """
-        for number in self._messages:
-            if number in set(message_ids):
-                message = self._messages.pop(number)
-                return [self._app(message, self._contexts[message.metadata.dst_node_id])]
-        return []
+        asked = {
+            number: self._messages[number] for number in message_ids if number in self._messages
+        }
+        first = next((number for number in self._messages if number in asked), None)
+        if first is None:
+            return []
+        kind = self._messages[first].metadata.message_type
+        if self._combine is None or kind not in SUMMED:
+            return [self._answer(self._messages.pop(first))]
+        requests = [
+            self._messages.pop(number)
+            for number, message in asked.items()
+            if message.metadata.message_type == kind
+        ]
+        return self._combine(requests, [self._answer(message) for message in requests])
+
+    def _answer(self, message: Message) -> Message:
+        return self._app(message, self._contexts[message.metadata.dst_node_id])
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -6,7 +6,7 @@ A run that lacks something would otherwise stop after its organisations have pai
 |--------------------------------------------------------------|-------------------------------|
 | the server, the noise plan or the model refuses a setting    | refused, as they say it       |
 | a rule that needs several organisations, with `lab.alone`    | refused: one trains by itself |
-| secure aggregation with its masks, which are not there yet   | refused                       |
+| secure aggregation with its masks, on Ray                    | refused                       |
 | a device that is not there                                   | refused                       |
 | δ is not below 1 / an organisation's users                   | refused                       |
 | an organisation with fewer than two users                    | refused, with its name        |
@@ -26,7 +26,7 @@ from server.noise_plan import check_masking, plan_noise
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.models.attention import build
-from simulations.experiment.config import by_itself
+from simulations.experiment.config import Engine, by_itself
 from simulations.experiment.simulation import Simulation
 
 __all__ = ["check_requirements"]
@@ -65,7 +65,7 @@ def _check_settings(simulation: Simulation) -> None:
                 f"{error} Each organisation alone cannot be trained so: set lab.alone = false."
             ) from None
     run = config.run(organisations=sizes[0], catalogue=here, out=here, resume=False)
-    check_masking(run.privacy, simulated=True)
+    check_masking(run.privacy, simulated=True, masked=config.lab.engine is Engine.INPROCESS)
     plan_noise(run)
     with torch.random.fork_rng():
         build(run.model, simulation.dataset.catalogue)

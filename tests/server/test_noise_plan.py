@@ -189,3 +189,6 @@ def test_secure_aggregation_is_refused_where_nothing_would_mask(
     with pytest.raises(ConfigError, match="masked yet"):
         check_masking(privacy, simulated=simulated)
     check_masking(replace(privacy, masking=Masking.OFF), simulated=True)
+    check_masking(replace(privacy, masking=Masking.ON), simulated=True, masked=True)
+    with pytest.raises(ConfigError):
+        check_masking(privacy, simulated=False, masked=True)

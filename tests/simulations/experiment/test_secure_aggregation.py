@@ -101,7 +101,6 @@ def test_the_noise_that_is_added_is_the_share(
 @pytest.mark.parametrize(
     ("assignment", "match"),
     [
-        ("privacy.masking=on", "cannot be masked yet"),
         ("lab.organisations=3", "4 or more are needed"),
         ("privacy.colluding=3", "6 or more are needed"),
         ("privacy.dropouts=2", "colluding \\+ 2 dropouts"),
