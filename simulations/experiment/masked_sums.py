@@ -120,7 +120,7 @@ class MaskedSums:
             present=list(asked),
             vectors=vectors,
         )
-        part = total * (step / sum(weights.values()))
+        part = total.astype(np.float64) * (step / sum(weights.values()))
         parts = _like(part, next(iter(answered.values())))
         return [
             _reply(message, parts) if node in answered else reply

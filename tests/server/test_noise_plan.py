@@ -186,7 +186,7 @@ def test_secure_aggregation_is_refused_where_nothing_would_mask(
     privacy = PrivacyConfig(
         epsilon=4.0, delta=DELTA, trust=Trust.SECURE_AGGREGATION, masking=masking
     )
-    with pytest.raises(ConfigError, match="masked yet"):
+    with pytest.raises(ConfigError, match="nodes cannot mask"):
         check_masking(privacy, simulated=simulated)
     check_masking(replace(privacy, masking=Masking.OFF), simulated=True)
     check_masking(replace(privacy, masking=Masking.ON), simulated=True, masked=True)
