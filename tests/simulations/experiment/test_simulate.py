@@ -92,6 +92,7 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
     evaluation = result["evaluation"]
     assert evaluation["protocol"] == "leave-one-out, full ranking, seen items removed"
     assert (evaluation["split"], evaluation["users"]) == ("test", USERS)
+    assert set(evaluation["time"]) == {"later_training_share", "unseen_targets"}
     models = evaluation["models"]
     assert set(models) == {
         *("popularity", "popularity_private", "markov", "counts3", "counts3_local", "item_knn"),
