@@ -23,6 +23,7 @@ EXAMPLES = {
     "node-reference.md",
     "privacy.md",
     "run.md",
+    "secure-aggregation.md",
     "utility.md",
 }
 """Pages with `bash` blocks, which no test runs: other data, a GPU, systemd, Docker or root."""
