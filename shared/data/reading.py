@@ -29,7 +29,8 @@ whether there is an answer. What is no table, or lacks a column, is refused all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def histories_from_tables(
         ConfigError: `max_length` or `min_events` is out of range.
     """
     _at_least_one(max_length=max_length, min_events=min_events)
-    events = collect(_batches(tables, columns), columns.missing, catalogue.index, strict=strict)
+    with closing(_batches(tables, columns)) as batches:  # an error ends DuckDB's threads at once
+        events = collect(batches, columns.missing, catalogue.index, strict=strict)
     if strict and not len(events.user):
         raise DataError("there are no rows", file=source, remedy="Export the data again.")
     internal_ids = catalogue.find(events.items)
@@ -233,7 +235,7 @@ def _near_hint(near: Mapping[str, str], what: str) -> list[str]:
     return [f"{len(near):,} {what} but for {ways}, such as {text!r} and {other!r}"]
 
 
-def _batches(tables: Iterable[Table], columns: Columns) -> Iterator[Batch]:
+def _batches(tables: Iterable[Table], columns: Columns) -> Generator[Batch, None, None]:
     """Yield the user, item and time columns of all tables in batches."""
     for table in tables:
         names, first = table.columns, 1
