@@ -43,7 +43,7 @@ def test_as_data(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert accountant(monkeypatch, *budget, *spent, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["spent"] == [
-        {"kind": "train", "noise_multiplier": 3.0, "sample_rate": 0.1, "steps": 40}
+        {"kind": "train", "noise_multiplier": 3.0, "sample_rate": 0.1, "steps": 40, "shares": 1}
     ]
     assert found["release"]["steps"] == 60
     assert 7.99 < found["epsilon"]["sotto"] <= 8.0
