@@ -21,13 +21,13 @@ demo: $(READY)  ## train over 4 organisations at ε = 8 on the embedded data, in
 	$(BIN)/sotto-lab simulate --config simulations/recipes/demo.toml --out runs/demo
 
 test: $(READY)  ## the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: $(READY)  ## everything: lint, format, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 docs: $(READY)  ## the documentation as a site, into build/docs; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
