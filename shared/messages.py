@@ -7,6 +7,8 @@ is computed from it. A request's values are checked by the constraint types of `
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,14 +23,19 @@ from shared.errors import ConfigError, WireError
 from shared.message_records import (
     ARRAYS,
     FIELDS,
+    MESSAGE,
+    STEP,
     Arrays,
     array_bytes,
     field_types,
     has_field,
     only_records,
     pack,
+    pack_step,
+    read_bytes,
     read_fields,
     read_weights,
+    without_step,
 )
 from shared.outcomes import Refusal
 from shared.sections import (
@@ -48,17 +55,24 @@ from shared.sections import (
 )
 
 __all__ = [
+    "AGGREGATE",
+    "AGGREGATE_ACTION",
     "DESCRIBE",
     "DESCRIBE_ACTION",
     "EVALUATE",
+    "LARGEST_STEP",
     "LONGEST_NAME",
+    "MASKED_STEP",
     "PLAN",
     "PLAN_ACTION",
     "PROTOCOL",
     "STATISTICS",
     "STATISTICS_ACTION",
+    "STEPS",
     "SUMS",
     "TRAIN",
+    "AggregateReply",
+    "AggregateRequest",
     "DescribeReply",
     "DescribeRequest",
     "EvaluateReply",
@@ -69,12 +83,16 @@ __all__ = [
     "Statistic",
     "StatisticsReply",
     "StatisticsRequest",
+    "Summed",
     "TrainReply",
     "TrainRequest",
     "Weights",
     "is_name",
+    "largest_masked_input",
     "refusal_in",
     "refusal_reply",
+    "request_digest",
+    "summed_kind",
     "traffic",
 ]
 
@@ -86,12 +104,23 @@ PLAN_ACTION = "plan"
 PLAN = f"{MessageType.QUERY}.{PLAN_ACTION}"
 STATISTICS_ACTION = "statistics"
 STATISTICS = f"{MessageType.TRAIN}.{STATISTICS_ACTION}"
+AGGREGATE_ACTION = "aggregate"
+AGGREGATE = f"{MessageType.QUERY}.{AGGREGATE_ACTION}"
 PROTOCOL = 2
 """Version of the messages; increased when one changes its form."""
 LONGEST_NAME = 100
 """Most characters of an organisation's name, and of a run's."""
 SUMS = ("hr", "ndcg", "users")
 """The sums of an evaluation, in order; each user adds a value in [0, 1] to each."""
+
+STEPS = range(1, 6)
+"""Steps of secure aggregation; see `shared.secure_aggregation.messages`."""
+MASKED_STEP = 3
+"""The step that comes with the summed request, and whose answer is the masked input."""
+LARGEST_STEP = 2**20
+"""Most bytes of a step's message, but for the masked input: what the most organisations need."""
+_MASKED_HEADER = 100
+"""Most bytes of a masked input beside its numbers."""
 
 Weights = Arrays
 """Trainable weights, or their change, by parameter name."""
@@ -402,6 +431,118 @@ class StatisticsReply:
 
 Request = TrainRequest | EvaluateRequest | StatisticsRequest
 """The requests that are charged to the ledger."""
+
+
+class Summed(StrEnum):
+    """What is summed under secure aggregation."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    STATISTICS = "statistics"
+
+
+_SUMMED: dict[Summed, type[Request]] = {
+    Summed.TRAIN: TrainRequest,
+    Summed.EVALUATE: EvaluateRequest,
+    Summed.STATISTICS: StatisticsRequest,
+}
+
+
+@section(error=WireError)
+class AggregateRequest:
+    """One step of secure aggregation (`shared.secure_aggregation`).
+
+    Attributes:
+        run: name of the run.
+        attempt: number of the attempt at a sum; it grows with each one within a run, whatever is
+            summed, and never repeats. It is the protocol's round.
+        kind: what is summed.
+        step: 1 to 5.
+        message: the protocol's, at most `LARGEST_STEP` bytes.
+        request: whose answers are summed; in step 3, and in no other.
+    """
+
+    run: str
+    attempt: PositiveInt
+    kind: Choice[Summed]
+    step: Annotated[int, Require(lambda step: step in STEPS, "choose a step from 1 to 5")]
+    message: Annotated[bytes, Unchecked]
+    request: Annotated[Request | None, Unchecked] = None
+
+    def __post_init__(self) -> None:
+        asked = self.request
+        if (asked is not None) != (self.step == MASKED_STEP):
+            raise WireError(f"step {self.step} {'comes with' if asked else 'lacks'} a request.")
+        if asked is not None and (summed_kind(asked), asked.run) != (self.kind, self.run):
+            raise WireError(f"the summed request is not of kind '{self.kind}' and of this run.")
+
+    def to_content(self) -> RecordDict:
+        """Return the message as Flower records."""
+        request = None if self.request is None else self.request.to_content()
+        fields: dict[str, Value] = {
+            "protocol": PROTOCOL,
+            "run": self.run,
+            "attempt": self.attempt,
+            "kind": str(self.kind),
+            "step": self.step,
+        }
+        return pack_step(fields, self.message, request)
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> AggregateRequest:
+        """Read the message from Flower records; raises WireError."""
+        asked = without_step(content)
+        only_records(content, MESSAGE, STEP, *asked)
+        fields = read_fields(content, {"protocol": int} | field_types(cls), STEP)
+        _protocol(fields)
+        kind, request = fields["kind"], None
+        if kind not in list(Summed):
+            raise WireError(f"'{kind[:LONGEST_NAME]}' is nothing that is summed.")
+        if fields["step"] == MASKED_STEP:
+            request = _SUMMED[Summed(kind)].from_content(asked)
+        else:
+            only_records(content, MESSAGE, STEP)
+        return cls(message=read_bytes(content, LARGEST_STEP), request=request, **fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregateReply:
+    """A partner's message of a step of secure aggregation, and nothing else."""
+
+    message: bytes
+
+    def to_content(self) -> RecordDict:
+        """Return the message as Flower records."""
+        return pack_step(None, self.message)
+
+    @classmethod
+    def from_content(cls, content: RecordDict, most: int) -> AggregateReply:
+        """Read the message; raises WireError, also for one of more than `most` bytes."""
+        return cls(message=read_bytes(only_records(content, MESSAGE), most))
+
+
+def largest_masked_input(length: int) -> int:
+    """Return the most bytes of a masked input of so many numbers."""
+    return 8 * length + _MASKED_HEADER
+
+
+def summed_kind(request: Request) -> Summed:
+    """Return what a request's answers are, where they are summed."""
+    return next(kind for kind, cls in _SUMMED.items() if isinstance(request, cls))
+
+
+def request_digest(request: Request) -> bytes:
+    """Return SHA-256 of all that a request says, its weights included: equal on both sides."""
+    digest = hashlib.sha256()
+    fields = {"kind": str(summed_kind(request))} | _request_fields(request)
+    digest.update(json.dumps(fields, sort_keys=True).encode())
+    weights = {} if isinstance(request, StatisticsRequest) else request.weights
+    for name in sorted(weights):
+        value = np.ascontiguousarray(weights[name], "<f4")
+        # Lengths first, so that no two requests are one row of bytes.
+        digest.update(json.dumps([name, *weights[name].shape]).encode() + b"\0")
+        digest.update(value.tobytes())
+    return digest.digest()
 
 
 def refusal_reply(code: Refusal, request: Message) -> Message:

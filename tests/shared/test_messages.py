@@ -19,11 +19,16 @@ from hypothesis import strategies as st
 from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
 from shared.errors import WireError
 from shared.messages import (
+    AGGREGATE,
     DESCRIBE,
     EVALUATE,
+    LARGEST_STEP,
     PROTOCOL,
+    STEPS,
     SUMS,
     TRAIN,
+    AggregateReply,
+    AggregateRequest,
     DescribeReply,
     DescribeRequest,
     EvaluateReply,
@@ -33,11 +38,14 @@ from shared.messages import (
     Statistic,
     StatisticsReply,
     StatisticsRequest,
+    Summed,
     TrainReply,
     TrainRequest,
     Weights,
     refusal_in,
     refusal_reply,
+    request_digest,
+    summed_kind,
     traffic,
 )
 from shared.outcomes import Refusal
@@ -307,6 +315,88 @@ def test_the_bytes_of_a_message_are_those_of_the_protocol(name: str) -> None:
     assert recorddict_to_proto(read.to_content()) == content
 
 
+# --- steps of secure aggregation ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", STEPS)
+def test_a_step_arrives_as_it_was_sent(number: int) -> None:
+    sent = step(number)
+    read = AggregateRequest.from_content(arrived(sent.to_content()))
+    assert replace(read, step=1, request=None) == replace(sent, step=1, request=None)
+    assert read.step == number
+    assert (read.request is None) == (number != 3)
+    if isinstance(read.request, TrainRequest):
+        assert same(read.request.weights, WEIGHTS)
+    reply = AggregateReply(message=b"of the protocol")
+    assert AggregateReply.from_content(arrived(reply.to_content()), 15) == reply
+    assert AGGREGATE == "query.aggregate"
+
+
+@pytest.mark.parametrize("asked", [request(), evaluation(), statistic()], ids=type)
+def test_both_sides_compute_one_digest_of_a_request(asked: Any) -> None:  # noqa: ANN401
+    sent = AggregateRequest(
+        run=asked.run, attempt=1, kind=summed_kind(asked), step=3, message=b"m", request=asked
+    )
+    read = AggregateRequest.from_content(arrived(sent.to_content())).request
+    assert read is not None
+    assert request_digest(read) == request_digest(asked)
+    assert request_digest(replace(read, noise_multiplier=3.0)) != request_digest(asked)
+    if not isinstance(asked, StatisticsRequest):
+        for weights in (
+            {"a": WEIGHTS["a"].reshape(3, 2), "b": WEIGHTS["b"]},
+            {"a": WEIGHTS["a"] + np.float32(1e-7), "b": WEIGHTS["b"]},
+            {"b": WEIGHTS["a"], "a": WEIGHTS["b"]},
+        ):
+            assert request_digest(replace(asked, weights=weights)) != request_digest(asked)
+
+
+def test_a_step_with_another_request_or_none_is_refused() -> None:
+    whole = step(3)
+    for change, match in (
+        ({"request": None}, "step 3 lacks a request"),
+        ({"step": 4}, "step 4 comes with a request"),
+        ({"kind": Summed.EVALUATE}, "not of kind 'evaluate'"),
+        ({"run": "autumn"}, "of this run"),
+        ({"step": 6}, "from 1 to 5"),
+        ({"attempt": 0}, "attempt = 0"),
+    ):
+        with pytest.raises(WireError, match=match):
+            replace(whole, **change)
+    content = step(1).to_content()
+    for name, record in request().to_content().items():
+        content[name] = record
+    with pytest.raises(WireError, match="alone"):
+        AggregateRequest.from_content(arrived(content))
+
+
+def test_a_step_of_another_kind_is_refused() -> None:
+    content = arrived(step().to_content())
+    fields_of(content)["kind"] = "describe"
+    with pytest.raises(WireError, match="nothing that is summed"):
+        AggregateRequest.from_content(content)
+
+
+def test_a_steps_message_is_one_row_of_bytes_of_a_bounded_size() -> None:
+    for value, match in (
+        (np.zeros(LARGEST_STEP + 1, np.uint8), f"not at most {LARGEST_STEP} bytes"),
+        (np.zeros(LARGEST_STEP + 10_000, np.uint8), "are the most"),
+        (np.zeros((2, 2), np.uint8), "not at most"),
+        (np.zeros(2, np.float32), "float32"),
+    ):
+        content = arrived(step().to_content())
+        content["message"] = ArrayRecord({"message": Array(value)})
+        with pytest.raises(WireError, match=match):
+            AggregateRequest.from_content(arrived(content))
+        with pytest.raises(WireError):
+            AggregateReply.from_content(arrived(content), LARGEST_STEP)
+    two = arrived(AggregateReply(message=b"m").to_content())
+    arrays_of(two)["other"] = Array(np.zeros(1, np.uint8))
+    with pytest.raises(WireError, match="alone"):
+        AggregateReply.from_content(two, 10)
+    with pytest.raises(WireError, match="alone"):
+        AggregateReply.from_content(arrived(TrainReply(change=WEIGHTS).to_content()), 10)
+
+
 # --- fields ------------------------------------------------------------------------------------
 
 
@@ -329,6 +419,17 @@ def plan() -> PlanRequest:
     )
 
 
+def step(number: int = 1) -> AggregateRequest:
+    return AggregateRequest(
+        run="spring",
+        attempt=7,
+        kind=Summed.TRAIN,
+        step=number,
+        message=b"of the protocol",
+        request=replace(request(), run="spring") if number == 3 else None,
+    )
+
+
 MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
     "describe request": (DescribeRequest, DescribeRequest().to_content()),
     "describe reply": (DescribeReply, DESCRIPTION.to_content()),
@@ -337,6 +438,7 @@ MESSAGES: dict[str, tuple[type[Any], RecordDict]] = {
     "train request": (TrainRequest, request().to_content()),
     "evaluate request": (EvaluateRequest, evaluation().to_content()),
     "statistics request": (StatisticsRequest, statistic().to_content()),
+    "aggregate request": (AggregateRequest, step().to_content()),
 }
 FIELDS = [(message, key) for message, (_, c) in MESSAGES.items() for key in fields_of(c)]
 
@@ -408,7 +510,9 @@ def test_a_request_out_of_range_cannot_even_be_built(sites: Sites) -> None:
         sites.request(noise_multiplier=math.nan)
 
 
-@pytest.mark.parametrize("message", ["describe request", "train request", "evaluate request"])
+@pytest.mark.parametrize(
+    "message", ["describe request", "train request", "evaluate request", "aggregate request"]
+)
 def test_another_protocol_is_refused(message: str) -> None:
     kind, content = copied(message)
     fields_of(content)["protocol"] = PROTOCOL + 1
