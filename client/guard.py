@@ -191,7 +191,7 @@ class Guard:
         if not self._site.roster.honest_shares:
             raise Refused(
                 Refusal.POLICY,
-                "secure aggregation is asked for, and site.toml names no peers: set [roster]",
+                f"secure aggregation is asked for. {self._site.roster.problem}",
             )
         share = request.noise_multiplier
         if not SMALLEST_SHARE <= share <= LARGEST_SHARE:

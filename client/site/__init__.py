@@ -7,7 +7,8 @@
 - `locate`: which site a node serves.
 - `template`: the site.toml that a new site begins with.
 - `setup`: creates a site: folder, key, ledger, anchor and site.toml.
-- `keys`: the node's key pair.
+- `keys`: the node's key pair, and how a key pair is stored.
+- `aggregation_key`: the key that it signs with under secure aggregation, and whom it believes.
 - `lock`: one site has one node.
 - `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
 - `user_count`: notices that many users came or went since the data was last read.

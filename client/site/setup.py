@@ -1,4 +1,4 @@
-"""Create a new site: its folder, key pair, ledger, anchor and site.toml, in this order.
+"""Create a new site: its folder, key pairs, ledger, anchor and site.toml, in this order.
 
 So a folder with a site.toml is complete. Nothing that exists is overwritten: an existing key is
 used, and so is an existing ledger of the same users. After a crash or a mistake, the same command
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.ledger.recovery import restore as restore_ledger
+from client.site.aggregation_key import make_aggregation_key
 from client.site.coordinator import CoordinatorConfig
 from client.site.keys import make_key, public_file, public_key
 from client.site.local_port import find_free_port
@@ -115,6 +116,7 @@ def _fill(file: Path, text: str, restore: bool) -> Site:
     if not site.key_file.exists():
         make_key(site.key_file)
     public_key(site.key_file)
+    make_aggregation_key(site)
     if restore:
         restore_ledger(site.ledger_file, site.user_base, site.anchor_file)
     if site.ledger_file.exists():

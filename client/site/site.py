@@ -5,6 +5,7 @@ Nothing that a coordinator sends can change what stands here.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Hashable, Mapping
 from dataclasses import field
@@ -21,7 +22,7 @@ from client.ledger.register import enter_ledger, new_ledger_entry
 from client.site.coordinator import CoordinatorConfig
 from client.site.node import NodeConfig
 from client.site.policy import Policy
-from client.site.roster import Roster
+from client.site.roster import PEERS, Roster, is_same_name
 from client.site.simulated import LabSeed, simulated_node
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -79,6 +80,12 @@ class Site:
                 f"policy.delta = {delta}: choose a number above 0 and below 1 / population = "
                 f"{below:.3g}."
             )
+        for name in self.roster.peers:
+            if is_same_name(name, self.organisation):
+                raise ConfigError(
+                    f"roster.peers: '{name}' is this site's own name. Name the others alone: this "
+                    "site counts by itself."
+                )
 
     @classmethod
     def load(cls, path: Path) -> Site:
@@ -97,9 +104,12 @@ class Site:
         if "folder" in tables:
             raise SiteError(f"{file}: 'folder' is where this file lies, no key of it: remove it.")
         try:
+            peers = _take_peers(tables)
             refuse_secrets(tables)
             _join_list(tables.get("policy"), "answers")
-            return parse_sections(cls, flat_tables(tables) | {"folder": str(file.parent.resolve())})
+            return parse_sections(
+                cls, flat_tables(tables) | peers | {"folder": str(file.parent.resolve())}
+            )
         except ConfigError as error:
             raise SiteError(f"{file}: {error}") from error
 
@@ -224,3 +234,16 @@ def _join_list(table: object, key: str) -> None:
     """Join a list of texts into one text, which is the form that a run config has for it."""
     if isinstance(table, dict) and isinstance(table.get(key), list):
         table[key] = ",".join(map(str, table[key]))
+
+
+def _take_peers(tables: dict[str, object]) -> dict[str, Value]:
+    """Take the table [roster.peers] out, as one value: names of organisations are no keys of ours.
+
+    Its form is checked where it is read (`client.site.roster`).
+    """
+    roster = tables.get("roster")
+    if not isinstance(roster, dict) or PEERS not in roster:
+        return {}
+    peers = json.dumps(roster[PEERS], default=str)
+    tables["roster"] = {key: value for key, value in roster.items() if key != PEERS}
+    return {f"roster.{PEERS}": peers}

@@ -31,7 +31,7 @@ class Key:
     name: str
     meaning: str
     default: Value | Sequence[str] | None = None
-    example: Value | None = None
+    example: Value | Mapping[str, str] | None = None
 
     @property
     def section(self) -> str:
@@ -103,9 +103,22 @@ KEYS = (
     Key("policy.max_stored_mb", "room for the bodies of answers that are kept", 1000.0),
     Key("policy.max_answers", "most requests that are ever charged", 100000),
     Key("policy.answer_seconds", "when a reply leaves after its request; 0: when ready", 0.0),
-    Key("roster.organisations", "organisations that you know to be independent, you included", 1),
-    Key("roster.colluding", "how many of them may collude with the coordinator all the same", 1),
-    Key("roster.fewest", "how many of them must be in every sum", 1, 5),
+    Key(
+        "roster.peers",
+        "aggregation keys of organisations that you know to be independent; you count by yourself."
+        " `sotto-node peers add` writes them",
+        None,
+        {"Beta Books": "AhYCZ..."},
+    ),
+    Key("roster.organisations", "follows from the peers; in the lab it stands alone", None, 8),
+    Key(
+        "roster.colluding",
+        "how many of them may collude with the coordinator all the same; default: a third, at "
+        "least 1",
+        None,
+        2,
+    ),
+    Key("roster.fewest", "how many of them, with you, must be in every sum; default: all", None, 8),
     Key("coordinator.superlink", "the coordinator's address, host:port", "", "sotto.example:9092"),
     Key(
         "coordinator.root_certificates",
@@ -157,4 +170,8 @@ def _example(key: Key) -> str:
     shown = key.default if key.example is None else key.example
     if shown is None:
         return "..."
+    if isinstance(shown, Mapping):
+        table = tomlkit.inline_table()
+        table.update(shown)
+        return table.as_string()
     return tomlkit.item(shown if isinstance(shown, str | int | float) else list(shown)).as_string()

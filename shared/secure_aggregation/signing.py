@@ -6,6 +6,9 @@ label of this protocol, so that no signature made for another purpose is one of 
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,13 +31,17 @@ __all__ = [
     "SIGNATURE_SIZE",
     "Identity",
     "check_public",
+    "fingerprint",
     "is_signature",
     "public_from_openssh",
+    "public_from_text",
+    "public_to_text",
 ]
 
 PUBLIC_SIZE, SIGNATURE_SIZE = 49, 96
 """Bytes of a public key (a compressed point) and of a signature (r and s)."""
 _HALF = SIGNATURE_SIZE // 2
+_FINGERPRINT_DIGITS, _GROUP = 32, 4
 _CURVE, _SCHEME = ec.SECP384R1(), ec.ECDSA(SHA384())
 
 
@@ -85,6 +92,38 @@ def check_public(public: bytes) -> None:
         SecureAggregationError: it is not.
     """
     _loaded(public)
+
+
+def public_to_text(public: bytes) -> str:
+    """Return a public key as 68 characters of base64."""
+    return base64.b64encode(public).decode("ascii")
+
+
+def public_from_text(text: str) -> bytes:
+    """Return the public key that `public_to_text` wrote.
+
+    Raises:
+        SecureAggregationError: it is not a public key on P-384 as a compressed point, in base64.
+    """
+    try:
+        public = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        public = b""
+    check_public(public)
+    return public
+
+
+def fingerprint(public: bytes) -> str:
+    """Return the first 128 bits of a public key's SHA-256, as eight groups of hex digits.
+
+    For people who compare keys by telephone; whoever looks for a key with the fingerprint of
+    another needs about 2^128 attempts.
+
+    >>> fingerprint(b"")
+    'e3b0 c442 98fc 1c14 9afb f4c8 996f b924'
+    """
+    digits = hashlib.sha256(public).hexdigest()[:_FINGERPRINT_DIGITS]
+    return " ".join(digits[at : at + _GROUP] for at in range(0, _FINGERPRINT_DIGITS, _GROUP))
 
 
 def public_from_openssh(line: str) -> bytes:

@@ -102,7 +102,7 @@ def test_a_real_node_refuses_to_let_a_share_leave_unmasked(sites: Sites) -> None
 
 def test_without_peers_it_is_refused(sites: Sites) -> None:
     changes = {"roster.organisations": 1, "roster.colluding": 0, "roster.fewest": 1}
-    refused(House(sites, changes), request(sites), r"set \[roster\]")
+    refused(House(sites, changes), request(sites), "names no other organisation")
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_the_site_is_its_owners_alone(partner: Partner) -> None:
     site = partner.loaded
     assert mode(partner.site) == 0o700
     assert mode(site.key_file) == 0o600
+    assert mode(partner.site / "aggregation_key") == 0o600
     assert mode(site.ledger_file) == 0o600
     assert mode(site.anchor_file) == 0o600
     assert not [name for name in partner.site.iterdir() if name.suffix == ".new"]
