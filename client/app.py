@@ -25,6 +25,7 @@ from client.compute.trainer import LocalPlan, train
 from client.guard import Computation, Guard
 from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note
+from client.site.aggregation_key import public_if_any
 from client.site.locate import locate
 from client.site.policy import Ask
 from client.site.simulated import simulated_node
@@ -112,6 +113,7 @@ def describe(message: Message, context: Context) -> Message:
         organisation=site.organisation,
         population=site.population,
         catalogue=_catalogue(site).fingerprint,
+        aggregation_key=public_if_any(site),
     )
     return Message(reply.to_content(), reply_to=message)
 

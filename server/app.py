@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from server.noise_plan import (
 from server.rounds.affordability import ask_whether_all_can_pay
 from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
-from server.rounds.participants import NamesByNode, Participants, Partner
+from server.rounds.participants import Participants, Partner
 from server.rounds.requests import Terms, plan_request
 from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
@@ -42,8 +43,9 @@ from server.warm_start.public import read_public
 from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
-from shared.errors import CheckpointError, ConfigError
+from shared.errors import CheckpointError, ConfigError, ServerError
 from shared.models.attention import build, trainable
+from shared.secure_aggregation.signing import public_to_text
 
 __all__ = ["MODEL", "Observer", "app", "make_app"]
 
@@ -94,6 +96,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer, *, masked: boo
     check_aggregation(config.server)
     check_masking(config.privacy, simulated=not config.paths.partners, masked=masked)
     config = with_secure_quorum(config)
+    record = _record_of_partners(config)
     with coordinator_lock(out):
         checkpoint = load_or_create_checkpoint(config, catalogue, out)
         reporter = RunReporter(out, config, run=checkpoint.run, finished_rounds=checkpoint.round)
@@ -106,9 +109,9 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer, *, masked: boo
                 participants=Participants(
                     config,
                     checkpoint.catalogue,
-                    reporter.partner_changed,
+                    partial(_partner_changed, reporter, record),
                     reporter.partner_declined,
-                    _names_on_record(config),
+                    None if record is None else record.names_by_node,
                 ),
                 reporter=reporter,
             )
@@ -330,11 +333,24 @@ def _output_folder(config: RunConfig) -> Path:
     return Path(config.paths.out).expanduser()
 
 
-def _names_on_record(config: RunConfig) -> NamesByNode | None:
-    """Return what looks up the organisation of each node; None where there is no record."""
+def _record_of_partners(config: RunConfig) -> PartnerRegistry | None:
+    """Return the coordinator's record of partners; None where there is none, as in the lab."""
     if not config.paths.partners:
         return None
-    return PartnerRegistry(Path(config.paths.partners).parent).names_by_node
+    return PartnerRegistry(Path(config.paths.partners).parent)
+
+
+def _partner_changed(
+    reporter: RunReporter, record: PartnerRegistry | None, partner: Partner
+) -> None:
+    """Report a partner that joined or left, and keep its aggregation key with its record."""
+    reporter.partner_changed(partner)
+    if record is None or not partner.aggregation_key:
+        return
+    try:
+        record.keep_aggregation_key(partner.organisation, public_to_text(partner.aggregation_key))
+    except (ServerError, OSError) as error:  # it is shown to people, and no run needs it
+        log.warning("the aggregation key of %s is not kept: %s", partner.organisation, error)
 
 
 def _load_catalogue(config: RunConfig) -> Catalogue:

@@ -19,7 +19,7 @@ from flwr.app import Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
 from shared.config import LocalTraining, ModelConfig, Trust
-from shared.errors import ConfigError, WireError
+from shared.errors import ConfigError, SecureAggregationError, WireError
 from shared.message_records import (
     ARRAYS,
     FIELDS,
@@ -53,6 +53,7 @@ from shared.sections import (
     parse_sections,
     section,
 )
+from shared.secure_aggregation.signing import public_from_text
 
 __all__ = [
     "AGGREGATE",
@@ -128,7 +129,7 @@ UncheckedWeights = Annotated[Weights, Unchecked]
 """Weights as a field: `read_weights` has checked each array's form as it was read."""
 
 _SUMS, _TOTAL = "sums", "total"
-_TRUST = "trust"
+_TRUST, _AGGREGATION_KEY = "trust", "aggregation_key"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
 
@@ -140,6 +141,14 @@ def is_name(text: str) -> bool:
     [True, False, False]
     """
     return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        public_from_text(text)
+    except SecureAggregationError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,20 +175,28 @@ class DescribeReply:
         organisation: the name it goes by; see `is_name`.
         population: declared users, >= 1.
         catalogue: fingerprint of the catalogue it holds.
+        aggregation_key: the public key that its peers know it by under secure aggregation, as
+            `public_to_text` writes it; "" from a site that has none.
     """
 
     organisation: Annotated[str, Require(is_name, "a partner's name can be shown")]
     population: Annotated[int, Require(lambda users: users >= 1, "a partner has users")]
     catalogue: str
+    aggregation_key: Annotated[
+        str,
+        Require(lambda text: not text or _is_public_key(text), "a key is a point on P-384"),
+    ] = ""
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        return pack(flatten(self))
+        left_out = () if self.aggregation_key else (_AGGREGATION_KEY,)
+        return pack(flatten(self, without=left_out))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeReply:
         """Read the message from Flower records; raises WireError."""
-        return cls(**read_fields(only_records(content, FIELDS), field_types(cls)))
+        record = only_records(content, FIELDS)
+        return cls(**read_fields(record, _sent_types(cls, record)))
 
 
 @section(error=WireError)
@@ -590,9 +607,13 @@ def _without_local_trust(fields: dict[str, Value]) -> dict[str, Value]:
 
 
 def _sent_types(cls: type, content: RecordDict) -> dict[str, type]:
-    """Return the types of the fields that a request holds; of local trust it has no `trust`."""
-    sent = has_field(content, _TRUST)
-    return {name: kind for name, kind in field_types(cls).items() if name != _TRUST or sent}
+    """Return the types of the fields that a message holds; two are left out where they say nothing.
+
+    They are the `trust` of a request, where it is local, and the `aggregation_key` of a site that
+    has none.
+    """
+    absent = {name for name in (_TRUST, _AGGREGATION_KEY) if not has_field(content, name)}
+    return {name: kind for name, kind in field_types(cls).items() if name not in absent}
 
 
 def _protocol_of(content: RecordDict) -> int:

@@ -30,7 +30,9 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sections": {"errors"},
         "config": {"errors", "sections"},
         "message_records": {"errors"},
-        "messages": {"config", "errors", "message_records", "outcomes", "sections"},
+        "messages": {
+            *("config", "errors", "message_records", "outcomes", "secure_aggregation", "sections"),
+        },
         "system": {"errors"},
         "data": {"errors", "system"},
         "evaluation": {"data"},

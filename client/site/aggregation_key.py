@@ -17,7 +17,12 @@ from client.site.keys import load_key, make_key, public_file, public_line
 from client.site.site import Site
 from shared.errors import ConfigError, SecureAggregationError, SiteError
 from shared.secure_aggregation import roster as protocol
-from shared.secure_aggregation.signing import Identity, public_from_openssh, public_from_text
+from shared.secure_aggregation.signing import (
+    Identity,
+    public_from_openssh,
+    public_from_text,
+    public_to_text,
+)
 from shared.system.files import UMASK, write_atomically
 from shared.system.supervise import Account
 
@@ -26,6 +31,7 @@ __all__ = [
     "load_identity",
     "make_aggregation_key",
     "protocol_roster",
+    "public_if_any",
     "public_line_of",
     "read_public",
 ]
@@ -76,6 +82,17 @@ def load_identity(site: Site) -> Identity:
         "the key has to be that user's"
     )
     return Identity(name=site.organisation, key=load_key(key_file(site), _WHAT, remedy))
+
+
+def public_if_any(site: Site) -> str:
+    """Return the public key as a node tells it; "" where there is no key that can be read.
+
+    A site whose key is missing or damaged still takes part in runs without masks.
+    """
+    try:
+        return public_to_text(load_identity(site).public)
+    except SiteError:
+        return ""
 
 
 def protocol_roster(site: Site) -> protocol.Roster:

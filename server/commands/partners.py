@@ -19,6 +19,8 @@ from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
 from server.state.partners import Member, PartnerRegistry, PartnerState, read_key
 from shared.errors import ServerError
+from shared.secure_aggregation.signing import fingerprint as key_fingerprint
+from shared.secure_aggregation.signing import public_from_text
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["accept_command", "invite_command", "list_command", "revoke_command"]
@@ -114,13 +116,22 @@ def list_command(server: ServerOption = Path(), *, as_json: JsonOption = False) 
     nodes = _nodes(settings) if any(p.state is PartnerState.ACCEPTED for p in partners) else {}
     if as_json:
         write_json(
-            [asdict(partner) | {"connection": _connection(partner, nodes)} for partner in partners]
+            [
+                asdict(partner)
+                | {
+                    "connection": _connection(partner, nodes),
+                    "aggregation_key_fingerprint": _fingerprint(partner),
+                }
+                for partner in partners
+            ]
         )
         return
-    table = table_of("partner", "state", "since (UTC)", "connection", "node")
+    headings = ("partner", "state", "since (UTC)", "connection", "node", "aggregation key")
+    table = table_of(*headings)
     for partner in partners:
         since = partner.since[:16].replace("T", " ")
-        row = (partner.name, partner.state, since, _connection(partner, nodes), partner.node)
+        row = [partner.name, partner.state, since, _connection(partner, nodes), partner.node]
+        row.append(_fingerprint(partner))
         table.add_row(*(Text(str(cell)) for cell in row))
     output.print(table)
 
@@ -145,6 +156,12 @@ def _connection(partner: Member, nodes: dict[str, str]) -> str:
     if partner.state is not PartnerState.ACCEPTED:
         return ""
     return nodes.get(partner.node, _UNKNOWN)
+
+
+def _fingerprint(partner: Member) -> str:
+    """Return the fingerprint of the aggregation key that the node stated last; "" for none."""
+    key = partner.aggregation_key
+    return key_fingerprint(public_from_text(key)) if key else ""
 
 
 def _audit(settings: Settings) -> AuditLog:

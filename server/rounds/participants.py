@@ -18,6 +18,7 @@ no other. No single node can end a start, or keep another one out.
 | more users than `server.max_population`, or so many that | declined                  | declined|
 | δ is not below 1 / population                            |                           |         |
 | another catalogue, or nothing that can be understood     | declined                  | declined|
+| the aggregation key of another that takes part           | declined                  | declined|
 
 The requests to an organisation are planned for all rounds of a run. One that joins late or is away
 for a while answers fewer of them, and spends less than its planned ε.
@@ -37,6 +38,7 @@ from server.rounds.replies import reply_content
 from shared.config import RunConfig
 from shared.errors import QuorumError, ReplyError, WireError
 from shared.messages import DESCRIBE, DescribeReply, DescribeRequest
+from shared.secure_aggregation.signing import public_from_text
 
 __all__ = ["Declined", "NamesByNode", "Participants", "Partner"]
 
@@ -67,12 +69,15 @@ class Partner:
         organisation: its name.
         population: its declared users.
         connected: whether its node is connected.
+        aggregation_key: its public key under secure aggregation, 49 bytes; b"" where its site has
+            none. What peers believe of it is their own affair.
     """
 
     node_id: int
     organisation: str
     population: int
     connected: bool = True
+    aggregation_key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +215,7 @@ class Participants:
                     node_id=node,
                     organisation=described.organisation,
                     population=described.population,
+                    aggregation_key=_key(described),
                 )
             )
 
@@ -239,6 +245,15 @@ class Participants:
         if described.catalogue != self._catalogue:
             raise WireError(f"{declared} holds another version of the catalogue")
         self._check_population(described.population, declared)
+        self._check_aggregation_key(_key(described), declared)
+
+    def _check_aggregation_key(self, key: bytes, name: str) -> None:
+        for other in self._partners.values():
+            if key and other.aggregation_key == key and other.organisation != name:
+                raise WireError(
+                    f"{name} has the aggregation key of {other.organisation}: a copy of its site's "
+                    "folder? Each site makes its own: sotto-node peers key"
+                )
 
     def _check_population(self, population: int, name: str) -> None:
         limit, privacy = self._config.server.max_population, self._config.privacy
@@ -274,6 +289,11 @@ class Participants:
             silent = {node for node, _ in self._asked.values()}
             reasons.append(f"{len(silent)} did not say who they are")
         return "; ".join(reasons) or f"{len(list(grid.get_node_ids()))} nodes are connected"
+
+
+def _key(described: DescribeReply) -> bytes:
+    text = described.aggregation_key
+    return public_from_text(text) if text else b""
 
 
 def _plain(text: str) -> str:

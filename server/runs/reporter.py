@@ -21,6 +21,7 @@ from server.state.status import FAULT, Organisation, RunState, RunStatus, now
 from shared.config import RunConfig
 from shared.errors import AuditError, CheckpointError, QuorumError, SottoError
 from shared.outcomes import Outcome
+from shared.secure_aggregation.signing import fingerprint
 
 __all__ = ["RunReporter"]
 
@@ -69,7 +70,10 @@ class RunReporter:
     def partner_changed(self, partner: Partner) -> None:
         """Report that a partner connected, came back or disconnected."""
         event = AuditEvent.PARTNER_JOINED if partner.connected else AuditEvent.PARTNER_LEFT
-        self._record(event, organisation=partner.organisation, population=partner.population)
+        key = partner.aggregation_key
+        stated = {"aggregation_key": fingerprint(key)} if key else {}
+        name, population = partner.organisation, partner.population
+        self._record(event, organisation=name, population=population, **stated)
         log.info("%s: %s", event, partner.organisation)
         before = self.status.organisations.get(partner.organisation)
         after = Organisation(connected=partner.connected, population=partner.population)

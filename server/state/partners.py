@@ -63,6 +63,8 @@ class Member:
             digits of numbers as large.
         key: SHA-256 of its public key's line; "" until it is accepted.
         revoked_keys: SHA-256 of its earlier keys, which Flower does not register again.
+        aggregation_key: the public key that its node stated last, in base64; "" before, and where
+            its site has none. It is not the node's key, and others decide whether to believe it.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Member:
     node: str = ""
     key: str = ""
     revoked_keys: tuple[str, ...] = ()
+    aggregation_key: str = ""
 
 
 class PartnerRegistry:
@@ -155,6 +158,20 @@ class PartnerRegistry:
     def accept(self, name: str, *, key: str, node: str) -> Member:
         """Record that Flower has registered the partner's key under the number `node`."""
         return self._change(name, state=PartnerState.ACCEPTED, key=key, node=node)
+
+    def keep_aggregation_key(self, name: str, key: str) -> None:
+        """Record the aggregation key that a partner's node stated; nothing if it is on record.
+
+        Raises:
+            ServerError: the record is damaged, or another command keeps it locked.
+            OSError: it cannot be written.
+        """
+        partner = self._read().get(name)
+        if partner is None or not key or partner.aggregation_key == key:
+            return
+        with self._changing() as partners:
+            if name in partners:
+                partners[name] = replace(partners[name], aggregation_key=key)
 
     def accepted(self, name: str) -> Member:
         """Return the partner of that name, which must be accepted.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,11 +111,7 @@ def attacking(item: int, users: int) -> ClientApp:
             reply.content = StatisticsReply(total=total).to_content()
         elif message.metadata.message_type == DESCRIBE:
             described = DescribeReply.from_content(reply.content)
-            reply.content = DescribeReply(
-                organisation=described.organisation,
-                population=users,
-                catalogue=described.catalogue,
-            ).to_content()
+            reply.content = replace(described, population=users).to_content()
         return reply
 
     return WrappedApp(answer)

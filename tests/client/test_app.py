@@ -16,6 +16,7 @@ import client.app
 from client.app import app, load_weights
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
+from client.site.aggregation_key import make_aggregation_key
 from client.site.site import Site
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
@@ -36,6 +37,7 @@ from shared.models.attention import build, frozen_fingerprint
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value
+from shared.secure_aggregation.signing import public_from_text
 from tests.flower_internals import message_to_proto, recorddict_to_proto
 
 if TYPE_CHECKING:
@@ -109,6 +111,16 @@ def test_a_site_describes_itself_by_public_constants(sites: Sites) -> None:
         organisation="alpha", population=999, catalogue=sites.catalogue.fingerprint
     )
     assert charged(site) == []
+
+
+def test_a_site_states_the_key_that_its_peers_know(sites: Sites) -> None:
+    folder = sites.make("alpha")
+    identity = make_aggregation_key(Site.load(folder))
+    reply = DescribeReply.from_content(app(described(), at(folder)).content)
+    assert public_from_text(reply.aggregation_key) == identity.public
+    (folder / "aggregation_key").write_text("damaged")
+    reply = DescribeReply.from_content(app(described(), at(folder)).content)
+    assert reply.aggregation_key == ""
 
 
 def test_a_description_needs_no_data(sites: Sites) -> None:

@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import server.cli
 import server.commands.partners
 from server.service.up import check_startup, lock_coordinator, service_programs
 from server.settings import Settings
 from server.state.audit_log import AuditLog
+from server.state.partners import PartnerRegistry
 from shared.errors import ServerError
+from shared.secure_aggregation.signing import Identity, fingerprint, public_to_text
 from tests.server.state.test_partners import line
 
 
@@ -101,6 +104,16 @@ def test_nobody_is_accepted_where_no_coordinator_is_up(
     assert "sotto-server up" in err
     _, out, _ = types(capsys, "list", "--server", made, "--json")
     assert [(p["name"], p["state"]) for p in json.loads(out)] == [("A", "invited")]
+
+
+def test_the_key_that_a_partner_stated_is_shown_by_its_fingerprint(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types(capsys, "invite", "A", "--server", made)
+    public = Identity(name="A", key=ec.generate_private_key(ec.SECP384R1())).public
+    PartnerRegistry(made).keep_aggregation_key("A", public_to_text(public))
+    _, out, _ = types(capsys, "list", "--server", made, "--json")
+    assert json.loads(out)[0]["aggregation_key_fingerprint"] == fingerprint(public)
 
 
 def test_no_run_is_made_where_no_coordinator_is_up(

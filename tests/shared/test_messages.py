@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ from shared.messages import (
     traffic,
 )
 from shared.outcomes import Refusal
+from shared.secure_aggregation.signing import Identity, public_to_text
 from tests.flower_internals import (
     ProtoMessage,
     ProtoRecordDict,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from tests.conftest import Sites
 
 DESCRIPTION = DescribeReply(organisation="Alpha & Söhne", population=6040, catalogue="c" * 64)
+KEY = public_to_text(Identity(name="", key=ec.generate_private_key(ec.SECP384R1())).public)
 WEIGHTS: Weights = {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float32)}
 
 texts = st.text(st.characters(codec="utf-8"))
@@ -536,6 +539,22 @@ def test_a_partner_has_users(population: int) -> None:
     _, content = copied("describe reply")
     fields_of(content)["population"] = population
     with pytest.raises(WireError, match=f"population = {population}"):
+        DescribeReply.from_content(content)
+
+
+def test_a_site_with_an_aggregation_key_states_it_and_one_without_is_understood() -> None:
+    stated = replace(DESCRIPTION, aggregation_key=KEY)
+    assert DescribeReply.from_content(arrived(stated.to_content())) == stated
+    without = arrived(DESCRIPTION.to_content())
+    assert "aggregation_key" not in fields_of(without)
+    assert DescribeReply.from_content(without).aggregation_key == ""
+
+
+@pytest.mark.parametrize("key", ["AAAA", KEY[:-4], "no base64", KEY + KEY, "/" * 68])
+def test_what_is_no_aggregation_key_is_refused(key: str) -> None:
+    _, content = copied("describe reply")
+    fields_of(content)["aggregation_key"] = key
+    with pytest.raises(WireError, match="aggregation_key = "):
         DescribeReply.from_content(content)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Error, Message
 
 import server.rounds.participants
@@ -15,6 +16,7 @@ from shared.config import PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import QuorumError
 from shared.messages import DescribeReply, refusal_reply
 from shared.outcomes import Refusal
+from shared.secure_aggregation.signing import Identity, public_to_text
 
 if TYPE_CHECKING:
     from tests.conftest import FakeGrid, Node
@@ -22,9 +24,16 @@ if TYPE_CHECKING:
 MakeGrid = Callable[[Iterable[Path]], Any]
 
 
-def describing(name: str, population: int = 9, catalogue: str = "c") -> Node:
+def describing(
+    name: str, population: int = 9, catalogue: str = "c", aggregation_key: str = ""
+) -> Node:
     """A node that says who it is."""
-    reply = DescribeReply(organisation=name, population=population, catalogue=catalogue)
+    reply = DescribeReply(
+        organisation=name,
+        population=population,
+        catalogue=catalogue,
+        aggregation_key=aggregation_key,
+    )
     return lambda message: Message(reply.to_content(), reply_to=message)
 
 
@@ -107,6 +116,20 @@ def test_a_node_that_takes_anothers_name_is_left_out(coordinator: Coordinator) -
     coordinator.participants.wait_for(coordinator.grid, 2)
     coordinator.grid.nodes[1] = describing("beta", population=1)
     assert coordinator.connected() == {"alpha": 3, "beta": 7}
+
+
+def test_the_aggregation_key_is_kept_and_no_other_may_state_it(coordinator: Coordinator) -> None:
+    public = Identity(name="", key=ec.generate_private_key(ec.SECP384R1())).public
+    key = public_to_text(public)
+    coordinator.grid.nodes = {3: describing("alpha", aggregation_key=key), 7: describing("beta")}
+    partners = coordinator.participants.wait_for(coordinator.grid, 2)
+    assert [partner.aggregation_key for partner in partners] == [public, b""]
+    coordinator.grid.nodes[9] = describing("gamma", aggregation_key=key)
+    assert coordinator.connected() == {"alpha": 3, "beta": 7}
+    del coordinator.grid.nodes[3]
+    coordinator.connected()
+    coordinator.grid.nodes[8] = describing("alpha", aggregation_key=key)
+    assert coordinator.connected() == {"alpha": 8, "beta": 7}
 
 
 @pytest.mark.parametrize(

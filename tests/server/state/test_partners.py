@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,19 @@ def test_other_keys_are_refused_and_private_ones_not_repeated(tmp_path: Path) ->
     assert private.decode().splitlines()[1] not in str(refused.value)
     with pytest.raises(ServerError, match="not readable"):
         read_key(str(tmp_path / "none"))
+
+
+def test_an_aggregation_key_stays_with_the_record(tmp_path: Path) -> None:
+    registry = PartnerRegistry(tmp_path)
+    registry.invite("alpha")
+    before = registry.accept("alpha", key="k1", node="3")
+    registry.keep_aggregation_key("alpha", "A" * 68)
+    registry.keep_aggregation_key("unknown", "B" * 68)
+    (member,) = registry.all()
+    assert member == replace(before, aggregation_key="A" * 68)
+    written = (tmp_path / FILE).stat().st_mtime_ns
+    registry.keep_aggregation_key("alpha", "A" * 68)
+    assert (tmp_path / FILE).stat().st_mtime_ns == written
 
 
 def test_a_revoked_partner_comes_back_with_another_key(tmp_path: Path) -> None:
