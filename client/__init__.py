@@ -2,6 +2,7 @@
 
 - `app`: the Flower ClientApp: message, guard, computation, reply.
 - `guard`: admits or refuses each request, charges the ledger, repeats kept answers.
+- `secure_aggregation/`: the steps of a sum whose parts nobody sees, and their state on disk.
 - `ledger/`: what was released and what it cost; what left; how a broken ledger is restored.
 - `data/`: the partner's interactions where they lie: files, object stores, databases.
 - `site/`: `site.toml`: who the partner is, its policy, its keys; how a site is set up.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from flwr.clientapp import ClientApp
 
 from client import logs
 from client.compute import evaluation, trainer
-from client.compute.evaluation import EvaluationPlan, evaluate
+from client.compute.evaluation import EvaluationPlan, evaluate, evaluation_points
 from client.compute.memory import keep_freed_memory
-from client.compute.statistics import noised_statistic
-from client.compute.trainer import LocalPlan, train
-from client.guard import Computation, Guard
+from client.compute.statistics import noised_statistic, statistic_points
+from client.compute.trainer import LocalPlan, gradient_points, train
+from client.guard import Computation, Guard, Masking, PointsComputation
 from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note
-from client.site.aggregation_key import public_if_any
+from client.secure_aggregation.answering import Mask, Points, answer_step
+from client.secure_aggregation.sessions import Sessions
+from client.site.aggregation_key import load_identity, protocol_roster, public_if_any
 from client.site.locate import locate
 from client.site.policy import Ask
 from client.site.simulated import simulated_node
@@ -34,23 +37,29 @@ from client.site.user_count import keep_user_count
 from shared.config import LocalTraining
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
-from shared.errors import ClippingError, Refused, WireError
+from shared.errors import ClippingError, ConfigError, Refused, WireError
+from shared.message_records import step_asked
 from shared.messages import (
+    AGGREGATE,
+    AGGREGATE_ACTION,
     DESCRIBE,
     DESCRIBE_ACTION,
     EVALUATE,
     LONGEST_NAME,
+    MASKED_STEP,
     PLAN,
     PLAN_ACTION,
     STATISTICS,
     STATISTICS_ACTION,
     TRAIN,
+    AggregateRequest,
     DescribeReply,
     DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
     PlanReply,
     PlanRequest,
+    Request,
     StatisticsReply,
     StatisticsRequest,
     TrainReply,
@@ -67,6 +76,8 @@ __all__ = ["app", "load_weights"]
 
 _EVALUATION, _STATISTICS = 1, 2
 """Tell the random numbers of an evaluation, and of a statistic, from its round's training."""
+_SESSIONS = "aggregation"
+"""Folder of the sessions of secure aggregation, beside the ledger."""
 
 
 class NodeApp(ClientApp):
@@ -79,7 +90,7 @@ class NodeApp(ClientApp):
         started = time.monotonic()
         with logs.request(kind=message.metadata.message_type[:LONGEST_NAME]):
             reply = self._answer(message, context, started)
-            if message.metadata.message_type != DESCRIBE:
+            if _reads_data(message):
                 _hold_back(context, started)
             return reply
 
@@ -160,6 +171,62 @@ def evaluate_round(message: Message, context: Context) -> Message:
     return Message(EvaluateReply(sums=sums["sums"].numpy()).to_content(), reply_to=message)
 
 
+@app.query(AGGREGATE_ACTION)
+def aggregate_step(message: Message, context: Context) -> Message:
+    """Answer a step of secure aggregation; the masked input if the guard admits the request."""
+    request = AggregateRequest.from_content(message.content)
+    logs.about(run=request.run, round=request.attempt)
+    summing = _Summing(*_guarded_site(context))
+    try:
+        summing.guard.admit(request.kind)
+        reply = answer_step(request, _sessions(summing.site), summing)
+    except Refused as refused:
+        if not summing.is_recorded:
+            asked: dict[str, str | int] = {"round": request.attempt, "step": request.step}
+            run = request.run[:LONGEST_NAME]
+            fields = {"kind": AGGREGATE_ACTION, "run": run} | asked
+            _ledger(summing.site).refuse(refused.code, fields)
+        raise
+    return Message(reply.to_content(), reply_to=message)
+
+
+@dataclass
+class _Summing:
+    """Computes a request's masked answer.
+
+    Attributes:
+        site: whose data.
+        catalogue: that it holds.
+        guard: its own.
+        is_recorded: whether the guard records what it refuses.
+    """
+
+    site: Site
+    catalogue: Catalogue
+    guard: Guard
+    is_recorded: bool = False
+
+    def masked(self, request: Request, attempt: int, length: int, mask: Mask) -> Points:
+        """Return the masked answer, if the guard admits the request."""
+        self.is_recorded = True
+        masking = Masking(attempt=attempt, length=length, mask=mask)
+        return self.guard.masked(
+            request, masking, lambda: _prepare_points(request, self.site, self.catalogue)
+        )
+
+    def kept(self, request: Request, attempt: int) -> Points:
+        """Return the masked answer that was kept."""
+        return self.guard.kept_masked(request, attempt)
+
+
+def _sessions(site: Site) -> Sessions:
+    try:
+        roster = protocol_roster(site)
+    except ConfigError as error:
+        raise Refused(Refusal.POLICY, str(error)) from error
+    return Sessions(site.ledger_file.parent / _SESSIONS, load_identity(site), roster)
+
+
 def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
     site = _site(context)
     catalogue = _catalogue(site)
@@ -168,8 +235,16 @@ def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in (DESCRIBE, PLAN, STATISTICS, TRAIN, EVALUATE):
+    if kind not in (DESCRIBE, PLAN, STATISTICS, TRAIN, EVALUATE, AGGREGATE):
         raise WireError(f"there is no request of the kind {kind[:LONGEST_NAME]!r}")
+
+
+def _reads_data(message: Message) -> bool:
+    """Return whether the time of an answer could tell of data: a step without any is answered."""
+    kind = message.metadata.message_type
+    if kind == AGGREGATE and message.has_content():
+        return step_asked(message.content) in (0, MASKED_STEP)
+    return kind != DESCRIBE
 
 
 def _hold_back(context: Context, started: float) -> None:
@@ -208,6 +283,40 @@ def _record_malformed(message: Message, context: Context) -> Refusal:
 
 def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
     """Do everything that may fail before the budget is charged."""
+    model, histories, plan = _training(request, site, catalogue)
+    return lambda: train(model, histories, plan, site.random(request.round))
+
+
+def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> Computation:
+    model, histories, plan = _evaluation(request, site, catalogue)
+    random = site.random(request.round, _EVALUATION)
+    return lambda: {"sums": evaluate(model, histories, plan, random)}
+
+
+def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
+    table = item_descriptors(request.model, catalogue).numpy()
+    histories = _histories(site, catalogue)
+    random = site.random(request.round, _STATISTICS)
+    return lambda: {"total": noised_statistic(histories, table, request, random)}
+
+
+def _prepare_points(request: Request, site: Site, catalogue: Catalogue) -> PointsComputation:
+    """Do for a masked answer what the functions above do for one that leaves as it is."""
+    if isinstance(request, TrainRequest):
+        model, histories, plan = _training(request, site, catalogue)
+        return lambda: gradient_points(model, histories, plan, site.random(request.round))
+    if isinstance(request, EvaluateRequest):
+        ranker, whole, measured = _evaluation(request, site, catalogue)
+        random = site.random(request.round, _EVALUATION)
+        return lambda: evaluation_points(ranker, whole, measured, random)
+    table = item_descriptors(request.model, catalogue).numpy()
+    read, source = _histories(site, catalogue), site.random(request.round, _STATISTICS)
+    return lambda: statistic_points(read, table, request, source)
+
+
+def _training(
+    request: TrainRequest, site: Site, catalogue: Catalogue
+) -> tuple[AttentionRecommender, Histories, LocalPlan]:
     keep_freed_memory()
     plan = LocalPlan(
         population=site.population,
@@ -219,11 +328,12 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
     model = _model(request, site, catalogue)
     with _refused_as_policy():
         trainer.check_model(model, plan)
-    histories = _histories(site, catalogue)
-    return lambda: train(model, histories, plan, site.random(request.round))
+    return model, _histories(site, catalogue), plan
 
 
-def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> Computation:
+def _evaluation(
+    request: EvaluateRequest, site: Site, catalogue: Catalogue
+) -> tuple[AttentionRecommender, Histories, EvaluationPlan]:
     plan = EvaluationPlan(
         sample_rate=request.sample_rate,
         clip_norm=request.clip_norm,
@@ -234,9 +344,7 @@ def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalog
     model = _model(request, site, catalogue)
     with _refused_as_policy():
         evaluation.check_model(model)
-    histories = _all_histories(site, catalogue)
-    random = site.random(request.round, _EVALUATION)
-    return lambda: {"sums": evaluate(model, histories, plan, random)}
+    return model, _all_histories(site, catalogue), plan
 
 
 @contextmanager
@@ -246,13 +354,6 @@ def _refused_as_policy() -> Iterator[None]:
         yield
     except ClippingError as error:
         raise Refused(Refusal.POLICY, str(error)) from error
-
-
-def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
-    table = item_descriptors(request.model, catalogue).numpy()
-    histories = _histories(site, catalogue)
-    random = site.random(request.round, _STATISTICS)
-    return lambda: {"total": noised_statistic(histories, table, request, random)}
 
 
 def _model(

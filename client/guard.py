@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from client.ledger.ledger import Entry, Ledger, check_limits
 from client.ledger.outbox import Room
-from client.site.bounds import MEGABYTE, answer_bytes, check_bounds
+from client.site.bounds import MEGABYTE, answer_bytes, answer_numbers, check_bounds
 from client.site.policy import Ask, Policy
 from client.site.site import Site
 from shared.config import LocalTraining, Optimiser, Trust
@@ -32,6 +33,7 @@ from shared.messages import (
     Request,
     Statistic,
     StatisticsRequest,
+    Summed,
     TrainRequest,
 )
 from shared.models.moments import STATISTIC_CLIP_NORM
@@ -41,19 +43,37 @@ from shared.privacy.distributed_noise import LARGEST_SHARE, MOST_NUMBERS, SMALLE
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import flatten, values_of
 
-__all__ = ["Computation", "Guard"]
+__all__ = ["Computation", "Guard", "Masking", "PointsComputation"]
 
 Answer = dict[str, Tensor]
 """What leaves the site, by name: noised changes of weights, or noised sums."""
 Computation = Callable[[], Answer]
+Points = NDArray[np.int64]
+PointsComputation = Callable[[], Points]
+"""Returns a sum with its share of the noise in steps of the grid, [m]."""
+_MASKED = "masked"
+"""Name of a masked answer in the outbox."""
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
-_NUMBER_BYTES = 4
-"""Of a number in an answer."""
 _UNCHARGED = ("weights", "frozen")
 """What a request's fingerprint leaves out; the frozen weights follow from the model's shape."""
 LARGEST_SPREAD = 1e20
 """Largest clip norm and noise: near float32's largest numbers a sum would be infinite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """How an answer is masked in one attempt at a sum.
+
+    Attributes:
+        attempt: number of the attempt; the ledger and the outbox have it in the place of the round.
+        length: how many numbers the partner agreed to mask.
+        mask: returns the masked numbers, [m], and has written durably that they were masked.
+    """
+
+    attempt: int
+    length: int
+    mask: Callable[[Points], Points]
 
 
 class Guard:
@@ -63,8 +83,8 @@ class Guard:
         site: whose policy.
         ledger: where its budget is kept.
         catalogue: the one that the site holds.
-        unmasked_shares: whether an answer under secure aggregation may leave as it is: in the lab
-            alone, where it protects nobody.
+        unmasked_shares: whether an answer under secure aggregation may leave as it is, in answer
+            to a direct request: in the lab alone, where it protects nobody.
     """
 
     def __init__(
@@ -96,6 +116,57 @@ class Guard:
         """Return the answer to a request for a noised statistic; as `train`."""
         return self._answer_or_record(request, _statistics_entry(request), Ask.STATISTICS, prepare)
 
+    def masked(
+        self, request: Request, masking: Masking, prepare: Callable[[], PointsComputation]
+    ) -> Points:
+        """Return the masked answer to one attempt at a sum, int64 [m].
+
+        Checked, charged and kept as the answer to a direct request, but each attempt has noise and
+        a charge of its own: two sums of the same numbers over different partners would differ by
+        what single ones added. What the outbox keeps is the masked answer, as it leaves.
+
+        Args:
+            request: whose answers are summed.
+            masking: the attempt, and what masks the answer after the charge.
+            prepare: as in `train`; the computation gives the points.
+
+        Raises:
+            Refused: as in `train`; or this attempt was answered before, so that the caller's state
+                is an older copy.
+            LedgerError: as in `train`.
+        """
+
+        def prepare_masked() -> Computation:
+            compute = prepare()
+            return lambda: {_MASKED: from_numpy(masking.mask(compute()))}
+
+        ask, entry = _ask_and_entry(request)
+        entry = replace(entry, round=masking.attempt)
+        return _masked_points(self._answer_or_record(request, entry, ask, prepare_masked, masking))
+
+    def kept_masked(self, request: Request, attempt: int) -> Points:
+        """Return the masked answer that was kept, int64 [m].
+
+        Raises:
+            Refused: none is kept: this partner has dropped out.
+            LedgerError: the ledger cannot be read.
+        """
+        _, entry = _ask_and_entry(request)
+        entry = replace(self._with_shares(entry, request.trust), round=attempt)
+        kept = self._ledger.answer(entry)
+        if kept is None:
+            raise Refused(Refusal.DROPPED, f"no masked answer of attempt {attempt} is kept")
+        return _masked_points(load(kept))
+
+    def admit(self, kind: Summed) -> None:
+        """Refuse an attempt at a sum that this partner would not answer in the end.
+
+        Raises:
+            Refused: it does not answer this kind of request, or knows no peers.
+        """
+        admit(self._site, _ASKED[kind])
+        self._check_roster()
+
     def check_plan(self, request: PlanRequest) -> None:
         """Check that policy, bounds, budget and room admit a whole run; charge nothing.
 
@@ -119,7 +190,7 @@ class Guard:
         self._check_catalogue(request.catalogue)
         for asked, count in _planned_requests(request, policy):
             ask, own = _ask_and_entry(asked)
-            self._check_trust(asked)
+            self._check_trust(asked, masked=bool(self._site.roster.peers))
             entry = self._with_shares(own, asked.trust)
             admit(self._site, ask)
             self._check_terms(entry)
@@ -135,12 +206,20 @@ class Guard:
         )
 
     def _answer_or_record(
-        self, request: Request, entry: Entry, ask: Ask, prepare: Callable[[], Computation]
+        self,
+        request: Request,
+        entry: Entry,
+        ask: Ask,
+        prepare: Callable[[], Computation],
+        masking: Masking | None = None,
     ) -> Answer:
         try:
             admit(self._site, ask)
-            self._check_trust(request)
-            return self._answer(request, self._with_shares(entry, request.trust), prepare)
+            self._check_trust(request, masked=masking is not None)
+            entry = self._with_shares(entry, request.trust)
+            if masking is not None:
+                self._check_attempt(request, entry, masking)
+            return self._answer(request, entry, prepare)
         except Refused as refused:
             self._ledger.refuse(refused.code, entry.fields | {"run": entry.run[:LONGEST_NAME]})
             raise
@@ -167,13 +246,27 @@ class Guard:
         # In a fixed order, which `load` does not have: the same bytes go out again.
         return dict(sorted(load(kept).items()))
 
+    def _check_attempt(self, request: Request, entry: Entry, masking: Masking) -> None:
+        """Refuse an attempt of another length than the answer's, or that was answered before."""
+        numbers = answer_numbers(request, len(self._catalogue))
+        if masking.length != numbers:
+            raise Refused(
+                Refusal.MALFORMED, f"a sum of {masking.length} numbers; the answer has {numbers}"
+            )
+        if self._ledger.answer(entry) is not None:
+            raise Refused(
+                Refusal.DROPPED,
+                f"attempt {masking.attempt} of run {request.run} was answered before, and its "
+                "session here says that it was not: the session is an older copy",
+            )
+
     def _with_shares(self, entry: Entry, trust: Trust) -> Entry:
         """Return the entry with the noise that its sum has by the partner's own roster."""
         if trust is Trust.LOCAL:
             return entry
         return replace(entry, release=entry.release.with_shares(self._site.roster.honest_shares))
 
-    def _check_trust(self, request: Request) -> None:
+    def _check_trust(self, request: Request, *, masked: bool = False) -> None:
         """Refuse what cannot be kept private as a part of a sum.
 
         Raises:
@@ -181,17 +274,15 @@ class Guard:
                 sum with a share of the noise.
         """
         if request.trust is Trust.LOCAL:
+            if masked:
+                raise Refused(Refusal.MALFORMED, "a sum is asked for of answers with local trust")
             return
-        if not self._unmasked_shares:
+        self._check_roster()
+        if not masked and not self._unmasked_shares:
             raise Refused(
                 Refusal.POLICY,
-                "a share of the noise is asked for, as under secure aggregation, and this node "
-                "cannot mask its answers: it would leave with the share alone",
-            )
-        if not self._site.roster.honest_shares:
-            raise Refused(
-                Refusal.POLICY,
-                f"secure aggregation is asked for. {self._site.roster.problem}",
+                "a share of the noise is asked for and no mask: the answer would leave with the "
+                "share alone. This node answers such a request as a part of a sum only",
             )
         share = request.noise_multiplier
         if not SMALLEST_SHARE <= share <= LARGEST_SHARE:
@@ -205,6 +296,13 @@ class Guard:
                 Refusal.POLICY,
                 f"{request.local_steps} steps by '{request.optimiser}' under secure aggregation, "
                 "where one by 'sgd' is allowed: others are no function of the sum",
+            )
+
+    def _check_roster(self) -> None:
+        if not self._site.roster.honest_shares:
+            raise Refused(
+                Refusal.POLICY,
+                f"secure aggregation is asked for. {self._site.roster.problem}",
             )
 
     def _check_terms(self, entry: Entry) -> None:
@@ -252,11 +350,11 @@ class Guard:
             items=items,
             device=site.torch_device().type,
         )
-        size = answer_bytes(request, items)
-        if request.trust is not Trust.LOCAL and size > MOST_NUMBERS * _NUMBER_BYTES:
-            raise Refused(Refusal.POLICY, f"a sum of {size / MEGABYTE:g} MB under one noise")
+        numbers = answer_numbers(request, items)
+        if request.trust is not Trust.LOCAL and numbers > MOST_NUMBERS:
+            raise Refused(Refusal.POLICY, f"a sum of {numbers} numbers under one noise")
         return Room(
-            answer_bytes=size,
+            answer_bytes=answer_bytes(request, items),
             max_stored_bytes=site.policy.max_stored_mb * MEGABYTE,
             max_answers=site.policy.max_answers,
         )
@@ -337,6 +435,19 @@ def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Reque
             ),
             plan.evaluations,
         )
+
+
+_ASKED = {
+    Summed.TRAIN: Ask.TRAIN,
+    Summed.EVALUATE: Ask.EVALUATE,
+    Summed.STATISTICS: Ask.STATISTICS,
+}
+
+
+def _masked_points(answer: Answer) -> Points:
+    """Return the one array of a masked answer."""
+    points: Points = answer[_MASKED].numpy()
+    return points
 
 
 def _ask_and_entry(request: Request) -> tuple[Ask, Entry]:

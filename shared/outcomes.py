@@ -20,6 +20,7 @@ class Refusal(StrEnum):
     MALFORMED = "malformed"
     FAILED = "failed"
     BUNDLE = "bundle"
+    DROPPED = "dropped"
 
     @property
     def sentence(self) -> str:
@@ -35,6 +36,7 @@ _SENTENCES = {
     Refusal.MALFORMED: "the request could not be understood",
     Refusal.FAILED: "the organisation could not complete the request",
     Refusal.BUNDLE: "this organisation has not vetted this version of the app",
+    Refusal.DROPPED: "this organisation has dropped out of this attempt at a sum",
 }
 
 
@@ -56,6 +58,7 @@ class Outcome(StrEnum):
     REFUSED_MALFORMED = "refused-malformed"
     REFUSED_FAILED = "refused-failed"
     REFUSED_BUNDLE = "refused-bundle"
+    REFUSED_DROPPED = "refused-dropped"
     MALFORMED = "malformed"
     WRONG_SHAPE = "wrong-shape"
     NOT_FINITE = "not-finite"
@@ -69,10 +72,11 @@ class Outcome(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether the same request may succeed a little later."""
+        """Whether the same request may succeed a little later, or a new attempt at the same sum."""
         return self in (
             Outcome.MISSING,
             Outcome.ABSENT,
             Outcome.FAILED,
             Outcome.REFUSED_FAILED,
+            Outcome.REFUSED_DROPPED,
         )

@@ -39,10 +39,10 @@ from shared.models.attention import AttentionRecommender
 from shared.privacy.clipping.layers import linear_maps_by_user
 from shared.privacy.clipping.probe import random_weights
 from shared.privacy.noise import RandomSource, noised
-from shared.privacy.noise_share import noised_share
+from shared.privacy.noise_share import noised_points, noised_share
 from shared.privacy.sampling import poisson_samples
 
-__all__ = ["EvaluationPlan", "check_model", "evaluate", "noised_sums"]
+__all__ = ["EvaluationPlan", "check_model", "evaluate", "evaluation_points", "noised_sums"]
 
 _POINTS = 2.0**40
 """Steps of the grid of the sums in a clip norm."""
@@ -93,13 +93,38 @@ def evaluate(
     Returns:
         float32 [3], in the order of `shared.messages.SUMS`, on the CPU.
     """
+    return noised_sums(_sampled_figures(model, histories, plan, random), plan, random)
+
+
+def evaluation_points(
+    model: AttentionRecommender, histories: Histories, plan: EvaluationPlan, random: RandomSource
+) -> NDArray[np.int64]:
+    """Return the sums with a share of the noise, in steps of the grid: int64 [3].
+
+    Arguments are those of `evaluate`; so is the noise.
+    """
+    total = _sum(_sampled_figures(model, histories, plan, random), plan)
+    return noised_points(total, plan.clip_norm, plan.noise_multiplier, random).numpy()
+
+
+def _sampled_figures(
+    model: AttentionRecommender, histories: Histories, plan: EvaluationPlan, random: RandomSource
+) -> NDArray[np.float64]:
     (rows,) = poisson_samples(len(histories), sample_rate=plan.sample_rate, steps=1, random=random)
     model.train(mode=False)
-    return noised_sums(_per_user(model, histories.select(rows), plan.k), plan, random)
+    return _per_user(model, histories.select(rows), plan.k)
 
 
 def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: RandomSource) -> Tensor:
-    """Sum the rows of `figures`, [B, M], each clipped to the plan's norm, with noise: float32 [M].
+    """Return the sum of the rows of `figures`, [B, M], clipped, with noise: float32 [M]."""
+    total = _sum(figures, plan)
+    if plan.trust is Trust.LOCAL:
+        return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
+    return noised_share(total, plan.clip_norm, plan.noise_multiplier, random).float()
+
+
+def _sum(figures: NDArray[np.float64], plan: EvaluationPlan) -> Tensor:
+    """Sum the rows of `figures`, [B, M], each clipped to the plan's norm: float64 [M].
 
     What is not finite counts as 0: it would show through any noise. The sum is one of integers, in
     multiples of the clip norm / 2^40: exact for up to 2^23 users, in any order.
@@ -110,10 +135,7 @@ def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: Rand
         norms = np.linalg.norm(finite, axis=1, keepdims=True)  # [B, 1]
     longest = plan.clip_norm - step * finite.shape[1]  # rounding makes it a little longer
     clipped = finite * np.minimum(1.0, longest / np.maximum(norms, 1e-12))
-    total = torch.from_numpy(np.rint(clipped / step).astype(np.int64).sum(0) * step)
-    if plan.trust is Trust.LOCAL:
-        return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
-    return noised_share(total, plan.clip_norm, plan.noise_multiplier, random).float()
+    return torch.from_numpy(np.rint(clipped / step).astype(np.int64).sum(0) * step)
 
 
 def _per_user(model: AttentionRecommender, users: Histories, k: int) -> NDArray[np.float64]:

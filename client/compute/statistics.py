@@ -17,9 +17,9 @@ from shared.data.histories import Histories
 from shared.messages import Statistic, StatisticsRequest
 from shared.models.moments import STATISTIC_CLIP_NORM, moment_sum, popularity_sum
 from shared.privacy.noise import RandomSource, noised
-from shared.privacy.noise_share import noised_share
+from shared.privacy.noise_share import noised_points, noised_share
 
-__all__ = ["noised_statistic"]
+__all__ = ["noised_statistic", "statistic_points"]
 
 
 def noised_statistic(
@@ -39,12 +39,30 @@ def noised_statistic(
     Returns:
         float32 [V] or [F, F].
     """
-    if request.statistic is Statistic.POPULARITY:
-        total = torch.from_numpy(popularity_sum(histories, len(table), request.fade))
-    else:
-        total = torch.from_numpy(moment_sum(histories, table, request.model.recency))
+    total = _sum(histories, table, request)
     if request.trust is Trust.SECURE_AGGREGATION:
         total = noised_share(total, STATISTIC_CLIP_NORM, request.noise_multiplier, random)
     elif request.noise_multiplier > 0:
         total = noised(total, request.noise_multiplier * STATISTIC_CLIP_NORM, random)
     return total.float()
+
+
+def statistic_points(
+    histories: Histories,
+    table: NDArray[np.float32],
+    request: StatisticsRequest,
+    random: RandomSource,
+) -> NDArray[np.int64]:
+    """Return the statistic with a share of the noise, in steps of the grid: int64 [V] or [F * F].
+
+    Arguments are those of `noised_statistic`; so is the noise.
+    """
+    total = _sum(histories, table, request)
+    points = noised_points(total, STATISTIC_CLIP_NORM, request.noise_multiplier, random)
+    return points.flatten().numpy()
+
+
+def _sum(histories: Histories, table: NDArray[np.float32], request: StatisticsRequest) -> Tensor:
+    if request.statistic is Statistic.POPULARITY:
+        return torch.from_numpy(popularity_sum(histories, len(table), request.fade))
+    return torch.from_numpy(moment_sum(histories, table, request.model.recency))

@@ -16,7 +16,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor
 
@@ -38,11 +40,11 @@ from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_pe
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource, noised
-from shared.privacy.noise_share import noised_share
+from shared.privacy.noise_share import noised_points, noised_share
 from shared.privacy.sampling import poisson_samples
 from shared.sections import Choice, NonNegativeNumber, PositiveInt, Require, section
 
-__all__ = ["LocalPlan", "check_model", "train"]
+__all__ = ["LocalPlan", "check_model", "gradient_points", "train"]
 
 PROBED_USERS, PROBED_EVENTS = 3, 5
 """Invented users that a model's clipping is checked on, one more where as many as events, and the
@@ -148,6 +150,42 @@ def train(
         name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
         for name, p in weights.items()
     }
+
+
+def gradient_points(
+    model: AttentionRecommender, histories: Histories, plan: LocalPlan, random: RandomSource
+) -> NDArray[np.int64]:
+    """Return one step's sum of clipped gradients with a share of the noise, on the grid.
+
+    What is summed over organisations is this very sum, and nothing that is rounded again: the
+    theorem of `shared.privacy.distributed_noise` is about it.
+
+    Args:
+        model: with the global weights, on the device to train on; left as it is.
+        histories: the site's private histories.
+        plan: public constants, of one step by "sgd".
+        random: as in `train`; so is the noise.
+
+    Returns:
+        int64 [m], in steps of the grid: all trainable weights, one after the other by name.
+    """
+    model.train()
+    samples = _Samples(histories, plan, random, random.key())
+    weights = trainable(model)
+    with _no_traces(model, weights.values()):
+        rows = _checked_rows(model, plan)
+        with PerUserClipping(model, plan.clip_norm) as clipping:
+            (batches,) = samples.batches(_shape(model, plan, rows))
+            clipping.zero_sums()
+            for batch in batches:
+                clipping.backward(_batch_losses(model, batch))
+            points = {
+                name: noised_points(
+                    clipping.sum_of(p), plan.clip_norm, plan.noise_multiplier, random
+                )
+                for name, p in weights.items()
+            }
+    return np.concatenate([points[name].flatten().numpy() for name in sorted(points)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 
 from client.compute.batches import most_rows, user_numbers
 from client.site.policy import Policy
-from shared.config import ModelConfig
+from shared.config import ModelConfig, Trust
 from shared.errors import Refused
 from shared.messages import (
     SUMS,
@@ -38,6 +38,7 @@ __all__ = [
     "LARGEST_WEIGHT",
     "MEGABYTE",
     "answer_bytes",
+    "answer_numbers",
     "check_bounds",
     "needed_memory",
     "training_memory",
@@ -52,6 +53,8 @@ SMALLEST_SAMPLE_RATE, SMALLEST_RECENCY, LARGEST_DROPOUT = 1e-9, 1e-6, 0.95
 
 _BYTES, _BATCH_COPIES, _WEIGHT_COPIES = 4, 5, 12
 """Bytes of a number, and how often the numbers of a batch and of the weights are held."""
+_MASKED_BYTES = 8
+"""Of a masked number."""
 _RANKED_ROWS, _RANKED_STATES = 1, 16
 """Users that are ranked together, and hidden states of each position that are alive then."""
 
@@ -144,15 +147,21 @@ def training_memory(
 
 
 def answer_bytes(request: Request, items: int) -> int:
-    """Return the size of the answer's arrays, from the model's shape, which is within bounds."""
+    """Return the size of the answer's arrays; a masked number takes twice as much as a float32."""
+    size = _BYTES if request.trust is Trust.LOCAL else _MASKED_BYTES
+    return size * answer_numbers(request, items)
+
+
+def answer_numbers(request: Request, items: int) -> int:
+    """Return how many numbers an answer has, from the model's shape, which is within bounds."""
     if isinstance(request, TrainRequest):
         with torch.device("meta"):  # shapes alone, without memory
             model = AttentionRecommender(attention_config(request.model, items))
-        return _BYTES * sum(weight.numel() for weight in trainable(model).values())
+        return sum(weight.numel() for weight in trainable(model).values())
     if isinstance(request, EvaluateRequest):
-        return _BYTES * len(SUMS)
+        return len(SUMS)
     is_popularity = request.statistic is Statistic.POPULARITY
-    return _BYTES * (items if is_popularity else request.model.described**2)
+    return items if is_popularity else request.model.described**2
 
 
 def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:

@@ -145,6 +145,11 @@ class Partner:
         return Step(len(self._log))
 
     @property
+    def aggregation(self) -> Aggregation:
+        """What it was asked to sum."""
+        return self._aggregation
+
+    @property
     def parameters(self) -> Parameters:
         """What the round withstands in this partner's view: outsiders count as colluding.
 
@@ -221,15 +226,26 @@ class Partner:
             SecureAggregationError: a pair of shares is not authentic, too few take part, or a
                 different vector was masked before.
         """
-        request = delivery.to_bytes()
-        kept = self._kept(Step.SHARED, request)
-        if kept is None:
-            self._check_delivery(delivery)
+        kept = self.masked_before(delivery)
         reply = self._masked(delivery, values)
         if kept is None:
-            self._log.append(_Exchange(request, reply.digest))
+            self._log.append(_Exchange(delivery.to_bytes(), reply.digest))
         require(kept in (None, reply.digest), "another vector was masked in this round.")
         return reply
+
+    def masked_before(self, delivery: ShareDelivery) -> bytes | None:
+        """Check shares before a vector is computed for them.
+
+        Returns:
+            The digest of the masked input that they were answered with; None if they were not yet.
+
+        Raises:
+            SecureAggregationError: `mask` would refuse them, whatever the vector.
+        """
+        kept = self._kept(Step.SHARED, delivery.to_bytes())
+        if kept is None:
+            self._check_delivery(delivery)
+        return kept
 
     def sign_survivors(self, survivors: SurvivorList) -> SurvivorSignature:
         """Return this partner's signature of the list of partners whose inputs are summed.

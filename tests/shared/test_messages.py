@@ -751,6 +751,7 @@ def test_the_codes_are_part_of_the_protocol() -> None:
         Refusal.MALFORMED: 1004,
         Refusal.FAILED: 1005,
         Refusal.BUNDLE: 1006,
+        Refusal.DROPPED: 1007,
     }
 
 

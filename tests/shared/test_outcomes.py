@@ -20,4 +20,5 @@ def test_what_may_succeed_later_is_asked_for_again() -> None:
         Outcome.ABSENT,
         Outcome.FAILED,
         Outcome.REFUSED_FAILED,
+        Outcome.REFUSED_DROPPED,
     }
