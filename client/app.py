@@ -45,7 +45,6 @@ from shared.messages import (
     DESCRIBE,
     DESCRIBE_ACTION,
     EVALUATE,
-    LONGEST_NAME,
     MASKED_STEP,
     PLAN,
     PLAN_ACTION,
@@ -70,7 +69,7 @@ from shared.messages import (
 from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
 from shared.models.frozen import fingerprint
 from shared.outcomes import Refusal
-from shared.sections import values_of
+from shared.sections import LONGEST_NAME, values_of
 
 __all__ = ["app", "load_weights"]
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before Flower is imported
-
-from client.commands.budget import budget
-from client.commands.node import check_command, init_command, up_command
-from client.commands.outbox import outbox
-from client.commands.trust import trust_command
-from shared.system.command_line import command_group, run
+from shared.system.command_line import command_table, run
 
 __all__ = ["main"]
 
-app = command_group("Connect your data, join a federation, watch what leaves and what it cost.")
-# In the order in which a partner needs them.
-app.command("init")(init_command)
-app.command("trust")(trust_command)
-app.command("check")(check_command)
-app.command("up")(up_command)
-app.add_typer(budget, name="budget")
-app.add_typer(outbox, name="outbox")
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before a command imports Flower
+
+app = command_table(
+    "Connect your data, join a federation, watch what leaves and what it cost.",
+    {  # In the order in which a partner needs them.
+        "init": "client.commands.init:init_command",
+        "trust": "client.commands.trust:trust_command",
+        "check": "client.commands.node:check_command",
+        "up": "client.commands.node:up_command",
+        "budget": "client.commands.budget:budget",
+        "outbox": "client.commands.outbox:outbox",
+    },
+)
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ from shared.data.catalogue import Catalogue
 from shared.errors import Refused, WireError
 from shared.hash_chain import canonical_text
 from shared.messages import (
-    LONGEST_NAME,
     EvaluateRequest,
     PlanRequest,
     Request,
@@ -41,7 +40,7 @@ from shared.outcomes import Refusal
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.distributed_noise import LARGEST_SHARE, MOST_NUMBERS, SMALLEST_SHARE
 from shared.privacy.release import Release, ReleaseKind
-from shared.sections import flatten, values_of
+from shared.sections import LONGEST_NAME, flatten, values_of
 
 __all__ = ["Computation", "Guard", "Masking", "PointsComputation"]
 

@@ -39,6 +39,7 @@ from shared.message_records import (
 )
 from shared.outcomes import Refusal
 from shared.sections import (
+    LONGEST_NAME,
     Choice,
     Fraction,
     NonNegativeInt,
@@ -50,6 +51,7 @@ from shared.sections import (
     Unchecked,
     Value,
     flatten,
+    is_name,
     parse_sections,
     section,
 )
@@ -62,7 +64,6 @@ __all__ = [
     "DESCRIBE_ACTION",
     "EVALUATE",
     "LARGEST_STEP",
-    "LONGEST_NAME",
     "MASKED_STEP",
     "PLAN",
     "PLAN_ACTION",
@@ -88,7 +89,6 @@ __all__ = [
     "TrainReply",
     "TrainRequest",
     "Weights",
-    "is_name",
     "largest_masked_input",
     "refusal_in",
     "refusal_reply",
@@ -109,8 +109,6 @@ AGGREGATE_ACTION = "aggregate"
 AGGREGATE = f"{MessageType.QUERY}.{AGGREGATE_ACTION}"
 PROTOCOL = 2
 """Version of the messages; increased when one changes its form."""
-LONGEST_NAME = 100
-"""Most characters of an organisation's name, and of a run's."""
 SUMS = ("hr", "ndcg", "users")
 """The sums of an evaluation, in order; each user adds a value in [0, 1] to each."""
 
@@ -132,15 +130,6 @@ _SUMS, _TOTAL = "sums", "total"
 _TRUST, _AGGREGATION_KEY = "trust", "aggregation_key"
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
-
-
-def is_name(text: str) -> bool:
-    r"""Return whether `text` can name an organisation: names are logged and shown on terminals.
-
-    >>> [is_name(text) for text in ("Bücher & Co", " ", "two\nlines")]
-    [True, False, False]
-    """
-    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
 
 
 def _is_public_key(text: str) -> bool:

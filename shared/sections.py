@@ -35,6 +35,7 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_sc
 from shared.errors import ConfigError, SottoError
 
 __all__ = [
+    "LONGEST_NAME",
     "Choice",
     "Fraction",
     "ListOf",
@@ -51,6 +52,7 @@ __all__ = [
     "Value",
     "flat_tables",
     "flatten",
+    "is_name",
     "nested_tables",
     "parse_sections",
     "section",
@@ -61,6 +63,8 @@ T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 Value = int | float | bool | str
 """What a Flower run config can hold."""
+LONGEST_NAME = 100
+"""Most characters of an organisation's name, and of a run's."""
 _OUT_OF_RANGE = "out_of_range"
 _LONGEST = 100
 """Characters of a value that a message shows."""
@@ -93,6 +97,15 @@ class Require:
                 _OUT_OF_RANGE, "out of range", {"value": value, "remedy": self.remedy}
             )
         return value
+
+
+def is_name(text: str) -> bool:
+    r"""Return whether `text` can name an organisation: names are logged and shown on terminals.
+
+    >>> [is_name(text) for text in ("Bücher & Co", " ", "two\nlines")]
+    [True, False, False]
+    """
+    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
 
 
 class Unchecked:

@@ -7,6 +7,7 @@ breach.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -108,10 +109,16 @@ def module(path: Path) -> str:
 MODULES = {module(path): path for path in SOURCES}
 
 
+PLACE = re.compile(r"((?:client|server|simulations)[\w.]*):(\w+)")
+"""Where a command is, in the table of a command line that imports it when it is typed."""
+
+
 def imports(path: Path) -> Iterator[tuple[str, str | None]]:
     """Each imported module, with the name taken from it, wherever in the file."""
     for node in ast.walk(TREES[path]):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Constant) and (place := PLACE.fullmatch(str(node.value))):
+            yield place[1], place[2]
+        elif isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"

@@ -1,6 +1,7 @@
 """The commands of `sotto-node`, one module a command or group.
 
-node         init, check and up
+init         set up a site
+node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
 budget       what the privacy budget was spent on; verify, restore, write off

@@ -1,4 +1,4 @@
-"""sotto-node init, check and up: set up a site, check it, and run its node."""
+"""sotto-node check and up: check a site, and run its node."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from client.checks import connection
 from client.checks.base import Expected, Finding, Status
 from client.checks.preflight import CHECKS, exit_code, preflight
 from client.commands.options import JsonOption, SiteOption
-from client.commands.questions import ask_missing, warn_of_missing_files
 from client.logs import set_up
 from client.node.processes import supernode
 from client.node.up import run_node
 from client.site.lock import lock_node
-from client.site.setup import NewSite, make_site, new_file
 from client.site.site import Site
 from shared.config import ModelConfig
 from shared.errors import SiteError
-from shared.sections import Value
 from shared.system.command_line import messages, output, write_json
 
-__all__ = ["check_command", "init_command", "up_command"]
+__all__ = ["check_command", "up_command"]
 
 
 _MARKS = {
@@ -37,100 +34,6 @@ _MARKS = {
 _PUBLIC = {check.name for check in connection.CHECKS} | {"port"}
 """Checks whose findings depend on no user."""
 _SKIPPABLE = [check.name for check in CHECKS if check.may_be_skipped]
-
-
-def init_command(  # noqa: PLR0913 each is a command-line option
-    folder: Annotated[Path, typer.Argument(help="Folder of the new site.")] = Path(),
-    *,
-    organisation: Annotated[
-        str | None, typer.Option(help="Your organisation's name; public.")
-    ] = None,
-    user_base: Annotated[
-        str | None,
-        typer.Option(help="Name of the users whose budget is spent; it must never change."),
-    ] = None,
-    population: Annotated[
-        int | None, typer.Option(help="Number of users that you declare; public.")
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="File, pattern or URL of the data.")] = None,
-    query: Annotated[str | None, typer.Option(help="For a database: a SELECT.")] = None,
-    table: Annotated[
-        str | None, typer.Option(help="For a database: a table, instead of --query.")
-    ] = None,
-    user: Annotated[str | None, typer.Option(help="Column of the user's id.")] = None,
-    item: Annotated[str | None, typer.Option(help="Column of the item's id.")] = None,
-    time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
-    credentials: Annotated[str | None, typer.Option(help="File with the data's secrets.")] = None,
-    catalogue: Annotated[str | None, typer.Option(help="Folder of the public items.")] = None,
-    max_epsilon: Annotated[
-        float | None, typer.Option(help="ε that your users may spend, over all runs, for ever.")
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option(help="The δ of that ε, far below 1 / population.")
-    ] = None,
-    superlink: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="The coordinator's address.")
-    ] = None,
-    root_certificates: Annotated[
-        str | None, typer.Option(help="PEM file that signed the coordinator's certificate.")
-    ] = None,
-    local_port: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PORT",
-            help="Where the node's own processes meet, on 127.0.0.1; default: 9094 or the next "
-            "free one.",
-        ),
-    ] = None,
-    anchor: Annotated[
-        str | None, typer.Option(help="File of the ledger's anchor, preferably on another disk.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT", help="Address of metrics and health probes; default: off."
-        ),
-    ] = None,
-    restore: Annotated[
-        bool,
-        typer.Option(
-            "--restore",
-            help="The users' ledger is lost: start with what its anchor says was spent.",
-        ),
-    ] = False,
-) -> None:
-    """Set up a site: site.toml, ledger and key. Ask for required settings that are not given.
-
-    The same users must have one ledger, whose budget is spent over all runs, for ever. A second one
-    is refused on this machine. Nothing notices one on another machine, in another container or of
-    another system user: never set the same users up twice.
-    """
-    new_file(folder)  # refuses an existing site before anything is asked
-    given: dict[str, Value | None] = {
-        "organisation": organisation,
-        "user_base": user_base,
-        "population": population,
-        "catalogue": catalogue,
-        "device": device,
-        "anchor": anchor,
-        "data.source": source,
-        "data.query": query,
-        "data.table": table,
-        "data.user": user,
-        "data.item": item,
-        "data.time": time,
-        "data.credentials": credentials,
-        "policy.max_epsilon": max_epsilon,
-        "policy.delta": delta,
-        "coordinator.superlink": superlink,
-        "coordinator.root_certificates": root_certificates,
-        "coordinator.local_port": local_port,
-        "node.metrics": metrics,
-    }
-    values = ask_missing({key: value for key, value in given.items() if value is not None})
-    warn_of_missing_files(values)
-    _print_new_site(make_site(folder, values, restore=restore))
 
 
 def check_command(  # noqa: PLR0913 each is a command-line option
@@ -192,28 +95,6 @@ def up_command(
                 f"sotto-node check --site {loaded.folder}"
             )
         run_node(loaded, lock)
-
-
-def _print_new_site(new: NewSite) -> None:
-    site = new.site
-    if new.open_to_others:
-        messages.print(
-            f"{site.folder} is open to others ({new.open_to_others}): chmod 700 {site.folder}",
-            style="yellow",
-            soft_wrap=True,
-        )
-    messages.print(f"The site is in {site.folder}. Send to the coordinator:", soft_wrap=True)
-    output.print(f"organisation  {site.organisation}", soft_wrap=True, markup=False)
-    output.print(f"population    {site.population}")
-    output.print(f"public key    {new.public_key}", soft_wrap=True, markup=False)
-    messages.print(
-        f"(The public key is also in {new.public_file}; the private one stays on this machine.)\n"
-        "Never put back an old copy of the ledger or of its anchor, "
-        f"{site.anchor_file}: see docs/ledger.md.\n"
-        f"Next: sotto-node trust FILE.fab --site {site.folder}, with the app bundle from the "
-        f"coordinator;\nthen: sotto-node check --site {site.folder}",
-        soft_wrap=True,
-    )
 
 
 def _print_names(findings: Iterable[Finding]) -> list[str]:

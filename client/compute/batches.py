@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from shared.data.histories import Histories
 from shared.errors import ClippingError
-from shared.models.attention import AttentionConfig, mask_size
+from shared.models.attention_config import AttentionConfig, mask_size
 from shared.privacy.noise import user_bytes
 
 __all__ = [

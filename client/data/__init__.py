@@ -1,6 +1,7 @@
 """The partner's interactions: where they are stored, and how they are read.
 
-sources       the [data] table of site.toml, and the source that it names
+config        the [data] table of site.toml
+sources       the source that it names, read as histories
 databases     rows of PostgreSQL, SQLite or another database, through SQLAlchemy
 object_store  tables in an object store that speaks S3
 credentials   secrets from a private file or the environment, never from site.toml

@@ -1,15 +1,4 @@
-"""A partner's interactions: the [data] table of site.toml -> histories.
-
-| `source`                             | what is read                                             |
-|--------------------------------------|----------------------------------------------------------|
-| `events.parquet`, `/data/events.csv` | that file                                                |
-| `part-*.csv`, `**/*.parquet`         | all files that match, in order of name                   |
-| `exports/events`, a folder           | all tables below it, in order of name, except where a    |
-|                                      |   name begins with `_` or `.`                            |
-| `s3://bucket/prefix`                 | an object or all tables below a prefix, see              |
-|                                      |   `client.data.object_store`                             |
-| `postgresql://host/database`         | a query or a table, see `client.data.databases`          |
-| `sqlite:///file.db`                  | the same                                                 |
+"""A partner's interactions: the source that `client.data.config` names -> histories.
 
 The rows of every source are checked in the same way, see `shared.data.reading`. Paths are relative
 to site.toml.
@@ -22,68 +11,17 @@ from collections.abc import Generator, Hashable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from client.data.credentials import refuse_secrets
-from client.data.databases import Database
-from client.data.object_store import ObjectStore
+from client.data.config import DataConfig
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
-from shared.data.ids import MISSING
 from shared.data.reading import histories_from_tables
 from shared.data.tables import FileTable, Table, file_tables
-from shared.errors import ConfigError, SiteError
-from shared.sections import Require, TextsOf, section
+from shared.errors import SiteError
 
-__all__ = ["DataConfig", "Files", "Source", "open_source", "read_source"]
-
-
-@section("data")
-class DataConfig:
-    """The [data] table.
-
-    Attributes:
-        source: path, pattern or URL, see the table at the top of this module.
-        query: for a database: a SELECT that returns the rows.
-        table: for a database, instead of `query`: `name` or `schema.name`.
-        user: column of the user's id.
-        item: column of the item's id.
-        time: column of the time; "" uses `timestamp` or `position`.
-        missing: spellings of a missing id, with commas between; "" for none.
-        credentials: file with the source's secrets; "" reads the environment.
-        endpoint: address of an object store other than Amazon's: `https://host:port`.
-
-    Raises:
-        ConfigError: the keys do not fit together, or one holds a secret.
-    """
-
-    source: Annotated[str, Require(str.strip, "name a file, a pattern or a URL")]
-    query: str = ""
-    table: str = ""
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = ""
-    missing: TextsOf = MISSING
-    credentials: str = ""
-    endpoint: str = ""
-
-    def __post_init__(self) -> None:
-        refuse_secrets({"source": self.source, "endpoint": self.endpoint}, "data.")
-        scheme, is_url, _ = self.source.partition("://")
-        database, store = bool(is_url) and scheme != "s3", bool(is_url) and scheme == "s3"
-        if database and bool(self.query) is bool(self.table):
-            raise ConfigError(
-                f"data.query = '{self.query}', data.table = '{self.table}': "
-                "a database needs one of the two."
-            )
-        login = bool(is_url) and not scheme.startswith("sqlite")
-        reserved = {"query": database, "table": database, "endpoint": store, "credentials": login}
-        for key, fits in reserved.items():
-            if (value := getattr(self, key)) and not fits:
-                raise ConfigError(
-                    f"data.{key} = '{value}' means nothing to this source: remove it."
-                )
+__all__ = ["Files", "Source", "open_source", "read_source"]
 
 
 class Source(Protocol):
@@ -151,7 +89,11 @@ def open_source(data: DataConfig, folder: Path) -> Source:
         return Files(data.source, folder)
     credentials = folder / data.credentials if data.credentials else None
     if scheme == "s3":
+        from client.data.object_store import ObjectStore  # noqa: PLC0415 for this source alone
+
         return ObjectStore(data.source, endpoint=data.endpoint, credentials=credentials)
+    from client.data.databases import Database  # noqa: PLC0415 with SQLAlchemy, for this one alone
+
     rows = ("query", data.query) if data.query else ("table", data.table)
     return Database(data.source, rows, folder=folder, credentials=credentials)
 

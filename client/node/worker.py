@@ -24,8 +24,9 @@ from client.logs import Event, Fields, about, cause, note, request, set_up
 from client.node.task import answer
 from client.site.site import Site
 from shared.errors import BundleError, Refused
-from shared.messages import LONGEST_NAME, refusal_reply
+from shared.messages import refusal_reply
 from shared.outcomes import Refusal
+from shared.sections import LONGEST_NAME
 
 __all__ = ["reply_to", "work"]
 

@@ -15,5 +15,5 @@
 - `source`: a source before there is a site: its files and columns.
 - `proxies`: which HTTP proxy leads to the coordinator.
 
-The [data] table is `client.data.sources`.
+The [data] table is `client.data.config`.
 """

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from client.compute.batches import most_rows, user_numbers
 from client.site.policy import Policy
@@ -26,12 +25,7 @@ from shared.messages import (
     StatisticsRequest,
     TrainRequest,
 )
-from shared.models.attention import (
-    AttentionRecommender,
-    attention_config,
-    mask_size,
-    trainable,
-)
+from shared.models.attention_config import attention_config, mask_size
 from shared.outcomes import Refusal
 
 __all__ = [
@@ -155,6 +149,10 @@ def answer_bytes(request: Request, items: int) -> int:
 def answer_numbers(request: Request, items: int) -> int:
     """Return how many numbers an answer has, from the model's shape, which is within bounds."""
     if isinstance(request, TrainRequest):
+        import torch  # noqa: PLC0415 takes seconds, and an estimate of memory needs no model
+
+        from shared.models.attention import AttentionRecommender, trainable  # noqa: PLC0415 as torch
+
         with torch.device("meta"):  # shapes alone, without memory
             model = AttentionRecommender(attention_config(request.model, items))
         return sum(weight.numel() for weight in trainable(model).values())

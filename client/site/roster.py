@@ -22,8 +22,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from shared.errors import ConfigError, SecureAggregationError
-from shared.messages import is_name
-from shared.sections import NonNegativeInt, PositiveInt, Unchecked, section
+from shared.sections import NonNegativeInt, PositiveInt, Unchecked, is_name, section
 from shared.secure_aggregation.parameters import default_colluding
 from shared.secure_aggregation.signing import public_from_text, public_to_text
 

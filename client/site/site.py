@@ -10,12 +10,10 @@ import tomllib
 from collections.abc import Hashable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-
+from client.data.config import DataConfig
 from client.data.credentials import refuse_secrets
-from client.data.sources import DataConfig, open_source, read_source
 from client.ledger.anchor import default_anchor
 from client.ledger.ledger import Ledger
 from client.ledger.register import enter_ledger, new_ledger_entry
@@ -24,12 +22,15 @@ from client.site.node import NodeConfig
 from client.site.policy import Policy
 from client.site.roster import PEERS, Roster, is_same_name
 from client.site.simulated import LabSeed, simulated_node
-from shared.data.catalogue import Catalogue
-from shared.data.histories import Histories
 from shared.errors import ConfigError, SiteError
-from shared.messages import is_name
-from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
-from shared.sections import Require, Value, flat_tables, parse_sections, section
+from shared.sections import Require, Value, flat_tables, is_name, parse_sections, section
+
+if TYPE_CHECKING:
+    import torch
+
+    from shared.data.catalogue import Catalogue
+    from shared.data.histories import Histories
+    from shared.privacy.noise import RandomSource
 
 __all__ = ["FILE", "Site"]
 
@@ -44,7 +45,7 @@ class Site:
         organisation: the name the partner goes by; public, printable, short.
         user_base: whose budget is spent: the same name for ever, whatever the data file.
         population: declared users, public, >= 1.
-        data: where the interactions are, see `client.data.sources`.
+        data: where the interactions are, see `client.data.config`.
         catalogue: folder of the public item list.
         policy: the partner's limits.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -199,15 +200,21 @@ class Site:
         Raises:
             DataError: the data cannot be read, see `shared.data.reading`.
         """
+        from client.data.sources import read_source  # noqa: PLC0415 as torch
+
         folder = Path(self.folder)
         return read_source(self.data, folder, catalogue, max_length=max_length, strict=strict)
 
     def data_version(self) -> Hashable | None:
         """Return a value that changes with the private data; None if only reading them can tell."""
+        from client.data.sources import open_source  # noqa: PLC0415 as torch
+
         return open_source(self.data, Path(self.folder)).version()
 
     def random(self, round_number: int, *purpose: int) -> RandomSource:
         """Return the source of this site's noise in one round; each purpose >= 0 has its own."""
+        from shared.privacy.noise import SeededRandom, SystemRandom  # noqa: PLC0415 as torch
+
         if self.simulated:
             return SeededRandom(self.lab.seed, self.lab.stream, round_number, *purpose)
         return SystemRandom()
@@ -218,6 +225,8 @@ class Site:
         Raises:
             SiteError: the device is not one that torch knows, or is not there.
         """
+        import torch  # noqa: PLC0415 it takes seconds, and most commands read site.toml alone
+
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"

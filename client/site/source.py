@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from client.data.sources import DataConfig, open_source
+from client.data.config import DataConfig
+from client.data.sources import open_source
 from shared.sections import Value, parse_sections
 
 __all__ = ["check_files", "read_columns"]

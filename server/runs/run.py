@@ -24,7 +24,6 @@ from pathlib import Path
 
 import tomli_w
 
-from server.noise_plan import check_masking
 from server.runs.bundle import BuiltBundle
 from server.settings import Settings
 from server.state.status import RunState, RunStatus, now
@@ -220,6 +219,8 @@ def create_run(
         raise ServerError(f"name = '{name}': letters, digits, '.', '_' and '-', at most 64.")
     folder = settings.runs / name
     config = RunConfig.from_flat({"paths.out": str(folder / _OUT), **flat})
+    from server.noise_plan import check_masking  # noqa: PLC0415 with it come all the accountants
+
     check_masking(config.privacy, simulated=False)
     if not Path(config.paths.catalogue, "items.parquet").is_file():
         raise ConfigError(

@@ -16,14 +16,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from shared.data.columns import ItemColumns, require_columns
 from shared.data.feature_source import FeatureSource
@@ -31,6 +30,9 @@ from shared.data.ids import MISSING, canonical_id, inexact_id
 from shared.data.tables import file_tables, read_table
 from shared.errors import DataError
 from shared.system.files import atomic_replacement
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Catalogue", "IgnoredValues", "items_from_table", "read_items"]
 
@@ -146,7 +148,7 @@ class Catalogue:
         self, features: torch.Tensor, source: FeatureSource | None = None
     ) -> Catalogue:
         """Return the same items with `features`, [V, F], stored as float32 on the CPU."""
-        stored = features.detach().to("cpu", torch.float32).contiguous()
+        stored = features.detach().to("cpu").float().contiguous()
         return replace(self, features=stored, source=source)
 
     def without_features(self) -> Catalogue:
@@ -166,6 +168,8 @@ class Catalogue:
             metadata = {"fingerprint": self.fingerprint}
             if self.source is not None:
                 metadata[_SOURCE] = self.source.to_text()
+            from safetensors.torch import save_file  # noqa: PLC0415 with torch, which takes seconds
+
             with atomic_replacement(features) as temporary:
                 save_file({"features": self.features.contiguous()}, temporary, metadata=metadata)
         with atomic_replacement(folder / ITEMS_FILE) as temporary:
@@ -220,7 +224,7 @@ class Catalogue:
 
 
 def _check_features(features: torch.Tensor, items: int) -> None:
-    if features.dtype != torch.float32 or features.ndim != 2 or len(features) != items:
+    if str(features.dtype) != "torch.float32" or features.ndim != 2 or len(features) != items:
         actual = f"{features.dtype} {list(features.shape)}"
         raise ValueError(f"features must be float32 [{items}, F], not {actual}")
 

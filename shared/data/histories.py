@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from shared.data.summary import Summary
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Histories", "offsets_of"]
 
@@ -177,6 +180,8 @@ class Histories:
         tensor([[1, 2],
                 [4, 0]])
         """
+        import torch  # noqa: PLC0415 takes seconds, and who reads data may not train on them
+
         rows = np.asarray(rows, np.int64).reshape(-1)
         ends = self.offsets[1:][rows]
         counts = np.minimum(self.lengths[rows], length)

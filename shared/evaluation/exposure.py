@@ -10,10 +10,13 @@ Raises:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DECILES", "arp", "exposure", "gini", "popularity_deciles"]
 
@@ -38,6 +41,7 @@ def arp(top: Tensor, counts: Ints, users: int) -> float:
         users: number of users whose events are counted; >= 1.
 
     Example:
+        >>> import torch
         >>> arp(torch.tensor([[1, 2], [1, 0]]), np.array([6, 4, 0]), users=8)
         0.6875
     """
@@ -56,6 +60,7 @@ def gini(top: Tensor, items: int) -> float:
     share p of filled places. It is 0 for a catalogue of one item, and if no place is filled.
 
     Example:
+        >>> import torch
         >>> gini(torch.tensor([[1, 2], [3, 4]]), items=4), gini(torch.tensor([[3], [3]]), items=4)
         (0.0, 1.0)
     """
@@ -89,6 +94,7 @@ def exposure(top: Tensor, counts: Ints) -> list[float]:
     the long tail (APLT in Abdollahpouri, Burke & Mobasher 2019), with equal weight for each place.
 
     Example:
+        >>> import torch
         >>> exposure(torch.tensor([[1, 2], [1, 0]]), np.arange(10, 0, -1))[:3]
         [0.6666666666666666, 0.3333333333333333, 0.0]
     """
@@ -102,7 +108,7 @@ def _shown(top: Tensor, items: int) -> Ints:
     """Count how often each item is shown, [V]."""
     if items < 1 or (top.numel() and not 0 <= int(top.min()) <= int(top.max()) <= items):
         raise ValueError(f"top holds ids outside 0..{items}")
-    return torch.bincount(top.flatten(), minlength=items + 1)[1:].numpy()
+    return top.flatten().bincount(minlength=items + 1)[1:].numpy()
 
 
 def _check(top: Tensor, counts: Ints) -> None:

@@ -31,67 +31,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
+from shared.models.attention_config import AttentionConfig, attention_config
 from shared.models.complete_weights import check_complete
 from shared.models.dropout import Dropout
 from shared.models.frozen import draw_frozen, fingerprint
-from shared.models.products import LARGE, NUMBERS, align, linear_by_user, product_by_user
+from shared.models.products import align, linear_by_user, product_by_user
 
 __all__ = [
     "Attention",
-    "AttentionConfig",
     "AttentionRecommender",
     "Block",
     "ItemScores",
     "append_own_directions",
-    "attention_config",
     "build",
     "frozen_fingerprint",
     "item_descriptors",
-    "mask_size",
     "trainable",
 ]
-
-
-class AttentionConfig(PreTrainedConfig):
-    """Shape of an `AttentionRecommender`; saved beside its weights.
-
-    Attributes:
-        items: catalogue size V; >= 1.
-        item_representation: "ids", "features" or "both".
-        tied: whether one table of learned vectors serves as both input and output.
-        item_bias: whether each item has a learned offset (its popularity).
-        feature_size: public features per item; 0 when none are used.
-        own_items: internal ids of the items that have an additional one-hot feature;
-            F = feature_size + len(own_items).
-        hidden_size: width D, a multiple of `heads`.
-        layers: number of attention blocks.
-        heads: number of attention heads H.
-        recency: initial attention weight of an event relative to the next one, in (0, 1].
-        max_length: events of a history that are read, T.
-        dropout: probability in [0, 1).
-        trained: "all" weights, or "scores": only `feature_out` and the offsets.
-    """
-
-    model_type = "sotto-attention"
-
-    items: int = 1
-    item_representation: str = "ids"
-    tied: bool = True
-    item_bias: bool = True
-    feature_size: int = 0
-    own_items: tuple[int, ...] = ()
-    hidden_size: int = 64
-    layers: int = 2
-    heads: int = 2
-    recency: float = 1.0
-    max_length: int = 50
-    dropout: float = 0.2
-    trained: str = "all"
 
 
 INITIAL_STD = 0.02
@@ -458,31 +419,6 @@ def _public_features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
     return features
 
 
-def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
-    """Translate the run's model settings into the recommender's own configuration.
-
-    Args:
-        model: the settings.
-        items: catalogue size V.
-    """
-    uses_features = model.items.uses_features
-    return AttentionConfig(
-        items=items,
-        item_representation=str(model.items),
-        tied=model.tied,
-        item_bias=model.item_bias,
-        feature_size=model.feature_size if uses_features else 0,
-        own_items=model.own_items if uses_features else (),
-        hidden_size=model.width,
-        layers=model.layers,
-        heads=model.heads,
-        recency=model.recency,
-        max_length=model.max_length,
-        dropout=model.dropout,
-        trained=str(model.trained),
-    )
-
-
 def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     """Build a recommender over a catalogue.
 
@@ -505,14 +441,6 @@ def frozen_fingerprint(model: ModelConfig) -> str:
         recommender = AttentionRecommender(attention_config(model, items=1))
     draw_frozen(recommender, INITIAL_STD)
     return fingerprint(recommender)
-
-
-def mask_size(config: AttentionConfig) -> int:
-    """Return how many numbers of one user's are masked in a pass over `max_length` events."""
-    length, width = config.max_length, config.hidden_size
-    attended = length * (length + -length % NUMBERS if length < LARGE else length)
-    layer = config.heads * attended + 2 * length * width
-    return length * width + config.layers * layer if config.dropout else 0
 
 
 def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from shared.data.histories import Histories
 
@@ -121,6 +120,8 @@ def states(
         float32 [T, F].
     """
     # The recursive filter y_t = x_t + recency * y_{t-1} gives both sums in O(T).
+    from scipy.signal import lfilter  # noqa: PLC0415 takes a second, for this function alone
+
     filtered = lfilter([1.0], [1.0, -recency], normed[items - 1], axis=0)
     weight = lfilter([1.0], [1.0, -recency], np.ones(len(items)))
     return layer_norm((filtered / weight[:, None]).astype(np.float32))

@@ -7,16 +7,24 @@
 | an error, which the message explains | 2         |
 | Ctrl-C                               | 130       |
 
+A command's module is imported when the command is typed, not before (`command_table`): torch alone
+takes seconds to import, and most commands need none of it.
+
 Results go to stdout, messages to stderr. Neither reads markup or emoji codes: fingerprints, keys
 and names are printed as they are. A style is an argument (`style=`, or a `Text`).
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -25,12 +33,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
 
 from shared.errors import SottoError
 
 __all__ = [
     "INTERRUPTED",
     "command_group",
+    "command_table",
     "confirm",
     "failed",
     "messages",
@@ -67,7 +77,68 @@ def command_group(about: str, *, runs_alone: bool = False) -> typer.Typer:
     )
 
 
-def run(app: typer.Typer, *, interrupted: str = "") -> NoReturn:
+def command_table(
+    about: str, places: Mapping[str, str | TyperGroup], *, hidden: Collection[str] = ()
+) -> TyperGroup:
+    """Make a group of commands from a table that says where each one is.
+
+    Args:
+        about: shown by `--help`.
+        places: where each command is, as "module:name" of its function or its `typer.Typer`, or a
+            further table. In the order in which `--help` lists them.
+        hidden: the commands that `--help` does not list.
+    """
+    group = TyperGroup(help=about, no_args_is_help=True)
+    for name, place in places.items():
+        command = _Placed(place, hidden=name in hidden) if isinstance(place, str) else place
+        command.name = name
+        group.add_command(command)
+    return group
+
+
+class _Placed(TyperCommand):
+    """A command of a table: its help is read from the source, and its module imported to run it."""
+
+    def __init__(self, place: str, *, hidden: bool) -> None:
+        super().__init__(None, help=_read_help(place), hidden=hidden)
+        self.place = place
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:  # noqa: ANN401 as click's
+        return self.load().make_context(*args, **kwargs)
+
+    def load(self) -> click.Command:
+        """Import the command."""
+        module, _, name = self.place.partition(":")
+        command = getattr(import_module(module), name)
+        if not isinstance(command, typer.Typer):
+            function, command = command, command_group("")
+            command.command(self.name)(function)
+        loaded = typer.main.get_command(command)
+        loaded.name = self.name
+        return loaded
+
+
+def _read_help(place: str) -> str:
+    """Return the docstring of a command, or the description of a group, without importing it."""
+    module, _, name = place.partition(":")
+    for node in _parse(module).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            assert isinstance(node.value, ast.Call), f"{place} is a command_group(...)"
+            return str(ast.literal_eval(node.value.args[0]))
+    raise AssertionError(f"there is no command {place}")
+
+
+@cache
+def _parse(module: str) -> ast.Module:
+    spec = find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def run(app: typer.Typer | click.Group, *, interrupted: str = "") -> NoReturn:
     """Run the command that was typed, and exit with its exit code.
 
     Args:

@@ -29,7 +29,8 @@ from client.compute import trainer
 from client.compute.trainer import LocalPlan, train
 from shared.config import Optimiser
 from shared.data.histories import Histories
-from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.attention_config import AttentionConfig
 from shared.privacy.noise import RandomSource, SeededRandom
 
 __all__ = ["ATTACKS", "PLAN", "Excess", "climb", "clipped_sums", "excess", "hostile_model"]

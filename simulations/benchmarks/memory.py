@@ -16,7 +16,8 @@ import time
 import torch
 
 from client.compute.memory import keep_freed_memory
-from shared.models.attention import AttentionConfig, AttentionRecommender
+from shared.models.attention import AttentionRecommender
+from shared.models.attention_config import AttentionConfig
 from shared.models.losses import loss_per_user, next_item_pairs
 
 

@@ -44,7 +44,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from client.compute.memory import keep_freed_memory
-from shared.models.attention import AttentionConfig, AttentionRecommender
+from shared.models.attention import AttentionRecommender
+from shared.models.attention_config import AttentionConfig
 from shared.models.losses import gather_candidate_scores, loss_per_user, next_item_pairs
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised

@@ -33,7 +33,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from client.data.sources import DataConfig, read_source
+from client.data.config import DataConfig
+from client.data.sources import read_source
 from shared.data.catalogue import Catalogue
 from simulations.datasets.temporary_postgresql import Server, temporary_server
 

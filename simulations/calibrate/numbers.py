@@ -20,7 +20,8 @@ from server.noise_plan import plan_noise, popularity_share, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
-from shared.models.attention import AttentionRecommender, attention_config, trainable
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.attention_config import attention_config
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import noise_multiplier_for, rounds_for
 from shared.privacy.release import Release, ReleaseKind

@@ -1,17 +1,23 @@
-"""What can be set, its default and its meaning, read from the dataclasses themselves."""
+"""sotto-lab settings: what can be set, its default and its meaning, read from the dataclasses."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+from rich.table import Table
 
 from shared.sections import Value, flatten
+from shared.system.command_line import output, write_json
 from simulations.experiment.config import SimulationConfig
 
-__all__ = ["Setting", "settings"]
+__all__ = ["Setting", "settings", "settings_command"]
 
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
 
@@ -29,6 +35,21 @@ class Setting:
     key: str
     default: Value | None
     meaning: str
+
+
+def settings_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List every setting that --config and --set take, with its default."""
+    listed = settings()
+    if as_json:
+        write_json([asdict(setting) for setting in listed])
+        return
+    table = Table("setting", "default", "meaning")
+    for setting in listed:
+        default = "(state it)" if setting.default is None else json.dumps(setting.default)
+        table.add_row(setting.key, default, setting.meaning)
+    output.print(table)
 
 
 def settings(cls: type = SimulationConfig, prefix: str = "") -> list[Setting]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from opacus.accountants import PRVAccountant
 
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import (
@@ -143,6 +142,8 @@ def opacus_epsilon(releases: Sequence[Release], delta: float, scale: float) -> f
     Returns:
         None where Opacus fails.
     """
+    from opacus.accountants import PRVAccountant  # noqa: PLC0415 takes seconds to import
+
     accountant = PRVAccountant()
     accountant.history = [(r.noise_multiplier, r.sample_rate, r.steps) for r in releases]
     total = sum(release.steps for release in releases)

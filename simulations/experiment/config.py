@@ -38,6 +38,7 @@ from shared.sections import (
 from simulations.experiment.partition import Scheme
 
 __all__ = [
+    "SETTINGS",
     "Engine",
     "LabConfig",
     "SimulationConfig",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 
+SETTINGS = "config.toml"
+"""The file of a run that holds its settings."""
 UNUSED_DELTA = 1e-9
 """Stands where a δ must, in a run without privacy, where it means nothing."""
 

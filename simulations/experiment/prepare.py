@@ -17,7 +17,7 @@ from shared.errors import CheckpointError, ConfigError
 from shared.sections import flatten
 from simulations.datasets.load import Dataset, load
 from simulations.experiment.cold import cold_items, without_items
-from simulations.experiment.config import SimulationConfig, read_settings
+from simulations.experiment.config import SETTINGS, SimulationConfig, read_settings
 from simulations.experiment.federation import site_histories, sites_in
 from simulations.experiment.hold_out import hold_out, time_cuts
 from simulations.experiment.partition import natural_partition, partition
@@ -25,7 +25,6 @@ from simulations.experiment.public_knowledge import add_features
 from simulations.experiment.requirements import check_requirements
 from simulations.experiment.simulation import (
     CATALOGUE,
-    SETTINGS,
     SITES,
     PlantedUsers,
     Simulation,

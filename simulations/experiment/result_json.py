@@ -13,10 +13,9 @@ import resource
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
@@ -24,12 +23,14 @@ from server.state.status import RunStatus
 from shared.config import PrivacyConfig
 from shared.data.splits import HeldOut
 from shared.evaluation.exposure import DECILES, arp, exposure, gini
-from shared.evaluation.ranking import Ranking
 from shared.privacy.release import Release
 from shared.sections import Require
 from shared.system.files import UMASK, write_atomically
 from simulations.datasets.load import Dataset
-from simulations.experiment.federation import LedgerCost
+
+if TYPE_CHECKING:
+    from shared.evaluation.ranking import Ranking
+    from simulations.experiment.federation import LedgerCost
 
 __all__ = [
     "FILE",
@@ -337,6 +338,8 @@ def evaluation_section(
         split: the name of the events that are asked for.
         time: how they lie in time.
     """
+    import torch  # noqa: PLC0415 takes seconds, and readers of results need none
+
     users = {len(ranking.ranks) for ranking in rankings.values()}
     if len(users) != 1:
         raise ValueError(f"the models were measured over different users: {users}")

@@ -23,7 +23,6 @@ from simulations.experiment.result_json import Timing
 __all__ = [
     "CATALOGUE",
     "LOCAL_BASELINES",
-    "SETTINGS",
     "SITES",
     "PlantedUsers",
     "Reporter",
@@ -32,7 +31,7 @@ __all__ = [
     "write_site",
 ]
 
-SETTINGS, CATALOGUE, SITES = "config.toml", "catalogue", "sites"
+CATALOGUE, SITES = "catalogue", "sites"
 LOCAL_BASELINES = "alone"
 """The folder of the organisations that are trained by themselves, for comparison."""
 

@@ -19,15 +19,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shared.evaluation.ranking import Ranking
 from shared.system.files import atomic_replacement
 from simulations.datasets.groups import Groups
+
+if TYPE_CHECKING:
+    from shared.evaluation.ranking import Ranking
 
 __all__ = ["EVALUATION", "TestUsers", "write_evaluation"]
 

@@ -21,7 +21,7 @@ from shared.errors import CheckpointError, ConfigError
 from shared.system.files import UMASK, write_atomically
 from shared.system.locks import exclusive_lock
 from simulations.experiment import result_json
-from simulations.experiment.simulation import SETTINGS
+from simulations.experiment.config import SETTINGS
 from simulations.sweep.plan import Keep, Plan, PlannedRun, SweepOptions
 from simulations.sweep.workers import Job
 

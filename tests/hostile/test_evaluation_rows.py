@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from client.compute.evaluation import _checked_rows, _scores
-from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.attention_config import AttentionConfig
 from shared.privacy.clipping.layers import linear_maps_by_user
 
 SHAPES = [

@@ -6,7 +6,8 @@ import pytest
 
 from client.compute.trainer import train
 from shared.data.histories import Histories
-from shared.models.attention import AttentionConfig, AttentionRecommender
+from shared.models.attention import AttentionRecommender
+from shared.models.attention_config import AttentionConfig
 from shared.privacy.noise import SystemRandom
 from simulations.benchmarks.hostile_search import PLAN
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from client.compute import trainer
 from client.compute.trainer import LocalPlan, train
 from shared.data.histories import Histories
-from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.attention_config import AttentionConfig
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
 from simulations.benchmarks.hostile_search import (
@@ -144,7 +145,8 @@ MEMORY = """
 import resource, sys, torch, numpy as np
 torch.set_num_threads(1)
 from shared.data.histories import Histories
-from shared.models.attention import AttentionConfig, AttentionRecommender
+from shared.models.attention import AttentionRecommender
+from shared.models.attention_config import AttentionConfig
 from shared.privacy.noise import SystemRandom
 from client.compute.trainer import train
 from simulations.benchmarks.hostile_search import PLAN

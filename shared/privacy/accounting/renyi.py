@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from opacus.accountants.analysis import rdp
 from scipy.special import gammaln
 
 from shared.privacy.accounting.composition import Form
@@ -84,6 +83,9 @@ def _curve(noise: float, rate: float) -> NDArray[np.float64]:
     # noise that series takes seconds.
     below = np.full(len(_BELOW_TWO), at_integers[0])
     if noise < 0.7:
+        # torch and much else come with it, which few processes need.
+        from opacus.accountants.analysis import rdp  # noqa: PLC0415
+
         try:
             exact = rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=_BELOW_TWO)
             below = np.fmin(below, exact)

@@ -28,7 +28,8 @@ from client.compute.batches import physical_batches, shape_of
 from client.compute.trainer import LocalPlan, train
 from shared.config import Optimiser
 from shared.data.histories import Histories
-from shared.models.attention import AttentionConfig, AttentionRecommender, trainable
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.attention_config import AttentionConfig
 from shared.models.dropout import Dropout
 from shared.privacy.noise import RandomSource, SeededRandom, SystemRandom
 

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.sources import DataConfig, open_source, read_source
+from client.data.config import DataConfig
+from client.data.sources import open_source, read_source
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import MISSING, canonical_id

@@ -10,11 +10,10 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import pytest
-import typer
 import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -53,13 +52,12 @@ def parsed(unit: Path) -> dict[str, list[str]]:
 
 def understood(words: list[str]) -> None:
     """Parses a command line of `sotto-node`; raises where it is none."""
-    command: Any = typer.main.get_command(app)
-    context = click.Context(command)
+    command: click.Command = app
     while isinstance(command, click.Group):
-        name, words = words[0], words[1:]
-        found = command.get_command(context, name)
-        assert found is not None, f"no command {name}"
-        command = found
+        name, *words = words
+        assert name in command.commands, f"no command {name}"
+        command = command.commands[name]
+        command = command.make_context(name, [], resilient_parsing=True).command  # imported
     command.make_context("sotto-node", words)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from client.data.sources import DataConfig
+from client.data.config import DataConfig
 from client.ledger.anchor import default_anchor
 from client.site.locate import locate
 from client.site.policy import Ask, Policy

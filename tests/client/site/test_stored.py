@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from client.data.sources import DataConfig
+from client.data.config import DataConfig
 from client.ledger.ledger import Entry
 from client.site.coordinator import CoordinatorConfig
 from client.site.node import NodeConfig

@@ -11,7 +11,6 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 
 import server.cli
@@ -21,7 +20,7 @@ from server.settings import Listen
 from shared.system.address import Address
 
 DEPLOY = Path(__file__).parents[3] / "server" / "deploy"
-COMMANDS = set(typer.main.get_command(server.cli.app).commands)  # type: ignore[attr-defined]
+COMMANDS = set(server.cli.app.commands)
 PUBLIC = Address.parse(Listen().partners)
 
 

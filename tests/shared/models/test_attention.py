@@ -20,12 +20,12 @@ from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.models.attention import (
     Attention,
-    AttentionConfig,
     AttentionRecommender,
     ItemScores,
     build,
     trainable,
 )
+from shared.models.attention_config import AttentionConfig
 from shared.models.losses import loss_per_user, next_item_pairs
 
 V, F, D, T = 11, 5, 8, 6

@@ -23,7 +23,7 @@ def test_the_patterns_of_processes_name_modules_and_commands_that_exist() -> Non
         program, _, command = re.sub(r"\\(.)", r"\1", pattern).partition(" ")
         if "." in program:
             assert find_spec(program) is not None
-        assert not command or command in {one.name for one in app.registered_commands}
+        assert not command or command in app.commands
 
 
 def test_the_line_that_false_replies_change_is_there_once() -> None:

@@ -1,0 +1,84 @@
+"""The shape of the recommender: its configuration, and sizes that follow from it.
+
+Apart from the model (`shared.models.attention`), whose base class takes seconds to import: who
+checks a request or estimates memory needs the shape alone.
+"""
+
+from __future__ import annotations
+
+from transformers import PreTrainedConfig
+
+from shared.config import ModelConfig
+from shared.models.products import LARGE, NUMBERS
+
+__all__ = ["AttentionConfig", "attention_config", "mask_size"]
+
+
+class AttentionConfig(PreTrainedConfig):
+    """Shape of an `AttentionRecommender`; saved beside its weights.
+
+    Attributes:
+        items: catalogue size V; >= 1.
+        item_representation: "ids", "features" or "both".
+        tied: whether one table of learned vectors serves as both input and output.
+        item_bias: whether each item has a learned offset (its popularity).
+        feature_size: public features per item; 0 when none are used.
+        own_items: internal ids of the items that have an additional one-hot feature;
+            F = feature_size + len(own_items).
+        hidden_size: width D, a multiple of `heads`.
+        layers: number of attention blocks.
+        heads: number of attention heads H.
+        recency: initial attention weight of an event relative to the next one, in (0, 1].
+        max_length: events of a history that are read, T.
+        dropout: probability in [0, 1).
+        trained: "all" weights, or "scores": only `feature_out` and the offsets.
+    """
+
+    model_type = "sotto-attention"
+
+    items: int = 1
+    item_representation: str = "ids"
+    tied: bool = True
+    item_bias: bool = True
+    feature_size: int = 0
+    own_items: tuple[int, ...] = ()
+    hidden_size: int = 64
+    layers: int = 2
+    heads: int = 2
+    recency: float = 1.0
+    max_length: int = 50
+    dropout: float = 0.2
+    trained: str = "all"
+
+
+def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
+    """Translate the run's model settings into the recommender's own configuration.
+
+    Args:
+        model: the settings.
+        items: catalogue size V.
+    """
+    uses_features = model.items.uses_features
+    return AttentionConfig(
+        items=items,
+        item_representation=str(model.items),
+        tied=model.tied,
+        item_bias=model.item_bias,
+        feature_size=model.feature_size if uses_features else 0,
+        own_items=model.own_items if uses_features else (),
+        hidden_size=model.width,
+        layers=model.layers,
+        heads=model.heads,
+        recency=model.recency,
+        max_length=model.max_length,
+        dropout=model.dropout,
+        trained=str(model.trained),
+    )
+
+
+def mask_size(config: AttentionConfig) -> int:
+    """Return how many numbers of one user's are masked in a pass over `max_length` events."""
+    length, width = config.max_length, config.hidden_size
+    attended = length * (length + -length % NUMBERS if length < LARGE else length)
+    layer = config.heads * attended + 2 * length * width
+    return length * width + config.layers * layer if config.dropout else 0
