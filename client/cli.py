@@ -17,6 +17,7 @@ app = command_table(
         "trust": "client.commands.trust:trust_command",
         "check": "client.commands.node:check_command",
         "up": "client.commands.node:up_command",
+        "peers": "client.commands.peers:peers",
         "budget": "client.commands.budget:budget",
         "outbox": "client.commands.outbox:outbox",
     },

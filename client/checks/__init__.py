@@ -5,6 +5,7 @@
 - `files`: permissions of the site's files, and the version of Flower.
 - `data`: the catalogue and the private interactions.
 - `privacy`: the ledger, its anchor, and the rest of the budget.
+- `roster`: the aggregation key, and whether answers can be masked with the roster.
 - `app`: the app that the node would run, and as which user.
 - `machine`: device, memory, disk, file system and the port of the node's own processes.
 - `connection`: certificate, connection, TLS, clocks, and whether the key is accepted; `handshake`

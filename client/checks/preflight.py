@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from client.checks import app, connection, data, files, machine, privacy
+from client.checks import app, connection, data, files, machine, privacy, roster
 from client.checks.base import Expected, Facts, Finding, Status
 from client.site.site import FILE, Site
 from shared.errors import SottoError
@@ -22,6 +22,7 @@ CHECKS = (
     *files.CHECKS,
     *data.CHECKS,
     *privacy.CHECKS,
+    *roster.CHECKS,
     *app.CHECKS,
     *machine.CHECKS,
     *connection.CHECKS,

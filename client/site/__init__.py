@@ -9,6 +9,7 @@
 - `setup`: creates a site: folder, key, ledger, anchor and site.toml.
 - `keys`: the node's key pair, and how a key pair is stored.
 - `aggregation_key`: the key that it signs with under secure aggregation, and whom it believes.
+- `peers`: adds organisations to [roster.peers], and removes them.
 - `lock`: one site has one node.
 - `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
 - `user_count`: notices that many users came or went since the data was last read.

@@ -67,6 +67,15 @@ class Peers(Mapping[str, bytes]):
                     "one organisation. Ask both for theirs, and compare the fingerprints."
                 )
 
+    def joined(self, name: str, key: bytes) -> Peers:
+        """Return them with one more.
+
+        Raises:
+            ConfigError: the name cannot be one, or name or key is here already.
+        """
+        self._check_new(name, key)
+        return Peers({**self, name: key})
+
     def __getitem__(self, name: str) -> bytes:
         """Return the key of an organisation."""
         return self._keys[name]

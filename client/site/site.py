@@ -97,9 +97,26 @@ class Site:
         """
         file = path / FILE if path.is_dir() else path
         try:
-            tables = tomllib.loads(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise SiteError(f"{file}: not readable ({error.strerror}). Check the path.") from error
+        except ValueError as error:
+            raise SiteError(f"{file}: not valid TOML ({error}). Mend that line.") from error
+        return cls.parse(text, file)
+
+    @classmethod
+    def parse(cls, text: str, file: Path) -> Site:
+        """Read the text of a site.toml.
+
+        Args:
+            text: what the file holds, or is to hold.
+            file: where it lies; paths in it are relative to its folder.
+
+        Raises:
+            SiteError: it is not TOML, or a key is unknown, missing or out of range.
+        """
+        try:
+            tables = tomllib.loads(text)
         except ValueError as error:
             raise SiteError(f"{file}: not valid TOML ({error}). Mend that line.") from error
         if "folder" in tables:

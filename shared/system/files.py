@@ -39,7 +39,12 @@ PRIVATE, UMASK = 0o600, 0o666
 
 
 def write_atomically(
-    file: Path, content: bytes, *, mode: int = PRIVATE, keep_owner: bool = False
+    file: Path,
+    content: bytes,
+    *,
+    mode: int = PRIVATE,
+    keep_owner: bool = False,
+    keep_access: bool = False,
 ) -> None:
     """Replace a file durably in one step. A crash leaves the old content or the new, never a part.
 
@@ -50,15 +55,21 @@ def write_atomically(
         content: all of it.
         mode: its permissions, less the umask.
         keep_owner: whether a file that root replaces stays its owner's.
+        keep_access: whether owner, group and permissions are those of the file that is replaced,
+            which must be there, whoever replaces it.
 
     Raises:
-        OSError: it cannot be written; `file` is as it was.
+        OSError: it cannot be written, or not with that owner and group; `file` is as it was.
     """
     _remove_leftovers(file)
     with _written_beside(file, content, mode) as new:
         if keep_owner and os.geteuid() == 0 and file.exists():
             status = file.stat()
             os.chown(new, status.st_uid, status.st_gid)
+        if keep_access:
+            status = file.stat()
+            os.chown(new, status.st_uid, status.st_gid)
+            new.chmod(status.st_mode & 0o777)
         new.replace(file)
     _sync(file.parent)
 

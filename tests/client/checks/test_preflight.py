@@ -13,12 +13,13 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import client.checks.files
 import client.ledger.store
@@ -28,12 +29,14 @@ from client.checks.handshake import shake_hands
 from client.checks.preflight import CHECKS
 from client.ledger.ledger import Entry
 from client.node.processes import environment
+from client.site.aggregation_key import load_identity
 from client.site.local_port import find_free_port
 from client.site.lock import lock_node
 from shared.config import ModelConfig
 from shared.errors import SiteError
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
+from shared.secure_aggregation.signing import Identity, public_to_text
 from tests.client.authority import NOT_ACCEPTED, Authority, serving
 from tests.client.bundles import bundle
 from tests.client.partner import USERS, statuses
@@ -309,7 +312,52 @@ def anchor_beside(partner: Partner) -> None:
 
 Usage = namedtuple("Usage", "total used free")
 
+OTHERS = [Identity(name="", key=ec.generate_private_key(ec.SECP384R1())).public for _ in range(3)]
+
+
+def with_peers(partner: Partner, count: int = 3, *keys: bytes) -> Path:
+    """Write so many peers, and these keys' owners, into the roster; return its own key's file."""
+    table = {f"peer {n}": public_to_text(key) for n, key in enumerate([*OTHERS[:count], *keys])}
+    lines = [f"'{name}' = '{key}'" for name, key in table.items()]
+    file = partner.site / "site.toml"
+    file.write_text("\n".join([file.read_text(), "[roster.peers]", *lines, ""]))
+    return partner.site / "aggregation_key"
+
+
 FAULTS = {
+    "too few peers": Fault(
+        "roster",
+        lambda p: with_peers(p, 2),
+        "sotto-node peers list",
+        "no answer can be masked: [roster] has 3 organisations",
+        status="warning",
+    ),
+    "counts without names": Fault(
+        "roster",
+        lambda p: p.edit("# organisations = 8\n", "organisations = 8\n"),
+        "take out roster.organisations",
+        "counts 8 organisations and names none",
+        status="warning",
+    ),
+    "an aggregation key that others may read": Fault(
+        "roster", lambda p: with_peers(p).chmod(0o644), "chmod 600", "permissions are 644"
+    ),
+    "no aggregation key": Fault(
+        "roster", lambda p: with_peers(p).unlink(), "peers", "sotto-node peers key"
+    ),
+    "another key's public half": Fault(
+        "roster",
+        lambda p: written(with_peers(p).with_suffix(".pub"), b"ecdsa-sha2-nistp384 AAAA"),
+        "sotto-node peers key",
+        "not the public half",
+        status="warning",
+    ),
+    "the own key as a peer's": Fault(
+        "roster",
+        lambda p: with_peers(p, 3, load_identity(p.loaded).public),
+        "peers",
+        "roster.peers.peer 3 is this site's own",
+    ),
     "no TOML": Fault(
         "site.toml",
         edited("[data]", "[data"),
@@ -622,6 +670,18 @@ def test_a_fault_shows_by_its_name_and_changes_nothing_else(joined: Partner, fau
     assert fault.remedy in finding["remedy"]
     assert finding["remedy"].strip()
     assert code == {"warning": 1, "error": 2}[fault.status]
+
+
+def test_the_roster_says_which_epsilon_follow(joined: Partner) -> None:
+    with_peers(joined)
+    _, findings = joined.check()
+    assert "ε (limit 8) counts the noise of 3" in findings["roster"]["found"]
+    assert findings["roster"]["details"]["honest_shares"] == 3
+    _, findings = joined.check("--noise-multiplier", 0.8, "--sample-rate", 0.1)
+    own = Release(kind=ReleaseKind.TRAIN, steps=1, noise_multiplier=0.8, sample_rate=0.1)
+    together = replace(own, noise_multiplier=0.8 * math.sqrt(3))
+    shown = [float(text) for text in re.findall(r"ε = ([0-9.]+)", findings["roster"]["found"])]
+    assert shown == [pytest.approx(epsilon([one], 1e-4), rel=0.01) for one in (together, own)]
 
 
 def test_every_check_that_may_fail_has_failed() -> None:
