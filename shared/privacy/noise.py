@@ -86,7 +86,8 @@ def noised(total: Tensor, scale: float, random: RandomSource) -> Tensor:
     if not 0 < scale < math.inf:
         raise ValueError(f"the noise's scale must be a positive number, not {scale}")
     per_unit = math.ldexp(1.0, GRID_BITS + 1 - math.frexp(scale)[1])
-    total = torch.where(total.isfinite().all(), total, 0)
+    if total.numel():
+        total = total.where(torch.stack(total.aminmax()).isfinite().all(), 0)
     result = torch.empty_like(total, memory_format=torch.contiguous_format)
     largest = torch.finfo(total.dtype).max
     parts = total.reshape(-1).split(_AT_ONCE), result.view(-1).split(_AT_ONCE)

@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from shared.errors import ClippingError
 from shared.models.attention import ItemScores
-from shared.privacy.clipping.factors import RUN, WeightGradient, squared_norms
+from shared.privacy.clipping.factors import RUN, FlatForm, WeightGradient, squared_norms
 from shared.privacy.clipping.grid import GridSum, grid_bits
 from shared.privacy.clipping.layers import RULES, linear_maps_by_user, objection
 
@@ -82,6 +82,7 @@ class PerUserClipping:
     Args:
         model: every trainable weight lies in a layer that `shared.privacy.clipping.layers` knows.
         clip_norm: bound C on the Euclidean norm of what one user adds, over all weights together.
+        weight_by_weight: also keep `weight_norms`, which a check needs and training does not.
 
     Attributes:
         weight_norms: after `backward`, each user's norm [B] over one weight alone, by weight.
@@ -90,7 +91,9 @@ class PerUserClipping:
         ClippingError: a layer's per-user gradients are not known, or C is out of range.
     """
 
-    def __init__(self, model: nn.Module, clip_norm: float) -> None:
+    def __init__(
+        self, model: nn.Module, clip_norm: float, *, weight_by_weight: bool = False
+    ) -> None:
         if not SMALLEST_NORM <= clip_norm <= LARGEST_NORM:
             raise ClippingError(
                 f"clip_norm = {clip_norm}: choose one from {SMALLEST_NORM:g} to {LARGEST_NORM:g}."
@@ -100,6 +103,8 @@ class PerUserClipping:
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._tables = _tables_in(self._layers)
         self._sums: dict[Tensor, GridSum] = {}
+        self._flat_sums: dict[FlatForm, GridSum] = {}
+        self._weight_by_weight = weight_by_weight
         self.weight_norms: dict[Tensor, Tensor] = {}
         self._users: int | None = None
         self._forget()
@@ -124,16 +129,22 @@ class PerUserClipping:
     def zero_sums(self) -> None:
         """Start a logical batch: set the sum of every weight to 0."""
         self._forget()
-        self._sums.clear()  # let go of the last sums before the next ones take their memory
-        self._sums = {weight: GridSum(weight) for weight in self._weights}
+        self._sums.clear()
+        self._flat_sums.clear()
 
     def sum_of(self, weight: Tensor) -> Tensor:
         """Return a weight's clipped sum since `zero_sums`, float64. Private: never to leave."""
-        return self._sums[weight].total(self._step(weight.dtype))
+        total = torch.zeros_like(weight, dtype=torch.int64)
+        if weight in self._sums:
+            total += self._sums[weight].total()
+        for form, points in self._flat_sums.items():
+            if weight in form.starts:
+                total += form.part(points.total(), weight)
+        return total.double().mul_(self._step(weight.dtype))
 
     def sums(self) -> dict[Tensor, Tensor]:
         """Return every weight's clipped sum."""
-        return {weight: self.sum_of(weight) for weight in self._sums}
+        return {weight: self.sum_of(weight) for weight in self._weights}
 
     def backward(self, losses: Tensor) -> Tensor:
         """Add the clipped gradients of the users of one physical batch to the sums.
@@ -214,42 +225,54 @@ class PerUserClipping:
             )
 
     def _add_clipped(self, gradients: dict[Tensor, WeightGradient], losses: Tensor) -> Tensor:
-        if not self._sums:
-            self.zero_sums()
         if not gradients:
             return torch.zeros_like(losses)
         for gradient in gradients.values():
             gradient.join()
-        factored = {w: gradient for w, gradient in gradients.items() if gradient.factored}
-        batched = {w: _values(gradient) for w, gradient in gradients.items() if w not in factored}
-        squares = {w: squared_norms(values) for w, values in batched.items()}
-        for weight in factored:
-            squares[weight] = losses.new_zeros(len(losses), dtype=torch.float64)
-        smaller = _total([squares[w] for w in batched], losses)
-        scales = torch.zeros_like(smaller)
-        for users in self._groups(factored, len(losses)):
-            formed = {w: gradient.form(users) for w, gradient in factored.items()}
-            for weight, values in formed.items():
-                squares[weight][users] = squared_norms(values)
-            squared = smaller[users] + _total([squares[w][users] for w in formed], losses[users])
-            scales[users] = self._scales(squared, losses[users])
-            for weight, values in formed.items():
-                self._sums[weight].add(_points(values, scales[users]))
-        for weight, values in batched.items():
-            points, rows = _points(values, scales), gradients[weight].rows
-            if rows:
-                self._sums[weight].add_rows(rows[0].ids, points)
-            else:
-                self._sums[weight].add(points)
+        small = {w: g.formed for w, g in gradients.items() if g.formed is not None}
+        large = {w: g for w, g in gradients.items() if g.outers}
+        tables = {w: g.rows[0] for w, g in gradients.items() if w not in small and w not in large}
+        form = FlatForm(small)
+        flat = form.join(small, like=losses)
+        squares = {w: squared_norms(rows.gradients) for w, rows in tables.items()}
+        squared = _total([squared_norms(flat), *squares.values()], losses)
+        if self._weight_by_weight:
+            squares |= {w: squared_norms(formed) for w, formed in small.items()}
+            squares |= {w: torch.zeros_like(squared) for w in large}
+        scales = self._scales(squared, losses)
+        for users in self._groups(large, len(losses)):
+            formed = {w: gradient.form(users) for w, gradient in large.items()}
+            for w, values in formed.items():
+                of_weight = squared_norms(values)
+                squared[users] += of_weight
+                if self._weight_by_weight:
+                    squares[w][users] = of_weight
+            scales[users] = self._scales(squared[users], losses[users])
+            for w, values in formed.items():
+                self._sum_for(w).add(*_points(values, scales[users]))
+        self._flat_sum_for(form).add(*_points(flat, scales))
+        for w, rows in tables.items():
+            self._sum_for(w).add_rows(rows.ids, *_points(rows.gradients, scales))
         self.weight_norms = {w: square.sqrt().to(w.dtype) for w, square in squares.items()}
-        return _total(list(squares.values()), losses).sqrt().to(self._weights[0].dtype)
+        return squared.sqrt().to(self._weights[0].dtype)
 
-    def _groups(self, factored: dict[Tensor, WeightGradient], users: int) -> Iterator[slice]:
+    def _sum_for(self, weight: Tensor) -> GridSum:
+        if weight not in self._sums:
+            self._sums[weight] = GridSum(weight.shape, weight)
+        return self._sums[weight]
+
+    def _flat_sum_for(self, form: FlatForm) -> GridSum:
+        if form not in self._flat_sums:
+            self._flat_sums[form] = GridSum(torch.Size([form.numbers]), self._weights[0])
+        return self._flat_sums[form]
+
+    def _groups(self, large: dict[Tensor, WeightGradient], users: int) -> Iterator[slice]:
         """Users whose large gradients are formed at once; all groups are of one size."""
-        numbers = sum(weight.numel() for weight in factored)
-        device = self._weights[0].device.type
-        most = _AT_ONCE.get(device, 1) // numbers if numbers else users
-        size = next(n for n in range(max(1, min(users, most)), 0, -1) if users % n == 0)
+        if not large or users == 0:
+            return
+        numbers = sum(weight.numel() for weight in large)
+        most = max(1, _AT_ONCE[self._weights[0].device.type] // numbers)
+        size = next(n for n in range(min(users, most), 0, -1) if users % n == 0)
         yield from (slice(start, start + size) for start in range(0, users, size))
 
     def _step(self, dtype: torch.dtype) -> float:
@@ -269,17 +292,13 @@ class PerUserClipping:
         self._gradients: dict[Tensor, WeightGradient] = {}
 
 
-def _values(gradient: WeightGradient) -> Tensor:
-    """What is measured and released of gradients that need not be formed a few at a time."""
-    if gradient.formed is not None:
-        return gradient.formed
-    return gradient.rows[0].gradients
+def _points(values: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the users' gradients [B, ...] in steps of the grid, in place, and who counts [B].
 
-
-def _points(values: Tensor, scales: Tensor) -> Tensor:
-    """Return the users' gradients [B, ...] as whole numbers, in place; what is not finite is 0."""
+    A user's gradient counts unless its norm or its loss is not finite.
+    """
     values.mul_(scales.to(values.dtype).view(-1, *[1] * (values.dim() - 1)))
-    return values.nan_to_num_(0.0, 0.0, 0.0).round_()
+    return values.round_(), scales > 0
 
 
 def _total(terms: list[Tensor], like: Tensor) -> Tensor:

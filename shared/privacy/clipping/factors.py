@@ -1,4 +1,4 @@
-"""Per-user gradients of one weight: formed where they are small, else stored as factors.
+"""Per-user gradients of a weight: formed where they are small, else stored as factors.
 
 Letters: B users, S places where a weight is used in one user's history, I and O a matrix's input
 and output size, V rows of a table, D its width.
@@ -18,6 +18,7 @@ All arithmetic is in float32 at least, whatever the precision of the pass that w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from shared.models.products import product_by_user
 
-__all__ = ["RUN", "Outer", "Rows", "WeightGradient", "exact", "squared_norms"]
+__all__ = ["RUN", "FlatForm", "Outer", "Rows", "WeightGradient", "exact", "squared_norms"]
 
 FORMED = 2**15
 """Numbers in the largest gradient of one user that is formed for all users of a batch at once."""
@@ -115,7 +116,7 @@ class WeightGradient:
     Attributes:
         shape: of the weight.
         table: has one row an item, so that no batch of users' gradients is ever formed.
-        formed: [B, *shape], or None.
+        formed: [B, *shape], or None; after `join` the whole, if it is small.
         outers: uses as a matrix; after `join` one at most.
         rows: uses as a table; after `join` one at most, merged.
     """
@@ -148,13 +149,8 @@ class WeightGradient:
         if self.formed is not None or (self.rows and not self.outers and self._small()):
             self._form_all()
 
-    @property
-    def factored(self) -> bool:
-        """Return whether, after `join`, the gradients are formed a few users at a time."""
-        return bool(self.outers)
-
     def form(self, users: slice) -> Tensor:
-        """Return the gradients of some users, [B, *shape]; call `join` before.
+        """Return the gradients of some users, [B, *shape], if they are in `outers` after `join`.
 
         The result for a user does not depend on the other users of the call.
         """
@@ -174,6 +170,51 @@ class WeightGradient:
             formed = rows.formed(self.shape[0])
             self.formed = formed if self.formed is None else self.formed + formed
         self.outers, self.rows = [], []
+
+
+class FlatForm:
+    """How the gradients of several weights are joined to one row of numbers a user.
+
+    One pass over a row then does what would be dozens over its parts. Two forms of the same
+    weights are equal.
+
+    Args:
+        weights: in the order of their parts.
+
+    Attributes:
+        starts: where each weight's part begins.
+        numbers: in a row.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self.starts: dict[Tensor, int] = {}
+        self.numbers = 0
+        for weight in weights:
+            self.starts[weight] = self.numbers
+            self.numbers += weight.numel()
+        self._key = tuple(map(id, self.starts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FlatForm) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def join(self, gradients: Mapping[Tensor, Tensor], like: Tensor) -> Tensor:
+        """Join gradients [B, *shape], one of each weight, to rows [B, numbers] in new memory.
+
+        Args:
+            gradients: of every weight.
+            like: [B], for the form of an empty row.
+        """
+        parts = [gradients[weight].flatten(1) for weight in self.starts]
+        return torch.cat(parts, dim=1) if parts else exact(like.new_zeros(len(like), 0))
+
+    def part(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return a weight's part of rows, [..., numbers] -> [..., *shape]."""
+        start = self.starts[weight]
+        part = rows[..., start : start + weight.numel()]
+        return part.reshape(*rows.shape[:-1], *weight.shape)
 
 
 def squared_norms(values: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def _booked(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return users' norms [B] and their clipped sum for each weight, by `PerUserClipping`."""
     weights = _weights(model)
-    with _same_masks(users.device), PerUserClipping(model, clip_norm) as clipping:
+    clipping = PerUserClipping(model, clip_norm, weight_by_weight=True)
+    with _same_masks(users.device), clipping:
         clipping.zero_sums()
         unused = torch.zeros_like(clipping.backward(losses_of(users)))
         norms = [clipping.weight_norms.get(weight, unused) for weight in weights]
