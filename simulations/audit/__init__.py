@@ -10,6 +10,9 @@
 | replay                 | compute what given users add to a release                          |
 | observers              | score how strongly each canary is present in what left             |
 | hostile                | ask sites as a hostile coordinator, many canaries at a time        |
+| transcripts            | record the messages of secure aggregation                          |
+| unmasking              | take off the masks that an adversary can compute                   |
+| sums                   | attack what comes out beneath the masks                            |
 | crafted                | weights for which a release is each canary's own number            |
 | epsilon_bounds         | bounds and estimates of ε from guesses and scores                  |
 | pooled_bound           | bound of ε from guesses about many independent releases            |
@@ -17,4 +20,5 @@
 | independent_accounting | compare each ledger with another accountant                        |
 | membership             | membership inference on the published model                        |
 | planted_faults         | audit pipelines with a planted fault (a script)                    |
+| masking_faults         | faults of secure aggregation for it                                |
 """

@@ -11,6 +11,9 @@ called violated with probability at most 1 - confidence:
 |              | their Gaussian estimate is                                                      |
 | sensitivity  | one user adds more to a sum than the clip norm                                  |
 | books        | an independent accountant computes more for what left than the ledger states    |
+| masks        | under secure aggregation: what should be hidden is not uniform, or comes out    |
+
+Under secure aggregation the observers see sums (`simulations.audit.sums`).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 
 from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
-from shared.messages import TrainRequest
+from shared.messages import Request, TrainRequest
 from shared.models.attention import AttentionRecommender
 from simulations.audit.canaries import Experiment, canary_planter
 from simulations.audit.hostile import audit_hostile
@@ -40,6 +43,8 @@ from simulations.audit.observers import (
 from simulations.audit.plan import Adversary, AuditPlan, check_auditable
 from simulations.audit.recorder import Recorder
 from simulations.audit.replay import can_replay
+from simulations.audit.sums import ALL_OTHERS, Roles, SumsSeen, examine_sums, roles_in
+from simulations.audit.transcripts import Transcript, transcripts_of
 from simulations.audit.verdict import (
     SEEDED_NOISE,
     Claim,
@@ -74,6 +79,13 @@ _SEES = {
     BETWEEN_ROUNDS: "each answer minus the same organisation's previous answer",
     BLACK_BOX: "only the published model",
 }
+_SEES_OF_SUMS = {
+    WHITE_BOX: "every message of secure aggregation, all that the colluding organisations know, "
+    "and all users except the canaries' coins",
+    BETWEEN_ROUNDS: "the honest organisations' sum minus their previous one",
+    ALL_OTHERS: "the same where all other organisations collude: the answer of the canaries' own "
+    "organisation",
+}
 
 
 def audit(
@@ -95,7 +107,7 @@ def audit(
     Raises:
         ConfigError: the run cannot be audited; nothing was run.
     """
-    check_auditable(config)
+    check_auditable(config, plan.adversary)
     if plan.adversary is Adversary.HOSTILE:
         record = audit_hostile(config, plan, folder, reporter)
     else:
@@ -109,14 +121,20 @@ def _audit_run(
 ) -> dict[str, Any]:
     experiments: list[Experiment] = []
     plant = canary_planter(
-        experiments, canaries=plan.canaries, held_out=plan.held_out, seed=plan.seed
+        experiments,
+        canaries=plan.canaries,
+        held_out=plan.held_out,
+        seed=plan.seed,
+        at=0 if config.privacy.secure else None,
     )
     simulation = prepare(config, folder, plant)
     [experiment] = experiments
-    recorder = Recorder(_select_rounds(config.training.rounds))
-    simulate(simulation, reporter, recorder)
+    roles = roles_in(simulation.names, config.privacy) if config.privacy.secure else None
+    recorder = Recorder(_select_rounds(config.training.rounds), roles.lost if roles else ())
+    with transcripts_of() as transcripts:
+        simulate(simulation, reporter, recorder)
     reporter.stage("looking for canaries")
-    return _collect_evidence(simulation, experiment, recorder, plan)
+    return _collect_evidence(simulation, experiment, recorder, plan, roles, transcripts)
 
 
 def _select_rounds(rounds: int) -> set[int]:
@@ -124,19 +142,32 @@ def _select_rounds(rounds: int) -> set[int]:
 
 
 def _collect_evidence(
-    simulation: Simulation, experiment: Experiment, recorder: Recorder, plan: AuditPlan
+    simulation: Simulation,
+    experiment: Experiment,
+    recorder: Recorder,
+    plan: AuditPlan,
+    roles: Roles | None,
+    transcripts: Sequence[Transcript],
 ) -> dict[str, Any]:
     ledgers = ledger_costs(sites_in(simulation.folder / SITES))
-    worst = max(ledgers, key=lambda name: ledgers[name].epsilon)
-    claim = Claim(ledgers[worst].epsilon, simulation.config.privacy.delta, worst)
-    observed = observe(
-        _audited_sites(simulation, experiment, recorder), simulation.dataset.catalogue
-    )
+    sums: SumsSeen | None = None
+    if roles is None:
+        worst = max(ledgers, key=lambda name: ledgers[name].epsilon)
+        claim = Claim(ledgers[worst].epsilon, simulation.config.privacy.delta, worst)
+        sites = _audited_sites(simulation, experiment, recorder)
+        observed, releases = observe(sites, simulation.dataset.catalogue), recorder.releases
+    else:
+        own = ledgers[roles.target]
+        delta, everybody = simulation.config.privacy.delta, own.epsilon_if_all_collude
+        claim = Claim(own.epsilon, delta, roles.target, everybody)
+        rounds = _examined_rounds(recorder, transcripts)
+        sums = examine_sums(simulation, experiment.canaries[0], roles, rounds)
+        observed, releases = sums.observed, sums.releases(recorder.releases)
     scores: dict[str, list[Floats | None]] = {**observed.scores}
     scores[BLACK_BOX] = _black_box(simulation, experiment, plan.seed)
     observers = _observers(scores, experiment, claim, plan.confidence)
     accounts = compare_with_ledgers(
-        recorder.releases, {name: cost.epsilon for name, cost in ledgers.items()}, claim.delta
+        releases, {name: cost.epsilon for name, cost in ledgers.items()}, claim.delta
     )
     return audit_record(
         plan,
@@ -144,9 +175,20 @@ def _collect_evidence(
         observers=observers,
         sensitivity=sensitivity_section(observed.largest_share),
         books=accounts,
+        masks=sums.masks if sums else None,
         membership=_membership(simulation, experiment, plan),
         blind_spots=_blind_spots(simulation.config, observers, claim, recorder),
     )
+
+
+def _examined_rounds(
+    recorder: Recorder, transcripts: Sequence[Transcript]
+) -> list[tuple[Request, Transcript]]:
+    """Return what was asked for and the messages of each sum, where its answers are examined."""
+    summed = [heard for heard in transcripts if heard.opened]
+    pairs = list(zip(recorder.asked, summed, strict=True))
+    kept = {id(seen.request) for each in recorder.seen.values() for seen in each}
+    return [(question, heard) for question, heard in pairs if id(question) in kept]
 
 
 def _audited_sites(
@@ -189,9 +231,15 @@ def _observers(
 ) -> list[dict[str, Any]]:
     active = {name: each for name, each in scores.items() if any(s is not None for s in each)}
     confidences = confidence_of_each(list(active), confidence)
+    sees = _SEES | (_SEES_OF_SUMS if ALL_OTHERS in active else {})
     return [
-        {"name": name, "sees": _SEES[name]}
-        | observer_figures(parts, experiment.canaries, claim, confidences[name])
+        {"name": name, "sees": sees[name]}
+        | observer_figures(
+            parts,
+            experiment.canaries,
+            claim.if_all_collude if name == ALL_OTHERS else claim,
+            confidences[name],
+        )
         for name, parts in active.items()
     ]
 
@@ -249,6 +297,8 @@ def _blind_spots(
         ),
         "The observers do not know which users were sampled in a round; an attacker who does "
         "learns more in that round.": training.rounds > 0 and training.sample_rate < 1,
+        "Noise that two organisations share was not looked for: audit with privacy.trust = "
+        "'local', too.": config.privacy.secure,
     }
     return [
         *limitations(white, provable, claim),

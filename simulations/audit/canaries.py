@@ -64,16 +64,22 @@ class Experiment:
 
 
 def canary_planter(
-    experiments: list[Experiment], *, canaries: int, held_out: float, seed: int
+    experiments: list[Experiment],
+    *,
+    canaries: int,
+    held_out: float,
+    seed: int,
+    at: int | None = None,
 ) -> Callable[[Simulation], PlantedUsers]:
     """Return a function that draws an audit's users for a simulation.
 
     Args:
         experiments: the drawn experiment is appended to it.
-        canaries: of all organisations together, >= 1; divided evenly.
+        canaries: of all organisations together, >= 1.
         held_out: share of the real users that are left out, in [0, .5]; about as many get a coin
             that keeps them.
         seed: of coins and canaries.
+        at: number of the organisation, from 0, that gets all canaries; None divides them evenly.
     """
 
     def plant(simulation: Simulation) -> PlantedUsers:
@@ -81,10 +87,13 @@ def canary_planter(
         items = _choosable(simulation)
         number = len(simulation.parts)
         sizes = [len(part) for part in np.array_split(np.arange(canaries), number)]
+        if at is not None:
+            sizes = [canaries * (k == at) for k in range(number)]
         if 2 * len(items) < max(sizes):
             raise ConfigError(
                 f"canaries = {canaries}, {max(sizes)} at an organisation, but there are "
-                f"{len(items)} items: ask for {2 * len(items) * number} or fewer."
+                f"{len(items)} items: ask for {2 * len(items) * (number if at is None else 1)} "
+                "or fewer."
             )
         drawn = [_canaries(f"canary-{k}-", size, items, rng) for k, size in enumerate(sizes)]
         users = np.concatenate(list(simulation.parts))

@@ -24,6 +24,7 @@ from simulations.commands.options import (
     RoundsOption,
     SeedOption,
     SetOption,
+    TrustOption,
     settings_from,
 )
 from simulations.commands.progress import Bars, bars
@@ -44,6 +45,7 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
     rounds: RoundsOption = None,
     epsilon: EpsilonOption = None,
     delta: DeltaOption = None,
+    trust: TrustOption = None,
     seed: SeedOption = None,
     adversary: Annotated[
         Adversary,
@@ -79,6 +81,9 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
 
     sotto-lab audit --epsilon 4 --delta 1e-5 --out runs/audit
 
+    sotto-lab audit --trust secure-aggregation --set privacy.dropouts=1 --epsilon 4 --delta 1e-5 \
+--out runs/sums
+
     sotto-lab audit --adversary hostile --epsilon 4 --delta 1e-5 --out runs/hostile
     """
     options = settings_from(
@@ -89,6 +94,7 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
         rounds=rounds,
         epsilon=epsilon,
         delta=delta,
+        trust=trust,
         seed=seed,
     )
     settings = read_settings(config, options | {"lab.alone": False}, assignments or [])
@@ -118,6 +124,8 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
         f"Claimed: ε = {claim['epsilon']:.2f} at δ = {claim['delta']:g} "
         f"({claim['organisation']}'s ledger, the highest)."
     )
+    if record["masks"] is not None:
+        _print_masks(claim, record["masks"])
     output.print(_observers(record))
     books, sensitivity = record["books"], record["sensitivity"]
     output.print(
@@ -144,10 +152,22 @@ def _print_record(record: dict[str, Any], out: Path) -> None:
         messages.print(f"Written to {out}: {FILE}, result.json. Next: sotto-lab report {out}")
 
 
+def _print_masks(claim: dict[str, Any], masks: dict[str, Any]) -> None:
+    colluding, lost = (", ".join(masks[key]) or "nobody" for key in ("colluding", "lost"))
+    output.print(
+        f"That is against the coordinator and {colluding}, with {lost} missing from each sum; if "
+        f"all others collude, ε = {claim['epsilon_if_all_collude']:.2f}.\n"
+        f"The smallest sum with {masks['target']} that came out is of {len(masks['summed'])} "
+        f"honest organisations; of {masks['tested']} masked inputs and differences the least "
+        f"uniform has p = {masks['smallest_p']:.2g}.",
+        soft_wrap=True,
+    )
+
+
 def _observers(record: dict[str, Any]) -> Table:
     table = Table(title="ε from guesses of the canaries' coins, by observer", box=SIMPLE_HEAD)
     table.add_column("observer", no_wrap=True)
-    for name in ("right", "proved ε ≥", "provable", "estimated ε"):
+    for name in ("right", "proved ε ≥", "provable", "estimated ε", "claimed ε"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in record["observers"]:
         estimate = each["estimate"]
@@ -157,6 +177,7 @@ def _observers(record: dict[str, Any]) -> Table:
             f"{each['epsilon_lower_bound']:.2f}",
             f"{each['largest_provable']:.2f}",
             f"{estimate['epsilon']:.3g} ({estimate['low']:.2g}–{estimate['high']:.2g})",
+            f"{each['epsilon_claimed']:.2f}",
             style="bold red" if each["violated"] else "",
         )
     return table

@@ -324,6 +324,7 @@ def _figures(
         "epsilon_lower_bound": best.epsilon,
         "largest_provable": largest_pooled(*scores.shape, **planned),
         "estimate": asdict(estimate),
+        "epsilon_claimed": claim.epsilon,
         "violated": best.epsilon > claim.epsilon or estimate.low > claim.epsilon,
     }
 

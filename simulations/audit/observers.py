@@ -42,6 +42,7 @@ __all__ = [
     "AuditedSite",
     "Observations",
     "observe",
+    "observe_views",
 ]
 
 Floats = NDArray[np.float64]
@@ -64,19 +65,21 @@ _SINGULAR = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AuditedSite:
-    """One organisation under audit.
+    """One organisation under audit, or several of whose answers only the sum is seen.
 
     Attributes:
         others: its users except canaries.
         canaries: with their coins.
         population: declared.
         seen: the answers that left it.
+        shares: organisations whose noise is in each answer.
     """
 
     others: Histories
     canaries: Canaries
     population: int
     seen: Sequence[RecordedAnswer]
+    shares: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,10 +158,7 @@ def observe(sites: Sequence[AuditedSite], catalogue: Catalogue) -> Observations:
     white, largest = [_NormalEquations() for _ in sites], 0.0
     for site, own, equations in zip(sites, releases, white, strict=True):
         for each in own:
-            shares, longest = _canary_shares(each.replay, site.canaries.histories)
-            largest = max(largest, longest)
-            equations.add(shares, each.rest)
-            each.shares, each.rest = shares[:, :BEGINNING].copy(), each.rest[:BEGINNING].copy()
+            largest = max(largest, _add_release([(equations, each)], site.canaries))
     sizes = [len(site.canaries.inside) for site in sites]
     return Observations(
         {
@@ -174,6 +174,55 @@ def observe(sites: Sequence[AuditedSite], catalogue: Catalogue) -> Observations:
         largest,
         sum(map(len, releases)),
     )
+
+
+def observe_views(views: Sequence[AuditedSite], catalogue: Catalogue) -> list[Observations]:
+    """Score the same canaries in several views of the same requests, such as two sums.
+
+    What the canaries add is computed once.
+
+    Args:
+        views: with the same canaries.
+        catalogue: the federation's.
+
+    Returns:
+        Of each view, with the white-box observer and the one between rounds.
+    """
+    releases = [{each.key: each for each in _observe_site(view, catalogue)} for view in views]
+    white, canaries, largest = [_NormalEquations() for _ in views], views[0].canaries, 0.0
+    for key in dict.fromkeys(key for own in releases for key in own):
+        seen = [(e, own[key]) for e, own in zip(white, releases, strict=True) if key in own]
+        largest = max(largest, _add_release(seen, canaries))
+    size = len(canaries.inside)
+    return [
+        Observations(
+            {
+                WHITE_BOX: [equations.solve(size)],
+                BETWEEN_ROUNDS: [_score_between_rounds([*own.values()], size)],
+            },
+            largest,
+            len(own),
+        )
+        for equations, own in zip(white, releases, strict=True)
+    ]
+
+
+def _add_release(
+    seen: Sequence[tuple[_NormalEquations, _ObservedRelease]], canaries: Canaries
+) -> float:
+    """Add views of one release to their equations, and return the largest share of a canary.
+
+    Each view keeps the first numbers of what the canaries add and of the rest.
+    """
+    shares, longest = _canary_shares(seen[0][1].replay, canaries.histories)
+    spread = seen[0][1].replay.spread
+    for equations, each in seen:
+        if each.replay.spread != spread:
+            shares *= np.float32(spread / each.replay.spread)
+            spread = each.replay.spread
+        equations.add(shares, each.rest)
+        each.shares, each.rest = shares[:, :BEGINNING].copy(), each.rest[:BEGINNING].copy()
+    return longest
 
 
 def _score_between_sites(
@@ -207,7 +256,7 @@ def _observe_site(site: AuditedSite, catalogue: Catalogue) -> list[_ObservedRele
     for seen in site.seen:
         if not can_replay(seen.request):
             continue
-        replay = Replay(seen, catalogue, site.population)
+        replay = Replay(seen, catalogue, site.population, site.shares)
         expected = replay.added(site.others) + replay.added(site.canaries.histories) / 2
         rest = (replay.released() - replay.expected_parts * expected) / replay.spread
         key = type(seen.request).__name__, seen.request.round

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.config import Masking
 from shared.errors import ConfigError
 from simulations.experiment.config import Engine, SimulationConfig
 
@@ -60,12 +61,17 @@ _AUDITABLE = {
     "lab.alone": "false",
     "lab.split": "test",
     "privacy.trust": "local",
+    "privacy.masking": "on",
 }
 """Values of settings with which a run can be audited; 0 of all others."""
 
 
-def check_auditable(config: SimulationConfig) -> None:
+def check_auditable(config: SimulationConfig, adversary: Adversary) -> None:
     """Refuse a run that an audit cannot follow.
+
+    Args:
+        config: of the run.
+        adversary: of the audit; a hostile one asks sites alone, and so sees no sum.
 
     Raises:
         ConfigError: a setting excludes an audit.
@@ -77,7 +83,12 @@ def check_auditable(config: SimulationConfig) -> None:
         f"server.evaluate_every = {config.server.evaluate_every}": config.server.evaluate_every > 0,
         "lab.alone = true": config.lab.alone,
         f"lab.split = '{config.lab.split}'": config.lab.split.temporal,
-        f"privacy.trust = '{config.privacy.trust}'": config.privacy.secure,
+        f"privacy.trust = '{config.privacy.trust}'": (
+            config.privacy.secure and adversary is Adversary.HOSTILE
+        ),
+        f"privacy.masking = '{config.privacy.masking}'": (
+            config.privacy.secure and config.privacy.masking is Masking.OFF
+        ),
     }
     for setting, given in refused.items():
         if given:

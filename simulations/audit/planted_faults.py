@@ -4,9 +4,10 @@
         [--adversary hostile]
 
 On the embedded data, four organisations, statistics and two rounds of DP-SGD; the tied table's
-fault in a model of learned ids. Prints a table: the verdict, for each observer the bound from its
-guesses and the estimate from its scores, one user's largest share of a clip norm, and the
-comparison of what left with the ledger. A hostile coordinator asks what it likes instead.
+fault in a model of learned ids, those of secure aggregation in statistics alone. Prints a table:
+the verdict, for each observer the bound from its guesses and the estimate from its scores, one
+user's largest share of a clip norm, the comparison of what left with the ledger, and what was found
+of the masks. A hostile coordinator asks what it likes instead, and sees no sums.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.factors import WeightGradient, squared_norms
 from shared.privacy.noise import RandomSource, SeededRandom, noised
 from simulations.audit.audit import audit
+from simulations.audit.masking_faults import MASKING_FAULTS, SECURE
 from simulations.audit.plan import Adversary, AuditPlan
 from simulations.experiment.config import read_settings
 
@@ -162,6 +164,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "the same noise every round": _the_same_noise_again,
     "an accountant that forgets rounds": _forgetful_ledger,
     "a tied table's norm that misses a path": _missed_path,
+    **MASKING_FAULTS,
 }
 """A context manager that plants each fault; "none" is the unchanged pipeline."""
 
@@ -200,15 +203,17 @@ def main() -> None:
     parser.add_argument("--only", choices=list(FAULTS), action="append")
     options = parser.parse_args()
     sys.stdout.write(
-        "| fault | verdict | observer: ε proved, ε estimated | largest share | ε recomputed |\n"
-        "|---|---|---|---|---|\n"
+        "| fault | verdict | observer: ε proved, ε estimated | largest share | ε recomputed | "
+        "masks |\n|---|---|---|---|---|---|\n"
     )
-    for fault in options.only or FAULTS:
+    hostile = options.adversary is Adversary.HOSTILE
+    tried = [name for name in FAULTS if not (hostile and name in MASKING_FAULTS)]
+    for fault in options.only or tried:
         settings = [
             f"privacy.epsilon={options.epsilon}",
             "privacy.delta=1e-5",
-            "training.rounds=2",
             "lab.alone=false",
+            *(SECURE if fault in MASKING_FAULTS else ("training.rounds=2",)),
             *(TIED_IDS if fault.startswith("a tied") else ()),
         ]
         with tempfile.TemporaryDirectory() as folder:
@@ -225,9 +230,10 @@ def _row(fault: str, record: dict[str, Any]) -> str:
         for each in record["observers"]
     )
     books = record["books"]
+    masks = "" if record["masks"] is None else " ".join(record["masks"]["found"]) or "nothing"
     return (
         f"| {fault} | {record['verdict']} | {seen} | {record['sensitivity']['largest']:.3g} | "
-        f"{books['epsilon_recomputed']:.2f}, ledger {books['epsilon_ledger']:.2f} |"
+        f"{books['epsilon_recomputed']:.2f}, ledger {books['epsilon_ledger']:.2f} | {masks} |"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
 import client.app
@@ -51,31 +51,40 @@ class Recorder(ClientApp):
 
     Args:
         rounds: training rounds whose answers are kept; answers to statistics are all kept.
+        lost: organisations whose answers never reach the coordinator.
 
     Attributes:
+        asked: every request that was answered, once, in the order of the first answer to each.
         seen: kept answers by organisation (its folder's name), in the order of leaving.
         releases: of every answer, kept or not, by organisation; a repeated one counts once.
     """
 
-    def __init__(self, rounds: Collection[int]) -> None:
+    def __init__(self, rounds: Collection[int], lost: Collection[str] = ()) -> None:
         super().__init__()
+        self.asked: list[Request] = []
         self.seen: dict[str, list[RecordedAnswer]] = {}
         self.releases: dict[str, list[Release]] = {}
         self._rounds, self._recorded = frozenset(rounds), set[tuple[str, str, str, int]]()
+        self._lost = frozenset(lost)
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Return the node's own answer, and record it."""
+        """Return the node's own answer, and record it; an error in its place if it gets lost."""
         kind = message.metadata.message_type
         request = _REQUESTS[kind].from_content(message.content) if kind in _REQUESTS else None
         reply = client.app.app(message, context)
+        organisation = Path(str(context.node_config["site"])).name
         if request is not None and not reply.has_error():
-            self._record(Path(str(context.node_config["site"])).name, request, reply)
+            self._record(organisation, request, reply)
+            if organisation in self._lost:
+                return Message(Error(0, "the answer was lost"), reply_to=message)
         return reply
 
     def _record(self, organisation: str, request: Request, reply: Message) -> None:
         key = (organisation, type(request).__name__, request.run, request.round)
         if key in self._recorded:
             return
+        if key[1:] not in {recorded[1:] for recorded in self._recorded}:
+            self.asked.append(request)
         self._recorded.add(key)
         self.releases.setdefault(organisation, []).append(_release(request))
         kept = self.seen.setdefault(organisation, [])

@@ -8,6 +8,8 @@ Letters: d numbers in a release.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from torch import Tensor
 import client.compute.statistics
 import client.compute.trainer
 from client.app import load_weights
-from shared.config import Optimiser
+from shared.config import Optimiser, Trust
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.messages import StatisticsRequest, TrainRequest
@@ -42,13 +44,16 @@ class Replay:
         seen: one request and its answer.
         catalogue: the federation's.
         population: that the organisation declared.
+        shares: organisations whose noise is in the answer, each with as much as the request says.
 
     Attributes:
         spread: claimed standard deviation of the noise in `released`.
         clip_norm: the most that one user may add to one sum.
     """
 
-    def __init__(self, seen: RecordedAnswer, catalogue: Catalogue, population: int) -> None:
+    def __init__(
+        self, seen: RecordedAnswer, catalogue: Catalogue, population: int, shares: int = 1
+    ) -> None:
         self._seen, self._population, request = seen, population, seen.request
         self._table: Floats32 | None = None
         self._model: AttentionRecommender | None = None
@@ -58,7 +63,7 @@ class Replay:
         else:
             self._table = item_descriptors(request.model, catalogue).numpy()
             self.clip_norm, steps = STATISTIC_CLIP_NORM, 1
-        self.spread = request.noise_multiplier * self.clip_norm * steps**0.5
+        self.spread = request.noise_multiplier * self.clip_norm * (steps * shares) ** 0.5
 
     @property
     def expected_parts(self) -> float:
@@ -83,8 +88,9 @@ class Replay:
         if isinstance(self._seen.request, TrainRequest):
             return self._step(self._seen.request, histories)
         assert self._table is not None
+        request = replace(self._seen.request, trust=Trust.LOCAL)  # its noise is none of `_NoNoise`
         total = client.compute.statistics.noised_statistic(
-            histories, self._table, self._seen.request, _NoNoise(0)
+            histories, self._table, request, _NoNoise(0)
         )
         return total.numpy().ravel()
 

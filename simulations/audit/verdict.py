@@ -8,7 +8,7 @@ half goes to the bound from guesses, half to the estimate from scores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,14 +57,22 @@ class Claim:
         epsilon: of each of its users.
         delta: likewise.
         organisation: its name.
+        epsilon_if_all_collude: under secure aggregation, where its own noise alone counts.
     """
 
     epsilon: float
     delta: float
     organisation: str
+    epsilon_if_all_collude: float | None = None
+
+    @property
+    def if_all_collude(self) -> Claim:
+        """The claim against everybody else."""
+        assert self.epsilon_if_all_collude is not None
+        return replace(self, epsilon=self.epsilon_if_all_collude)
 
 
-def audit_record(
+def audit_record(  # noqa: PLR0913 each is a section of audit.json
     plan: AuditPlan,
     claim: Claim,
     *,
@@ -73,9 +81,10 @@ def audit_record(
     books: Mapping[str, Any],
     membership: Mapping[str, Any] | None,
     blind_spots: Sequence[str],
+    masks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return audit.json: its sections, and the verdict that they lead to."""
-    reasons = violations(observers, sensitivity, books, claim)
+    reasons = [*violations(observers, sensitivity, books), *(masks["found"] if masks else ())]
     return {
         "schema": 1,
         "adversary": str(plan.adversary),
@@ -86,6 +95,7 @@ def audit_record(
         "observers": list(observers),
         "sensitivity": sensitivity,
         "books": books,
+        "masks": masks,
         "membership": membership,
         "blind_spots": list(blind_spots),
     }
@@ -134,6 +144,7 @@ def observer_figures(
         "epsilon_lower_bound": best.epsilon,
         "largest_provable": largest_provable(len(score), delta=claim.delta, confidence=confidence),
         "estimate": asdict(estimate),
+        "epsilon_claimed": claim.epsilon,
         "violated": best.epsilon > claim.epsilon or estimate.low > claim.epsilon,
     }
 
@@ -156,22 +167,22 @@ def violations(
     observers: Sequence[Mapping[str, Any]],
     sensitivity: Mapping[str, Any],
     books: Mapping[str, Any],
-    claim: Claim,
 ) -> list[str]:
     """Return why the claim is violated, in sentences; none where it holds."""
     sentences = []
     for each in observers:
-        if each["epsilon_lower_bound"] > claim.epsilon:
+        claimed = each["epsilon_claimed"]
+        if each["epsilon_lower_bound"] > claimed:
             sentences.append(
                 f"The {each['name']} observer guessed {each['correct']} of {each['guesses']} "
                 f"coins correctly, which proves ε ≥ {each['epsilon_lower_bound']:.2f}; the claim "
-                f"is ε = {claim.epsilon:.2f}."
+                f"is ε = {claimed:.2f}."
             )
-        if each["estimate"]["low"] > claim.epsilon:
+        if each["estimate"]["low"] > claimed:
             sentences.append(
                 f"The {each['name']} observer's scores suggest ε = "
                 f"{each['estimate']['epsilon']:.2f}, at least {each['estimate']['low']:.2f}; "
-                f"the claim is ε = {claim.epsilon:.2f}."
+                f"the claim is ε = {claimed:.2f}."
             )
     if sensitivity["violated"]:
         sentences.append(

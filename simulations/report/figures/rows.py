@@ -192,10 +192,9 @@ def audit_picture(audits: Sequence[Audit]) -> Picture:
         axes = figure.add_subplot()
         for place, (audit, observer) in enumerate(rows):
             _observer(axes, place, observer)
-            if audit.epsilon is not None:
-                axes.plot(
-                    [audit.epsilon] * 2, [place - 0.3, place + 0.3], color=VERMILION, linewidth=3.4
-                )
+            claimed = audit.claimed(observer)
+            if claimed is not None:
+                axes.plot([claimed] * 2, [place - 0.3, place + 0.3], color=VERMILION, linewidth=3.4)
             name = observer.name if len(audits) == 1 else f"{observer.name}, {audit.name}"
             axes.text(0, place - 0.42, shortened(name, 34), va="center", weight="bold")
         _legend_of_audits(axes)

@@ -43,6 +43,7 @@ class Observer(Document):
         lower_bound: of ε, at the audit's confidence.
         largest_provable: the bound if every guess were right.
         estimate: None where there is none.
+        claimed: ε against this observer; None where it is the audit's.
         violated: whether it disproves the claim.
     """
 
@@ -54,6 +55,7 @@ class Observer(Document):
     lower_bound: FromZero = Field(alias="epsilon_lower_bound")
     largest_provable: FromZero
     estimate: Estimate | None = None
+    claimed: Finite | None = Field(default=None, alias="epsilon_claimed")
     violated: bool
 
 
@@ -146,6 +148,10 @@ class Audit:
     books: Books | None
     membership: Membership | None
     blind_spots: tuple[str, ...]
+
+    def claimed(self, observer: Observer) -> float | None:
+        """Return the ε that is claimed against one of its observers."""
+        return self.epsilon if observer.claimed is None else observer.claimed
 
 
 class _Claim(Document):

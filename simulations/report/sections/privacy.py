@@ -88,7 +88,7 @@ def _observers(audits: Sequence[Audit]) -> Table:
                     f"{one.correct:,} of {one.guesses:,}",
                     f"{one.lower_bound:.3f}",
                     f"{one.largest_provable:.3f}",
-                    takeaways.number(audit.epsilon),
+                    takeaways.number(audit.claimed(one)),
                     f"{estimate.epsilon:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
                     if estimate
                     else "none",

@@ -139,13 +139,14 @@ def audits(results: Sequence[Audit]) -> str:
     if violated:
         names = ", ".join(audit.name for audit in violated)
         return f"VIOLATED ({names}). {' '.join(r for audit in violated for r in audit.reasons)}"
-    bounds = [(one.lower_bound, one.name, audit) for audit in results for one in audit.observers]
+    bounds = [(one.lower_bound, one, audit) for audit in results for one in audit.observers]
     if not bounds:
         return "No observer made a guess, so the claim was not tested."
-    bound, name, audit = max(bounds, key=lambda one: one[0])
+    bound, observer, audit = max(bounds, key=lambda one: one[0])
     text = (
-        f"No violation was found. The highest proved lower bound is ε ≥ {bound:.2f} ({name}, "
-        f"confidence {audit.confidence:.0%}); the claim is ε ≤ {number(audit.epsilon)}."
+        f"No violation was found. The highest proved lower bound is ε ≥ {bound:.2f} "
+        f"({observer.name}, confidence {audit.confidence:.0%}); the claim is "
+        f"ε ≤ {number(audit.claimed(observer))}."
     )
     return " ".join([text, *(_too_weak(audit) for audit in results if _too_weak(audit))])
 

@@ -39,7 +39,7 @@ def test_certain_scores_prove_more_than_a_small_claim() -> None:
     observed = figures(2.0, noise=1e-6)
     assert observed["violated"]
     assert observed["epsilon_lower_bound"] == pytest.approx(observed["largest_provable"])
-    [proved, suggested] = violations([observed], FINE, BOOKS, Claim(2.0, 1e-5, "a"))
+    [proved, suggested] = violations([observed], FINE, BOOKS)
     assert "proves ε ≥" in proved
     assert "the claim is ε = 2.00" in proved
     assert "suggest ε = 1000.00" in suggested
@@ -48,7 +48,7 @@ def test_certain_scores_prove_more_than_a_small_claim() -> None:
 def test_what_is_hidden_as_claimed_is_no_reason() -> None:
     observed = figures(4.0, noise=1 / 0.92)
     assert not observed["violated"]
-    assert violations([observed], FINE, BOOKS, Claim(4.0, 1e-5, "a")) == []
+    assert violations([observed], FINE, BOOKS) == []
 
 
 def test_unobserved_organisations_do_not_count() -> None:
@@ -77,7 +77,7 @@ def test_a_share_and_books_beyond_the_claim_are_reasons() -> None:
             "violated": True,
         },
     )
-    [one, two] = violations([], share, books, Claim(2.0, 1e-5, "a"))
+    [one, two] = violations([], share, books)
     assert one == "One user added 1.3 clip norms to a sum; the limit is 1."
     assert two == "The 2 releases that left a cost ε = 4.00; its ledger states 2.00."
 

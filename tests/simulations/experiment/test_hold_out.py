@@ -13,7 +13,7 @@ import pytest
 from server.state.checkpoint import Checkpoint
 from server.warm_start.public import PUBLIC
 from shared.errors import ConfigError, DataError, SottoError
-from simulations.audit.plan import check_auditable
+from simulations.audit.plan import Adversary, check_auditable
 from simulations.commands.print_simulation import print_data
 from simulations.experiment.prepare import prepare, reopen
 from simulations.experiment.simulate import simulate
@@ -211,7 +211,7 @@ def test_a_cut_takes_times_in_the_data_and_in_public_interactions(
         with pytest.raises(ConfigError, match=message):
             prepare(settings(data, "lab.split=temporal", f"lab.public={public}"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"lab\.split = 'temporal', which an audit cannot follow"):
-        check_auditable(settings(data, "lab.split=temporal"))
+        check_auditable(settings(data, "lab.split=temporal"), Adversary.HONEST)
     assert not (tmp_path / "run").exists()
 
 

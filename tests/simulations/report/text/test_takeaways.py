@@ -100,6 +100,15 @@ def audit(folder: Path, **changes: Any) -> Audit:  # noqa: ANN401
     return read_audit(folder)
 
 
+def test_each_observer_is_compared_with_what_is_claimed_against_it(tmp_path: Path) -> None:
+    seen = audit_of()["observers"][0]
+    others = seen | {"name": "all others collude", "epsilon_claimed": 9.0, "epsilon_lower_bound": 5}
+    found = audit(tmp_path, observers=[seen, others])
+    assert [found.claimed(one) for one in found.observers] == [4.0, 9.0]
+    text = takeaways.audits([found])
+    assert "ε ≥ 5.00 (all others collude, confidence 95%); the claim is ε ≤ 9" in text
+
+
 def test_an_audit_that_found_nothing_says_what_it_could_have_found(tmp_path: Path) -> None:
     found = audit(tmp_path)
     text = takeaways.audits([found])
