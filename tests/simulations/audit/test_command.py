@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from simulations.audit.masking_faults import SECURE
 from simulations.audit.planted_faults import FAULTS
 from simulations.cli import main
 
@@ -81,3 +82,15 @@ def test_a_hostile_audit_says_what_it_proved_and_needs_a_run_to_be_reported_with
     assert "violated: The white-box observer's scores suggest" in said.err
     assert f"sotto-lab report RUN --audit {out}" in said.err.replace("\n", "")
     assert json.loads((out / "audit.json").read_text())["adversary"] == "hostile"
+
+
+def test_under_secure_aggregation_both_claims_and_the_masks_are_said(
+    typed: Typed, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    secure = [word for setting in SECURE[1:] for word in ("--set", setting)]
+    assert typed(*words, "--trust", "secure-aggregation", *secure) == 0
+    said = capsys.readouterr().out
+    assert "against the coordinator and org-4, with org-3 missing from each sum" in said
+    assert "if all others collude, ε = 5.99" in said
+    assert "The smallest sum with org-1 that came out is of 2 honest organisations" in said
+    assert "all others collude" in said

@@ -14,6 +14,7 @@ from shared.errors import ConfigError
 from simulations.audit import sums
 from simulations.audit.audit import audit
 from simulations.audit.masking_faults import SECURE
+from simulations.audit.observers import observe_views
 from simulations.audit.plan import Adversary, AuditPlan
 from simulations.audit.planted_faults import audit_with_fault
 from simulations.audit.replay import Replay
@@ -123,7 +124,6 @@ def test_sums_of_training_rounds_are_what_their_users_add(
 ) -> None:
     """With the coins known, what is left of any sum is noise of the claimed deviation."""
     rests: list[np.ndarray[Any, Any]] = []
-    observe = sums.observe_views
 
     def noted(views: Any, catalogue: Any) -> Any:  # noqa: ANN401
         for view in views:
@@ -132,7 +132,7 @@ def test_sums_of_training_rounds_are_what_their_users_add(
                 replay = Replay(seen, catalogue, view.population, view.shares)
                 added = replay.added(view.others) + replay.added(inside)
                 rests.append((replay.released() - added) / replay.spread)
-        return observe(views, catalogue)
+        return observe_views(views, catalogue)
 
     monkeypatch.setattr(sums, "observe_views", noted)
     settings = [

@@ -19,7 +19,7 @@ from tests.shared.secure_aggregation.federation import Federation, Values
 FIVE = Parameters.choose(5, 1, 1)
 LENGTH = 400
 TARGET, COLLUDING, LOST = 0, 4, 3
-HONEST = {0, 1, 2}
+HONEST = frozenset({0, 1, 2})
 SMALL: list[Values] = [
     np.random.default_rng(index).integers(-(2**40), 2**40, LENGTH) for index in range(5)
 ]
@@ -50,7 +50,7 @@ def test_without_a_fault_the_sum_of_the_honest_comes_out_and_nothing_less(late: 
     assert opened.smallest_sum(TARGET) == HONEST
     np.testing.assert_array_equal(opened.total(HONEST), total(HONEST))
     # The colluding partner's own vector is known; so it is taken off the sum.
-    assert opened.smallest_sum(COLLUDING) == {COLLUDING}
+    assert opened.smallest_sum(COLLUDING) == frozenset({COLLUDING})
     np.testing.assert_array_equal(opened.total([COLLUDING]), SMALL[COLLUDING])
     for hidden in ([0], [1], [0, 1], [1, 2], [LOST][: int(late)]):
         assert is_uniform(opened.total(hidden).view(np.uint64)) or not hidden
@@ -60,26 +60,26 @@ def test_without_a_fault_the_sum_of_the_honest_comes_out_and_nothing_less(late: 
 
 def test_a_coordinator_alone_gets_the_sum_of_all_that_stayed() -> None:
     opened = take_off(heard(late=False), [])
-    assert opened.smallest_sum(TARGET) == {*HONEST, COLLUDING}
+    assert opened.smallest_sum(TARGET) == frozenset({*HONEST, COLLUDING})
 
 
 def test_everybody_else_together_has_the_target_s_own_vector() -> None:
     opened = take_off(heard(late=False), [1, 2, LOST, COLLUDING])
-    assert opened.smallest_sum(TARGET) == {TARGET}
+    assert opened.smallest_sum(TARGET) == frozenset({TARGET})
     np.testing.assert_array_equal(opened.total([TARGET]), SMALL[TARGET])
 
 
 def test_too_many_that_collude_are_too_many() -> None:
     """With a threshold of shares from colluding partners the attack needs no fault."""
     opened = take_off(heard(late=True), [*HONEST, COLLUDING])
-    assert opened.smallest_sum(LOST) == {LOST}
+    assert opened.smallest_sum(LOST) == frozenset({LOST})
     np.testing.assert_array_equal(opened.total([LOST]), SMALL[LOST])
 
 
 def test_leaked_shares_give_single_vectors() -> None:
     opened = take_off(heard(late=False, fault=MASKING_FAULTS["shares leaked"]()), [COLLUDING])
     for one in HONEST:
-        assert opened.smallest_sum(one) == {one}
+        assert opened.smallest_sum(one) == frozenset({one})
         np.testing.assert_array_equal(opened.total([one]), SMALL[one])
 
 
