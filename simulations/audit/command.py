@@ -167,7 +167,7 @@ def _print_masks(claim: dict[str, Any], masks: dict[str, Any]) -> None:
 def _observers(record: dict[str, Any]) -> Table:
     table = Table(title="ε from guesses of the canaries' coins, by observer", box=SIMPLE_HEAD)
     table.add_column("observer", no_wrap=True)
-    for name in ("right", "proved ε ≥", "provable", "estimated ε", "claimed ε"):
+    for name in ("right", "proved ε ≥", "provable", "estimated ε", "claimed"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in record["observers"]:
         estimate = each["estimate"]
