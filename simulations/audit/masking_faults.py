@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import shared.privacy.noise_share
+import shared.secure_aggregation.coordinator
 import shared.secure_aggregation.masks
 import shared.secure_aggregation.transcript
 from client.site.roster import Roster
@@ -31,7 +32,6 @@ from shared.config import PrivacyConfig
 from shared.privacy.discrete_gaussian import discrete_gaussian
 from shared.privacy.noise import RandomSource, SeededRandom
 from shared.secure_aggregation.agreement import derive
-from shared.secure_aggregation.coordinator import Coordinator
 from shared.secure_aggregation.messages import Aggregation, SurvivorProof, UnmaskingShares
 from shared.secure_aggregation.partner import Partner
 from shared.secure_aggregation.roster import Roster as ProtocolRoster
@@ -79,20 +79,17 @@ def _masks_used_twice() -> Iterator[None]:
 
 @contextmanager
 def _shares_leaked() -> Iterator[None]:
-    unmask, receive = Partner.unmask, Coordinator.receive_unmasking
+    unmask = Partner.unmask
 
     def leak(partner: Partner, proof: SurvivorProof) -> UnmaskingShares:
         held = partner._held_shares(partner._delivery) if partner._secrets else {}
         reply = unmask(partner, proof)
         return replace(reply, key_shares={owner: key for owner, (key, _) in held.items()})
 
-    def take(coordinator: Coordinator, sender: str, message: UnmaskingShares) -> None:
-        due = {i: s for i, s in message.key_shares.items() if i in coordinator._dropped}
-        receive(coordinator, sender, replace(message, key_shares=due))
-
     with (
         patch.object(Partner, "unmask", leak),
-        patch.object(Coordinator, "receive_unmasking", take),
+        # A coordinator that wants them does not refuse them.
+        patch.object(shared.secure_aggregation.coordinator, "require", lambda *_: None),
     ):
         yield
 

@@ -11,9 +11,11 @@ from flwr.clientapp import ClientApp
 
 import client.app
 from shared.messages import (
+    AGGREGATE,
     EVALUATE,
     STATISTICS,
     TRAIN,
+    AggregateRequest,
     EvaluateRequest,
     Request,
     StatisticsReply,
@@ -39,7 +41,7 @@ class RecordedAnswer:
 
     Attributes:
         request: of training or of a statistic.
-        answer: arrays by name; one array, "total", for a statistic.
+        answer: arrays by name; one array, "total", for a statistic; none where it left masked.
     """
 
     request: TrainRequest | StatisticsRequest
@@ -69,8 +71,7 @@ class Recorder(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the node's own answer, and record it; an error in its place if it gets lost."""
-        kind = message.metadata.message_type
-        request = _REQUESTS[kind].from_content(message.content) if kind in _REQUESTS else None
+        request = _request(message)
         reply = client.app.app(message, context)
         organisation = Path(str(context.node_config["site"])).name
         if request is not None and not reply.has_error():
@@ -88,14 +89,23 @@ class Recorder(ClientApp):
         self._recorded.add(key)
         self.releases.setdefault(organisation, []).append(_release(request))
         kept = self.seen.setdefault(organisation, [])
+        masked = reply.metadata.message_type == AGGREGATE
         if isinstance(request, StatisticsRequest):
-            kept.append(
-                RecordedAnswer(
-                    request, {"total": StatisticsReply.from_content(reply.content).total}
-                )
+            answer = (
+                {"total": StatisticsReply.from_content(reply.content).total} if not masked else {}
             )
+            kept.append(RecordedAnswer(request, answer))
         elif isinstance(request, TrainRequest) and request.round in self._rounds:
-            kept.append(RecordedAnswer(request, TrainReply.from_content(reply.content).change))
+            change = {} if masked else TrainReply.from_content(reply.content).change
+            kept.append(RecordedAnswer(request, change))
+
+
+def _request(message: Message) -> Request | None:
+    """Return what a message asks of a user's data; None if nothing."""
+    kind = message.metadata.message_type
+    if kind == AGGREGATE:
+        return AggregateRequest.from_content(message.content).request
+    return _REQUESTS[kind].from_content(message.content) if kind in _REQUESTS else None
 
 
 def _release(request: Request) -> Release:
