@@ -158,6 +158,12 @@ class _Round:
             self.points = self.opened.total(members)
         self.summed = tuple(sorted(invitation.name(one) for one in members))
 
+    def sums_of(self, names: set[str]) -> set[tuple[str, ...]]:
+        """Return the smallest sums with one of these partners, of those that come out."""
+        inputs = [one for one in self.heard.inputs if self.name(one) in names]
+        found = [self.opened.smallest_sum(one) for one in inputs]
+        return {tuple(sorted(map(self.name, members))) for members in found if members}
+
     def name(self, partner: int) -> str:
         """Return a partner's name."""
         return self.heard.invitation.name(partner)
@@ -232,11 +238,12 @@ def _test_masks(roles: Roles, rounds: Sequence[_Round], summed: tuple[str, ...])
                     f"The difference of {name}'s masked inputs in sums {number} and {number + 1} "
                     "is not uniform: it is the difference of what it answered.",
                 )
-    if {*summed} < {*roles.honest}:
-        found.append(
-            f"The sum of {', '.join(summed)} alone came out, where {', '.join(roles.honest)} "
-            "should be in every sum."
-        )
+    for members in sorted({summed, *(small for each in rounds for small in each.sums_of(honest))}):
+        if not {*roles.honest} <= {*members}:
+            found.append(
+                f"The sum of {', '.join(members)} alone came out, where {', '.join(roles.honest)} "
+                "should be in every sum."
+            )
     return {
         "target": roles.target,
         "colluding": list(roles.colluding),

@@ -63,6 +63,7 @@ def test_an_honest_run_passes_and_both_attacks_work(audited: Auditor) -> None:
     assert masks["summed"] == ["org-1", "org-2"]
     assert masks["tested"] >= 10
     assert masks["smallest_p"] > 1e-4
+    assert masks["found"] == []
     assert found["books"]["epsilon_recomputed"] == pytest.approx(8, rel=0.01)
     assert found["sensitivity"]["largest"] == pytest.approx(1.0, abs=1e-3)
 
@@ -72,7 +73,7 @@ def test_a_single_answer_that_comes_out_is_found(audited: Auditor, fault: str) -
     found = audited(fault)
     assert found["verdict"] == "violated"
     assert found["masks"]["summed"] == ["org-1"]
-    assert "The sum of org-1 alone came out" in found["masks"]["found"][-1]
+    assert any("The sum of org-1 alone came out" in each for each in found["masks"]["found"])
     # What was counted as the noise of two is one organisation's.
     one, both = by_name(found, "white-box"), by_name(found, "all others collude")
     assert one["estimate"] == both["estimate"] | one["estimate"]
