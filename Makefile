@@ -4,6 +4,10 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+# A file's tests stay on one worker, with what they share; tests/conftest.py orders the files.
+TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# The tests start dozens of processes, and without bytecode each would compile all sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## what each target does
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -21,13 +25,13 @@ demo: $(READY)  ## train over 4 organisations at ε = 8 on the embedded data, in
 	$(BIN)/sotto-lab simulate --config simulations/recipes/demo.toml --out runs/demo
 
 test: $(READY)  ## the tests
-	$(BIN)/python -m pytest -n 3
+	$(TESTS)
 
 check: $(READY)  ## everything: lint, format, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3
+	$(TESTS)
 
 docs: $(READY)  ## the documentation as a site, into build/docs; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

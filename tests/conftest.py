@@ -59,9 +59,31 @@ MODEL = ModelConfig(
 DESCRIBED = ModelConfig(feature_size=FEATURES, max_length=5)
 """One that reads the features of `some_catalogue`, and takes a warm start."""
 
+LONGEST = (
+    "docs/test_federation.py",
+    "test_deployment.py",
+    "docs/test_tutorial.py",
+    "simulations/sweep/test_sweep.py",
+    "simulations/experiment/test_simulate.py",
+    "simulations/audit/test_audit.py",
+    "client/data/test_sources.py",
+    "client/node/test_up.py",
+    "hostile/test_training.py",
+    "simulations/experiment/test_federation.py",
+    "server/test_kill.py",
+    "client/ledger/test_kill.py",
+)
+"""Files that take longest, the longest first: one that was begun last would run on alone."""
+
 Node = Callable[[Message], Message | None]
 """Answers a message, or stays silent."""
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; all others stay in their order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True, scope="session")

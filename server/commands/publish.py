@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from server.commands.options import ServerOption
+from server.runs.model_card import claimed_epsilon
+from server.runs.publish import publish
 from server.runs.run import find_run
 from server.settings import Settings
 from shared.system.command_line import messages, output
@@ -23,10 +25,6 @@ def publish_command(
     out: Annotated[Path, typer.Option(help="New folder for the model.")],
 ) -> None:
     """Write the model, the catalogue, and a model card that states the privacy claim."""
-    # torch and the accountants take seconds to import, which no other command needs.
-    from server.runs.model_card import claimed_epsilon  # noqa: PLC0415
-    from server.runs.publish import publish  # noqa: PLC0415
-
     settings = Settings.load(server)
     published = publish(settings, find_run(settings, run), out)
     worst = claimed_epsilon(published)

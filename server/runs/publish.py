@@ -6,10 +6,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
-from server.runs.recommender import build_recommender
 from server.runs.run import Run
 from server.settings import Settings
 from server.state.audit_log import FILE as AUDIT
@@ -55,6 +52,11 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
         if checkpoint is None:
             shutil.copytree(run.out / _MODEL, new / _MODEL)
         else:
+            # With them comes torch, which a finished run's model does without.
+            from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
+            from server.runs.recommender import build_recommender  # noqa: PLC0415
+
             disable_progress_bar()
             model = build_recommender(checkpoint, run.config, catalogue)
             model.save_pretrained(new / _MODEL)

@@ -117,18 +117,23 @@ def coordinated(folder: Path, config: RunConfig, arm: Arm | None = None) -> int:
     try:
         if arm is not None:
             arm()
-        out = folder / "run"
-        paths = replace(
-            config.paths,
-            catalogue=str(folder / "catalogue"),
-            out=str(out),
-            resume=Checkpoint.exists(out),
-        )
-        grid = InProcessGrid(client.app.app, sites_in(folder))
-        server.app.coordinate(grid, replace(config, paths=paths), lambda _: None)
+        coordinate(folder, config)
         status = 0
     finally:
         os._exit(status)
+
+
+def coordinate(folder: Path, config: RunConfig) -> None:
+    """Begins or resumes a run, and ends it."""
+    out = folder / "run"
+    paths = replace(
+        config.paths,
+        catalogue=str(folder / "catalogue"),
+        out=str(out),
+        resume=Checkpoint.exists(out),
+    )
+    grid = InProcessGrid(client.app.app, sites_in(folder))
+    server.app.coordinate(grid, replace(config, paths=paths), lambda _: None)
 
 
 def charged(folder: Path) -> list[int]:
@@ -159,6 +164,8 @@ def main() -> None:
     """Kills at every point, and resumes."""
     template = Path(sys.argv[1])
     config = RunConfig.from_flat(json.loads(sys.argv[2]))
+    # Once in this process: those that it forks then have what the accountant has computed.
+    coordinate(Path(shutil.copytree(template, template.with_name("first"))), config)
     for number, (point, arm) in enumerate({"": None, **POINTS}.items()):
         folder = template.with_name(f"{template.name}-{number}")
         shutil.copytree(template, folder)

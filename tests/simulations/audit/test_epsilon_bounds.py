@@ -117,7 +117,7 @@ def test_what_can_be_proven_is_what_all_right_guesses_prove() -> None:
 def test_the_epsilon_of_two_normals_is_the_gaussian_mechanism_s(
     separation: float, delta: float
 ) -> None:
-    accountant = PLDAccountant(value_discretization_interval=1e-4)
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
     accountant.compose(GaussianDpEvent(1 / separation))
     found = gaussian_epsilon(separation, delta)
     assert found == pytest.approx(accountant.get_epsilon(delta), rel=2e-3, abs=2e-3)

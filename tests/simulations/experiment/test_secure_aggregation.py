@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,19 @@ def settings(data: Path, *assignments: str) -> SimulationConfig:
 
 
 def independent_epsilon(releases: list[dict[str, Any]], *, alone: bool) -> float:
-    accountant = PLDAccountant()
+    forms = []
     for one in releases:
         noise = one["noise_multiplier"] / (math.sqrt(one["shares"]) if alone else 1)
-        event = PoissonSampledDpEvent(one["sample_rate"], GaussianDpEvent(noise))
-        accountant.compose(SelfComposedDpEvent(event, one["steps"]))
+        forms.append((noise, one["sample_rate"], one["steps"]))
+    return epsilon_of_forms(tuple(forms))
+
+
+@cache  # organisations of one size have the same releases
+def epsilon_of_forms(forms: tuple[tuple[float, float, int], ...]) -> float:
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
+    for noise, rate, steps in forms:
+        event = PoissonSampledDpEvent(rate, GaussianDpEvent(noise))
+        accountant.compose(SelfComposedDpEvent(event, steps))
     return float(accountant.get_epsilon(DELTA))
 
 

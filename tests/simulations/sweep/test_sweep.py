@@ -554,11 +554,11 @@ def test_a_killed_sweep_resumes_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch, tiny_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
-    options = long(tiny_data, out, 60)
+    options = long(tiny_data, out, 20)
     assert end_midway(options, out, signal.SIGKILL)[0] == -signal.SIGKILL
 
     assert lab(monkeypatch, *options) == 0
-    assert "round 60 of 60" in (out / "logs" / f"{RUN}.log").read_text()
+    assert "round 20 of 20" in (out / "logs" / f"{RUN}.log").read_text()
     ours = json.loads((out / "runs" / RUN / "result.json").read_text())
     settings = out / "settings" / f"{RUN}.toml"
     assert lab(monkeypatch, "simulate", "--out", tmp_path / "whole", "--config", settings) == 0
