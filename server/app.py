@@ -35,6 +35,7 @@ from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
 from server.runs.recommender import build_recommender, with_own_items
 from server.runs.reporter import RunReporter
+from server.state.attempts import Attempts
 from server.state.checkpoint import Checkpoint
 from server.state.partners import PartnerRegistry
 from server.state.run_lock import coordinator_lock
@@ -56,15 +57,12 @@ Observer = Callable[[Checkpoint], None]
 """Called with the state before the first round and after each one."""
 
 
-def make_app(
-    config: RunConfig | None = None, observer: Observer | None = None, *, masked: bool = False
-) -> ServerApp:
+def make_app(config: RunConfig | None = None, observer: Observer | None = None) -> ServerApp:
     """Return a ServerApp.
 
     Args:
         config: the run's parameters; None reads Flower's run config.
         observer: for the lab, which runs the server in its own process.
-        masked: for the lab, whether its grid hands out sums instead of single answers.
     """
     server_app = ServerApp()
 
@@ -73,7 +71,7 @@ def make_app(
         if config is None:  # a process of its own
             logs.set_up()
         run = config or RunConfig.from_flat(context.run_config)
-        coordinate(grid, run, observer or (lambda _: None), masked=masked)
+        coordinate(grid, run, observer or (lambda _: None))
 
     return server_app
 
@@ -81,7 +79,7 @@ def make_app(
 app = make_app()
 
 
-def coordinate(grid: Grid, config: RunConfig, observer: Observer, *, masked: bool = False) -> None:
+def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
     """Run a federation, or what is left of it, to its end.
 
     Raises:
@@ -94,7 +92,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer, *, masked: boo
     """
     out, catalogue = _output_folder(config), _load_catalogue(config)
     check_aggregation(config.server)
-    check_masking(config.privacy, simulated=not config.paths.partners, masked=masked)
+    check_masking(config, simulated=not config.paths.partners)
     config = with_secure_quorum(config)
     record = _record_of_partners(config)
     with coordinator_lock(out):
@@ -114,6 +112,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer, *, masked: boo
                     None if record is None else record.names_by_node,
                 ),
                 reporter=reporter,
+                attempts=Attempts(out, checkpoint.run) if config.privacy.masked else None,
             )
             checkpoint = run_stages(federation, checkpoint, observer)
             disable_progress_bar()
@@ -131,6 +130,7 @@ class Federation:
         out: folder of the checkpoint.
         participants: the organisations that take part.
         reporter: reports to status file and audit log.
+        attempts: counts the attempts at sums, under secure aggregation; None without masks.
     """
 
     grid: Grid
@@ -139,6 +139,7 @@ class Federation:
     out: Path
     participants: Participants
     reporter: RunReporter
+    attempts: Attempts | None = None
 
 
 def run_stages(federation: Federation, checkpoint: Checkpoint, observer: Observer) -> Checkpoint:
@@ -246,6 +247,7 @@ def _statistics_collector(
         on_begin=lambda name: reporter.warm_start_step(f"warm start: asking for {name}"),
         on_miss=reporter.attempt_missed,
         on_finish=reporter.statistic_collected,
+        attempts=federation.attempts,
     )
 
 
@@ -262,6 +264,7 @@ def run_training_rounds(
         names=list(checkpoint.weights),
         rounds_done=done,
         on_miss=reporter.attempt_missed,
+        attempts=federation.attempts,
     )
     strategy.restore(checkpoint.optimiser, memory)
 

@@ -12,12 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.config import Masking, PrivacyConfig, RunConfig
+from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.messages import Statistic
 from shared.models.moments import POPULARITY_FADE
 from shared.privacy.accounting.accountant import noise_multiplier_for
-from shared.privacy.distributed_noise import share_for
+from shared.privacy.distributed_noise import MOST_ORGANISATIONS, share_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = [
@@ -55,23 +55,27 @@ class NoisePlan:
     training: float = 0.0
 
 
-def check_masking(privacy: PrivacyConfig, *, simulated: bool, masked: bool = False) -> None:
-    """Refuse secure aggregation outside the lab: no node masks its answers yet.
+def check_masking(config: RunConfig, *, simulated: bool) -> None:
+    """Refuse secure aggregation without masks outside the lab, and of too many organisations.
 
     Args:
-        privacy: the run's.
+        config: the run's parameters.
         simulated: whether the organisations are the lab's.
-        masked: whether the lab masks their answers.
 
     Raises:
         ConfigError: it is asked for.
     """
-    if privacy.secure and not (simulated and (masked or privacy.masking is Masking.OFF)):
+    privacy, organisations = config.privacy, config.server.organisations
+    if privacy.secure and not privacy.masked and not simulated:
         raise ConfigError(
-            f"privacy.trust = '{privacy.trust}' with privacy.masking = '{privacy.masking}': "
-            "nodes cannot mask their answers yet, and each would leave with a share of the noise "
-            "alone. The lab masks them in its own process (lab.engine = 'inprocess'), or simulates "
-            "the noise alone (privacy.masking = 'off'); a real run takes privacy.trust = 'local'."
+            f"privacy.trust = '{privacy.trust}' with privacy.masking = '{privacy.masking}': each "
+            "answer would leave with a share of the noise alone. The lab simulates that; a real "
+            "run takes privacy.masking = 'on'."
+        )
+    if privacy.masked and organisations > MOST_ORGANISATIONS:
+        raise ConfigError(
+            f"server.organisations = {organisations} with privacy.trust = '{privacy.trust}': the "
+            f"sum of more than {MOST_ORGANISATIONS} answers may wrap. Choose fewer."
         )
 
 

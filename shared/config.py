@@ -330,6 +330,11 @@ class PrivacyConfig:
         return self.private and self.trust is Trust.SECURE_AGGREGATION
 
     @property
+    def masked(self) -> bool:
+        """Whether the coordinator learns sums alone."""
+        return self.secure and self.masking is Masking.ON
+
+    @property
     def trust_asked(self) -> Trust:
         """What a request says; a run without privacy asks for no noise at all."""
         return self.trust if self.private else Trust.LOCAL

@@ -2,6 +2,9 @@
 
 - `strategy`: Flower's Strategy; translates between its messages and the modules below.
 - `collection`: asking, retries, quorum and outcomes, for rounds, statistics and evaluations alike.
+- `secure_collection`: the same under secure aggregation: the sum of the answers, and no answer.
+- `secure_sum`: one attempt at such a sum, in five steps.
+- `parts`: the equal part of a sum that each organisation counts with.
 - `affordability`: whether all can pay for the whole run, before any is charged.
 - `collection_report`: how each organisation counts in a collection, and why.
 - `requests`: what is asked in each of these.

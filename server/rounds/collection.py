@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from server.aggregation.quorum import quorum_size
 from server.rounds.collection_report import CollectionReport, Verdict
@@ -26,15 +28,17 @@ from server.rounds.grid import PatientGrid
 from server.rounds.participants import Partner
 from shared.config import ServerConfig
 from shared.errors import QuorumError, ReplyError
-from shared.messages import traffic
+from shared.messages import Request, traffic
 from shared.outcomes import Outcome
 
 __all__ = [
+    "MAX_REASON",
     "Collection",
     "CollectionSpec",
     "LookUp",
     "Memory",
     "OnMiss",
+    "SumSpec",
 ]
 
 log = logging.getLogger("sotto.server")
@@ -43,6 +47,22 @@ MAX_REASON = 300
 Value = TypeVar("Value")
 LookUp = Callable[[Grid], Sequence[Partner]]
 """Returns the organisations that take part now, connected or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumSpec(Generic[Value]):
+    """The same question where only the sum of the answers is known (`server.rounds.parts`).
+
+    Attributes:
+        request: whose answers are summed.
+        length: how many numbers an answer has.
+        part: returns the equal part that each partner in the sum counts with, from the sum in steps
+            of the grid; or raises ReplyError.
+    """
+
+    request: Request
+    length: int
+    part: Callable[[NDArray[np.int64], Sequence[Partner]], Value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +78,7 @@ class CollectionSpec(Generic[Value]):
         check: returns the value of a reply, or raises ReplyError.
         digest: of a value, to detect an answer to an earlier request; "" where equal values are
             legitimate.
+        sum: the same under secure aggregation; None for what is never summed.
     """
 
     name: str
@@ -66,6 +87,7 @@ class CollectionSpec(Generic[Value]):
     content: RecordDict
     check: Callable[[Message, Partner], Value]
     digest: Callable[[Value], str] = lambda _: ""
+    sum: SumSpec[Value] | None = None
 
 
 OnMiss = Callable[[CollectionReport], None]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.outcomes import Outcome
 
@@ -40,6 +40,10 @@ class CollectionReport:
         seconds: since the first request.
         bytes_up: size of the arrays received.
         bytes_down: size of the arrays sent.
+        sum_attempt: under secure aggregation, the number of the last attempt; its valid replies are
+            the organisations in the sum. 0 where each answers for itself.
+        left_at_step: of that attempt, the step that an organisation did not answer, 1 to 5; who
+            left after step 3 is in the sum.
     """
 
     name: str
@@ -51,6 +55,8 @@ class CollectionReport:
     seconds: float
     bytes_up: int
     bytes_down: int
+    sum_attempt: int = 0
+    left_at_step: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def valid(self) -> int:

@@ -52,6 +52,9 @@ __all__ = [
     "Floats",
     "Sums",
     "change_digest",
+    "check_change",
+    "check_statistic",
+    "check_sums",
     "checked_change",
     "checked_plan",
     "checked_statistic",
@@ -102,6 +105,12 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
         change = TrainReply.from_content(content).change
     except WireError as error:
         raise ReplyError(Outcome.MALFORMED, str(error)) from error
+    check_change(change, like=like, max_norm=max_norm)
+    return change
+
+
+def check_change(change: Weights, *, like: Weights, max_norm: float) -> None:
+    """Refuse a change that may not be added to the global weights; see `checked_change`."""
     if set(change) != set(like):
         odd = sorted(set(change) ^ set(like))
         raise ReplyError(Outcome.WRONG_SHAPE, f"the weights differ from the model's in {odd}")
@@ -117,7 +126,6 @@ def checked_change(reply: Message, *, like: Weights, max_norm: float) -> Weights
             Outcome.TOO_LONG,
             f"the change has norm {norm:.3g}; server.max_update_norm is {max_norm:g}",
         )
-    return change
 
 
 def change_digest(change: Weights) -> str:
@@ -172,18 +180,25 @@ def checked_statistic(
         total = StatisticsReply.from_content(content).total.astype(np.float64)
     except WireError as error:
         raise ReplyError(Outcome.MALFORMED, str(error)) from error
+    check_statistic(total, request.noise_multiplier, shape=shape, population=population)
+    return total
+
+
+def check_statistic(
+    total: Floats, noise_multiplier: float, *, shape: tuple[int, ...], population: int
+) -> None:
+    """Refuse a statistic that may not be added up; see `checked_statistic`."""
     if total.shape != shape:
         raise ReplyError(Outcome.WRONG_SHAPE, f"a statistic of shape {total.shape}, not {shape}")
     if not np.isfinite(total).all():
         raise ReplyError(Outcome.NOT_FINITE, "a statistic holds values that are not finite")
     norm = float(np.linalg.norm(total))
-    noise = request.noise_multiplier * (math.sqrt(total.size) + MAX_DEVIATIONS)
+    noise = noise_multiplier * (math.sqrt(total.size) + MAX_DEVIATIONS)
     if norm > (population + noise) * (1 + 1e-6):
         raise ReplyError(
             Outcome.TOO_LONG,
             f"a statistic of norm {norm:.3g}, more than {population} users add up to",
         )
-    return total
 
 
 def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> Sums:
@@ -203,7 +218,12 @@ def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> S
         sums = EvaluateReply.from_content(content).sums
     except WireError as error:
         raise ReplyError(Outcome.MALFORMED, str(error)) from error
-    limit = population + MAX_DEVIATIONS * request.noise_multiplier * request.clip_norm
+    check_sums(sums, request.noise_multiplier * request.clip_norm, population)
+    return sums
+
+
+def check_sums(sums: Sums, noise_std: float, population: int) -> None:
+    """Refuse sums of metrics that may not be added up; see `checked_sums`."""
+    limit = population + MAX_DEVIATIONS * noise_std
     if not np.all(np.abs(sums) <= limit):  # NaN too
         raise ReplyError(Outcome.TOO_LONG, f"sums beyond what {population} users add up to")
-    return sums

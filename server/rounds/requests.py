@@ -5,13 +5,15 @@ And before any of them, whether its policy and budget admit the whole run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import Message
 
-from server.rounds.collection import CollectionSpec
+from server.rounds.collection import CollectionSpec, SumSpec
 from server.rounds.participants import Partner
+from server.rounds.parts import part_of_change, part_of_statistic, part_of_sums
 from server.rounds.replies import (
     Floats,
     Sums,
@@ -26,6 +28,7 @@ from shared.messages import (
     EVALUATE,
     PLAN,
     STATISTICS,
+    SUMS,
     TRAIN,
     EvaluateRequest,
     PlanRequest,
@@ -144,6 +147,11 @@ def training_spec(request: TrainRequest, max_norm: float) -> CollectionSpec[Weig
         content=request.to_content(),
         check=check,
         digest=change_digest,
+        sum=SumSpec(
+            request=request,
+            length=sum(value.size for value in request.weights.values()),
+            part=lambda points, partners: part_of_change(points, request, partners, max_norm),
+        ),
     )
 
 
@@ -159,6 +167,11 @@ def statistic_spec(request: StatisticsRequest, shape: tuple[int, ...]) -> Collec
         kind=STATISTICS,
         content=request.to_content(),
         check=check,
+        sum=SumSpec(
+            request=request,
+            length=math.prod(shape),
+            part=lambda points, partners: part_of_statistic(points, request, partners, shape),
+        ),
     )
 
 
@@ -194,4 +207,9 @@ def evaluation_spec(request: EvaluateRequest) -> CollectionSpec[Sums]:
         kind=EVALUATE,
         content=request.to_content(),
         check=check,
+        sum=SumSpec(
+            request=request,
+            length=len(SUMS),
+            part=lambda points, partners: part_of_sums(points, request, partners),
+        ),
     )

@@ -10,16 +10,13 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from server.aggregation.robust import robust_mean
-from server.rounds.collection import (
-    Collection,
-    LookUp,
-    Memory,
-    OnMiss,
-)
+from server.rounds.collection import LookUp, Memory, OnMiss
 from server.rounds.collection_report import CollectionReport
 from server.rounds.participants import Partner
 from server.rounds.replies import Floats
 from server.rounds.requests import statistic_spec
+from server.rounds.secure_collection import collection_of
+from server.state.attempts import Attempts
 from shared.config import Aggregation, RunConfig
 from shared.messages import Statistic, StatisticsRequest
 
@@ -56,6 +53,8 @@ class StatisticsCollector:
         on_begin: called with the name of each statistic before it is asked for.
         on_miss: called with each attempt that had too few valid replies.
         on_finish: called with each statistic that has a quorum.
+        attempts: the run's counter under secure aggregation; None where each site answers for
+            itself.
         memory: what the next collection must know.
     """
 
@@ -69,6 +68,7 @@ class StatisticsCollector:
     on_begin: Callable[[str], None] = lambda _: None
     on_miss: OnMiss = lambda _: None
     on_finish: Callable[[CollectionReport], None] = lambda _: None
+    attempts: Attempts | None = None
     memory: Memory = field(default_factory=Memory)
 
     def total(
@@ -95,7 +95,7 @@ class StatisticsCollector:
             trust=self.config.privacy.trust_asked,
         )
         spec = statistic_spec(request, shape)
-        collection = Collection(spec, self.config.server, self.memory)
+        collection = collection_of(spec, self.config, self.memory, self.attempts)
         self.on_begin(spec.name)
         collection.collect(self.grid, self.look_up, self.on_miss)
         self.memory = collection.memory

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -26,6 +28,8 @@ from server.rounds.requests import (
     train_request,
     training_spec,
 )
+from server.rounds.secure_collection import SecureCollection, collection_of
+from server.state.attempts import Attempts
 from server.state.checkpoint import State
 from shared.config import RunConfig, Weighting
 from shared.messages import EvaluateRequest, TrainRequest, Weights
@@ -33,6 +37,8 @@ from shared.messages import EvaluateRequest, TrainRequest, Weights
 __all__ = ["FederatedStrategy"]
 
 log = logging.getLogger("sotto.server")
+R = TypeVar("R", TrainRequest, EvaluateRequest)
+Value = TypeVar("Value")
 
 
 class FederatedStrategy(Strategy):
@@ -45,6 +51,8 @@ class FederatedStrategy(Strategy):
         names: of the weights, in order.
         rounds_done: rounds finished before this start: Flower counts from 1 each time.
         on_miss: called with each attempt at a round that had too few valid replies.
+        attempts: the run's counter under secure aggregation, where the aggregate methods ask for
+            sums; None where Flower's loop asks each organisation for its own answer.
     """
 
     def __init__(
@@ -56,13 +64,14 @@ class FederatedStrategy(Strategy):
         names: Sequence[str],
         rounds_done: int = 0,
         on_miss: OnMiss = lambda _: None,
+        attempts: Attempts | None = None,
     ) -> None:
         self._config, self._terms, self._look_up = config, terms, look_up
-        self._rounds_done, self._on_miss = rounds_done, on_miss
+        self._rounds_done, self._on_miss, self._attempts = rounds_done, on_miss, attempts
         self._optimiser = ServerOptimiser(config.server, names)
         self._memory = Memory()
-        self._training: _Training | None = None
-        self._evaluation: _Evaluation | None = None
+        self._training: _Asked[TrainRequest, Weights] | None = None
+        self._evaluation: _Asked[EvaluateRequest, Sums] | None = None
         self.metrics: Mapping[str, float] = {}
         """Metrics released with the last round; empty if none were, or noise hides them."""
 
@@ -92,8 +101,10 @@ class FederatedStrategy(Strategy):
         """Return one request for every partner that is connected."""
         number = self._rounds_done + server_round
         request = train_request(self._config, self._terms, number, to_weights(arrays))
-        self._training = _Training(request, self._config, self.memory, grid)
-        return self._training.collection.requests(grid, self._look_up(grid))
+        spec = training_spec(request, self._config.server.max_update_norm)
+        collection = collection_of(spec, self._config, self.memory, self._attempts)
+        self._training = _Asked(request, collection, grid)
+        return collection.requests(grid, self._look_up(grid))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -122,8 +133,10 @@ class FederatedStrategy(Strategy):
         if not every or number % every:
             return []
         request = evaluate_request(self._config, self._terms, number, to_weights(arrays))
-        self._evaluation = _Evaluation(request, self._config)
-        return self._evaluation.collection.requests(grid, self._look_up(grid))
+        spec = evaluation_spec(request)
+        collection = collection_of(spec, self._config, Memory(), self._attempts)
+        self._evaluation = _Asked(request, collection, grid)
+        return collection.requests(grid, self._look_up(grid))
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -133,6 +146,8 @@ class FederatedStrategy(Strategy):
             return None
         collection, request = self._evaluation.collection, self._evaluation.request
         collection.take(replies)
+        if isinstance(collection, SecureCollection):
+            collection.ask_once(self._evaluation.grid, self._look_up)
         if failures := collection.report.failures:
             log.warning("round %d: no metrics from %s", request.round, failures)
         means = mean_metrics([sums for _, sums in collection.valid], request)
@@ -149,28 +164,16 @@ class FederatedStrategy(Strategy):
         log.info("aggregated by %s", self._optimiser.name)
 
     @property
-    def _current(self) -> _Training:
+    def _current(self) -> _Asked[TrainRequest, Weights]:
         if self._training is None:
             raise ValueError("no round has begun")
         return self._training
 
 
-class _Training:
-    """A round in progress."""
+@dataclass(frozen=True)
+class _Asked(Generic[R, Value]):
+    """A round or an evaluation in progress."""
 
-    def __init__(
-        self, request: TrainRequest, config: RunConfig, memory: Memory, grid: Grid
-    ) -> None:
-        self.request, self.grid = request, grid
-        spec = training_spec(request, config.server.max_update_norm)
-        self.collection: Collection[Weights] = Collection(spec, config.server, memory)
-
-
-class _Evaluation:
-    """An evaluation in progress."""
-
-    def __init__(self, request: EvaluateRequest, config: RunConfig) -> None:
-        self.request = request
-        self.collection: Collection[Sums] = Collection(
-            evaluation_spec(request), config.server, Memory()
-        )
+    request: R
+    collection: Collection[Value] | SecureCollection[Value]
+    grid: Grid

@@ -134,7 +134,7 @@ class RunReporter:
         )
         log.warning("%s", reason)
         event = AuditEvent.ROUND_MISSED if report.round else AuditEvent.STATISTIC_MISSED
-        self._record(event, **_subject(report), outcomes=_outcomes(report))
+        self._record(event, **_subject(report), outcomes=_outcomes(report), **_sum(report))
         self._update(
             state=RunState.RETRYING,
             reason=reason,
@@ -149,6 +149,7 @@ class RunReporter:
             **_subject(report),
             attempts=report.attempts,
             outcomes=_outcomes(report),
+            **_sum(report),
         )
         log.info(
             "%s: %d valid replies of %d in %.1f s",
@@ -172,6 +173,7 @@ class RunReporter:
             round=report.round,
             attempts=report.attempts,
             outcomes=_outcomes(report),
+            **_sum(report),
         )
         log.info(
             "round %d of %d: %d valid replies of %d in %.1f s",
@@ -253,6 +255,13 @@ def _ending(error: Exception) -> tuple[RunState, AuditEvent, str]:
 
 def _outcomes(report: CollectionReport) -> dict[str, str]:
     return {name: str(verdict.outcome) for name, verdict in report.verdicts.items()}
+
+
+def _sum(report: CollectionReport) -> dict[str, Any]:
+    """Return the attempt at a sum, and who left it at which step; nothing without one."""
+    if not report.sum_attempt:
+        return {}
+    return {"sum_attempt": report.sum_attempt, "left_at_step": dict(report.left_at_step)}
 
 
 def _subject(report: CollectionReport) -> dict[str, int | str]:

@@ -221,7 +221,7 @@ def create_run(
     config = RunConfig.from_flat({"paths.out": str(folder / _OUT), **flat})
     from server.noise_plan import check_masking  # noqa: PLC0415 with it come all the accountants
 
-    check_masking(config.privacy, simulated=False)
+    check_masking(config, simulated=False)
     if not Path(config.paths.catalogue, "items.parquet").is_file():
         raise ConfigError(
             f"paths.catalogue = '{config.paths.catalogue}' is no catalogue's folder: name the one "

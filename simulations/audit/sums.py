@@ -197,11 +197,14 @@ def _answer(question: TrainRequest | StatisticsRequest, points: Ints, population
     """Return a sum as an organisation of so many users would have answered it."""
     if isinstance(question, StatisticsRequest):
         return {"total": points * (STATISTIC_CLIP_NORM / 2.0**GRID_BITS)}
-    numbers = points * (question.clip_norm / 2.0**GRID_BITS / population)
+    # One step of SGD by the mean of the summed gradients, as the coordinator takes it.
+    batch = question.sample_rate * population
+    gradient: Any = points * (question.clip_norm / 2.0**GRID_BITS / batch)
     change, start = {}, 0
     for name in sorted(question.weights):
         weight = question.weights[name]
-        change[name] = numbers[start : start + weight.size].reshape(weight.shape)
+        part = gradient[start : start + weight.size].reshape(weight.shape)
+        change[name] = -question.learning_rate * (part + question.weight_decay * weight)
         start += weight.size
     return change
 

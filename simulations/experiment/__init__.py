@@ -8,7 +8,6 @@
 | simulation       | a prepared simulation: its data, organisations and folder                |
 | simulate         | run it, train the local baselines, write the result                      |
 | federation       | the real apps on one machine, in this process or on Ray                  |
-| masked_sums      | put the organisations' answers through secure aggregation                |
 | partition        | assign users to organisations                                            |
 | hold_out         | leave-one-out or one cut in time for all, and what either lets leak      |
 | public_knowledge | item features and public interactions, before a federation starts        |

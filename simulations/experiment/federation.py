@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,26 +23,30 @@ from flwr.serverapp import Grid
 
 import client.app
 from client.ledger.ledger import Ledger
+from client.site.aggregation_key import make_aggregation_key
+from client.site.roster import PEERS
 from client.site.simulated import SIMULATED
 from client.site.site import FILE, Site
 from server.app import Observer, make_app
 from server.flower_internals import Run, TaskIdentity
 from server.rounds.grid import PatientGrid
-from shared.config import Masking, PrivacyConfig, RunConfig
+from shared.config import PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
 from shared.privacy.release import Release
+from shared.secure_aggregation.signing import public_to_text
 from shared.system.command_line import INTERRUPTED, messages
+from shared.system.files import UMASK, write_atomically
 from simulations.experiment.config import Engine
-from simulations.experiment.masked_sums import SUMMED, MaskedSums
 
 __all__ = [
     "InProcessGrid",
     "LedgerCost",
     "SimulatedSite",
     "WrappedApp",
+    "introduce_sites",
     "ledger_costs",
     "make_site",
     "run_federation",
@@ -141,6 +146,23 @@ def _roster(privacy: PrivacyConfig, organisations: int) -> dict[str, dict[str, i
     return {"roster": roster}
 
 
+def introduce_sites(sites: Sequence[Path]) -> None:
+    """Give each site a key for secure aggregation, and the others' names and keys.
+
+    Nothing happens to a site that knows its peers: a run that is resumed keeps its keys.
+    """
+    loaded = [Site.load(folder) for folder in sites]
+    keys = {site.organisation: public_to_text(make_aggregation_key(site).public) for site in loaded}
+    for site in loaded:
+        if site.roster.peers:
+            continue
+        file = Path(site.folder, FILE)
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        others = {name: key for name, key in keys.items() if name != site.organisation}
+        settings["roster"] = settings.get("roster", {}) | {PEERS: others}
+        write_atomically(file, (_HEADING + tomli_w.dumps(settings)).encode(), mode=UMASK)
+
+
 def sites_in(folder: Path) -> list[Path]:
     """Return the site folders below `folder`, in order of their names."""
     return sorted(file.parent for file in folder.glob(f"*/{FILE}"))
@@ -174,13 +196,13 @@ def run_federation(
     if engine is Engine.RAY:
         _run_on_ray(config, sites, observer)
         return
-    masked = config.privacy.secure and config.privacy.masking is Masking.ON
-    combine = MaskedSums(sites, config.privacy) if masked else None
-    grid = InProcessGrid(app or client.app.app, sites, combine)
+    if config.privacy.masked:
+        introduce_sites(sites)
+    grid = InProcessGrid(app or client.app.app, sites)
     context = Context(
         run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={}
     )
-    make_app(config, observer, masked=masked)(grid, context)
+    make_app(config, observer)(grid, context)
 
 
 class InProcessGrid(Grid):
@@ -189,13 +211,10 @@ class InProcessGrid(Grid):
     Args:
         app: the ClientApp that every node runs.
         sites: one node for each site folder, numbered from 1.
-        combine: what becomes of the answers to requests that are added up; None leaves them.
     """
 
-    def __init__(
-        self, app: ClientApp, sites: Sequence[Path], combine: MaskedSums | None = None
-    ) -> None:
-        self._app, self._run, self._combine = app, Run.create_empty(run_id=1), combine
+    def __init__(self, app: ClientApp, sites: Sequence[Path]) -> None:
+        self._app, self._run = app, Run.create_empty(run_id=1)
         self._contexts = {
             node: Context(
                 run_id=1,
@@ -242,24 +261,11 @@ class InProcessGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the reply to the first of these messages that has none yet.
 
-        One reply at a time, so that the coordinator can stop at its deadline; of requests whose
-        answers are masked, all replies.
+        One reply at a time, so that the coordinator can stop at its deadline.
         """
-        asked = {
-            number: self._messages[number] for number in message_ids if number in self._messages
-        }
+        asked = set(message_ids)
         first = next((number for number in self._messages if number in asked), None)
-        if first is None:
-            return []
-        kind = self._messages[first].metadata.message_type
-        if self._combine is None or kind not in SUMMED:
-            return [self._answer(self._messages.pop(first))]
-        requests = [
-            self._messages.pop(number)
-            for number, message in asked.items()
-            if message.metadata.message_type == kind
-        ]
-        return self._combine(requests, [self._answer(message) for message in requests])
+        return [] if first is None else [self._answer(self._messages.pop(first))]
 
     def _answer(self, message: Message) -> Message:
         return self._app(message, self._contexts[message.metadata.dst_node_id])

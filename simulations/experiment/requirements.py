@@ -65,7 +65,12 @@ def _check_settings(simulation: Simulation) -> None:
                 f"{error} Each organisation alone cannot be trained so: set lab.alone = false."
             ) from None
     run = config.run(organisations=sizes[0], catalogue=here, out=here, resume=False)
-    check_masking(run.privacy, simulated=True, masked=config.lab.engine is Engine.INPROCESS)
+    check_masking(run, simulated=True)
+    if run.privacy.masked and config.lab.engine is Engine.RAY:
+        raise ConfigError(
+            "privacy.masking = 'on' with lab.engine = 'ray': masks take five steps a round, which "
+            "is slow there. Choose lab.engine = 'inprocess', or privacy.masking = 'off'."
+        )
     plan_noise(run)
     with torch.random.fork_rng():
         build(run.model, simulation.dataset.catalogue)

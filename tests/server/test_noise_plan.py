@@ -177,18 +177,21 @@ def asked_noise(asked: NoisePlan, release: Release) -> float:
     return asked.statistics if statistics else asked.training
 
 
-@pytest.mark.parametrize(
-    ("masking", "simulated"), [(Masking.ON, True), (Masking.ON, False), (Masking.OFF, False)]
-)
-def test_secure_aggregation_is_refused_where_nothing_would_mask(
-    masking: Masking, simulated: bool
-) -> None:
-    privacy = PrivacyConfig(
-        epsilon=4.0, delta=DELTA, trust=Trust.SECURE_AGGREGATION, masking=masking
-    )
-    with pytest.raises(ConfigError, match="nodes cannot mask"):
-        check_masking(privacy, simulated=simulated)
-    check_masking(replace(privacy, masking=Masking.OFF), simulated=True)
-    check_masking(replace(privacy, masking=Masking.ON), simulated=True, masked=True)
-    with pytest.raises(ConfigError):
-        check_masking(privacy, simulated=False, masked=True)
+def test_secure_aggregation_is_refused_where_nothing_would_mask_or_a_sum_may_wrap() -> None:
+    def run(masking: Masking, organisations: int = 5) -> RunConfig:
+        privacy = PrivacyConfig(
+            epsilon=4.0, delta=DELTA, trust=Trust.SECURE_AGGREGATION, masking=masking
+        )
+        return RunConfig(
+            privacy=privacy,
+            training=TrainingConfig(rounds=0),
+            server=ServerConfig(organisations=organisations),
+        )
+
+    with pytest.raises(ConfigError, match="share of the noise"):
+        check_masking(run(Masking.OFF), simulated=False)
+    check_masking(run(Masking.OFF), simulated=True)
+    for simulated in (True, False):
+        check_masking(run(Masking.ON, 128), simulated=simulated)
+        with pytest.raises(ConfigError, match="may wrap"):
+            check_masking(run(Masking.ON, 129), simulated=simulated)
