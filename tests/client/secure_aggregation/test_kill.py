@@ -1,0 +1,78 @@
+"""A node that is killed at every step of a sum, and asked again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.config import Trust
+from shared.outcomes import Refusal
+from tests.flower_internals import recorddict_to_proto
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+ROOT = Path(__file__).parents[3]
+LINES = 2
+"""Kills of each step before evenly spread lines of the room's code, beside the named points."""
+POINTS = 5 * 4 + 4
+Story = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, make_sites: Callable[[Path], Sites]) -> Story:
+    """What happened at each kill."""
+    folder = tmp_path_factory.mktemp("killed")
+    sites = make_sites(folder / "sites")
+    site, message = sites.make("alpha"), folder / "request"
+    request = replace(sites.request(noise_multiplier=0.8), trust=Trust.SECURE_AGGREGATION)
+    message.write_bytes(recorddict_to_proto(request.to_content()).SerializeToString())
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("kill_driver.py"), site, message, str(LINES)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_each_point_was_reached_and_every_sum_came_out(killed: Story) -> None:
+    """A driver that ends well has unmasked the sum of each attempt."""
+    assert len(killed) == POINTS + 5 * LINES
+    assert {kill["status"] for kill in killed} == {-9}
+
+
+def test_it_answers_the_same_bytes_or_drops_out(killed: Story) -> None:
+    for kill in killed:
+        one, two = kill["again"]
+        assert one == two, kill
+        assert kill["left"] in ("", one), kill
+        assert bool(kill["left"]) == (kill["point"] == "as the answer leaves")
+        assert kill["dropped"] == (one == "")
+    dropped = {(kill["step"], kill["point"]) for kill in killed if kill["dropped"]}
+    # Only where the session says that it masked, and the outbox has nothing.
+    assert (3, "with the session written") in dropped
+    assert (3, "before the outbox") in dropped
+    assert {step for step, _ in dropped} == {3}
+    assert {kill["refusal"] for kill in killed if kill["dropped"]} == {Refusal.DROPPED}
+
+
+def test_the_ledger_never_shows_less_than_may_have_left(killed: Story) -> None:
+    for kill in killed:
+        assert kill["charged_in_the_end"] == 1, kill
+        assert kill["charged_after_kill"] == int(kill["step"] > 3) or kill["step"] == 3
+    third = {kill["point"]: kill["charged_after_kill"] for kill in killed if kill["step"] == 3}
+    assert third.pop("before the charge") == 0
+    for point in ("after the charge", "with the session written", "with the outbox written"):
+        assert third[point] == 1, point
