@@ -9,8 +9,9 @@ The canaries are all at one organisation, the target. Two adversaries see the sa
 | all others collude | everybody else                    | the target's own answer              |
 
 Both know all users but the canaries' coins, and take the colluding organisations' answers off.
-Where `privacy.dropouts` organisations may be missing, so many are lost from each sum: fewer honest
-shares of noise protect less.
+Where `privacy.dropouts` organisations may be missing, the masked inputs of so many are withheld
+from each sum, since fewer honest shares of noise protect less. The adversaries have them all the
+same.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Roles:
     Attributes:
         target: has the canaries.
         colluding: tell the coordinator all they know.
-        lost: their masked inputs are withheld from every sum.
+        lost: their masked inputs are withheld from every sum; the adversaries have them.
         honest: the others, the target among them.
     """
 

@@ -61,7 +61,8 @@ def test_an_honest_run_passes_and_both_attacks_work(audited: Auditor) -> None:
     masks = found["masks"]
     assert (masks["target"], masks["colluding"], masks["lost"]) == ("org-1", ["org-4"], ["org-3"])
     assert masks["summed"] == ["org-1", "org-2"]
-    assert masks["tested"] >= 10
+    # In two sums the inputs of three, one of them withheld: as sent, unmasked, and the differences.
+    assert masks["tested"] == 15
     assert masks["smallest_p"] > 1e-4
     assert masks["found"] == []
     assert found["books"]["epsilon_recomputed"] == pytest.approx(8, rel=0.01)
