@@ -279,9 +279,15 @@ def _plain(value: Value | tuple[Value, ...]) -> Value:
     return str(value) if isinstance(value, StrEnum) else value
 
 
+@functools.lru_cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    """Return the types of a class's fields; to evaluate them takes longer than to check a file."""
+    return typing.get_type_hints(cls)
+
+
 def _keys(cls: type) -> list[str]:
     keys: list[str] = []
-    for name, kind in typing.get_type_hints(cls).items():
+    for name, kind in _hints(cls).items():
         nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
         inner = [f"{name}.{key}" for key in _keys(kind)] if nested else []
         keys += inner or [name]
@@ -290,7 +296,7 @@ def _keys(cls: type) -> list[str]:
 
 def _build(cls: type[T], flat: Mapping[str, Value], prefix: str) -> T:
     arguments: dict[str, object] = {}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for item in dataclasses.fields(typing.cast(Any, cls)):
         key, kind = prefix + item.name, hints[item.name]
         if dataclasses.is_dataclass(kind):
@@ -317,7 +323,7 @@ def _message(cls: type, problem: ErrorDetails, prefix: str) -> str:
         case "out_of_range":
             context = problem["ctx"]
             return f"{key} = {_shown(context['value'])}: {context['remedy']}."
-    kind = typing.get_type_hints(cls)[str(name)]
+    kind = _hints(cls)[str(name)]
     if place:  # one part of a list
         kind = typing.get_args(kind)[0]
     return f"{key} = {value!r} does not fit: it takes {_describe(kind)}."

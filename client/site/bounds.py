@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -149,17 +150,22 @@ def answer_bytes(request: Request, items: int) -> int:
 def answer_numbers(request: Request, items: int) -> int:
     """Return how many numbers an answer has, from the model's shape, which is within bounds."""
     if isinstance(request, TrainRequest):
-        import torch  # noqa: PLC0415 takes seconds, and an estimate of memory needs no model
-
-        from shared.models.attention import AttentionRecommender, trainable  # noqa: PLC0415 as torch
-
-        with torch.device("meta"):  # shapes alone, without memory
-            model = AttentionRecommender(attention_config(request.model, items))
-        return sum(weight.numel() for weight in trainable(model).values())
+        return _trained_numbers(request.model, items)
     if isinstance(request, EvaluateRequest):
         return len(SUMS)
     is_popularity = request.statistic is Statistic.POPULARITY
     return items if is_popularity else request.model.described**2
+
+
+@lru_cache(maxsize=8)
+def _trained_numbers(model: ModelConfig, items: int) -> int:
+    import torch  # noqa: PLC0415 takes seconds, and an estimate of memory needs no model
+
+    from shared.models.attention import AttentionRecommender, trainable  # noqa: PLC0415 as torch
+
+    with torch.device("meta"):  # shapes alone, without memory
+        made = AttentionRecommender(attention_config(model, items))
+    return sum(weight.numel() for weight in trainable(made).values())
 
 
 def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
