@@ -8,6 +8,8 @@ READY := .venv/.ready
 TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # The tests start dozens of processes, and without bytecode each would compile all sources again.
 unexport PYTHONDONTWRITEBYTECODE
+# Three workers and the processes that they start share the cores: more threads only wait.
+test check: export OMP_NUM_THREADS = 1
 
 help:  ## what each target does
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'

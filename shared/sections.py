@@ -296,7 +296,7 @@ def _keys(cls: type) -> list[str]:
 
 def _build(cls: type[T], flat: Mapping[str, Value], prefix: str) -> T:
     arguments: dict[str, object] = {}
-    hints = _hints(cls)
+    hints = _hints(typing.cast(type, cls))
     for item in dataclasses.fields(typing.cast(Any, cls)):
         key, kind = prefix + item.name, hints[item.name]
         if dataclasses.is_dataclass(kind):

@@ -42,7 +42,7 @@ from simulations.experiment.config import Engine
 from simulations.experiment.federation import run_federation
 
 ROOT = Path(__file__).parents[1]
-ITEMS, USERS = 30, 40
+ITEMS, USERS, ROUNDS = 30, 40, 3
 COLUMNS = ("user_id", "item_id", "timestamp")
 NAMES = ("Alpha Books", "Beta", "Gamma")
 RUN = """
@@ -279,7 +279,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(deployment: Deployment) -> Watched:
     made = deployment
-    (made.folder / "private.toml").write_text(RUN.format(epsilon=8.0, rounds=5, rate=0.5))
+    (made.folder / "private.toml").write_text(RUN.format(epsilon=8.0, rounds=ROUNDS, rate=0.5))
     arguments: set[str] = set()
     with (made.folder / "run.log").open("wb") as log:
         run = subprocess.Popen(
@@ -292,7 +292,7 @@ def watched(deployment: Deployment) -> Watched:
         try:
             while run.poll() is None:
                 arguments |= set(made.processes.values())
-                time.sleep(0.05)
+                time.sleep(0.2)
         finally:
             run.kill()
     output = (made.folder / "run.log").read_text()
@@ -300,15 +300,15 @@ def watched(deployment: Deployment) -> Watched:
     return Watched(output, arguments)
 
 
-def test_five_rounds_with_privacy_are_reported_one_by_one(
+def test_rounds_with_privacy_are_reported_one_by_one(
     deployment: Deployment, watched: Watched
 ) -> None:
-    rounds = re.findall(r"round (\d) of 5: 3 valid replies of 3", watched.output)
-    assert rounds[-1] == "5"
+    rounds = re.findall(rf"round (\d) of {ROUNDS}: 3 valid replies of 3", watched.output)
+    assert rounds[-1] == str(ROUNDS)
     assert rounds == sorted(rounds)
     status = deployment.types("sotto-server", "status", "--server", deployment.server, "--json")
     [row] = json.loads(status.stdout)
-    assert (row["state"], row["round"], row["starts"]) == ("finished", 5, 1)
+    assert (row["state"], row["round"], row["starts"]) == ("finished", ROUNDS, 1)
     listed = deployment.types("sotto-server", "list", "--server", deployment.server, "--json")
     assert [(p["name"], p["connection"]) for p in json.loads(listed.stdout)] == [
         (name, "online") for name in NAMES
@@ -337,7 +337,7 @@ def test_the_published_card_claims_what_the_ledgers_say(
     for name in NAMES:
         spent = deployment.types("sotto-node", "budget", "--site", deployment.site(name), "--json")
         assert json.loads(spent.stdout)["spent"] == pytest.approx(float(worst), abs=0.001)
-        assert f"| {name} | {USERS} | 5 |" in text
+        assert f"| {name} | {USERS} | {ROUNDS} |" in text
     assert 0 < float(worst) <= 8
     model = AttentionRecommender.from_pretrained(out / "model")
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())

@@ -46,7 +46,7 @@ PUBLISHED = Published(
 
 
 def test_the_claim_is_an_independent_accountants() -> None:
-    accountant = pld_privacy_accountant.PLDAccountant()
+    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-3)
     for release in requested_releases(CONFIG, 20):
         sums = dp_event.GaussianDpEvent(release.noise_multiplier)
         event = dp_event.PoissonSampledDpEvent(release.sample_rate, sums)
@@ -104,7 +104,7 @@ def test_under_secure_aggregation_both_tiers_and_the_missing_masks_are_stated() 
     card = write_card(published)
     assert "2 of the 8 organisations together, with 1 more missing" in card
     assert "Its masks were off: this was a simulation." in card
-    accountant = pld_privacy_accountant.PLDAccountant()
+    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-3)
     for release in requested_releases(config, 20):
         assert release.shares == 5
         sums = dp_event.GaussianDpEvent(release.noise_multiplier / 5**0.5)
