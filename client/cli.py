@@ -18,6 +18,7 @@ app = command_table(
         "check": "client.commands.node:check_command",
         "up": "client.commands.node:up_command",
         "peers": "client.commands.peers:peers",
+        "adapt": "client.commands.adapt:adapt_command",
         "budget": "client.commands.budget:budget",
         "outbox": "client.commands.outbox:outbox",
     },

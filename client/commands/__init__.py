@@ -4,6 +4,7 @@ init         set up a site
 node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
+adapt        the published model, adapted to this site's own users
 peers        this site's aggregation key, and those of organisations that it believes independent
 budget       what the privacy budget was spent on; verify, restore, write off
 statement    the figures that `budget` prints, computed from the ledger

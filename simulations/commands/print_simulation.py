@@ -25,6 +25,8 @@ _TITLES = {
     "ease": "EASE, exact",
     "local": "each organisation alone",
     "federated": "federated",
+    "home": "own data at home, exact",
+    "federated_home": "federated, adapted at home",
     "federated_new": "federated, cold items as new",
 }
 
@@ -72,6 +74,8 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         output.print(f"{_TITLES[name]}: not computed ({reason})", soft_wrap=True)
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
+    if evaluation.get("joining"):
+        output.print(_joining(evaluation["joining"]), soft_wrap=True)
     output.print(_claim(privacy), soft_wrap=True)
     seconds = result["cost"]["seconds"]
     output.print(
@@ -86,6 +90,19 @@ def _cold_items(cold: dict[str, Any]) -> str:
     text = f"{cold['items']:,} cold items are the test item of {cold['users']:,} users"
     figures = [f"{_TITLES[name]} {values['hr@10']:.4f}" for name, values in cold["models"].items()]
     return f"{text}; hr@10: {', '.join(figures)}" if figures else text
+
+
+def _joining(joining: list[dict[str, Any]]) -> str:
+    """Return what joining brought at home, in words."""
+    everybody, *each = joining
+    gains = [one["federated_home"] / one["home"] - 1 for one in each if one["home"]]
+    figures = f"ndcg@10 {everybody['home']:.4f} without, {everybody['federated_home']:.4f} with"
+    luck = "no user ranks otherwise" if everybody["p"] is None else f"p = {everybody['p']:.2g}"
+    spread = f"; by organisation {min(gains):+.0%} to {max(gains):+.0%}" if gains else ""
+    if not everybody["home"]:
+        return f"Joining, at home: {figures}."
+    gain = everybody["federated_home"] / everybody["home"] - 1
+    return f"Joining brings {gain:+.1%} at home ({figures}; {luck}{spread})."
 
 
 def _colluders(privacy: dict[str, Any]) -> str:

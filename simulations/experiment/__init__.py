@@ -12,6 +12,7 @@
 | hold_out         | leave-one-out or one cut in time for all, and what either lets leak      |
 | public_knowledge | item features and public interactions, before a federation starts        |
 | baselines        | popularity and Markov counts, with and without noise                     |
+| home             | each organisation's own data at home, with the federated model and without |
 | cold             | items without any training event                                         |
 | evaluate         | rank the test items with every model                                     |
 | user_ranks       | evaluation.parquet: the rank of each user's test item                    |

@@ -10,6 +10,7 @@ from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
 from simulations.experiment import baselines, result_json
 from simulations.experiment.cold import cold_section, treat_as_new
+from simulations.experiment.home import joining_section, rank_home
 from simulations.experiment.result_json import Evaluation
 from simulations.experiment.simulation import Simulation
 from simulations.experiment.user_ranks import TestUsers
@@ -27,6 +28,8 @@ def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> 
     )
     if skipped := baselines.skipped_baselines(simulation.split.train):
         section = section.model_copy(update={"skipped": skipped})
+    joining = joining_section(simulation, _cases(simulation), rankings)
+    section = section.model_copy(update={"joining": joining})
     if len(simulation.cold):
         cold = cold_section(simulation.evaluation_split, simulation.cold, rankings)
         return section.model_copy(update={"cold": cold})
@@ -56,10 +59,7 @@ def rank_models(
         local_baselines: the last checkpoint of each organisation that was trained by itself.
     """
     config, catalogue = simulation.config, simulation.dataset.catalogue
-    items, train = len(catalogue), simulation.split.train
-    cases = baselines.Cases(
-        simulation.evaluation_split, simulation.parts, items=items, window=config.model.max_length
-    )
+    items, train, cases = len(catalogue), simulation.split.train, _cases(simulation)
     run = simulation.run_config(simulation.folder)
 
     def load_model(checkpoint: Checkpoint) -> AttentionRecommender:
@@ -74,8 +74,19 @@ def rank_models(
     if local_baselines is not None:
         scorers = [baselines.recommender(load_model(own)) for own in local_baselines]
         models["local"] = cases.rank_each(scorers)
-    models["federated"] = cases.rank(baselines.recommender(load_model(final)))
+    federated = baselines.recommender(load_model(final))
+    models["federated"] = cases.rank(federated)
+    models |= rank_home(simulation, cases, federated)
     if len(simulation.cold):
         new = treat_as_new(load_model(final), simulation.cold)
         models["federated_new"] = cases.rank(baselines.recommender(new))
     return models
+
+
+def _cases(simulation: Simulation) -> baselines.Cases:
+    return baselines.Cases(
+        simulation.evaluation_split,
+        simulation.parts,
+        items=len(simulation.dataset.catalogue),
+        window=simulation.config.model.max_length,
+    )

@@ -44,6 +44,7 @@ __all__ = [
     "Exposure",
     "Finite",
     "FromZero",
+    "Joining",
     "Privacy",
     "PrivacyOrganisation",
     "Result",
@@ -210,6 +211,24 @@ class Timing(Document):
     cut: TimeCut | None = None
 
 
+class Joining(Document):
+    """What an organisation gained by joining, at home.
+
+    Attributes:
+        name: of the organisation; None for all of them together.
+        users: test users.
+        home: NDCG@10 of the best home model of its own data alone.
+        federated_home: NDCG@10 of the best one that may use the federated model.
+        p: of a two-sided paired t-test of both over the users; None where they do not differ.
+    """
+
+    name: str | None
+    users: Count
+    home: UnitInterval
+    federated_home: UnitInterval
+    p: UnitInterval | None
+
+
 class Evaluation(Document):
     """Metrics of every model over the same users.
 
@@ -223,6 +242,7 @@ class Evaluation(Document):
         skipped: by name of a baseline, why it was not computed.
         exposure: of the recommendations.
         cold: figures over cold items.
+        joining: what all organisations together, and each of them, gained by joining.
     """
 
     protocol: str
@@ -234,6 +254,7 @@ class Evaluation(Document):
     skipped: dict[str, str] | None = None
     exposure: Exposure | None = None
     cold: Cold | None = None
+    joining: tuple[Joining, ...] | None = None
 
 
 class Seconds(Document):

@@ -92,6 +92,22 @@ MODELS: Mapping[str, Look] = MappingProxyType(
             "The same, where each organisation counts its own events exactly and never sends them; "
             "evaluated on its own users.",
         ),
+        "home": Look(
+            "own data at home",
+            VERMILION,
+            "o",
+            ":",
+            "The best that each organisation gets from its own data alone: exact counts of what "
+            "follows what, never sent; evaluated on its own users.",
+        ),
+        "federated_home": Look(
+            "federated, adapted at home",
+            BLUE,
+            "D",
+            "-",
+            "The federated model, blended with each organisation's own exact counts, which are "
+            "never sent; evaluated on its own users.",
+        ),
         "item_knn": Look(
             "ItemKNN, no privacy",
             MUTED,

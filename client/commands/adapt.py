@@ -1,0 +1,124 @@
+"""sotto-node adapt: the published model, adapted to this site's own users."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.text import Text
+from torch import Tensor
+
+from client.commands.options import JsonOption, SiteOption
+from client.home.adapt import FEWEST, Choice, choose, last_events
+from client.home.home_model import TransitionCounts, popularity_shares
+from client.home.store import save_home
+from client.site.site import Site
+from shared.data.catalogue import Catalogue
+from shared.errors import ConfigError, DataError
+from shared.models.attention import AttentionRecommender
+from shared.system.command_line import messages, output, table_of, write_json
+
+__all__ = ["adapt_command"]
+
+FILE = "home.safetensors"
+_ALL_EVENTS = 10_000
+"""Events that are read of a history: counts use more than the model does."""
+
+
+def adapt_command(
+    model: Annotated[
+        Path, typer.Argument(help="The published folder, with model/ and catalogue/.")
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the adapted model.", show_default=f"{FILE} in the site's folder"
+        ),
+    ] = None,
+    site: SiteOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Adapt the published model to your own users, and say what it gains. Nothing leaves."""
+    owner = Site.load(site)
+    catalogue = Catalogue.load(model / "catalogue")
+    recommender = _load_model(model / "model", len(catalogue))
+    device = owner.torch_device()
+    recommender.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
+    recommender.eval()
+    messages.print("reading your data ...")
+    histories = owner.load_histories(catalogue, _ALL_EVENTS)
+
+    @torch.no_grad()
+    def federated(rows: Tensor, /) -> Tensor:
+        return recommender.next_item_scores(rows.to(device))
+
+    messages.print("comparing on the last event of your users ...")
+    items = len(catalogue)
+    choice = choose(
+        last_events(histories), federated, items=items, window=recommender.config.max_length
+    )
+    chosen = choice.chosen
+    file = Path(owner.folder) / FILE if out is None else out
+    try:
+        save_home(
+            file,
+            TransitionCounts.of(histories, items, chosen.memory),
+            chosen.strength,
+            None if chosen.federated else popularity_shares(histories, items),
+            catalogue.fingerprint,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be written ({error.strerror or error}): name another with --out."
+        ) from error
+    if as_json:
+        write_json(asdict(choice) | {"file": str(file)})
+    else:
+        _print(choice, file)
+
+
+def _load_model(folder: Path, items: int) -> AttentionRecommender:
+    try:
+        model = AttentionRecommender.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"no model is there ({error})",
+            file=folder,
+            remedy="Name the folder that the coordinator published.",
+        ) from error
+    if model.config.items != items:
+        raise DataError(
+            f"it ranks {model.config.items} items, and the catalogue beside it has {items}",
+            file=folder,
+            remedy="Take both from the same published folder.",
+        )
+    return model
+
+
+def _print(choice: Choice, file: Path) -> None:
+    if choice.ndcg is None:
+        output.print(
+            f"{choice.users} of your users have two events or more; from {FEWEST} on, numbers are "
+            f"chosen by their last events. Taken as it is: {choice.chosen.describe()}."
+        )
+    else:
+        rows: list[tuple[str, float | None]] = [
+            ("federated model alone", choice.ndcg_federated),
+            ("your own data alone", choice.ndcg_home),
+            ("adapted", choice.ndcg),
+        ]
+        table = table_of("model", "NDCG@10")
+        for name, value in rows:
+            table.add_row(name, f"{value:.4f}")
+        output.print(table)
+        output.print(f"On the last events of {choice.users:,} users, which also chose the numbers.")
+        output.print(Text(f"Chosen: {choice.chosen.describe()}."), soft_wrap=True)
+    output.print(
+        f"Written to {file}: exact counts of your data. Nothing was sent, and nothing was charged. "
+        "It protects your users from nobody who reads it: keep it as you keep the data.",
+        soft_wrap=True,
+    )

@@ -1,0 +1,8 @@
+"""What a partner does at home with the federated model: exact, without noise, and never sent.
+
+- `home_model`: the partner's own transition counts, with the federated model as their prior.
+- `adapt`: chooses its numbers on the partner's own held-out events.
+- `store`: the folder that an adapted model is kept in.
+
+No module that answers a coordinator imports this room (`tests/test_layering.py`).
+"""

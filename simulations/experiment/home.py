@@ -1,0 +1,96 @@
+"""What each organisation does at home, with the federated model and without it.
+
+`home` is the best that an organisation gets from its own data alone, exact; `federated_home` is the
+best with the federated model as well. Both are chosen on its own held-out events, never on those
+that are measured (`client.home.adapt`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ttest_rel
+
+from client.home.adapt import Candidate, HeldOutEvents, choose, last_events
+from client.home.home_model import (
+    HomeModel,
+    TransitionCounts,
+    popularity_shares,
+    same_for_all,
+    softmax_of,
+)
+from shared.data.histories import Histories
+from shared.evaluation.ranking import Ranking, Scorer, ndcg
+from simulations.experiment.baselines import Cases
+from simulations.experiment.result_json import Joining
+from simulations.experiment.simulation import Simulation
+
+__all__ = ["joining_section", "rank_home"]
+
+
+def rank_home(simulation: Simulation, cases: Cases, federated: Scorer) -> dict[str, Ranking]:
+    """Rank every organisation's users with its home models.
+
+    Args:
+        simulation: whose organisations adapt the model.
+        cases: whose test items are ranked.
+        federated: the federated model's logits.
+    """
+    without, joined = list[Scorer](), list[Scorer]()
+    for rows in simulation.parts:
+        train = simulation.split.train.select(rows)
+        choice = choose(
+            _held_out(simulation, train), federated, items=cases.items, window=cases.window
+        )
+        without.append(_home_model(choice.home, train, federated, cases.items))
+        joined.append(_home_model(choice.chosen, train, federated, cases.items))
+    return {"home": cases.rank_each(without), "federated_home": cases.rank_each(joined)}
+
+
+def _home_model(candidate: Candidate, train: Histories, federated: Scorer, items: int) -> HomeModel:
+    prior = (
+        softmax_of(federated)
+        if candidate.federated
+        else same_for_all(popularity_shares(train, items))
+    )
+    transitions = TransitionCounts.of(train, items, candidate.memory)
+    return HomeModel(transitions, prior, candidate.strength)
+
+
+def _held_out(simulation: Simulation, train: Histories) -> HeldOutEvents:
+    """Return an organisation's validation events, or its last ones where those are measured."""
+    split = simulation.split
+    if simulation.evaluation_split is not split:
+        return last_events(train)
+    own = set(train.users)
+    rows = [row for row, user in enumerate(split.validation_inputs.users) if user in own]
+    return HeldOutEvents(
+        train, split.validation_inputs.select(rows), split.validation_targets[rows]
+    )
+
+
+def joining_section(
+    simulation: Simulation, cases: Cases, rankings: dict[str, Ranking]
+) -> tuple[Joining, ...]:
+    """Return what each organisation, and all of them together, gained by joining."""
+    everybody = np.arange(len(rankings["home"].ranks))
+    parts = [
+        (name, rows) for name, rows in zip(simulation.names, cases.parts, strict=True) if len(rows)
+    ]
+    return tuple(_joining(name, rows, rankings) for name, rows in ((None, everybody), *parts))
+
+
+def _joining(name: str | None, rows: NDArray[np.int64], rankings: dict[str, Ranking]) -> Joining:
+    home, joined = (rankings[model].select(rows) for model in ("home", "federated_home"))
+    gains = [
+        np.where(ranking.ranks <= ranking.k, 1 / np.log2(1 + ranking.ranks.double()), 0.0)
+        for ranking in (joined, home)
+    ]
+    differ = bool((gains[0] != gains[1]).any())
+    return Joining(
+        name=name,
+        users=len(rows),
+        home=ndcg(home.ranks, home.k),
+        federated_home=ndcg(joined.ranks, joined.k),
+        p=float(ttest_rel(*gains).pvalue) if differ and len(rows) > 1 else None,
+    )
