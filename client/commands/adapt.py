@@ -48,7 +48,6 @@ def adapt_command(
     recommender = _load_model(model / "model", len(catalogue))
     device = owner.torch_device()
     recommender.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
-    recommender.eval()
     messages.print("reading your data ...")
     histories = owner.load_histories(catalogue, _ALL_EVENTS)
 

@@ -31,6 +31,10 @@ _TITLES = {
 }
 
 
+_LUCK = 0.05
+"""From which p on a gain may be luck."""
+
+
 def print_data(simulation: Simulation) -> None:
     """Print how much data there is, how it is spread, and what was left out."""
     histories, summary = simulation.dataset.histories, simulation.dataset.histories.summary
@@ -102,6 +106,8 @@ def _joining(joining: list[dict[str, Any]]) -> str:
     if not everybody["home"]:
         return f"Joining, at home: {figures}."
     gain = everybody["federated_home"] / everybody["home"] - 1
+    if everybody["p"] is None or everybody["p"] > _LUCK:
+        return f"Joining brings nothing measurable at home ({figures}; {luck}{spread})."
     return f"Joining brings {gain:+.1%} at home ({figures}; {luck}{spread})."
 
 

@@ -82,10 +82,7 @@ def joining_section(
 
 def _joining(name: str | None, rows: NDArray[np.int64], rankings: dict[str, Ranking]) -> Joining:
     home, joined = (rankings[model].select(rows) for model in ("home", "federated_home"))
-    gains = [
-        np.where(ranking.ranks <= ranking.k, 1 / np.log2(1 + ranking.ranks.double()), 0.0)
-        for ranking in (joined, home)
-    ]
+    gains = [_gains(ranking) for ranking in (joined, home)]
     differ = bool((gains[0] != gains[1]).any())
     return Joining(
         name=name,
@@ -94,3 +91,9 @@ def _joining(name: str | None, rows: NDArray[np.int64], rankings: dict[str, Rank
         federated_home=ndcg(joined.ranks, joined.k),
         p=float(ttest_rel(*gains).pvalue) if differ and len(rows) > 1 else None,
     )
+
+
+def _gains(ranking: Ranking) -> NDArray[np.float64]:
+    """Return each user's part of NDCG@k."""
+    ranks = ranking.ranks.numpy().astype(np.float64)
+    return np.where(ranks <= ranking.k, 1 / np.log2(1 + ranks), 0.0)

@@ -115,7 +115,7 @@ def test_a_simulation_trains_without_them_and_asks_for_them(
     assert asked > 0
     assert set(cold["models"]) == {
         *("popularity", "popularity_private", "markov", "counts3", "counts3_local", "item_knn"),
-        *("ease", "federated", "federated_new"),
+        *("ease", "federated", "federated_new", "home", "federated_home"),
     }
 
 

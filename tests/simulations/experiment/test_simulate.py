@@ -101,13 +101,18 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
     models = evaluation["models"]
     assert set(models) == {
         *("popularity", "popularity_private", "markov", "counts3", "counts3_local", "item_knn"),
-        *("ease", "local", "federated"),
+        *("ease", "local", "federated", "home", "federated_home"),
     }
     for figures in models.values():
         assert list(figures) == [
             *("hr@10", "ndcg@10", "mrr@10", "coverage@10", "arp@10", "gini@10"),
         ]
         assert all(0 <= value <= 1 for value in figures.values())
+    everybody, *each = evaluation["joining"]
+    assert everybody["name"] is None
+    assert everybody["users"] == sum(one["users"] for one in each) == USERS
+    for model in ("home", "federated_home"):
+        assert everybody[model] == pytest.approx(models[model]["ndcg@10"])
     exposure = evaluation["exposure"]
     assert set(exposure) == {"deciles", "chosen", "models"}
     for shares in (exposure["chosen"], *(exposure["models"][name] for name in models)):
