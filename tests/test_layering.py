@@ -56,7 +56,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "bundle": {"site"},
         "checks": {"bundle", "data", "flower_internals", "ledger", "site"},
         "node": {"bundle", "checks", "flower_internals", "ledger", "logs", "site"},
-        "commands": {"bundle", "checks", "home", "ledger", "logs", "node", "site"},
+        "commands": {"bundle", "checks", "home", "ledger", "node", "site"},
         "cli": {"commands"},
     },
     "server": {

@@ -13,7 +13,6 @@ from client.checks import connection
 from client.checks.base import Expected, Finding, Status
 from client.checks.preflight import CHECKS, exit_code, preflight
 from client.commands.options import JsonOption, SiteOption
-from client.logs import set_up
 from client.node.processes import supernode
 from client.node.up import run_node
 from client.site.lock import lock_node
@@ -78,7 +77,6 @@ def up_command(
     ] = None,
 ) -> None:
     """Check the site, then keep its node running until it is stopped."""
-    set_up()
     skipped = set(skip_check or ())
     if unknown := skipped - set(_SKIPPABLE):
         raise SiteError(

@@ -27,7 +27,16 @@ from client.home.home_model import (
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, ndcg, ranks
 
-__all__ = ["CUTOFF", "STRENGTHS", "Candidate", "Choice", "HeldOutEvents", "choose", "last_events"]
+__all__ = [
+    "CUTOFF",
+    "FEWEST",
+    "STRENGTHS",
+    "Candidate",
+    "Choice",
+    "HeldOutEvents",
+    "choose",
+    "last_events",
+]
 
 STRENGTHS = (8.0, 32.0, 64.0, 128.0, 512.0, math.inf)
 """What a prior may be worth, in counted transitions."""

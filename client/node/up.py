@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 
-from client.logs import Event, note
+from client.logs import Event, note, set_up
 from client.node.health import serve_node_health
 from client.node.processes import executor, supernode
 from client.site.local_port import check_port
@@ -41,6 +41,7 @@ def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
         SiteError: the port of the node's own processes is in use.
         ProcessError: a process cannot be kept running.
     """
+    set_up()
     check_port(site.coordinator.local_port)
     site.flower_home.mkdir(mode=0o755, parents=True, exist_ok=True)  # the folder around it is ours
     secret = secrets.token_bytes(_SECRET)
