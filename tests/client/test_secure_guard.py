@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric import ec
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from torch import Tensor
@@ -23,6 +24,7 @@ from shared.errors import BudgetExceeded, Refused
 from shared.messages import PlanRequest, TrainRequest
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
+from shared.secure_aggregation.signing import Identity, public_to_text
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
@@ -140,7 +142,30 @@ def test_both_tiers_have_a_limit(sites: Sites) -> None:
 def test_a_whole_run_is_judged_in_both_tiers(sites: Sites) -> None:
     alone = by_another_accountant(0.8, 0.5, 10)
     house = House(sites, {"policy.max_epsilon_if_all_collude": 0.98 * alone})
-    plan = PlanRequest(
+    plan = training_plan(sites, rounds=9)
+    house.guard.check_plan(plan)
+    with pytest.raises(BudgetExceeded, match="if all others collude"):
+        house.guard.check_plan(replace(plan, rounds=10))
+
+
+@pytest.mark.parametrize("trust", Trust)
+def test_a_real_site_that_knows_its_peers_admits_plans_of_either_trust(
+    sites: Sites, trust: Trust
+) -> None:
+    keys = [Identity(name="", key=ec.generate_private_key(ec.SECP384R1())).public for _ in "bcd"]
+    peers = {
+        f"roster.peers.{name}": public_to_text(key) for name, key in zip("bcd", keys, strict=True)
+    }
+    folder = sites.make("real", {"policy.delta": DELTA, "policy.max_epsilon": 50.0} | peers)
+    site = Site.load(folder)
+    Guard(site, site.open_ledger(), sites.catalogue).check_plan(
+        replace(training_plan(sites, rounds=1), trust=trust)
+    )
+
+
+def training_plan(sites: Sites, *, rounds: int) -> PlanRequest:
+    """A plan of so many rounds of training."""
+    return PlanRequest(
         run="r",
         catalogue=sites.catalogue.fingerprint,
         model=request(sites).model,
@@ -152,13 +177,10 @@ def test_a_whole_run_is_judged_in_both_tiers(sites: Sites) -> None:
         sample_rate=0.5,
         clip_norm=1.0,
         local_steps=1,
-        rounds=9,
+        rounds=rounds,
         evaluations=0,
         trust=Trust.SECURE_AGGREGATION,
     )
-    house.guard.check_plan(plan)
-    with pytest.raises(BudgetExceeded, match="if all others collude"):
-        house.guard.check_plan(replace(plan, rounds=10))
 
 
 def test_shares_of_an_entry_are_checked() -> None:
