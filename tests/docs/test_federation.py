@@ -148,6 +148,13 @@ class Federation:
             key = partner.shell.folder / "site" / "node_key.pub"
             shutil.copy(key, self.coordinator.shell.folder / f"{PARTNERS[name]}.pub")
 
+    def exchange_keys(self) -> None:
+        """Carry to each partner the aggregation keys of the others."""
+        for name, partner in self.partners.items():
+            for other in set(PARTNERS) - {name}:
+                key = self.partners[other].shell.folder / "site" / "aggregation_key.pub"
+                shutil.copy(key, partner.shell.folder / f"{PARTNERS[other]}.pub")
+
 
 @pytest.fixture
 def wrapper() -> Iterator[tuple[str, ...]]:
@@ -219,6 +226,7 @@ def test_run_and_join_as_they_are_written(federation: Federation) -> None:
     for port, partner in enumerate(partners.values(), start=PORTS[3]):
         share_machine(partner.shell.folder / "site" / "site.toml", port)
     federation.send_keys()
+    federation.exchange_keys()
     for one in others:  # "Repeat `invite` and `accept` for each partner."
         same = Person(coordinator.shell, [], one.name)
         coordinator.shell.run(same.personal('sotto-server invite "Alpha Books"\n'))
@@ -228,6 +236,9 @@ def test_run_and_join_as_they_are_written(federation: Federation) -> None:
         one.type("sotto-node trust")
         [up] = [block for block in one.rest if block.background]
         one.shell.start(up.text)
+    first.follow(until='peers add "Gamma"')
+    exchanged = first.do(first.rest.pop(0))
+    assert "3 organisations with this site" in exchanged
     first.follow(until="sotto-node budget")
     for one in others:
         one.shell.wait_for(up.says)
