@@ -156,7 +156,8 @@ def test_a_real_site_that_knows_its_peers_admits_plans_of_either_trust(
     peers = {
         f"roster.peers.{name}": public_to_text(key) for name, key in zip("bcd", keys, strict=True)
     }
-    folder = sites.make("real", {"policy.delta": DELTA, "policy.max_epsilon": 50.0} | peers)
+    changes: dict[str, Any] = {"policy.delta": DELTA, "policy.max_epsilon": 50.0, **peers}
+    folder = sites.make("real", changes)
     site = Site.load(folder)
     Guard(site, site.open_ledger(), sites.catalogue).check_plan(
         replace(training_plan(sites, rounds=1), trust=trust)
