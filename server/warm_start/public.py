@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
@@ -70,6 +69,8 @@ def pretrain_features(catalogue: Catalogue, public: Histories, size: int) -> Cat
     together = whitened(directions, size)
     vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
     weights = popularity_sum(public, len(catalogue), POPULARITY_FADE) + _UNSEEN_WEIGHT
+    import torch  # noqa: PLC0415 takes seconds, and most of this module does without
+
     return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
 
 
