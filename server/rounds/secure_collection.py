@@ -8,7 +8,8 @@ that is in the sum counts with an equal part of it (`server.rounds.parts`).
 | an organisation does not answer a step         | it has dropped out of this attempt; in the sum  |
 |                                                | if its masked input came                        |
 | too few answer a step                          | those whose failure may pass are asked again,   |
-|                                                | with the same bytes, as often as retries allow  |
+|                                                | with the same bytes, while half of the retries  |
+|                                                | that the attempt began with are left            |
 | they are still too few                         | the attempt is given up, and a new one begins,  |
 |                                                | with a higher number, while retries are left    |
 | no retry is left, or too many have a final     | QuorumError: the run pauses                     |
@@ -68,10 +69,26 @@ def collection_of(
 
 
 class _Retries:
-    """How often something is tried again in a collection; each wait is twice the one before."""
+    """How often something is tried again in a collection; each wait is twice the one before.
+
+    One attempt may use half of what is left, rounded up: who never comes back ends it, and not the
+    collection.
+    """
 
     def __init__(self, config: ServerConfig, count: int, before: OnMiss) -> None:
-        self._config, self._left, self._before, self._used = config, count, before, 0
+        self._config, self._left, self._before = config, count, before
+        self._used = self._within = 0
+
+    def begin_attempt(self) -> None:
+        """Divide what is left between this attempt and those after it."""
+        self._within = (self._left + 1) // 2
+
+    def wait_within(self, report: CollectionReport) -> bool:
+        """Wait as `wait` does, if this attempt may."""
+        if not self._within:
+            return False
+        self._within -= 1
+        return self.wait(report)
 
     def wait(self, report: CollectionReport) -> bool:
         """Report a miss and wait, if a retry is left; return whether one was."""
@@ -186,6 +203,7 @@ class SecureCollection(Generic[Value]):
     def _attempt(self, grid: Grid, look_up: LookUp, retries: _Retries) -> bool:
         """Take all organisations through the steps; return whether there is a sum."""
         self._tried += 1
+        retries.begin_attempt()
         self._take_late(grid)
         partners = look_up(grid)
         self._known = {partner.organisation: partner for partner in partners}
@@ -258,7 +276,7 @@ class SecureCollection(Generic[Value]):
         self._ask(attempt, step, expected, grid)
         while attempt.missing(step):
             again = [name for name in expected if self._may_answer(attempt, name)]
-            if len(again) < attempt.missing(step) or not retries.wait(self.report):
+            if len(again) < attempt.missing(step) or not retries.wait_within(self.report):
                 return  # closing the step says that there are too few
             self._known |= {partner.organisation: partner for partner in look_up(grid)}
             self._ask(attempt, step, again, grid)

@@ -321,7 +321,7 @@ def test_a_step_with_too_few_answers_is_asked_again_with_the_same_bytes(
     for step in STEPS:
         for name in ("beta", "gamma"):
             federation.fails(name, step, died)
-    config = replace(CONFIG, server=replace(CONFIG.server, retries=5))
+    config = replace(CONFIG, server=replace(CONFIG.server, retries=9))
     collection = federation.collect(config=config)
     assert collection.report.valid == 5
     assert collection.report.left_at_step == {}
@@ -364,6 +364,20 @@ def test_retries_are_counted_over_steps_and_attempts(federation: Federation) -> 
         federation.collect()
     assert len(federation.missed) == CONFIG.server.retries
     assert "masked inputs has cost" in str(error.value)
+
+
+def test_who_never_comes_back_ends_an_attempt_and_not_the_collection(
+    federation: Federation,
+) -> None:
+    """Two that leave after their masked input, and a third that is too many with them."""
+    federation.fails("omega", 1, silent)
+    for name in ("beta", "gamma"):
+        federation.fails(name, 4, *[silent] * 9)
+    collection = federation.collect()
+    report = collection.report
+    assert (report.sum_attempt, report.valid) == (2, 5)
+    assert [missed.sum_attempt for missed in federation.missed] == [1, 1, 1]
+    assert federation.asked("beta").count((1, 4)) == 3
 
 
 def test_too_many_final_refusals_end_it_at_once(federation: Federation) -> None:
