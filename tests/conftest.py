@@ -8,6 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +119,18 @@ def new_state_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module")
+def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory, where there is any: it outlives a process as a disk does, and nobody waits."""
+    memory = Path("/dev/shm")
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        yield tmp_path_factory.mktemp("killed")
+        return
+    made = Path(tempfile.mkdtemp(prefix="sotto-", dir=memory))
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture(autouse=True)

@@ -56,6 +56,7 @@ class Published:
         catalogue: fingerprint of the catalogue.
         items: size of the catalogue.
         version: of Sotto.
+        attempts: at sums under secure aggregation; 0 without masks.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Published:
     items: int
     version: str
     asked_rounds: int = 0
+    attempts: int = 0
 
     @property
     def claimed_rounds(self) -> int:
@@ -210,7 +212,19 @@ def _trust(published: Published) -> str:
 | trust | secure aggregation: the claim holds against the coordinator and \
 {privacy.colluding_of(organisations)} of the {organisations} organisations together, with \
 {privacy.dropouts} more missing.{masks} |
-| ε if all others collude | {everybody:.3f} |"""
+| ε if all others collude | {everybody:.3f} |{_attempts(published)}"""
+
+
+def _attempts(published: Published) -> str:
+    """Return the row about attempts that the claim does not count; "" where there are none."""
+    config = published.config
+    every, statistics = config.server.evaluate_every, 2 * (config.warm_start.share > 0)
+    sums = statistics + published.rounds + (published.rounds // every if every else 0)
+    if published.attempts <= sums:
+        return ""
+    return f"""
+| attempts | **{published.attempts}, at {sums} sums. Each of the others cost an organisation that \
+had sent its masked input as much again: its own ledger has that, and the ε here has not.** |"""
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

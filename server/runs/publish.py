@@ -9,6 +9,7 @@ from pathlib import Path
 from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
 from server.runs.run import Run
 from server.settings import Settings
+from server.state.attempts import Attempts
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
 from server.state.checkpoint import Checkpoint
@@ -113,4 +114,5 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
         catalogue=catalogue.fingerprint,
         items=len(catalogue),
         version=version("sotto"),
+        attempts=Attempts(run.out, checkpoint.run).last if checkpoint else 0,
     )

@@ -28,25 +28,13 @@ class Attempts:
     def __init__(self, folder: Path, run: str) -> None:
         self._file, self._run = folder / _FILE, run
 
-    def begin(self) -> int:
-        """Return the number of a new attempt, >= 1; it is on disk when this returns.
+    @property
+    def last(self) -> int:
+        """The number of the last attempt; 0 before the first.
 
         Raises:
-            CheckpointError: the file is damaged, or cannot be written.
+            CheckpointError: the file is damaged.
         """
-        number = self._last() + 1
-        text = json.dumps({"run": self._run, "last": number}) + "\n"
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._file, text.encode())
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._file} cannot be written ({error.strerror}), so no sum is asked for. Make "
-                "room or correct the folder's permissions, and resume."
-            ) from error
-        return number
-
-    def _last(self) -> int:
         try:
             stored = json.loads(self._file.read_bytes())
             return int(stored["last"]) if stored["run"] == self._run else 0
@@ -57,3 +45,21 @@ class Attempts:
                 f"{self._file} is damaged ({error}): put a copy of it back, or write the last "
                 f'attempt of the audit log there: {{"run": "{self._run}", "last": NUMBER}}.'
             ) from error
+
+    def begin(self) -> int:
+        """Return the number of a new attempt, >= 1; it is on disk when this returns.
+
+        Raises:
+            CheckpointError: the file is damaged, or cannot be written.
+        """
+        number = self.last + 1
+        text = json.dumps({"run": self._run, "last": number}) + "\n"
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._file, text.encode())
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._file} cannot be written ({error.strerror}), so no sum is asked for. Make "
+                "room or correct the folder's permissions, and resume."
+            ) from error
+        return number

@@ -32,12 +32,12 @@ Story = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def story(
-    tmp_path_factory: pytest.TempPathFactory,
+    memory_folder: Path,
     make_sites: Callable[[Path], Sites],
     model: ModelConfig,
 ) -> Story:
     """What came of each kill; first, of none."""
-    sites = make_sites(tmp_path_factory.mktemp("killed") / "sites")
+    sites = make_sites(memory_folder / "sites")
     Peers.make(sites, {"policy.delta": 1e-3, "lab.simulated": True})
     config = RunConfig(
         privacy=PrivacyConfig(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +31,11 @@ Story = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """In memory, where there is any: it outlives a process as a disk does, and nobody waits."""
-    memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
-        yield tmp_path_factory.mktemp("killed")
-        return
-    made = Path(tempfile.mkdtemp(prefix="sotto-", dir=memory))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(scope="module")
-def killed(folder: Path, make_sites: Callable[[Path], Sites]) -> tuple[Site, Story]:
+def killed(memory_folder: Path, make_sites: Callable[[Path], Sites]) -> tuple[Site, Story]:
     """The site that went through it, and what happened at each kill."""
-    sites = make_sites(folder)
+    sites = make_sites(memory_folder)
     site = sites.make("alpha", {"policy.max_epsilon": 1e6})
-    message = folder / "request"
+    message = memory_folder / "request"
     content = sites.request(noise_multiplier=20.0).to_content()
     message.write_bytes(recorddict_to_proto(content).SerializeToString())
     driver = Path(__file__).with_name("kill_driver.py")
@@ -61,7 +46,12 @@ def killed(folder: Path, make_sites: Callable[[Path], Sites]) -> tuple[Site, Sto
         timeout=300,
         check=False,
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "PATH": "",
+            "XDG_STATE_HOME": str(memory_folder / "state"),
+        },
     )
     assert done.returncode == 0, done.stderr
     return Site.load(site), [json.loads(line) for line in done.stdout.splitlines()]

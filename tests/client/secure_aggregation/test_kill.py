@@ -27,11 +27,10 @@ Story = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, make_sites: Callable[[Path], Sites]) -> Story:
+def killed(memory_folder: Path, make_sites: Callable[[Path], Sites]) -> Story:
     """What happened at each kill."""
-    folder = tmp_path_factory.mktemp("killed")
-    sites = make_sites(folder / "sites")
-    site, message = sites.make("alpha"), folder / "request"
+    sites = make_sites(memory_folder / "sites")
+    site, message = sites.make("alpha"), memory_folder / "request"
     request = replace(sites.request(noise_multiplier=0.8), trust=Trust.SECURE_AGGREGATION)
     message.write_bytes(recorddict_to_proto(request.to_content()).SerializeToString())
     done = subprocess.run(
@@ -41,7 +40,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory, make_sites: Callable[[Path]
         timeout=300,
         check=False,
         cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+        env={
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "PATH": "",
+            "XDG_STATE_HOME": str(memory_folder / "state"),
+        },
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -104,6 +104,8 @@ def test_under_secure_aggregation_both_tiers_and_the_missing_masks_are_stated() 
     card = write_card(published)
     assert "2 of the 8 organisations together, with 1 more missing" in card
     assert "Its masks were off: this was a simulation." in card
+    assert "| attempts |" not in write_card(replace(published, attempts=22))
+    assert "| attempts | **23, at 22 sums." in write_card(replace(published, attempts=23))
     accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-3)
     for release in requested_releases(config, 20):
         assert release.shares == 5
