@@ -550,7 +550,11 @@ def test_a_site_with_an_aggregation_key_states_it_and_one_without_is_understood(
     assert DescribeReply.from_content(without).aggregation_key == ""
 
 
-@pytest.mark.parametrize("key", ["AAAA", KEY[:-4], "no base64", KEY + KEY, "/" * 68])
+@pytest.mark.parametrize(
+    "key",
+    ["AAAA", KEY[:-4], "no base64", KEY + KEY, "/" * 68],
+    ids=["short", "cut", "no base64", "twice", "off the curve"],
+)
 def test_what_is_no_aggregation_key_is_refused(key: str) -> None:
     _, content = copied("describe reply")
     fields_of(content)["aggregation_key"] = key
