@@ -14,7 +14,7 @@ from client.checks.base import Expected, Finding, Status
 from client.checks.preflight import CHECKS, exit_code, preflight
 from client.commands.options import JsonOption, SiteOption
 from client.node.processes import supernode
-from client.node.up import run_node
+from client.node.up import begin_log, run_node
 from client.site.lock import lock_node
 from client.site.site import Site
 from shared.config import ModelConfig
@@ -77,6 +77,7 @@ def up_command(
     ] = None,
 ) -> None:
     """Check the site, then keep its node running until it is stopped."""
+    begin_log()
     skipped = set(skip_check or ())
     if unknown := skipped - set(_SKIPPABLE):
         raise SiteError(

@@ -24,9 +24,14 @@ from client.site.local_port import check_port
 from client.site.site import Site
 from shared.system.supervise import Patience, Processes, Restart, Start, keep_running
 
-__all__ = ["run_node"]
+__all__ = ["begin_log", "run_node"]
 
 _SECRET = 32
+
+
+def begin_log() -> None:
+    """Write the node's log on stderr, in this process."""
+    set_up()
 
 
 def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
@@ -41,7 +46,6 @@ def run_node(site: Site, lock: int, patience: Patience | None = None) -> None:
         SiteError: the port of the node's own processes is in use.
         ProcessError: a process cannot be kept running.
     """
-    set_up()
     check_port(site.coordinator.local_port)
     site.flower_home.mkdir(mode=0o755, parents=True, exist_ok=True)  # the folder around it is ours
     secret = secrets.token_bytes(_SECRET)

@@ -89,7 +89,7 @@ def coordinator(sites: Sites, connect: Connect) -> Coordinator:
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def test_it_gives_the_weights_that_training_begins_with(coordinator: Coordinator) -> None:
