@@ -31,6 +31,7 @@ from torch import Tensor
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer
 from shared.models.counts import item_counts
+from shared.models.recent_counts import count_transitions
 
 __all__ = [
     "MEMORIES",
@@ -88,15 +89,7 @@ class TransitionCounts:
             items: V, the size of the catalogue.
             memory: how far back to look.
         """
-        user = np.repeat(np.arange(len(histories)), histories.lengths)  # (events,)
-        weights, before, after = list[Any](), list[Any](), list[Any]()
-        for distance, weight in enumerate(memory.weights, start=1):
-            same_user = user[distance:] == user[:-distance]
-            before.append(histories.items[:-distance][same_user])
-            after.append(histories.items[distance:][same_user] - 1)
-            weights.append(np.full(len(before[-1]), weight, np.float32))
-        places = (np.concatenate(before), np.concatenate(after))
-        counts = coo_array((np.concatenate(weights), places), (items + 1, items)).tocsr()
+        counts = count_transitions(histories, items, memory.weights).astype(np.float32)
         return cls(memory, counts, np.asarray(counts.sum(1, dtype=np.float64)).ravel())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,35 @@ from torch import Tensor
 from shared.data.histories import Histories
 from shared.models.counts import item_counts
 
-__all__ = ["WEIGHTS", "RecentCounts"]
+__all__ = ["WEIGHTS", "RecentCounts", "count_transitions"]
 
 WEIGHTS = (1.0, 0.5, 0.25)
 """Weight of an event by how far back it is: the last one, the one before, the third."""
 BACKOFF = 1e-3
 """Weight of popularity against one observed pair; below the least weight of a pair, 1 / 16."""
+
+
+def count_transitions(histories: Histories, items: int, weights: Sequence[float]) -> Any:  # noqa: ANN401 scipy has no types
+    """Count how often each item came after each other one, weighted by the distance.
+
+    Args:
+        histories: any number of users, with events in 1..V.
+        items: V, the size of the catalogue.
+        weights: w_1, w_2, ...: of a pair that is one event apart, two events, and so on.
+
+    Returns:
+        scipy CSR [V + 1, V], float64: in row i, column j - 1, the sum over d of w_d times the
+        number of times that j came d events after i. Row 0 is empty. Memory: O(events * weights).
+    """
+    user = np.repeat(np.arange(len(histories)), histories.lengths)  # (events,)
+    counted, before, after = list[Any](), list[Any](), list[Any]()
+    for distance, weight in enumerate(weights, start=1):
+        same_user = user[distance:] == user[:-distance]
+        before.append(histories.items[:-distance][same_user])
+        after.append(histories.items[distance:][same_user] - 1)
+        counted.append(np.full(len(before[-1]), weight))
+    places = (np.concatenate(before), np.concatenate(after))
+    return coo_array((np.concatenate(counted), places), (items + 1, items)).tocsr()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,16 +80,7 @@ class RecentCounts:
         popularity = item_counts(histories, items)
         if not popularity.any():
             raise ValueError("no events: there is nothing to count")
-        user = np.repeat(np.arange(len(histories)), histories.lengths)  # (events,)
-        counts = coo_array((items + 1, items)).tocsr()
-        for distance, weight in enumerate(WEIGHTS, start=1):
-            same_user = user[distance:] == user[:-distance]
-            before = histories.items[:-distance][same_user]
-            after = histories.items[distance:][same_user]
-            pairs = coo_array(
-                (np.full(len(after), weight), (before, after - 1)), shape=(items + 1, items)
-            )
-            counts = counts + pairs.tocsr()
+        counts = count_transitions(histories, items, WEIGHTS)
         return cls(counts, BACKOFF * popularity / popularity.sum())
 
     def __call__(self, histories: Tensor, /) -> Tensor:
