@@ -82,7 +82,8 @@ def adapt_command(
 
 def _load_model(folder: Path, items: int) -> AttentionRecommender:
     try:
-        model = AttentionRecommender.from_pretrained(folder)
+        # The folder comes from the coordinator: no pickle of it is opened.
+        model = AttentionRecommender.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise DataError(
             f"no model is there ({error})",
@@ -95,6 +96,13 @@ def _load_model(folder: Path, items: int) -> AttentionRecommender:
             file=folder,
             remedy="Take both from the same published folder.",
         )
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise DataError(
+                f"weight {name} holds values that are not finite",
+                file=folder,
+                remedy="Ask the coordinator for a sound model.",
+            )
     return model
 
 

@@ -60,4 +60,11 @@ def test_what_is_not_a_published_model_is_refused(
     some_catalogue(items=len(sites.catalogue) + 1).save(published / "catalogue")
     assert sotto_node("adapt", published, "--site", site) == 2
     assert "same published folder" in capsys.readouterr().err
+    sites.catalogue.save(published / "catalogue")
+    broken = build(MODEL, sites.catalogue)
+    with torch.no_grad():
+        broken.item_scores.offset[0] = torch.nan  # type: ignore[index]  # the model has offsets
+    broken.save_pretrained(published / "model")
+    assert sotto_node("adapt", published, "--site", site) == 2
+    assert "item_scores.offset holds values that are not finite" in capsys.readouterr().err
     assert not (site / "home.safetensors").exists()
