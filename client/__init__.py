@@ -8,6 +8,7 @@
 - `site/`: `site.toml`: who the partner is, its policy, its keys; how a site is set up.
 - `compute/`: private training steps, statistics and metrics on one site's users.
 - `home/`: the federated model adapted to the site's own users: exact, and never sent.
+- `serving/`: recommendations from the published model and the home model, with explanations.
 - `bundle/`: the vetted app bundle, and no other.
 - `checks/`: what `sotto-node check` looks at.
 - `node/`: the processes of a node, and its health and metrics.

@@ -20,6 +20,8 @@ SottoError
 ├── CheckpointError      a checkpoint is missing, damaged, or belongs to another run
 ├── AuditError           the audit log cannot be written, or was changed
 ├── ReportError          what a report is to show is missing, damaged, or not of one run
+├── RequestError         a request for recommendations asks for what cannot be
+│   └── UnknownItemError  it names an item that the catalogue does not have
 └── FetchError           a download failed or does not match its checksum
 
 Each message says what is wrong, the value, and the remedy. Commands print it and exit 2;
@@ -28,6 +30,7 @@ anything outside this tree is a fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared.outcomes import Outcome, Refusal
@@ -48,11 +51,13 @@ __all__ = [
     "Refused",
     "ReplyError",
     "ReportError",
+    "RequestError",
     "SecureAggregationError",
     "ServerError",
     "SiteError",
     "SottoError",
     "TooFewPartners",
+    "UnknownItemError",
     "WireError",
 ]
 
@@ -195,6 +200,27 @@ class AuditError(SottoError):
 
 class ReportError(SottoError):
     """What a report is to show is missing, damaged, or does not belong together."""
+
+
+class RequestError(SottoError, ValueError):
+    """A request for recommendations asks for what cannot be."""
+
+
+class UnknownItemError(RequestError):
+    """A request names an item that the catalogue does not have.
+
+    Args:
+        items: the public ids that it does not have, at least one.
+        where: what names them, such as "the history".
+    """
+
+    def __init__(self, items: Sequence[str], where: str) -> None:
+        self.items = tuple(items)
+        more = f" (and {len(items) - 1:,} more)" if len(items) > 1 else ""
+        super().__init__(
+            f"{where} names item {items[0]!r}{more}, which the catalogue does not have. Leave it "
+            "out, or take the catalogue that has it."
+        )
 
 
 class FetchError(SottoError):

@@ -15,10 +15,9 @@ from client.commands.options import JsonOption, SiteOption
 from client.home.adapt import FEWEST, Choice, choose, last_events
 from client.home.home_model import TransitionCounts, popularity_shares
 from client.home.store import save_home
+from client.serving.published import load_published
 from client.site.site import Site
-from shared.data.catalogue import Catalogue
-from shared.errors import ConfigError, DataError
-from shared.models.attention import AttentionRecommender
+from shared.errors import ConfigError
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["adapt_command"]
@@ -44,10 +43,8 @@ def adapt_command(
 ) -> None:
     """Adapt the published model to your own users, and say what it gains. Nothing leaves."""
     owner = Site.load(site)
-    catalogue = Catalogue.load(model / "catalogue")
-    recommender = _load_model(model / "model", len(catalogue))
     device = owner.torch_device()
-    recommender.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
+    catalogue, recommender = load_published(model, device)
     messages.print("reading your data ...")
     histories = owner.load_histories(catalogue, _ALL_EVENTS)
 
@@ -78,32 +75,6 @@ def adapt_command(
         write_json(asdict(choice) | {"file": str(file)})
     else:
         _print(choice, file)
-
-
-def _load_model(folder: Path, items: int) -> AttentionRecommender:
-    try:
-        # The folder comes from the coordinator: no pickle of it is opened.
-        model = AttentionRecommender.from_pretrained(folder, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no model is there ({error})",
-            file=folder,
-            remedy="Name the folder that the coordinator published.",
-        ) from error
-    if model.config.items != items:
-        raise DataError(
-            f"it ranks {model.config.items} items, and the catalogue beside it has {items}",
-            file=folder,
-            remedy="Take both from the same published folder.",
-        )
-    for name, values in model.state_dict().items():
-        if not values.isfinite().all():
-            raise DataError(
-                f"weight {name} holds values that are not finite",
-                file=folder,
-                remedy="Ask the coordinator for a sound model.",
-            )
-    return model
 
 
 def _print(choice: Choice, file: Path) -> None:

@@ -1,0 +1,8 @@
+"""The model at work: recommendations for one's own users. Nothing here is sent to a coordinator.
+
+- `published`: loads a published folder: catalogue and model.
+- `recommender`: scores, filters and ranks the catalogue for histories.
+- `explanation`: which past events brought an item, and how much popularity, federation and home.
+
+No module that answers a coordinator imports this room (`tests/test_layering.py`).
+"""

@@ -1,0 +1,102 @@
+"""Why an item is recommended: the past events that brought it, and the parts of its score.
+
+The score of item j after history h is a probability, s(j | h). Two statements about it are exact.
+
+**Past events.** The difference of an event e is s(j | h) - s(j | h without e): by how much the
+score falls if the event is removed. Differences of several events need not add up to the score.
+
+**Parts.** Three numbers add up to the score:
+
+| part         | with a home model                              | federated model alone   |
+|--------------|------------------------------------------------|-------------------------|
+| `home`       | the share of own transition counts             | 0                       |
+| `popularity` | w p(j), the prior's probability without events | s(j), without events    |
+| `federated`  | w (p(j | h) - p(j)): what the history changes  | s(j | h) - s(j)         |
+
+where w is the weight of the prior in the blend. `federated` is negative where the federated model
+finds the item less likely after this history than without one, and 0 where the prior is own
+popularity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CHOSE", "Explanation", "PastEvent"]
+
+CHOSE = "chose"
+"""What users do with items, where nothing else is said."""
+_LEAST_SHARE = 0.05
+"""Share of the score below which an event is not named."""
+_LEAST_OF_FIRST = 0.3
+"""The second event is named if its difference is at least this share of the first one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """An event of the history, and what it does to the score of a recommended item.
+
+    Attributes:
+        place: its position in the history that was given, from 0.
+        item: public id.
+        title: the item's title; may be empty.
+        difference: by how much the score falls without the event; negative if it rises.
+    """
+
+    place: int
+    item: str
+    title: str
+    difference: float
+
+    @property
+    def name(self) -> str:
+        """The title, or the id where there is none."""
+        return self.title or self.item
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one item has its score; see the top of this module.
+
+    Attributes:
+        events: the events that were read, oldest first.
+        home: the part of own transition counts, >= 0.
+        popularity: the part that a user without history would get, >= 0.
+        federated: the part that the federated model adds for this history.
+        verb: what users do with items, in the past tense.
+    """
+
+    events: tuple[PastEvent, ...]
+    home: float
+    popularity: float
+    federated: float
+    verb: str = CHOSE
+
+    @property
+    def score(self) -> float:
+        """The sum of the three parts."""
+        return self.home + self.popularity + self.federated
+
+    @property
+    def named(self) -> tuple[PastEvent, ...]:
+        """The one or two events that brought most of the score, the strongest first.
+
+        Empty where no event brought a twentieth of it. An item that was chosen several times is
+        named once, for its strongest event.
+        """
+        strongest = sorted(self.events, key=lambda event: -event.difference)
+        distinct = list({event.item: event for event in reversed(strongest)}.values())
+        first, *others = sorted(distinct, key=lambda event: -event.difference)[:2] or [None]
+        if first is None or first.difference < _LEAST_SHARE * self.score:
+            return ()
+        least = max(_LEAST_OF_FIRST * first.difference, _LEAST_SHARE * self.score)
+        return (first, *(event for event in others if event and event.difference >= least))
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words, such as "because you watched A and B"."""
+        if self.named:
+            return f"because you {self.verb} {' and '.join(event.name for event in self.named)}"
+        if not self.events or self.popularity >= self.score / 2:
+            return "because it is popular"
+        return f"because of all that you {self.verb}"

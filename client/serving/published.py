@@ -1,0 +1,68 @@
+"""A published folder: the catalogue, and the federated model that ranks it.
+
+The folder comes from the coordinator, whom nobody trusts: no pickle of it is opened, nothing is
+fetched from elsewhere, and weights that are not finite are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from shared.data.catalogue import Catalogue
+from shared.errors import DataError
+from shared.models.attention import AttentionRecommender
+
+__all__ = ["load_published"]
+
+
+def load_published(
+    folder: Path, device: torch.device | str = "cpu"
+) -> tuple[Catalogue, AttentionRecommender]:
+    """Load the catalogue and the model of a published folder.
+
+    Args:
+        folder: holds `catalogue/` and `model/`.
+        device: where the model's weights are put.
+
+    Returns:
+        The catalogue, and the model in evaluation mode; its weights take no gradients.
+
+    Raises:
+        DataError: a part is missing, damaged or half written, the two do not belong together, or a
+            weight is not finite.
+    """
+    catalogue = Catalogue.load(folder / "catalogue")
+    model = _load_model(folder / "model", len(catalogue)).eval().requires_grad_(requires_grad=False)
+    model.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
+    return catalogue, model
+
+
+def _load_model(folder: Path, items: int) -> AttentionRecommender:
+    try:
+        model = AttentionRecommender.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True
+        )
+    # What a config.json of another shape raises is the library's affair.
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataError(
+            f"no model is there ({error})",
+            file=folder,
+            remedy="Name the folder that the coordinator published, copied whole.",
+        ) from error
+    if model.config.items != items:
+        raise DataError(
+            f"it ranks {model.config.items} items, and the catalogue beside it has {items}",
+            file=folder,
+            remedy="Take both from the same published folder.",
+        )
+    for name, values in model.state_dict().items():
+        if not values.isfinite().all():
+            raise DataError(
+                f"weight {name} holds values that are not finite",
+                file=folder,
+                remedy="Ask the coordinator for a sound model.",
+            )
+    return model

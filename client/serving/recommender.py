@@ -1,0 +1,441 @@
+"""Recommendations from the published model, blended with the home model where there is one.
+
+A score is a probability: how likely the item is the user's next one, among all items of the
+catalogue. Without a home model it is the softmax of the federated model's scores, and with one the
+blend of `client.home.home_model`, divided by its sum over the items.
+
+| the history                         | what is scored                                           |
+|-------------------------------------|----------------------------------------------------------|
+| is empty                            | the model's state before any event: close to popularity  |
+| is longer than the model reads      | its last events; all of it is taken for seen             |
+| names an item twice                 | both events                                              |
+| names an item of no catalogue       | refused, or left out with `skip_unknown`                 |
+| items without features              | as the model has them: by offset and own counts          |
+
+Equal scores are in the order of the catalogue. Where filters leave fewer items than were asked for,
+the list is shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from client.home.home_model import HomeModel
+from client.home.store import load_home
+from client.serving.explanation import CHOSE, Explanation, PastEvent
+from client.serving.published import load_published
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
+from shared.data.ids import canonical_id
+from shared.errors import DataError, RequestError, UnknownItemError
+from shared.evaluation.ranking import Scorer, top_items
+
+__all__ = ["Filters", "Recommended", "Recommender"]
+
+_NUMBERS = 2**24
+"""Scores that are held at once."""
+_MOST_ROWS = 256
+_KEPT_FILTERS = 32
+"""Filters whose items are not looked up again; each holds a byte an item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which items may be recommended.
+
+    Attributes:
+        exclude_seen: leave out what is in the user's history.
+        allow: public ids of the only items that may be recommended; None allows all.
+        deny: public ids of items that may not be recommended.
+        categories: an item must have one of these genres; empty asks for none.
+    """
+
+    exclude_seen: bool = True
+    allow: frozenset[str] | None = None
+    deny: frozenset[str] = frozenset()
+    categories: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """An item at its place in a list.
+
+    Attributes:
+        rank: from 1.
+        item: public id.
+        title: may be empty.
+        score: see the top of `client.serving.recommender`; for similar items, see `similar`.
+        explanation: why, where it was asked for.
+    """
+
+    rank: int
+    item: str
+    title: str
+    score: float
+    explanation: Explanation | None = None
+
+
+_NO_FILTERS = Filters()
+
+
+class Recommender:
+    """Ranks the catalogue for histories. It reads no file and changes nothing once it is made.
+
+    Several threads may use one.
+
+    Args:
+        catalogue: the items.
+        federated: the federated model's scores.
+        window: events that the federated model reads, T >= 1.
+        home: the site's own model, whose prior is the federated model or own popularity.
+        verb: what users do with items, in the past tense; for explanations.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        federated: Scorer,
+        window: int,
+        home: HomeModel | None = None,
+        *,
+        verb: str = CHOSE,
+    ) -> None:
+        self.catalogue, self.home, self.verb = catalogue, home, verb
+        self._federated = federated
+        self._window = window if home is None else max(window, home.transitions.memory.events)
+        forms = {canonical_id(item): number for item, number in catalogue.index.items()}
+        self._numbers = forms | dict(catalogue.index)
+        self._categories = {genre for genres in set(catalogue.genres) for genre in genres}
+        self._hidden = lru_cache(maxsize=_KEPT_FILTERS)(self._hide)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        home: Path | str | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        verb: str = CHOSE,
+    ) -> Recommender:
+        """Load a published folder, and a home model that `sotto-node adapt` wrote.
+
+        Args:
+            folder: holds `catalogue/` and `model/`.
+            home: the home model's file; None takes the federated model alone.
+            device: where scores are computed.
+            verb: what users do with items, in the past tense; for explanations.
+
+        Raises:
+            DataError: see `load_published` and `load_home`.
+        """
+        catalogue, model = load_published(Path(folder), device)
+
+        def federated(rows: Tensor, /) -> Tensor:
+            return model.next_item_scores(rows.to(device))
+
+        adapted = None if home is None else load_home(Path(home), federated, catalogue.fingerprint)
+        return cls(catalogue, federated, model.config.max_length, adapted, verb=verb)
+
+    @property
+    def window(self) -> int:
+        """How many last events of a history decide the scores."""
+        return self._window
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        filters: Filters = _NO_FILTERS,
+        explain: bool = False,
+        skip_unknown: bool = False,
+    ) -> list[Recommended]:
+        """Return the k items that are most likely next, best first.
+
+        Args:
+            history: public ids of what the user chose, oldest first; may be empty.
+            k: length of the list, in 1..V.
+            filters: which items may be recommended.
+            explain: add the reasons to each item, which takes about one more scoring an event.
+            skip_unknown: leave out items of the history that the catalogue does not have.
+
+        Raises:
+            UnknownItemError: the history or the filters name an item that is not there.
+            RequestError: k is out of range, or a category is not there.
+        """
+        places, numbers = self._find(history, "the history", skip_unknown=skip_unknown)
+        ids, scores = self.recommend_many(Histories.from_lists([numbers]), k, filters=filters)
+        items = ids[0][ids[0] > 0]
+        reasons: Sequence[Explanation | None] = [None] * len(items)
+        if explain and len(items):
+            reasons = self.explain(numbers, items, places)
+        return self._listed(items, scores[0], reasons)
+
+    def recommend_many(
+        self, histories: Histories, k: int = 10, *, filters: Filters = _NO_FILTERS
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the k items that are most likely next for each user, best first.
+
+        Memory beyond the result does not depend on the number of users.
+
+        Args:
+            histories: internal ids of N users; all events of a user are seen, and its last ones
+                are read.
+            k: length of a list, in 1..V.
+            filters: which items may be recommended.
+
+        Returns:
+            Internal ids, int64 [N, k], and scores, float32 [N, k]; both are 0 where a user has
+            fewer than k items left.
+
+        Raises:
+            UnknownItemError: the filters name an item that is not there.
+            RequestError: k is out of range, or a category is not there.
+        """
+        self._check_length(k)
+        hidden = self._hidden(filters)
+        ids = np.zeros((len(histories), k), np.int64)
+        scores = np.zeros((len(histories), k), np.float32)
+        for rows in self._batches(len(histories)):
+            part = histories.select(rows)
+            seen = part if filters.exclude_seen else None
+            ids[rows], scores[rows] = self._top(part, k, hidden, seen)
+        return ids, scores
+
+    def similar(
+        self, items: Sequence[str], k: int = 10, *, filters: Filters = _NO_FILTERS
+    ) -> list[Recommended]:
+        """Return items like these, whoever asks, most alike first.
+
+        The score of item j is the mean over the given items x of log p(j | x) - log p(j): by how
+        much x as the only event makes j more likely than no event does, by the federated model. So
+        popularity has no part in it, nor have a site's own counts.
+
+        Args:
+            items: public ids, at least one; they are never in the list.
+            k: length of the list, in 1..V.
+            filters: which items may be listed; `exclude_seen` has no effect.
+
+        Raises:
+            UnknownItemError: an item is not there.
+            RequestError: there is no item, k is out of range, or a category is not there.
+        """
+        self._check_length(k)
+        _, numbers = self._find(items, "the request")
+        if not numbers:
+            raise RequestError("no item is named: name at least one that others are to be like.")
+        hidden = self._hidden(filters)
+        given = np.unique(np.array(numbers, np.int64))
+        lift = torch.zeros(1, len(self.catalogue), dtype=torch.float64)
+        with torch.inference_mode():
+            for rows in self._batches(len(given)):
+                after = self._federated(torch.from_numpy(given[rows, None]))
+                lift += after.double().log_softmax(1).sum(0, keepdim=True).cpu()
+            alone = self._federated(torch.zeros(1, 1, dtype=torch.int64))
+            lift = lift / len(given) - alone.double().log_softmax(1).cpu()
+        if hidden is not None:
+            lift = lift.masked_fill(hidden, -torch.inf)
+        ids = top_items(lift, torch.from_numpy(given[None]), k)[0]
+        ids = ids[ids > 0]
+        return self._listed(ids.numpy(), lift[0, ids - 1].numpy(), [None] * len(ids))
+
+    def explain(
+        self,
+        history: Sequence[int],
+        items: npt.ArrayLike,
+        places: Sequence[int] | None = None,
+    ) -> list[Explanation]:
+        """Return why items have their scores after a history.
+
+        Args:
+            history: internal ids, oldest first.
+            items: internal ids of K items.
+            places: each event's position in the history that was given; counted from 0 by default.
+        """
+        columns = torch.from_numpy(np.asarray(items, np.int64) - 1)  # [K]
+        read = max(0, len(history) - self._window)  # the first event that is read
+        positions = range(len(history)) if places is None else places
+        with torch.inference_mode():
+            parts = self._parts(history, columns)
+            total = sum(parts)
+            without = self._without_each(history, read, columns)  # [events, K]
+            differences = (total - without).tolist()
+        reasons = []
+        for column, (home, popularity, federated) in enumerate(zip(*parts, strict=True)):
+            events = tuple(
+                PastEvent(
+                    place=positions[read + number],
+                    item=self.catalogue.item_ids[item - 1],
+                    title=self.catalogue.titles[item - 1],
+                    difference=differences[number][column],
+                )
+                for number, item in enumerate(history[read:])
+            )
+            shares = float(home), float(popularity), float(federated)
+            reasons.append(Explanation(events, *shares, verb=self.verb))
+        return reasons
+
+    def _find(
+        self, ids: Sequence[str], where: str, *, skip_unknown: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Return positions and internal ids of what the catalogue has."""
+        if isinstance(ids, str):
+            raise RequestError(f"a list of item ids is needed, not the text {ids!r} alone.")
+        numbers = [self._number(item) for item in ids]
+        if not skip_unknown and not all(numbers):
+            unknown = [str(item) for item, number in zip(ids, numbers, strict=True) if not number]
+            raise UnknownItemError(unknown, where)
+        places = [place for place, number in enumerate(numbers) if number]
+        return places, [numbers[place] for place in places]
+
+    def _number(self, item: str) -> int:
+        """Return an internal id, 0 where there is no such item."""
+        text = str(item)
+        return self._numbers.get(text) or self._numbers.get(canonical_id(text), 0)
+
+    def _columns_of(self, items: Iterable[str], where: str) -> Tensor:
+        names = sorted(items)
+        numbers = [self._number(item) for item in names]
+        if not all(numbers):
+            unknown = [item for item, number in zip(names, numbers, strict=True) if not number]
+            raise UnknownItemError(unknown, where)
+        return torch.tensor(numbers, dtype=torch.int64) - 1
+
+    def _hide(self, filters: Filters) -> Tensor | None:
+        """Return which items the lists and categories leave out, bool [V]; None for no item."""
+        if filters.allow is None and not filters.deny and not filters.categories:
+            return None
+        hidden = torch.zeros(len(self.catalogue), dtype=torch.bool)
+        if filters.allow is not None:
+            hidden[:] = True
+            hidden[self._columns_of(filters.allow, "the allow list")] = False
+        hidden[self._columns_of(filters.deny, "the deny list")] = True
+        if filters.categories:
+            if unknown := sorted(filters.categories - self._categories):
+                known = ", ".join(sorted(self._categories)[:20]) or "none"
+                raise RequestError(
+                    f"no item has the category {unknown[0]!r}. The catalogue's are: {known}."
+                )
+            wanted = [bool(filters.categories.intersection(own)) for own in self.catalogue.genres]
+            hidden |= ~torch.tensor(wanted)
+        return hidden
+
+    def _check_length(self, k: int) -> None:
+        if not 1 <= k <= len(self.catalogue):
+            raise RequestError(
+                f"k = {k}: ask for 1 to {len(self.catalogue)} items, as many as the catalogue has."
+            )
+
+    def _batches(self, users: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the rows of users whose scores are held at once."""
+        size = max(1, min(_MOST_ROWS, _NUMBERS // len(self.catalogue)))
+        for start in range(0, users, size):
+            yield np.arange(start, min(start + size, users))
+
+    @torch.inference_mode()
+    def _top(
+        self, part: Histories, k: int, hidden: Tensor | None, seen: Histories | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        longest = max(1, min(self._window, int(part.lengths.max(initial=0))))
+        raw = self._raw(part.padded(np.arange(len(part)), longest))
+        totals = self._totals(raw)  # before items are hidden
+        if hidden is not None:
+            raw = raw.masked_fill(hidden.to(raw.device), -torch.inf)
+        if seen is not None:
+            users = torch.from_numpy(np.repeat(np.arange(len(seen)), seen.lengths))
+            raw = raw.clone() if hidden is None else raw
+            raw[users.to(raw.device), torch.from_numpy(seen.items - 1).to(raw.device)] = -torch.inf
+        ids = top_items(raw, raw.new_zeros(len(raw), 1, dtype=torch.int64), k)
+        chances = self._chances(raw.gather(1, (ids - 1).clamp(min=0)), totals)
+        chances = chances.masked_fill(ids == 0, 0.0)
+        return ids.cpu().numpy(), chances.float().cpu().numpy()
+
+    def _raw(self, rows: Tensor) -> Tensor:
+        """Score int64 [B, T] as float32 [B, V], in the order of the probabilities."""
+        scores = (self._federated if self.home is None else self.home)(rows)
+        return scores.float()
+
+    def _totals(self, raw: Tensor) -> Tensor:
+        """Return by what the probabilities of [B, V] are normalised, float64 [B, 1].
+
+        Raises:
+            DataError: a score is not a number.
+        """
+        totals = (
+            raw.logsumexp(1, keepdim=True).double()
+            if self.home is None
+            else raw.sum(1, keepdim=True, dtype=torch.float64)
+        )
+        if not totals.isfinite().all():
+            raise DataError(
+                "its scores of a history are not finite",
+                file="the model",
+                remedy="Ask the coordinator for a sound model.",
+            )
+        return totals
+
+    def _chances(self, raw: Tensor, totals: Tensor) -> Tensor:
+        """Return the probabilities of some raw scores [B, K], float64."""
+        return (raw.double() - totals).exp() if self.home is None else raw.double() / totals
+
+    def _probabilities(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return s(j | h) of K items after B histories, float64 [B, K]."""
+        raw = self._raw(rows)
+        return self._chances(raw[:, columns.to(raw.device)], self._totals(raw)).cpu()
+
+    def _without_each(self, history: Sequence[int], read: int, columns: Tensor) -> Tensor:
+        """Return the scores after the history without each of its events from `read` on.
+
+        An event that comes into the window when a later one leaves is read, as it would be if the
+        removed one had never been.
+        """
+        kept = np.array(history[max(0, read - 1) :], np.int64)
+        first = read - max(0, read - 1)
+        events = len(kept) - first
+        parts = [torch.zeros(0, len(columns), dtype=torch.float64)]
+        for places in self._batches(events):
+            lists = [np.delete(kept, first + place).tolist() for place in places]
+            rows = Histories.from_lists(lists)
+            longest = max(1, min(self._window, len(kept) - 1))
+            parts.append(self._probabilities(rows.padded(np.arange(len(rows)), longest), columns))
+        return torch.cat(parts)
+
+    def _parts(self, history: Sequence[int], columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return home, popularity and federated part of K items, float64 [K] each."""
+        own = list(history)[-self._window :] or [0]
+        rows, empty = torch.tensor([own]), torch.zeros(1, 1, dtype=torch.int64)
+        score = self._probabilities(rows, columns)[0]
+        if self.home is None:
+            popularity = self._probabilities(empty, columns)[0]
+            return torch.zeros_like(score), popularity, score - popularity
+        blend = self.home(rows)
+        counts = self.home.blend(rows, torch.zeros_like(blend))
+        home = (counts[0, columns.to(blend.device)].double() / self._totals(blend)[0]).cpu()
+        after = self.home.prior(rows)[0, columns].double().cpu()
+        before = self.home.prior(empty)[0, columns].double().cpu()
+        of_prior = score - home
+        # The prior's weight times its probability without events; the prior may round to 0.
+        popularity = of_prior * before / after.clamp(min=torch.finfo(torch.float64).tiny)
+        return home, popularity, of_prior - popularity
+
+    def _listed(
+        self,
+        ids: npt.NDArray[np.int64],
+        scores: npt.NDArray[np.floating],
+        reasons: Sequence[Explanation | None],
+    ) -> list[Recommended]:
+        titles, names = self.catalogue.titles, self.catalogue.item_ids
+        return [
+            Recommended(rank, names[item - 1], titles[item - 1], float(score), reason)
+            for rank, (item, score, reason) in enumerate(
+                zip(ids.tolist(), scores.tolist(), reasons, strict=False), start=1
+            )
+        ]
