@@ -84,13 +84,14 @@ class Explanation:
         Empty where no event brought a twentieth of it. An item that was chosen several times is
         named once, for its strongest event.
         """
-        strongest = sorted(self.events, key=lambda event: -event.difference)
-        distinct = list({event.item: event for event in reversed(strongest)}.values())
-        first, *others = sorted(distinct, key=lambda event: -event.difference)[:2] or [None]
-        if first is None or first.difference < _LEAST_SHARE * self.score:
+        by_item: dict[str, PastEvent] = {}
+        for event in sorted(self.events, key=lambda event: -event.difference):
+            by_item.setdefault(event.item, event)
+        strongest, least = list(by_item.values())[:2], _LEAST_SHARE * self.score
+        if not strongest or strongest[0].difference < least:
             return ()
-        least = max(_LEAST_OF_FIRST * first.difference, _LEAST_SHARE * self.score)
-        return (first, *(event for event in others if event and event.difference >= least))
+        least = max(least, _LEAST_OF_FIRST * strongest[0].difference)
+        return tuple(event for event in strongest if event.difference >= least)
 
     @property
     def sentence(self) -> str:

@@ -35,7 +35,8 @@ def load_published(
             weight is not finite.
     """
     catalogue = Catalogue.load(folder / "catalogue")
-    model = _load_model(folder / "model", len(catalogue)).eval().requires_grad_(requires_grad=False)
+    model = _load_model(folder / "model", len(catalogue))
+    model.train(mode=False).requires_grad_(requires_grad=False)
     model.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
     return catalogue, model
 

@@ -104,7 +104,8 @@ def test_many_users_are_answered_as_one_by_one(kind: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "_MOST_ROWS", 7)
     recommender, histories = made(kind), some_histories(30)
     numbers, scores = recommender.recommend_many(histories, 6)
-    assert (numbers.dtype, scores.dtype) == (np.int64, np.float32)
+    assert numbers.dtype == np.int64
+    assert scores.dtype == np.float32
     for row, history in enumerate(histories):
         listed = recommender.recommend(ids(*history.tolist()), 6)
         assert [one.item for one in listed] == ids(*numbers[row].tolist())
@@ -228,13 +229,14 @@ def test_places_are_those_of_the_history_that_was_given() -> None:
 def test_a_published_folder_is_loaded_with_the_home_model(tmp_path: Path) -> None:
     catalogue, own = titled_catalogue(), some_histories(40)
     model = build(DESCRIBED, catalogue)
+    model.train(mode=False)
     model.save_pretrained(tmp_path / "model")
     catalogue.save(tmp_path / "catalogue")
     home = tmp_path / "home.safetensors"
     transitions = TransitionCounts.of(own, ITEMS, Memory(3, 0.5))
     save_home(home, transitions, 16.0, None, catalogue.fingerprint)
     loaded = Recommender.load(tmp_path, home)
-    scores = model.eval().next_item_scores
+    scores = model.next_item_scores
     same = Recommender(catalogue, scores, 5, HomeModel(transitions, softmax_of(scores), 16.0))
     with torch.no_grad():
         assert loaded.recommend(ids(1, 2)) == same.recommend(ids(1, 2))
