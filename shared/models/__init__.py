@@ -7,6 +7,7 @@ frozen      weights that no message carries, drawn alike everywhere, and their f
 dropout     dropout whose masks may be given, user by user
 products    matrix products in which each user's part is rounded alike, whatever its row
 moments     the two statistics of a warm start: item popularity and a transition moment
+outer_products   the sum over users of normalised outer products, as one matrix product
 counts      popularity and first-order Markov baselines; item counts with and without noise
 recent_counts   counts over the last three events
 item_knn    item-based nearest neighbours

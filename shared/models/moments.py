@@ -12,27 +12,31 @@ that depends on the data. One noised release of it replaces many noised gradient
 
 Every user has the same weight: its moment and its popularity vector are scaled to length 1, or
 are 0. They are summed as integers, in multiples of 2^-40: the sum with a user is the sum without
-plus what that user adds, in every bit. Rounding makes a vector of d numbers longer by √d 2^-41 at
-most: 1e-9 for a million. A user whose moment is not finite adds nothing.
+plus what that user adds, in every bit. `outer_products` shows it for moments. Rounding makes a
+popularity vector of d numbers longer by √d 2^-41 at most: 1e-9 for a million.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.data.histories import Histories
+from shared.models.outer_products import OuterProductSum, row_sums
 
 __all__ = [
     "MIN_MOMENT_NORM",
     "POPULARITY_FADE",
     "STATISTIC_CLIP_NORM",
+    "batch_states",
     "layer_norm",
     "moment_sum",
     "popularity_sum",
     "states",
+    "transition_batches",
 ]
 
 POPULARITY_FADE = 0.5
@@ -45,7 +49,11 @@ _EPSILON = 1e-5  # as in torch's LayerNorm
 _POINTS = 2.0**40
 """Steps of the grid of sums in the clip norm; 2^22 users' add up within float64's integers."""
 
+_NUMBERS = 2**17
+"""Numbers of a batch's states."""
+
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def popularity_sum(histories: Histories, items: int, fade: float) -> Floats:
@@ -86,48 +94,82 @@ def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float)
     Returns:
         float64 [F, F]; rows belong to states, columns to next items.
     """
-    total = np.zeros((table.shape[1],) * 2, np.int64)
+    total = OuterProductSum(table, table.shape[1], MIN_MOMENT_NORM)
     with np.errstate(over="ignore", invalid="ignore"):
         normed = layer_norm(table)
-        for history in histories:
-            if len(history) < 2:
-                continue
-            # (F, T - 1) @ (T - 1, F)
-            moment = states(normed, history[:-1], recency).T @ table[history[1:] - 1]
-            norm = float(np.linalg.norm(moment.astype(np.float64)))
-            if norm > MIN_MOMENT_NORM and np.isfinite(norm):
-                total += _points(moment.astype(np.float64) / norm)
-    return total / _POINTS
+        for before, after in transition_batches(histories, table.shape[1]):
+            total.add(batch_states(normed, before, recency), after)
+    return total.total()
 
 
 def _points(vector: Floats) -> NDArray[np.int64]:
     return np.rint(vector * _POINTS).astype(np.int64)
 
 
+def transition_batches(histories: Histories, numbers: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield the events of users of two or more, and the event that follows each, in batches.
+
+    Users of similar length come together: T - 1 transitions are padded to a length that depends
+    on T alone, by an eighth at most.
+
+    Args:
+        histories: any number of users.
+        numbers: that an event takes, which bounds a batch.
+
+    Yields:
+        Two int64 [B, L]: internal ids, and those one event later; 0 is padding.
+    """
+    counts = histories.lengths - 1
+    steps = 2 ** np.maximum(0, np.log2(np.maximum(counts - 1, 1)).astype(np.int64) - 3)
+    widths = -(-counts // steps) * steps
+    for width in np.unique(widths[counts > 0]):
+        users, places = np.flatnonzero((widths == width) & (counts > 0)), np.arange(width)
+        size = max(1, _NUMBERS // int(width * numbers))
+        for rows in (users[start : start + size] for start in range(0, len(users), size)):
+            filled = places < counts[rows, None]  # [B, L]
+            events = np.where(filled, histories.offsets[rows, None] + places, 0)
+            yield (
+                np.where(filled, histories.items[events], 0),
+                np.where(filled, histories.items[events + filled], 0),
+            )
+
+
 def states(
     normed: NDArray[np.float32], items: NDArray[np.int64], recency: float
 ) -> NDArray[np.float32]:
-    """Compute the state after each event t of one user.
+    """Compute the state after each event of one user: `batch_states` of [T], [T, F]."""
+    of_one: NDArray[np.float32] = batch_states(normed, items[None], recency)[0]
+    return of_one
+
+
+def batch_states(normed: NDArray[np.float32], items: Ints, recency: float) -> NDArray[np.float32]:
+    """Compute the state after each event t of some users.
 
     state_t = layer_norm(Σ_{s <= t} recency^(t-s) normed_s / Σ_{s <= t} recency^(t-s)).
 
+    Every number is computed from its own user's alone, in the same order whoever else is there.
+
     Args:
         normed: layer-normed item descriptors, [V, F].
-        items: internal ids in 1..V in time order, [T].
+        items: internal ids in 1..V in time order, [B, T]; what follows a 0 has no meaning.
         recency: in (0, 1].
 
     Returns:
-        float32 [T, F].
+        float32 [B, T, F].
     """
-    # The recursive filter y_t = x_t + recency * y_{t-1} gives both sums in O(T).
-    from scipy.signal import lfilter  # noqa: PLC0415 takes a second, for this function alone
-
-    filtered = lfilter([1.0], [1.0, -recency], normed[items - 1], axis=0)
-    weight = lfilter([1.0], [1.0, -recency], np.ones(len(items)))
-    return layer_norm((filtered / weight[:, None]).astype(np.float32))
+    past = normed[items - 1]  # (B, T, F)
+    summed, weight = np.zeros((len(items), past.shape[2])), 0.0
+    for event in range(items.shape[1]):
+        summed *= recency
+        summed += past[:, event]
+        weight = weight * recency + 1
+        np.divide(summed, weight, out=past[:, event], casting="same_kind")
+    return layer_norm(past)
 
 
 def layer_norm(rows: NDArray[Any]) -> NDArray[Any]:
-    """Scale each row to mean 0 and variance 1, as torch's LayerNorm does; [N, F] -> [N, F]."""
-    centred = rows - rows.mean(1, keepdims=True)
-    return np.asarray(centred / np.sqrt((centred**2).mean(1, keepdims=True) + _EPSILON))
+    """Scale each row to mean 0 and variance 1, as torch's LayerNorm does; [..., F] -> [..., F]."""
+    size = rows.shape[-1]
+    centred = rows - (row_sums(rows) / size)[..., None]
+    centred /= np.sqrt(row_sums(centred**2) / size + _EPSILON)[..., None]
+    return np.asarray(centred)
