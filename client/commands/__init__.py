@@ -5,6 +5,8 @@ node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
 adapt        the published model, adapted to this site's own users
+recommend    items for a history, or for many users into a file
+own_source   where these find the partner's own data: in a site, or in a file
 peers        this site's aggregation key, and those of organisations that it believes independent
 budget       what the privacy budget was spent on; verify, restore, write off
 statement    the figures that `budget` prints, computed from the ledger

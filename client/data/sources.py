@@ -21,7 +21,7 @@ from shared.data.reading import histories_from_tables
 from shared.data.tables import FileTable, Table, file_tables
 from shared.errors import SiteError
 
-__all__ = ["Files", "Source", "open_source", "read_source"]
+__all__ = ["Files", "Source", "columns_of", "open_source", "read_source"]
 
 
 class Source(Protocol):
@@ -114,19 +114,28 @@ def read_source(
         SiteError: the source cannot be reached or read.
         DataError: its content is refused, see `shared.data.reading`.
     """
-    columns = Columns(
-        user=data.user,
-        item=data.item,
-        time=data.time or None,
-        missing=data.missing,
-        setting='{role} = "{name}"',
-    )
     with closing(open_source(data, folder).tables()) as tables:
         return histories_from_tables(
             tables,
             catalogue,
-            columns,
+            columns_of(data),
             source=data.source,
             max_length=max_length,
             strict=strict,
         )
+
+
+def columns_of(data: DataConfig, setting: str = '{role} = "{name}"') -> Columns:
+    """Return the names of the columns.
+
+    Args:
+        data: the [data] table.
+        setting: how a reader is told to name a column, see `Columns`.
+    """
+    return Columns(
+        user=data.user,
+        item=data.item,
+        time=data.time or None,
+        missing=data.missing,
+        setting=setting,
+    )

@@ -27,7 +27,10 @@ from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
 from shared.system.files import PRIVATE, write_atomically
 
-__all__ = ["load_home", "save_home"]
+__all__ = ["HOME_FILE", "load_home", "save_home"]
+
+HOME_FILE = "home.safetensors"
+"""Its name in a site's folder."""
 
 _FORM = "sotto-home-1"
 

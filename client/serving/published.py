@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from transformers.utils.logging import disable_progress_bar
 
 from shared.data.catalogue import Catalogue
 from shared.errors import DataError
@@ -42,6 +43,7 @@ def load_published(
 
 
 def _load_model(folder: Path, items: int) -> AttentionRecommender:
+    disable_progress_bar()  # of loading a few tensors
     try:
         model = AttentionRecommender.from_pretrained(
             folder, use_safetensors=True, local_files_only=True

@@ -200,8 +200,7 @@ class Recommender:
             UnknownItemError: the filters name an item that is not there.
             RequestError: k is out of range, or a category is not there.
         """
-        self._check_length(k)
-        hidden = self._hidden(filters)
+        hidden = self.check(k, filters)
         ids = np.zeros((len(histories), k), np.int64)
         scores = np.zeros((len(histories), k), np.float32)
         for rows in self._batches(len(histories)):
@@ -228,11 +227,10 @@ class Recommender:
             UnknownItemError: an item is not there.
             RequestError: there is no item, k is out of range, or a category is not there.
         """
-        self._check_length(k)
+        hidden = self.check(k, filters)
         _, numbers = self._find(items, "the request")
         if not numbers:
             raise RequestError("no item is named: name at least one that others are to be like.")
-        hidden = self._hidden(filters)
         given = np.unique(np.array(numbers, np.int64))
         lift = torch.zeros(1, len(self.catalogue), dtype=torch.float64)
         with torch.inference_mode():
@@ -283,6 +281,26 @@ class Recommender:
             reasons.append(Explanation(events, *shares, verb=self.verb))
         return reasons
 
+    def check(self, k: int, filters: Filters = _NO_FILTERS) -> Tensor | None:
+        """Refuse a length or filters that cannot be; return which items the filters leave out.
+
+        Args:
+            k: length of a list.
+            filters: which items may be recommended; what users have seen is not looked at.
+
+        Returns:
+            bool [V], True for an item that is left out; None where there is none.
+
+        Raises:
+            UnknownItemError: the filters name an item that is not there.
+            RequestError: k is out of range, or a category is not there.
+        """
+        if not 1 <= k <= len(self.catalogue):
+            raise RequestError(
+                f"k = {k}: ask for 1 to {len(self.catalogue)} items, as many as the catalogue has."
+            )
+        return self._hidden(filters)
+
     def _find(
         self, ids: Sequence[str], where: str, *, skip_unknown: bool = False
     ) -> tuple[list[int], list[int]]:
@@ -327,12 +345,6 @@ class Recommender:
             wanted = [bool(filters.categories.intersection(own)) for own in self.catalogue.genres]
             hidden |= ~torch.tensor(wanted)
         return hidden
-
-    def _check_length(self, k: int) -> None:
-        if not 1 <= k <= len(self.catalogue):
-            raise RequestError(
-                f"k = {k}: ask for 1 to {len(self.catalogue)} items, as many as the catalogue has."
-            )
 
     def _batches(self, users: int) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the rows of users whose scores are held at once."""

@@ -14,6 +14,7 @@
 - `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
 - `user_count`: notices that many users came or went since the data was last read.
 - `source`: a source before there is a site: its files and columns.
+- `own_data`: the interactions, a site's or a file's, for what is done with them at home.
 - `proxies`: which HTTP proxy leads to the coordinator.
 
 The [data] table is `client.data.config`.

@@ -78,11 +78,17 @@ class Batch:
         rows: three text columns: user, item and time.
         source: name of the table in errors.
         first: the number of the first row within the table, from 1.
+        numbers: each row's number from `first`, int64; None where no row is left out: 0, 1, ...
     """
 
     rows: pa.RecordBatch
     source: str
     first: int
+    numbers: npt.NDArray[np.int64] | None = None
+
+    def row(self, index: int) -> int:
+        """Return the number of a row within the table, from 1."""
+        return self.first + (index if self.numbers is None else int(self.numbers[index]))
 
 
 def canonical_id(text: str) -> str:
@@ -234,7 +240,7 @@ class IdColumn:
         return DataError(
             problem,
             file=batch.source,
-            row=batch.first + row,
+            row=batch.row(row),
             field=batch.rows.schema.names[self._column],
             value=text,
             remedy=remedy,

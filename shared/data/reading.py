@@ -29,7 +29,7 @@ whether there is an answer. What is no table, or lacks a column, is refused all 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,7 @@ def read_histories(
     )
 
 
-def histories_from_tables(
+def histories_from_tables(  # noqa: PLR0913 what is read, and how
     tables: Iterable[Table],
     catalogue: Catalogue,
     columns: Columns = _COLUMNS,
@@ -95,6 +95,7 @@ def histories_from_tables(
     max_length: int | None = None,
     min_events: int = 2,
     strict: bool = True,
+    users: Callable[[str], bool] | None = None,
 ) -> Histories:
     """Read the interactions in several tables as if they were one file.
 
@@ -107,22 +108,27 @@ def histories_from_tables(
         min_events: drop users with fewer events; >= 1.
         strict: whether a row that cannot be read is an error, and so is to find no user at all;
             only then do the histories have times, if the source has times.
+        users: whether to read the user of a canonical id; None reads all. To find nobody is then
+            no error.
 
     Raises:
         DataError: see the table at the top of this module.
         ConfigError: `max_length` or `min_events` is out of range.
     """
     _at_least_one(max_length=max_length, min_events=min_events)
-    with closing(_batches(tables, columns)) as batches:  # an error ends DuckDB's threads at once
+    with closing(
+        _batches(tables, columns, users)
+    ) as batches:  # an error ends DuckDB's threads at once
         events = collect(batches, columns.missing, catalogue.index, strict=strict)
-    if strict and not len(events.user):
+    complete = strict and users is None
+    if complete and not len(events.user):
         raise DataError("there are no rows", file=source, remedy="Export the data again.")
     internal_ids = catalogue.find(events.items)
     item = internal_ids[events.item]  # [E]; 0 outside the catalogue
     order = events.order()
     repeated = events.repeated(order)
     rows = order[(~repeated & (item > 0))[order]]
-    if strict and not len(rows):
+    if complete and not len(rows):
         problem = "no item is in the catalogue"
         hints = _item_hints(events.items, catalogue)
         remedy = "Check that both use the same item ids, and that this is the right catalogue."
@@ -132,7 +138,7 @@ def histories_from_tables(
         )
     counts = np.bincount(events.user[rows], minlength=len(events.users))
     kept_users = np.flatnonzero(counts >= min_events)
-    if strict and not len(kept_users):
+    if complete and not len(kept_users):
         problem = f"no user has {min_events} events with items of the catalogue"
         raise DataError(problem, file=source, remedy="Bring more data, or ask for fewer events.")
     times = events.microseconds(rows) if strict else None
@@ -235,7 +241,9 @@ def _near_hint(near: Mapping[str, str], what: str) -> list[str]:
     return [f"{len(near):,} {what} but for {ways}, such as {text!r} and {other!r}"]
 
 
-def _batches(tables: Iterable[Table], columns: Columns) -> Generator[Batch, None, None]:
+def _batches(
+    tables: Iterable[Table], columns: Columns, users: Callable[[str], bool] | None
+) -> Generator[Batch, None, None]:
     """Yield the user, item and time columns of all tables in batches."""
     for table in tables:
         names, first = table.columns, 1
@@ -245,8 +253,18 @@ def _batches(tables: Iterable[Table], columns: Columns) -> Generator[Batch, None
         names_by_role = {"user": columns.user, "item": columns.item, "time": str(columns.time)}
         require_columns(names_by_role, names, table.source, columns.setting)
         for rows in table.batches(list(names_by_role.values())):
-            yield Batch(rows, table.source, first)
+            batch = Batch(rows, table.source, first)
+            yield batch if users is None else _of_users(batch, users)
             first += rows.num_rows
+
+
+def _of_users(batch: Batch, keep: Callable[[str], bool]) -> Batch:
+    """Return the rows of the users to keep, and those that name no user."""
+    encoded = batch.rows.column(0).dictionary_encode()
+    texts = encoded.dictionary.to_pylist()
+    kept = np.array([*(keep(canonical_id(text)) for text in texts), True], np.bool_)
+    numbers = np.flatnonzero(kept[encoded.indices.fill_null(len(texts)).to_numpy()])
+    return replace(batch, rows=batch.rows.take(pa.array(numbers)), numbers=numbers)
 
 
 def _at_least_one(**limits: int | None) -> None:

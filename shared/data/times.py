@@ -90,7 +90,7 @@ class _Rows:
         if not self.count and rows.any():
             row = int(rows.argmax())
             value = batch.rows.column(2)[row].as_py()
-            self.source, self.row, self.value = batch.source, batch.first + row, value
+            self.source, self.row, self.value = batch.source, batch.row(row), value
         self.count += int(rows.sum())
 
 

@@ -46,6 +46,28 @@ def test_events_are_ordered_by_time_ties_by_file_and_users_by_appearance(tmp_pat
     assert as_lists(read_histories(path, ITEMS)) == {"y": [2, 1, 3], "x": [3, 2, 1]}
 
 
+def test_some_users_are_read_as_among_all(tmp_path: Path) -> None:
+    path = csv(tmp_path, "1.0,c,3", "2,b,4", "1,a,5", "3,a,4", "2,c,1", "1,b,6", "3,zzz,1")
+    whole = as_lists(read_histories(path, ITEMS, min_events=1))
+
+    def read(*names: str) -> dict[str, list[int]]:
+        tables = file_tables(path)
+        return as_lists(
+            histories_from_tables(
+                tables, ITEMS, source="", min_events=1, users=frozenset(names).__contains__
+            )
+        )
+
+    assert read("1", "3") == {user: whole[user] for user in ("1", "3")}
+    assert read("nobody") == {}
+    bad = csv(tmp_path, "1,c,3", "2,b,4", "2,a,never")
+    with pytest.raises(DataError, match="row 3"):
+        histories_from_tables(file_tables(bad), ITEMS, source="", users=lambda user: user == "2")
+    nameless = csv(tmp_path, "1,c,3", "2,b,4", ",a,5")
+    with pytest.raises(DataError, match=r"row 3.*empty"):
+        histories_from_tables(file_tables(nameless), ITEMS, source="", users=lambda user: False)
+
+
 def test_the_order_of_a_large_file_is_kept(tmp_path: Path) -> None:
     """Readers in several threads must not shuffle rows with equal times."""
     chance = random.Random(1)

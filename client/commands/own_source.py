@@ -1,0 +1,136 @@
+"""Where a command finds the partner's own data: in a site, or in a file that is named.
+
+Options of `adapt`, `recommend` and `evaluate`, and the lists of ids that these read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.site.own_data import OwnData
+from client.site.site import FILE, Site
+from shared.data.columns import require_columns
+from shared.data.ids import MISSING, canonical_id
+from shared.data.tables import FileTable, read_table
+from shared.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DataOption",
+    "ItemColumnOption",
+    "OwnSource",
+    "TimeColumnOption",
+    "UserColumnOption",
+    "find_source",
+    "read_ids",
+]
+
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="FILE", help="Your interactions, where there is no site: file or pattern."
+    ),
+]
+UserColumnOption = Annotated[
+    str | None, typer.Option(help="With --data: its column of users.", show_default="user_id")
+]
+ItemColumnOption = Annotated[
+    str | None, typer.Option(help="With --data: its column of items.", show_default="item_id")
+]
+TimeColumnOption = Annotated[
+    str | None, typer.Option(help="With --data: its column of times.", show_default="timestamp")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSource:
+    """A partner's data, and what belongs to them.
+
+    Attributes:
+        data: the interactions.
+        folder: of the site; the current folder without one.
+        device: where scores are computed.
+    """
+
+    data: OwnData
+    folder: Path
+    device: torch.device
+
+
+def find_source(
+    site: Path, file: str | None, user: str | None, item: str | None, time: str | None
+) -> OwnSource:
+    """Return the data of a site, or of a file.
+
+    Args:
+        site: the site's folder or site.toml.
+        file: interactions; None takes the site's.
+        user: the file's column of users, if it is not the usual one.
+        item: the same for items.
+        time: the same for times.
+
+    Raises:
+        ConfigError: there is neither a site nor a file, or columns are named without a file.
+        SiteError: site.toml is not readable.
+    """
+    columns = {"user": user, "item": item, "time": time}
+    named = {role: name for role, name in columns.items() if name is not None}
+    if file is None:
+        if named:
+            option = f"--{next(iter(named))}-column"
+            raise ConfigError(f"{option} is for --data FILE: a site's columns are in site.toml.")
+        if site == Path() and not Path(FILE).exists():
+            raise ConfigError(
+                "there is no site.toml in this folder: name your interactions with --data FILE, "
+                "or your site with --site FOLDER."
+            )
+        return _of_site(Site.load(site))
+    import torch  # noqa: PLC0415 it takes seconds, and a site that is not there needs none of it
+
+    return OwnSource(
+        data=OwnData.of_file(file, named),
+        folder=Path.cwd(),
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
+def _of_site(site: Site) -> OwnSource:
+    return OwnSource(
+        data=OwnData.of_site(site), folder=Path(site.folder), device=site.torch_device()
+    )
+
+
+def read_ids(file: Path, role: str, name: str) -> list[str]:
+    """Return the distinct canonical ids in a column of a table, in order.
+
+    Args:
+        file: CSV, TSV or Parquet.
+        role: "user" or "item".
+        name: the column.
+
+    Raises:
+        DataError: it is no table, has no such column or no row, or an id is empty.
+    """
+    table = FileTable(file)
+    require_columns({role: name}, table.columns, file, "")
+    texts: Sequence[str | None] = read_table(table, [name])[name].to_pylist()
+    missing = {text.casefold() for text in MISSING}
+    ids = [canonical_id(text or "") for text in texts]
+    for row, (text, one) in enumerate(zip(texts, ids, strict=True), start=1):
+        if not one or one.casefold() in missing:
+            raise DataError(
+                "the id is empty" if not one else "the id is a spelling of a missing value",
+                file=file,
+                row=row,
+                field=name,
+                value=text,
+                remedy="Give every row an id, or leave it out.",
+            )
+    return list(dict.fromkeys(ids))

@@ -1,0 +1,280 @@
+"""sotto-node recommend: items for one history, or for many users into a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.commands.options import JsonOption, SiteOption
+from client.commands.own_source import (
+    DataOption,
+    ItemColumnOption,
+    OwnSource,
+    TimeColumnOption,
+    UserColumnOption,
+    find_source,
+    read_ids,
+)
+from client.home.store import HOME_FILE
+from client.serving.batch import Batch, Summary, check_file, recommend_all
+from client.serving.explanation import CHOSE
+from client.serving.recommender import Filters, Recommended, Recommender
+from client.site.site import FILE
+from shared.errors import ConfigError, DataError
+from shared.system.command_line import messages, output, table_of, write_json
+
+__all__ = ["recommend_command"]
+
+ALL, ITEM = "all", "item_id"
+
+
+def recommend_command(  # noqa: PLR0913 each is a command-line option
+    *,
+    model: Annotated[Path, typer.Option(help="The published folder, with model/ and catalogue/.")],
+    users: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|FILE", help="All users of your data, or those in a column of a table."
+        ),
+    ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID,ID,...", help="Instead of users: items, oldest first; '' for none."
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Length of a list.")] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the lists of users: .parquet, .csv or .jsonl."),
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="Also recommend what is in the history.")
+    ] = False,
+    allow: Annotated[
+        Path | None, typer.Option(help="Table of the only items that may be recommended.")
+    ] = None,
+    deny: Annotated[
+        Path | None, typer.Option(help="Table of items that may not be recommended.")
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(help="Recommend items of this genre alone; may be repeated."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each item which past events brought it.")
+    ] = False,
+    verb: Annotated[
+        str, typer.Option(help="What users do with items, for --explain: watched, bought.")
+    ] = CHOSE,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your adapted model.", show_default=f"{HOME_FILE} in the site's folder, if there"
+        ),
+    ] = None,
+    no_home: Annotated[
+        bool, typer.Option("--no-home", help="Use the published model alone.")
+    ] = False,
+    data: DataOption = None,
+    user_column: UserColumnOption = None,
+    item_column: ItemColumnOption = None,
+    time_column: TimeColumnOption = None,
+    site: SiteOption = Path(),
+    as_json: JsonOption = False,
+) -> None:
+    """Recommend items for a history, or for many users of your own. Nothing leaves.
+
+    A list for many users is written in blocks; after an interruption the same command goes on.
+    """
+    if (users is None) is (history is None):
+        raise ConfigError("name either --users all, --users FILE or --history ID,ID,...")
+    if home is not None and no_home:
+        raise ConfigError("--home and --no-home contradict each other: leave one out.")
+    lists = _Lists(allow, deny, tuple(category or ()), include_seen)
+    request = _Request(model, k, lists, verb, home=home, no_home=no_home, explain=explain)
+    if history is not None:
+        if out is not None:
+            raise ConfigError("--out is for --users: the list of one history is printed.")
+        listed = _for_history(request, history, site)
+        if as_json:
+            write_json([asdict(one) | {"because": _because(one)} for one in listed])
+        else:
+            _print_list(listed, explain=explain)
+        return
+    if out is None or users is None:
+        raise ConfigError("name the file for the lists: --out FILE.parquet, .csv or .jsonl.")
+    check_file(out)
+    source = find_source(site, data, user_column, item_column, time_column)
+    summary, used = _for_users(request, users, source, out)
+    if as_json:
+        write_json(asdict(summary) | {"file": str(out), "home": str(used) if used else None})
+    else:
+        _print_summary(summary, out, used)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """What the options say of items that may be recommended."""
+
+    allow: Path | None
+    deny: Path | None
+    categories: tuple[str, ...]
+    include_seen: bool
+
+    def filters(self, recommender: Recommender, column: str) -> Filters:
+        """Read the files.
+
+        Args:
+            recommender: whose catalogue must have the items.
+            column: their column of items.
+        """
+        allow = None if self.allow is None else _read_items(self.allow, column, recommender)
+        deny = (
+            frozenset[str]() if self.deny is None else _read_items(self.deny, column, recommender)
+        )
+        return Filters(
+            exclude_seen=not self.include_seen,
+            allow=allow,
+            deny=deny,
+            categories=frozenset(self.categories),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked for, whoever it is for."""
+
+    model: Path
+    k: int
+    lists: _Lists
+    verb: str
+    home: Path | None
+    no_home: bool
+    explain: bool
+
+    def home_of(self, folder: Path) -> Path | None:
+        """Return the home model to use: the one that is named, or that of a site's folder."""
+        if self.no_home:
+            return None
+        own = folder / HOME_FILE
+        return self.home or (own if own.exists() and (folder / FILE).exists() else None)
+
+
+def _for_history(request: _Request, history: str, site: Path) -> list[Recommended]:
+    folder = site if site.is_dir() else site.parent
+    recommender = Recommender.load(request.model, request.home_of(folder), verb=request.verb)
+    return recommender.recommend(
+        [item.strip() for item in history.split(",") if item.strip()],
+        request.k,
+        filters=request.lists.filters(recommender, ITEM),
+        explain=request.explain,
+    )
+
+
+def _for_users(
+    request: _Request, users: str, source: OwnSource, out: Path
+) -> tuple[Summary, Path | None]:
+    """Write the lists, and return what was done and the home model that was used."""
+    home, columns = request.home_of(source.folder), source.data.columns
+    asked = None if users == ALL else read_ids(Path(users), "user", columns.user)
+    device = source.device
+    recommender = Recommender.load(request.model, home, device=device, verb=request.verb)
+    filters = request.lists.filters(recommender, columns.item)
+    recommender.check(request.k, filters)
+    messages.print("reading your data ...")
+    named = None if asked is None else hashlib.sha256("\n".join(asked).encode()).hexdigest()
+    batch = Batch(
+        recommender=recommender,
+        passes=source.data.passes(recommender.catalogue, asked),
+        k=request.k,
+        filters=filters,
+        explain=request.explain,
+        file=out,
+        request={
+            "model": _digest(request.model / "model" / "model.safetensors"),
+            "catalogue": recommender.catalogue.fingerprint,
+            "home": None if home is None else _digest(home),
+            "data": [repr(source.data.data), repr(source.data.version())],
+            "users": named,
+            "k": request.k,
+            "filters": [
+                filters.exclude_seen,
+                None if filters.allow is None else sorted(filters.allow),
+                sorted(filters.deny),
+                sorted(filters.categories),
+            ],
+            "because": request.verb if request.explain else None,
+        },
+    )
+    return recommend_all(batch, lambda text: messages.print(text, soft_wrap=True)), home
+
+
+def _read_items(file: Path, column: str, recommender: Recommender) -> frozenset[str]:
+    ids = read_ids(file, "item", column)
+    numbers = recommender.catalogue.find(ids)
+    if not numbers.all():
+        row = int((numbers == 0).argmax())
+        raise DataError(
+            "the catalogue has no such item",
+            file=file,
+            field=column,
+            value=ids[row],
+            remedy="Leave it out, or take the catalogue that has it.",
+        )
+    return frozenset(ids)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _because(one: Recommended) -> str | None:
+    return None if one.explanation is None else one.explanation.sentence
+
+
+def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
+    more = ("because", "home", "popularity", "federation") if explain else ()
+    table = table_of("rank", "item", "title", "score", *more)
+    for one in listed:
+        cells = [str(one.rank), one.item, one.title, f"{one.score:.4g}"]
+        if one.explanation is not None:
+            reason = one.explanation
+            parts = (reason.home, reason.popularity, reason.federated)
+            cells.append(reason.sentence)
+            cells += [f"{part / reason.score:.0%}" for part in parts]
+        table.add_row(*cells)
+    output.print(table)
+    if not listed:
+        messages.print("The filters leave no item.")
+
+
+def _print_summary(summary: Summary, out: Path, home: Path | None) -> None:
+    output.print(
+        f"{summary.rows:,} recommendations for {summary.users:,} users in "
+        f"{summary.seconds:,.0f} s: {out}",
+        soft_wrap=True,
+    )
+    output.print(
+        f"With your own model, {home}."
+        if home
+        else "With the published model alone: sotto-node adapt makes one of your own.",
+        soft_wrap=True,
+    )
+    if summary.without_history:
+        output.print(
+            f"{summary.without_history:,} of the users have no event with an item of the "
+            "catalogue: they got what the model recommends without a history.",
+            soft_wrap=True,
+        )
+    if summary.short_lists:
+        output.print(
+            f"{summary.short_lists:,} lists are shorter: the filters leave fewer items.",
+            soft_wrap=True,
+        )

@@ -1,0 +1,156 @@
+"""What a partner types to get recommendations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+import pytest
+
+from client.home.home_model import Memory, TransitionCounts
+from client.home.store import save_home
+from shared.data.reading import write_interactions
+from shared.models.attention import build
+from tests.conftest import ITEMS, MODEL, some_catalogue, some_histories
+
+if TYPE_CHECKING:
+    from tests.conftest import Sites
+
+    Command = Callable[..., int]
+    Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def published(sites: Sites, tmp_path: Path) -> Path:
+    folder = tmp_path / "published"
+    build(MODEL, sites.catalogue).save_pretrained(folder / "model")
+    sites.catalogue.save(folder / "catalogue")
+    return folder
+
+
+@pytest.fixture
+def site(sites: Sites) -> Path:
+    return sites.make("alpha", users=60)
+
+
+def lists(file: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in pq.read_table(file).to_pylist():
+        found.setdefault(row["user"], []).append(row["item"])
+    return found
+
+
+def test_all_users_of_a_site_get_lists_from_the_adapted_model(
+    site: Path, published: Path, tmp_path: Path, sotto_node: Command, capsys: Capture
+) -> None:
+    ledger, out = (site / "ledger.sqlite").read_bytes(), tmp_path / "lists.parquet"
+    asked = ("recommend", "--model", published, "--users", "all", "--site", site)
+    assert sotto_node(*asked, "--out", out) == 0
+    assert "published model alone" in capsys.readouterr().out
+    alone = lists(out)
+    assert len(alone) == 60
+    own = TransitionCounts.of(some_histories(60, seed=9), ITEMS, Memory(3, 0.5))
+    fingerprint = some_catalogue().fingerprint
+    save_home(site / "home.safetensors", own, 8.0, None, fingerprint)
+    assert sotto_node(*asked, "--out", out, "--json", "--k", 3) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["home"] == str(site / "home.safetensors")
+    assert (answer["users"], answer["rows"]) == (60, 180)
+    assert lists(out) != {user: items[:3] for user, items in alone.items()}
+    assert sotto_node(*asked, "--out", out, "--no-home") == 0
+    assert lists(out) == alone
+    assert (site / "ledger.sqlite").read_bytes() == ledger
+
+
+def test_users_that_are_named_and_what_may_be_recommended(
+    site: Path, published: Path, tmp_path: Path, sotto_node: Command, capsys: Capture
+) -> None:
+    (tmp_path / "ids.csv").write_text("user_id\nuser5\nnew\nuser1\nuser5\n")
+    (tmp_path / "deny.csv").write_text("item_id\ni1\ni2\n")
+    out = tmp_path / "lists.parquet"
+    asked = ("recommend", "--model", published, "--site", site, "--out", out, "--k", 20)
+    assert sotto_node(*asked, "--users", tmp_path / "ids.csv", "--deny", tmp_path / "deny.csv") == 0
+    found = lists(out)
+    assert list(found) == ["user5", "new", "user1"]
+    assert set(found["new"]) == {f"i{number}" for number in range(3, 21)}
+    printed = capsys.readouterr().out
+    assert "1 of the users have no event" in printed
+    assert "3 lists are shorter" in printed
+    seen = ("--users", tmp_path / "ids.csv", "--allow", tmp_path / "deny.csv", "--include-seen")
+    assert sotto_node(*asked, *seen) == 0
+    assert {tuple(sorted(items)) for items in lists(out).values()} == {("i1", "i2")}
+
+
+def test_a_file_needs_no_site_and_a_history_no_data(
+    published: Path,
+    tmp_path: Path,
+    sotto_node: Command,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_interactions(some_histories(9), some_catalogue(), tmp_path / "mine.parquet")
+    asked = ("recommend", "--model", published)
+    assert sotto_node(*asked, "--users", "all", "--data", "mine.parquet", "--out", "o.csv") == 0
+    assert len(Path("o.csv").read_text().splitlines()) == 1 + 90
+    capsys.readouterr()
+    assert sotto_node(*asked, "--history", "i1,i2", "--k", 3, "--json", "--explain") == 0
+    first, *_ = listed = json.loads(capsys.readouterr().out)
+    assert len(listed) == 3
+    assert first["because"].startswith("because")
+    events = [event["item"] for event in first["explanation"]["events"]]
+    assert events == ["i1", "i2"]
+    assert sotto_node(*asked, "--history", "", "--explain", "--verb", "read") == 0
+    assert "because it is popular" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--k", "3"), "--users all"),
+        (("--users", "all", "--history", "i1"), "either"),
+        (("--users", "all"), "--out"),
+        (("--users", "all", "--out", "a.xlsx"), "ends in"),
+        (("--users", "all", "--out", "a.csv", "--k", "0"), "k = 0"),
+        (("--users", "all", "--out", "a.csv", "--k", "21"), "1 to 20"),
+        (("--users", "nothing.csv", "--out", "a.csv"), "does not exist"),
+        (("--users", "items.csv", "--out", "a.csv"), "user_id"),
+        (("--users", "all", "--out", "a.csv", "--deny", "items.csv"), "value 'x'"),
+        (("--users", "all", "--out", "a.csv", "--category", "y"), "category 'y'"),
+        (("--users", "all", "--out", "a.csv", "--home", "none"), "not readable"),
+        (("--users", "all", "--out", "a.csv", "--home", "a", "--no-home"), "contradict"),
+        (("--users", "all", "--out", "a.csv", "--user-column", "who"), "--data"),
+        (("--history", "i1,x"), "names item 'x'"),
+        (("--history", "i1", "--out", "a.csv"), "--users"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_written(
+    words: tuple[str, ...],
+    said: str,
+    site: Path,
+    published: Path,
+    sotto_node: Command,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(site)
+    (site / "items.csv").write_text("item_id\ni1\nx\n")
+    before = sorted(site.iterdir())
+    assert sotto_node("recommend", "--model", published, *words) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert sorted(site.iterdir()) == before
+
+
+def test_without_a_site_it_is_said_what_to_name(
+    published: Path,
+    tmp_path: Path,
+    sotto_node: Command,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sotto_node("recommend", "--model", published, "--users", "all", "--out", "a.csv") == 2
+    assert "--data FILE" in capsys.readouterr().err
