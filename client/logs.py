@@ -85,6 +85,10 @@ class Event(StrEnum):
     UNREADABLE = "unreadable"
     LIBRARY = "library"
     SETTING = "setting"
+    SERVING = "serving"
+    SERVED = "served"
+    RELOADED = "reloaded"
+    NOT_RELOADED = "not-reloaded"
 
     @property
     def sentence(self) -> str:
@@ -123,6 +127,10 @@ _SENTENCES = {
     ),
     Event.LIBRARY: "a library wrote a message; its text could hold data and is left out",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
+    Event.SERVING: "recommendations are served",
+    Event.SERVED: "recommendations are no longer served",
+    Event.RELOADED: "what changed on disk is in use; no request was dropped",
+    Event.NOT_RELOADED: "what changed on disk cannot be used; what was there before is in use",
 }
 _LEVELS = {
     Event.RESTARTING: logging.WARNING,
@@ -138,6 +146,7 @@ _LEVELS = {
     Event.DIED: logging.ERROR,
     Event.OVERRAN: logging.WARNING,
     Event.SETTING: logging.WARNING,
+    Event.NOT_RELOADED: logging.ERROR,
 }
 
 

@@ -5,9 +5,9 @@ node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
 adapt        the published model, adapted to this site's own users
-evaluate     how good it is on own held-out events; evaluate_plot draws the figures
 recommend    items for a history, or for many users into a file
 own_source   where these find the partner's own data: in a site, or in a file
+serve        recommendations over gRPC and HTTP, and feedback
 peers        this site's aggregation key, and those of organisations that it believes independent
 budget       what the privacy budget was spent on; verify, restore, write off
 statement    the figures that `budget` prints, computed from the ledger

@@ -7,13 +7,17 @@ to site.toml.
 from __future__ import annotations
 
 import glob
-from collections.abc import Generator, Hashable
+from collections.abc import Collection, Generator, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
+
 from client.data.config import DataConfig
+from client.data.interactions import Interaction, time_text
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
@@ -99,7 +103,14 @@ def open_source(data: DataConfig, folder: Path) -> Source:
 
 
 def read_source(
-    data: DataConfig, folder: Path, catalogue: Catalogue, *, max_length: int, strict: bool = True
+    data: DataConfig,
+    folder: Path,
+    catalogue: Catalogue,
+    *,
+    max_length: int,
+    strict: bool = True,
+    min_events: int = 2,
+    feedback: Collection[Interaction] = (),
 ) -> Histories:
     """Read every user's last `max_length` events.
 
@@ -109,18 +120,25 @@ def read_source(
         catalogue: the items to keep.
         max_length: number of events to keep of each user, >= 1.
         strict: whether a row that cannot be read is an error; otherwise its user is left out.
+        min_events: drop users with fewer events; >= 1.
+        feedback: further interactions, which are read as rows of the source: one with the user,
+            item and time of a row counts once.
 
     Raises:
         SiteError: the source cannot be reached or read.
         DataError: its content is refused, see `shared.data.reading`.
     """
-    with closing(open_source(data, folder).tables()) as tables:
+    columns = columns_of(data)
+    source = open_source(data, folder)
+    more = [_FeedbackRows(feedback, columns, *_first_time(source, columns))] if feedback else []
+    with closing(source.tables()) as tables:
         return histories_from_tables(
-            tables,
+            chain(tables, more),
             catalogue,
-            columns_of(data),
+            columns,
             source=data.source,
             max_length=max_length,
+            min_events=min_events,
             strict=strict,
         )
 
@@ -139,3 +157,51 @@ def columns_of(data: DataConfig, setting: str = '{role} = "{name}"') -> Columns:
         missing=data.missing,
         setting=setting,
     )
+
+
+def _first_time(source: Source, columns: Columns) -> tuple[str, str]:
+    """Return the name of the source's column of times, and the first time in it; "" for none."""
+    with closing(source.tables()) as tables:
+        for table in tables:
+            usual = (name for name in ("timestamp", "position") if name in table.columns)
+            name = columns.time or next(usual, "timestamp")
+            if name not in table.columns:
+                break  # reading the source says so
+            with closing(_batches_of(table, name)) as batches:
+                for batch in batches:
+                    for text in batch.column(0).drop_null().to_pylist():
+                        return name, text
+    return columns.time or "timestamp", ""
+
+
+def _batches_of(table: Table, name: str) -> Generator[pa.RecordBatch]:
+    """Yield the batches of one column, from a generator that can be closed."""
+    yield from table.batches([name])
+
+
+class _FeedbackRows:
+    """Feedback as a table of text with the source's columns, and times of the same form.
+
+    Args:
+        events: the interactions.
+        columns: names of the source's columns.
+        time: name of the column of times.
+        like: a time of the source.
+    """
+
+    source = "feedback"
+
+    def __init__(
+        self, events: Collection[Interaction], columns: Columns, time: str, like: str
+    ) -> None:
+        form = "position" if time == "position" else like
+        self._texts = {
+            columns.user: [event.user for event in events],
+            columns.item: [event.item for event in events],
+            time: [time_text(event.time, form) for event in events],
+        }
+        self.columns = list(self._texts)
+
+    def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns."""
+        yield pa.RecordBatch.from_pydict({name: self._texts[name] for name in names})

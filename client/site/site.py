@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from contextlib import closing
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ from client.site.coordinator import CoordinatorConfig
 from client.site.node import NodeConfig
 from client.site.policy import Policy
 from client.site.roster import PEERS, Roster, is_same_name
+from client.site.serve import ServeConfig
 from client.site.simulated import LabSeed, simulated_node
 from shared.errors import ConfigError, SiteError
 from shared.sections import Require, Value, flat_tables, is_name, parse_sections, section
@@ -28,6 +30,8 @@ from shared.sections import Require, Value, flat_tables, is_name, parse_sections
 if TYPE_CHECKING:
     import torch
 
+    from client.data.feedback import FeedbackStore
+    from client.data.interactions import Interaction
     from shared.data.catalogue import Catalogue
     from shared.data.histories import Histories
     from shared.privacy.noise import RandomSource
@@ -55,6 +59,7 @@ class Site:
         coordinator: where the coordinator is, see `client.site.coordinator`.
         node: how the node runs on its machine, see `client.site.node`.
         roster: whose noise it counts on under secure aggregation, see `client.site.roster`.
+        serve: how recommendations are served, see `client.site.serve`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -71,6 +76,7 @@ class Site:
     coordinator: CoordinatorConfig = field(default_factory=CoordinatorConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     roster: Roster = field(default_factory=Roster)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 
@@ -125,6 +131,7 @@ class Site:
             peers = _take_peers(tables)
             refuse_secrets(tables)
             _join_list(tables.get("policy"), "answers")
+            _join_list(tables.get("serve"), "interactions")
             return parse_sections(
                 cls, flat_tables(tables) | peers | {"folder": str(file.parent.resolve())}
             )
@@ -204,7 +211,13 @@ class Site:
             return self.open_ledger()
 
     def load_histories(
-        self, catalogue: Catalogue, max_length: int, *, strict: bool = True
+        self,
+        catalogue: Catalogue,
+        max_length: int,
+        *,
+        strict: bool = True,
+        min_events: int = 2,
+        feedback: Collection[Interaction] | None = None,
     ) -> Histories:
         """Return the site's private histories, each cut to its last `max_length` events.
 
@@ -213,20 +226,68 @@ class Site:
             max_length: number of events to keep of each user, >= 1.
             strict: whether a row that cannot be read, or data without any user, is an error. What
                 answers a coordinator is not strict: a failure would tell of that one user.
+            min_events: drop users with fewer events; >= 1.
+            feedback: interactions that are read beside the source; None reads those of the store
+                of feedback if `serve.federate` says that a coordinator's runs do.
 
         Raises:
             DataError: the data cannot be read, see `shared.data.reading`.
         """
         from client.data.sources import read_source  # noqa: PLC0415 as torch
 
-        folder = Path(self.folder)
-        return read_source(self.data, folder, catalogue, max_length=max_length, strict=strict)
+        if feedback is None:
+            feedback = self.read_feedback() if self.serve.federate else ()
+        return read_source(
+            self.data,
+            Path(self.folder),
+            catalogue,
+            max_length=max_length,
+            strict=strict,
+            min_events=min_events,
+            feedback=feedback,
+        )
+
+    def open_feedback(self, *, create: bool = False) -> FeedbackStore | None:
+        """Open the store of feedback; None where it is an SQLite file that is not there.
+
+        Args:
+            create: whether to make it where there is none.
+
+        Raises:
+            SiteError: it cannot be opened.
+        """
+        from client.data.feedback import FeedbackStore  # noqa: PLC0415 with SQLAlchemy
+
+        folder, url = Path(self.folder), self.serve.feedback
+        if not (create or FeedbackStore.exists(url, folder)):
+            return None
+        credentials = self.serve.path(folder, "feedback_credentials")
+        return FeedbackStore(url, folder=folder, credentials=credentials)
+
+    def read_feedback(self) -> list[Interaction]:
+        """Return the feedback that counts as interactions, in the order of its arrival.
+
+        Raises:
+            SiteError: the store cannot be read.
+        """
+        store = self.open_feedback()
+        if store is None:
+            return []
+        with closing(store):
+            return list(store.interactions(self.serve.interactions))
 
     def data_version(self) -> Hashable | None:
         """Return a value that changes with the private data; None if only reading them can tell."""
         from client.data.sources import open_source  # noqa: PLC0415 as torch
 
-        return open_source(self.data, Path(self.folder)).version()
+        version = open_source(self.data, Path(self.folder)).version()
+        if version is None or not self.serve.federate:
+            return version
+        store = self.open_feedback()
+        if store is None:
+            return version, 0
+        with closing(store):
+            return version, store.last_number()
 
     def random(self, round_number: int, *purpose: int) -> RandomSource:
         """Return the source of this site's noise in one round; each purpose >= 0 has its own."""

@@ -133,6 +133,33 @@ KEYS = (
     Key("coordinator.local_port", "where the node's own processes meet, on 127.0.0.1", 9094),
     Key("node.executor_user", "user who runs the app, apart from the key", "", "sotto-app"),
     Key("node.metrics", 'address of metrics and probes; "" has none', "", "127.0.0.1:9464"),
+    Key("serve.model", "published folder that `sotto-node serve` serves", "", "published"),
+    Key("serve.home", 'adapted model; "" takes home.safetensors where it is there', "", "home.st"),
+    Key("serve.grpc", 'address of gRPC; "" has none', "127.0.0.1:9470"),
+    Key("serve.http", 'address of JSON over HTTP; "" has none', "127.0.0.1:9471"),
+    Key("serve.metrics", 'address of metrics of serving; "" has none', "", "127.0.0.1:9472"),
+    Key("serve.certificate", 'PEM chain of the service; "" serves without TLS', "", "serve.crt"),
+    Key("serve.key", "its private key", "", "serve.key"),
+    Key(
+        "serve.client_authority",
+        'authority of clients\' certificates; "" asks for none',
+        "",
+        "ca.crt",
+    ),
+    Key(
+        "serve.clients", "clients with a token: `sotto-node serve --add-client`", "", "clients.toml"
+    ),
+    Key("serve.feedback", "store of feedback: SQLite or PostgreSQL", "sqlite:///feedback.sqlite"),
+    Key("serve.feedback_credentials", "file with its user and password, mode 600", "", "db.toml"),
+    Key("serve.interactions", "feedback that counts: some of chosen, clicked, rated", "chosen"),
+    Key("serve.federate", "whether it also counts in what a coordinator asks for", False),
+    Key("serve.max_events", "last events of a user that are kept in memory", 1000),
+    Key("serve.workers", "requests that are computed at once; 0: one a core", 0),
+    Key("serve.queue", "requests that wait; one more is refused", 256),
+    Key("serve.timeout_seconds", "after which a request is given up", 5.0),
+    Key("serve.grace_seconds", "for requests in progress after a signal to stop", 10.0),
+    Key("serve.reload_seconds", "between two looks at the files of model and data", 5.0),
+    Key("serve.data_seconds", "between two readings of a database", 3600.0),
 )
 """All but `lab`, which is for simulated sites."""
 
