@@ -482,9 +482,15 @@ class AggregateRequest:
         if asked is not None and (summed_kind(asked), asked.run) != (self.kind, self.run):
             raise WireError(f"the summed request is not of kind '{self.kind}' and of this run.")
 
-    def to_content(self) -> RecordDict:
-        """Return the message as Flower records."""
-        request = None if self.request is None else self.request.to_content()
+    def to_content(self, summed: RecordDict | None = None) -> RecordDict:
+        """Return the message as Flower records.
+
+        Args:
+            summed: the content of `request`, where it was made before: equal for all partners.
+        """
+        request = None
+        if self.request is not None:
+            request = self.request.to_content() if summed is None else summed
         fields: dict[str, Value] = {
             "protocol": PROTOCOL,
             "run": self.run,

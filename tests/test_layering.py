@@ -84,7 +84,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "report": {"datasets", "experiment"},
         "sweep": {"commands", "experiment"},
         "faults": {"experiment"},
-        "benchmarks": {"datasets"},
+        "benchmarks": {"datasets", "experiment"},
         "cli": {"audit", "calibrate", "commands", "report", "sweep"},
         "__main__": {"cli"},
     },

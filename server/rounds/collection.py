@@ -34,6 +34,7 @@ from shared.outcomes import Outcome
 __all__ = [
     "MAX_REASON",
     "Collection",
+    "CollectionBase",
     "CollectionSpec",
     "LookUp",
     "Memory",
@@ -107,8 +108,8 @@ class Memory:
     unanswered: Mapping[str, str] = field(default_factory=dict)
 
 
-class Collection(Generic[Value]):
-    """A collection in progress.
+class CollectionBase(Generic[Value]):
+    """What every collection in progress keeps, with its report.
 
     Args:
         spec: what is asked for.
@@ -117,8 +118,7 @@ class Collection(Generic[Value]):
     """
 
     def __init__(self, spec: CollectionSpec[Value], config: ServerConfig, memory: Memory) -> None:
-        self._spec, self._config, self._memory = spec, config, memory
-        self._sent: list[tuple[Partner, Message]] = []
+        self._spec, self._server, self._memory = spec, config, memory
         self._asked: dict[str, Partner] = {}  # by message id
         self._answered: set[str] = set()
         self._valid: dict[str, tuple[Partner, Value]] = {}
@@ -126,63 +126,6 @@ class Collection(Generic[Value]):
         self._verdicts: dict[str, Verdict] = {}
         self._late: set[str] = set()
         self._started, self._attempts, self._up, self._down = time.monotonic(), 0, 0, 0
-
-    def collect(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
-        """Ask, and ask again until there is a quorum.
-
-        Raises:
-            QuorumError: too few replies were valid in every attempt.
-        """
-        self._attempt(grid, look_up)
-        self.retry_until_quorum(grid, look_up, on_miss)
-
-    def retry_until_quorum(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
-        """Ask again while there is no quorum; each wait is twice the one before.
-
-        Raises:
-            QuorumError: too few replies were valid in every attempt.
-        """
-        for retry in range(self._config.retries):
-            if self.has_quorum or self.hopeless:
-                break
-            on_miss(self.report)
-            time.sleep(self._config.retry_seconds * 2**retry)
-            self._attempt(grid, look_up)
-        if not self.has_quorum:
-            raise _no_quorum(self.report)
-        if failures := self.report.failures:
-            log.warning("%s goes on without %s", self._spec.name, failures)
-
-    def requests(self, grid: Grid, partners: Iterable[Partner]) -> list[Message]:
-        """Return the requests of the next attempt; none if late replies have made a quorum."""
-        if isinstance(grid, PatientGrid):
-            self.take(grid.late_replies())
-        return [] if self.has_quorum else self._next_requests(partners)
-
-    def take(self, replies: Iterable[Message]) -> None:
-        """Check and count replies, each by the request that it answers."""
-        for partner, message in self._sent:  # the grid sets the ids as it sends them
-            self._asked[message.metadata.message_id] = partner
-        for reply in replies:
-            number = reply.metadata.reply_to_message_id
-            self._answered.add(number)
-            # Not by source: for a node that is gone Flower answers itself, as another node.
-            if number in self._asked:
-                self._up += traffic(reply)
-                self._count(self._asked[number], reply)
-            elif number in self._memory.unanswered and reply.has_content():
-                self._late.add(self._memory.unanswered[number])
-
-    @property
-    def has_quorum(self) -> bool:
-        """Whether there are enough valid replies."""
-        return len(self._valid) >= self._needed
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether no retry can make a quorum: too many organisations have a final outcome."""
-        passing = sum(verdict.outcome.retryable for verdict in self._verdicts.values())
-        return len(self._valid) + passing < self._needed
 
     @property
     def valid(self) -> list[tuple[Partner, Value]]:
@@ -218,13 +161,87 @@ class Collection(Generic[Value]):
         )
 
     @property
+    def _organisations(self) -> int:
+        """How many take part, as far as it is known yet."""
+        return len({partner.organisation for partner in self._asked.values()})
+
+    @property
     def _needed(self) -> int:
-        asked = {partner.organisation for partner in self._asked.values()}
-        return quorum_size(self._config, max(len(asked), self._config.organisations))
+        return quorum_size(self._server, max(self._organisations, self._server.organisations))
+
+    def _take_late(self, number: str, reply: Message) -> None:
+        """Count an answer to an earlier collection, which came too late for it."""
+        if number in self._memory.unanswered and reply.has_content():
+            self._late.add(self._memory.unanswered[number])
+
+
+class Collection(CollectionBase[Value]):
+    """A collection of each organisation's own answer, in progress."""
+
+    def __init__(self, spec: CollectionSpec[Value], config: ServerConfig, memory: Memory) -> None:
+        super().__init__(spec, config, memory)
+        self._sent: list[tuple[Partner, Message]] = []
+
+    def collect(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
+        """Ask, and ask again until there is a quorum.
+
+        Raises:
+            QuorumError: too few replies were valid in every attempt.
+        """
+        self._attempt(grid, look_up)
+        self.retry_until_quorum(grid, look_up, on_miss)
+
+    def retry_until_quorum(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
+        """Ask again while there is no quorum; each wait is twice the one before.
+
+        Raises:
+            QuorumError: too few replies were valid in every attempt.
+        """
+        for retry in range(self._server.retries):
+            if self.has_quorum or self.hopeless:
+                break
+            on_miss(self.report)
+            time.sleep(self._server.retry_seconds * 2**retry)
+            self._attempt(grid, look_up)
+        if not self.has_quorum:
+            raise _no_quorum(self.report)
+        if failures := self.report.failures:
+            log.warning("%s goes on without %s", self._spec.name, failures)
+
+    def requests(self, grid: Grid, partners: Iterable[Partner]) -> list[Message]:
+        """Return the requests of the next attempt; none if late replies have made a quorum."""
+        if isinstance(grid, PatientGrid):
+            self.take(grid.late_replies())
+        return [] if self.has_quorum else self._next_requests(partners)
+
+    def take(self, replies: Iterable[Message]) -> None:
+        """Check and count replies, each by the request that it answers."""
+        for partner, message in self._sent:  # the grid sets the ids as it sends them
+            self._asked[message.metadata.message_id] = partner
+        for reply in replies:
+            number = reply.metadata.reply_to_message_id
+            self._answered.add(number)
+            # Not by source: for a node that is gone Flower answers itself, as another node.
+            if number in self._asked:
+                self._up += traffic(reply)
+                self._count(self._asked[number], reply)
+            else:
+                self._take_late(number, reply)
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether there are enough valid replies."""
+        return len(self._valid) >= self._needed
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no retry can make a quorum: too many organisations have a final outcome."""
+        passing = sum(verdict.outcome.retryable for verdict in self._verdicts.values())
+        return len(self._valid) + passing < self._needed
 
     def _attempt(self, grid: Grid, look_up: LookUp) -> None:
         messages = self.requests(grid, look_up(grid))
-        self.take(grid.send_and_receive(messages, timeout=self._config.deadline_seconds))
+        self.take(grid.send_and_receive(messages, timeout=self._server.deadline_seconds))
 
     def _next_requests(self, partners: Iterable[Partner]) -> list[Message]:
         self._attempts += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from server.state.attempts import Charges
 from shared.outcomes import Outcome
 
 __all__ = ["CollectionReport", "Verdict"]
@@ -44,6 +45,7 @@ class CollectionReport:
             the organisations in the sum. 0 where each answers for itself.
         left_at_step: of that attempt, the step that an organisation did not answer, 1 to 5; who
             left after step 3 is in the sum.
+        charges: under secure aggregation, what each organisation may have charged in the whole run.
     """
 
     name: str
@@ -57,6 +59,7 @@ class CollectionReport:
     bytes_down: int
     sum_attempt: int = 0
     left_at_step: Mapping[str, int] = field(default_factory=dict)
+    charges: Mapping[str, Charges] = field(default_factory=dict)
 
     @property
     def valid(self) -> int:

@@ -9,7 +9,7 @@ it costs no privacy, and the answer is not used.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -55,26 +55,39 @@ class PatientGrid(Grid):
 
         Answers to equal messages that were sent before count as well.
         """
+        return list(self.send(messages, timeout=timeout))
+
+    def send(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Send messages, and yield the answers as they come; as `send_and_receive`.
+
+        The messages have left when this returns. An answer is not kept once it was yielded.
+        """
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
-        pending, replies = self._push(list(messages)), list[Message]()
-        wait = MIN_POLL_SECONDS
-        asked, nudges, began = set(pending.values()), list(NUDGES), time.monotonic()
-        while pending:
-            if nudges and time.monotonic() - began >= nudges[0]:
-                self._nudge({node for node, _, _ in pending.values()})
-                del nudges[0]
-            earlier = {n: question for n, question in self._unanswered.items() if question in asked}
-            new = self._pull(pending | earlier)
-            self._settle(pending, new)
-            replies += new
-            wait = MIN_POLL_SECONDS if new else min(2 * wait, MAX_POLL_SECONDS)
-            left = end - time.monotonic()
-            if not pending or left <= 0:
-                break
-            if not new:
-                time.sleep(min(wait, left))
-        self._unanswered.update(pending)
-        return replies
+        return self._answers(self._push(list(messages)), end)
+
+    def _answers(self, pending: dict[str, _Question], end: float) -> Iterator[Message]:
+        began, wait = time.monotonic(), MIN_POLL_SECONDS
+        asked, nudges = set(pending.values()), list(NUDGES)
+        try:
+            while pending:
+                if nudges and time.monotonic() - began >= nudges[0]:
+                    self._nudge({node for node, _, _ in pending.values()})
+                    del nudges[0]
+                earlier = {n: it for n, it in self._unanswered.items() if it in asked}
+                new = self._pull(pending | earlier)
+                self._settle(pending, new)
+                wait = MIN_POLL_SECONDS if new else min(2 * wait, MAX_POLL_SECONDS)
+                left = end - time.monotonic()
+                if not new and pending and left > 0:
+                    time.sleep(min(wait, left))
+                while new:
+                    yield new.pop(0)
+                if left <= 0:
+                    break
+        finally:
+            self._unanswered.update(pending)
 
     def late_replies(self) -> list[Message]:
         """Return the replies that arrived after their deadline, each once."""

@@ -139,6 +139,7 @@ class Participants:
         now, silent_until = time.monotonic(), float("inf")
         end = now + timeout
         while now <= end:
+            waiting = len(self._asked)
             partners = self.look_up(grid)
             connected = sum(partner.connected for partner in partners)
             now = time.monotonic()
@@ -148,7 +149,8 @@ class Participants:
                 silent_until = min(silent_until, now + SILENT_SECONDS, end)
                 if not self._asked or now > silent_until:
                     return partners
-            time.sleep(POLL_SECONDS)
+            if len(self._asked) >= waiting:  # nothing was heard
+                time.sleep(POLL_SECONDS)
         raise QuorumError(
             f"{connected} of {count} organisations can take part after {timeout:g} s "
             f"({self._problems(grid)}): start their nodes and "

@@ -17,7 +17,10 @@ that is in the sum counts with an equal part of it (`server.rounds.parts`).
 | the sum is beyond what honest ones add up to   | QuorumError: another attempt would cost as much |
 
 An attempt that fails before step 3 costs nobody anything. One that fails later has cost those
-whose masked inputs were computed, and their budget pays for the next one, too.
+whose masked inputs were computed, and their budget pays for the next one, too. Whom step 3 is sent
+to is on disk before it leaves (`server.state.attempts`): the model card's claim counts it.
+
+Each masked input is added to the sum as it comes, and not kept.
 
 All that take part are invited, connected or not: who is missing counts as a dropout.
 """
@@ -28,15 +31,15 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from server.aggregation.quorum import quorum_size
 from server.rounds.collection import (
     MAX_REASON,
     Collection,
+    CollectionBase,
     CollectionSpec,
     LookUp,
     Memory,
@@ -49,14 +52,31 @@ from server.rounds.secure_sum import Question, SumAttempt
 from server.state.attempts import Attempts
 from shared.config import RunConfig, ServerConfig
 from shared.errors import ConfigError, QuorumError, ReplyError, SecureAggregationError
-from shared.messages import STEPS, traffic
+from shared.messages import (
+    MASKED_STEP,
+    STEPS,
+    EvaluateRequest,
+    Request,
+    TrainRequest,
+    summed_kind,
+    traffic,
+)
 from shared.outcomes import Outcome
+from shared.privacy.release import Release, ReleaseKind
 from shared.secure_aggregation.parameters import Parameters
 
 __all__ = ["SecureCollection", "collection_of"]
 
 log = logging.getLogger("sotto.server")
 Value = TypeVar("Value")
+_REFUSED_BEFORE_CHARGE = {
+    Outcome.REFUSED_BUDGET,
+    Outcome.REFUSED_POLICY,
+    Outcome.REFUSED_CATALOGUE,
+    Outcome.REFUSED_MALFORMED,
+    Outcome.REFUSED_BUNDLE,
+}
+"""What a partner says in answer to a request that it has not charged, when it is first asked."""
 
 
 def collection_of(
@@ -66,6 +86,22 @@ def collection_of(
     if attempts is None:
         return Collection(spec, config.server, memory)
     return SecureCollection(spec, config, memory, attempts)
+
+
+def _release_of(request: Request, config: RunConfig) -> Release:
+    """Return what each partner charges for its part in an attempt at this sum."""
+    rate, steps = 1.0, 1
+    if isinstance(request, TrainRequest):
+        rate, steps = request.sample_rate, request.local_steps
+    elif isinstance(request, EvaluateRequest):
+        rate = request.sample_rate
+    own = Release(
+        kind=ReleaseKind(str(summed_kind(request))),
+        noise_multiplier=request.noise_multiplier,
+        sample_rate=rate,
+        steps=steps,
+    )
+    return own.with_shares(config.privacy.honest_shares(config.server.organisations))
 
 
 class _Retries:
@@ -100,7 +136,7 @@ class _Retries:
         return True
 
 
-class SecureCollection(Generic[Value]):
+class SecureCollection(CollectionBase[Value]):
     """A sum in progress.
 
     Args:
@@ -115,17 +151,14 @@ class SecureCollection(Generic[Value]):
     ) -> None:
         if spec.sum is None:
             raise ValueError(f"{spec.name} is no sum")
-        self._spec, self._sum, self._config = spec, spec.sum, config
-        self._memory, self._attempts = memory, attempts
+        super().__init__(spec, config.server, memory)
+        self._sum, self._privacy, self._counter = spec.sum, config.privacy, attempts
+        self._release = _release_of(spec.sum.request, config)
         self._known: dict[str, Partner] = {}
-        self._verdicts: dict[str, Verdict] = {}
         self._left: dict[str, int] = {}
-        self._valid: dict[str, tuple[Partner, Value]] = {}
-        self._asked: dict[str, tuple[str, int, int]] = {}  # by message id: name, attempt, step
-        self._answered: set[str] = set()
-        self._late: set[str] = set()
-        self._problem, self._number, self._tried = "", 0, 0
-        self._started, self._up, self._down = time.monotonic(), 0, 0
+        self._masking: set[str] = set()  # asked for a masked input in this attempt
+        self._asked_in: dict[str, tuple[int, int]] = {}  # attempt and step, by message id
+        self._problem, self._number = "", 0
 
     def collect(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
         """Ask, and ask again until there is a sum of enough organisations.
@@ -133,7 +166,7 @@ class SecureCollection(Generic[Value]):
         Raises:
             QuorumError: there is none.
         """
-        retries = _Retries(self._config.server, self._config.server.retries, on_miss)
+        retries = _Retries(self._server, self._server.retries, on_miss)
         while not self._attempt(grid, look_up, retries):
             if self.hopeless or not retries.wait(self.report):
                 raise self._no_sum()
@@ -144,7 +177,7 @@ class SecureCollection(Generic[Value]):
 
     def ask_once(self, grid: Grid, look_up: LookUp) -> None:
         """Make one attempt, which may come to nothing."""
-        retries = _Retries(self._config.server, 0, lambda _: None)
+        retries = _Retries(self._server, 0, lambda _: None)
         if not self._attempt(grid, look_up, retries):
             log.warning("%s: %s", self._spec.name, self._problem)
 
@@ -162,58 +195,35 @@ class SecureCollection(Generic[Value]):
         return len(self._known) - final < self._needed
 
     @property
-    def valid(self) -> list[tuple[Partner, Value]]:
-        """The equal parts of those in the sum, sorted by organisation; none without a sum."""
-        return [self._valid[name] for name in sorted(self._valid)]
-
-    @property
-    def memory(self) -> Memory:
-        """What the next collection must know."""
-        asked = {number: name for number, (name, _, _) in self._asked.items()}
-        unanswered = {**self._memory.unanswered, **asked}
-        return replace(
-            self._memory,
-            unanswered={n: name for n, name in unanswered.items() if n not in self._answered},
-        )
-
-    @property
     def report(self) -> CollectionReport:
         """The result so far."""
-        return CollectionReport(
-            name=self._spec.name,
-            round=self._spec.round,
-            attempts=self._tried,
-            needed=self._needed,
-            verdicts={name: self._verdicts[name] for name in sorted(self._verdicts)},
-            late=tuple(sorted(self._late)),
-            seconds=time.monotonic() - self._started,
-            bytes_up=self._up,
-            bytes_down=self._down,
+        return replace(
+            super().report,
             sum_attempt=self._number,
             left_at_step={name: self._left[name] for name in sorted(self._left)},
+            charges=self._counter.charges,
         )
 
     @property
-    def _needed(self) -> int:
-        server = self._config.server
-        return quorum_size(server, max(len(self._known), server.organisations))
+    def _organisations(self) -> int:
+        return len(self._known)
 
     # --- an attempt ------------------------------------------------------------------------------
 
     def _attempt(self, grid: Grid, look_up: LookUp, retries: _Retries) -> bool:
         """Take all organisations through the steps; return whether there is a sum."""
-        self._tried += 1
+        self._attempts += 1
         retries.begin_attempt()
-        self._take_late(grid)
+        self._take_late_replies(grid)
         partners = look_up(grid)
         self._known = {partner.organisation: partner for partner in partners}
-        self._left = {}
+        self._left, self._masking = {}, set()
         invited = [partner for partner in partners if self._may_be_invited(partner)]
         try:
             parameters = self._parameters(len(invited))
         except ConfigError as error:
             return self._give_up(str(error))
-        self._number = self._attempts.begin()
+        self._number = self._counter.begin()
         question = Question(
             name=self._spec.name,
             request=self._sum.request,
@@ -257,7 +267,7 @@ class SecureCollection(Generic[Value]):
         Raises:
             ConfigError: too few are there.
         """
-        privacy, organisations = self._config.privacy, self._config.server.organisations
+        privacy, organisations = self._privacy, self._server.organisations
         if invited < self._needed:
             raise ConfigError(f"{invited} organisations can be invited, {self._needed} are needed.")
         return Parameters.choose(
@@ -300,17 +310,43 @@ class SecureCollection(Generic[Value]):
             self._drop(name, step, Verdict(Outcome.MISSING, f"no reply to step {step} in time"))
             sent.append((name, attempt.message(step, partner)))
         self._down += sum(traffic(message) for _, message in sent)
-        deadline = self._config.server.deadline_seconds
-        replies = grid.send_and_receive([message for _, message in sent], timeout=deadline)
+        if step != MASKED_STEP:
+            self._send(attempt, step, sent, grid)
+            return
+        asked = [name for name, _ in sent]
+        new = [name for name in asked if name not in self._masking]
+        self._masking.update(new)
+        self._counter.ask(self._release, new)
+        try:
+            self._send(attempt, step, sent, grid)
+        finally:
+            self._settle(attempt, asked, new)
+
+    def _send(
+        self, attempt: SumAttempt, step: int, sent: Sequence[tuple[str, Message]], grid: Grid
+    ) -> None:
+        """Send a step's messages, and take each reply as it comes: masked inputs are not kept."""
+        messages, deadline = [message for _, message in sent], self._server.deadline_seconds
+        asking = grid.send if isinstance(grid, PatientGrid) else grid.send_and_receive
+        replies = asking(messages, timeout=deadline)
         for name, message in sent:  # the grid sets the ids as it sends them
-            self._asked[message.metadata.message_id] = (name, self._number, step)
+            number = message.metadata.message_id
+            self._asked[number] = self._known[name]
+            self._asked_in[number] = (self._number, step)
         for reply in replies:
             number = reply.metadata.reply_to_message_id
             self._answered.add(number)
-            name, of_attempt, of_step = self._asked.get(number, ("", 0, 0))
-            if (of_attempt, of_step) == (self._number, step):
+            if self._asked_in.get(number) == (self._number, step):
                 self._up += traffic(reply)
-                self._take_reply(attempt, step, name, reply)
+                self._take_reply(attempt, step, self._asked[number].organisation, reply)
+
+    def _settle(self, attempt: SumAttempt, asked: Sequence[str], new: Sequence[str]) -> None:
+        """Count who charged, and who refused before it; of the others it is not known."""
+        came = {name: True for name in asked if attempt.has_answered(name)}
+        refused = {
+            name: False for name in new if self._verdicts[name].outcome in _REFUSED_BEFORE_CHARGE
+        }
+        self._counter.settle(self._release, came | refused)
 
     def _take_reply(self, attempt: SumAttempt, step: int, name: str, reply: Message) -> None:
         if attempt.has_answered(name):
@@ -346,15 +382,19 @@ class SecureCollection(Generic[Value]):
                 self._verdicts[name] = Verdict(Outcome.MISSING, reason)
         return False
 
-    def _take_late(self, grid: Grid) -> None:
+    def _take_late_replies(self, grid: Grid) -> None:
         if not isinstance(grid, PatientGrid):
             return
         for reply in grid.late_replies():
             number = reply.metadata.reply_to_message_id
             self._answered.add(number)
-            name = self._memory.unanswered.get(number) or self._asked.get(number, ("",))[0]
-            if name and reply.has_content():
-                self._late.add(name)
+            self._take_late(number, reply)
+
+    def _take_late(self, number: str, reply: Message) -> None:
+        """Count it; here also an answer to an earlier attempt, which came too late for that."""
+        super()._take_late(number, reply)
+        if number in self._asked and reply.has_content():
+            self._late.add(self._asked[number].organisation)
 
     def _no_sum(self) -> QuorumError:
         report = self.report

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from server.rounds.participants import Partner
 from server.rounds.parts import Points
@@ -98,6 +98,7 @@ class SumAttempt:
     def __init__(self, question: Question, partners: Sequence[Partner]) -> None:
         self._question = question
         self._digest = request_digest(question.request)
+        self._content: RecordDict | None = None  # of the request, which goes to all
         participants = sorted((p.organisation, p.aggregation_key) for p in partners)
         self._machine = Coordinator(
             Invitation(
@@ -165,8 +166,11 @@ class SumAttempt:
             message=_STEPS[step].message(self._machine, name).to_bytes(),
             request=question.request if step == MASKED_STEP else None,
         )
+        if self._content is None and step == MASKED_STEP:
+            self._content = question.request.to_content()
+        content = request.to_content(self._content)
         group = f"{question.name}, attempt {question.number}, step {step}"
-        return Message(request.to_content(), partner.node_id, AGGREGATE, group_id=group)
+        return Message(content, partner.node_id, AGGREGATE, group_id=group)
 
     def take(self, step: int, name: str, reply: Message) -> None:
         """Take an organisation's reply to a step.

@@ -1,16 +1,18 @@
 """Write the model card of a published run: what the model is, and which ε is claimed for it.
 
-The claim follows from the run's public constants alone: from what every partner was asked for, and
-from nothing that a partner spent. It is an upper bound for one partner's part in this one run.
+The claim follows from public facts alone: from what every partner was asked for, and from nothing
+that a partner's ledger says. It is an upper bound for one partner's part in this one run. Under
+secure aggregation it counts each attempt at a sum for which an organisation may have charged.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.noise_plan import plan_noise, release_of
+from server.state.attempts import Charges
 from shared.config import Masking, RunConfig
 from shared.messages import SUMS
 from shared.models.moments import STATISTIC_CLIP_NORM
@@ -35,11 +37,13 @@ class Participation:
         organisation: its name.
         population: its declared number of users.
         answered: rounds in which it sent a valid reply.
+        charges: under secure aggregation, what it may have charged in all attempts.
     """
 
     organisation: str
     population: int
     answered: int
+    charges: Charges = field(default_factory=Charges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +103,21 @@ def claimed_epsilon(published: Published) -> float:
     It counts every organisation as if it had answered in every round: an answer that came too late,
     or that the coordinator refused, has left the organisation nevertheless.
     """
-    releases = requested_releases(published.config, published.claimed_rounds)
-    return epsilon(releases, published.config.privacy.delta)
+    return epsilon(_largest_releases(published), published.config.privacy.delta)
+
+
+def _largest_releases(published: Published) -> Sequence[Release]:
+    """Return the releases of the organisation that may have spent most.
+
+    Where an attempt at a sum came to nothing, these are all for which it was asked for its masked
+    input, if that is more than what every round asks for once.
+    """
+    planned = requested_releases(published.config, published.claimed_rounds)
+    if not _has_failed_attempts(published):
+        return planned
+    delta = published.config.privacy.delta
+    asked = [part.charges.releases for part in published.parts if part.charges.releases]
+    return max([planned, *asked], key=lambda releases: epsilon(releases, delta))
 
 
 def escape_markdown(text: str) -> str:
@@ -156,10 +173,12 @@ def _privacy(published: Published) -> str:
 **None.** This model was trained without noise and may reveal what single users did: train it on
 public data only.
 """
+    names = {} if _has_failed_attempts(published) else _NAMES
     sums = "\n".join(
-        f"| {_NAMES[release.kind]} | {release.steps} | {release.noise_multiplier:.4g} | "
-        f"{release.sample_rate:g} | {_clip_norm(release.kind, config):.4g} |"
-        for release in requested_releases(config, published.claimed_rounds)
+        f"| {names.get(release.kind, release.kind)} | {release.steps} | "
+        f"{release.noise_multiplier:.4g} | {release.sample_rate:g} | "
+        f"{_clip_norm(release.kind, config):.4g} |"
+        for release in _largest_releases(published)
     )
     return f"""\
 ## Privacy
@@ -176,7 +195,7 @@ public data only.
 arXiv:2207.04380), an upper bound |
 {_trust(published)}
 
-What every organisation was asked for:
+{_asked(published)}:
 
 | noised sums | how many | noise multiplier | sample rate | clip norm |
 |---|---|---|---|---|
@@ -203,7 +222,7 @@ def _trust(published: Published) -> str:
     if not privacy.secure:
         return "| trust | none in the coordinator: the claim holds against it, too |"
     organisations = published.config.server.organisations
-    releases = requested_releases(published.config, published.claimed_rounds)
+    releases = _largest_releases(published)
     everybody = epsilon([release.alone for release in releases], privacy.delta)
     masks = (
         "" if privacy.masking is Masking.ON else " **Its masks were off: this was a simulation.**"
@@ -216,23 +235,48 @@ def _trust(published: Published) -> str:
 
 
 def _attempts(published: Published) -> str:
-    """Return the row about attempts that the claim does not count; "" where there are none."""
+    """Return the row about attempts at sums that came to nothing; "" where there are none."""
+    if not _has_failed_attempts(published):
+        return ""
+    unsure = [part for part in published.parts if part.charges.unsure]
+    bound = ", ".join(
+        f"{escape_markdown(part.organisation)} ({part.charges.unsure} of {part.charges.sums})"
+        for part in unsure
+    )
+    known = (
+        f"It is an upper bound for those that were asked for one and sent none, for they may or "
+        f"may not have charged it: {bound}."
+        if unsure
+        else "Each of them is known to have been charged."
+    )
+    return f"""
+| attempts | {published.attempts}, at {_sums(published)} sums. The ε counts every masked input \
+that an organisation was asked for, also in an attempt that came to nothing. {known} |"""
+
+
+def _asked(published: Published) -> str:
+    """Return what the table of noised sums is of."""
+    if not _has_failed_attempts(published):
+        return "What every organisation was asked for"
+    return "What the organisation with the largest ε was asked for, in all attempts"
+
+
+def _has_failed_attempts(published: Published) -> bool:
+    return published.attempts > _sums(published)
+
+
+def _sums(published: Published) -> int:
+    """Return how many sums the finished rounds took."""
     config = published.config
     every, statistics = config.server.evaluate_every, 2 * (config.warm_start.share > 0)
-    sums = statistics + published.rounds + (published.rounds // every if every else 0)
-    if published.attempts <= sums:
-        return ""
-    return f"""
-| attempts | **{published.attempts}, at {sums} sums. Each of the others cost an organisation that \
-had sent its masked input as much again: its own ledger has that, and the ε here has not.** |"""
+    return statistics + published.rounds + (published.rounds // every if every else 0)
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NAMES = {
     ReleaseKind.STATISTICS: "statistics (popularity and a moment), charged as one release",
-    ReleaseKind.TRAIN: "train",
-    ReleaseKind.EVALUATE: "evaluate",
 }
+"""Of releases that are not called as their kind, in what every round asks for."""
 
 
 def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:

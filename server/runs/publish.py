@@ -9,7 +9,7 @@ from pathlib import Path
 from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
 from server.runs.run import Run
 from server.settings import Settings
-from server.state.attempts import Attempts
+from server.state.attempts import Attempts, Charges
 from server.state.audit_log import FILE as AUDIT
 from server.state.audit_log import AuditEvent, AuditLog
 from server.state.checkpoint import Checkpoint
@@ -33,7 +33,8 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
     Raises:
         ServerError: the run is running or has finished no round, or `out` exists or cannot be
             written.
-        CheckpointError: the checkpoint of an unfinished run cannot be read.
+        CheckpointError: the checkpoint of an unfinished run cannot be read, or the record of its
+            attempts at sums.
         DataError: the catalogue cannot be read.
     """
     if run.state is RunState.RUNNING:
@@ -96,11 +97,14 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
     status = run.reported
     if status is None:
         raise ServerError(f"{run.out} holds no progress.json: put a copy of it back.")
+    attempts = Attempts(run.out, status.run)
+    charges = attempts.charges
     parts = [
         Participation(
             organisation=name,
             population=part.population,
             answered=part.answered_rounds,
+            charges=charges.get(name, Charges()),
         )
         for name, part in sorted(status.organisations.items())
     ]
@@ -114,5 +118,5 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
         catalogue=catalogue.fingerprint,
         items=len(catalogue),
         version=version("sotto"),
-        attempts=Attempts(run.out, checkpoint.run).last if checkpoint else 0,
+        attempts=attempts.last,
     )

@@ -207,6 +207,10 @@ class RunReporter:
             organisations[name] = organisations[name].counted(verdict.outcome, verdict.reason)
         for name in report.late:
             organisations[name] = organisations[name].counted(Outcome.LATE)
+        for name, charges in report.charges.items():
+            organisations[name] = replace(
+                organisations[name], sums_charged=charges.sums, sums_unsure=charges.unsure
+            )
         return organisations
 
     @staticmethod

@@ -76,6 +76,9 @@ class Organisation:
         replies: how often each outcome was counted in attempts at rounds and statistics, over all
             starts of the run.
         answered_rounds: finished rounds that its valid reply is part of.
+        sums_charged: under secure aggregation, noised sums that it may have charged, also in
+            attempts that came to nothing.
+        sums_unsure: how many of them the coordinator cannot know to have been charged.
     """
 
     connected: bool
@@ -84,6 +87,8 @@ class Organisation:
     reason: str = ""
     replies: Mapping[str, int] = field(default_factory=dict)
     answered_rounds: int = 0
+    sums_charged: int = 0
+    sums_unsure: int = 0
 
     def counted(self, outcome: Outcome, reason: str = "") -> Organisation:
         """Return it after one more outcome; a late answer is counted and changes no verdict."""

@@ -45,7 +45,11 @@ from simulations.audit.transcripts import Transcript
 __all__ = ["SMALLEST_P", "Opened", "is_uniform", "p_uniform", "take_off"]
 
 SMALLEST_P = 1e-12
-"""Inputs are called not uniform below it: an audit of a million is wrong with chance 1e-6."""
+"""Inputs are called not uniform below it: an audit of a million is wrong with chance 1e-6.
+
+Of fewer than about 60 numbers it sees nothing: without a mask, 50 signed numbers gave p up to 4e-11
+in 40 draws, and 55 gave p up to 8e-13.
+"""
 _WORD_BITS = 64
 
 Words = NDArray[np.uint64]

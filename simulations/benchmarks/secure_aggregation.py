@@ -8,6 +8,10 @@ the first `--partners` of them; the others' masks are left out, which changes ne
 coordinator's work nor what is sent. Where all mask, the sum is checked. Seconds are CPU seconds of
 a whole round, with encoding and decoding. Memory is the most that Python and numpy allocate within
 one step, without what is there before it: the vector, and the coordinator's sum of as many numbers.
+
+The coordinator's process is measured by itself: the most that it allocates in one attempt, with its
+driver, its sum, and the messages that come one after the other (`server.rounds.secure_collection`).
+What Flower's connection holds of a message that is under way is not in it.
 """
 
 from __future__ import annotations
@@ -15,16 +19,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
+from server.rounds.collection import CollectionSpec, Memory, SumSpec
+from server.rounds.grid import PatientGrid
+from server.rounds.participants import Partner as Known
+from server.rounds.secure_collection import SecureCollection
+from server.state.attempts import Attempts
+from shared.config import ModelConfig, PrivacyConfig, RunConfig, ServerConfig, Trust
+from shared.messages import AggregateReply, AggregateRequest, Statistic, StatisticsRequest
 from shared.secure_aggregation.coordinator import Coordinator
 from shared.secure_aggregation.messages import (
     Aggregation,
@@ -44,6 +59,7 @@ from shared.secure_aggregation.parameters import Parameters, default_colluding
 from shared.secure_aggregation.partner import Partner
 from shared.secure_aggregation.roster import Roster
 from shared.secure_aggregation.signing import Identity
+from simulations.experiment.federation import InProcessGrid, WrappedApp
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -142,6 +158,7 @@ def measure(organisations: int, numbers: int, dropped: int, measured: int) -> di
     ):
         raise SystemExit("the sum is wrong")
     real = [costs[name] for name in survivors[:measured]]
+    process = measure_process(parameters, numbers)
     return {
         "organisations": organisations,
         "numbers": numbers,
@@ -152,7 +169,69 @@ def measure(organisations: int, numbers: int, dropped: int, measured: int) -> di
         "times_float32": real[0].sent / (PLAIN * numbers),
         "partner_megabytes": max(cost.memory for cost in real) / 1e6,
         "coordinator_megabytes": coordinator.memory / 1e6,
+        "process_megabytes": process / 1e6,
     }
+
+
+def measure_process(parameters: Parameters, numbers: int) -> int:
+    """Return the most bytes that the coordinator's driver allocates in one attempt at a sum.
+
+    One partner's answer, which is made in the same process, is in it.
+    """
+    members, vector = _members(parameters), np.ones(numbers, np.int64)
+    machines: dict[int, Partner] = {}
+    known = [
+        Known(node_id=number, organisation=name, population=1, aggregation_key=identity.public)
+        for number, (name, (identity, _)) in enumerate(members.items(), start=1)
+    ]
+
+    def answer(message: Message, context: Context) -> Message:
+        asked, node = AggregateRequest.from_content(message.content), context.node_id
+        if asked.step == 1:
+            aggregation = Invitation.from_bytes(asked.message).aggregation
+            member = members[known[node - 1].organisation]
+            machines[node] = WithoutMasks(*member, aggregation)
+        steps = (_advertise, _share, partial(_mask, vector=vector), _sign, _unmask)
+        reply = AggregateReply(message=steps[asked.step - 1](machines[node], asked.message))
+        return Message(reply.to_content(), reply_to=message)
+
+    request = StatisticsRequest(
+        run="run",
+        round=1,
+        catalogue="benchmark",
+        model=ModelConfig(),
+        noise_multiplier=1.0,
+        statistic=Statistic.MOMENT,
+        fade=0.0,
+        trust=Trust.SECURE_AGGREGATION,
+    )
+    spec: CollectionSpec[int] = CollectionSpec(
+        name="the benchmark",
+        round=0,
+        kind="",
+        content=RecordDict(),
+        check=lambda *_: 0,
+        sum=SumSpec(request=request, length=numbers, part=lambda points, _: int(points[0])),
+    )
+    config = RunConfig(
+        privacy=PrivacyConfig(
+            epsilon=1.0,
+            delta=1e-5,
+            trust=Trust.SECURE_AGGREGATION,
+            colluding=parameters.colluding,
+            dropouts=parameters.dropouts,
+        ),
+        server=ServerConfig(organisations=len(known), quorum=1.0, retries=0),
+    )
+    grid = PatientGrid(InProcessGrid(WrappedApp(answer), [Path()] * len(known)))
+    with tempfile.TemporaryDirectory() as folder:
+        collection = SecureCollection(spec, config, Memory(), Attempts(Path(folder), "run"))
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        collection.collect(grid, lambda _: known, lambda _: None)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+    return peak
 
 
 def _take(receive: Any, form: Any, sender: str, data: bytes) -> None:  # noqa: ANN401
@@ -183,39 +262,50 @@ def _line(row: dict[str, float]) -> str:
     return (
         f"{row['organisations']:4.0f} organisations {row['numbers']:9.0f} numbers  "
         f"partner {row['partner_seconds']:6.2f} s {row['partner_megabytes']:7.1f} MB  "
-        f"coordinator {row['coordinator_seconds']:6.2f} s {row['coordinator_megabytes']:7.1f} MB  "
+        f"coordinator {row['coordinator_seconds']:6.2f} s {row['coordinator_megabytes']:7.1f} MB, "
+        f"its process {row['process_megabytes']:7.1f} MB  "
         f"sent {row['partner_bytes_sent'] / 1e6:6.2f} MB = {row['times_float32']:.3f} x float32\n"
     )
 
 
-def _federation(
-    parameters: Parameters, numbers: int, measured: int
-) -> tuple[Invitation, dict[str, Partner]]:
+def _members(parameters: Parameters) -> dict[str, tuple[Identity, Roster]]:
+    """Return organisations that know each other, by name."""
     names = [f"organisation {index:03}" for index in range(parameters.organisations)]
     identities = {
         name: Identity(name=name, key=ec.generate_private_key(ec.SECP384R1())) for name in names
     }
-    aggregation = Aggregation(
-        federation="benchmark", run="run", round=1, request=bytes(32), length=numbers
-    )
-    invitation = Invitation(
-        aggregation=aggregation,
-        participants=tuple(Participant(name, identities[name].public) for name in names),
-        threshold=parameters.threshold,
-        dropouts=parameters.dropouts,
-    )
     keys = {name: identity.public for name, identity in identities.items()}
-    partners = {
-        name: (Partner if index < measured else WithoutMasks)(
+    return {
+        name: (
             identity,
             Roster(
                 peers={other: key for other, key in keys.items() if other != name},
                 colluding=parameters.colluding,
                 fewest=2 + parameters.colluding,
             ),
-            aggregation,
         )
-        for index, (name, identity) in enumerate(identities.items())
+        for name, identity in identities.items()
+    }
+
+
+def _federation(
+    parameters: Parameters, numbers: int, measured: int
+) -> tuple[Invitation, dict[str, Partner]]:
+    members = _members(parameters)
+    aggregation = Aggregation(
+        federation="benchmark", run="run", round=1, request=bytes(32), length=numbers
+    )
+    invitation = Invitation(
+        aggregation=aggregation,
+        participants=tuple(
+            Participant(name, identity.public) for name, (identity, _) in members.items()
+        ),
+        threshold=parameters.threshold,
+        dropouts=parameters.dropouts,
+    )
+    partners = {
+        name: (Partner if index < measured else WithoutMasks)(*member, aggregation)
+        for index, (name, member) in enumerate(members.items())
     }
     return invitation, partners
 

@@ -30,6 +30,7 @@ from server.rounds.requests import (
     training_spec,
 )
 from server.rounds.secure_collection import SecureCollection
+from server.rounds.secure_sum import SumAttempt
 from server.state.attempts import Attempts
 from shared.config import (
     ModelConfig,
@@ -53,6 +54,7 @@ from shared.messages import (
 )
 from shared.outcomes import Outcome, Refusal
 from shared.privacy.distributed_noise import GRID_BITS
+from shared.privacy.release import Release, ReleaseKind
 from shared.secure_aggregation.messages import (
     Invitation,
     KeyList,
@@ -349,6 +351,30 @@ def test_an_attempt_that_cannot_go_on_is_followed_by_one_with_a_higher_number(
     assert federation.asked("alpha") == [(1, 1), (1, 2), (1, 3)] + [(2, step) for step in STEPS]
 
 
+def test_whom_a_masked_input_was_asked_of_counts_as_charged(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Also in an attempt that came to nothing, and where no answer came."""
+    federation.fails("alpha", 3, refusing(Refusal.BUDGET))
+    federation.fails("beta", 3, died)
+    federation.fails("gamma", 2, died)
+    federation.fails("gamma", 3, died, attempt=2)
+    report = federation.collect().report
+    assert (report.sum_attempt, report.attempts) == (2, 2)
+    release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.5, sample_rate=0.5, steps=1)
+    three = release.with_shares(3)
+    assert report.charges == Attempts(tmp_path, "r").charges
+    found = {name: (it.releases, it.unsure) for name, it in report.charges.items()}
+    twice = (replace(three, steps=2),)
+    assert found == {
+        "alpha": ((), 0),  # it said so before it was charged, and is not asked again
+        "beta": (twice, 1),
+        "delta": (twice, 0),
+        "gamma": ((three,), 0),  # asked twice in one attempt, and charged once
+        "omega": (twice, 0),
+    }
+
+
 def test_no_number_is_used_twice(federation: Federation, tmp_path: Path) -> None:
     federation.collect()
     federation.attempts = Attempts(tmp_path, "r")  # a coordinator that was started again
@@ -424,6 +450,31 @@ def test_one_attempt_may_come_to_nothing(
         collection.ask_once(federation.grid, lambda _: federation.partners)
     assert collection.valid == []
     assert "3 of 5 partners answered" in caplog.text
+
+
+def test_each_masked_input_is_added_before_the_next_is_pulled(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the coordinator never holds the masked inputs of a whole sum."""
+    happened: list[str] = []
+    pull, take = federation.grid.pull_messages, SumAttempt.take
+
+    def pull_one(numbers: Iterable[str]) -> list[Message]:
+        ready = [number for number in numbers if number in federation.grid._replies]
+        happened.append("pulled")
+        return pull(ready[:1])
+
+    def taken(attempt: SumAttempt, step: int, name: str, reply: Message) -> None:
+        happened.append("taken")
+        take(attempt, step, name, reply)
+
+    monkeypatch.setattr(federation.grid, "pull_messages", pull_one)
+    monkeypatch.setattr(SumAttempt, "take", taken)
+    collection = federation.collection(training())
+    grid = PatientGrid(federation.grid)
+    collection.collect(grid, lambda _: federation.partners, federation.missed.append)
+    assert collection.report.valid == 5
+    assert happened == ["pulled", "taken"] * 5 * len(STEPS)
 
 
 def test_an_answer_that_came_late_is_reported_with_the_next_sum(
