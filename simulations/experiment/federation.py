@@ -193,11 +193,11 @@ def run_federation(
     Raises:
         SottoError: the coordinator failed.
     """
+    if config.privacy.masked:
+        introduce_sites(sites)
     if engine is Engine.RAY:
         _run_on_ray(config, sites, observer)
         return
-    if config.privacy.masked:
-        introduce_sites(sites)
     grid = InProcessGrid(app or client.app.app, sites)
     context = Context(
         run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config={}

@@ -6,7 +6,6 @@ A run that lacks something would otherwise stop after its organisations have pai
 |--------------------------------------------------------------|-------------------------------|
 | the server, the noise plan or the model refuses a setting    | refused, as they say it       |
 | a rule that needs several organisations, with `lab.alone`    | refused: one trains by itself |
-| secure aggregation with its masks, on Ray                    | refused                       |
 | a device that is not there                                   | refused                       |
 | δ is not below 1 / an organisation's users                   | refused                       |
 | an organisation with fewer than two users                    | refused, with its name        |
@@ -26,7 +25,7 @@ from server.noise_plan import check_masking, plan_noise
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.models.attention import build
-from simulations.experiment.config import Engine, by_itself
+from simulations.experiment.config import by_itself
 from simulations.experiment.simulation import Simulation
 
 __all__ = ["check_requirements"]
@@ -66,11 +65,6 @@ def _check_settings(simulation: Simulation) -> None:
             ) from None
     run = config.run(organisations=sizes[0], catalogue=here, out=here, resume=False)
     check_masking(run, simulated=True)
-    if run.privacy.masked and config.lab.engine is Engine.RAY:
-        raise ConfigError(
-            "privacy.masking = 'on' with lab.engine = 'ray': masks take five steps a round, which "
-            "is slow there. Choose lab.engine = 'inprocess', or privacy.masking = 'off'."
-        )
     plan_noise(run)
     with torch.random.fork_rng():
         build(run.model, simulation.dataset.catalogue)

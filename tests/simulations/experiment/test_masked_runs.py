@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 import client.app
 from client.site.site import Site
 from server.state.audit_log import AuditLog
-from shared.errors import ConfigError, QuorumError
+from shared.errors import QuorumError
 from shared.messages import AGGREGATE, DESCRIBE, PLAN, AggregateRequest, Summed
 from shared.sections import Value
 from simulations.experiment.config import SimulationConfig, read_settings
@@ -111,9 +111,3 @@ def test_more_that_fail_end_the_run(tiny_data: Path, tmp_path: Path) -> None:
         run(tiny_data, tmp_path / "run", "training.rounds=0", app=watching([], fails))
     for site in sites_in(tmp_path / "run" / "sites"):
         assert Site.load(site).open_ledger().releases() == []
-
-
-def test_ray_cannot_mask(tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"lab.engine = 'inprocess'"):
-        prepare(settings(tiny_data, "lab.engine=ray"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
