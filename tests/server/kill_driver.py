@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,45 +32,7 @@ from shared.config import RunConfig
 from shared.models.attention import AttentionRecommender
 from shared.system.files import write_atomically
 from simulations.experiment.federation import InProcessGrid, sites_in
-
-Arm = Callable[[], None]
-
-
-def die(*_: object, **__: object) -> Any:  # noqa: ANN401
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_call(owner: Any, name: str, times: int) -> Arm:  # noqa: ANN401
-    """Dies where this function is called for the n-th time."""
-
-    def arm() -> None:
-        original, left = getattr(owner, name), times
-
-        def called(*arguments: object, **options: object) -> Any:  # noqa: ANN401
-            nonlocal left
-            left -= 1
-            return original(*arguments, **options) if left else die()
-
-        setattr(owner, name, called)
-
-    return arm
-
-
-def after_call(owner: Any, name: str, times: int) -> Arm:  # noqa: ANN401
-    """Dies where this function has returned for the n-th time."""
-
-    def arm() -> None:
-        original, left = getattr(owner, name), times
-
-        def called(*arguments: object, **options: object) -> Any:  # noqa: ANN401
-            nonlocal left
-            left -= 1
-            result = original(*arguments, **options)
-            return result if left else die()
-
-        setattr(owner, name, called)
-
-    return arm
+from tests.kills import Arm, Send, after_call, at_call, die, finish, forked
 
 
 def torn() -> None:
@@ -110,17 +70,13 @@ POINTS: dict[str, Arm] = {
 
 def coordinated(folder: Path, config: RunConfig, arm: Arm | None = None) -> int:
     """How a coordinator's process ended."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
+
+    def run(_: Send) -> None:
         if arm is not None:
             arm()
         coordinate(folder, config)
-        status = 0
-    finally:
-        os._exit(status)
+
+    return finish(*forked(run))[1]
 
 
 def coordinate(folder: Path, config: RunConfig) -> None:
@@ -160,13 +116,16 @@ def result(folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Kills at every point, and resumes."""
+Found = Callable[[Path], dict[str, Any]]
+
+
+def kill_at(points: Mapping[str, Arm], found: Found = lambda _: {}) -> None:
+    """Kills at every point, and resumes; first, at none. `found` looks at more of what is left."""
     template = Path(sys.argv[1])
     config = RunConfig.from_flat(json.loads(sys.argv[2]))
     # Once in this process: those that it forks then have what the accountant has computed.
     coordinate(Path(shutil.copytree(template, template.with_name("first"))), config)
-    for number, (point, arm) in enumerate({"": None, **POINTS}.items()):
+    for number, (point, arm) in enumerate({"": None, **points}.items()):
         folder = template.with_name(f"{template.name}-{number}")
         shutil.copytree(template, folder)
         outcome = {"point": point, "status": coordinated(folder, config, arm)}
@@ -174,10 +133,11 @@ def main() -> None:
             outcome["killed"] = {
                 "state": RunStatus.load(folder / "run").state,
                 "charged": charged(folder),
+                **found(folder),
             }
             outcome["resumed"] = coordinated(folder, config)
-        sys.stdout.write(json.dumps(outcome | result(folder)) + "\n")
+        sys.stdout.write(json.dumps(outcome | result(folder) | found(folder)) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    kill_at(POINTS)

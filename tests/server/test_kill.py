@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,23 +18,22 @@ from shared.config import (
     TrainingConfig,
     WarmStartConfig,
 )
+from tests.kills import Story, assert_each_ended_well, run_driver
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
 
-ROOT = Path(__file__).parents[2]
 ROUNDS = 3
-Story = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def story(
-    tmp_path_factory: pytest.TempPathFactory,
+    memory_folder: Path,
     make_sites: Callable[[Path], Sites],
     model: ModelConfig,
 ) -> Story:
     """What came of each kill; first, of none."""
-    sites = make_sites(tmp_path_factory.mktemp("killed") / "sites")
+    sites = make_sites(memory_folder / "sites")
     for stream, name in enumerate(("alpha", "beta")):
         sites.make(name, {"policy.delta": 1e-3}, seed=3, stream=stream)
     config = RunConfig(
@@ -50,29 +47,12 @@ def story(
         seed=1,
     )
     driver = Path(__file__).with_name("kill_driver.py")
-    done = subprocess.run(
-        [sys.executable, str(driver), str(sites.folder), json.dumps(config.to_flat())],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    flat = json.dumps(config.to_flat())
+    return run_driver(driver, sites.folder, flat, state=memory_folder / "state")
 
 
 def test_each_was_killed_and_ended_well(story: Story) -> None:
-    through, *killed = story
-    assert through["status"] == 0
-    assert len(killed) == 12
-    assert {kill["point"]: kill["status"] for kill in killed} == {
-        kill["point"]: -9 for kill in killed
-    }
-    assert {kill["resumed"] for kill in killed} == {0}
-    for end in story:
-        assert (end["state"], end["round"], end["model"]) == ("finished", ROUNDS, True)
+    assert_each_ended_well(story, points=12, rounds=ROUNDS)
 
 
 def test_each_ends_with_the_bits_of_one_that_was_never_killed(story: Story) -> None:

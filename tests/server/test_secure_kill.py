@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,12 +20,10 @@ from shared.config import (
     Weighting,
 )
 from tests.client.secure_aggregation.peers import Peers
+from tests.kills import Story, assert_each_ended_well, run_driver
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
-
-ROOT = Path(__file__).parents[2]
-Story = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -50,37 +46,20 @@ def story(
         seed=1,
     )
     driver = Path(__file__).with_name("secure_kill_driver.py")
-    done = subprocess.run(
-        [sys.executable, str(driver), str(sites.folder), json.dumps(config.to_flat())],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    flat = json.dumps(config.to_flat())
+    return run_driver(driver, sites.folder, flat, state=memory_folder / "state")
 
 
 def test_each_was_killed_and_ended_well(story: Story) -> None:
-    through, *killed = story
-    assert through["status"] == 0
-    assert {kill["point"]: kill["status"] for kill in killed} == {
-        kill["point"]: -9 for kill in killed
-    }
-    assert len(killed) == 8
-    assert {kill["resumed"] for kill in killed} == {0}
-    for end in story:
-        assert (end["state"], end["round"], end["model"]) == ("finished", 1, True)
+    assert_each_ended_well(story, points=8, rounds=1)
 
 
 def test_the_next_attempt_has_a_higher_number(story: Story) -> None:
     through, *killed = story
     assert through["attempts"] == 1
     for kill in killed:
-        assert kill["killed at"] == int(kill["point"] != "before the number is written")
-        assert kill["attempts"] == kill["killed at"] + 1
+        assert kill["killed"]["attempts"] == int(kill["point"] != "before the number is written")
+        assert kill["attempts"] == kill["killed"]["attempts"] + 1
 
 
 def test_a_partner_is_charged_for_each_attempt_that_it_masked_in(story: Story) -> None:
@@ -91,5 +70,16 @@ def test_a_partner_is_charged_for_each_attempt_that_it_masked_in(story: Story) -
             assert numbers == sorted(set(numbers))
     charged = {end["point"]: end["charged"] for end in story}
     assert charged["when two answers to step 2 are taken"] == [1] * 4
-    assert charged["when two answers to step 3 are taken"] == [2] * 4  # all had sent theirs
+    assert charged["when two answers to step 3 are taken"] == [2, 2, 1, 1]
     assert charged["with the sum"] == [2] * 4
+
+
+def test_whom_step_3_was_sent_to_counts_as_charged(story: Story) -> None:
+    """Also where the coordinator was killed before it knew: it never counts too little."""
+    for end in story:
+        pairs = zip(end["may have charged"], end["charged"], strict=True)
+        assert all(counted >= charged for counted, charged in pairs), end["point"]
+    counted = {end["point"]: end["may have charged"] for end in story}
+    assert counted["when two answers to step 2 are taken"] == [1] * 4
+    assert counted["when two answers to step 3 are taken"] == [2] * 4
+    assert counted["with the sum"] == [2] * 4

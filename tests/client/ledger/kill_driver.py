@@ -15,11 +15,9 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
@@ -35,12 +33,21 @@ from tests.flower_internals import (
     recorddict_from_proto,
     recorddict_to_proto,
 )
+from tests.kills import (
+    Arm,
+    Send,
+    after_call,
+    at_call,
+    at_line,
+    die,
+    finish,
+    forked,
+    lines_of,
+    nothing,
+)
 
-Arm = Callable[[], None]
 SOURCES = str(Path(client.app.__file__).parent)
 LEDGER = str(Path(client.ledger.ledger.__file__).parent)
-Counted = Callable[[str], bool]
-"""Whether the lines of a source file are counted."""
 
 
 def in_ledger(file: str) -> bool:
@@ -49,56 +56,6 @@ def in_ledger(file: str) -> bool:
 
 def elsewhere(file: str) -> bool:
     return file.startswith(SOURCES) and not file.startswith(LEDGER)
-
-
-def die(*_: object, **__: object) -> Any:  # noqa: ANN401
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def finish(child: int, source: int) -> tuple[bytes, int]:
-    """What left, and how the process ended."""
-    with os.fdopen(source, "rb") as pipe:
-        body = pipe.read()
-    return body, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def nothing() -> None:
-    """Kills nobody."""
-
-
-def at_call(owner: object, name: str) -> Arm:
-    """Dies where this function is called."""
-    return lambda: setattr(owner, name, die)
-
-
-def after_call(owner: Any, name: str) -> Arm:  # noqa: ANN401
-    """Dies where this function has returned."""
-    whole = getattr(owner, name)
-
-    def called(*arguments: object, **options: object) -> None:
-        whole(*arguments, **options)
-        die()
-
-    return lambda: setattr(owner, name, called)
-
-
-def at_line(countdown: int, counted: Counted) -> Arm:
-    """Dies before a line of the client's code, after this many counted lines."""
-
-    def arm() -> None:
-        left = countdown
-
-        def line(_: FrameType, event: str, __: object) -> Any:  # noqa: ANN401
-            nonlocal left
-            left -= event == "line"
-            return line if left else die()
-
-        def call(frame: FrameType, _: str, __: object) -> Any:  # noqa: ANN401
-            return line if counted(frame.f_code.co_filename) else None
-
-        sys.settrace(call)
-
-    return arm
 
 
 STEPS: dict[str, Arm] = {
@@ -142,45 +99,17 @@ class Node:
 
         One that is warm has checked the ledger before: its lines of code are as many each time.
         """
-        source, sink = os.pipe()
-        child = os.fork()
-        if child:
-            os.close(sink)
-            return child, source
-        status = 1
-        try:
+
+        def killed(send: Send) -> None:
             if not warm:
                 client.app._ledger.cache_clear()
             arm()
             body = self.answer(number)
             if then_die:
                 die()
-            os.write(sink, body)
-            status = 0
-        finally:
-            os._exit(status)
+            send(body)
 
-    def lines(self, number: int, counted: Counted) -> int:
-        """How many counted lines of the client's code answer a request."""
-        source, sink = os.pipe()
-        if os.fork() == 0:
-            count = 0
-
-            def line(_: FrameType, event: str, __: object) -> Any:  # noqa: ANN401
-                nonlocal count
-                count += event == "line"
-                return line
-
-            sys.settrace(lambda f, *_: line if counted(f.f_code.co_filename) else None)
-            self.answer(number)
-            sys.settrace(None)
-            os.write(sink, str(count).encode())
-            os._exit(0)
-        os.close(sink)
-        with os.fdopen(source, "rb") as pipe:
-            total = int(pipe.read())
-        os.wait()
-        return total
+        return forked(killed)
 
     def charges(self) -> int:
         """Steps that the ledger says were released."""
@@ -220,7 +149,10 @@ def main() -> None:
     draw = random.Random(0)
     node.answer(1)
     places = [(in_ledger_kills, in_ledger), (other_kills, elsewhere)]
-    totals, number = [node.lines(2 + n, counted) for n, (_, counted) in enumerate(places)], 3
+    totals, number = (
+        [lines_of(partial(node.answer, 2 + n), c) for n, (_, c) in enumerate(places)],
+        3,
+    )
     for point, arm in STEPS.items():
         number += 1
         node.report(point, number, *finish(*node.start(number, arm)))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from client.ledger.balance import EntryType
 from client.site.site import Site
 from tests.flower_internals import recorddict_to_proto
+from tests.kills import Story, run_driver
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
@@ -25,9 +23,6 @@ LEDGER_KILLS, OTHER_KILLS, MOMENTS = 45, 10, 10
 Only the ledger writes, so between its lines a kill can leave another state; elsewhere it cannot.
 """
 LINE_KILLS = LEDGER_KILLS + OTHER_KILLS
-ROOT = Path(__file__).parents[3]
-
-Story = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +34,8 @@ def killed(memory_folder: Path, make_sites: Callable[[Path], Sites]) -> tuple[Si
     content = sites.request(noise_multiplier=20.0).to_content()
     message.write_bytes(recorddict_to_proto(content).SerializeToString())
     driver = Path(__file__).with_name("kill_driver.py")
-    done = subprocess.run(
-        [sys.executable, driver, site, message, *map(str, (LEDGER_KILLS, OTHER_KILLS, MOMENTS))],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=ROOT,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "PATH": "",
-            "XDG_STATE_HOME": str(memory_folder / "state"),
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    return Site.load(site), [json.loads(line) for line in done.stdout.splitlines()]
+    kills = (LEDGER_KILLS, OTHER_KILLS, MOMENTS)
+    return Site.load(site), run_driver(driver, site, message, *kills, state=memory_folder / "state")
 
 
 def test_every_kill_is_followed_by_an_answer(killed: tuple[Site, Story]) -> None:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -44,18 +43,21 @@ from shared.secure_aggregation.parameters import Parameters
 from shared.secure_aggregation.partner import Partner
 from shared.secure_aggregation.roster import Roster
 from shared.secure_aggregation.signing import Identity, public_to_text
-from tests.client.ledger.kill_driver import (
+from tests.client.secure_aggregation.peers import Attempt, said
+from tests.conftest import context, toml
+from tests.flower_internals import ProtoRecordDict, TaskIdentity, recorddict_from_proto
+from tests.kills import (
     Arm,
+    Send,
     after_call,
     at_call,
     at_line,
     die,
     finish,
+    forked,
+    lines_of,
     nothing,
 )
-from tests.client.secure_aggregation.peers import Attempt, said
-from tests.conftest import context, toml
-from tests.flower_internals import ProtoRecordDict, TaskIdentity, recorddict_from_proto
 
 OWN, PEERS = "alpha", ("beta", "gamma", "delta")
 PARAMETERS = Parameters.choose(4, 1, 1)
@@ -178,43 +180,15 @@ class Node:
 
     def killed(self, request: AggregateRequest, arm: Arm, *, then_die: bool) -> tuple[bytes, int]:
         """What left a process that is killed while it answers, and how it ended."""
-        source, sink = os.pipe()
-        child = os.fork()
-        if child:
-            os.close(sink)
-            return finish(child, source)
-        status = 1
-        try:
+
+        def answered(send: Send) -> None:
             client.app._ledger.cache_clear()
             arm()
-            body = said(self.answer(request))
-            os.write(sink, hashlib.sha256(body).digest())
+            send(hashlib.sha256(said(self.answer(request))).digest())
             if then_die:
                 die()
-            status = 0
-        finally:
-            os._exit(status)
 
-    def lines(self, request: AggregateRequest) -> int:
-        """How many lines of the room answer a request."""
-        source, sink = os.pipe()
-        child = os.fork()
-        if not child:
-            count = 0
-
-            def line(_: FrameType, event: str, __: object) -> Any:  # noqa: ANN401
-                nonlocal count
-                count += event == "line"
-                return line
-
-            sys.settrace(lambda frame, *_: line if in_room(frame.f_code.co_filename) else None)
-            self.answer(request)
-            sys.settrace(None)
-            os.write(sink, str(count).encode())
-            os._exit(0)
-        os.close(sink)
-        body, _ = finish(child, source)
-        return int(body)
+        return finish(*forked(answered))
 
     def charged(self) -> int:
         client.app._ledger.cache_clear()
@@ -273,7 +247,7 @@ def main() -> None:
         for earlier in range(1, step):
             attempt.receive(earlier, OWN, said(node.answer(attempt.step(earlier, OWN))))
             attempt.of_others(earlier)
-        total = node.lines(attempt.step(step, OWN))
+        total = lines_of(partial(node.answer, attempt.step(step, OWN)), in_room)
         for share in range(lines):
             number += 1
             count = 1 + int((share + 0.5) / lines * total)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from shared.config import Trust
 from shared.outcomes import Refusal
 from tests.flower_internals import recorddict_to_proto
+from tests.kills import Story, run_driver
 
 if TYPE_CHECKING:
     from tests.conftest import Sites
 
-ROOT = Path(__file__).parents[3]
 LINES = 2
 """Kills of each step before evenly spread lines of the room's code, beside the named points."""
 POINTS = 5 * 4 + 4
-Story = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +29,8 @@ def killed(memory_folder: Path, make_sites: Callable[[Path], Sites]) -> Story:
     site, message = sites.make("alpha"), memory_folder / "request"
     request = replace(sites.request(noise_multiplier=0.8), trust=Trust.SECURE_AGGREGATION)
     message.write_bytes(recorddict_to_proto(request.to_content()).SerializeToString())
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("kill_driver.py"), site, message, str(LINES)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=ROOT,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "PATH": "",
-            "XDG_STATE_HOME": str(memory_folder / "state"),
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    driver = Path(__file__).with_name("kill_driver.py")
+    return run_driver(driver, site, message, LINES, state=memory_folder / "state")
 
 
 def test_each_point_was_reached_and_every_sum_came_out(killed: Story) -> None:
