@@ -188,6 +188,12 @@ class FeedbackStore:
                 _metadata.create_all(connection)
             self._check_schema(connection)
 
+    @property
+    def folder(self) -> Path | None:
+        """Folder of an SQLite file, where this user may write; None for another database."""
+        sqlite = self._engine.dialect.name == "sqlite"
+        return Path(str(self._engine.url.database)).parent if sqlite else None
+
     @staticmethod
     def exists(url: str, folder: Path) -> bool:
         """Return False for an SQLite file that is not there."""

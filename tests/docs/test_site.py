@@ -25,6 +25,7 @@ EXAMPLES = {
     "privacy.md",
     "run.md",
     "secure-aggregation.md",
+    "serve.md",
     "utility.md",
 }
 """Pages with `bash` blocks, which no test runs: other data, a GPU, systemd, Docker or root."""

@@ -70,6 +70,7 @@ class Current:
         self, site: Site, folder: Path, store: FeedbackStore | None, metrics: ServiceMetrics
     ) -> None:
         self._site, self._folder, self._store, self._metrics = site, folder, store, metrics
+        self._scratch = None if store is None else store.folder
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._files, self._data = self._stamp(), self._data_version()
@@ -181,7 +182,7 @@ class Current:
         Weights are mapped into memory, and a file that is cut short while it is mapped would end
         the process. The copy has no name any more when this returns.
         """
-        with tempfile.TemporaryDirectory(prefix=".serving-", dir=self._site.folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".serving-", dir=self._scratch) as temporary:
             copy, digest = Path(temporary), hashlib.sha256()
             home, places = None, dict[str, Path]()
             for file in self._files_of_model():
