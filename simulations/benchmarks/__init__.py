@@ -11,6 +11,7 @@
 | ledger       | the ledger at many entries                                                   |
 | sources      | reading interactions from files and databases                                |
 | executor     | starting a ClientApp                                                         |
+| serving      | latency and throughput of `sotto-node serve` on one core                    |
 | memory       | the memory allocator                                                         |
 | hostile_search | searches for weights with which one user exceeds the clip norm             |
 """

@@ -12,6 +12,7 @@ import yaml
 
 from client.serving.service.metrics import ServiceMetrics
 from client.site.serve import ServeConfig
+from shared.sections import parse_sections
 from tests.client.deploy.test_deploy import DEPLOY, ROOT, SANDBOX, parsed, understood
 
 SERVE = {"certificate": "c", "key": "k", "clients": "c.toml"}
@@ -54,7 +55,7 @@ def test_kubernetes_knows_every_field(version: str) -> None:
     addresses = {name: f"0.0.0.0:{port}" for name, port in names.items()}
     text = (DEPLOY / "kubernetes" / "serve.yaml").read_text()
     assert all(f'{name} = "{address}"' in text for name, address in addresses.items())
-    ServeConfig(**SERVE, **addresses)
+    parse_sections(ServeConfig, SERVE | addresses)
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] in names
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(names)
