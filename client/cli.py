@@ -19,6 +19,7 @@ app = command_table(
         "up": "client.commands.node:up_command",
         "peers": "client.commands.peers:peers",
         "adapt": "client.commands.adapt:adapt_command",
+        "evaluate": "client.commands.evaluate:evaluate_command",
         "recommend": "client.commands.recommend:recommend_command",
         "serve": "client.commands.serve:serve_command",
         "budget": "client.commands.budget:budget",

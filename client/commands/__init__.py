@@ -5,6 +5,7 @@ node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
 adapt        the published model, adapted to this site's own users
+evaluate     how good it is on own held-out events; evaluate_plot draws the figures
 recommend    items for a history, or for many users into a file
 own_source   where these find the partner's own data: in a site, or in a file
 serve        recommendations over gRPC and HTTP, and feedback

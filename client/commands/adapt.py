@@ -6,28 +6,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.text import Text
-from torch import Tensor
 
 from client.commands.options import JsonOption, SiteOption
+from client.commands.own_source import (
+    DataOption,
+    ItemColumnOption,
+    TimeColumnOption,
+    UserColumnOption,
+    find_source,
+)
 from client.home.adapt import FEWEST, Choice, choose, last_events
 from client.home.home_model import TransitionCounts, popularity_shares
-from client.home.store import save_home
-from client.serving.published import load_published
-from client.site.site import Site
+from client.home.store import HOME_FILE, save_home
+from client.serving.published import load_published, scorer_of
 from shared.errors import ConfigError
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["adapt_command"]
 
-FILE = "home.safetensors"
-_ALL_EVENTS = 10_000
-"""Events that are read of a history: counts use more than the model does."""
 
-
-def adapt_command(
+def adapt_command(  # noqa: PLR0913 each is a command-line option
     model: Annotated[
         Path, typer.Argument(help="The published folder, with model/ and catalogue/.")
     ],
@@ -35,31 +35,31 @@ def adapt_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File for the adapted model.", show_default=f"{FILE} in the site's folder"
+            help="File for the adapted model.",
+            show_default=f"{HOME_FILE} in the site's folder, or in this one with --data",
         ),
     ] = None,
+    data: DataOption = None,
+    user_column: UserColumnOption = None,
+    item_column: ItemColumnOption = None,
+    time_column: TimeColumnOption = None,
     site: SiteOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Adapt the published model to your own users, and say what it gains. Nothing leaves."""
-    owner = Site.load(site)
-    device = owner.torch_device()
-    catalogue, recommender = load_published(model, device)
+    source = find_source(site, data, user_column, item_column, time_column)
+    catalogue, recommender = load_published(model, source.device)
     messages.print("reading your data ...")
     # At home, what users chose of what was recommended counts at once.
-    histories = owner.load_histories(catalogue, _ALL_EVENTS, feedback=owner.read_feedback())
-
-    @torch.no_grad()
-    def federated(rows: Tensor, /) -> Tensor:
-        return recommender.next_item_scores(rows.to(device))
-
+    histories = source.data.histories(catalogue)
+    federated = scorer_of(recommender)
     messages.print("comparing on the last event of your users ...")
     items = len(catalogue)
     choice = choose(
         last_events(histories), federated, items=items, window=recommender.config.max_length
     )
     chosen = choice.chosen
-    file = Path(owner.folder) / FILE if out is None else out
+    file = source.folder / HOME_FILE if out is None else out
     try:
         save_home(
             file,

@@ -14,8 +14,9 @@ from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "draw"]
+__all__ = ["FORMATS", "SPENT", "draw", "save"]
 
 FORMATS = (".png", ".svg", ".pdf")
 SPENT, LIMIT = "#0072B2", "#D55E00"
@@ -48,6 +49,15 @@ def draw(statement: Statement, points: Sequence[Point], file: Path) -> None:
     if len(finite) < len(points):
         _infinite(axes, points[len(finite)])
     _frame(axes, statement)
+    save(figure, file)
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a picture in the form that its name says.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # letters of a name that the font lacks

@@ -200,7 +200,9 @@ def _for_users(
             "model": _digest(request.model / "model" / "model.safetensors"),
             "catalogue": recommender.catalogue.fingerprint,
             "home": None if home is None else _digest(home),
-            "data": [repr(source.data.data), repr(source.data.version())],
+            "data": hashlib.sha256(
+                repr((source.data.data, source.data.version())).encode()
+            ).hexdigest(),
             "users": named,
             "k": request.k,
             "filters": [

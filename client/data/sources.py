@@ -25,7 +25,7 @@ from shared.data.reading import histories_from_tables
 from shared.data.tables import FileTable, Table, file_tables
 from shared.errors import SiteError
 
-__all__ = ["Files", "Source", "columns_of", "open_source", "read_source"]
+__all__ = ["Files", "Source", "columns_of", "feedback_tables", "open_source", "read_source"]
 
 
 class Source(Protocol):
@@ -130,10 +130,9 @@ def read_source(
     """
     columns = columns_of(data)
     source = open_source(data, folder)
-    more = [_FeedbackRows(feedback, columns, *_first_time(source, columns))] if feedback else []
     with closing(source.tables()) as tables:
         return histories_from_tables(
-            chain(tables, more),
+            chain(tables, feedback_tables(feedback, source, columns)),
             catalogue,
             columns,
             source=data.source,
@@ -157,6 +156,21 @@ def columns_of(data: DataConfig, setting: str = '{role} = "{name}"') -> Columns:
         missing=data.missing,
         setting=setting,
     )
+
+
+def feedback_tables(
+    feedback: Collection[Interaction], source: Source, columns: Columns
+) -> list[Table]:
+    """Return feedback as tables like those of a source; none where there is no feedback.
+
+    Args:
+        feedback: the interactions.
+        source: whose form of times they take.
+        columns: names of the source's columns.
+    """
+    if not feedback:
+        return []
+    return [_FeedbackRows(feedback, columns, *_first_time(source, columns))]
 
 
 def _first_time(source: Source, columns: Columns) -> tuple[str, str]:

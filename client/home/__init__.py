@@ -2,6 +2,7 @@
 
 - `home_model`: the partner's own transition counts, with the federated model as their prior.
 - `adapt`: chooses its numbers on the partner's own held-out events.
+- `evaluate`: how good models are on held-out events, beside what is there without them.
 - `store`: the folder that an adapted model is kept in.
 
 No module that answers a coordinator imports this room (`tests/test_layering.py`).

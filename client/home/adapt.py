@@ -34,6 +34,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "HeldOutEvents",
+    "build_home",
     "choose",
     "last_events",
 ]
@@ -150,6 +151,26 @@ def choose(events: HeldOutEvents, federated: Scorer, *, items: int, window: int)
     chosen, home = max(means, key=means.__getitem__), max(own, key=own.__getitem__)
     [of_federated] = [mean for candidate, mean in joined.items() if math.isinf(candidate.strength)]
     return Choice(chosen, home, len(comparison.targets), means[chosen], means[home], of_federated)
+
+
+def build_home(
+    candidate: Candidate, histories: Histories, federated: Scorer, items: int
+) -> HomeModel:
+    """Return the home model of a candidate, which counts the given histories.
+
+    Args:
+        candidate: of `choose`.
+        histories: the organisation's.
+        federated: the federated model's logits.
+        items: V, the size of the catalogue.
+    """
+    prior = (
+        softmax_of(federated)
+        if candidate.federated
+        else same_for_all(popularity_shares(histories, items))
+    )
+    transitions = TransitionCounts.of(histories, items, candidate.memory)
+    return HomeModel(transitions, prior, candidate.strength)
 
 
 class _Comparison:

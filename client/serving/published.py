@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from shared.data.catalogue import Catalogue
 from shared.errors import DataError
+from shared.evaluation.ranking import Scorer
 from shared.models.attention import AttentionRecommender
 
-__all__ = ["load_published"]
+__all__ = ["load_published", "scorer_of"]
 
 
 def load_published(
@@ -40,6 +42,17 @@ def load_published(
     model.train(mode=False).requires_grad_(requires_grad=False)
     model.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
     return catalogue, model
+
+
+def scorer_of(model: AttentionRecommender) -> Scorer:
+    """Return the scorer of a loaded model: its logits, on the device of its weights."""
+    device = model.device
+
+    @torch.no_grad()
+    def logits(rows: Tensor, /) -> Tensor:
+        return model.next_item_scores(rows.to(device))
+
+    return logits
 
 
 def _load_model(folder: Path, items: int) -> AttentionRecommender:

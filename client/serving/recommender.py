@@ -31,7 +31,7 @@ from torch import Tensor
 from client.home.home_model import HomeModel
 from client.home.store import load_home
 from client.serving.explanation import CHOSE, Explanation, PastEvent
-from client.serving.published import load_published
+from client.serving.published import load_published, scorer_of
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import canonical_id
@@ -137,10 +137,7 @@ class Recommender:
             DataError: see `load_published` and `load_home`.
         """
         catalogue, model = load_published(Path(folder), device)
-
-        def federated(rows: Tensor, /) -> Tensor:
-            return model.next_item_scores(rows.to(device))
-
+        federated = scorer_of(model)
         adapted = None if home is None else load_home(Path(home), federated, catalogue.fingerprint)
         return cls(catalogue, federated, model.config.max_length, adapted, verb=verb)
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from client.data.config import DataConfig
-from client.data.sources import columns_of, open_source
+from client.data.interactions import Interaction
+from client.data.sources import columns_of, feedback_tables, open_source
 from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns, require_columns
@@ -42,16 +44,22 @@ class OwnData:
         data: the source and its columns.
         folder: base of relative paths.
         setting: how a reader is told to name a column, see `shared.data.columns`.
+        feedback: interactions that are read beside the source.
     """
 
     data: DataConfig
     folder: Path
     setting: str = '{role} = "{name}"'
+    feedback: tuple[Interaction, ...] = ()
 
     @classmethod
     def of_site(cls, site: Site) -> OwnData:
-        """Take a site's."""
-        return cls(site.data, Path(site.folder))
+        """Take a site's, with the feedback that it has so far.
+
+        Raises:
+            SiteError: the store of feedback cannot be read.
+        """
+        return cls(site.data, Path(site.folder), feedback=tuple(site.read_feedback()))
 
     @classmethod
     def of_file(cls, source: str, columns: Mapping[str, str]) -> OwnData:
@@ -74,7 +82,8 @@ class OwnData:
 
     def version(self) -> Hashable | None:
         """Return a value that changes with the data; None if only reading them can tell."""
-        return open_source(self.data, self.folder).version()
+        version = open_source(self.data, self.folder).version()
+        return version if version is None else (version, self.feedback)
 
     def histories(
         self, catalogue: Catalogue, users: Callable[[str], bool] | None = None
@@ -89,9 +98,10 @@ class OwnData:
             SiteError: the source cannot be reached or read.
             DataError: its content is refused, see `shared.data.reading`.
         """
-        with closing(open_source(self.data, self.folder).tables()) as tables:
+        source = open_source(self.data, self.folder)
+        with closing(source.tables()) as tables:
             return histories_from_tables(
-                tables,
+                chain(tables, feedback_tables(self.feedback, source, self.columns)),
                 catalogue,
                 self.columns,
                 source=self.data.source,

@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
-from client.home.adapt import Candidate, HeldOutEvents, choose, last_events
-from client.home.home_model import (
-    HomeModel,
-    TransitionCounts,
-    popularity_shares,
-    same_for_all,
-    softmax_of,
-)
+from client.home.adapt import HeldOutEvents, build_home, choose, last_events
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
 from simulations.experiment.baselines import Cases
@@ -42,19 +35,9 @@ def rank_home(simulation: Simulation, cases: Cases, federated: Scorer) -> dict[s
         choice = choose(
             _held_out(simulation, train), federated, items=cases.items, window=cases.window
         )
-        without.append(_home_model(choice.home, train, federated, cases.items))
-        joined.append(_home_model(choice.chosen, train, federated, cases.items))
+        without.append(build_home(choice.home, train, federated, cases.items))
+        joined.append(build_home(choice.chosen, train, federated, cases.items))
     return {"home": cases.rank_each(without), "federated_home": cases.rank_each(joined)}
-
-
-def _home_model(candidate: Candidate, train: Histories, federated: Scorer, items: int) -> HomeModel:
-    prior = (
-        softmax_of(federated)
-        if candidate.federated
-        else same_for_all(popularity_shares(train, items))
-    )
-    transitions = TransitionCounts.of(train, items, candidate.memory)
-    return HomeModel(transitions, prior, candidate.strength)
 
 
 def _held_out(simulation: Simulation, train: Histories) -> HeldOutEvents:

@@ -1,0 +1,168 @@
+"""How good models are on an organisation's own held-out events, beside what it has without them.
+
+The last event of each user of two or more is held out, and ranked among all items that the user has
+not seen (`shared.evaluation.ranking`). Nothing that an organisation makes itself has seen these
+events: counts are of the events before them, and the numbers of `client.home.adapt` are chosen on
+each user's last event but one. A federated model may have learned from them, as far as the ε of its
+run allows.
+
+| name                       | what ranks                                                      |
+|----------------------------|-----------------------------------------------------------------|
+| `popularity`               | the organisation's own popularity                               |
+| `counts3`                  | its counts over the last three events                           |
+| `home`                     | its own data alone, with numbers chosen by `adapt`              |
+| `federated`                | the published model                                             |
+| `federated_home`           | the published model, adapted                                    |
+| `before`, `before_home`    | the same of an earlier published model                          |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.home.adapt import Candidate, build_home, choose, last_events
+from client.home.home_model import MEMORIES
+from shared.data.histories import Histories
+from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
+from shared.models.counts import Popularity, item_counts
+from shared.models.recent_counts import RecentCounts
+
+__all__ = ["Difference", "Evaluation", "Measured", "evaluate"]
+
+_NORMAL = 1.96
+"""Standard deviations in each half of a 95% interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one model reached.
+
+    Attributes:
+        metrics: means over the users.
+        half_width: of the 95% interval of NDCG, by the normal approximation.
+    """
+
+    metrics: Metrics
+    half_width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """By how much one model's mean NDCG is above another's, on the same users.
+
+    Attributes:
+        mean: of the users' differences.
+        half_width: of its 95% interval, by the normal approximation.
+        p: of a paired t-test; None where no user differs.
+    """
+
+    mean: float
+    half_width: float
+    p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What all models reached on the same held-out events.
+
+    Attributes:
+        models: by the names in the table at the top of this module, in its order.
+        users: whose events were ranked.
+        of: users who have a held-out event.
+        chosen: the home model behind `federated_home`.
+        joining: NDCG of `federated_home` over `home`.
+        renewing: NDCG of `federated_home` over `before_home`; None without a model before.
+    """
+
+    models: dict[str, Measured]
+    users: int
+    of: int
+    chosen: Candidate
+    joining: Difference
+    renewing: Difference | None
+
+
+def evaluate(
+    histories: Histories,
+    federated: Mapping[str, Scorer],
+    *,
+    items: int,
+    window: int,
+    k: int = 10,
+    most: int = 10_000,
+) -> Evaluation:
+    """Rank held-out events with all models.
+
+    Args:
+        histories: the organisation's, all events of each user.
+        federated: logits of published models: "federated", and "before" if there is one.
+        items: V, the size of the catalogue.
+        window: events that a federated model reads, the most of all.
+        k: the cut-off, in 1..V.
+        most: users whose events are ranked, >= 1; of more, as many are taken evenly.
+
+    Raises:
+        ValueError: no user has two events.
+    """
+    held = last_events(histories)
+    if not len(held.targets):
+        raise ValueError("no user has two events: there is nothing to hold out")
+    rows = np.linspace(0, len(held.targets) - 1, min(most, len(held.targets))).astype(np.int64)
+    scorers: dict[str, Scorer] = {
+        "popularity": Popularity.from_counts(item_counts(held.counted, items)),
+        "counts3": RecentCounts.from_histories(held.counted, items),
+    }
+    chosen: dict[str, Candidate] = {}
+    for name, scorer in federated.items():
+        choice = choose(last_events(held.counted), scorer, items=items, window=window)
+        if name == "federated":
+            scorers["home"] = build_home(choice.home, held.counted, scorer, items)
+        chosen[name] = choice.chosen
+        adapted = f"{name}_home"
+        scorers[name] = scorer
+        scorers[adapted] = build_home(choice.chosen, held.counted, scorer, items)
+    reach = max(window, *(memory.events for memory in MEMORIES))
+    inputs, targets = held.inputs.select(rows), held.targets[rows]
+    rankings = {
+        name: rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
+        for name, scorer in scorers.items()
+    }
+    gains = {name: _gains(ranking) for name, ranking in rankings.items()}
+    return Evaluation(
+        models={
+            name: Measured(ranking.metrics(), _half_width(gains[name]))
+            for name, ranking in rankings.items()
+        },
+        users=len(rows),
+        of=len(held.targets),
+        chosen=chosen["federated"],
+        joining=_difference(gains["federated_home"], gains["home"]),
+        renewing=_difference(gains["federated_home"], gains["before_home"])
+        if "before" in federated
+        else None,
+    )
+
+
+def _gains(ranking: Ranking) -> NDArray[np.float64]:
+    """Return each user's part of NDCG@k."""
+    ranks = ranking.ranks.numpy().astype(np.float64)
+    return np.where(ranks <= ranking.k, 1 / np.log2(1 + ranks), 0.0)
+
+
+def _half_width(values: NDArray[np.float64]) -> float:
+    if len(values) < 2:
+        return 0.0
+    return float(_NORMAL * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
+    from scipy.stats import ttest_rel  # noqa: PLC0415 it takes half a second to import
+
+    differences = one - other
+    differs = bool(differences.any()) and len(differences) > 1
+    p = float(ttest_rel(one, other).pvalue) if differs else None
+    return Difference(float(differences.mean()), _half_width(differences), p)
