@@ -9,6 +9,7 @@
 - `compute/`: private training steps, statistics and metrics on one site's users.
 - `home/`: the federated model adapted to the site's own users: exact, and never sent.
 - `serving/`: recommendations from the published model and the home model, with explanations.
+- `library/`: the package `sotto`, the one door for a partner's own code.
 - `bundle/`: the vetted app bundle, and no other.
 - `checks/`: what `sotto-node check` looks at.
 - `node/`: the processes of a node, and its health and metrics.

@@ -66,6 +66,7 @@ LONGEST = (
     "docs/test_federation.py",
     "test_deployment.py",
     "docs/test_tutorial.py",
+    "docs/test_recommend.py",
     "simulations/sweep/test_sweep.py",
     "simulations/experiment/test_simulate.py",
     "simulations/audit/test_audit.py",

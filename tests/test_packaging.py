@@ -36,7 +36,13 @@ def test_every_package_is_installed() -> None:
     tops = ("shared", "client", "server", "simulations")
     folders = {file.parent for top in tops for file in (ROOT / top).rglob("*.py")}
     assert all((folder / "__init__.py").is_file() for folder in folders)
-    assert find["include"] == [f"{top}*" for top in tops]
+    assert find["include"] == [f"{top}*" for top in (*tops, "sotto")]
+    assert find["where"] == [".", "client/library"]
+    typed = {"sotto": "client/library/sotto", "client": "client", "shared": "shared"}
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    for package, folder in typed.items():  # of `sotto`, and of what it hands out
+        assert data[package] == ["py.typed"]
+        assert (ROOT / folder / "py.typed").is_file()
     assert all((ROOT / file).is_file() for file in ("LICENSE", "README.md", "constraints.txt"))
 
 

@@ -55,16 +55,17 @@ def draw_evaluation(measured: Evaluation, file: Path) -> None:
 
 def _bars(axes: Axes, measured: Evaluation, name: str) -> None:
     values = [getattr(one.metrics, name) for one in measured.models.values()]
-    errors = [one.half_width for one in measured.models.values()] if name == "ndcg" else None
+    widths = [one.half_width for one in measured.models.values()]
+    errors = widths if name == "ndcg" else None
     names = [NAMES[model] for model in measured.models]
     colours = [SPENT if model == "federated_home" else OTHERS for model in measured.models]
     bars = axes.barh(names, values, color=colours, xerr=errors, error_kw={"capsize": 3})
-    if errors is None:
-        axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
     k = next(iter(measured.models.values())).metrics.k
     title = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR", "coverage": "coverage"}[name]
     axes.set_title(f"{title}@{k}" + (", 95% interval" if errors else ""), fontsize="medium")
-    axes.set_xlim(0, 1.25 * max(*values, 1e-9))
+    ends = [value + (width if errors else 0) for value, width in zip(values, widths, strict=True)]
+    axes.set_xlim(0, 1.3 * max(*ends, 1e-9))
     if not axes.yaxis_inverted():
         axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,34 @@ class Recommender:
         if explain and len(items):
             reasons = self.explain(numbers, items, places)
         return self._listed(items, scores[0], reasons)
+
+    def recommend_each(
+        self,
+        histories: Iterable[Sequence[str]],
+        k: int = 10,
+        *,
+        filters: Filters = _NO_FILTERS,
+        skip_unknown: bool = False,
+    ) -> Iterator[list[Recommended]]:
+        """Yield what `recommend` returns for each history, computed in batches.
+
+        Args:
+            histories: public ids of what each user chose, oldest first.
+            k: length of a list, in 1..V.
+            filters: which items may be recommended.
+            skip_unknown: leave out items of a history that the catalogue does not have.
+
+        Raises:
+            UnknownItemError: a history or the filters name an item that is not there.
+            RequestError: k is out of range, or a category is not there.
+        """
+        self.check(k, filters)
+        rest = iter(histories)
+        while part := list(islice(rest, _MOST_ROWS)):
+            found = [self._find(one, "the history", skip_unknown=skip_unknown)[1] for one in part]
+            lists = self.recommend_many(Histories.from_lists(found), k, filters=filters)
+            for ids, scores in zip(*lists, strict=True):
+                yield self._listed(ids[ids > 0], scores, [None] * k)
 
     def recommend_many(
         self, histories: Histories, k: int = 10, *, filters: Filters = _NO_FILTERS

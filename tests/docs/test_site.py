@@ -29,7 +29,7 @@ EXAMPLES = {
     "utility.md",
 }
 """Pages with `bash` blocks, which no test runs: other data, a GPU, systemd, Docker or root."""
-EXECUTED = {"join.md", "run.md", "tutorial.md"}
+EXECUTED = {"join.md", "recommend.md", "run.md", "tutorial.md"}
 PAGES = sorted(DOCS.rglob("*.md"))
 
 
@@ -74,7 +74,7 @@ def test_pictures_are_what_their_script_draws(tmp_path: Path) -> None:
 
 def test_the_readme_is_short_and_leads_to_what_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 100
+    assert len(text.splitlines()) <= 115
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "//" not in link]
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).is_file()] == []

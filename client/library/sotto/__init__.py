@@ -1,0 +1,86 @@
+"""Recommendations from a published Sotto model, in one's own product.
+
+    import sotto
+
+    model = sotto.load("published", home="site/home.safetensors", verb="watched")
+    for one in model.recommend(["1", "50", "260"], k=5, explain=True):
+        print(one.rank, one.title, one.explanation.sentence)
+
+`load` gives a `Recommender`, which several threads may use. Its methods:
+
+| method                          | gives                                                          |
+|---------------------------------|----------------------------------------------------------------|
+| `recommend(history, k)`         | the k items that are most likely next after a history          |
+| `recommend_each(histories, k)`  | the same for many histories, in batches                        |
+| `similar(items, k)`             | items like these                                               |
+| `catalogue`                     | what it ranks: `item_ids`, `titles`, `genres`, `years`         |
+
+Ids are the catalogue's own, as texts. Everything that a caller can do wrong raises a `SottoError`
+with a sentence that says what to do: `RequestError` for a request that cannot be
+(`UnknownItemError` for an item that is not there), `DataError` for a folder that is damaged.
+
+Nothing is read or sent after `load`. torch is imported by `load`, not by `import sotto`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from client.serving.explanation import Explanation, PastEvent
+    from client.serving.recommender import Filters, Recommended, Recommender
+    from shared.errors import DataError, RequestError, SottoError, UnknownItemError
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for."""
+        if name in _PLACES:
+            return getattr(import_module(_PLACES[name]), name)
+        raise AttributeError(f"module 'sotto' has no attribute {name!r}")
+
+
+__all__ = [
+    "DataError",
+    "Explanation",
+    "Filters",
+    "PastEvent",
+    "Recommended",
+    "Recommender",
+    "RequestError",
+    "SottoError",
+    "UnknownItemError",
+    "load",
+]
+
+_PLACES = {
+    **dict.fromkeys(("Explanation", "PastEvent"), "client.serving.explanation"),
+    **dict.fromkeys(("Filters", "Recommended", "Recommender"), "client.serving.recommender"),
+    **dict.fromkeys(
+        ("DataError", "RequestError", "SottoError", "UnknownItemError"), "shared.errors"
+    ),
+}
+
+
+def load(
+    folder: Path | str,
+    home: Path | str | None = None,
+    *,
+    device: str = "cpu",
+    verb: str = "chose",
+) -> Recommender:
+    """Load a published model, and the home model that `sotto-node adapt` wrote.
+
+    Args:
+        folder: what the coordinator published; it holds `catalogue/` and `model/`.
+        home: the home model's file; None takes the published model alone.
+        device: where scores are computed, such as "cuda".
+        verb: what users do with items, in the past tense, for explanations: "watched", "bought".
+
+    Raises:
+        DataError: a file is missing, damaged, or belongs to another catalogue.
+    """
+    from client.serving.recommender import Recommender as Loaded  # noqa: PLC0415 with torch
+
+    return Loaded.load(folder, home, device=device, verb=verb)
