@@ -47,7 +47,7 @@ FEWEST = 20
 MOST, MOST_NUMBERS = 1000, 2**26
 """Users whose held-out events are ranked, and scores that are held; more users are sampled
 evenly."""
-_BATCH = 256
+_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

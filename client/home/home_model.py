@@ -30,7 +30,7 @@ from torch import Tensor
 
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer
-from shared.models.counts import item_counts
+from shared.models.counts import add_sparse, item_counts
 from shared.models.recent_counts import count_transitions
 
 __all__ = [
@@ -126,11 +126,10 @@ class HomeModel:
         mixture = coo_array(
             (shares.ravel().astype(np.float32), (rows, last.ravel())), (users, counts.shape[0])
         )
-        own = torch.from_numpy((mixture.tocsr() @ counts).toarray())  # [B, V]
         of_prior = torch.from_numpy(self.strength * shares.sum(1, keepdims=True)).float()
         # After an empty history there is the prior alone.
         of_prior = of_prior.where(of_prior > 0, 1.0)
-        return own.to(prior.device) + of_prior.to(prior.device) * prior
+        return add_sparse(of_prior.to(prior.device) * prior, mixture.tocsr() @ counts)
 
 
 def softmax_of(scorer: Scorer) -> Scorer:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared.data.histories import Histories
 
-__all__ = ["Markov", "Popularity", "item_counts", "noised_item_counts"]
+__all__ = ["Markov", "Popularity", "add_sparse", "item_counts", "noised_item_counts"]
 
 
 def item_counts(histories: Histories, items: int) -> Tensor:
@@ -155,8 +155,20 @@ class Markov:
         """Score int64 [B, T], right-padded with 0, as float64 [B, V]."""
         last = (histories > 0).sum(1, keepdim=True).sub(1).clamp(min=0)  # [B, 1]
         items = histories.gather(1, last)[:, 0].cpu().numpy()  # [B]; 0 without events
-        observed = torch.from_numpy(self.transitions[items].toarray())  # [B, V]
-        return (observed + self.backoff).to(histories.device)
+        scores = self.backoff.repeat(len(items), 1)  # [B, V]
+        return add_sparse(scores, self.transitions[items]).to(histories.device)
+
+
+def add_sparse(scores: Tensor, added: Any) -> Tensor:  # noqa: ANN401 scipy has no types
+    """Add a scipy CSR array without duplicates to a dense tensor [B, V], in place."""
+    rows = np.repeat(np.arange(added.shape[0]), np.diff(added.indptr))
+    places = (torch.from_numpy(rows).to(scores.device), _tensor(added.indices).to(scores.device))
+    return scores.index_put_(places, _tensor(added.data).to(scores), accumulate=True)
+
+
+def _tensor(values: Any) -> Tensor:  # noqa: ANN401
+    found = torch.from_numpy(values)
+    return found.long() if found.dtype == torch.int32 else found
 
 
 def _clipped_sum(histories: Histories, items: int, clip_norm: float) -> Tensor:

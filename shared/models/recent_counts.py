@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from shared.data.histories import Histories
-from shared.models.counts import item_counts
+from shared.models.counts import add_sparse, item_counts
 
 __all__ = ["WEIGHTS", "RecentCounts", "count_transitions"]
 
@@ -90,10 +90,15 @@ class RecentCounts:
         >>> (model(torch.tensor([[1, 2]])).round(decimals=2)).tolist()
         [[0.0, 0.5, 1.25]]
         """
-        lengths = (histories > 0).sum(1, keepdim=True)  # [B, 1]
-        scores = np.zeros((len(histories), len(self.backoff)))  # [B, V]
-        for back, weight in enumerate(WEIGHTS, start=1):
-            place = (lengths - back).clamp(min=0)
-            item = histories.gather(1, place).where(lengths >= back, 0)[:, 0].cpu().numpy()  # [B]
-            scores += weight * self.counts[item].toarray()
-        return (torch.from_numpy(scores) + self.backoff).to(histories.device)
+        users, width = len(histories), len(WEIGHTS)
+        places = (histories > 0).sum(1, keepdim=True) - torch.arange(
+            1, width + 1, device=histories.device
+        )  # [B, 3]
+        last = histories.gather(1, places.clamp(min=0)).where(places >= 0, 0).cpu().numpy()
+        mixture = coo_array(
+            (np.tile(WEIGHTS, users), (np.repeat(np.arange(users), width), last.ravel())),
+            (users, self.counts.shape[0]),
+        )
+        # Weights and counts are multiples of 1 / 16: their sums are exact in any order.
+        scores = self.backoff.repeat(users, 1)  # [B, V]
+        return add_sparse(scores, mixture.tocsr() @ self.counts).to(histories.device)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from shared.config import PrivacyConfig
 from shared.data.histories import Histories
 from shared.data.splits import HeldOut
-from shared.evaluation.ranking import Ranking, Scorer, rank_users
+from shared.evaluation.ranking import Ranking, Scorer, rank_users, rank_users_by
 from shared.models.attention import AttentionRecommender
 from shared.models.counts import Markov, Popularity, item_counts, noised_item_counts
 from shared.models.ease import MAX_SIZE, Ease, ease_size
@@ -66,27 +66,34 @@ class Cases:
             for rows in parts
         ]
 
-    def rank(
-        self, scorer: Scorer, rows: NDArray[np.int64] | None = None, *, whole: bool = False
-    ) -> Ranking:
+    def rank(self, scorer: Scorer, *, whole: bool = False) -> Ranking:
         """Rank every test user's item over the full catalogue.
 
         Args:
             scorer: the model.
-            rows: of the cases that are ranked; None for all.
             whole: whether the scorer gets whole histories instead of the window.
         """
         inputs, targets = self.split.test_inputs, self.split.test_targets
-        if rows is not None:
-            inputs, targets = inputs.select(rows), targets[rows]
         window = max(1, int(inputs.lengths.max())) if whole else self.window
         return rank_users(scorer, inputs, targets, items=self.items, window=window)
 
-    def rank_each(self, scorers: Sequence[Scorer]) -> Ranking:
-        """Rank each organisation's users with its own scorer; users in the order of the split."""
-        own = [(s, rows) for s, rows in zip(scorers, self.parts, strict=True) if len(rows)]
-        pooled = Ranking.pooled([self.rank(scorer, rows) for scorer, rows in own])
-        return pooled.select(np.argsort(np.concatenate(self.parts)))
+    def rank_each(self, scorers: Sequence[Sequence[Scorer]]) -> list[Ranking]:
+        """Rank each organisation's users with its own scorers; users in the order of the split.
+
+        Args:
+            scorers: of each organisation, as many and in the same order; they get the same tensor
+                of each batch's histories in turn.
+        """
+        inputs, targets = self.split.test_inputs, self.split.test_targets
+        parts = [
+            rank_users_by(
+                own, inputs.select(rows), targets[rows], items=self.items, window=self.window
+            )
+            for own, rows in zip(scorers, self.parts, strict=True)
+            if len(rows)
+        ]
+        order = np.argsort(np.concatenate(self.parts))
+        return [Ranking.pooled(of_model).select(order) for of_model in zip(*parts, strict=True)]
 
 
 def popularity(train: Histories, items: int) -> Scorer:
@@ -130,11 +137,12 @@ def rank_exact_counts(
         parts: user rows of each organisation.
     """
     items, skipped = cases.items, skipped_baselines(train)
-    own = [RecentCounts.from_histories(train.select(rows), items) for rows in parts]
+    own = [[RecentCounts.from_histories(train.select(rows), items)] for rows in parts]
+    [of_own] = cases.rank_each(own)
     rankings = {
         "markov": cases.rank(markov(train, items)),
         "counts3": cases.rank(RecentCounts.from_histories(train, items)),
-        "counts3_local": cases.rank_each(own),
+        "counts3_local": of_own,
     }
     if "item_knn" not in skipped:
         rankings["item_knn"] = cases.rank(ItemKNN.from_histories(train, items), whole=True)

@@ -72,11 +72,9 @@ def rank_models(
         models["popularity_private"] = cases.rank(scorer)
     models |= baselines.rank_exact_counts(cases, train, simulation.parts)
     if local_baselines is not None:
-        scorers = [baselines.recommender(load_model(own)) for own in local_baselines]
-        models["local"] = cases.rank_each(scorers)
-    federated = baselines.recommender(load_model(final))
-    models["federated"] = cases.rank(federated)
-    models |= rank_home(simulation, cases, federated)
+        scorers = [[baselines.recommender(load_model(own))] for own in local_baselines]
+        [models["local"]] = cases.rank_each(scorers)
+    models |= rank_home(simulation, cases, baselines.recommender(load_model(final)))
     if len(simulation.cold):
         new = treat_as_new(load_model(final), simulation.cold)
         models["federated_new"] = cases.rank(baselines.recommender(new))

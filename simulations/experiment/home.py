@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ttest_rel
+from torch import Tensor
 
 from client.home.adapt import HeldOutEvents, build_home, choose, last_events
 from shared.data.histories import Histories
@@ -22,22 +23,42 @@ __all__ = ["joining_section", "rank_home"]
 
 
 def rank_home(simulation: Simulation, cases: Cases, federated: Scorer) -> dict[str, Ranking]:
-    """Rank every organisation's users with its home models.
+    """Rank every organisation's users with the federated model and with its home models.
 
     Args:
         simulation: whose organisations adapt the model.
         cases: whose test items are ranked.
         federated: the federated model's logits.
     """
-    without, joined = list[Scorer](), list[Scorer]()
+    scorers = list[list[Scorer]]()
     for rows in simulation.parts:
         train = simulation.split.train.select(rows)
         choice = choose(
             _held_out(simulation, train), federated, items=cases.items, window=cases.window
         )
-        without.append(build_home(choice.home, train, federated, cases.items))
-        joined.append(build_home(choice.chosen, train, federated, cases.items))
-    return {"home": cases.rank_each(without), "federated_home": cases.rank_each(joined)}
+        logits = _Remembered(federated)
+        scorers.append(
+            [
+                logits,
+                build_home(choice.home, train, logits, cases.items),
+                build_home(choice.chosen, train, logits, cases.items),
+            ]
+        )
+    names = ("federated", "home", "federated_home")
+    return dict(zip(names, cases.rank_each(scorers), strict=True))
+
+
+class _Remembered:
+    """A scorer that keeps the scores of the histories that it was last given."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, histories: Tensor, /) -> Tensor:
+        if self._last is None or self._last[0] is not histories:
+            self._last = histories, self._scorer(histories)
+        return self._last[1]
 
 
 def _held_out(simulation: Simulation, train: Histories) -> HeldOutEvents:

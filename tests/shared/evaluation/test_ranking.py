@@ -148,6 +148,27 @@ def test_ranks_refuses(
         ranks(torch.tensor(scores), torch.tensor(targets), torch.tensor(seen))
 
 
+@pytest.mark.parametrize("items", [2_048, 2_100, 5_003])
+@pytest.mark.parametrize("kind", ["distinct", "few values", "mostly zero", "mostly -inf"])
+def test_large_catalogues_agree_with_sorting(items: int, kind: str) -> None:
+    torch.manual_seed(items)
+    scores = torch.randn(12, items)
+    if kind == "few values":
+        scores = scores.round(decimals=1).abs()
+    elif kind.startswith("mostly"):
+        rare = torch.rand(12, items) < torch.logspace(-4, -1, 12)[:, None]
+        scores = scores.where(rare, 0.0 if kind == "mostly zero" else -math.inf)
+    targets, seen = torch.randint(1, items + 1, (12,)), torch.randint(0, items + 1, (12, 30))
+    seen[:4, 0], seen[4] = targets[:4], 0
+    lists, places = top_items(scores, seen, 10, targets), ranks(scores, targets, seen)
+    rows = zip(scores.tolist(), targets.tolist(), seen.tolist(), strict=True)
+    for row, (own, target, met) in enumerate(rows):
+        assert places[row] == rank_by_sorting(own, target, met)
+        left = [i for i in range(1, items + 1) if i not in met and own[i - 1] > -math.inf]
+        best = sorted(left, key=lambda i: (-own[i - 1], i == target))[:10]
+        assert lists[row].tolist() == best + [0] * (10 - len(best))
+
+
 @pytest.mark.parametrize("figure", [metrics.hit_rate, metrics.ndcg, metrics.mrr])
 @pytest.mark.parametrize(("where", "k"), [([], 10), ([1], 0), ([0], 10)])
 def test_figures_refuse(figure: object, where: list[int], k: int) -> None:
@@ -193,7 +214,8 @@ def test_rank_users_agrees_with_brute_force(
     windows = [(h[-window:] + [0] * window)[:window] for h in lists]
     scores = [model.table[w[0]].tolist() for w in windows]
     where = [rank_by_sorting(*user) for user in zip(scores, targets, lists, strict=True)]
-    assert model.shown == windows
+    # By length, padded to the longest of a batch.
+    assert sorted([i for i in h if i] for h in model.shown) == sorted(h[-window:] for h in lists)
     assert got.ranks.tolist() == where
     shown = {
         i

@@ -117,16 +117,17 @@ def test_organisations_ranked_apart_come_in_the_order_of_the_split(
 ) -> None:
     scorer = baselines.markov(simulation.split.train, 18)
     every = cases(simulation)
-    whole, apart = every.rank(scorer), every.rank_each([scorer] * len(every.parts))
+    whole, [apart] = every.rank(scorer), every.rank_each([[scorer]] * len(every.parts))
     assert len(set(whole.ranks.tolist())) > 1
     assert torch.equal(apart.ranks, whole.ranks)
 
 
 def test_an_organisation_is_ranked_by_its_own_scorer(simulation: Simulation) -> None:
     every = cases(simulation)
-    scorers = [Popularity(torch.zeros(18)) for _ in every.parts]
-    flat = every.rank_each(scorers).ranks
-    scorers[1] = Popularity(torch.arange(18.0))
-    changed = (every.rank_each(scorers).ranks != flat).nonzero().flatten().tolist()
+    scorers = [[Popularity(torch.zeros(18))] for _ in every.parts]
+    [flat] = every.rank_each(scorers)
+    scorers[1] = [Popularity(torch.arange(18.0))]
+    [other] = every.rank_each(scorers)
+    changed = (other.ranks != flat.ranks).nonzero().flatten().tolist()
     assert changed
     assert set(changed) <= set(every.parts[1].tolist())
