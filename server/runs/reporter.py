@@ -173,6 +173,9 @@ class RunReporter:
             round=report.round,
             attempts=report.attempts,
             outcomes=_outcomes(report),
+            seconds=round(report.seconds, 3),
+            bytes_up=report.bytes_up,
+            bytes_down=report.bytes_down,
             **_sum(report),
         )
         log.info(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.table import Table
 from rich.text import Text
 
 from shared.config import Masking
 from shared.system.command_line import messages, output
 from simulations.experiment.hold_out import describe_timing
+from simulations.experiment.joining import describe_joining
+from simulations.experiment.result_json import Joining
 from simulations.experiment.simulation import Simulation
 
 __all__ = ["print_data", "print_result"]
@@ -19,20 +22,17 @@ _TITLES = {
     "popularity": "most popular, exact",
     "popularity_private": "most popular, same ε",
     "markov": "Markov counts, exact",
-    "counts3": "last three events, exact",
-    "counts3_local": "last three, own counts",
     "item_knn": "ItemKNN, exact",
     "ease": "EASE, exact",
-    "local": "each organisation alone",
-    "federated": "federated",
+    "counts3": "all data, last three events, exact",
+    "counts3_local": "own data, last three events",
+    "local": "each organisation alone, same ε",
     "home": "own data at home, exact",
+    "federated": "federated",
     "federated_home": "federated, adapted at home",
     "federated_new": "federated, cold items as new",
 }
-
-
-_LUCK = 0.05
-"""From which p on a gain may be luck."""
+"""In the order of the table: what an organisation can choose between comes last."""
 
 
 def print_data(simulation: Simulation) -> None:
@@ -69,8 +69,9 @@ def print_result(result: dict[str, Any], out: Path) -> None:
     table.add_column("model")
     for name in figures:
         table.add_column(name, justify="right")
-    for name, values in evaluation["models"].items():
-        style = "bold" if name == "federated" else ""
+    for name in sorted(evaluation["models"], key=list(_TITLES).index):
+        values = evaluation["models"][name]
+        style = "bold" if name.startswith("federated") else ""
         cells = [f"{values[figure]:.4f}" for figure in figures]
         table.add_row(_TITLES[name], *cells, style=style)
     output.print(table)
@@ -79,7 +80,9 @@ def print_result(result: dict[str, Any], out: Path) -> None:
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
     if evaluation.get("joining"):
-        output.print(_joining(evaluation["joining"]), soft_wrap=True)
+        joining = TypeAdapter(tuple[Joining, ...]).validate_python(evaluation["joining"])
+        for sentence in describe_joining(joining):
+            output.print(sentence, soft_wrap=True)
     output.print(_claim(privacy), soft_wrap=True)
     seconds = result["cost"]["seconds"]
     output.print(
@@ -94,21 +97,6 @@ def _cold_items(cold: dict[str, Any]) -> str:
     text = f"{cold['items']:,} cold items are the test item of {cold['users']:,} users"
     figures = [f"{_TITLES[name]} {values['hr@10']:.4f}" for name, values in cold["models"].items()]
     return f"{text}; hr@10: {', '.join(figures)}" if figures else text
-
-
-def _joining(joining: list[dict[str, Any]]) -> str:
-    """Return what joining brought at home, in words."""
-    everybody, *each = joining
-    gains = [one["federated_home"] / one["home"] - 1 for one in each if one["home"]]
-    figures = f"ndcg@10 {everybody['home']:.4f} without, {everybody['federated_home']:.4f} with"
-    luck = "no user ranks otherwise" if everybody["p"] is None else f"p = {everybody['p']:.2g}"
-    spread = f"; by organisation {min(gains):+.0%} to {max(gains):+.0%}" if gains else ""
-    if not everybody["home"]:
-        return f"Joining, at home: {figures}."
-    gain = everybody["federated_home"] / everybody["home"] - 1
-    if everybody["p"] is None or everybody["p"] > _LUCK:
-        return f"Joining brings nothing measurable at home ({figures}; {luck}{spread})."
-    return f"Joining brings {gain:+.1%} at home ({figures}; {luck}{spread})."
 
 
 def _colluders(privacy: dict[str, Any]) -> str:

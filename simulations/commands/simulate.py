@@ -54,6 +54,10 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     assignments: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json at the end.")] = False,
+    baselines: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps baselines without ε, for further runs on these data."),
+    ] = None,
 ) -> None:
     """Train one recommender over simulated organisations, and evaluate it.
 
@@ -79,7 +83,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
         simulation = prepare(read_settings(config, options, assignments or []), out)
     print_data(simulation)
     with bars() as drawn:
-        result = simulate(simulation, Bars(drawn))
+        result = simulate(simulation, Bars(drawn), baselines=baselines)
     if as_json:
         write_json(result)
     else:

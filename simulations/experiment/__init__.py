@@ -13,6 +13,8 @@
 | public_knowledge | item features and public interactions, before a federation starts        |
 | baselines        | popularity and Markov counts, with and without noise                     |
 | home             | each organisation's own data at home, with the federated model and without |
+| joining          | what joining brought at home, in sentences                               |
+| kept_rankings    | baselines that do not depend on ε, computed once for many runs           |
 | cold             | items without any training event                                         |
 | evaluate         | rank the test items with every model                                     |
 | user_ranks       | evaluation.parquet: the rank of each user's test item                    |

@@ -115,7 +115,8 @@ class LabConfig:
         concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
         engine: "inprocess" or "ray".
         device: every simulated site's: "auto", "cpu" or "cuda".
-        alone: whether to train each organisation alone too, for comparison.
+        alone: whether to train each organisation alone too, under the same ε, for researchers: an
+            organisation alone needs no noise (`home` in result.json).
         cold: share of the items, in [0, 1), that leave all training data, to measure how well
             items that nobody chose yet are ranked.
         split: "test" asks for each user's last event, "validation" for the one before it, as a
@@ -140,7 +141,7 @@ class LabConfig:
     concentration: float = 0.5
     engine: Choice[Engine] = Engine.INPROCESS
     device: str = "auto"
-    alone: bool = True
+    alone: bool = False
     cold: float = 0.0
     split: Choice[Split] = Split.TEST
     validation_share: ShareOfEvents = 0.1

@@ -11,11 +11,14 @@ from shared.models.attention import AttentionRecommender
 from simulations.experiment import baselines, result_json
 from simulations.experiment.cold import cold_section, treat_as_new
 from simulations.experiment.home import joining_section, rank_home
+from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.result_json import Evaluation
 from simulations.experiment.simulation import Simulation
 from simulations.experiment.user_ranks import TestUsers
 
 __all__ = ["evaluated_users", "evaluation_section", "rank_models"]
+
+EXACT = "exact"
 
 
 def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> Evaluation:
@@ -49,7 +52,10 @@ def evaluated_users(simulation: Simulation) -> TestUsers:
 
 
 def rank_models(
-    simulation: Simulation, final: Checkpoint, local_baselines: list[Checkpoint] | None
+    simulation: Simulation,
+    final: Checkpoint,
+    local_baselines: list[Checkpoint] | None,
+    kept: KeptRankings | None = None,
 ) -> dict[str, Ranking]:
     """Rank the test item of every user with every model, in the order of the split.
 
@@ -57,6 +63,7 @@ def rank_models(
         simulation: whose users are evaluated.
         final: the federation's last checkpoint.
         local_baselines: the last checkpoint of each organisation that was trained by itself.
+        kept: of earlier runs on the same data.
     """
     config, catalogue = simulation.config, simulation.dataset.catalogue
     items, train, cases = len(catalogue), simulation.split.train, _cases(simulation)
@@ -65,16 +72,22 @@ def rank_models(
     def load_model(checkpoint: Checkpoint) -> AttentionRecommender:
         return build_recommender(checkpoint, run, catalogue)
 
-    models = {"popularity": cases.rank(baselines.popularity(train, items))}
+    exact = kept.get(EXACT) if kept else None
+    if exact is None:
+        exact = {"popularity": cases.rank(baselines.popularity(train, items))}
+        exact |= baselines.rank_exact_counts(cases, train, simulation.parts)
+        if kept:
+            kept.put(EXACT, exact)
+    models = {"popularity": exact.pop("popularity")}
     if config.privacy.private:
         histories = [simulation.site(number).histories for number in range(len(simulation.parts))]
         scorer = baselines.private_popularity(histories, items, config.privacy, config.seed)
         models["popularity_private"] = cases.rank(scorer)
-    models |= baselines.rank_exact_counts(cases, train, simulation.parts)
+    models |= exact
     if local_baselines is not None:
         scorers = [[baselines.recommender(load_model(own))] for own in local_baselines]
         [models["local"]] = cases.rank_each(scorers)
-    models |= rank_home(simulation, cases, baselines.recommender(load_model(final)))
+    models |= rank_home(simulation, cases, baselines.recommender(load_model(final)), kept)
     if len(simulation.cold):
         new = treat_as_new(load_model(final), simulation.cold)
         models["federated_new"] = cases.rank(baselines.recommender(new))

@@ -16,36 +16,45 @@ from client.home.adapt import HeldOutEvents, build_home, choose, last_events
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
 from simulations.experiment.baselines import Cases
+from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.result_json import Joining
 from simulations.experiment.simulation import Simulation
 
 __all__ = ["joining_section", "rank_home"]
 
+HOME = "home"
 
-def rank_home(simulation: Simulation, cases: Cases, federated: Scorer) -> dict[str, Ranking]:
+
+def rank_home(
+    simulation: Simulation, cases: Cases, federated: Scorer, kept: KeptRankings | None = None
+) -> dict[str, Ranking]:
     """Rank every organisation's users with the federated model and with its home models.
 
     Args:
         simulation: whose organisations adapt the model.
         cases: whose test items are ranked.
         federated: the federated model's logits.
+        kept: of earlier runs on the same data.
     """
     scorers = list[list[Scorer]]()
+    home = kept.get(HOME) if kept else None
     for rows in simulation.parts:
         train = simulation.split.train.select(rows)
         choice = choose(
             _held_out(simulation, train), federated, items=cases.items, window=cases.window
         )
         logits = _Remembered(federated)
-        scorers.append(
-            [
-                logits,
-                build_home(choice.home, train, logits, cases.items),
-                build_home(choice.chosen, train, logits, cases.items),
-            ]
-        )
-    names = ("federated", "home", "federated_home")
-    return dict(zip(names, cases.rank_each(scorers), strict=True))
+        candidates = [choice.chosen] if home else [choice.chosen, choice.home]
+        models = [build_home(one, train, logits, cases.items) for one in candidates]
+        scorers.append([logits, *models])
+    rankings = dict(
+        zip(("federated", "federated_home", HOME), cases.rank_each(scorers), strict=False)
+    )
+    if home is None:
+        home = {HOME: rankings[HOME]}
+        if kept:
+            kept.put(HOME, home)
+    return {name: (rankings | home)[name] for name in ("federated", HOME, "federated_home")}
 
 
 class _Remembered:

@@ -10,15 +10,16 @@ import json
 import math
 import platform
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer
 
+from server.state.audit_log import AuditEvent
 from server.state.status import RunStatus
 from shared.config import PrivacyConfig
 from shared.data.splits import HeldOut
@@ -48,6 +49,7 @@ __all__ = [
     "Privacy",
     "PrivacyOrganisation",
     "Result",
+    "Round",
     "Seconds",
     "TimeCut",
     "Timing",
@@ -56,6 +58,7 @@ __all__ = [
     "data_section",
     "evaluation_section",
     "privacy_section",
+    "rounds_section",
     "versions",
     "write",
 ]
@@ -87,6 +90,8 @@ class Document(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", validate_by_name=True)
+    schemas: ClassVar[tuple[int, ...]] = (1,)
+    """Values of the file's field `schema` that can be read."""
 
 
 class DataOrganisation(Document):
@@ -257,6 +262,27 @@ class Evaluation(Document):
     joining: tuple[Joining, ...] | None = None
 
 
+class Round(Document):
+    """A finished round of training.
+
+    Attributes:
+        number: from 1.
+        epsilon: the highest ε of an organisation after it; None without privacy, or where the
+            process ended before it was written down.
+        seconds: from the first request to the sum.
+        bytes_up: size of the arrays received.
+        bytes_down: size of the arrays sent.
+        outcomes: by organisation, how its answer counted.
+    """
+
+    number: Count
+    epsilon: FromZero | None
+    seconds: FromZero
+    bytes_up: Count
+    bytes_down: Count
+    outcomes: dict[str, str]
+
+
 class Seconds(Document):
     """Wall-clock time; `train` is that of the federated run."""
 
@@ -275,15 +301,19 @@ class Cost(Document):
 
 
 class Result(Document):
-    """All of result.json, schema 1.
+    """All of result.json, schema 2.
 
     A field with a default is optional: an early version did not write it, or not in every run.
+    Schema 1 had no `rounds`, and `local` among the models; what both have means the same.
     """
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    schemas: ClassVar[tuple[int, ...]] = (1, 2)
+    schema_: Annotated[Literal[1, 2], Field(alias="schema")] = 2
     data: Data
     privacy: Privacy
+    plan: dict[str, JsonValue] | None = None
     evaluation: Evaluation
+    rounds: tuple[Round, ...] = ()
     cost: Cost
     seed: Count
     versions: dict[str, str]
@@ -393,6 +423,32 @@ def _figures(ranking: Ranking, counts: NDArray[np.int64], users: int) -> dict[st
 
 def _rounded(shares: list[float]) -> tuple[float, ...]:
     return tuple(round(share, 6) for share in shares)
+
+
+def rounds_section(
+    entries: Iterable[Mapping[str, Any]], epsilons: Mapping[int, float]
+) -> tuple[Round, ...]:
+    """Return every finished round, once.
+
+    Args:
+        entries: of the coordinator's audit log.
+        epsilons: the highest ε of an organisation, after each round.
+    """
+    finished = {
+        entry["round"]: entry for entry in entries if entry["event"] == AuditEvent.ROUND_FINISHED
+    }
+    return tuple(
+        Round(
+            number=number,
+            epsilon=epsilons.get(number),
+            seconds=round(float(entry["seconds"]), 3),
+            bytes_up=entry["bytes_up"],
+            bytes_down=entry["bytes_down"],
+            outcomes=dict(entry["outcomes"]),
+        )
+        for number, entry in sorted(finished.items())
+        if "seconds" in entry  # an earlier version started the run
+    )
 
 
 def cost(status: RunStatus, *, total: float, evaluate: float) -> Cost:

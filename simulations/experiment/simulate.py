@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,17 @@ from flwr.clientapp import ClientApp
 from client.compute.memory import keep_freed_memory
 from server.app import Observer
 from server.runs.recommender import build_recommender
+from server.state.audit_log import FILE as AUDIT
+from server.state.audit_log import AuditLog
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
-from simulations.experiment import baselines, result_json
+from shared.system.files import UMASK, write_atomically
+from simulations.experiment import result_json
+from simulations.experiment.baselines import recommender, validation_loss
 from simulations.experiment.evaluate import evaluated_users, evaluation_section, rank_models
 from simulations.experiment.federation import ledger_costs, run_federation, sites_in
+from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.simulation import (
     LOCAL_BASELINES,
     SITES,
@@ -28,9 +35,15 @@ from simulations.experiment.user_ranks import write_evaluation
 
 __all__ = ["simulate"]
 
+EPSILONS = "epsilons.json"
+
 
 def simulate(
-    simulation: Simulation, reporter: Reporter, app: ClientApp | None = None
+    simulation: Simulation,
+    reporter: Reporter,
+    app: ClientApp | None = None,
+    *,
+    baselines: Path | None = None,
 ) -> dict[str, Any]:
     """Run or resume a prepared simulation, and write its result.json.
 
@@ -38,6 +51,7 @@ def simulate(
         simulation: what to run.
         reporter: gets the progress.
         app: runs on every node of the federation instead of the node's own ClientApp.
+        baselines: folder that keeps the rankings of baselines that do not depend on ε.
 
     Returns:
         The result, as written.
@@ -51,10 +65,11 @@ def simulate(
     )
     reporter.stage("measuring")
     evaluation_start = time.monotonic()
-    rankings = rank_models(simulation, final, local_baselines)
+    kept = None if baselines is None else KeptRankings(baselines, simulation)
+    rankings = rank_models(simulation, final, local_baselines, kept)
     now = time.monotonic()
     result = result_json.Result(
-        schema_=1,
+        schema_=2,
         data=result_json.data_section(
             simulation.dataset,
             dict(zip(simulation.names, simulation.populations, strict=True)),
@@ -63,6 +78,9 @@ def simulate(
             simulation.config.privacy, ledger_costs(sites_in(simulation.folder / SITES))
         ),
         evaluation=evaluation_section(simulation, rankings),
+        rounds=result_json.rounds_section(
+            AuditLog(simulation.folder / AUDIT).entries(), _Epsilons(simulation.folder).by_round
+        ),
         cost=result_json.cost(
             RunStatus.load(simulation.folder), total=now - start, evaluate=now - evaluation_start
         ),
@@ -94,17 +112,44 @@ def _round_observer(
     simulation: Simulation, config: RunConfig, sites: list[Path], reporter: Reporter
 ) -> Observer:
     catalogue, window = simulation.dataset.catalogue, config.model.max_length
+    epsilons = _Epsilons(Path(config.paths.out))
 
     def observe(checkpoint: Checkpoint) -> None:
         model = build_recommender(checkpoint, config, catalogue)
+        epsilon = max(cost.epsilon for cost in ledger_costs(sites).values())
+        epsilons.record(checkpoint.round, epsilon)
         reporter.round(
             checkpoint.round,
             config.training.rounds,
-            loss=baselines.validation_loss(baselines.recommender(model), simulation.split, window),
-            epsilon=max(cost.epsilon for cost in ledger_costs(sites).values()),
+            loss=validation_loss(recommender(model), simulation.split, window),
+            epsilon=epsilon,
         )
 
     return observe
+
+
+class _Epsilons:
+    """The highest ε of an organisation after each round, in a file of the run.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / EPSILONS
+
+    @property
+    def by_round(self) -> dict[int, float]:
+        """Return what was written down; infinite values, without privacy, are left out."""
+        if not self._file.is_file():
+            return {}
+        return {int(n): value for n, value in json.loads(self._file.read_text("utf-8")).items()}
+
+    def record(self, number: int, epsilon: float) -> None:
+        """Write down the ε after a round."""
+        if number and math.isfinite(epsilon):
+            text = json.dumps(self.by_round | {number: epsilon})
+            write_atomically(self._file, text.encode(), mode=UMASK)
 
 
 def _train_local_baselines(simulation: Simulation, reporter: Reporter) -> list[Checkpoint]:

@@ -46,14 +46,6 @@ MODELS: Mapping[str, Look] = MappingProxyType(
             "-",
             "The same model, where items without any training event are treated as new.",
         ),
-        "local": Look(
-            "each alone",
-            VERMILION,
-            "D",
-            "--",
-            "The same recommender, which each organisation trains by itself under its own ε; "
-            "evaluated on its own users.",
-        ),
         "popularity_private": Look(
             "most popular, same ε",
             VERMILION,

@@ -27,7 +27,7 @@ from simulations.sweep.workers import Job
 
 __all__ = ["BEST", "SweepFolder", "resolve_plan"]
 
-PLAN, LOCK = "sweep.toml", ".lock"
+PLAN, LOCK, BASELINES = "sweep.toml", ".lock", "baselines"
 BEST = "best.toml"
 """The settings of the best trial of a search."""
 _BULKY = ("alone", "catalogue", "model", "sites/*/interactions.parquet")
@@ -92,6 +92,7 @@ class SweepFolder:
             settings.write_text(run.config.to_toml(), encoding="utf-8")
             arguments = ["--config", str(settings.resolve())]
         command = [sys.executable, "-m", "simulations", "simulate", "--out", str(folder.resolve())]
+        arguments += ["--baselines", str((self.path / BASELINES).resolve())]
         return Job(name=run.name, command=[*command, *arguments], log=self.log(run.name))
 
     def slim(self, name: str, keep: Keep) -> None:

@@ -23,6 +23,8 @@ __all__ = ["print_outcome", "print_plan", "sweep_data"]
 
 FIGURES = ("hr@10", "ndcg@10", "mrr@10", "coverage@10")
 SHOWN = ("hr@10", "ndcg@10", "coverage@10")
+COMPARED = ("counts3", "home", "federated", "federated_home")
+"""What an organisation can choose between, and what counting all data would give."""
 
 
 def print_plan(
@@ -63,7 +65,11 @@ def sweep_data(folder: SweepFolder, source: Source, cost: SearchCost | None) -> 
             for outcome in source.outcomes
         ],
         "cells": [
-            {"settings": dict(cell.values), "finished": cell.finished, "federated": _spread(cell)}
+            {
+                "settings": dict(cell.values),
+                "finished": cell.finished,
+                **{model: _spread(cell, model) for model in COMPARED},
+            }
             for cell in cells(source.outcomes)
         ],
     }
@@ -73,8 +79,8 @@ def sweep_data(folder: SweepFolder, source: Source, cost: SearchCost | None) -> 
     return data
 
 
-def _spread(cell: Cell) -> dict[str, Any]:
-    figures = {name: cell.figure(name) for name in FIGURES}
+def _spread(cell: Cell, model: str) -> dict[str, Any]:
+    figures = {name: cell.figure(name, model) for name in FIGURES}
     return {
         name: None if figure is None else {"mean": figure[0], "sd": figure[1]}
         for name, figure in figures.items()
@@ -92,6 +98,8 @@ def print_outcome(folder: SweepFolder, source: Source, cost: SearchCost | None) 
     else:
         output.print("The federated model, mean ± standard deviation over seeds:")
         output.print(_table(cells(outcomes)))
+        output.print("NDCG@10 at home, and of all data counted without privacy:")
+        output.print(_compared(cells(outcomes)))
     for outcome in outcomes:
         if outcome.status == "failed":
             messages.print(
@@ -109,14 +117,29 @@ def print_outcome(folder: SweepFolder, source: Source, cost: SearchCost | None) 
 
 
 def _table(rows: Sequence[Cell]) -> Table:
+    figures = [[_shown(cell.figure(name)) for name in SHOWN] for cell in rows]
+    counts = [str(cell.finished) for cell in rows]
+    return _rows_of(rows, ["runs", *SHOWN], [[n, *f] for n, f in zip(counts, figures, strict=True)])
+
+
+def _compared(rows: Sequence[Cell]) -> Table:
+    """Return NDCG@10 of what an organisation can choose between, and what joining changes."""
+    name, lines = "ndcg@10", []
+    for cell in rows:
+        home, joined = (cell.figure(name, model) for model in ("home", "federated_home"))
+        gain = f"{joined[0] / home[0] - 1:+.1%}" if home and joined and home[0] > 0 else "-"
+        lines.append([*(_shown(cell.figure(name, model)) for model in COMPARED), gain])
+    return _rows_of(rows, [*COMPARED, "by joining"], lines)
+
+
+def _rows_of(rows: Sequence[Cell], names: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     keys = list(dict.fromkeys(key for cell in rows for key in cell.values))
-    table = table_of(*(key.rpartition(".")[2] for key in keys), "runs", *SHOWN)
+    table = table_of(*(key.rpartition(".")[2] for key in keys), *names)
     for column in table.columns[len(keys) :]:
         column.justify = "right"
-    for cell in rows:
+    for cell, line in zip(rows, lines, strict=True):
         settings = [label(key, cell.values[key]) if key in cell.values else "" for key in keys]
-        figures = [_shown(cell.figure(name)) for name in SHOWN]
-        table.add_row(*settings, str(cell.finished), *figures)
+        table.add_row(*settings, *line)
     return table
 
 

@@ -41,9 +41,13 @@ class Outcome:
     @property
     def federated(self) -> Mapping[str, float]:
         """Return the federated model's metrics; empty unless finished."""
+        return self.figures("federated")
+
+    def figures(self, model: str) -> Mapping[str, float]:
+        """Return a model's metrics; empty unless finished, and where it was not measured."""
         if self.result is None:
             return {}
-        figures: Mapping[str, float] = self.result["evaluation"]["models"]["federated"]
+        figures: Mapping[str, float] = self.result["evaluation"]["models"].get(model, {})
         return figures
 
 
@@ -59,9 +63,10 @@ class Cell:
     values: Mapping[str, Value]
     outcomes: list[Outcome] = field(default_factory=list)
 
-    def figure(self, name: str) -> tuple[float, float] | None:
+    def figure(self, name: str, model: str = "federated") -> tuple[float, float] | None:
         """Return mean and standard deviation (NaN for one run) of finished runs, or None."""
-        values = [outcome.federated[name] for outcome in self.outcomes if outcome.federated]
+        measured = [outcome.figures(model) for outcome in self.outcomes]
+        values = [figures[name] for figures in measured if name in figures]
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan

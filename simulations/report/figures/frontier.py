@@ -10,7 +10,7 @@ from simulations.report.reading.sweeps import Measured, Sweep
 
 __all__ = ["BASELINES", "Frontier", "Line", "Point", "frontier"]
 
-BASELINES = ("popularity_private", "popularity", "markov")
+BASELINES = ("federated_home", "home", "counts3", "popularity_private")
 """Baselines of the federated model, in the order in which they are shown."""
 FEDERATED = "federated"
 

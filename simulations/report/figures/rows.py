@@ -115,7 +115,7 @@ def gain_picture(results: Sequence[Gain]) -> Picture:
                 markeredgewidth=1.8,
                 markersize=6.5,
                 clip_on=False,
-                label="by itself" if first else None,
+                label="own data alone" if first else None,
                 zorder=3,
             )
             axes.plot(
@@ -125,7 +125,7 @@ def gain_picture(results: Sequence[Gain]) -> Picture:
                 color=BLUE,
                 markersize=8,
                 clip_on=False,
-                label="together" if first else None,
+                label="having joined" if first else None,
                 zorder=4,
             )
         most = 12 if narrow else 24

@@ -14,19 +14,19 @@ from simulations.report.reading.runs import Evaluation, Run
 
 __all__ = ["Comparison", "Gain", "Part", "by_activity", "by_group", "comparison", "gains"]
 
-FEDERATED, LOCAL = "federated", "local"
+HOME, JOINED = "home", "federated_home"
 
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """An organisation's gain from training together instead of by itself.
+    """An organisation's gain from joining, at home.
 
     Attributes:
         name: of the organisation; "" stands for all of them.
-        separate: its users with a hit of its own model.
-        together: its users with a hit of the federated model.
-        separate_ndcg: NDCG@10 of its own model.
-        together_ndcg: NDCG@10 of the federated model.
+        separate: its users with a hit of what it gets from its own data alone.
+        together: its users with a hit of the federated model, adapted at home.
+        separate_ndcg: NDCG@10 of its own data alone.
+        together_ndcg: NDCG@10 of the adapted model.
         p: p-value of the difference in hits.
     """
 
@@ -39,14 +39,14 @@ class Gain:
 
 
 def gains(evaluation: Evaluation) -> list[Gain]:
-    """Return the gain of all users, then of each organisation; [] without local baselines."""
-    if LOCAL not in evaluation.ranks:
+    """Return the gain of all users, then of each organisation; [] where it was not measured."""
+    if not {HOME, JOINED} <= evaluation.ranks.keys():
         return []
     names = list(dict.fromkeys(evaluation.organisations.tolist()))
     masks = [("", np.ones(len(evaluation.events), bool))]
     masks += [(name, evaluation.organisations == name) for name in sorted(names)]
     return [
-        _gain(name, evaluation.ranks[LOCAL][m], evaluation.ranks[FEDERATED][m]) for name, m in masks
+        _gain(name, evaluation.ranks[HOME][m], evaluation.ranks[JOINED][m]) for name, m in masks
     ]
 
 
@@ -140,9 +140,14 @@ class Comparison:
 
 
 def comparison(run: Run) -> list[Comparison]:
-    """Return all models of a run, best first."""
+    """Return all models of a run, best first.
+
+    Organisations that train alone under the same ε are left out: what an organisation can do alone
+    needs no noise.
+    """
     models = [
         Comparison(name, Share(round(figures["hr@10"] * run.tested), run.tested), dict(figures))
         for name, figures in run.models.items()
+        if name != "local"
     ]
     return sorted(models, key=lambda one: -one.figures["ndcg@10"])

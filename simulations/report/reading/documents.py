@@ -33,7 +33,7 @@ _EXPECTED = {
 
 
 def read_document(file: Path, schema: type[D], remedy: str) -> D:
-    """Read a file of schema 1.
+    """Read a file of one of the schemas that `schema` names.
 
     Args:
         file: holds one JSON object with the field `schema`.
@@ -51,9 +51,10 @@ def read_document(file: Path, schema: type[D], remedy: str) -> D:
     except ValueError as error:
         raise ReportError(f"{file} is not valid JSON ({error}): {remedy}") from error
     number = values.get("schema") if isinstance(values, dict) else None
-    if number != 1:
+    if number not in schema.schemas or isinstance(number, bool):
+        known = " and ".join(map(str, schema.schemas))
         raise ReportError(
-            f"{file} has schema {number!r}, and this version reads 1: report on it with the "
+            f"{file} has schema {number!r}, and this version reads {known}: report on it with the "
             "version that wrote it."
         )
     try:

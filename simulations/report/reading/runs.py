@@ -19,7 +19,15 @@ from shared.privacy.release import Release
 from shared.sections import Value, flat_tables
 from simulations.datasets.groups import RESERVED
 from simulations.experiment import result_json
-from simulations.experiment.result_json import FILE, Data, Exposure, Privacy, Result, Timing
+from simulations.experiment.result_json import (
+    FILE,
+    Data,
+    Exposure,
+    Joining,
+    Privacy,
+    Result,
+    Timing,
+)
 from simulations.experiment.user_ranks import EVALUATION
 from simulations.report.reading.documents import field_error, read_document
 
@@ -85,6 +93,7 @@ class Run:
         ties: how equal scores are ranked; None if an earlier version wrote result.json.
         timing: how the targets lie in time; None likewise.
         models: by name, the metrics of each.
+        joining: what all organisations, and each of them, gained by joining; () likewise.
         exposure: None if an earlier version wrote result.json.
         evaluation: None if an earlier version wrote the run.
         config: every setting, by its key.
@@ -112,6 +121,7 @@ class Run:
     ties: str | None
     timing: Timing | None
     models: Mapping[str, Mapping[str, float]]
+    joining: tuple[Joining, ...]
     exposure: Exposure | None
     evaluation: Evaluation | None
     config: Mapping[str, Value]
@@ -161,6 +171,7 @@ def read_run(folder: Path) -> Run:
         ties=evaluation.ties,
         timing=evaluation.time,
         models=evaluation.models,
+        joining=evaluation.joining or (),
         exposure=evaluation.exposure,
         evaluation=_read_evaluation(folder / EVALUATION, evaluation.models, evaluation.users),
         config=config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simulations.experiment.result_json import Joining
 from simulations.report.figures.curves import frontier_picture
 from simulations.report.figures.frontier import BASELINES, frontier
 from simulations.report.figures.rows import (
@@ -76,7 +77,7 @@ def run_sections(run: Run, *, compared: bool) -> list[Section]:
         no_users = missing("users", "Which users are served well?", explanations.NO_EVALUATION)
         return [*sections, no_users, _exposure(run)]
     models = [model for model in SHOWN if model in run.evaluation.ranks]
-    sections.append(_gains(run.evaluation))
+    sections.append(_gains(run.evaluation, run.joining))
     sections.append(
         _parts(
             "activity",
@@ -122,16 +123,16 @@ def _models(run: Run) -> Section:
     )
 
 
-def _gains(evaluation: Evaluation) -> Section:
-    title = "Who gains from training together?"
+def _gains(evaluation: Evaluation, joining: Sequence[Joining]) -> Section:
+    title = "Who gains by joining?"
     each = gains(evaluation)
     if not each:
-        return missing("gain", title, explanations.NO_LOCAL_BASELINE)
-    head = "organisation|users|hit alone|hit together|NDCG@10 alone|NDCG@10 together|p-value"
+        return missing("gain", title, explanations.NO_HOME)
+    head = "organisation|users|hit alone|hit joined|NDCG@10 alone|NDCG@10 joined|p-value"
     return Section(
         key="gain",
         title=title,
-        takeaway=takeaways.gains(each),
+        takeaway=takeaways.gains(each, joining),
         about=explanations.GAIN,
         picture=gain_picture(each),
         table=table(

@@ -255,7 +255,16 @@ def cards(run: Run, audits: Sequence[Audit]) -> list[Card]:
             )
         )
     other = run.models.get(rival, {}).get("ndcg@10", 0.0)
-    if own and other > 0:
+    if run.joining and run.joining[0].home > 0:
+        every = run.joining[0]
+        shown.append(
+            Card(
+                f"{every.federated_home / every.home - 1:+.1%}",
+                "by joining",
+                "NDCG@10 at home with the federated model, relative to own data alone, exact",
+            )
+        )
+    elif own and other > 0:
         same = " counted at the same ε" if run.private else ""
         shown.append(
             Card(

@@ -23,7 +23,7 @@ __all__ = [
     "NO_EVALUATION",
     "NO_EXPOSURE",
     "NO_GROUPS",
-    "NO_LOCAL_BASELINE",
+    "NO_HOME",
     "NO_MEMBERSHIP",
     "lead_of_run",
     "lead_of_sweep",
@@ -44,8 +44,8 @@ _TARGETS = {
 FRONTIER = (
     "Each point is the mean over the seeds, which determine the partition, the initial weights and "
     "the noise. The bar is the standard deviation; the small dots are the individual seeds. “none” "
-    "is the same without noise, and protects nobody. Lines without points are baselines from exact "
-    "counts of all data."
+    "is the same without noise, and protects nobody. Lines without points are the other models: "
+    "what each organisation gets at home, with the federated model and without it, and baselines."
 )
 MODELS = (
     "The point is the share of test users whose item is among the ten that they are shown (HR@10); "
@@ -70,9 +70,9 @@ MEMBERSHIP = (
     "rates with their 95% intervals."
 )
 GAIN = (
-    "One row for each organisation: the share of its users with a hit, for the model that it "
-    "trained by itself (diamond) and for the model that all trained together (dot), under the same "
-    "ε."
+    "One row for each organisation: the share of its users with a hit, for the best that it gets "
+    "from its own data alone (diamond) and for the federated model, adapted at home (dot). Its own "
+    "data never leave it, so neither needs noise at home."
 )
 ACTIVITY = (
     "Quarters of the users by their number of training events; users with equal numbers are in one "
@@ -100,9 +100,9 @@ NO_EVALUATION = (
     "This run has no evaluation.parquet with each user's rank, since an earlier version wrote it. "
     "Run it again to compare organisations, activity and groups."
 )
-NO_LOCAL_BASELINE = (
-    "In this run, no organisation was trained by itself, so its gain is unknown. Set `lab.alone` "
-    "to true to measure it."
+NO_HOME = (
+    "This run was made by an earlier version, which did not measure what an organisation gets from "
+    "its own data alone. Run it again to see what joining brings."
 )
 NO_GROUPS = (
     "The data set has no public groups of users. A file `users.csv` beside the interactions adds "

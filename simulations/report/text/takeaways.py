@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from simulations.experiment.result_json import Exposure
+from simulations.experiment.joining import describe_joining
+from simulations.experiment.result_json import Exposure, Joining
 from simulations.report.figures.curves import MOST_LINES
 from simulations.report.figures.frontier import Frontier, Line, Point
 from simulations.report.models import look
@@ -79,7 +80,19 @@ def frontier(data: Frontier) -> str:
     rival = next((one for one in data.baselines if one.model == "popularity_private"), None)
     if private and rival is not None:
         text.append(_against(private, rival))
-    return " ".join(text)
+    return " ".join([*text, *_joined(data)])
+
+
+def _joined(data: Frontier) -> list[str]:
+    """Return by how much joining changes NDCG@10 at home at each ε, in means over seeds."""
+    lines = {line.model: {point.epsilon: point for point in line.points} for line in data.baselines}
+    home, joined = lines.get("home", {}), lines.get("federated_home", {})
+    gains = [
+        f"{joined[epsilon].mean / home[epsilon].mean - 1:+.0%} at ε = {epsilon_text(epsilon)}"
+        for epsilon in sorted(home.keys() & joined.keys())
+        if home[epsilon].mean > 0 and math.isfinite(epsilon)
+    ]
+    return [f"At home, joining changes NDCG@10 by {', '.join(gains)}."] if gains else []
 
 
 def _value(point: Point) -> str:
@@ -219,7 +232,8 @@ def models(run: Run) -> str:
     }
     if own not in shares:
         return "This run has no federated model."
-    text = f"The federated model has a hit for {_hit(shares[own])}"
+    joined = f"{describe_joining(run.joining)[0]} " if run.joining else ""
+    text = f"{joined}The federated model has a hit for {_hit(shares[own])}"
     if rival not in shares:
         return f"{text}."
     text += f"; “{look(rival).label}” has one for {_hit(shares[rival])}"
@@ -250,15 +264,21 @@ def budget(run: Run) -> str:
     return f"{who} has spent ε = {number(worst.epsilon)}{limit} on {steps:,} noised sums."
 
 
-def gains(results: Sequence[Gain]) -> str:
-    """Compare training together and separately, for all users and by organisation."""
+def gains(results: Sequence[Gain], joining: Sequence[Joining]) -> str:
+    """Compare what organisations get at home with the federated model and without it.
+
+    Args:
+        results: all users, then each organisation.
+        joining: the same in result.json.
+    """
+    if joining:
+        return " ".join(describe_joining(joining))
     every, *each = results
     more = sum(one.together.count > one.separate.count for one in each)
     return (
-        f"The model trained together has a hit for {_hit(every.together)}, the models that each "
-        f"organisation trained by itself for {every.separate.value:.1%} "
-        f"({every.separate.count:,}). {_significance(every.p)} {more} of {len(each)} organisations "
-        "have more hits together."
+        f"The federated model, adapted at home, has a hit for {_hit(every.together)}, own data "
+        f"alone for {every.separate.value:.1%} ({every.separate.count:,}). "
+        f"{_significance(every.p)} {more} of {len(each)} organisations have more hits by joining."
     )
 
 

@@ -74,8 +74,9 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
     result = json.loads((private_run / "result.json").read_text())
 
     assert list(result) == [
-        *("schema", "data", "privacy", "evaluation", "cost", "seed", "versions"),
+        *("schema", "data", "privacy", "evaluation", "rounds", "cost", "seed", "versions"),
     ]
+    assert result["schema"] == 2
     assert result["data"] | {"organisations": []} == {
         "name": "tiny",
         "users": USERS,
@@ -119,7 +120,15 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
         assert len(shares) == 10
         assert sum(shares) == pytest.approx(1, abs=1e-5)
     assert set(result["cost"]["seconds"]) == {"total", "train", "evaluate"}
+    rounds = result["rounds"]
+    assert [one["number"] for one in rounds] == list(range(1, len(rounds) + 1))
+    assert [one["epsilon"] for one in rounds] == sorted(one["epsilon"] for one in rounds)
+    assert rounds[-1]["epsilon"] == pytest.approx(
+        max(o["epsilon"] for o in privacy["organisations"])
+    )
+    assert all(set(one["outcomes"].values()) == {"valid"} for one in rounds)
     weights = Checkpoint.load(private_run).weights
+    assert {one["bytes_up"] for one in rounds} == {result["cost"]["bytes_up_per_round"]}
     size = 3 * sum(value.nbytes + 128 for value in weights.values())  # 128: NumPy's header
     assert result["cost"]["bytes_up_per_round"] == size
     assert result["cost"]["bytes_down_per_round"] == size

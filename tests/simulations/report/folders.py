@@ -24,8 +24,10 @@ HIT_RATES = {
     "popularity": 0.04,
     "popularity_private": 0.04,
     "markov": 0.21,
-    "local": 0.1,
+    "counts3": 0.2,
+    "home": 0.1,
     "federated": 0.15,
+    "federated_home": 0.18,
 }
 
 
@@ -97,7 +99,7 @@ def _result(
         kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=1.0, steps=spec.steps
     )
     return {
-        "schema": 1,
+        "schema": 2,
         "data": {
             "name": spec.data,
             "users": spec.users,
@@ -132,15 +134,29 @@ def _result(
                 "deciles": "of the catalogue by training events, most popular first",
                 "chosen": [0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.03, 0.03, 0.02, 0.02],
                 "models": {
-                    name: [0.9 - 0.1 * place, 0.1 * place, *[0.0] * 7, 0.1]
+                    name: [0.9 - 0.05 * place, 0.05 * place, *[0.0] * 7, 0.1]
                     for place, name in enumerate(ranks)
                 },
             },
+            **({"joining": _joining(ranks, owners)} if "home" in ranks else {}),
         },
         "cost": {"seconds": {"total": 12.3, "train": 4.5, "evaluate": 1.0}},
         "seed": spec.seed,
         "versions": {"python": "3.11.7", "sotto": "0.1.0"},
     }
+
+
+def _joining(
+    ranks: Mapping[str, NDArray[np.int64]], owners: NDArray[np.str_]
+) -> list[dict[str, Any]]:
+    def of(name: str | None) -> dict[str, Any]:
+        own = np.ones(len(owners), bool) if name is None else owners == name
+        both = {
+            model: figures(ranks[model][own])["ndcg@10"] for model in ("home", "federated_home")
+        }
+        return {"name": name, "users": int(own.sum()), **both, "p": 0.5}
+
+    return [of(name) for name in (None, *dict.fromkeys(owners.tolist()))]
 
 
 def figures(ranks: NDArray[np.int64]) -> dict[str, float]:

@@ -70,7 +70,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_audit(folder / "audit", RunSpec(), audit_of())
     evil = RunSpec(data=EVIL, organisations=(EVIL, "$x$ & Söhne", "a"), groups={EVIL: (EVIL, "b")})
     write_run(folder / "evil", evil)
-    rates = {name: rate for name, rate in HIT_RATES.items() if name != "local"}
+    rates = {name: rate for name, rate in HIT_RATES.items() if "home" not in name}
     write_run(folder / "open", RunSpec(epsilon=None, groups={}, rates=rates))
     specs = [RunSpec(epsilon=e, seed=s) for e in (1, 4, None) for s in (0, 1)]
     write_sweep(folder / "sweep", specs, ["epsilon=1,seed=9"])
@@ -161,7 +161,7 @@ def test_a_run_without_privacy_says_so_before_anything_else(pages: dict[str, str
     assert html.index("NO PRIVACY") < html.index("In short")
     assert "Nothing is claimed" in html
     assert "No attack has tested this claim" in html
-    assert "no organisation was trained by itself" in html
+    assert "did not measure what an organisation gets" in html
     assert "no public groups of users" in html
     assert "NO PRIVACY" not in pages["audit"]
 

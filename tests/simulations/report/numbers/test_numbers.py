@@ -59,16 +59,16 @@ def test_gains_are_those_of_each_organisations_users(
     owner = {row["user"]: row["organisation"] for row in rows}
     assert [one.name for one in each] == ["north", "south", "west"]
     for one in (every, *each):
-        for model, share in (("local", one.separate), ("federated", one.together)):
+        for model, share in (("home", one.separate), ("federated_home", one.together)):
             ranks = [r for u, r in of(rows, model).items() if one.name in ("", owner[u])]
             assert (share.count, share.users) == (sum(r <= 10 for r in ranks), len(ranks))
-        ranks = [r for u, r in of(rows, "federated").items() if one.name in ("", owner[u])]
+        ranks = [r for u, r in of(rows, "federated_home").items() if one.name in ("", owner[u])]
         wanted = sum(1 / math.log2(1 + r) for r in ranks if r <= 10) / len(ranks)
         assert one.together_ndcg == pytest.approx(wanted)
 
 
-def test_without_runs_alone_there_are_no_gains(found: Evaluation) -> None:
-    ranks = {name: value for name, value in found.ranks.items() if name != "local"}
+def test_without_home_models_there_are_no_gains(found: Evaluation) -> None:
+    ranks = {name: value for name, value in found.ranks.items() if name != "home"}
     bare = Evaluation(
         organisations=found.organisations, events=found.events, groups={}, ranks=ranks
     )
@@ -184,7 +184,9 @@ def test_the_frontier_is_the_mean_and_spread_of_the_seeds(tmp_path: Path) -> Non
     [line] = found.lines
     assert line.variant == ""
     assert [point.epsilon for point in line.points] == [1, 8, math.inf]
-    assert [one.model for one in found.baselines] == ["popularity_private", "popularity", "markov"]
+    assert [one.model for one in found.baselines] == [
+        *("federated_home", "home", "counts3", "popularity_private")
+    ]
     for one in (line, *found.baselines):
         for point in one.points:
             values = [

@@ -40,7 +40,7 @@ def put(value: object, *path: str | int) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put(2, "schema"), "has schema 2, and this version reads 1"),
+        (put(3, "schema"), "has schema 3, and this version reads 1 and 2"),
         (put("much", "privacy", "delta"), "field 'privacy.delta': a number is expected, but it is"),
         (put(1.5, "privacy", "delta"), "a number from 0 to 1 is expected, but it is 1.5"),
         (put(None, "privacy", "private"), "'privacy.private': true or false is expected"),

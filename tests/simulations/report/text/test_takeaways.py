@@ -64,12 +64,12 @@ def gain(name: str, separate: int, together: int, p: float) -> Gain:
 
 def test_gains_are_counted_and_tested() -> None:
     each = [gain("a", 3, 9, 0.01), gain("b", 9, 9, 1.0), gain("c", 9, 3, 0.1)]
-    text = takeaways.gains([gain("", 21, 61, 1e-9), *each])
-    assert "trained together has a hit for 61.0% of users (61 of 100)" in text
-    assert "by itself for 21.0% (21)." in text
+    text = takeaways.gains([gain("", 21, 61, 1e-9), *each], ())
+    assert "adapted at home, has a hit for 61.0% of users (61 of 100)" in text
+    assert "own data alone for 21.0% (21)." in text
     assert "The difference is statistically significant (p < 0.001" in text
     assert "1 of 3 organisations" in text
-    neutral = takeaways.gains([gain("", 21, 22, 0.9), *each])
+    neutral = takeaways.gains([gain("", 21, 22, 0.9), *each], ())
     assert "The difference is not statistically significant (p = 0.9" in neutral
 
 
