@@ -72,8 +72,11 @@ class KeptRankings:
         for name, ranking in rankings.items():
             arrays |= {f"{name}.ranks": ranking.ranks, f"{name}.top": ranking.top}
         self._folder.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: array.contiguous() for name, array in arrays.items()}
-        write_atomically(self._file(kind), save(contiguous), mode=UMASK)
+        copies = {
+            name: array.clone(memory_format=torch.contiguous_format)
+            for name, array in arrays.items()
+        }
+        write_atomically(self._file(kind), save(copies), mode=UMASK)
 
     def _file(self, kind: str) -> Path:
         return self._folder / f"{self._name}-{kind}.safetensors"
