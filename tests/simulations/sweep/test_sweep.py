@@ -229,7 +229,7 @@ def test_a_run_starts_resumes_or_is_kept_by_the_state_of_its_folder(tmp_path: Pa
     assert not torn.exists()
     settings = folder.path / "settings" / f"{new.name}.toml"
     assert settings.read_text() == new.config.to_toml()
-    assert folder.job(begun).command[-1] == "--resume"
+    assert folder.job(begun).command[-3:-1] == ["--resume", "--baselines"]
 
     (folder.run(finished.name) / "result.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"is damaged .*remove the run's folder"):
