@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared.evaluation.ranking import Ranking
+from shared.sections import Value
 from simulations.experiment import baselines
 from simulations.experiment.config import read_settings
 from simulations.experiment.kept_rankings import KeptRankings
@@ -25,7 +26,11 @@ class Silent:
 
 
 def prepared(data: Path, folder: Path, epsilon: float, seed: int = 0) -> Simulation:
-    options = {"privacy.epsilon": epsilon, "privacy.delta": 1e-2, "lab.data": str(data)}
+    options: dict[str, Value | None] = {
+        "privacy.epsilon": epsilon,
+        "privacy.delta": 1e-2,
+        "lab.data": str(data),
+    }
     given = [*TINY_SETTINGS, "lab.organisations=3", f"seed={seed}", "training.rounds=1"]
     return prepare(read_settings(None, options, given), folder)
 
