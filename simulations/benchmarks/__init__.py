@@ -5,6 +5,7 @@
 | private_step | the private training step against the plain one                              |
 | training_step | the same through the trainer, and against an earlier version                |
 | statistics   | the statistics of a warm start, against an earlier version                   |
+| measuring    | measuring the models of a simulation, against an earlier version             |
 | noise        | cryptographic noise against torch's generator                                |
 | accounting   | the accountant                                                               |
 | secure_aggregation | time, bytes and memory of a round of secure aggregation              |
