@@ -64,6 +64,7 @@ DESCRIBED = ModelConfig(feature_size=FEATURES, max_length=5)
 
 LONGEST = (
     "docs/test_federation.py",
+    "test_secure_deployment.py",
     "test_deployment.py",
     "docs/test_tutorial.py",
     "docs/test_recommend.py",

@@ -13,6 +13,8 @@ Run `python -m simulations.faults.table`, `.random_kills` or `.poisoning`.
 | node_faults        | a changed bundle, a full disk, false replies                           |
 | certificate_faults | an expired certificate                                                 |
 | false_replies      | the false training replies of a partner                                |
+| kill_points        | deaths of nodes at stated steps of a sum                               |
+| changed_code       | a copy of the packages in which a node answers otherwise               |
 | deployment         | a coordinator and its partners' nodes as processes                     |
 | processes          | patterns of their command lines, and how to find them                  |
 | link               | the network link between partners and coordinator                      |

@@ -7,17 +7,18 @@ can be cut.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ from client.cli import main as node_main
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from server.cli import main as server_main
+from server.runs.bundle import build_bundle
 from server.state.status import RunStatus
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -62,7 +64,7 @@ class Deployment:
 
     folder: Path
     partners: Sequence[str]
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, ForkProcess] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +75,6 @@ class Deployment:
         self.catalogue.save(self.folder / "catalogue")
 
     # --- commands --------------------------------------------------------------------------------
-
-    def command(self, side: str, *arguments: object) -> list[str]:
-        """Return the command line of `sotto-server` or `sotto-node`."""
-        start = f"from {side}.cli import main; main()"
-        return [sys.executable, "-P", "-c", start, *map(str, arguments)]
 
     def call(self, side: str, *arguments: object) -> str:
         """Run a command, and return what it printed on stdout.
@@ -101,14 +98,18 @@ class Deployment:
             raise RuntimeError(f"{side} {arguments[0]} ended with {code}: {error_text}")
         return printed
 
-    def _exec_in_fork(self, side: str, arguments: list[str], output: int, errors: int) -> NoReturn:
-        """Run a command in this fork, and end it."""
+    def _exec_in_fork(
+        self, side: str, arguments: list[str], output: int, errors: int, source: Path = SOURCE
+    ) -> NoReturn:
+        """Run a command in this fork, and end it; what it starts has the packages in `source`."""
         code: object = 1
         try:
             os.setsid()  # its own session, so that the kernel schedules it separately
             for file, number in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (errors, 2)):
                 os.dup2(file, number)
-            os.environ.update(self.environment)
+            # What runs this may have put others in their place.
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.environ.update(self.environment | {"PYTHONPATH": str(source)})
             sys.argv = [f"sotto-{side}", *arguments]
             _MAIN[side]()
             code = 0
@@ -135,17 +136,26 @@ class Deployment:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start_process(self, name: str, command: Sequence[str], source: Path = SOURCE) -> None:
-        """Start a process with the packages in `source`; `close` ends it."""
+    def start_process(
+        self, name: str, side: str, *arguments: object, source: Path = SOURCE
+    ) -> None:
+        """Start a command that stays, in a fork as `call` does; `close` ends it.
+
+        Args:
+            name: of the process.
+            side: "client" or "server".
+            arguments: of the command.
+            source: folder of the packages that the processes which it starts run.
+        """
+        sys.stdout.flush()
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command,
-                env=self.environment | {"PYTHONPATH": str(source)},
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
+            number = log.fileno()
+            self.processes[name] = multiprocessing.get_context("fork").Process(
+                target=self._exec_in_fork,
+                args=(side, [*map(str, arguments)], number, number, source),
+                daemon=True,
             )
+            self.processes[name].start()
 
     # --- the coordinator -------------------------------------------------------------------------
 
@@ -163,16 +173,27 @@ class Deployment:
     def init_server(self) -> None:
         """Initialise the coordinator and build the app bundle."""
         ports = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
+        # A source of its own: an edit meanwhile would make another bundle, which partners refuse.
+        app = build_bundle(SOURCE).unpack(self.folder / "source")
         self.call(
             *("server", "init", self.server, "--address", f"localhost:{self.link.port}"),
+            *("--app", app),
             *("--listen", ports["partners"], "--administrators", ports["administrators"]),
             *("--superlink", ports["superlink"]),
         )
         self.call("server", "bundle", "--server", self.server, "--out", self.folder)
 
+    def start_server(self) -> None:
+        """Start the coordinator, and return at once."""
+        self.start_process("server", "server", "up", "--server", self.server)
+
     def up_server(self) -> None:
         """Start the coordinator, and wait until it answers."""
-        self.start_process("server", self.command("server", "up", "--server", self.server))
+        self.start_server()
+        self.wait_for_server()
+
+    def wait_for_server(self) -> None:
+        """Wait until the coordinator answers."""
         wait_for("the coordinator", self._is_ready, 300)
 
     def _is_ready(self) -> bool:
@@ -180,12 +201,12 @@ class Deployment:
             return self.call("server", "ready", "--server", self.server) is not None
         return False
 
-    def run(self, rounds: int, **settings: object) -> None:
+    def run(self, rounds: int, **sections: Mapping[str, object]) -> None:
         """Start a run of so many rounds, and return at once.
 
         Args:
             rounds: of training.
-            settings: of the section `server`.
+            sections: settings of the run, by section; those that are not stated stay as here.
         """
         values: dict[str, dict[str, object]] = {
             "privacy": {"epsilon": EPSILON, "delta": DELTA},
@@ -197,10 +218,11 @@ class Deployment:
                 "deadline_seconds": 180.0,
                 "retry_seconds": 2.0,
                 "retries": 6,
-                **settings,
             },
             "paths": {"catalogue": str(self.folder / "catalogue")},
         }
+        for name, settings in sections.items():
+            values[name] |= settings
         file = self.folder / f"{RUN}.toml"
         file.write_text(tomli_w.dumps(values))
         self.call("server", "run", file, "--server", self.server, "--detach")
@@ -212,7 +234,7 @@ class Deployment:
 
     # --- nodes -----------------------------------------------------------------------------------
 
-    def init_node(self, name: str) -> None:
+    def init_node(self, name: str, max_epsilon: float = EPSILON) -> None:
         """Create a partner's site, and trust the app bundle there."""
         folder = self.folder / name
         draw = torch.Generator().manual_seed(len(self.processes) + len(name))
@@ -224,7 +246,8 @@ class Deployment:
         self.call(
             *("client", "init", folder, "--organisation", name, "--user-base", name),
             *("--population", USERS, "--source", source),
-            *("--catalogue", self.folder / "catalogue", "--max-epsilon", EPSILON, "--delta", DELTA),
+            *("--catalogue", self.folder / "catalogue", "--max-epsilon", max_epsilon),
+            *("--delta", DELTA),
             *("--superlink", f"localhost:{self.link.port}"),
             *("--root-certificates", self.server / "ca.crt"),
             *("--anchor", self.folder / f"{name}.anchor"),
@@ -243,9 +266,33 @@ class Deployment:
         key = self.folder / name / "node_key.pub"
         self.call("server", "accept", key, "--name", name, "--server", self.server)
 
+    def exchange_keys(self, *, colluding: int, fewest: int) -> None:
+        """Give each partner the others' aggregation keys, as they do it among themselves.
+
+        Args:
+            colluding: how many of them each believes to collude.
+            fewest: how many each wants in every sum.
+        """
+        lines = {
+            name: json.loads(
+                self.call("client", "peers", "key", "--site", self.folder / name, "--json")
+            )["public_key"]
+            for name in self.partners
+        }
+        for name in self.partners:
+            file = self.folder / name / "site.toml"
+            stated = f"[roster]\ncolluding = {colluding}\nfewest = {fewest}\n"
+            text = file.read_text()
+            assert "[roster]\n" in text
+            file.write_text(text.replace("[roster]\n", stated))
+            for other in self.partners:
+                if other != name:
+                    site = ("--site", self.folder / name)
+                    self.call("client", "peers", "add", other, lines[other], *site, "--yes")
+
     def up_node(self, name: str, source: Path = SOURCE) -> None:
         """Start a partner's node from the packages in `source`."""
-        self.start_process(name, self.command("client", "up", "--site", self.folder / name), source)
+        self.start_process(name, "client", "up", "--site", self.folder / name, source=source)
 
     def ledger(self, name: str) -> Ledger:
         """Open a partner's ledger, outside of the register of the state folder."""
@@ -265,7 +312,7 @@ class Deployment:
 
         A ServerApp that outlives its executor still belongs to the coordinator.
         """
-        first = self.processes[owner].pid
+        first = _pid(self.processes[owner])
         child_option = re.compile(rf"--parent-pid {first}\b")
         below = {pid for pid in all_processes() if child_option.search(command_line(pid))}
         below |= set(descendants(first))
@@ -276,7 +323,7 @@ class Deployment:
         process = self.processes.pop(owner, None)
         if process is not None:
             process.terminate()
-            process.wait(60)
+            process.join(60)
 
     def kill(self, owner: str, pattern: str) -> list[int]:
         """Send SIGKILL to matching processes of `owner`, and return their ids."""
@@ -286,16 +333,29 @@ class Deployment:
                 os.kill(pid, signal.SIGKILL)
         return killed
 
+    def kill_node(self, name: str) -> None:
+        """Send SIGKILL to all processes of a node at once."""
+        process = self.processes[name]
+        for pid in (*descendants(_pid(process)), _pid(process)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.join()
+
     def close(self) -> None:
         """End everything that was started here, and nothing else."""
         for process in self.processes.values():
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
         for process in self.processes.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            for pid in descendants(process.pid):
+            process.join(30)
+            for pid in descendants(_pid(process)):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            process.join()
+        self.link.close()
+
+
+def _pid(process: ForkProcess) -> int:
+    """Return the id of a process that was started."""
+    assert process.pid is not None
+    return process.pid

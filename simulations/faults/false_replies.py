@@ -1,20 +1,24 @@
 """Replace a partner's training replies by false ones, as changed code at a partner could.
 
-`simulations.faults.node_faults` makes a copy of the packages in which the node passes every reply
-through `falsify`. The file `KIND_FILE` in that copy names the kind of false reply; it may change
-while the node runs.
+`simulations.faults.changed_code` makes a copy of the packages in which the node answers each
+request with `falsify`. The file `KIND_FILE` in that copy names the kind of false reply; it may
+change while the node runs.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Context, Message
 
 from shared.messages import TRAIN, TrainReply, Weights
 from shared.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from simulations.faults.changed_code import App
 
 __all__ = ["FALSE_REPLIES", "KIND_FILE", "falsify"]
 
@@ -30,8 +34,9 @@ KIND_FILE = Path(__file__).with_name("false_reply.txt")
 _PREVIOUS = Path(__file__).with_name("last.npz")
 
 
-def falsify(request: Message, reply: Message) -> Message:
+def falsify(app: App, request: Message, context: Context) -> Message:
     """Return what is sent in place of a reply; replies to other requests are unchanged."""
+    reply = app(request, context)
     if request.metadata.message_type != TRAIN or not reply.has_content():
         return reply
     sent = _false_change(KIND_FILE.read_text(), TrainReply.from_content(reply.content).change)

@@ -110,7 +110,7 @@ def start_federation(
             deployment.init_node(name)
             deployment.join(name)
             deployment.up_node(name)
-        deployment.run(rounds, **settings)
+        deployment.run(rounds, server=settings)
         wait_for_round(deployment, 1)
     except BaseException:
         deployment.close()

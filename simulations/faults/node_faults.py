@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import client.node.worker
 from shared.outcomes import Outcome
-from simulations.faults.deployment import SOURCE, Deployment
+from simulations.faults.changed_code import change_packages
+from simulations.faults.deployment import Deployment
 from simulations.faults.false_replies import FALSE_REPLIES, KIND_FILE, falsify
 from simulations.faults.injection import (
     finished_rounds,
@@ -25,8 +25,6 @@ __all__ = ["change_bundle", "fill_disk", "send_false_replies"]
 LEDGER = "ledger.sqlite"
 SMALL_DISK = "256m"
 """With less than 100 MB free a node does not start in the first place."""
-_ANSWER_LINE = "            return app(message, context)\n"
-"""The line of client/node/worker.py that answers a request."""
 
 
 def change_bundle(deployment: Deployment) -> str:
@@ -129,19 +127,7 @@ def send_false_replies(kind: str) -> Callable[[Deployment], str]:
 def _changed_code(deployment: Deployment, name: str) -> Iterator[Path]:
     """Run a node from a changed copy of the packages; yield the file that names the false reply."""
     copy = deployment.folder / "changed"
-    shutil.rmtree(copy, ignore_errors=True)
-    for package in ("client", "server", "shared", "simulations"):
-        ignored = shutil.ignore_patterns("__pycache__", "data")
-        shutil.copytree(SOURCE / package, copy / package, ignore=ignored)
-    worker = copy / Path(client.node.worker.__file__).relative_to(SOURCE)
-    text = worker.read_text()
-    assert text.count(_ANSWER_LINE) == 1
-    changed = _ANSWER_LINE.replace(
-        "app(message, context)", "falsify(message, app(message, context))"
-    )
-    imported = f"from {falsify.__module__} import falsify"
-    worker.write_text(f"{text.replace(_ANSWER_LINE, changed)}\n\n{imported}\n")
-    file = copy / KIND_FILE.relative_to(SOURCE)
+    file = change_packages(copy, falsify) / KIND_FILE.name
     file.write_text("")
     deployment.down(name)
     deployment.up_node(name, copy)

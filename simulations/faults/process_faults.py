@@ -38,7 +38,7 @@ def kill_coordinator(deployment: Deployment) -> str:
     """Kill all of the coordinator's processes at once, and start it again."""
     killed = deployment.kill("server", r".")
     deployment.processes["server"].kill()
-    deployment.processes["server"].wait()
+    deployment.processes["server"].join()
     deployment.up_server()
     return f"{len(killed) + 1} killed; started again"
 

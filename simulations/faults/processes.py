@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 import time
@@ -26,6 +27,7 @@ __all__ = [
     "wait_for",
 ]
 
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 SERVER_PROCESSES = {
     "SuperLink": "flower-superlink",
     "coordinator's executor": re.escape(server.service.superexec.__name__),
@@ -62,9 +64,18 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:  #
 
 
 def free_port() -> int:
-    """Return a local port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Return a local port that is free now, below those that outgoing connections take.
+
+    Raises:
+        OSError: none was found.
+    """
+    end = int(_OUTGOING.read_text().split()[0])
+    draw = random.SystemRandom()
+    for _ in range(100):
+        port = draw.randrange(end // 2, end)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no local port is free")
 
 
 def all_processes() -> list[int]:

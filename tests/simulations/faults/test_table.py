@@ -6,9 +6,10 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import client.node.supernode
 import client.node.worker
 from server.cli import app
-from simulations.faults.node_faults import _ANSWER_LINE
+from simulations.faults.changed_code import ANSWER_LINE, FIRST_LINE
 from simulations.faults.processes import NODE_PROCESSES, SERVER_PROCESSES
 from simulations.faults.table import faults
 
@@ -26,5 +27,6 @@ def test_the_patterns_of_processes_name_modules_and_commands_that_exist() -> Non
         assert not command or command in app.commands
 
 
-def test_the_line_that_false_replies_change_is_there_once() -> None:
-    assert Path(client.node.worker.__file__).read_text().count(_ANSWER_LINE) == 1
+def test_the_lines_that_a_changed_copy_replaces_are_there_once() -> None:
+    assert Path(client.node.worker.__file__).read_text().count(ANSWER_LINE) == 1
+    assert Path(client.node.supernode.__file__).read_text().count(FIRST_LINE) == 1
