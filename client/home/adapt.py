@@ -2,12 +2,18 @@
 
 Two numbers are chosen for each prior, by the mean NDCG@10 over the organisation's own held-out
 events: first how far back own counts look, then what the prior is worth. Both come from short lists
-that are the same for everybody.
+that are the same for everybody. The best of many that were tried on few events is often so by
+luck: so a number other than the default must be better by more than the standard error of the
+difference, paired by event and clustered by user. The federated model is the prior where what
+is chosen with it is better than what is chosen without it by more than half a standard error.
+
+Where there are few users, more than one event of each is held out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +31,7 @@ from client.home.home_model import (
     softmax_of,
 )
 from shared.data.histories import Histories
-from shared.evaluation.ranking import Scorer, ndcg, ranks
+from shared.evaluation.ranking import Scorer, ranks
 
 __all__ = [
     "CUTOFF",
@@ -37,6 +43,7 @@ __all__ = [
     "build_home",
     "choose",
     "last_events",
+    "standard_error",
 ]
 
 STRENGTHS = (8.0, 32.0, 64.0, 128.0, 512.0, math.inf)
@@ -56,18 +63,30 @@ class HeldOutEvents:
 
     Attributes:
         counted: what is counted.
-        inputs: histories before the held-out event, one a user.
-        targets: int64, each user's held-out item.
+        inputs: histories before each held-out event, [events].
+        targets: int64 [events], the held-out items.
+        users: int64 [events], whose each one is, by any number of the user.
     """
 
     counted: Histories
     inputs: Histories
     targets: NDArray[np.int64]
+    users: NDArray[np.int64]
 
     @property
     def enough(self) -> bool:
         """Whether there are users enough to choose by."""
-        return len(self.targets) >= FEWEST
+        return len(np.unique(self.users)) >= FEWEST
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeldOutEvents]) -> HeldOutEvents:
+        """Concatenate events; what the last part counts is counted."""
+        return cls(
+            parts[-1].counted,
+            Histories.joined([part.inputs for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            np.concatenate([part.users for part in parts]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +121,7 @@ class Choice:
     Attributes:
         chosen: the best one of all.
         home: the best one without the federated model.
-        users: whose held-out events were ranked; fewer than `FEWEST`: nothing was chosen.
+        users: whose events were held out; fewer than `FEWEST`: nothing was chosen.
         ndcg: NDCG@10 of `chosen`; None where nothing was chosen.
         ndcg_home: NDCG@10 of `home`.
         ndcg_federated: NDCG@10 of the federated model alone.
@@ -116,22 +135,42 @@ class Choice:
     ndcg_federated: float | None = None
 
 
-DEFAULT = Memory(6, 0.7), 64.0
-"""Where there are too few users to choose by."""
+DEFAULT = Memory(10, 0.8), 32.0
+"""Where there are too few users to choose by, and nothing else is measurably better."""
+JOINING = 0.5
+"""Standard errors by which the federated model must be better."""
+ENOUGH, MOST_OF_ONE, LEAST_KEPT = 600, 4, 9
+"""Events that are held out where histories are long enough, and of one user at most; for each of a
+user's, so many others are counted."""
 
 
-def last_events(histories: Histories) -> HeldOutEvents:
-    """Hold out the last event of each user of two or more."""
-    held = histories.lengths >= 2
-    counted = histories.first(histories.lengths - held)
-    users = np.flatnonzero(held)
-    return HeldOutEvents(
-        counted, counted.select(users), histories.items[histories.offsets[1:][users] - 1]
+def last_events(histories: Histories, *, apart: int = 0) -> HeldOutEvents:
+    """Hold out the last event of each user of two or more; more of each where users are few.
+
+    Args:
+        histories: the organisation's.
+        apart: events of each user that are held out elsewhere; they count as the first ones.
+    """
+    lengths = histories.lengths
+    several = -(-ENOUGH // max(1, int((lengths >= 2).sum())))
+    most = np.maximum(lengths // (1 + LEAST_KEPT), 1) * (lengths >= 2)
+    held = np.maximum(np.minimum(most, min(several, MOST_OF_ONE)) - apart, 0)
+    counted = histories.first(lengths - held)
+    parts = []
+    for back in range(int(held.max(initial=0)), 0, -1):
+        users = np.flatnonzero(held >= back)
+        ends = lengths[users] - back
+        places = histories.offsets[:-1][users] + ends
+        inputs = histories.select(users).first(ends)
+        parts.append(HeldOutEvents(counted, inputs, histories.items[places], users))
+    nobody = np.zeros(0, np.int64)
+    return HeldOutEvents.joined(
+        [HeldOutEvents(counted, histories.select(nobody), nobody, nobody), *parts]
     )
 
 
 def choose(events: HeldOutEvents, federated: Scorer, *, items: int, window: int) -> Choice:
-    """Choose the home model that ranks held-out events best.
+    """Choose the home model that ranks held-out events best, where the difference is measurable.
 
     Args:
         events: the organisation's.
@@ -143,14 +182,16 @@ def choose(events: HeldOutEvents, federated: Scorer, *, items: int, window: int)
     if not events.enough:
         home = Candidate(federated=False, memory=memory, strength=strength)
         chosen = Candidate(federated=True, memory=memory, strength=strength)
-        return Choice(chosen, home, len(events.targets))
+        return Choice(chosen, home, len(np.unique(events.users)))
     comparison = _Comparison(events, items, window)
     joined = comparison.of(softmax_of(federated), federated=True)
     own = comparison.of(same_for_all(popularity_shares(events.counted, items)), federated=False)
-    means = own | joined  # of equals, the first: what needs no federation
-    chosen, home = max(means, key=means.__getitem__), max(own, key=own.__getitem__)
-    [of_federated] = [mean for candidate, mean in joined.items() if math.isinf(candidate.strength)]
-    return Choice(chosen, home, len(comparison.targets), means[chosen], means[home], of_federated)
+    home, best = own.best, joined.best
+    difference = joined.gains[best] - own.gains[home]
+    joins = difference.mean() > JOINING * standard_error(difference, comparison.users)
+    chosen, of_chosen = (best, joined.mean(best)) if joins else (home, own.mean(home))
+    users = len(np.unique(comparison.users))
+    return Choice(chosen, home, users, of_chosen, own.mean(home), joined.mean_of_prior)
 
 
 def build_home(
@@ -173,6 +214,29 @@ def build_home(
     return HomeModel(transitions, prior, candidate.strength)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """What the candidates with one prior reached.
+
+    Attributes:
+        best: the default one, or one that is measurably better.
+        gains: by candidate, each event's part of NDCG@10.
+    """
+
+    best: Candidate
+    gains: Mapping[Candidate, NDArray[np.float64]]
+
+    def mean(self, candidate: Candidate) -> float:
+        """Return NDCG@10."""
+        return float(self.gains[candidate].mean())
+
+    @property
+    def mean_of_prior(self) -> float:
+        """Return NDCG@10 of the prior alone."""
+        [alone] = [candidate for candidate in self.gains if math.isinf(candidate.strength)]
+        return self.mean(alone)
+
+
 class _Comparison:
     """Candidates, ranked on the same held-out events.
 
@@ -185,43 +249,75 @@ class _Comparison:
     def __init__(self, events: HeldOutEvents, items: int, window: int) -> None:
         most = max(1, min(MOST, MOST_NUMBERS // items, len(events.targets)))
         rows = np.linspace(0, len(events.targets) - 1, most).astype(np.int64)
-        self.targets = torch.from_numpy(events.targets[rows])
-        lengths = events.inputs.lengths[rows]
-        self._seen = events.inputs.padded(rows, max(1, int(lengths.max())))
+        rows = rows[np.argsort(events.inputs.lengths[rows], kind="stable")]
+        self.users = events.users[rows]
+        self._inputs, self._targets = events.inputs, torch.from_numpy(events.targets)
+        self._batches = [rows[start : start + _BATCH] for start in range(0, most, _BATCH)]
         self._window = max(window, *(memory.events for memory in MEMORIES))
-        self._histories = events.inputs.padded(rows, self._window)
         self._counts = {
             memory: TransitionCounts.of(events.counted, items, memory) for memory in MEMORIES
         }
 
     @torch.no_grad()
-    def of(self, prior: Scorer, *, federated: bool) -> dict[Candidate, float]:
-        """Return NDCG@10 of the candidates with a prior."""
-        probabilities = [prior(part).float().cpu() for part in self._histories.split(_BATCH)]
-        best, strength = DEFAULT
-        means: dict[Candidate, float] = {}
+    def of(self, prior: Scorer, *, federated: bool) -> _Measured:
+        """Measure the candidates with a prior, and choose one."""
+        histories = [self._padded(rows, self._window) for rows in self._batches]
+        probabilities = [prior(part).float().cpu() for part in histories]
+        gains: dict[Candidate, NDArray[np.float64]] = {}
 
-        def measure(memory: Memory, strength: float) -> float:
+        def measure(memory: Memory, strength: float) -> Candidate:
             candidate = Candidate(federated=federated, memory=memory, strength=strength)
-            if candidate not in means:
+            if candidate not in gains:
                 model = HomeModel(self._counts[memory], prior, strength)
-                means[candidate] = ndcg(self._ranks(model, probabilities), CUTOFF)
-            return means[candidate]
+                gains[candidate] = self._gains(model, histories, probabilities)
+            return candidate
 
-        best = max(MEMORIES, key=lambda memory: measure(memory, strength))
-        for other in STRENGTHS:
-            measure(best, other)
-        return means
+        memory, strength = DEFAULT
+        first = measure(memory, strength)
+        best = self._better(first, [measure(other, strength) for other in MEMORIES], gains)
+        others = [measure(best.memory, other) for other in STRENGTHS]
+        return _Measured(self._better(best, others, gains), gains)
 
-    def _ranks(self, model: HomeModel, probabilities: list[Tensor]) -> Tensor:
-        parts = zip(
-            *(x.split(_BATCH) for x in (self._histories, self.targets, self._seen)),
-            probabilities,
-            strict=True,
-        )
-        return torch.cat(
-            [
-                ranks(model.blend(histories, prior), targets, seen)
-                for histories, targets, seen, prior in parts
-            ]
-        )
+    def _better(
+        self,
+        first: Candidate,
+        others: Sequence[Candidate],
+        gains: Mapping[Candidate, NDArray[np.float64]],
+    ) -> Candidate:
+        """Return the best of those that are better by more than a standard error, or the first."""
+        best, most = first, 0.0
+        for other in others:
+            difference = gains[other] - gains[first]
+            mean = float(difference.mean())
+            if mean > most and mean > standard_error(difference, self.users):
+                best, most = other, mean
+        return best
+
+    def _gains(
+        self, model: HomeModel, histories: Sequence[Tensor], probabilities: Sequence[Tensor]
+    ) -> NDArray[np.float64]:
+        """Return each event's part of NDCG@10."""
+        parts = []
+        for rows, given, prior in zip(self._batches, histories, probabilities, strict=True):
+            seen = self._padded(rows, int(self._inputs.lengths.max()))
+            places = ranks(model.blend(given, prior), self._targets[rows], seen).double()
+            parts.append((1 / torch.log2(1 + places)).where(places <= CUTOFF, 0.0).numpy())
+        return np.concatenate(parts)
+
+    def _padded(self, rows: NDArray[np.int64], window: int) -> Tensor:
+        """Return histories, padded to the longest of them."""
+        longest = max(1, int(self._inputs.lengths[rows].max()))
+        return self._inputs.padded(rows, min(window, longest))
+
+
+def standard_error(values: NDArray[np.float64], users: NDArray[np.int64]) -> float:
+    """Return the standard error of a mean of values that come in clusters, one a user.
+
+    With r = value - mean, it is √(Σ_users (Σ_own r)²) / N (Liang & Zeger, Biometrika 73, 1986).
+
+    >>> standard_error(np.array([1.0, 1.0, 3.0, 3.0]), np.array([0, 0, 1, 1])) # doctest: +ELLIPSIS
+    0.707...
+    """
+    _, cluster = np.unique(users, return_inverse=True)
+    sums = np.bincount(cluster, values - values.mean())
+    return float(np.sqrt((sums**2).sum()) / len(values))

@@ -71,15 +71,21 @@ class _Remembered:
 
 
 def _held_out(simulation: Simulation, train: Histories) -> HeldOutEvents:
-    """Return an organisation's validation events, or its last ones where those are measured."""
+    """Return an organisation's validation events, or its last ones where those are measured.
+
+    Where it has few users, events before them are held out as well.
+    """
     split = simulation.split
     if simulation.evaluation_split is not split:
         return last_events(train)
     own = set(train.users)
     rows = [row for row, user in enumerate(split.validation_inputs.users) if user in own]
-    return HeldOutEvents(
-        train, split.validation_inputs.select(rows), split.validation_targets[rows]
-    )
+    number = {user: row for row, user in enumerate(train.users)}
+    inputs = split.validation_inputs.select(rows)
+    users = np.array([number[user] for user in inputs.users], np.int64)
+    before = last_events(train, apart=1)
+    validation = HeldOutEvents(train, inputs, split.validation_targets[rows], users)
+    return HeldOutEvents.joined([validation, before])
 
 
 def joining_section(

@@ -15,6 +15,7 @@ from client.home.adapt import (
     Candidate,
     choose,
     last_events,
+    standard_error,
 )
 from client.home.home_model import (
     HomeModel,
@@ -79,6 +80,47 @@ def test_the_figures_are_those_of_the_models_that_are_named() -> None:
     assert choice.ndcg_home == pytest.approx(ranking.metrics().ndcg)
     alone = rank_users(knows_nothing, events.inputs, events.targets, items=ITEMS, window=WINDOW)
     assert choice.ndcg_federated == pytest.approx(alone.metrics().ndcg)
+
+
+def test_few_users_hold_out_more_events_of_long_histories() -> None:
+    """One in ten at most, four of a user at most, and none where there are users enough."""
+    lists = [list(range(1, 1 + length)) for length in (60, 25, 9, 1)]
+    events = last_events(Histories.from_lists(lists))
+    held = [events.users.tolist().count(user) for user in range(4)]
+    assert held == [4, 2, 1, 0]
+    assert events.counted.lengths.tolist() == [56, 23, 8, 1]
+    for before, target, user in zip(events.inputs, events.targets, events.users, strict=True):
+        assert [*before, target] == lists[user][: len(before) + 1]
+    assert sorted(events.targets[events.users == 0]) == [57, 58, 59, 60]
+    apart = last_events(Histories.from_lists(lists), apart=1)
+    assert [apart.users.tolist().count(user) for user in range(4)] == [3, 1, 0, 0]
+    many = last_events(Histories.from_lists([lists[0]] * 600))
+    assert len(many.targets) == 600
+
+
+def test_what_is_better_by_luck_is_not_chosen() -> None:
+    """Histories without any order: every candidate's mean is chance."""
+    draw = np.random.default_rng(4)
+    kept = 0
+    for _ in range(12):
+        lists = draw.integers(1, ITEMS + 1, (40, 8)).tolist()
+        events = last_events(Histories.from_lists(lists))
+        choice = choose(events, knows_nothing, items=ITEMS, window=WINDOW)
+        kept += (choice.home.memory, choice.home.strength) == DEFAULT
+    assert (
+        kept >= 4
+    )  # of nine candidates, the best mean alone would be the default's in one of nine
+
+
+def test_the_standard_error_is_that_of_independent_users() -> None:
+    """Repeated events of a user say nothing new."""
+    draw = np.random.default_rng(5)
+    values = draw.standard_normal(400)
+    alone = standard_error(values, np.arange(400))
+    assert alone == pytest.approx(1 / 20, rel=0.1)
+    assert standard_error(np.repeat(values, 3), np.repeat(np.arange(400), 3)) == pytest.approx(
+        alone
+    )
 
 
 def test_too_few_users_choose_nothing() -> None:
