@@ -5,6 +5,7 @@
 - `batch`: recommendations for many users, into one file, in blocks; a killed run goes on.
 - `histories`: each user's own history, by user, with feedback at once.
 - `service/`: `sotto-node serve`: the same over gRPC and HTTP, and feedback.
+- `quick_scores`: the highest scores of one history over a large catalogue, from bytes.
 - `explanation`: which past events brought an item, and how much popularity, federation and home.
 
 No module that answers a coordinator imports this room (`tests/test_layering.py`).

@@ -89,6 +89,15 @@ class Attention(nn.Module):
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
         return out
 
+    def attend_from_last(self, x: Tensor) -> Tensor:
+        """Attend from the last position alone: [B, T, D] -> [B, 1, D]."""
+        q = self._split_heads(self.query(x[:, -1:]))  # (B, H, 1, D/H)
+        k, v = self._split_heads(self.key(x)), self._split_heads(self.value(x))
+        logits = (q * q.shape[3] ** -0.5) @ k.mT + self._bias(x)[-1]  # (B, H, 1, T)
+        mixed = self.dropout(logits.softmax(3)) @ v
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
     def _bias(self, x: Tensor) -> Tensor:  # (B, T, D) -> (T, T)
         # Position t adds (t - s) log(recency) to the logit of position s <= t: with equal contents,
         # the softmax then weighs s by recency^(t - s). The future, s > t, is masked by -inf.
@@ -132,6 +141,12 @@ class Block(nn.Module):
             nn.init.zeros_(last.weight)
             with torch.no_grad():
                 attention.out.weight.mul_(INITIAL_ATTENTION_GAIN)
+
+    def last(self, x: Tensor) -> Tensor:
+        """Apply both parts at the last position alone: [B, T, D] -> [B, 1, D]."""
+        x = x[:, -1:] + self.dropout(self.attention.attend_from_last(self.attention_norm(x)))
+        out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both parts: [B, T, D] -> [B, T, D]."""
@@ -337,12 +352,28 @@ class AttentionRecommender(PreTrainedModel):
         Only the last `max_length` events count. An empty history is scored from the state at
         position 0.
         """
+        return self.score(self.last_states(histories))
+
+    def last_states(self, histories: Tensor) -> Tensor:
+        """Return the hidden state after each history's last event: [B, T] -> [B, D]."""
         lengths = (histories != 0).sum(1)  # (B,)
         window = self._window(histories, lengths)
         last = lengths.clamp(1, window.shape[1]) - 1  # (B,)
-        # (B, T, D) -> (B, D): the state at each user's last event
-        states = self.states(window)[torch.arange(len(window), device=window.device), last]
-        return self.score(states)
+        states = self.states(window)  # (B, T, D)
+        return states[torch.arange(len(window), device=window.device), last]
+
+    def state_after(self, history: Tensor) -> Tensor:
+        """Return the hidden state after one history without padding: [T] -> [D].
+
+        The same as `last_states` up to rounding, in a fraction of the time: of the last block, one
+        position is computed. An empty history is [0].
+        """
+        x = self._embed(history[None, -self.config.max_length :])
+        *others, final = [block for block in self.blocks if isinstance(block, Block)]
+        for block in others:
+            x = block(x)
+        out: Tensor = self.norm(final.last(x))[0, 0]
+        return out
 
     def _window(self, histories: Tensor, lengths: Tensor) -> Tensor:
         """Keep the last `max_length` events, right-padded: [B, T] -> [B, min(T, max_length)]."""

@@ -61,17 +61,20 @@ class Authority:
             file.write_bytes(self._signed(built))
         return file
 
-    def server(self, days: float = YEAR, address: str = "127.0.0.1") -> tuple[Path, Path]:
-        """A server's certificate and its key."""
+    def server(
+        self, days: float = YEAR, address: str = "127.0.0.1", *, client: bool = False
+    ) -> tuple[Path, Path]:
+        """A server's certificate and its key, or a client's."""
         _ = self.certificate
+        purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
         built = (
             self._builder("coordinator", days, key.public_key())
             .add_extension(names, critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         )
-        stem = f"server-{days:g}-{address}"
+        stem = f"{'client' if client else 'server'}-{days:g}-{address}"
         certificate, private = self.folder / f"{stem}.pem", self.folder / f"{stem}.key"
         certificate.write_bytes(self._signed(built))
         private.write_bytes(

@@ -128,6 +128,15 @@ def test_next_item_scores_are_those_after_the_last_event(items: str, tied: bool)
         assert_close(last[row], everywhere[row, len(history) - 1])
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@torch.no_grad()
+def test_the_state_after_a_history_is_that_of_the_last_position(layers: int) -> None:
+    model = recommender(layers=layers)
+    for history in ([0], [3], [1, 2, 3], list(range(1, T + 1)), [2, 3] * T):
+        expected = model.last_states(torch.tensor([history]))[0]
+        assert_close(model.state_after(torch.tensor(history)), expected)
+
+
 @torch.no_grad()
 def test_a_short_history_in_a_long_batch_is_read_whole() -> None:
     model = recommender()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +22,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from client.serving.recommender import Filters, Recommender
 from client.serving.service import recommender_pb2 as pb
+from client.serving.service import recommender_pb2_grpc as pb_grpc
 from client.serving.service.clients import add_client
+from client.serving.service.serve import Service
 from client.serving.service.status import Code
 from client.site.site import Site
 from shared.errors import SiteError
 from shared.models.attention import build
+from tests.client.authority import Authority
 from tests.client.serving.service.running import Running, publish, running
 from tests.conftest import MODEL, some_catalogue
 
@@ -394,6 +398,48 @@ def test_only_known_tokens_are_answered(sites: Sites, tmp_path: Path) -> None:
         assert (over_http(f"Bearer {token}"), over_http(f"Bearer {second}")) == (401, 200)
     with pytest.raises(SiteError, match="'app' has a token already"):
         add_client(site / "clients.toml", "app")
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls_and_clients_certificates(sites: Sites, tmp_path: Path, mutual: bool) -> None:
+    authority = Authority(tmp_path)
+    own, client = authority.server(), authority.server(client=True)
+    settings = {"serve.certificate": str(own[0]), "serve.key": str(own[1])}
+    if mutual:
+        settings["serve.client_authority"] = str(authority.certificate)
+    root = authority.certificate.read_bytes()
+    chain, key = (file.read_bytes() for file in client)
+    with running(sites.make(changes=settings), publish(sites, tmp_path / "published")) as service:
+
+        def over_grpc(credentials: Any) -> str:
+            with grpc.secure_channel(service.grpc_address, credentials) as channel:
+                stub: Any = pb_grpc.RecommenderStub(channel)  # type: ignore[no-untyped-call]
+                try:
+                    stub.Recommend(pb.RecommendRequest(history={}), timeout=5)
+                except grpc.RpcError as error:
+                    return str(error.code().name)
+            return "OK"
+
+        def over_http(pair: tuple[Path, Path] | None = None) -> int | None:
+            context = ssl.create_default_context(cafile=authority.certificate)
+            if pair:
+                context.load_cert_chain(pair[0], pair[1])
+            address = service.http_address.replace("http:", "https:")
+            try:
+                return httpx.post(
+                    f"{address}/v1/recommend", json={"history": {}}, verify=context, timeout=5
+                ).status_code
+            except httpx.TransportError:
+                return None
+
+        known = grpc.ssl_channel_credentials(root, key, chain)
+        assert (over_grpc(known), over_http(client)) == ("OK", 200)
+        nobody = over_grpc(grpc.ssl_channel_credentials(root)), over_http()
+        assert nobody == (("UNAVAILABLE", None) if mutual else ("OK", 200))
+        assert over_grpc(grpc.local_channel_credentials()) == "UNAVAILABLE"
+    own[1].write_bytes(key)
+    with pytest.raises(SiteError, match="no pair that can be used"):
+        Service(Site.load(sites.folder / "alpha"), tmp_path / "published")
 
 
 def test_beyond_this_machine_it_listens_only_with_tls_and_clients(sites: Sites) -> None:
