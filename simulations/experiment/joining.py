@@ -40,6 +40,8 @@ def describe_joining(joining: Sequence[Joining]) -> list[str]:
 
 def _sentence(one: Joining) -> str:
     """Return what joining brought one organisation."""
+    if one.p is None:
+        return f"Joining changes nothing for {one.name}: NDCG@10 is {one.home:.4f} either way."
     return (
         f"Joining brings {one.name} {_gain(one)} ({_chance(one)}); without it {one.home:.4f}, with "
         f"it {one.federated_home:.4f}."
