@@ -323,6 +323,16 @@ def test_metrics_count_what_happened(served: Running) -> None:
     assert not any(user in text for user in ("user3", "nobody"))
 
 
+def test_an_address_in_use_is_said(served: Running, home: Sites) -> None:
+    site = home.make("in use")
+    for name in ("grpc", "http", "metrics"):
+        taken = getattr(served.started, name)
+        service = Service(Site.load(site), home.folder / "published")
+        listeners = {"grpc": None, "http": None, "metrics": None, name: taken}
+        with pytest.raises(SiteError, match=rf"serve\.{name} = '127\.0\.0\.1:{taken[1]}'"):
+            asyncio.run(service.start(**listeners))
+
+
 # --- clients that hang -------------------------------------------------------------------------
 
 
