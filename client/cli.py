@@ -21,6 +21,7 @@ app = command_table(
         "adapt": "client.commands.adapt:adapt_command",
         "evaluate": "client.commands.evaluate:evaluate_command",
         "recommend": "client.commands.recommend:recommend_command",
+        "export": "client.commands.export:export_command",
         "serve": "client.commands.serve:serve_command",
         "budget": "client.commands.budget:budget",
         "outbox": "client.commands.outbox:outbox",

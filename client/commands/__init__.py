@@ -7,6 +7,7 @@ trust        vet an app bundle
 adapt        the published model, adapted to this site's own users
 evaluate     how good it is on own held-out events; evaluate_plot draws the figures
 recommend    items for a history, or for many users into a file
+export       the published model's scorer as ONNX
 own_source   where these find the partner's own data: in a site, or in a file
 serve        recommendations over gRPC and HTTP, and feedback
 peers        this site's aggregation key, and those of organisations that it believes independent

@@ -2,9 +2,9 @@
 
 The last event of each user of two or more is held out, and ranked among all items that the user has
 not seen (`shared.evaluation.ranking`). Nothing that an organisation makes itself has seen these
-events: counts are of the events before them, and the numbers of `client.home.adapt` are chosen on
-each user's last event but one. A federated model may have learned from them, as far as the ε of its
-run allows.
+events: counts are of the events before them, and so are the held-out events by which
+`client.home.adapt` chooses its numbers. A federated model may have learned from them, as far as the
+ε of its run allows.
 
 | name                       | what ranks                                                      |
 |----------------------------|-----------------------------------------------------------------|
@@ -108,25 +108,27 @@ def evaluate(
     Raises:
         ValueError: no user has two events.
     """
-    held = last_events(histories)
-    if not len(held.targets):
+    held = histories.lengths >= 2
+    asked = np.flatnonzero(held)
+    if not len(asked):
         raise ValueError("no user has two events: there is nothing to hold out")
-    rows = np.linspace(0, len(held.targets) - 1, min(most, len(held.targets))).astype(np.int64)
+    counted = histories.first(histories.lengths - held)
+    rows = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(np.int64)]
     scorers: dict[str, Scorer] = {
-        "popularity": Popularity.from_counts(item_counts(held.counted, items)),
-        "counts3": RecentCounts.from_histories(held.counted, items),
+        "popularity": Popularity.from_counts(item_counts(counted, items)),
+        "counts3": RecentCounts.from_histories(counted, items),
     }
     chosen: dict[str, Candidate] = {}
     for name, scorer in federated.items():
-        choice = choose(last_events(held.counted), scorer, items=items, window=window)
+        choice = choose(last_events(counted), scorer, items=items, window=window)
         if name == "federated":
-            scorers["home"] = build_home(choice.home, held.counted, scorer, items)
+            scorers["home"] = build_home(choice.home, counted, scorer, items)
         chosen[name] = choice.chosen
         adapted = f"{name}_home"
         scorers[name] = scorer
-        scorers[adapted] = build_home(choice.chosen, held.counted, scorer, items)
+        scorers[adapted] = build_home(choice.chosen, counted, scorer, items)
     reach = max(window, *(memory.events for memory in MEMORIES))
-    inputs, targets = held.inputs.select(rows), held.targets[rows]
+    inputs, targets = counted.select(rows), histories.items[histories.offsets[1:][rows] - 1]
     rankings = {
         name: rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
         for name, scorer in scorers.items()
@@ -138,7 +140,7 @@ def evaluate(
             for name, ranking in rankings.items()
         },
         users=len(rows),
-        of=len(held.targets),
+        of=len(asked),
         chosen=chosen["federated"],
         joining=_difference(gains["federated_home"], gains["home"]),
         renewing=_difference(gains["federated_home"], gains["before_home"])

@@ -41,12 +41,15 @@ class PastEvent:
         item: public id.
         title: the item's title; may be empty.
         difference: by how much the score falls without the event; negative if it rises.
+        attention: how much the federated model's last event attends to this one, in [0, 1], the
+            mean over its blocks and heads; None where it does not read the event.
     """
 
     place: int
     item: str
     title: str
     difference: float
+    attention: float | None = None
 
     @property
     def name(self) -> str:

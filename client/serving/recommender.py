@@ -101,6 +101,8 @@ class Recommender:
         verb: what users do with items, in the past tense; for explanations.
         quick: scores one history faster, as `federated` or `home` would, and says for how many of
             the highest scores that is exact; None where nothing does.
+        attention: how much the last event attends to each of the events that the federated model
+            reads, [B, T] -> [B, min(T, window)]; None where it cannot be said.
     """
 
     def __init__(
@@ -112,10 +114,11 @@ class Recommender:
         *,
         verb: str = CHOSE,
         quick: tuple[Scorer, QuickScores] | None = None,
+        attention: Scorer | None = None,
     ) -> None:
         self._quick = quick
         self.catalogue, self.home, self.verb = catalogue, home, verb
-        self._federated = federated
+        self._federated, self._attention, self._reads = federated, attention, window
         self._window = window if home is None else max(window, home.transitions.memory.events)
         forms = {canonical_id(item): number for item, number in catalogue.index.items()}
         self._numbers = forms | dict(catalogue.index)
@@ -152,8 +155,19 @@ class Recommender:
             if home is not None and adapted is not None:
                 again = load_home(Path(home), one, catalogue.fingerprint)
                 quick = replace(again, transitions=adapted.transitions), one
-        window = model.config.max_length
-        return cls(catalogue, federated, window, adapted, verb=verb, quick=quick)
+
+        def attention(rows: Tensor, /) -> Tensor:
+            return model.last_attention(rows.to(device))
+
+        return cls(
+            catalogue,
+            federated,
+            model.config.max_length,
+            adapted,
+            verb=verb,
+            quick=quick,
+            attention=attention,
+        )
 
     @property
     def window(self) -> int:
@@ -305,6 +319,7 @@ class Recommender:
             total = sum(parts)
             without = self._without_each(history, read, columns)  # [events, K]
             differences = (total - without).tolist()
+            attention = self._attended(history)
         reasons = []
         for column, (home, popularity, federated) in enumerate(zip(*parts, strict=True)):
             events = tuple(
@@ -313,6 +328,7 @@ class Recommender:
                     item=self.catalogue.item_ids[item - 1],
                     title=self.catalogue.titles[item - 1],
                     difference=differences[number][column],
+                    attention=attention[read + number],
                 )
                 for number, item in enumerate(history[read:])
             )
@@ -339,6 +355,14 @@ class Recommender:
                 f"k = {k}: ask for 1 to {len(self.catalogue)} items, as many as the catalogue has."
             )
         return self._hidden(filters)
+
+    def _attended(self, history: Sequence[int]) -> list[float | None]:
+        """Return the attention to each event of a history; None for those that are not read."""
+        unread = max(0, len(history) - self._reads)
+        if self._attention is None or not history:
+            return [None] * len(history)
+        weights = self._attention(torch.tensor([history[unread:]]))[0].tolist()
+        return [None] * unread + weights
 
     def _find(
         self, ids: Sequence[str], where: str, *, skip_unknown: bool = False

@@ -81,11 +81,8 @@ class Attention(nn.Module):
         """Attend from each position to itself and its past: [B, T, D] -> [B, T, D]."""
         # (B, T, D) -> (B, H, T, D/H) each
         q, k, v = (self._split_heads(layer(x)) for layer in (self.query, self.key, self.value))
-        size, (q, k, v) = q.shape[3], (align(part) for part in (q, k, v))
-        bias, k, v = self._bias(x), align(k, 2), align(v, 2)
-        bias = F.pad(bias, (0, k.shape[2] - len(bias)), value=-math.inf)
-        logits = (q * size**-0.5) @ k.mT + bias  # (B, H, T, T), or a little wider
-        mixed = (self.dropout(logits.softmax(3)) @ v)[..., :size]
+        size, v = v.shape[3], align(align(v), 2)
+        mixed = (self.dropout(self._weights(q, k, self._bias(x))) @ v)[..., :size]
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
         return out
 
@@ -97,6 +94,20 @@ class Attention(nn.Module):
         mixed = self.dropout(logits.softmax(3)) @ v
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return how much each position attends to each one: [B, T, D] -> [B, H, T, T].
+
+        Each row's sum is 1; the weights of the future are 0.
+        """
+        q, k = (self._split_heads(layer(x)) for layer in (self.query, self.key))
+        return self._weights(q, k, self._bias(x))[..., : x.shape[1]]
+
+    def _weights(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        size, q, k = q.shape[3], align(q), align(align(k), 2)
+        bias = F.pad(bias, (0, k.shape[2] - len(bias)), value=-math.inf)
+        logits: Tensor = (q * size**-0.5) @ k.mT + bias  # (B, H, T, T), or a little wider
+        return logits.softmax(3)
 
     def _bias(self, x: Tensor) -> Tensor:  # (B, T, D) -> (T, T)
         # Position t adds (t - s) log(recency) to the logit of position s <= t: with equal contents,
@@ -360,7 +371,7 @@ class AttentionRecommender(PreTrainedModel):
         window = self._window(histories, lengths)
         last = lengths.clamp(1, window.shape[1]) - 1  # (B,)
         states = self.states(window)  # (B, T, D)
-        return states[torch.arange(len(window), device=window.device), last]
+        return states[torch.arange(window.shape[0], device=window.device), last]
 
     def state_after(self, history: Tensor) -> Tensor:
         """Return the hidden state after one history without padding: [T] -> [D].
@@ -374,6 +385,23 @@ class AttentionRecommender(PreTrainedModel):
             x = block(x)
         out: Tensor = self.norm(final.last(x))[0, 0]
         return out
+
+    def last_attention(self, histories: Tensor) -> Tensor:
+        """Return how much the last event attends to each event that is read: [B, T] -> [B, S].
+
+        The mean over blocks and heads. S = min(T, `max_length`); the last S events are read, and
+        column s is the s-th of them. Each row's sum is 1; an empty history attends to position 0.
+        """
+        lengths = (histories != 0).sum(1)  # (B,)
+        window = self._window(histories, lengths)
+        last = lengths.clamp(1, window.shape[1]) - 1  # (B,)
+        rows = torch.arange(window.shape[0], device=window.device)
+        x, parts = self._embed(window), []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            parts.append(block.attention.weights(block.attention_norm(x)).mean(1)[rows, last])
+            x = block(x)
+        return torch.stack(parts).mean(0)
 
     def _window(self, histories: Tensor, lengths: Tensor) -> Tensor:
         """Keep the last `max_length` events, right-padded: [B, T] -> [B, min(T, max_length)]."""

@@ -27,11 +27,11 @@ def test_figures_are_those_of_models_that_have_not_seen_the_last_events() -> Non
     ]
     assert measured.models["federated"].metrics.hr == 1
     assert measured.models["before"].metrics.hr == 0
-    held = last_events(histories)
-    choice = choose(last_events(held.counted), knows_the_chain, items=ITEMS, window=WINDOW)
+    before, last = histories.without_last(1), np.array([history[-1] for history in histories])
+    choice = choose(last_events(before), knows_the_chain, items=ITEMS, window=WINDOW)
     assert measured.chosen == choice.chosen
-    home = build_home(choice.home, held.counted, knows_the_chain, ITEMS)
-    ranking = rank_users(home, held.inputs, held.targets, items=ITEMS, window=WINDOW, k=5)
+    home = build_home(choice.home, before, knows_the_chain, ITEMS)
+    ranking = rank_users(home, before, last, items=ITEMS, window=WINDOW, k=5)
     assert measured.models["home"].metrics == ranking.metrics()
     assert measured.renewing is not None
     assert measured.renewing.mean > 0

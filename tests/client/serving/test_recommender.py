@@ -27,7 +27,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import DataError, RequestError, UnknownItemError
 from shared.evaluation.ranking import Scorer
-from shared.models.attention import build
+from shared.models.attention import AttentionRecommender, build
 from tests.conftest import DESCRIBED, MODEL, some_catalogue, some_histories
 
 ITEMS, WINDOW = 20, 5
@@ -218,6 +218,25 @@ def test_the_parts_are_popularity_home_and_what_the_history_changes() -> None:
         total += weight
     [reason] = made("counts").explain(history, [column + 1])
     assert reason.home == pytest.approx(expected / total, rel=1e-5)
+
+
+def test_attention_is_said_of_the_events_that_the_federated_model_reads(tmp_path: Path) -> None:
+    catalogue = titled_catalogue()
+    build(MODEL, catalogue).save_pretrained(tmp_path / "model")
+    catalogue.save(tmp_path / "catalogue")
+    home = tmp_path / "home.safetensors"
+    transitions = TransitionCounts.of(some_histories(40), ITEMS, Memory(10, 0.8))
+    save_home(home, transitions, 16.0, None, catalogue.fingerprint)
+    history = list(range(1, 9))  # of which the federated model reads 5, and counts all
+    [one] = Recommender.load(tmp_path, home).recommend(ids(*history), 1, explain=True)
+    assert one.explanation is not None
+    attention = [event.attention for event in one.explanation.events]
+    assert attention[:3] == [None] * 3
+    assert sum(filter(None, attention)) == pytest.approx(1, rel=1e-5)
+    model = AttentionRecommender.from_pretrained(tmp_path / "model")
+    model.train(mode=False)
+    weights = model.last_attention(torch.tensor([history]))[0].tolist()
+    assert attention[3:] == pytest.approx(weights, rel=1e-5)
 
 
 def test_places_are_those_of_the_history_that_was_given() -> None:

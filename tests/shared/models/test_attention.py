@@ -375,3 +375,32 @@ def test_a_gpu_gives_the_same_scores(items: str, tied: bool) -> None:
     got = model(on_gpu), model.next_item_scores(on_gpu)
     for scores, other in zip(got, expected, strict=True):
         assert_close(scores.cpu(), other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 3, T, T + 4])
+def test_the_last_event_attends_to_what_it_reads(length: int) -> None:
+    """The weights are those that the output is made of."""
+    model = recommender()
+    row = torch.randint(1, V + 1, (1, length), generator=torch.Generator().manual_seed(3))
+    padded = torch.nn.functional.pad(row, (0, 2))
+    weights = model.last_attention(padded)
+    assert_close(weights.sum(1), torch.ones(1))
+    assert_close(weights[:, : min(length, T)], model.last_attention(row)[:, : min(length, T)])
+    x = torch.randn(2, T, D, generator=torch.Generator().manual_seed(4))
+    attention = next(module for module in model.modules() if isinstance(module, Attention))
+    attended = attention.weights(x)  # (B, H, T, T)
+    assert torch.equal(attended, attended.tril())
+    values = attention.value(x).unflatten(2, (2, -1)).transpose(1, 2)
+    by_hand = attention.out((attended @ values).transpose(1, 2).flatten(2))
+    assert_close(by_hand, attention(x))
+
+
+def test_equal_contents_are_attended_to_by_recency() -> None:
+    model = recommender("features", layers=1, recency=0.5)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, Attention):
+                module.query.weight.zero_()
+                module.query.bias.zero_()
+    weights = model.last_attention(torch.tensor([[4, 2, 7]]))
+    assert_close(weights, torch.tensor([[1.0, 2.0, 4.0]]) / 7)
