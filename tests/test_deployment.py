@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from shared.models.attention import AttentionRecommender
 from shared.sections import Value
 from simulations.experiment.config import Engine
 from simulations.experiment.federation import run_federation
+from simulations.faults.processes import free_port
 
 ROOT = Path(__file__).parents[1]
 ITEMS, USERS, ROUNDS = 30, 40, 3
@@ -68,14 +68,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def free_ports(count: int) -> list[int]:
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in taken]
-    for one in taken:
-        one.close()
-    return ports
-
-
 def until(holds: Callable[[], object], seconds: float = 60.0, why: Callable[[], str] = str) -> None:
     end = time.monotonic() + seconds
     while not holds():
@@ -96,7 +88,7 @@ class Deployment:
     """A coordinator and its partners in one folder."""
 
     folder: Path
-    ports: list[int] = field(default_factory=lambda: free_ports(7))
+    ports: list[int] = field(default_factory=lambda: [free_port() for _ in range(7)])
     up: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_returned: set[int] = set()
 SERVER_PROCESSES = {
     "SuperLink": "flower-superlink",
     "coordinator's executor": re.escape(server.service.superexec.__name__),
@@ -66,6 +67,8 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> Any:  #
 def free_port() -> int:
     """Return a local port that is free now, below those that outgoing connections take.
 
+    This process returns none twice.
+
     Raises:
         OSError: none was found.
     """
@@ -73,7 +76,10 @@ def free_port() -> int:
     draw = random.SystemRandom()
     for _ in range(100):
         port = draw.randrange(end // 2, end)
+        if port in _returned:
+            continue
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            _returned.add(port)
             return port
     raise OSError("no local port is free")
 

@@ -32,6 +32,7 @@ from client.node.supernode import (
     push_all_parts,
 )
 from client.site.keys import make_key
+from simulations.faults.processes import free_port
 from tests.client.authority import Authority
 from tests.conftest import ask
 from tests.flower_internals import (
@@ -85,11 +86,6 @@ def coordinator(authority: Authority, answers: Mapping[str, bytes | None]) -> It
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

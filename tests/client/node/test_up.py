@@ -33,6 +33,7 @@ from client.site.site import Site
 from shared.errors import ConfigError, ProcessError, SiteError
 from shared.outcomes import Refusal
 from shared.system.supervise import Account, Patience
+from simulations.faults.processes import free_port
 from tests.client.authority import Authority, serving
 from tests.client.node.echo_app import CLIENT, write_app
 from tests.flower_internals import flower_module
@@ -404,11 +405,6 @@ def test_up_refuses_without_a_coordinator(partner: Partner) -> None:
 
 
 # --- with Flower itself ------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

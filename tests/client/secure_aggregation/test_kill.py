@@ -17,7 +17,7 @@ from tests.kills import Story, run_driver
 if TYPE_CHECKING:
     from tests.conftest import Sites
 
-LINES = 2
+LINES = 1
 """Kills of each step before evenly spread lines of the room's code, beside the named points."""
 POINTS = 5 * 4 + 4
 

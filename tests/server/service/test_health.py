@@ -20,6 +20,7 @@ from server.state.status import RunState, RunStatus, now
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
 from shared.system.supervise import Processes, Start
+from simulations.faults.processes import free_port
 
 RUN = """
 [privacy]
@@ -30,17 +31,9 @@ catalogue = "catalogue"
 """
 
 
-def free_ports(count: int) -> list[str]:
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in taken]
-    for one in taken:
-        one.close()
-    return addresses
-
-
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    partners, administrators, superlink, metrics = free_ports(4)
+    partners, administrators, superlink, metrics = (f"127.0.0.1:{free_port()}" for _ in range(4))
     new = NewServer(
         address=partners,
         partners=partners,
