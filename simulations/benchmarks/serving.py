@@ -16,6 +16,8 @@ a process that is bound to one core. Clients are in this process, on the other c
 | `numpy`     | `table @ state` and `argpartition` alone: no model, no history, no transport       |
 
 Requests are sent at fixed times, whether or not earlier ones were answered, so that a pause counts
+for all requests that it holds up. One that is refused counts as infinite. `load` is the machine's
+load before it begins.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import socket
 import subprocess
@@ -131,6 +134,10 @@ def start(site: Path, core: int) -> tuple[subprocess.Popen[str], dict[str, Any]]
     return process, json.loads(line)
 
 
+class _Refused(Exception):
+    """The service had too much to do, and said so."""
+
+
 async def paced(ask: Callable[[str], Any], rate: float, seconds: float) -> list[float]:
     """Ask at fixed times; return the seconds from each of these times to its answer."""
     taken: list[float] = []
@@ -138,7 +145,11 @@ async def paced(ask: Callable[[str], Any], rate: float, seconds: float) -> list[
 
     async def one(at: float, user: str) -> None:
         await asyncio.sleep(max(0.0, at - time.perf_counter()))
-        await ask(user)
+        try:
+            await ask(user)
+        except (grpc.RpcError, httpx.TransportError, _Refused):
+            taken.append(math.inf)
+            return
         taken.append(time.perf_counter() - at)
 
     for _ in range(_WARM):
@@ -180,6 +191,8 @@ async def over_http(address: str, rate: float, seconds: float) -> list[float]:
 
         async def ask(user: str) -> None:
             answer = await client.post("/v1/recommend", json={"user": user, "k": _K})
+            if answer.status_code != 200:
+                raise _Refused
             assert len(answer.json()["items"]) == _K
 
         return await paced(ask, rate, seconds)
@@ -197,8 +210,10 @@ def repeated(work: Callable[[], object], seconds: float) -> list[float]:
 
 
 def summary(taken: list[float]) -> dict[str, float]:
-    """Return percentiles in milliseconds."""
-    return {f"p{p}": round(float(np.percentile(taken, p)) * 1e3, 2) for p in (50, 95, 99)}
+    """Return percentiles in milliseconds; infinite where requests were refused."""
+    ordered = sorted(taken)
+    places = {p: ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in (50, 95, 99)}
+    return {f"p{p}": round(seconds * 1e3, 2) for p, seconds in places.items()}
 
 
 def measure(shape: Shape, rate: float, seconds: float) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """Closes a connection that has sent no whole request head in `_HEAD_SECONDS`."""
 
-    _HEAD_SECONDS = 10.0
+    _HEAD_SECONDS, _MORE_SECONDS = 10.0, 0.5
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401
         """Begin to count."""
@@ -154,6 +154,10 @@ class _Protocol(H11Protocol):
         self._head = self.loop.call_later(self._HEAD_SECONDS, self._end_without_head)
 
     def _end_without_head(self) -> None:
+        # What has arrived by now is read before the next timer: a busy service hangs up on nobody.
+        self._head = self.loop.call_later(self._MORE_SECONDS, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
