@@ -239,6 +239,24 @@ def test_attention_is_said_of_the_events_that_the_federated_model_reads(tmp_path
     assert attention[3:] == pytest.approx(weights, rel=1e-5)
 
 
+def test_an_item_without_features_is_ranked_by_its_offset(tmp_path: Path) -> None:
+    plain = titled_catalogue()
+    assert plain.features is not None
+    features = plain.features.clone()
+    features[6] = 0
+    catalogue = plain.with_features(features)
+    model = build(DESCRIBED, catalogue)
+    assert model.item_scores.offset is not None
+    with torch.no_grad():
+        model.item_scores.offset[6] = 1.0
+    model.save_pretrained(tmp_path / "model")
+    catalogue.save(tmp_path / "catalogue")
+    recommender = Recommender.load(tmp_path)
+    for history in (ids(1, 2), []):
+        assert recommender.recommend(history, 1)[0].item == "i7"
+    assert len(recommender.recommend(ids(7), 19)) == 19
+
+
 def test_places_are_those_of_the_history_that_was_given() -> None:
     [one] = made().recommend(["x", "i4", "y", "i9"], 1, explain=True, skip_unknown=True)
     assert one.explanation is not None
