@@ -77,6 +77,7 @@ LONGEST = (
     "simulations/experiment/test_federation.py",
     "server/test_kill.py",
     "client/ledger/test_kill.py",
+    "client/serving/service/test_feedback.py",
 )
 """Files that take longest, the longest first: one that was begun last would run on alone."""
 

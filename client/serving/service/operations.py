@@ -414,7 +414,12 @@ def _explanation(reason: Explanation) -> pb.Explanation:
     return pb.Explanation(
         sentence=reason.sentence,
         reasons=[
-            pb.Reason(item=event.item, title=event.title, difference=event.difference)
+            pb.Reason(
+                item=event.item,
+                title=event.title,
+                difference=event.difference,
+                attention=event.attention,
+            )
             for event in ordered
         ],
         popularity=reason.popularity,

@@ -73,14 +73,16 @@ class SimilarRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[str]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Reason(_message.Message):
-    __slots__ = ("item", "title", "difference")
+    __slots__ = ("item", "title", "difference", "attention")
     ITEM_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
     item: str
     title: str
     difference: float
-    def __init__(self, item: _Optional[str] = ..., title: _Optional[str] = ..., difference: _Optional[float] = ...) -> None: ...
+    attention: float
+    def __init__(self, item: _Optional[str] = ..., title: _Optional[str] = ..., difference: _Optional[float] = ..., attention: _Optional[float] = ...) -> None: ...
 
 class Explanation(_message.Message):
     __slots__ = ("sentence", "reasons", "popularity", "federated", "home")

@@ -24,6 +24,7 @@ from client.home.store import load_home
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service import recommender_pb2_grpc as pb_grpc
 from client.site.site import Site
+from simulations.faults.processes import free_port
 from tests.client.serving.service.running import Running, publish, running
 
 if TYPE_CHECKING:
@@ -199,13 +200,6 @@ def start(site: Path, folder: Path) -> tuple[subprocess.Popen[str], dict[str, An
     line = process.stdout.readline()
     assert line, process.communicate()[1]
     return process, json.loads(line)
-
-
-def free_port() -> int:
-    import socket  # noqa: PLC0415
-
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(

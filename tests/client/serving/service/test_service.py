@@ -87,6 +87,11 @@ def test_explanations_are_those_of_the_recommender(served: Running, home: Sites)
     assert differences == pytest.approx(
         {event.item: event.difference for event in expected.explanation.events}
     )
+    attention = {reason.item: reason.attention for reason in answer.explanation.reasons}
+    assert attention == pytest.approx(
+        {event.item: event.attention for event in expected.explanation.events}
+    )
+    assert sum(attention.values()) == pytest.approx(1.0)
     parts = answer.explanation
     assert parts.popularity + parts.federated + parts.home == pytest.approx(answer.score)
 
