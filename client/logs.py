@@ -43,6 +43,7 @@ __all__ = [
     "Format",
     "about",
     "cause",
+    "errors_only",
     "note",
     "request",
     "set_up",
@@ -215,6 +216,18 @@ def cause(error: BaseException) -> Fields:
     if isinstance(error, Refused | WireError | LedgerError):
         fields["why"] = str(error)
     return fields
+
+
+@contextmanager
+def errors_only(library: str) -> Iterator[None]:
+    """Leave out what a library says below an error, within the block."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def set_up(stream: IO[str] | None = None) -> None:
