@@ -114,7 +114,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     tiny_data: Path,
     tmp_path: Path,
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("simulations.commands.simulate.simulate", interrupt)
