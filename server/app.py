@@ -21,6 +21,7 @@ from server.aggregation.records import to_arrays, to_weights
 from server.aggregation.robust import check_aggregation, credible_populations
 from server.noise_plan import (
     check_masking,
+    most_own_items,
     plan_noise,
     popularity_fade,
     popularity_share,
@@ -197,6 +198,7 @@ def check_all_can_pay(federation: Federation, checkpoint: Checkpoint) -> None:
             noise,
             checkpoint.weights,
             len(federation.catalogue),
+            most_own_items(config.warm_start.own_items, share),
         ),
         config.server,
         federation.reporter.plan_missed,
@@ -222,7 +224,8 @@ def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[
         # The second request names these items: it must be the same when it is repeated.
         replace(checkpoint, own_items=own_items).save(federation.out)
 
-    choice = OwnItemsChoice(checkpoint.own_items, save_own_items)
+    most = most_own_items(config.warm_start.own_items, checkpoint.popularity_share)
+    choice = OwnItemsChoice(most, checkpoint.own_items, save_own_items)
     first = compute_first_weights(collector, config, catalogue, Prior(public), choice)
     seconds = time.monotonic() - started
     federation.reporter.warm_started(seconds=seconds, bytes_up=first.bytes_up)

@@ -23,6 +23,7 @@ from shared.privacy.release import Release, ReleaseKind
 __all__ = [
     "NoisePlan",
     "check_masking",
+    "most_own_items",
     "noise_for_share",
     "plan_noise",
     "planned_releases",
@@ -39,6 +40,9 @@ MAX_SHARE_WITH_FADE = 0.7
 """Above this share of popularity the noise is too strong for its drift to be measured."""
 NOISE_AT_FULL_SHARE = 100.0
 """Noise, in units of the mean number of users per item, at which popularity would get all."""
+LITTLE_NOISE, MOST_TIMES = 0.8, 4.0
+"""Noise, in the same units, below which more items get a direction of their own, and how many times
+as many at most; fitted on MovieLens-1M validation events (docs/experiments/recipe.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +199,27 @@ def popularity_share(noise_multiplier: float, populations: Sequence[int], items:
     noise = noise_multiplier * math.sqrt(len(populations))
     users = max(sum(populations), 1) / items
     return min(max(math.sqrt(noise / users / NOISE_AT_FULL_SHARE), MIN_SHARE), MAX_SHARE)
+
+
+def most_own_items(own_items: int, share: float | None) -> int:
+    """Return how many items at most get a direction of their own.
+
+    A user's moment has length 1, however many directions it is spread over, and each of its numbers
+    gets the same noise: more directions are worth it where there is little noise. Their number
+    grows with the inverse square of the noise, from `LITTLE_NOISE` down.
+
+    Args:
+        own_items: the run's setting, >= 0.
+        share: of the statistics' budget, that popularity gets: the root of the noise, see
+            `popularity_share`. None where no statistic is asked for.
+
+    >>> most_own_items(200, 0.5), most_own_items(200, 0.07), most_own_items(200, 0.05)
+    (200, 533, 800)
+    """
+    if share is None:
+        return own_items
+    noise = NOISE_AT_FULL_SHARE * share**2
+    return round(own_items * min(max((LITTLE_NOISE / noise) ** 2, 1.0), MOST_TIMES))
 
 
 def popularity_fade(share: float) -> float:

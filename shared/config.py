@@ -212,7 +212,8 @@ class WarmStartConfig:
             past and next items), from which the first weights are computed. Training gets the
             rest; with no rounds of training, statistics get all. 0 asks for none.
         own_items: how many items at most get a direction of their own, >= 0: the most popular of
-            those that stand out from the noise.
+            those that stand out from the noise. With little noise it is up to four times as many
+            (`server.noise_plan.most_own_items`).
         steps: gradient steps, >= 0, towards weights whose predictions have the noised moment, on
             states of public users: none without public interactions, and no privacy is spent.
     """

@@ -112,8 +112,7 @@ class QuickScores:
     def _query(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vector that items are multiplied with, and what own directions add."""
         model = self._model
-        history = rows[0][rows[0] > 0]
-        state = model.state_after(history if len(history) else rows[0, :1])  # [D]
+        state = model.last_states(rows)[0]  # [D]
         kind = ItemRepresentation(model.config.item_representation)
         parts, own = [state] if kind.learns_ids else [], state.new_zeros(0)
         if kind.uses_features:

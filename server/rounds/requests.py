@@ -74,6 +74,7 @@ def plan_request(
     statistics: Mapping[Statistic, float] | None,
     weights: Weights,
     items: int,
+    most_own_items: int,
 ) -> PlanRequest:
     """Return the question whether a partner admits the whole run.
 
@@ -83,10 +84,11 @@ def plan_request(
         statistics: noise multiplier of each statistic of the warm start; None if none is asked for.
         weights: those that the run begins with, which a warm start changes.
         items: catalogue size V.
+        most_own_items: how many may get a direction of their own.
     """
     every, noise = config.server.evaluate_every, statistics or {}
     warm = statistics is not None
-    own_items = min(config.warm_start.own_items, items) if warm else 0
+    own_items = min(most_own_items, items) if warm else 0
     largest = max((float(abs(value).max(initial=0.0)) for value in weights.values()), default=0.0)
     return PlanRequest(
         run=terms.run,

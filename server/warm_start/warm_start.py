@@ -59,10 +59,12 @@ class OwnItemsChoice:
     """Which items get a direction of their own: chosen once in a run.
 
     Attributes:
+        most: how many items at most.
         chosen: in an earlier start of the run; None if it was not.
         save: called with a new choice, before the request that names these items.
     """
 
+    most: int
     chosen: tuple[int, ...] | None
     save: Callable[[tuple[int, ...]], None]
 
@@ -92,7 +94,7 @@ def compute_first_weights(
     popularity = estimate_popularity(counted.total, counted.noise_std, expected)
     own_items = choice.chosen
     if own_items is None:
-        own_items = select_own_items(popularity, counted.noise_std, config.warm_start.own_items)
+        own_items = select_own_items(popularity, counted.noise_std, choice.most)
         choice.save(own_items)
     shape = replace(config.model, own_items=own_items)
     table = item_descriptors(shape, catalogue).numpy()

@@ -178,7 +178,7 @@ class OuterProductSum:
         moved = math.sqrt(self._total.size) / (2 * _POINTS) + _ROUNDED
         for own, exponent, chosen in zip(integers, exponents, items, strict=True):
             # Padded rows of `own` are 0.
-            moment = own.T @ self._targets[chosen - 1].astype(np.float64)  # exact
+            moment = _product(own.T, self._targets[chosen - 1].astype(np.float64))  # exact
             norm = np.sqrt(row_sums((moment**2).reshape(1, -1)))
             weight = self._scale(norm, norm, exponent[None], np.array([moved]))
             self._total += np.rint(moment * weight).astype(np.int64)
@@ -215,7 +215,7 @@ class OuterProductSum:
         targets, half, shift = self._targets[items].astype(np.float64), 2 ** (_SLICE - 1), 0
         while rest.any():
             low = ((rest + half) & (2**_SLICE - 1)) - half  # in [-half, half)
-            product = low.astype(np.float64).T @ targets  # exact
+            product = _product(low.astype(np.float64).T, targets)  # exact
             self._total += product.astype(np.int64) << shift
             rest, shift = (rest - low) >> _SLICE, shift + _SLICE
 
@@ -229,8 +229,14 @@ class OuterProductSum:
 
 def _gram(rows: Floats) -> Floats:
     """Return rows @ rowsᵀ of each user: [B, T, D] -> [B, T, T]."""
-    # A copy: of one array, the library takes a routine that is slower on small matrices.
-    product: Floats = rows @ rows.copy().transpose(0, 2, 1)
+    return _product(rows, rows.transpose(0, 2, 1))
+
+
+def _product(left: Floats, right: Floats) -> Floats:
+    """Return the matrix product by torch, which is up to four times as fast as NumPy's."""
+    import torch  # noqa: PLC0415 takes seconds, and constants of this room need none
+
+    product: Floats = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
     return product
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from server.noise_plan import plan_noise, popularity_share, statistics_noise
+from server.noise_plan import most_own_items, plan_noise, popularity_share, statistics_noise
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
@@ -152,7 +152,7 @@ def calibrate(
     run = config.planned
     if run.privacy.epsilon is None:
         raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
-    noise, sums = plan_noise(run), []
+    noise, sums, own_items = plan_noise(run), [], 0
     if run.statistics_share:
         part = popularity_share(noise.statistics, populations, items)
         each = statistics_noise(noise.statistics, part)
@@ -165,7 +165,8 @@ def calibrate(
             numbers=items,
             populations=populations,
         )
-        width = run.model.feature_size + len(_own_items(run, items))
+        own_items = min(most_own_items(run.warm_start.own_items, part), items)
+        width = run.model.feature_size + own_items
         moment = replace(
             popularity,
             name=MOMENT,
@@ -180,7 +181,7 @@ def calibrate(
             noise_multiplier=noise.training,
             clip_norm=run.training.clip_norm,
             sample_rate=run.training.sample_rate,
-            numbers=numbers or trained_numbers(run, items),
+            numbers=numbers or trained_numbers(run, items, own_items),
             populations=populations,
         )
         sums.append(step)
@@ -202,16 +203,16 @@ def _check(
         )
 
 
-def _own_items(run: RunConfig, items: int) -> tuple[int, ...]:
-    """Return the largest possible set of own directions; the statistics give the actual one."""
-    count = min(run.warm_start.own_items, items) if run.statistics_share else 0
-    return tuple(range(1, count + 1))
+def trained_numbers(run: RunConfig, items: int, own_items: int) -> int:
+    """Return the number of parameters that training changes.
 
-
-def trained_numbers(run: RunConfig, items: int) -> int:
-    """Return the largest number of parameters that training changes."""
+    Args:
+        run: the run's parameters.
+        items: catalogue size V.
+        own_items: how many of them have a direction of their own.
+    """
     model, described = run.model, run.model.items.uses_features
-    config = attention_config(replace(model, own_items=_own_items(run, items)), items)
+    config = attention_config(replace(model, own_items=tuple(range(1, own_items + 1))), items)
     with torch.random.fork_rng(devices=[]):
         features = torch.zeros(items, model.feature_size) if described else None
         recommender = AttentionRecommender(config, features)

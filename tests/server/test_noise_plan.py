@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from server.noise_plan import (
     NoisePlan,
     check_masking,
+    most_own_items,
     noise_for_share,
     plan_noise,
     planned_releases,
@@ -79,6 +80,18 @@ def test_the_noisier_popularity_is_the_larger_its_share(
     assert popularity_share(noise * more, users, items) >= before
     assert popularity_share(noise, users, int(items * more)) >= before
     assert popularity_share(noise, [int(one * more) for one in users], items) <= before
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 5000), st.floats(0.05, 0.9), st.floats(0.05, 0.9))
+def test_less_noise_gives_more_items_a_direction_of_their_own(
+    own_items: int, one: float, other: float
+) -> None:
+    less, more = sorted((one, other))
+    counts = [most_own_items(own_items, share) for share in (less, more)]
+    assert 4 * own_items >= counts[0] >= counts[1] >= own_items
+    assert most_own_items(own_items, 0.05) == 4 * own_items
+    assert most_own_items(own_items, 0.1) == most_own_items(own_items, None) == own_items
 
 
 def test_many_users_give_most_to_the_moment_and_few_to_popularity() -> None:

@@ -52,7 +52,7 @@ class Coordinator:
         self.folders = [sites.make(name, keys[name], users=40) for name in NAMES]
         self.populations = dict.fromkeys(NAMES, 40)
         self.saved: list[tuple[int, ...]] = []
-        self.choice = OwnItemsChoice(None, self.saved.append)
+        self.choice = OwnItemsChoice(3, None, self.saved.append)
         self.sites, self.noise, self.grid = sites, noise, connect(self.folders)
         self.config = RunConfig(
             privacy=PrivacyConfig(epsilon=8.0, delta=1e-3),
@@ -281,7 +281,7 @@ def test_own_items_do_not_change_after_late_answers(sites: Sites, connect: Conne
     first = coordinator.warm()
     assert coordinator.saved == [tuple(first["own"])]
     coordinator.grid.nodes[3] = absent
-    coordinator.choice = OwnItemsChoice(coordinator.saved[0], coordinator.saved.append)
+    coordinator.choice = OwnItemsChoice(3, coordinator.saved[0], coordinator.saved.append)
     again = coordinator.warm()
     assert list(again["own"]) == list(first["own"])
     assert len(coordinator.saved) == 1

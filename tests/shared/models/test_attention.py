@@ -117,24 +117,18 @@ def test_order_and_repetition_matter() -> None:
     assert (scores[0] - scores[2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @kinds
 @torch.no_grad()
-def test_next_item_scores_are_those_after_the_last_event(items: str, tied: bool) -> None:
-    model = recommender(items, tied=tied)
+def test_next_item_scores_are_those_after_the_last_event(
+    items: str, tied: bool, layers: int
+) -> None:
+    model = recommender(items, tied=tied, layers=layers, recency=0.7)
     histories = [[3, 1, 3, 3, 9, 2], [4], [11, 10, 9, 8]]
     everywhere, last = model(padded(histories)), model.next_item_scores(padded(histories))
     assert last.shape == (3, V)
     for row, history in enumerate(histories):
         assert_close(last[row], everywhere[row, len(history) - 1])
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@torch.no_grad()
-def test_the_state_after_a_history_is_that_of_the_last_position(layers: int) -> None:
-    model = recommender(layers=layers)
-    for history in ([0], [3], [1, 2, 3], list(range(1, T + 1)), [2, 3] * T):
-        expected = model.last_states(torch.tensor([history]))[0]
-        assert_close(model.state_after(torch.tensor(history)), expected)
 
 
 @torch.no_grad()

@@ -125,13 +125,17 @@ def test_the_numbers_are_those_of_the_model(shape: tuple[str, ...]) -> None:
     run = config.planned
     own = tuple(range(1, 10)) if run.warm_start.share else ()
     model = build(replace(run.model, own_items=own), catalogue)
-    assert trained_numbers(run, items) == sum(p.numel() for p in trainable(model).values())
+    assert trained_numbers(run, items, len(own)) == sum(
+        p.numel() for p in trainable(model).values()
+    )
 
 
 def test_the_statistics_have_the_numbers_that_sites_send() -> None:
     config = settings("model.feature_size=16", "warm_start.own_items=9")
-    popularity, moment = calibrate(config, (500,), items=40).sums
-    assert (popularity.numbers, moment.numbers) == (40, 25**2)
+    popularity, moment = calibrate(config, (500,), items=4000).sums
+    assert (popularity.numbers, moment.numbers) == (4000, 25**2)
+    with_little_noise = calibrate(config, (500,), items=40).sums[1]
+    assert with_little_noise.numbers == (16 + 4 * 9) ** 2
     few = calibrate(config, (500,), items=5).sums[1]
     assert few.numbers == 21**2
 
