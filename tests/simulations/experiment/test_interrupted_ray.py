@@ -12,6 +12,7 @@ SCRIPT = """
 import threading, time
 import flwr.simulation
 from pathlib import Path
+from types import SimpleNamespace
 from simulations.experiment import federation
 from simulations.experiment.config import Engine
 
@@ -21,8 +22,9 @@ def interrupted(**_):
 
 flwr.simulation.run_simulation = interrupted
 federation.make_app = lambda *_: None
+config = SimpleNamespace(privacy=SimpleNamespace(masked=False))
 federation.run_federation(
-    None, [Path("sites/a")], engine=Engine.RAY, observer=lambda *_: None
+    config, [Path("sites/a")], engine=Engine.RAY, observer=lambda *_: None
 )
 """
 
