@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-__all__ = ["Interaction", "Kind", "time_text"]
+__all__ = ["TIME_FORMS", "Interaction", "Kind", "time_text"]
+
+TIME_FORMS = {
+    "seconds": "1600000000",
+    "milliseconds": "1600000000000",
+    "microseconds": "1600000000000000",
+    "nanoseconds": "1600000000000000000",
+    "iso": "2020-01-01T00:00:00Z",
+}
+"""A time in each form that a column may have, as `time_text` takes it."""
 
 
 class Kind(StrEnum):

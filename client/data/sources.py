@@ -17,7 +17,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from client.data.config import DataConfig
-from client.data.interactions import Interaction, time_text
+from client.data.interactions import TIME_FORMS, Interaction, time_text
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
@@ -102,7 +102,7 @@ def open_source(data: DataConfig, folder: Path) -> Source:
     return Database(data.source, rows, folder=folder, credentials=credentials)
 
 
-def read_source(
+def read_source(  # noqa: PLR0913 the last two belong to feedback
     data: DataConfig,
     folder: Path,
     catalogue: Catalogue,
@@ -111,6 +111,7 @@ def read_source(
     strict: bool = True,
     min_events: int = 2,
     feedback: Collection[Interaction] = (),
+    feedback_times: str = "",
 ) -> Histories:
     """Read every user's last `max_length` events.
 
@@ -123,6 +124,7 @@ def read_source(
         min_events: drop users with fewer events; >= 1.
         feedback: further interactions, which are read as rows of the source: one with the user,
             item and time of a row counts once.
+        feedback_times: form of their times, see `feedback_tables`.
 
     Raises:
         SiteError: the source cannot be reached or read.
@@ -132,7 +134,7 @@ def read_source(
     source = open_source(data, folder)
     with closing(source.tables()) as tables:
         return histories_from_tables(
-            chain(tables, feedback_tables(feedback, source, columns)),
+            chain(tables, feedback_tables(feedback, source, columns, feedback_times)),
             catalogue,
             columns,
             source=data.source,
@@ -159,7 +161,7 @@ def columns_of(data: DataConfig, setting: str = '{role} = "{name}"') -> Columns:
 
 
 def feedback_tables(
-    feedback: Collection[Interaction], source: Source, columns: Columns
+    feedback: Collection[Interaction], source: Source, columns: Columns, times: str = ""
 ) -> list[Table]:
     """Return feedback as tables like those of a source; none where there is no feedback.
 
@@ -167,20 +169,31 @@ def feedback_tables(
         feedback: the interactions.
         source: whose form of times they take.
         columns: names of the source's columns.
+        times: the form, of `TIME_FORMS`; "" takes that of the source's first time, which is one
+            user's: what answers a coordinator states the form.
     """
     if not feedback:
         return []
-    return [_FeedbackRows(feedback, columns, *_first_time(source, columns))]
+    name, first = _first_time(source, columns, read=not times)
+    return [_FeedbackRows(feedback, columns, name, TIME_FORMS.get(times, first))]
 
 
-def _first_time(source: Source, columns: Columns) -> tuple[str, str]:
-    """Return the name of the source's column of times, and the first time in it; "" for none."""
+def _first_time(source: Source, columns: Columns, *, read: bool) -> tuple[str, str]:
+    """Return the name of the source's column of times, and the first time in it; "" for none.
+
+    Args:
+        source: the source.
+        columns: names of its columns.
+        read: whether to read a time; otherwise no row is looked at.
+    """
     with closing(source.tables()) as tables:
         for table in tables:
             usual = (name for name in ("timestamp", "position") if name in table.columns)
             name = columns.time or next(usual, "timestamp")
             if name not in table.columns:
                 break  # reading the source says so
+            if not read:
+                return name, ""
             with closing(_batches_of(table, name)) as batches:
                 for batch in batches:
                     for text in batch.column(0).drop_null().to_pylist():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 from client.data.credentials import refuse_secrets
+from client.data.interactions import TIME_FORMS
 from shared.errors import ConfigError
 from shared.sections import PositiveInt, PositiveNumber, Require, TextsOf, section
 from shared.system.address import Address
@@ -51,6 +52,9 @@ class ServeConfig:
         interactions: kinds of feedback that are interactions: some of chosen, clicked, rated.
         federate: whether these interactions also count in what a coordinator asks for, as events of
             the same users under the same ledger; otherwise they stay at home.
+        times: form of the times in the source, of `client.data.interactions.TIME_FORMS`; "" takes
+            that of the first one. With `federate` it must be stated: read from the data, one
+            user's time would decide how those of others are read.
         max_events: last events of a user that are kept in memory.
         workers: requests that are computed at once; 0 takes one a core.
         queue: requests that wait; one more is refused.
@@ -84,6 +88,13 @@ class ServeConfig:
         ),
     ] = ("chosen",)
     federate: bool = False
+    times: Annotated[
+        str,
+        Require(
+            lambda form: not form or form in TIME_FORMS,
+            f"choose {', '.join(TIME_FORMS)}, or '' for the form of the first one",
+        ),
+    ] = ""
     max_events: PositiveInt = 1000
     workers: Annotated[int, Require(lambda n: n >= 0, "choose a whole number >= 0")] = 0
     queue: PositiveInt = 256
@@ -103,6 +114,11 @@ class ServeConfig:
             raise ConfigError(
                 f"serve.client_authority = '{self.client_authority}': clients' certificates need "
                 "TLS: set serve.certificate and serve.key."
+            )
+        if self.federate and not self.times:
+            raise ConfigError(
+                "serve.federate = true needs serve.times, the form of the times in your data: "
+                f"choose {', '.join(TIME_FORMS)} ('seconds' also where the column is 'position')."
             )
         for name in ("grpc", "http"):
             self._check_listener(name, getattr(self, name))

@@ -245,6 +245,7 @@ class Site:
             strict=strict,
             min_events=min_events,
             feedback=feedback,
+            feedback_times=self.serve.times,
         )
 
     def open_feedback(self, *, create: bool = False) -> FeedbackStore | None:

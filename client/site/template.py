@@ -153,6 +153,7 @@ KEYS = (
     Key("serve.feedback_credentials", "file with its user and password, mode 600", "", "db.toml"),
     Key("serve.interactions", "feedback that counts: some of chosen, clicked, rated", "chosen"),
     Key("serve.federate", "whether it also counts in what a coordinator asks for", False),
+    Key("serve.times", "form of the times in your data, as seconds or iso; needed for that", ""),
     Key("serve.max_events", "last events of a user that are kept in memory", 1000),
     Key("serve.workers", "requests that are computed at once; 0: one a core", 0),
     Key("serve.queue", "requests that wait; one more is refused", 256),

@@ -173,10 +173,34 @@ def test_an_event_that_the_source_has_too_counts_once(tmp_path: Path) -> None:
     assert read[0].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("first", ["1600000000", "1600000000000000", "2020-01-01", "no time"])
+def test_no_time_of_another_user_changes_how_feedback_is_read(tmp_path: Path, first: str) -> None:
+    (tmp_path / "events.csv").write_text(
+        f"user_id,item_id,timestamp\nother,i3,{first}\nuser1,i1,1700000000\nuser1,i2,1700000009\n"
+    )
+    event = Interaction(1, "user1", "i4", 1_700_000_001_000_000, Kind.CHOSEN)
+    read = read_source(
+        DataConfig(source="events.csv"),
+        tmp_path,
+        some_catalogue(),
+        max_length=9,
+        strict=False,
+        feedback=[event],
+        feedback_times="seconds",
+    )
+    assert read[read.users.index("user1")].tolist() == [1, 4, 2]
+
+
+def test_feedback_for_a_coordinator_needs_the_form_of_times(sites: Sites) -> None:
+    with pytest.raises(SiteError, match=r"serve\.federate = true needs serve\.times"):
+        Site.load(sites.make("a", changes={"serve.federate": True}))
+
+
 def test_a_coordinator_reads_feedback_only_where_the_site_says_so(sites: Sites) -> None:
     asked = []
     for federate in (False, True):
-        folder = sites.make(f"site {federate}", changes={"serve.federate": federate})
+        changes = {"serve.federate": federate, "serve.times": "seconds"}
+        folder = sites.make(f"site {federate}", changes=changes)
         site = Site.load(folder)
         before = site.data_version()
         store = site.open_feedback(create=True)
