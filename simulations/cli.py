@@ -37,5 +37,6 @@ app = command_table(
 def main() -> None:
     """Run the console command; see `shared.system.command_line` for its exit codes."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    # A filter, because Flower sets its level when a command imports it.
+    logging.getLogger("flwr").addFilter(lambda record: record.levelno >= logging.WARNING)
     run(app, interrupted="finished rounds are saved: continue with --resume")

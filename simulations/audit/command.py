@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +104,6 @@ def audit_command(  # noqa: PLR0913 each is a command-line option
         confidence=confidence,
         seed=audit_seed,
     )
-    logging.getLogger("flwr").setLevel(logging.WARNING)
     with bars() as drawn:
         record = audit(settings, plan, out, Bars(drawn))
     if as_json:

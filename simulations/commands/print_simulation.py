@@ -91,6 +91,12 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         f"{result['cost']['bytes_down_per_round'] / 1e6:.1f} MB received by all sites a round"
     )
     output.print(f"Written to {out}: result.json, model/, sites/*/ledger.sqlite", soft_wrap=True)
+    output.print(
+        f"Next: sotto-lab report {out} --out {out}/report.html, or recommend with it: "
+        f"sotto-node recommend --model {out} --history ID,ID",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _cold_items(cold: dict[str, Any]) -> str:

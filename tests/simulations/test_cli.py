@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -153,3 +154,20 @@ def test_a_data_set_that_is_not_known_is_refused(
 ) -> None:
     assert lab(monkeypatch, "data", "fetch", "ml-99m", "--to", tmp_path) == 2
     assert "Known are: ml-1m" in capsys.readouterr().err
+
+
+def test_flowers_own_messages_are_left_out() -> None:
+    script = """
+import logging
+from simulations.cli import main
+try:
+    main()
+except SystemExit:
+    from flwr.common.logger import log
+    log(logging.INFO, "said by Flower")
+    log(logging.WARNING, "warned by Flower")
+"""
+    command = [sys.executable, "-c", script, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "warned by Flower" in done.stderr
+    assert "said by Flower" not in done.stderr + done.stdout
