@@ -36,7 +36,7 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
         Path | None,
         typer.Option(
             help="File for the adapted model.",
-            show_default=f"{HOME_FILE} in the site's folder, or in this one with --data",
+            show_default=f"the site's serve.home or {HOME_FILE}; with --data, in this folder",
         ),
     ] = None,
     data: DataOption = None,
@@ -59,7 +59,7 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
         last_events(histories), federated, items=items, window=recommender.config.max_length
     )
     chosen = choice.chosen
-    file = source.folder / HOME_FILE if out is None else out
+    file = source.home if out is None else out
     try:
         save_home(
             file,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.home.store import HOME_FILE
+from client.serving.published import home_place
 from client.site.own_data import OwnData
 from client.site.site import FILE, Site
 from shared.data.columns import require_columns
@@ -56,11 +58,13 @@ class OwnSource:
     Attributes:
         data: the interactions.
         folder: of the site; the current folder without one.
+        home: where the adapted model is kept.
         device: where scores are computed.
     """
 
     data: OwnData
     folder: Path
+    home: Path
     device: torch.device
 
 
@@ -97,13 +101,17 @@ def find_source(
     return OwnSource(
         data=OwnData.of_file(file, named),
         folder=Path.cwd(),
+        home=Path.cwd() / HOME_FILE,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )
 
 
 def _of_site(site: Site) -> OwnSource:
     return OwnSource(
-        data=OwnData.of_site(site), folder=Path(site.folder), device=site.torch_device()
+        data=OwnData.of_site(site),
+        folder=Path(site.folder),
+        home=home_place(site),
+        device=site.torch_device(),
     )
 
 

@@ -23,8 +23,9 @@ from client.commands.own_source import (
 from client.home.store import HOME_FILE
 from client.serving.batch import Batch, Summary, check_file, recommend_all
 from client.serving.explanation import CHOSE
+from client.serving.published import home_in_use
 from client.serving.recommender import Filters, Recommended, Recommender
-from client.site.site import FILE
+from client.site.site import FILE, Site
 from shared.errors import ConfigError, DataError
 from shared.system.command_line import messages, output, table_of, write_json
 
@@ -75,7 +76,8 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     home: Annotated[
         Path | None,
         typer.Option(
-            help="Your adapted model.", show_default=f"{HOME_FILE} in the site's folder, if there"
+            help="Your adapted model.",
+            show_default=f"the site's serve.home, or its {HOME_FILE} if there",
         ),
     ] = None,
     no_home: Annotated[
@@ -162,8 +164,9 @@ class _Request:
         """Return the home model to use: the one that is named, or that of a site's folder."""
         if self.no_home:
             return None
-        own = folder / HOME_FILE
-        return self.home or (own if own.exists() and (folder / FILE).exists() else None)
+        if self.home is not None or not (folder / FILE).exists():
+            return self.home
+        return home_in_use(Site.load(folder))
 
 
 def _for_history(request: _Request, history: str, site: Path) -> list[Recommended]:

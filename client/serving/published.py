@@ -1,4 +1,4 @@
-"""A published folder: the catalogue, and the federated model that ranks it.
+"""A published folder: the catalogue, and the federated model that ranks it; and the adapted model.
 
 The folder comes from the coordinator, whom nobody trusts: no pickle of it is opened, nothing is
 fetched from elsewhere, and weights that are not finite are refused.
@@ -13,12 +13,26 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from client.home.store import HOME_FILE
+from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
 from shared.models.attention import AttentionRecommender
 
-__all__ = ["load_published", "scorer_of"]
+__all__ = ["home_in_use", "home_place", "load_published", "scorer_of"]
+
+
+def home_place(site: Site) -> Path:
+    """Return where a site's adapted model is kept: `serve.home`, or home.safetensors."""
+    folder = Path(site.folder)
+    return site.serve.path(folder, "home") or folder / HOME_FILE
+
+
+def home_in_use(site: Site) -> Path | None:
+    """Return a site's adapted model; None where none is named and there is none."""
+    place = home_place(site)
+    return place if site.serve.home or place.is_file() else None
 
 
 def load_published(

@@ -45,12 +45,14 @@ class OwnData:
         folder: base of relative paths.
         setting: how a reader is told to name a column, see `shared.data.columns`.
         feedback: interactions that are read beside the source.
+        times: form of the source's times, of `TIME_FORMS`; "" takes that of the first one.
     """
 
     data: DataConfig
     folder: Path
     setting: str = '{role} = "{name}"'
     feedback: tuple[Interaction, ...] = ()
+    times: str = ""
 
     @classmethod
     def of_site(cls, site: Site) -> OwnData:
@@ -59,7 +61,8 @@ class OwnData:
         Raises:
             SiteError: the store of feedback cannot be read.
         """
-        return cls(site.data, Path(site.folder), feedback=tuple(site.read_feedback()))
+        feedback = tuple(site.read_feedback())
+        return cls(site.data, Path(site.folder), feedback=feedback, times=site.serve.times)
 
     @classmethod
     def of_file(cls, source: str, columns: Mapping[str, str]) -> OwnData:
@@ -83,7 +86,7 @@ class OwnData:
     def version(self) -> Hashable | None:
         """Return a value that changes with the data; None if only reading them can tell."""
         version = open_source(self.data, self.folder).version()
-        return version if version is None else (version, self.feedback)
+        return version if version is None else (version, self.feedback, self.times)
 
     def histories(
         self, catalogue: Catalogue, users: Callable[[str], bool] | None = None
@@ -101,7 +104,7 @@ class OwnData:
         source = open_source(self.data, self.folder)
         with closing(source.tables()) as tables:
             return histories_from_tables(
-                chain(tables, feedback_tables(self.feedback, source, self.columns)),
+                chain(tables, feedback_tables(self.feedback, source, self.columns, self.times)),
                 catalogue,
                 self.columns,
                 source=self.data.source,

@@ -25,8 +25,10 @@ from pathlib import Path
 
 from client.data.feedback import FeedbackStore
 from client.data.sources import open_source
+from client.home.store import HOME_FILE
 from client.logs import Event, Fields, cause, note
 from client.serving.histories import UserHistories
+from client.serving.published import home_in_use
 from client.serving.recommender import Recommender
 from client.serving.service.metrics import ServiceMetrics
 from client.site.site import Site
@@ -34,7 +36,6 @@ from shared.errors import DataError, SottoError
 
 __all__ = ["Current", "Loaded"]
 
-_HOME = "home.safetensors"
 _LONGEST_NAME = 16
 
 
@@ -170,11 +171,7 @@ class Current:
     @property
     def _home(self) -> Path | None:
         """The home model's file; None where there is none."""
-        folder = Path(self._site.folder)
-        named = self._site.serve.path(folder, "home")
-        if named is not None:
-            return named
-        return folder / _HOME if (folder / _HOME).is_file() else None
+        return home_in_use(self._site)
 
     def _load_model(self) -> tuple[Recommender, str]:
         """Load a private copy of all files, and return the recommender and its name.
@@ -186,7 +183,9 @@ class Current:
             copy, digest = Path(temporary), hashlib.sha256()
             home, places = None, dict[str, Path]()
             for file in self._files_of_model():
-                place = copy / _HOME if file == self._home else copy / file.parent.name / file.name
+                place = (
+                    copy / HOME_FILE if file == self._home else copy / file.parent.name / file.name
+                )
                 place.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, place)
                 digest.update(hashlib.sha256(place.read_bytes()).digest())

@@ -65,6 +65,26 @@ def test_all_users_of_a_site_get_lists_from_the_adapted_model(
     assert (site / "ledger.sqlite").read_bytes() == ledger
 
 
+def test_the_adapted_model_is_where_the_site_says(
+    sites: Sites, published: Path, tmp_path: Path, sotto_node: Command, capsys: Capture
+) -> None:
+    site, out = sites.make("beta", {"serve.home": "mine.st"}, users=60), tmp_path / "o.csv"
+    all_users = ("recommend", "--model", published, "--users", "all", "--site", site, "--out", out)
+    history = ("recommend", "--model", published, "--history", "i1", "--site", site, "--json")
+    for asked in (all_users, history):
+        assert sotto_node(*asked) == 2  # one that is named must be there
+        assert "mine.st" in capsys.readouterr().err
+    assert sotto_node("adapt", published, "--site", site, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(site / "mine.st")
+    assert not (site / "home.safetensors").exists()
+    assert sotto_node(*all_users, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["home"] == str(site / "mine.st")
+    assert sotto_node(*history) == 0
+    adapted = capsys.readouterr().out
+    assert sotto_node(*history, "--no-home") == 0
+    assert capsys.readouterr().out != adapted
+
+
 def test_users_that_are_named_and_what_may_be_recommended(
     site: Path, published: Path, tmp_path: Path, sotto_node: Command, capsys: Capture
 ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import client.site.own_data as module
+from client.data.feedback import FeedbackEvent
+from client.data.interactions import Kind
 from client.site.own_data import OwnData
 from client.site.site import Site
 from shared.data.histories import Histories
@@ -52,6 +55,23 @@ def test_named_users_are_in_their_order_with_or_without_events(
     assert len(passes) == 2
     expected = {"user7": whole["user7"], "nobody": [], "user3": whole["user3"]}
     assert list(together(passes).items()) == list(expected.items())
+
+
+def test_feedback_has_the_form_of_times_that_the_site_states(sites: Sites) -> None:
+    def read(name: str, times: str) -> dict[str, list[int]]:
+        folder = sites.make(name, {"data.source": "events.csv", "serve.times": times})
+        rows = ["user_id,item_id,timestamp", "a,i1,1700000000", "a,i2,1700000009", "b,i3,1"]
+        (folder / "events.csv").write_text("\n".join(rows) + "\n")
+        site, moment = Site.load(folder), 1_700_000_001_000_000
+        store = site.open_feedback(create=True)
+        assert store is not None
+        with closing(store):
+            store.add([[FeedbackEvent(id="e", user="a", item="i4", kind=Kind.CHOSEN, time=moment)]])
+        return as_lists(OwnData.of_site(site).histories(sites.catalogue))
+
+    assert read("right", "seconds")["a"] == [1, 4, 2]
+    with pytest.raises(DataError, match="size of milliseconds"):
+        read("wrong", "milliseconds")
 
 
 def test_a_file_is_read_without_a_site(sites: Sites, tmp_path: Path) -> None:
