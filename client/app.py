@@ -360,7 +360,7 @@ def _model(
 ) -> AttentionRecommender:
     model = build(request.model, catalogue)
     load_weights(model, request)
-    model.to(site.torch_device())  # type: ignore[arg-type]  # transformers' stub of Module.to
+    model.to(site.torch_device())
     return model
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from transformers.utils.logging import disable_progress_bar
 
 from server import logs
 from server.aggregation.quorum import minimum_organisations, with_secure_quorum
@@ -116,7 +115,6 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
                 attempts=Attempts(out, checkpoint.run) if config.privacy.masked else None,
             )
             checkpoint = run_stages(federation, checkpoint, observer)
-            disable_progress_bar()
             build_recommender(checkpoint, config, catalogue).save_pretrained(out / MODEL)
 
 

@@ -180,7 +180,7 @@ def _checked_rows(model: AttentionRecommender) -> int:
         config.max_length, config.items, config.hidden_size, config.layers * config.heads
     )
     most = max(1, min(_MOST_ROWS, NUMBERS_AT_ONCE[model.device.type] // numbers))
-    key = f"{config.to_json_string()} {model.device} {most} {torch.get_num_threads()}"
+    key = f"{config} {model.device} {most} {torch.get_num_threads()}"
     if key not in _checked:
         with random_weights(model), torch.no_grad(), linear_maps_by_user(model):
             model.train(mode=False)

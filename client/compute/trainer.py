@@ -287,7 +287,7 @@ def _checked_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
         ClippingError: the model's per-user gradients would be wrong, or differ from call to call.
     """
     rows = _most_rows(model, plan)
-    setting = (model.config.to_json_string(), model.dtype, model.device, torch.get_num_threads())
+    setting = (model.config, model.dtype, model.device, torch.get_num_threads())
     key = f"{setting} {_shape(model, plan, rows)}"
     if key not in _checked:
         _probe(model, plan)

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers.utils.logging import disable_progress_bar
 
 from client.home.store import HOME_FILE
 from client.site.site import Site
@@ -54,7 +53,7 @@ def load_published(
     catalogue = Catalogue.load(folder / "catalogue")
     model = _load_model(folder / "model", len(catalogue))
     model.train(mode=False).requires_grad_(requires_grad=False)
-    model.to(device)  # type: ignore[arg-type]  # transformers' stub of Module.to
+    model.to(device)
     return catalogue, model
 
 
@@ -70,12 +69,8 @@ def scorer_of(model: AttentionRecommender) -> Scorer:
 
 
 def _load_model(folder: Path, items: int) -> AttentionRecommender:
-    disable_progress_bar()  # of loading a few tensors
     try:
-        model = AttentionRecommender.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True
-        )
-    # What a config.json of another shape raises is the library's affair.
+        model = AttentionRecommender.from_pretrained(folder)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(
             f"no model is there ({error})",

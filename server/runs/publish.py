@@ -55,11 +55,8 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
             shutil.copytree(run.out / _MODEL, new / _MODEL)
         else:
             # With them comes torch, which a finished run's model does without.
-            from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
-
             from server.runs.recommender import build_recommender  # noqa: PLC0415
 
-            disable_progress_bar()
             model = build_recommender(checkpoint, run.config, catalogue)
             model.save_pretrained(new / _MODEL)
         catalogue.save(new / _CATALOGUE)

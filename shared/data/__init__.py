@@ -12,4 +12,5 @@ histories       the histories themselves
 splits          events held out for validation and test: leave-one-out, and by time
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features were computed
+model_folder    the files of a saved model: its shape, and its weights by name
 """

@@ -24,17 +24,18 @@ computed (`shared.privacy.clipping.layers`), and is used only by calling that la
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
+from shared.data.model_folder import read_model, write_model
 from shared.errors import ConfigError
 from shared.models.attention_config import AttentionConfig, attention_config
 from shared.models.complete_weights import check_complete
@@ -55,6 +56,8 @@ __all__ = [
 ]
 
 
+_KIND = {"model_type": "sotto-attention"}
+"""Stands beside the shape of a saved model."""
 INITIAL_STD = 0.02
 """Standard deviation of initial weights, as in arXiv:2309.07602."""
 INITIAL_ATTENTION_GAIN = 32.0
@@ -245,7 +248,7 @@ class ItemScores(nn.Module):
         return scores
 
 
-class AttentionRecommender(PreTrainedModel):
+class AttentionRecommender(nn.Module):
     """Next-item scores for every position of every history.
 
     Args:
@@ -254,12 +257,9 @@ class AttentionRecommender(PreTrainedModel):
             by ids only, or where weights are loaded afterwards.
     """
 
-    config_class = AttentionConfig
-    config: AttentionConfig
-    base_model_prefix = "sotto"
-
     def __init__(self, config: AttentionConfig, features: Tensor | None = None) -> None:
-        super().__init__(config)
+        super().__init__()
+        self.config = config
         items, width = config.items, config.hidden_size
         kind = ItemRepresentation(config.item_representation)
         self.position = nn.Embedding(config.max_length, width)
@@ -276,7 +276,7 @@ class AttentionRecommender(PreTrainedModel):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.apply(_draw_weights)
         self._init_linear_model()
         if features is not None and kind.uses_features:
             self.features.table.copy_(append_own_directions(features, config.own_items))
@@ -286,32 +286,43 @@ class AttentionRecommender(PreTrainedModel):
             self.item_scores.requires_grad_(requires_grad=True)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # fewer ways to load
-        cls,
-        folder: Any,  # noqa: ANN401 a path or a text, as transformers has it
-        **options: Any,  # noqa: ANN401 the same
-    ) -> AttentionRecommender:
-        """Load a model that `save_pretrained` wrote.
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> AttentionRecommender:
+        """Load a model that `save_pretrained` wrote, in evaluation mode.
 
         Args:
-            folder: where it lies.
-            options: of `PreTrainedModel.from_pretrained`.
+            folder: where it lies; nothing is executed or fetched from elsewhere.
 
         Raises:
             DataError: a tensor is missing, has another shape, or is not the model's.
+            OSError: a file is missing or cannot be read.
+            SafetensorError: the file of weights is damaged.
+            ValueError: `config.json` is damaged, or of another shape.
         """
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        loaded: Any = super().from_pretrained(folder, **options)  # a pair, by the first option
-        model: AttentionRecommender = loaded[0]
-        check_complete(loaded[1], folder)
-        return model
+        shape, weights = read_model(folder)
+        with torch.device("meta"):  # shapes alone: the file has the numbers
+            model = cls(AttentionConfig.from_json(shape))
+        check_complete(weights, model.state_dict(), folder)
+        model.to_empty(device="cpu")
+        model.load_state_dict(weights)
+        return model.train(mode=False)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Draw weights from Normal(0, 0.02) and set biases to 0, as in arXiv:2309.07602."""
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=INITIAL_STD)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the shape, `config.json`, and the weights, `model.safetensors`, into a folder.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        write_model(folder, _KIND | asdict(self.config), self.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.position.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.position.weight.dtype
 
     def _init_linear_model(self) -> None:
         """Initialise the model as a linear function of the user's recent items.
@@ -456,6 +467,14 @@ def append_own_directions(features: Tensor, own_items: Sequence[int]) -> Tensor:
     own = features.new_zeros(len(features), len(own_items))
     own[[item - 1 for item in own_items], range(len(own_items))] = features.shape[1] ** 0.5
     return torch.cat([features, own], dim=1)
+
+
+def _draw_weights(module: nn.Module) -> None:
+    """Draw weights from Normal(0, 0.02) and set biases to 0, as in arXiv:2309.07602."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INITIAL_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def _init_isometry_(weight: Tensor) -> None:

@@ -1,12 +1,14 @@
 """The shape of the recommender: its configuration, and sizes that follow from it.
 
-Apart from the model (`shared.models.attention`), whose base class takes seconds to import: who
-checks a request or estimates memory needs the shape alone.
+Apart from the model (`shared.models.attention`): who checks a request or estimates memory needs
+the shape alone.
 """
 
 from __future__ import annotations
 
-from transformers import PreTrainedConfig
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from shared.config import ModelConfig
 from shared.models.products import LARGE, NUMBERS
@@ -14,7 +16,8 @@ from shared.models.products import LARGE, NUMBERS
 __all__ = ["AttentionConfig", "attention_config", "mask_size"]
 
 
-class AttentionConfig(PreTrainedConfig):
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
     """Shape of an `AttentionRecommender`; saved beside its weights.
 
     Attributes:
@@ -34,8 +37,6 @@ class AttentionConfig(PreTrainedConfig):
         trained: "all" weights, or "scores": only `feature_out` and the offsets.
     """
 
-    model_type = "sotto-attention"
-
     items: int = 1
     item_representation: str = "ids"
     tied: bool = True
@@ -49,6 +50,15 @@ class AttentionConfig(PreTrainedConfig):
     max_length: int = 50
     dropout: float = 0.2
     trained: str = "all"
+
+    @classmethod
+    def from_json(cls, text: bytes) -> AttentionConfig:
+        """Read a shape from an object of its settings; keys that a shape has not are ignored.
+
+        Raises:
+            ValueError: the text is not such an object, or a value is of another type.
+        """
+        return TypeAdapter(cls).validate_json(text, strict=True)
 
 
 def attention_config(model: ModelConfig, items: int) -> AttentionConfig:

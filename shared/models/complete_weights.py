@@ -1,8 +1,5 @@
 """Refuse a model file that does not hold exactly the model's tensors.
 
-transformers loads such a file with a warning at most: a missing tensor keeps whatever its memory
-held, and a tensor of another name is left out.
-
 | the file                                   | what happens                          |
 |--------------------------------------------|---------------------------------------|
 | has every tensor, and each has its shape   | loaded                                |
@@ -13,8 +10,9 @@ held, and a tensor of another name is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from shared.errors import DataError
 
@@ -23,21 +21,26 @@ __all__ = ["check_complete"]
 _REMEDY = "Copy the model's folder again, whole: config.json and model.safetensors belong together."
 
 
-def check_complete(report: Mapping[str, Any], folder: object) -> None:
-    """Refuse a model that was not loaded completely.
+def check_complete(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: object) -> None:
+    """Refuse weights that are not exactly the model's.
 
     Args:
-        report: what `from_pretrained(..., output_loading_info=True)` returned beside the model.
-        folder: where the model was loaded from, for the message.
+        stored: what the file holds, by name.
+        own: the model's tensors; their values do not matter.
+        folder: where the file lies, for the message.
 
     Raises:
         DataError: a tensor is missing, has another shape, or is not the model's.
     """
-    shapes = {name: f"{list(stored)}, not {list(own)}" for name, stored, own in _mismatched(report)}
+    shapes = {
+        name: f"{list(stored[name].shape)}, not {list(own[name].shape)}"
+        for name in stored.keys() & own.keys()
+        if stored[name].shape != own[name].shape
+    }
     for problem, names in (
-        ("lacks", _names(report, "missing_keys") - set(shapes)),
-        ("has a shape that the model has not in", shapes),
-        ("has, beside the model's tensors,", _names(report, "unexpected_keys")),
+        ("lacks", own.keys() - stored.keys()),
+        ("has a shape that the model has not in", shapes.keys()),
+        ("has, beside the model's tensors,", stored.keys() - own.keys()),
     ):
         if names:
             first, more = sorted(names)[0], len(names) - 1
@@ -48,11 +51,3 @@ def check_complete(report: Mapping[str, Any], folder: object) -> None:
                 file=str(folder),
                 remedy=_REMEDY,
             )
-
-
-def _names(report: Mapping[str, Any], key: str) -> set[str]:
-    return set(report.get(key) or ())
-
-
-def _mismatched(report: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
-    return list(report.get("mismatched_keys") or ())

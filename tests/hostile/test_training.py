@@ -304,7 +304,7 @@ def test_on_a_gpu_a_users_share_is_the_same_bits(items: str, candidates: int) ->
     random = np.random.default_rng(7)
     for _ in range(20):
         model = hostile_model(random, item_representation=items)
-        model.to("cuda")  # type: ignore[arg-type]  # transformers' stub of Module.to
+        model.to("cuda")
         for user in ([3] * (LENGTH + 1), [1, 2, 3], []):
             found = excess(model, OTHERS, user, replace(PLAN, candidates=candidates))
             assert_bounded(found)

@@ -317,7 +317,7 @@ def test_the_divisor_is_declared_and_not_counted() -> None:
 def test_a_gpu_forms_the_same_sum(items: str) -> None:
     model = recommender(items).double()
     expected = by_brute_force(model, USERS, BETWEEN)
-    model.to("cuda")  # type: ignore[arg-type]  # transformers' stub of Module.to
+    model.to("cuda")
     assert_same(clipped_sum(model, USERS, BETWEEN), expected)
     noised = change(model, USERS, replace(PLAN, clip_norm=BETWEEN), Constant(1.0))
     assert_same(noised, {n: -(v + BETWEEN) for n, v in expected.items()})

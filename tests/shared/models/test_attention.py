@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -287,14 +288,30 @@ def test_a_saved_model_loads_unchanged(tmp_path: Path, items: str, tied: bool) -
     model.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
     assert not [p.name for p in tmp_path.iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    generator = torch.random.get_rng_state()
     loaded = AttentionRecommender.from_pretrained(tmp_path)
-    loaded.train(False)
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert not loaded.training
     histories = padded([[3, 1, 3, 3, 9, 2], [], [4]])
     assert_close(loaded(histories), model(histories), rtol=0, atol=0)
     assert set(loaded.state_dict()) == set(model.state_dict())
-    assert loaded.config.item_representation == items
+    assert loaded.config == model.config
     if items != "ids":
         assert_close(loaded.features.table, features(), rtol=0, atol=0)
+
+
+def test_a_folder_that_transformers_wrote_loads(tmp_path: Path) -> None:
+    """Models were saved by that library until its import was too slow."""
+    model = recommender("both", tied=True, item_bias=True)
+    model.save_pretrained(tmp_path)
+    more = {"architectures": ["AttentionRecommender"], "dtype": "float32"}
+    own = vars(model.config)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(own | more | {"transformers_version": "5.23.0"}))
+    assert AttentionRecommender.from_pretrained(tmp_path).config == model.config
+    file.write_text(json.dumps(own | {"heads": "2"}))
+    with pytest.raises(ValueError, match="heads"):
+        AttentionRecommender.from_pretrained(tmp_path)
 
 
 def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -303,7 +320,7 @@ def without(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("items", ["ids", "features", "both"])
 def test_a_file_without_one_tensor_is_refused_by_its_name(tmp_path: Path, items: str) -> None:
-    """Every tensor: transformers would leave it as its memory was."""
+    """Every tensor: one that is missing would stay as its memory was."""
     model = recommender(items, tied=True, item_bias=True)
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -364,7 +381,7 @@ def test_a_gpu_gives_the_same_scores(items: str, tied: bool) -> None:
     model = recommender(items, tied=tied)
     histories = padded([[3, 1, 3, 3, 9, 2], [], [4], [11, 10, 9, 8]])
     expected = model(histories), model.next_item_scores(histories)
-    model.to("cuda")  # type: ignore[arg-type]  # transformers' stub of Module.to
+    model.to("cuda")
     on_gpu = histories.to("cuda")
     got = model(on_gpu), model.next_item_scores(on_gpu)
     for scores, other in zip(got, expected, strict=True):

@@ -391,7 +391,7 @@ def test_half_precision_is_widened_before_it_is_added_up() -> None:
 @pytest.mark.parametrize("candidates", [0, 4])
 def test_a_gpu_with_shortened_products_keeps_the_bound(candidates: int) -> None:
     """TF32 allowed and bfloat16 autocast: what clipping computes is in float32 all the same."""
-    model = recommender(layers=2).to("cuda")  # type: ignore[arg-type]  # transformers' stub
+    model = recommender(layers=2).to("cuda")
     losses, users = next_item_losses(model, candidates), USERS.cuda()
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
