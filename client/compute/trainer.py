@@ -19,7 +19,6 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.optimizers import DPOptimizerFastGradientClipping
 from torch import Tensor
 
 from client.compute.batches import (
@@ -39,8 +38,8 @@ from shared.models.dropout import Dropout
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
-from shared.privacy.noise import RandomSource, noised
-from shared.privacy.noise_share import noised_points, noised_share
+from shared.privacy.noise import RandomSource
+from shared.privacy.noise_share import noised_points
 from shared.privacy.sampling import poisson_samples
 from shared.sections import Choice, NonNegativeNumber, PositiveInt, Require, section
 
@@ -73,43 +72,6 @@ class LocalPlan(LocalTraining):
     def expected_batch(self) -> float:
         """Expected users in a step, from public constants."""
         return self.sample_rate * self.population
-
-
-class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # untyped
-    """Opacus's step on our clipped sums, with noise that is not torch's.
-
-    A torch generator is a Mersenne twister whose fresh state is the same in every process.
-    """
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        plan: LocalPlan,
-        clipping: PerUserClipping,
-        random: RandomSource,
-    ) -> None:
-        super().__init__(
-            optimizer,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.clip_norm,
-            expected_batch_size=plan.expected_batch,
-            loss_reduction="mean",
-        )
-        self._clipping, self._random, self._trust = clipping, random, plan.trust
-
-    def accumulate(self) -> None:
-        """Do nothing: the sums are in `PerUserClipping`."""
-
-    def add_noise(self) -> None:
-        """Add N(0, (σC)²) to each clipped sum, once; or a share of such a noise."""
-        sigma, clip_norm = self.noise_multiplier, self.max_grad_norm
-        for p in self.params:
-            total = self._clipping.sum_of(p)
-            if self._trust is Trust.LOCAL:
-                noisy = noised(total, sigma * clip_norm, self._random)
-            else:
-                noisy = noised_share(total, clip_norm, sigma, self._random)
-            p.grad = noisy.to(p.dtype)
 
 
 def check_model(model: AttentionRecommender, plan: LocalPlan) -> None:
@@ -244,10 +206,20 @@ def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
 
 
 def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
+    # With it comes Opacus, which takes seconds, and statistics do without.
+    from client.compute.noise_optimiser import SourcedNoiseOptimizer  # noqa: PLC0415
+
     plan = samples.plan
     rows = _checked_rows(model, plan)
     with PerUserClipping(model, plan.clip_norm) as clipping:
-        optimiser = SourcedNoiseOptimizer(_optimiser(model, plan), plan, clipping, samples.random)
+        optimiser = SourcedNoiseOptimizer(
+            _optimiser(model, plan),
+            clipping,
+            samples.random,
+            noise_multiplier=plan.noise_multiplier,
+            expected_batch=plan.expected_batch,
+            trust=plan.trust,
+        )
         for batches in samples.batches(_shape(model, plan, rows)):
             clipping.zero_sums()
             for batch in batches:
