@@ -23,12 +23,12 @@ from torch import Tensor
 
 from client.home.home_model import (
     MEMORIES,
+    FixedPrior,
     HomeModel,
     Memory,
+    SoftmaxPrior,
     TransitionCounts,
     popularity_shares,
-    same_for_all,
-    softmax_of,
 )
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, ranks
@@ -184,8 +184,8 @@ def choose(events: HeldOutEvents, federated: Scorer, *, items: int, window: int)
         chosen = Candidate(federated=True, memory=memory, strength=strength)
         return Choice(chosen, home, len(np.unique(events.users)))
     comparison = _Comparison(events, items, window)
-    joined = comparison.of(softmax_of(federated), federated=True)
-    own = comparison.of(same_for_all(popularity_shares(events.counted, items)), federated=False)
+    joined = comparison.of(SoftmaxPrior(federated), federated=True)
+    own = comparison.of(FixedPrior(popularity_shares(events.counted, items)), federated=False)
     home, best = own.best, joined.best
     difference = joined.gains[best] - own.gains[home]
     joins = difference.mean() > JOINING * standard_error(difference, comparison.users)
@@ -206,9 +206,9 @@ def build_home(
         items: V, the size of the catalogue.
     """
     prior = (
-        softmax_of(federated)
+        SoftmaxPrior(federated)
         if candidate.federated
-        else same_for_all(popularity_shares(histories, items))
+        else FixedPrior(popularity_shares(histories, items))
     )
     transitions = TransitionCounts.of(histories, items, candidate.memory)
     return HomeModel(transitions, prior, candidate.strength)

@@ -35,12 +35,13 @@ from shared.models.recent_counts import count_transitions
 
 __all__ = [
     "MEMORIES",
+    "CountShares",
+    "FixedPrior",
     "HomeModel",
     "Memory",
+    "SoftmaxPrior",
     "TransitionCounts",
     "popularity_shares",
-    "same_for_all",
-    "softmax_of",
 ]
 
 
@@ -94,6 +95,23 @@ class TransitionCounts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CountShares:
+    """The scores after one history: those of counts, and what the prior is multiplied with.
+
+    Attributes:
+        columns: int64 [C], ascending: items with counts; column j is item j + 1.
+        values: float32 [C], what counts add to their scores.
+        prior: what the prior's probabilities are multiplied with.
+        total: the sum of the scores of all items.
+    """
+
+    columns: NDArray[np.int64]
+    values: NDArray[np.float32]
+    prior: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class HomeModel:
     """Score the catalogue by own counts and a prior.
 
@@ -110,6 +128,30 @@ class HomeModel:
     def __call__(self, histories: Tensor, /) -> Tensor:
         """Score int64 [B, T], right-padded with 0, as float32 [B, V]."""
         return self.blend(histories, self.prior(histories).float())
+
+    def after(self, history: NDArray[np.int64]) -> CountShares:
+        """Return the parts of `blend` for one history, without a number for every item.
+
+        Args:
+            history: internal ids, int64 [events], oldest first; may be empty.
+        """
+        nothing = CountShares(np.zeros(0, np.int64), np.zeros(0, np.float32), 1.0, 1.0)
+        counts, memory = self.transitions.counts, self.transitions.memory
+        last = history[-memory.events :][::-1]
+        if np.isinf(self.strength) or len(last) == 0:
+            return nothing
+        weights = np.array(memory.weights[: len(last)])
+        shares = weights / (self.transitions.totals[last] + self.strength)
+        parts = [slice(counts.indptr[item], counts.indptr[item + 1]) for item in last]
+        indices = np.concatenate([counts.indices[part] for part in parts])
+        added = np.concatenate(
+            [counts.data[part] * share for part, share in zip(parts, shares, strict=True)]
+        )
+        columns, place = np.unique(indices, return_inverse=True)
+        values = np.bincount(place, added, len(columns))
+        prior = self.strength * float(shares.sum())
+        total = float(values.sum()) + prior
+        return CountShares(columns.astype(np.int64), values.astype(np.float32), prior, total)
 
     def blend(self, histories: Tensor, prior: Tensor) -> Tensor:
         """Return the scores of histories [B, T] with their prior [B, V]."""
@@ -132,25 +174,37 @@ class HomeModel:
         return add_sparse(of_prior.to(prior.device) * prior, mixture.tocsr() @ counts)
 
 
-def softmax_of(scorer: Scorer) -> Scorer:
-    """Return the scorer whose scores are probabilities: the softmax of another's logits."""
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftmaxPrior:
+    """The softmax of a scorer's logits.
 
-    def probabilities(histories: Tensor, /) -> Tensor:
-        return torch.softmax(scorer(histories).double(), dim=1)
+    Attributes:
+        scorer: scores int64 [B, T] as logits [B, V].
+    """
 
-    return probabilities
+    scorer: Scorer
+
+    def __call__(self, histories: Tensor, /) -> Tensor:
+        """Return probabilities, float64 [B, V]."""
+        return torch.softmax(self.scorer(histories).double(), dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedPrior:
+    """The same probabilities after every history.
+
+    Attributes:
+        shares: [V], their sum 1.
+    """
+
+    shares: Tensor
+
+    def __call__(self, histories: Tensor, /) -> Tensor:
+        """Return probabilities [B, V]."""
+        return self.shares.to(histories.device).expand(len(histories), -1)
 
 
 def popularity_shares(histories: Histories, items: int) -> Tensor:
     """Return the items' shares of events, float64 [V], after one is added to each count."""
     counts = item_counts(histories, items) + 1
     return counts / counts.sum()
-
-
-def same_for_all(shares: Tensor) -> Scorer:
-    """Return the scorer that gives every user the same probabilities [V]."""
-
-    def probabilities(rows: Tensor, /) -> Tensor:
-        return shares.to(rows.device).expand(len(rows), -1)
-
-    return probabilities

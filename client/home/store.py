@@ -17,11 +17,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from client.home.home_model import (
+    FixedPrior,
     HomeModel,
     Memory,
+    SoftmaxPrior,
     TransitionCounts,
-    same_for_all,
-    softmax_of,
 )
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
@@ -99,6 +99,6 @@ def load_home(file: Path, federated: Scorer, catalogue: str) -> HomeModel:
     shares = arrays.get("popularity")
     return HomeModel(
         TransitionCounts(memory, counts, np.asarray(counts.sum(1, dtype=np.float64)).ravel()),
-        softmax_of(federated) if shares is None else same_for_all(torch.from_numpy(shares)),
+        SoftmaxPrior(federated) if shares is None else FixedPrior(torch.from_numpy(shares)),
         math.inf if strength is None else float(strength),
     )

@@ -6,7 +6,9 @@
 - `onnx_export`: the published model's scorer as ONNX.
 - `histories`: each user's own history, by user, with feedback at once.
 - `service/`: `sotto-node serve`: the same over gRPC and HTTP, and feedback.
-- `quick_scores`: the highest scores of one history over a large catalogue, from bytes.
+- `candidates`: the best items of one history, from a few candidates with exact scores.
+- `item_vectors`: a model's scores as products of a query with one vector an item.
+- `quick_scores`: the highest scores of histories over a large catalogue, from bytes.
 - `explanation`: which past events brought an item, and how much popularity, federation and home.
 
 No module that answers a coordinator imports this room (`tests/test_layering.py`).

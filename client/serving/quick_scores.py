@@ -1,139 +1,181 @@
-"""The highest scores of one history over a large catalogue, from a table of bytes.
+"""The highest scores of histories over a large catalogue, with an item table of bytes.
 
 One history is scored at the speed of memory: float32 item vectors of V = 100,000 items are 26 to
-182 MB. Here each vector is kept as whole numbers of 8 bits and one scale as well. They give
-approximate scores of all items, and the highest `CANDIDATES` of these are computed again in
-float32. With w an item's vector, ŵ its kept form, q the query and q̂ its bfloat16 form, an
-approximate score differs from the exact one by at most
+102 MB. Here each vector is kept as whole numbers of 8 bits and one scale as well. They give
+approximate scores of all items, and the highest of these are computed again in float32. With w an
+item's vector, ŵ its kept form, q the query and q̂ its form of 16 bits, an approximate score differs
+from the exact one by at most
 
     |w·q - ŵ·q̂| <= ||w - ŵ|| ||q|| + ||ŵ|| ||q - q̂||                     (Cauchy-Schwarz)
 
-plus 2^-7 of its own size for the rounding to bfloat16. So no item that was not computed again can
-exceed the lowest approximate score of those that were by more than this: the items above are the
-highest of all, in their exact order. `certified` counts them. Whoever needs more takes the model.
+and the rounding of float32. So no item that was not computed again can exceed the lowest
+approximate score of those that were by more than this (`client.serving.candidates`). Products of
+bytes are summed in 32-bit whole numbers, which neither round nor overflow.
+
+Histories that come together share one pass over the float32 table instead.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shared.config import ItemRepresentation
-from shared.models.attention import AttentionRecommender, ItemScores
+from client.serving.candidates import (
+    CANDIDATES,
+    Candidates,
+    Columns,
+    ExactScores,
+    Floats,
+    Scores,
+    hide_in,
+    highest,
+    log_sum_exp,
+)
+from client.serving.item_vectors import ItemVectors, Query
+from shared.models.attention import AttentionRecommender
 
-__all__ = ["CANDIDATES", "FEWEST_NUMBERS", "QuickScores"]
+__all__ = ["FEWEST_NUMBERS", "ByteTable", "ModelSearch"]
 
-CANDIDATES = 1024
-"""Items whose scores are exact."""
-FEWEST_NUMBERS = 2**24
-"""Numbers in the item table, V F: a smaller one is read as fast as it is, 64 MB."""
-_ROUNDING = 2.0**-7
+FEWEST_NUMBERS = 2**22
+"""Numbers in the item table, V F, from which bytes are read faster: 16 MB of float32."""
 _LARGEST = 127
+_STEP = 254
+"""Steps of the second byte of a query in one of the first."""
+_ROUNDING = 2.0**-18
+"""Share of the largest score that the float32 sums of an approximate score may be off by."""
 _ROWS = 65_536
+_TOGETHER = 3
+"""Histories from which on one pass over the float32 table is less than one a history over bytes."""
+_NUMBERS = 2**21
+"""Scores that are held at once: 8 MB, which stays near the processor."""
 
 
-class QuickScores:
-    """Scores of one history; several threads may use one.
+class ByteTable:
+    """Item vectors in 8 bits, [V, F].
+
+    Args:
+        vectors: the exact ones.
+    """
+
+    def __init__(self, vectors: ItemVectors) -> None:
+        self._vectors, self._local = vectors, threading.local()
+        self._numbers, self._scales, self._error, self._norm = _quantised(vectors.table)
+
+    @staticmethod
+    def fits(model: AttentionRecommender) -> bool:
+        """Return whether this is faster than the model's own table, and possible."""
+        if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return False
+        widest = 2**31 // (_LARGEST * (_LARGEST + 1) * _STEP)  # so that sums fit 32 bits
+        numbers = ItemVectors.numbers(model)
+        return numbers >= FEWEST_NUMBERS and numbers // model.config.items < widest
+
+    @torch.inference_mode()
+    def scores(self, query: Query) -> tuple[Tensor, float]:
+        """Return approximate scores, float32 [V], and by how much one may be off.
+
+        The thread's next call overwrites them.
+        """
+        vector = query.vector
+        step = max(float(vector.abs().max()) / _LARGEST, 2.0**-60)
+        first = (vector / step).round()
+        second = ((vector / step - first) * _STEP).round()
+        kept = step * (first + second / _STEP)
+        both = torch.stack([first, second], 1).to(torch.int8)  # [F, 2]
+        sums, whole, scores = self._memory()
+        torch._int_mm(self._numbers, both, out=sums)
+        torch.add(sums[:, 1], sums[:, 0], alpha=_STEP, out=whole)
+        vectors = self._vectors
+        torch.addcmul(vectors.offsets, whole, self._scales, value=step / _STEP, out=scores)
+        if len(vectors.own_columns):
+            scores[vectors.own_columns] += query.own
+        norm = float(vector.norm())
+        off = self._error * norm + self._norm * float((vector - kept).norm())
+        largest = self._norm * norm + float(vectors.offsets.abs().max())
+        return scores, off + _ROUNDING * largest
+
+    def _memory(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return this thread's own: fresh memory takes as long as the products."""
+        if not hasattr(self._local, "memory"):
+            items = len(self._scales)
+            whole = torch.empty(items, dtype=torch.int32)
+            self._local.memory = torch.empty(items, 2, dtype=torch.int32), whole, torch.empty(items)
+        memory: tuple[Tensor, Tensor, Tensor] = self._local.memory
+        return memory
+
+
+class ModelSearch:
+    """Searches the catalogue with a model on the CPU; several threads may use one.
 
     Args:
         model: on the CPU.
     """
 
     def __init__(self, model: AttentionRecommender) -> None:
-        self._model, self._local = model, threading.local()
-        config = model.config
-        kind = ItemRepresentation(config.item_representation)
-        tables = []
-        if kind.learns_ids:
-            tables.append(model.item.weight if config.tied else model.item_out.weight)
-        # An own direction is one number of one item: it is added, and not a column here.
-        self._own = torch.tensor(config.own_items if kind.uses_features else (), dtype=torch.int64)
-        self._own_from = 0
-        if kind.uses_features:
-            self._own_from = config.feature_size
-            tables.append(model.features.table[:, : config.feature_size])
-            self._own_scales = model.features.table[self._own - 1, self._own_from :].diagonal()
-        self._tables = [table.detach() for table in tables]
-        offset = model.item_scores.offset
-        self._offset = (
-            torch.zeros(config.items)
-            if offset is None
-            else ItemScores.OFFSET_SCALE * offset.detach()[:, 0]
-        )
-        self._bytes, self._scales, self._error, self._norm = _quantised(self._tables)
+        self._vectors = ItemVectors(model)
+        self._bytes = ByteTable(self._vectors) if ByteTable.fits(model) else None
 
-    @staticmethod
-    def fits(model: AttentionRecommender) -> bool:
-        """Return whether this is faster than the model, and possible."""
-        config, kind = model.config, ItemRepresentation(model.config.item_representation)
-        width = config.feature_size * kind.uses_features + config.hidden_size * kind.learns_ids
-        there = hasattr(torch, "_weight_int8pack_mm") and model.device.type == "cpu"
-        return there and config.items * width >= FEWEST_NUMBERS
-
-    @property
-    def certified(self) -> int:
-        """How many of this thread's last scores are exact and the highest of all, in their order.
-
-        More than there are items where it was not asked for scores.
-        """
-        return int(getattr(self._local, "certified", 2**62))
-
-    def forget(self) -> None:
-        """Forget this thread's last scores."""
-        self._local.certified = 2**62
-
-    @torch.inference_mode()
-    def __call__(self, rows: Tensor, /) -> Tensor:
-        """Score a history, int64 [1, T], as float32 [1, V]; see `certified`."""
-        query, own = self._query(rows)  # [F], [own]
-        rounded = query.bfloat16()
-        scores: Tensor = torch._weight_int8pack_mm(rounded[None], self._bytes, self._scales)
-        rough = scores[0].float()  # [V]
-        slack = float(
-            self._error * query.norm()
-            + self._norm * (query - rounded.float()).norm()
-            + _ROUNDING * rough.abs().max()
-        )
-        rough += self._offset
-        if len(self._own):
-            rough[self._own - 1] += own
-        lowest, columns = rough.topk(min(CANDIDATES, len(rough)))
-        exact = torch.cat([table[columns] for table in self._tables], 1) @ query
-        exact += self._offset[columns]
-        if len(self._own):
-            extra = torch.zeros_like(rough).index_add_(0, self._own - 1, own)
-            exact += extra[columns]
-        rough[columns] = exact
-        self._local.certified = int((exact > lowest[-1] + slack).sum())
-        return rough[None]
-
-    def _query(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vector that items are multiplied with, and what own directions add."""
-        model = self._model
-        state = model.last_states(rows)[0]  # [D]
-        kind = ItemRepresentation(model.config.item_representation)
-        parts, own = [state] if kind.learns_ids else [], state.new_zeros(0)
-        if kind.uses_features:
-            described = model.feature_out(state)
-            parts.append(described[: self._own_from])
-            own = described[self._own_from :] * self._own_scales
-        return torch.cat(parts), own
+    def __call__(self, rows: Tensor) -> Iterator[Scores]:
+        """Yield the scores of each of the histories int64 [B, T]."""
+        queries = self._vectors.queries(rows)
+        if self._bytes is not None and len(queries) < _TOGETHER:
+            for query in queries:
+                yield _QuickScores(self._vectors, self._bytes, query)
+            return
+        size = max(_TOGETHER, _NUMBERS // len(self._vectors.table))
+        for start in range(0, len(queries), size):
+            for row in self._vectors.scores(queries[start : start + size]):
+                yield ExactScores(row.numpy())
 
 
-def _quantised(tables: list[Tensor]) -> tuple[Tensor, Tensor, float, float]:
+class _QuickScores:
+    """Approximate scores, of which the highest are computed again."""
+
+    def __init__(self, vectors: ItemVectors, table: ByteTable, query: Query) -> None:
+        self._vectors, self._query = vectors, query
+        self._rough, self._off = table.scores(query)
+        self._row = self._rough.numpy()
+
+    def log_total(self) -> float:
+        # Where one item has most of the probability, its error would be that of all of them.
+        self._first, self._least = highest(self._row, CANDIDATES)
+        self._row[self._first] = self._vectors.at(self._query, self._first)
+        return log_sum_exp(self._rough)
+
+    def hide(self, mask: npt.NDArray[np.bool_] | None, columns: Columns) -> None:
+        hide_in(self._row, mask, columns)
+
+    def best(self, most: int) -> Candidates:
+        if most <= CANDIDATES:
+            columns, least = self._first[self._row[self._first] > -math.inf], self._least
+        else:
+            columns, least = highest(self._row, most)
+        scores = self._vectors.at(self._query, columns)
+        return Candidates(columns, scores, least + self._off, complete=least == -math.inf)
+
+    def at(self, columns: Columns) -> Floats:
+        scores = self._vectors.at(self._query, columns)
+        scores[self._row[columns] == -math.inf] = -math.inf
+        return scores
+
+
+def _quantised(table: Tensor) -> tuple[Tensor, Tensor, float, float]:
     """Return item vectors in 8 bits [V, F], scales [V], the largest error and the largest norm."""
-    items, size = len(tables[0]), sum(table.shape[1] for table in tables)
-    numbers = torch.empty(items, size, dtype=torch.int8)
-    scales = torch.empty(items, dtype=torch.bfloat16)
-    error = norm = 0.0
+    items = len(table)
+    numbers = torch.empty(table.shape, dtype=torch.int8)
+    scales, error, norm = torch.empty(items), 0.0, 0.0
     for start in range(0, items, _ROWS):
         part = slice(start, start + _ROWS)
-        rows = torch.cat([table[part] for table in tables], 1)
-        scale = (rows.abs().amax(1) / _LARGEST).clamp(min=2.0**-60).bfloat16()
-        whole = (rows / scale.float()[:, None]).round().clamp(-_LARGEST, _LARGEST)
-        kept = whole * scale.float()[:, None]
+        rows = table[part]
+        scale = (rows.abs().amax(1) / _LARGEST).clamp(min=2.0**-60)
+        whole = (rows / scale[:, None]).round().clamp(-_LARGEST, _LARGEST)
+        kept = whole * scale[:, None]
         numbers[part], scales[part] = whole.to(torch.int8), scale
         error = max(error, float((rows - kept).norm(dim=1).max()))
         norm = max(norm, float(kept.norm(dim=1).max()))

@@ -19,7 +19,7 @@ the list is shorter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -29,11 +29,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from client.home.home_model import HomeModel
+from client.home.home_model import FixedPrior, HomeModel
 from client.home.store import load_home
+from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
 from client.serving.explanation import CHOSE, Explanation, PastEvent
 from client.serving.published import load_published, scorer_of
-from client.serving.quick_scores import QuickScores
+from client.serving.quick_scores import ModelSearch
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import canonical_id
@@ -86,6 +87,7 @@ class Recommended:
 
 
 _NO_FILTERS = Filters()
+Mask = npt.NDArray[np.bool_]
 
 
 class Recommender:
@@ -99,8 +101,7 @@ class Recommender:
         window: events that the federated model reads, T >= 1.
         home: the site's own model, whose prior is the federated model or own popularity.
         verb: what users do with items, in the past tense; for explanations.
-        quick: scores one history faster, as `federated` or `home` would, and says for how many of
-            the highest scores that is exact; None where nothing does.
+        search: finds the highest scores of `federated`; None scores the whole catalogue with it.
         attention: how much the last event attends to each of the events that the federated model
             reads, [B, T] -> [B, min(T, window)]; None where it cannot be said.
     """
@@ -113,10 +114,12 @@ class Recommender:
         home: HomeModel | None = None,
         *,
         verb: str = CHOSE,
-        quick: tuple[Scorer, QuickScores] | None = None,
+        search: Search | None = None,
         attention: Scorer | None = None,
     ) -> None:
-        self._quick = quick
+        self._search = search_with(federated) if search is None else search
+        if home is not None and isinstance(home.prior, FixedPrior):
+            self._search = _search_fixed(home.prior)
         self.catalogue, self.home, self.verb = catalogue, home, verb
         self._federated, self._attention, self._reads = federated, attention, window
         self._window = window if home is None else max(window, home.transitions.memory.events)
@@ -148,13 +151,6 @@ class Recommender:
         catalogue, model = load_published(Path(folder), device)
         federated = scorer_of(model)
         adapted = None if home is None else load_home(Path(home), federated, catalogue.fingerprint)
-        quick: tuple[Scorer, QuickScores] | None = None
-        if QuickScores.fits(model):
-            one = QuickScores(model)
-            quick = one, one
-            if home is not None and adapted is not None:
-                again = load_home(Path(home), one, catalogue.fingerprint)
-                quick = replace(again, transitions=adapted.transitions), one
 
         def attention(rows: Tensor, /) -> Tensor:
             return model.last_attention(rows.to(device))
@@ -165,7 +161,7 @@ class Recommender:
             model.config.max_length,
             adapted,
             verb=verb,
-            quick=quick,
+            search=ModelSearch(model) if model.device.type == "cpu" else None,
             attention=attention,
         )
 
@@ -293,7 +289,7 @@ class Recommender:
             alone = self._federated(torch.zeros(1, 1, dtype=torch.int64))
             lift = lift / len(given) - alone.double().log_softmax(1).cpu()
         if hidden is not None:
-            lift = lift.masked_fill(hidden, -torch.inf)
+            lift = lift.masked_fill(torch.from_numpy(hidden), -torch.inf)
         ids = top_items(lift, torch.from_numpy(given[None]), k)[0]
         ids = ids[ids > 0]
         return self._listed(ids.numpy(), lift[0, ids - 1].numpy(), [None] * len(ids))
@@ -336,7 +332,7 @@ class Recommender:
             reasons.append(Explanation(events, *shares, verb=self.verb))
         return reasons
 
-    def check(self, k: int, filters: Filters = _NO_FILTERS) -> Tensor | None:
+    def check(self, k: int, filters: Filters = _NO_FILTERS) -> Mask | None:
         """Refuse a length or filters that cannot be; return which items the filters leave out.
 
         Args:
@@ -382,19 +378,19 @@ class Recommender:
         text = str(item)
         return self._numbers.get(text) or self._numbers.get(canonical_id(text), 0)
 
-    def _columns_of(self, items: Iterable[str], where: str) -> Tensor:
+    def _columns_of(self, items: Iterable[str], where: str) -> npt.NDArray[np.int64]:
         names = sorted(items)
         numbers = [self._number(item) for item in names]
         if not all(numbers):
             unknown = [item for item, number in zip(names, numbers, strict=True) if not number]
             raise UnknownItemError(unknown, where)
-        return torch.tensor(numbers, dtype=torch.int64) - 1
+        return np.array(numbers, np.int64) - 1
 
-    def _hide(self, filters: Filters) -> Tensor | None:
+    def _hide(self, filters: Filters) -> Mask | None:
         """Return which items the lists and categories leave out, bool [V]; None for no item."""
         if filters.allow is None and not filters.deny and not filters.categories:
             return None
-        hidden = torch.zeros(len(self.catalogue), dtype=torch.bool)
+        hidden = np.zeros(len(self.catalogue), np.bool_)
         if filters.allow is not None:
             hidden[:] = True
             hidden[self._columns_of(filters.allow, "the allow list")] = False
@@ -406,7 +402,7 @@ class Recommender:
                     f"no item has the category {unknown[0]!r}. The catalogue's are: {known}."
                 )
             wanted = [bool(filters.categories.intersection(own)) for own in self.catalogue.genres]
-            hidden |= ~torch.tensor(wanted)
+            hidden |= ~np.array(wanted)
         return hidden
 
     def _batches(self, users: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -415,37 +411,24 @@ class Recommender:
         for start in range(0, users, size):
             yield np.arange(start, min(start + size, users))
 
-    @torch.inference_mode()
     def _top(
-        self, part: Histories, k: int, hidden: Tensor | None, seen: Histories | None
+        self, part: Histories, k: int, hidden: Mask | None, seen: Histories | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         longest = max(1, min(self._window, int(part.lengths.max(initial=0))))
         rows = part.padded(np.arange(len(part)), longest)
-        left_out = 0 if hidden is None else int(hidden.sum())
-        needed = k + left_out + (0 if seen is None else int(seen.lengths.max(initial=0)))
-        raw = self._quick_raw(rows, needed)
-        if raw is None:
-            raw = self._raw(rows)
-        totals = self._totals(raw)  # before items are hidden
-        if hidden is not None:
-            raw = raw.masked_fill(hidden.to(raw.device), -torch.inf)
-        if seen is not None:
-            users = torch.from_numpy(np.repeat(np.arange(len(seen)), seen.lengths))
-            raw = raw.clone() if hidden is None else raw
-            raw[users.to(raw.device), torch.from_numpy(seen.items - 1).to(raw.device)] = -torch.inf
-        ids = top_items(raw, raw.new_zeros(len(raw), 1, dtype=torch.int64), k)
-        chances = self._chances(raw.gather(1, (ids - 1).clamp(min=0)), totals)
-        chances = chances.masked_fill(ids == 0, 0.0)
-        return ids.cpu().numpy(), chances.float().cpu().numpy()
-
-    def _quick_raw(self, rows: Tensor, needed: int) -> Tensor | None:
-        """Score one history quickly; None where its highest `needed` scores may not be exact."""
-        if self._quick is None or len(rows) != 1:
-            return None
-        scorer, quick = self._quick
-        quick.forget()  # own popularity as the prior does not ask the federated model
-        scores = scorer(rows).float()
-        return scores if quick.certified >= needed else None
+        ids = np.zeros((len(part), k), np.int64)
+        chances = np.zeros((len(part), k), np.float32)
+        nothing = np.zeros(0, np.int64)
+        for place, (history, scores) in enumerate(zip(part, self._search(rows), strict=True)):
+            columns, best = best_items(
+                scores,
+                k,
+                mask=hidden,
+                seen=nothing if seen is None else history - 1,
+                counts=None if self.home is None else self.home.after(history),
+            )
+            ids[place, : len(columns)], chances[place, : len(best)] = columns + 1, best
+        return ids, chances
 
     def _raw(self, rows: Tensor) -> Tensor:
         """Score int64 [B, T] as float32 [B, V], in the order of the probabilities."""
@@ -528,3 +511,13 @@ class Recommender:
                 zip(ids.tolist(), scores.tolist(), reasons, strict=False), start=1
             )
         ]
+
+
+def _search_fixed(prior: FixedPrior) -> Search:
+    """Return the search whose scores are the same after every history."""
+    logs = prior.shares.double().log().float().numpy()
+
+    def search(rows: Tensor) -> Iterator[Scores]:
+        yield from (ExactScores(logs.copy(), 0.0) for _ in range(len(rows)))
+
+    return search

@@ -1,13 +1,15 @@
 """Feedback of many requests in one transaction, so that one write to disk serves them all.
 
 Events are on disk, and count in the histories, before their request is answered. Lists that were
-recommended are written in the background: of those, a crash may lose the last moment's.
+recommended are written in the background, those of half a second together: a transaction takes
+longer than a recommendation. A crash may lose these lists.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ __all__ = ["FeedbackWriter"]
 
 _TOGETHER = 256
 """Requests in one transaction."""
+_SECONDS = 0.5
+"""How long a recommended list waits for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +88,22 @@ class FeedbackWriter:
     def _work(self) -> None:
         ended = False
         while not ended:
-            batch = [self._queue.get()]
-            while len(batch) < _TOGETHER:
-                try:
-                    batch.append(self._queue.get_nowait())
-                except queue.Empty:
-                    break
+            batch = self._gather()
             ended = None in batch
             self._write([waiting for waiting in batch if waiting is not None])
+
+    def _gather(self) -> list[_Waiting | None]:
+        """Return what is to be written now: what waits, or lists of some time together."""
+        batch, until = [self._queue.get()], time.monotonic() + _SECONDS
+        urgent = batch[0] is None or bool(batch[0].events)
+        while len(batch) < _TOGETHER:
+            wait = 0.0 if urgent else until - time.monotonic()
+            try:
+                batch.append(self._queue.get(wait > 0, max(wait, 0.0)))
+            except queue.Empty:
+                break
+            urgent = urgent or batch[-1] is None or bool(batch[-1].events)
+        return batch
 
     def _write(self, batch: Sequence[_Waiting]) -> None:
         requests = [waiting for waiting in batch if waiting.events]

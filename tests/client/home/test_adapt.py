@@ -18,11 +18,11 @@ from client.home.adapt import (
     standard_error,
 )
 from client.home.home_model import (
+    FixedPrior,
     HomeModel,
     Memory,
     TransitionCounts,
     popularity_shares,
-    same_for_all,
 )
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, rank_users
@@ -73,7 +73,7 @@ def test_the_figures_are_those_of_the_models_that_are_named() -> None:
     choice = choose(events, knows_nothing, items=ITEMS, window=WINDOW)
     home = HomeModel(
         TransitionCounts.of(events.counted, ITEMS, choice.home.memory),
-        same_for_all(popularity_shares(events.counted, ITEMS)),
+        FixedPrior(popularity_shares(events.counted, ITEMS)),
         choice.home.strength,
     )
     ranking = rank_users(home, events.inputs, events.targets, items=ITEMS, window=WINDOW)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from client.home.home_model import (
+    FixedPrior,
     HomeModel,
     Memory,
+    SoftmaxPrior,
     TransitionCounts,
     popularity_shares,
-    same_for_all,
-    softmax_of,
 )
 from shared.data.histories import Histories
 
@@ -57,7 +57,7 @@ def expected(own: Histories, memory: Memory, strength: float, row: list[int]) ->
 @pytest.mark.parametrize("strength", [0.5, 64.0])
 def test_scores_are_the_sum_of_posterior_means(memory: Memory, strength: float) -> None:
     own, asked = histories(1), histories(2)
-    model = HomeModel(TransitionCounts.of(own, ITEMS, memory), softmax_of(logits), strength)
+    model = HomeModel(TransitionCounts.of(own, ITEMS, memory), SoftmaxPrior(logits), strength)
     scores = model(asked.padded(range(len(asked)), WINDOW))
     for row, of_user in zip(asked, scores, strict=True):
         assert of_user.tolist() == pytest.approx(
@@ -68,21 +68,35 @@ def test_scores_are_the_sum_of_posterior_means(memory: Memory, strength: float) 
 def test_an_infinite_strength_is_the_prior_and_a_small_one_own_counts() -> None:
     own, rows = histories(3), torch.tensor([[1, 2, 3], [4, 0, 0], [0, 0, 0]])
     transitions = TransitionCounts.of(own, ITEMS, Memory(1, 1.0))
-    prior = softmax_of(logits)
+    prior = SoftmaxPrior(logits)
     assert torch.equal(HomeModel(transitions, prior, math.inf)(rows), prior(rows).float())
     shares = transitions.counts.toarray()[3] / transitions.totals[3]
     assert HomeModel(transitions, prior, 1e-6)(rows)[0].tolist() == pytest.approx(shares, abs=1e-5)
 
 
+@pytest.mark.parametrize("strength", [0.5, 64.0, math.inf])
+def test_the_parts_after_one_history_are_those_of_the_blend(strength: float) -> None:
+    own, asked, prior = histories(1), histories(2), SoftmaxPrior(logits)
+    model = HomeModel(TransitionCounts.of(own, ITEMS, Memory(3, 0.5)), prior, strength)
+    for row in [*asked, np.zeros(0, np.int64)]:
+        padded = torch.tensor([row.tolist() or [0]])
+        parts = model.after(row)
+        scores = parts.prior * prior(padded)[0].numpy()
+        scores[parts.columns] += parts.values
+        assert scores.tolist() == pytest.approx(model(padded)[0].tolist(), rel=1e-5)
+        assert parts.total == pytest.approx(scores.sum(), rel=1e-6)
+        assert (np.diff(parts.columns) > 0).all()
+
+
 def test_popularity_gives_every_item_a_share() -> None:
     shares = popularity_shares(Histories.from_lists([[2, 2, 3]]), 4)
     assert shares.tolist() == pytest.approx([1 / 7, 3 / 7, 2 / 7, 1 / 7])
-    assert same_for_all(shares)(torch.zeros(5, 2, dtype=torch.int64)).shape == (5, 4)
+    assert FixedPrior(shares)(torch.zeros(5, 2, dtype=torch.int64)).shape == (5, 4)
 
 
 def test_no_transitions_leave_the_prior() -> None:
     transitions = TransitionCounts.of(Histories.from_lists([[1], []]), ITEMS, Memory(3, 0.5))
     rows = torch.tensor([[1, 2]])
-    prior = softmax_of(logits)
+    prior = SoftmaxPrior(logits)
     scores = HomeModel(transitions, prior, 8.0)(rows)
     assert scores[0].tolist() == pytest.approx((1.5 * prior(rows)[0]).tolist())

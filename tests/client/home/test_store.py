@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.home.home_model import HomeModel, Memory, TransitionCounts, same_for_all, softmax_of
+from client.home.home_model import FixedPrior, HomeModel, Memory, SoftmaxPrior, TransitionCounts
 from client.home.store import load_home, save_home
 from shared.errors import DataError
 from tests.client.home.test_home_model import ITEMS, histories, logits
@@ -25,7 +25,7 @@ def test_a_stored_model_scores_as_before(
     file = tmp_path / "home.safetensors"
     save_home(file, transitions, strength, shares, of="c")
     assert file.stat().st_mode & 0o777 == 0o600
-    prior = softmax_of(logits) if shares is None else same_for_all(shares)
+    prior = SoftmaxPrior(logits) if shares is None else FixedPrior(shares)
     before = HomeModel(transitions, prior, strength)(ROWS)
     torch.testing.assert_close(load_home(file, logits, "c")(ROWS), before)
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 import client.serving.recommender as module
 from client.home.home_model import (
+    FixedPrior,
     HomeModel,
     Memory,
+    SoftmaxPrior,
     TransitionCounts,
     popularity_shares,
-    same_for_all,
-    softmax_of,
 )
 from client.home.store import save_home
 from client.serving.recommender import Filters, Recommender
@@ -55,9 +55,9 @@ def home_model(kind: str) -> HomeModel | None:
     own = some_histories(40, seed=5)
     transitions = TransitionCounts.of(own, ITEMS, Memory(6, 0.7))
     prior: dict[str, tuple[Scorer, float]] = {
-        "counts": (softmax_of(federated), 8.0),
-        "popularity": (same_for_all(popularity_shares(own, ITEMS)), 8.0),
-        "prior alone": (softmax_of(federated), math.inf),
+        "counts": (SoftmaxPrior(federated), 8.0),
+        "popularity": (FixedPrior(popularity_shares(own, ITEMS)), 8.0),
+        "prior alone": (SoftmaxPrior(federated), math.inf),
     }
     return HomeModel(transitions, *prior[kind]) if kind in prior else None
 
@@ -274,7 +274,7 @@ def test_a_published_folder_is_loaded_with_the_home_model(tmp_path: Path) -> Non
     save_home(home, transitions, 16.0, None, catalogue.fingerprint)
     loaded = Recommender.load(tmp_path, home)
     scores = model.next_item_scores
-    same = Recommender(catalogue, scores, 5, HomeModel(transitions, softmax_of(scores), 16.0))
+    same = Recommender(catalogue, scores, 5, HomeModel(transitions, SoftmaxPrior(scores), 16.0))
     with torch.no_grad():
         assert loaded.recommend(ids(1, 2)) == same.recommend(ids(1, 2))
     assert loaded.recommend(ids(1, 2)) != Recommender.load(str(tmp_path)).recommend(ids(1, 2))

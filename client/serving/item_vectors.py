@@ -1,0 +1,109 @@
+"""A model's scores as products of one query a history with one vector an item.
+
+The score of item j is w_j · q + b_j: w_j is the item's vector (learned, public features, or both,
+side by side), q the query that the model makes of a history, and b_j the item's offset. An own
+direction is one number of one item: it is added to that item's score, and is no column of the
+table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.serving.candidates import Columns, Floats
+from shared.config import ItemRepresentation
+from shared.models.attention import AttentionRecommender, ItemScores
+
+__all__ = ["ItemVectors", "Query"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What a history makes of the items' vectors.
+
+    Attributes:
+        vector: float32 [F].
+        own: float32 [O], what is added to the scores of the O items with own directions.
+    """
+
+    vector: Tensor
+    own: Tensor
+
+
+class ItemVectors:
+    """The vectors, in the model's own memory where it has one table, and the queries.
+
+    Args:
+        model: on the CPU.
+    """
+
+    def __init__(self, model: AttentionRecommender) -> None:
+        self._model, config = model, model.config
+        kind = ItemRepresentation(config.item_representation)
+        self._learned, self._described = kind.learns_ids, kind.uses_features
+        self._features = config.feature_size
+        tables: list[Tensor] = []
+        own: tuple[int, ...] = ()
+        if kind.learns_ids:
+            tables.append(model.item.weight if config.tied else model.item_out.weight)
+        if kind.uses_features:
+            own, features = config.own_items, model.features.table
+            tables.append(features[:, : self._features])
+            rows = torch.tensor(own, dtype=torch.int64) - 1
+            self._own_scales = features[rows, self._features :].diagonal()
+        table = tables[0] if len(tables) == 1 else torch.cat(tables, 1)
+        self.table: Tensor = table.detach()  # [V, F]
+        offset = model.item_scores.offset
+        self.offsets = torch.zeros(config.items)
+        if offset is not None:
+            self.offsets = ItemScores.OFFSET_SCALE * offset.detach()[:, 0]
+        self.own_columns = torch.tensor(own, dtype=torch.int64) - 1
+        self._own_place = np.full(config.items if own else 0, -1, np.int32)
+        self._own_place[self.own_columns.numpy()] = np.arange(len(own))
+        self._table_rows, self._offset_rows = self.table.numpy(), self.offsets.numpy()
+
+    @staticmethod
+    def numbers(model: AttentionRecommender) -> int:
+        """Return V F, the numbers in the table of a model."""
+        config, kind = model.config, ItemRepresentation(model.config.item_representation)
+        width = config.feature_size * kind.uses_features + config.hidden_size * kind.learns_ids
+        return int(config.items * width)
+
+    @torch.inference_mode()
+    def queries(self, rows: Tensor) -> list[Query]:
+        """Return the queries of histories, int64 [B, T]."""
+        states = self._model.last_states(rows)  # [B, D]
+        parts = [states] if self._learned else []
+        own = states.new_zeros(len(states), 0)
+        if self._described:
+            described = self._model.feature_out(states)
+            parts.append(described[:, : self._features])
+            own = described[:, self._features :] * self._own_scales
+        vectors = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return [Query(*both) for both in zip(vectors, own, strict=True)]
+
+    @torch.inference_mode()
+    def scores(self, queries: list[Query]) -> Tensor:
+        """Return the scores of all items, float32 [B, V]."""
+        if len(queries) == 1:
+            scores = torch.addmv(self.offsets, self.table, queries[0].vector)[None]
+        else:
+            vectors = torch.stack([query.vector for query in queries])
+            scores = torch.addmm(self.offsets, vectors, self.table.T)
+        if len(self.own_columns):
+            scores[:, self.own_columns] += torch.stack([query.own for query in queries])
+        return scores
+
+    def at(self, query: Query, columns: Columns) -> Floats:
+        """Return the scores of some items, float32 [C]."""
+        vector = query.vector.numpy()
+        scores: Floats = self._table_rows[columns] @ vector + self._offset_rows[columns]
+        if len(self._own_place):
+            place = self._own_place[columns]
+            own = place >= 0
+            scores[own] += query.own.numpy()[place[own]]
+        return scores
