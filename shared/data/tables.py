@@ -31,9 +31,10 @@ changed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -367,10 +368,33 @@ def _is_tsv(path: Path) -> bool:
     return path.name.lower().endswith((".tsv", ".tsv.gz"))
 
 
+_databases: dict[int, duckdb.DuckDBPyConnection] = {}
+"""By process: a database's threads are not in a fork, which therefore cannot close it either."""
+
+
 def connect() -> duckdb.DuckDBPyConnection:
-    """Open an empty in-memory DuckDB that reads times without an offset as UTC."""
-    # Extensions are never downloaded: reading a private file must not open a connection.
-    connection = duckdb.connect(config={"autoinstall_known_extensions": False})
+    """Open a connection to an empty in-memory DuckDB that reads times without an offset as UTC.
+
+    A database takes 40 ms to make, so all connections of a process share one; none sees what
+    another registers.
+    """
+    process = os.getpid()
+    if process in _databases:
+        with suppress(duckdb.Error):  # after an internal error, a database is useless for ever
+            return _connection_to(_databases[process])
+    _databases[process] = duckdb.connect(
+        config={
+            # Reading a private file must not open a connection to download an extension.
+            "autoinstall_known_extensions": False,
+            # Nor is a file's content to stay in memory: another may have its name next time.
+            "enable_external_file_cache": False,
+        }
+    )
+    return _connection_to(_databases[process])
+
+
+def _connection_to(database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    connection = database.cursor()
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 

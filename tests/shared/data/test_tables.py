@@ -1,13 +1,16 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.data.tables import FileTable, read_text
+from shared.data import tables
+from shared.data.tables import FileTable, connect, read_text
 
 few = settings(max_examples=25, deadline=None)
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
@@ -52,3 +55,48 @@ def test_quoted_text_is_read_unchanged(
     table = read_text(path, ["b", "a"])
     read = zip(table["a"].to_pylist(), table["b"].to_pylist(), strict=True)
     assert [(a or "", b or "") for a, b in read] == rows
+
+
+# --- one database a process --------------------------------------------------------------------
+
+
+def test_a_file_is_read_anew_although_its_size_and_time_are_the_same(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "items.parquet", title=["A"])
+    before = path.stat()
+    assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
+    parquet(path, title=["B"])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert read_text(path, ["title"])["title"].to_pylist() == ["B"]
+
+
+def test_a_connection_sees_nothing_of_another() -> None:
+    with connect() as one, connect() as other:
+        one.register("given", pa.table({"t": [1]}))
+        one.execute("SET TimeZone = 'Asia/Tokyo'")
+        other.register("given", pa.table({"t": [2]}))
+        assert one.sql("SELECT t FROM given").fetchall() == [(1,)]
+        assert other.sql("SELECT t FROM given").fetchall() == [(2,)]
+    with connect() as after:
+        assert after.sql("SHOW ALL TABLES").fetchall() == []
+        assert after.sql("SELECT current_setting('TimeZone')").fetchall() == [("UTC",)]
+        [cached] = after.sql("SELECT current_setting('enable_external_file_cache')").fetchall()
+        assert cached == (False,)
+
+
+def test_a_fork_and_a_process_whose_database_broke_get_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = parquet(tmp_path / "items.parquet", title=["A"])
+    assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(read_text(path, ["title"])["title"].to_pylist() != ["A"])
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    broken = duckdb.connect()
+    broken.close()
+    monkeypatch.setitem(tables._databases, os.getpid(), broken)
+    assert read_text(path, ["title"])["title"].to_pylist() == ["A"]
