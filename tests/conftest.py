@@ -78,6 +78,7 @@ LONGEST = (
     "server/test_kill.py",
     "client/ledger/test_kill.py",
     "client/serving/service/test_feedback.py",
+    "simulations/benchmarks/day/test_day.py",
 )
 """Files that take longest, the longest first: one that was begun last would run on alone."""
 

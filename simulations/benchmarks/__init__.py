@@ -13,6 +13,8 @@
 | sources      | reading interactions from files and databases                                |
 | executor     | starting a ClientApp                                                         |
 | serving      | latency and throughput of `sotto-node serve` on one core                    |
+| batch        | `sotto-node recommend` for a million users, killed and started again         |
+| day/         | a day of a partner that serves: clicks, adaptations, a federated run, kills |
 | memory       | the memory allocator                                                         |
 | hostile_search | searches for weights with which one user exceeds the clip norm             |
 """
