@@ -7,6 +7,7 @@
 - `histories`: each user's own history, by user, with feedback at once.
 - `service/`: `sotto-node serve`: the same over gRPC and HTTP, and feedback.
 - `candidates`: the best items of one history, from a few candidates with exact scores.
+- `last_state`: the model's state after one history, without torch.
 - `item_vectors`: a model's scores as products of a query with one vector an item.
 - `quick_scores`: the highest scores of histories over a large catalogue, from bytes.
 - `explanation`: which past events brought an item, and how much popularity, federation and home.

@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from client.serving.candidates import Columns, Floats
+from client.serving.last_state import LastState
 from shared.config import ItemRepresentation
 from shared.models.attention import AttentionRecommender, ItemScores
 
 __all__ = ["ItemVectors", "Query"]
+
+_MANY = 4
+"""Histories from which on torch computes their states faster together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +34,8 @@ class Query:
         own: float32 [O], what is added to the scores of the O items with own directions.
     """
 
-    vector: Tensor
-    own: Tensor
+    vector: Floats
+    own: Floats
 
 
 class ItemVectors:
@@ -54,7 +58,8 @@ class ItemVectors:
             own, features = config.own_items, model.features.table
             tables.append(features[:, : self._features])
             rows = torch.tensor(own, dtype=torch.int64) - 1
-            self._own_scales = features[rows, self._features :].diagonal()
+            self._own_scales = features[rows, self._features :].diagonal().numpy()
+            self._feature_out = model.feature_out.weight.detach()
         table = tables[0] if len(tables) == 1 else torch.cat(tables, 1)
         self.table: Tensor = table.detach()  # [V, F]
         offset = model.item_scores.offset
@@ -64,6 +69,7 @@ class ItemVectors:
         self.own_columns = torch.tensor(own, dtype=torch.int64) - 1
         self._own_place = np.full(config.items if own else 0, -1, np.int32)
         self._own_place[self.own_columns.numpy()] = np.arange(len(own))
+        self._state = LastState(model) if LastState.fits(model) else None
         self._table_rows, self._offset_rows = self.table.numpy(), self.offsets.numpy()
 
     @staticmethod
@@ -76,34 +82,44 @@ class ItemVectors:
     @torch.inference_mode()
     def queries(self, rows: Tensor) -> list[Query]:
         """Return the queries of histories, int64 [B, T]."""
-        states = self._model.last_states(rows)  # [B, D]
-        parts = [states] if self._learned else []
-        own = states.new_zeros(len(states), 0)
-        if self._described:
-            described = self._model.feature_out(states)
-            parts.append(described[:, : self._features])
-            own = described[:, self._features :] * self._own_scales
-        vectors = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return [Query(*both) for both in zip(vectors, own, strict=True)]
+        if self._state is not None and len(rows) < _MANY:
+            histories = rows.numpy()
+            return [self._query(self._state(row[row > 0])) for row in histories]
+        return [self._query(state) for state in self._model.last_states(rows).numpy()]
+
+    def _query(self, state: Floats) -> Query:
+        """Return the query of a state [D]."""
+        if not self._described:
+            return Query(state, state[:0])
+        described: Floats = torch.mv(self._feature_out, torch.from_numpy(state)).numpy()
+        vector, own = described[: self._features], described[self._features :]
+        if self._learned:
+            vector = np.concatenate([state, vector])
+        return Query(vector, own * self._own_scales)
 
     @torch.inference_mode()
     def scores(self, queries: list[Query]) -> Tensor:
         """Return the scores of all items, float32 [B, V]."""
         if len(queries) == 1:
-            scores = torch.addmv(self.offsets, self.table, queries[0].vector)[None]
+            vector = torch.from_numpy(queries[0].vector)
+            scores = torch.addmv(self.offsets, self.table, vector)[None]
         else:
-            vectors = torch.stack([query.vector for query in queries])
+            vectors = torch.from_numpy(np.stack([query.vector for query in queries]))
             scores = torch.addmm(self.offsets, vectors, self.table.T)
         if len(self.own_columns):
-            scores[:, self.own_columns] += torch.stack([query.own for query in queries])
+            own = torch.from_numpy(np.stack([query.own for query in queries]))
+            scores[:, self.own_columns] += own
         return scores
 
     def at(self, query: Query, columns: Columns) -> Floats:
         """Return the scores of some items, float32 [C]."""
-        vector = query.vector.numpy()
-        scores: Floats = self._table_rows[columns] @ vector + self._offset_rows[columns]
+        vectors, vector = (
+            torch.from_numpy(self._table_rows[columns]),
+            torch.from_numpy(query.vector),
+        )
+        scores: Floats = torch.mv(vectors, vector).numpy() + self._offset_rows[columns]
         if len(self._own_place):
             place = self._own_place[columns]
             own = place >= 0
-            scores[own] += query.own.numpy()[place[own]]
+            scores[own] += query.own[place[own]]
         return scores

@@ -65,6 +65,7 @@ class ByteTable:
 
     def __init__(self, vectors: ItemVectors) -> None:
         self._vectors, self._local = vectors, threading.local()
+        self._offset = float(vectors.offsets.abs().max())
         self._numbers, self._scales, self._error, self._norm = _quantised(vectors.table)
 
     @staticmethod
@@ -83,21 +84,22 @@ class ByteTable:
         The thread's next call overwrites them.
         """
         vector = query.vector
-        step = max(float(vector.abs().max()) / _LARGEST, 2.0**-60)
-        first = (vector / step).round()
-        second = ((vector / step - first) * _STEP).round()
-        kept = step * (first + second / _STEP)
-        both = torch.stack([first, second], 1).to(torch.int8)  # [F, 2]
+        step = max(float(np.abs(vector).max()) / _LARGEST, 2.0**-60)
+        steps = vector.astype(np.float64) / step
+        first = np.round(steps)
+        second = np.round((steps - first) * _STEP)
+        error = vector - step * (first + second / _STEP)
+        both = torch.from_numpy(np.stack([first, second], 1).astype(np.int8))  # [F, 2]
         sums, whole, scores = self._memory()
         torch._int_mm(self._numbers, both, out=sums)
         torch.add(sums[:, 1], sums[:, 0], alpha=_STEP, out=whole)
         vectors = self._vectors
         torch.addcmul(vectors.offsets, whole, self._scales, value=step / _STEP, out=scores)
         if len(vectors.own_columns):
-            scores[vectors.own_columns] += query.own
-        norm = float(vector.norm())
-        off = self._error * norm + self._norm * float((vector - kept).norm())
-        largest = self._norm * norm + float(vectors.offsets.abs().max())
+            scores[vectors.own_columns] += torch.from_numpy(query.own)
+        norm = math.sqrt(float(vector @ vector))
+        off = self._error * norm + self._norm * math.sqrt(float(error @ error))
+        largest = self._norm * norm + self._offset
         return scores, off + _ROUNDING * largest
 
     def _memory(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,14 +141,14 @@ class _QuickScores:
 
     def __init__(self, vectors: ItemVectors, table: ByteTable, query: Query) -> None:
         self._vectors, self._query = vectors, query
-        self._rough, self._off = table.scores(query)
-        self._row = self._rough.numpy()
+        scores, self._off = table.scores(query)
+        self._row = scores.numpy()
 
     def log_total(self) -> float:
         # Where one item has most of the probability, its error would be that of all of them.
         self._first, self._least = highest(self._row, CANDIDATES)
         self._row[self._first] = self._vectors.at(self._query, self._first)
-        return log_sum_exp(self._rough)
+        return log_sum_exp(self._row)
 
     def hide(self, mask: npt.NDArray[np.bool_] | None, columns: Columns) -> None:
         hide_in(self._row, mask, columns)
@@ -154,9 +156,10 @@ class _QuickScores:
     def best(self, most: int) -> Candidates:
         if most <= CANDIDATES:
             columns, least = self._first[self._row[self._first] > -math.inf], self._least
+            scores = self._row[columns]
         else:
             columns, least = highest(self._row, most)
-        scores = self._vectors.at(self._query, columns)
+            scores = self._vectors.at(self._query, columns)
         return Candidates(columns, scores, least + self._off, complete=least == -math.inf)
 
     def at(self, columns: Columns) -> Floats:

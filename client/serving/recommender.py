@@ -253,7 +253,7 @@ class Recommender:
         ids = np.zeros((len(histories), k), np.int64)
         scores = np.zeros((len(histories), k), np.float32)
         for rows in self._batches(len(histories)):
-            part = histories.select(rows)
+            part = histories if len(rows) == len(histories) else histories.select(rows)
             seen = part if filters.exclude_seen else None
             ids[rows], scores[rows] = self._top(part, k, hidden, seen)
         return ids, scores

@@ -82,7 +82,8 @@ def test_approximate_scores_are_off_by_no_more_than_is_said() -> None:
         for scale in (1e-3, 1.0, 50.0):
             rows = torch.from_numpy(draw.integers(1, ITEMS + 1, size=(1, LENGTH)))
             [query] = vectors.queries(rows)
-            query = Query(query.vector * scale * (1 + torch.arange(len(query.vector))), query.own)
+            wide = np.float32(scale) * (1 + np.arange(len(query.vector), dtype=np.float32))
+            query = Query(query.vector * wide, query.own)
             rough, off = table.scores(query)
             exact = vectors.scores([query])[0]
             assert float((rough - exact).abs().max()) <= off
