@@ -5,7 +5,8 @@ node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
 adapt        the published model, adapted to this site's own users
-evaluate     how good it is on own held-out events; evaluate_plot draws the figures
+evaluate     how good it is on own held-out events; evaluate_plot draws the figures;
+             choices_table prints those of --feedback
 recommend    items for a history, or for many users into a file
 export       the published model's scorer as ONNX
 own_source   where these find the partner's own data: in a site, or in a file

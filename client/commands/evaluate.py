@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from client.commands.choices_table import print_choices
 from client.commands.evaluate_plot import NAMES, check_picture, draw_evaluation
 from client.commands.options import JsonOption, SiteOption
 from client.commands.own_source import (
@@ -20,7 +21,9 @@ from client.commands.own_source import (
 )
 from client.home.adapt import FEWEST
 from client.home.evaluate import Difference, Evaluation, evaluate
+from client.serving.choices import evaluate_choices
 from client.serving.published import load_published, scorer_of
+from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError, DataError
 from shared.system.command_line import messages, output, table_of, write_json
@@ -44,6 +47,16 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     plot: Annotated[
         Path | None, typer.Option(help="File for a picture: .png, .svg or .pdf.")
     ] = None,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback", help="Rank what was chosen in the service, corrected for positions."
+        ),
+    ] = False,
+    eta: Annotated[
+        float,
+        typer.Option(min=0, help="With --feedback: position p is looked at with chance p^-eta."),
+    ] = 1.0,
     data: DataOption = None,
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
@@ -53,11 +66,14 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
 ) -> None:
     """Rank the last events of your own users, beside what you have without the model.
 
+    With --feedback, what was chosen of what was shown is asked for in their place.
     Nothing leaves. What you make at home (counts, the adapted model) is made from the events before
     the last ones. The figures are exact: they protect your users from nobody who reads them.
     """
     if plot is not None:
         check_picture(plot)
+    if feedback and (plot is not None or data is not None):
+        raise ConfigError("--feedback is a site's, and a table: leave out --data and --plot.")
     source = find_source(site, data, user_column, item_column, time_column)
     catalogue, recommender = load_published(model, source.device)
     if k > len(catalogue):
@@ -69,6 +85,15 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         federated["before"] = scorer_of(earlier)
         window = max(window, earlier.config.max_length)
     messages.print("reading your data ...")
+    if feedback:
+        found = evaluate_choices(
+            Site.load(site), catalogue, federated, window=window, eta=eta, k=k, most=users
+        )
+        if as_json:
+            write_json(asdict(found))
+        else:
+            print_choices(found, k)
+        return
     histories = source.data.histories(catalogue)
     if not (histories.lengths >= 2).any():
         raise DataError(

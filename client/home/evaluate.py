@@ -31,9 +31,9 @@ from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.models.counts import Popularity, item_counts
 from shared.models.recent_counts import RecentCounts
 
-__all__ = ["Difference", "Evaluation", "Measured", "evaluate"]
+__all__ = ["NORMAL", "Difference", "Evaluation", "Measured", "build_scorers", "evaluate"]
 
-_NORMAL = 1.96
+NORMAL = 1.96
 """Standard deviations in each half of a 95% interval."""
 
 
@@ -114,19 +114,7 @@ def evaluate(
         raise ValueError("no user has two events: there is nothing to hold out")
     counted = histories.first(histories.lengths - held)
     rows = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(np.int64)]
-    scorers: dict[str, Scorer] = {
-        "popularity": Popularity.from_counts(item_counts(counted, items)),
-        "counts3": RecentCounts.from_histories(counted, items),
-    }
-    chosen: dict[str, Candidate] = {}
-    for name, scorer in federated.items():
-        choice = choose(last_events(counted), scorer, items=items, window=window)
-        if name == "federated":
-            scorers["home"] = build_home(choice.home, counted, scorer, items)
-        chosen[name] = choice.chosen
-        adapted = f"{name}_home"
-        scorers[name] = scorer
-        scorers[adapted] = build_home(choice.chosen, counted, scorer, items)
+    scorers, chosen = build_scorers(counted, federated, items=items, window=window)
     reach = max(window, *(memory.events for memory in MEMORIES))
     inputs, targets = counted.select(rows), histories.items[histories.offsets[1:][rows] - 1]
     rankings = {
@@ -141,12 +129,38 @@ def evaluate(
         },
         users=len(rows),
         of=len(asked),
-        chosen=chosen["federated"],
+        chosen=chosen,
         joining=_difference(gains["federated_home"], gains["home"]),
         renewing=_difference(gains["federated_home"], gains["before_home"])
         if "before" in federated
         else None,
     )
+
+
+def build_scorers(
+    counted: Histories, federated: Mapping[str, Scorer], *, items: int, window: int
+) -> tuple[dict[str, Scorer], Candidate]:
+    """Return all models by the names at the top of this module, and the candidate that is adapted.
+
+    Args:
+        counted: what is made at home may have seen.
+        federated: logits of published models: "federated", and "before" if there is one.
+        items: V, the size of the catalogue.
+        window: events that a federated model reads, the most of all.
+    """
+    scorers: dict[str, Scorer] = {
+        "popularity": Popularity.from_counts(item_counts(counted, items)),
+        "counts3": RecentCounts.from_histories(counted, items),
+    }
+    chosen: dict[str, Candidate] = {}
+    for name, scorer in federated.items():
+        choice = choose(last_events(counted), scorer, items=items, window=window)
+        if name == "federated":
+            scorers["home"] = build_home(choice.home, counted, scorer, items)
+        chosen[name] = choice.chosen
+        scorers[name] = scorer
+        scorers[f"{name}_home"] = build_home(choice.chosen, counted, scorer, items)
+    return scorers, chosen["federated"]
 
 
 def _gains(ranking: Ranking) -> NDArray[np.float64]:
@@ -158,7 +172,7 @@ def _gains(ranking: Ranking) -> NDArray[np.float64]:
 def _half_width(values: NDArray[np.float64]) -> float:
     if len(values) < 2:
         return 0.0
-    return float(_NORMAL * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(NORMAL * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
