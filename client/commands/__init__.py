@@ -13,8 +13,8 @@ own_source   where these find the partner's own data: in a site, or in a file
 serve        recommendations over gRPC and HTTP, and feedback
 peers        this site's aggregation key, and those of organisations that it believes independent
 budget       what the privacy budget was spent on; verify, restore, write off
-statement    the figures that `budget` prints, computed from the ledger
 budget_plot  the same over time, as a picture
 outbox       every answer that left
+console      all of this as a local web page
 options      options that the commands share
 """

@@ -20,10 +20,10 @@ from client.commands.options import (
     open_ledger,
     subcommand_follows,
 )
-from client.commands.statement import RunCost, Statement, epsilon_over_time, read_statement
 from client.ledger import recovery
 from client.ledger.ledger import Ledger
 from client.site.site import Site
+from client.site.statement import RunCost, Statement, epsilon_over_time, read_statement
 from shared.errors import ConfigError, LedgerError
 from shared.system.command_line import (
     command_group,

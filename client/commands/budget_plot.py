@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.commands.statement import Point, Statement
+from client.site.statement import Point, Statement
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:

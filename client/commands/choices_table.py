@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.commands.evaluate_plot import NAMES
+from client.home.evaluate import NAMES
 from client.serving.choices import ChoicesEvaluation
 from shared.system.command_line import output, table_of
 

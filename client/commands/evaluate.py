@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 from rich.text import Text
 
 from client.commands.choices_table import print_choices
-from client.commands.evaluate_plot import NAMES, check_picture, draw_evaluation
+from client.commands.evaluate_plot import check_picture, draw_evaluation
 from client.commands.options import JsonOption, SiteOption
 from client.commands.own_source import (
     DataOption,
@@ -20,15 +21,16 @@ from client.commands.own_source import (
     find_source,
 )
 from client.home.adapt import FEWEST
-from client.home.evaluate import Difference, Evaluation, evaluate
+from client.home.evaluate import NAMES, Evaluation
 from client.serving.choices import evaluate_choices
-from client.serving.published import load_published, scorer_of
+from client.serving.quality import evaluate_published, load_compared
 from client.site.site import Site
-from shared.data.catalogue import Catalogue
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["evaluate_command"]
+
+_READING, _RANKING = "reading your data", "ranking the last events of your users"
 
 
 def evaluate_command(  # noqa: PLR0913 each is a command-line option
@@ -75,17 +77,10 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     if feedback and (plot is not None or data is not None):
         raise ConfigError("--feedback is a site's, and a table: leave out --data and --plot.")
     source = find_source(site, data, user_column, item_column, time_column)
-    catalogue, recommender = load_published(model, source.device)
-    if k > len(catalogue):
-        raise ConfigError(f"--k {k}: from 1 to {len(catalogue)}, the size of the catalogue.")
-    federated, window = {"federated": scorer_of(recommender)}, recommender.config.max_length
-    if before is not None:
-        earlier_catalogue, earlier = load_published(before, source.device)
-        _check_items(earlier_catalogue, catalogue, before)
-        federated["before"] = scorer_of(earlier)
-        window = max(window, earlier.config.max_length)
-    messages.print("reading your data ...")
+    device, say = source.device, _progress()
     if feedback:
+        catalogue, federated, window = load_compared(model, before, device=device, k=k)
+        say("reading your data", 0)
         found = evaluate_choices(
             Site.load(site), catalogue, federated, window=window, eta=eta, k=k, most=users
         )
@@ -94,15 +89,9 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         else:
             print_choices(found, k)
         return
-    histories = source.data.histories(catalogue)
-    if not (histories.lengths >= 2).any():
-        raise DataError(
-            "no user has two events with items of the catalogue",
-            file=source.data.data.source,
-            remedy="Bring more data: the last event of a user is asked for after the others.",
-        )
-    messages.print("ranking the last events of your users ...")
-    measured = evaluate(histories, federated, items=len(catalogue), window=window, k=k, most=users)
+    measured = evaluate_published(
+        model, before, source.data, device=device, k=k, most=users, say=say
+    )
     if plot is not None:
         draw_evaluation(measured, plot)
     if as_json:
@@ -111,14 +100,17 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         _print(measured, k)
 
 
-def _check_items(earlier: Catalogue, catalogue: Catalogue, folder: Path) -> None:
-    if earlier.item_ids != catalogue.item_ids:
-        raise DataError(
-            f"its catalogue has other items ({len(earlier):,}, not {len(catalogue):,}, or in "
-            "another order)",
-            file=folder,
-            remedy="Compare models of the same catalogue, or evaluate each alone.",
-        )
+def _progress() -> Callable[[str, float], None]:
+    """Return what prints each of the two long stages once."""
+    said = set[str]()
+
+    def say(what: str, _: float) -> None:
+        stage = _READING if what.startswith("reading") else _RANKING
+        if stage not in said:
+            said.add(stage)
+            messages.print(f"{stage} ...")
+
+    return say
 
 
 def _as_json(measured: Evaluation) -> dict[str, object]:
@@ -150,20 +142,9 @@ def _print(measured: Evaluation, k: int) -> None:
         soft_wrap=True,
     )
     output.print(Text(f"Adapted: {measured.chosen.describe()}."), soft_wrap=True)
-    output.print(_sentence("Joining", measured.joining, "your own data alone"), soft_wrap=True)
+    output.print(measured.joining.sentence("Joining", "your own data alone"), soft_wrap=True)
     if measured.renewing is not None:
-        words = _sentence("The new model", measured.renewing, "the model before")
+        words = measured.renewing.sentence("The new model", "the model before")
         output.print(words, soft_wrap=True)
     if measured.users < FEWEST:
         output.print(f"Fewer than {FEWEST} users: the figures say little.")
-
-
-def _sentence(what: str, difference: Difference, other: str) -> str:
-    if difference.p is None:
-        return f"{what} changes nothing: adapted, it ranks as {other} does."
-    sure = "" if difference.p < 0.05 else ", which may be chance"
-    verb = "brings" if difference.mean > 0 else "costs"
-    return (
-        f"{what} {verb} {abs(difference.mean):.4f} NDCG over {other} "
-        f"(± {difference.half_width:.4f}, p = {difference.p:.2g}{sure})."
-    )

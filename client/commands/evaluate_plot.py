@@ -6,24 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.commands.budget_plot import FORMATS, SPENT, save
-from client.home.evaluate import Evaluation
+from client.home.evaluate import NAMES, Evaluation
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["NAMES", "check_picture", "draw_evaluation"]
+__all__ = ["check_picture", "draw_evaluation"]
 
-NAMES = {
-    "popularity": "most popular",
-    "counts3": "own counts, last three events",
-    "home": "own data alone",
-    "federated": "published model",
-    "federated_home": "published model, adapted",
-    "before": "model before",
-    "before_home": "model before, adapted",
-}
-"""How models are called in tables and pictures."""
 OTHERS = "#999999"
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.text import Text
-from safetensors.numpy import load
 
 from client.commands.options import JsonOption, SiteOption, open_ledger, subcommand_follows
-from client.ledger.outbox import BODIES_KEPT, ArrayForm, SentAnswer
+from client.ledger.outbox import BODIES_KEPT, SentAnswer, figures_of
 from client.site.site import Site
 from shared.errors import ConfigError
 from shared.system.command_line import command_group, failed, messages, output, table_of, write_json
@@ -60,8 +57,7 @@ def show_command(
     body = ledger.sent_body(number)
     if body is not None and out is not None:
         _write(out, body)
-    arrays = {} if body is None else load(body)
-    figures = {name: _figures(arrays[name]) for name in sorted(arrays)}
+    figures = {} if body is None else figures_of(body)
     if as_json:
         write_json(asdict(sent[number]) | {"figures": figures})
     else:
@@ -83,19 +79,6 @@ def _write(file: Path, body: bytes) -> None:
     messages.print(f"{len(body):,} bytes written: {file}", soft_wrap=True)
 
 
-def _figures(array: NDArray[Any]) -> dict[str, float]:
-    """Summarise the values that left, with their noise."""
-    if not array.size:
-        return {}
-    values = array.astype(np.float64)
-    return {
-        "least": float(values.min()),
-        "mean": float(values.mean()),
-        "most": float(values.max()),
-        "deviation": float(values.std()),
-    }
-
-
 def _print_answers(sent: Sequence[SentAnswer]) -> None:
     forms = {form: f"[{n}]" for n, form in enumerate(dict.fromkeys(s.arrays for s in sent), 1)}
     table = table_of("no.", "stored (UTC)", "run", "round", "kind", "bytes", "form", "SHA-256")
@@ -112,7 +95,7 @@ def _print_answers(sent: Sequence[SentAnswer]) -> None:
         )
     output.print(table)
     for form, name in forms.items():
-        arrays = ", ".join(f"{array.name} {_shape(array)}" for array in form)
+        arrays = ", ".join(f"{array.name} {array.size_text}" for array in form)
         output.print(Text(f"{name} {arrays}"), soft_wrap=True)
     output.print(
         f"{len(sent)} answers, {sum(answer.bytes for answer in sent):,} bytes. If the node was "
@@ -133,9 +116,5 @@ def _print_answer(answer: SentAnswer, figures: dict[str, dict[str, float]]) -> N
     table = table_of("array", "type", "shape", "min", "mean", "max", "std")
     for array in answer.arrays:
         cells = [f"{value:.4g}" for value in figures.get(array.name, {}).values()]
-        table.add_row(Text(array.name), array.dtype, _shape(array), *cells)
+        table.add_row(Text(array.name), array.dtype, array.size_text, *cells)
     output.print(table)
-
-
-def _shape(array: ArrayForm) -> str:
-    return "×".join(map(str, array.shape)) or "scalar"

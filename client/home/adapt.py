@@ -35,6 +35,7 @@ from shared.evaluation.ranking import Scorer, ranks
 
 __all__ = [
     "CUTOFF",
+    "DEFAULT",
     "FEWEST",
     "STRENGTHS",
     "Candidate",

@@ -18,7 +18,7 @@ events: counts are of the events before them, and so are the held-out events by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,20 @@ from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.models.counts import Popularity, item_counts
 from shared.models.recent_counts import RecentCounts
 
-__all__ = ["NORMAL", "Difference", "Evaluation", "Measured", "build_scorers", "evaluate"]
+__all__ = ["NAMES", "NORMAL", "Difference", "Evaluation", "Measured", "build_scorers", "evaluate"]
+
+NAMES = {
+    "popularity": "most popular",
+    "counts3": "own counts, last three events",
+    "home": "own data alone",
+    "federated": "published model",
+    "federated_home": "published model, adapted",
+    "before": "model before",
+    "before_home": "model before, adapted",
+}
+"""How models are called in tables and pictures."""
+_STEPS_OF_CHOICE = 4
+"""What adapting takes, in rankings, about; for progress."""
 
 NORMAL = 1.96
 """Standard deviations in each half of a 95% interval."""
@@ -64,6 +77,22 @@ class Difference:
     half_width: float
     p: float | None
 
+    def sentence(self, what: str, other: str) -> str:
+        """Return it in words.
+
+        Args:
+            what: is compared, as the sentence's subject.
+            other: what it is compared with.
+        """
+        if self.p is None:
+            return f"{what} changes nothing: adapted, it ranks as {other} does."
+        sure = "" if self.p < 0.05 else ", which may be chance"
+        verb = "brings" if self.mean > 0 else "costs"
+        return (
+            f"{what} {verb} {abs(self.mean):.4f} NDCG over {other} "
+            f"(± {self.half_width:.4f}, p = {self.p:.2g}{sure})."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -86,7 +115,7 @@ class Evaluation:
     renewing: Difference | None
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 what is measured, and how
     histories: Histories,
     federated: Mapping[str, Scorer],
     *,
@@ -94,6 +123,7 @@ def evaluate(
     window: int,
     k: int = 10,
     most: int = 10_000,
+    say: Callable[[str, float], None] = lambda *_: None,
 ) -> Evaluation:
     """Rank held-out events with all models.
 
@@ -104,6 +134,7 @@ def evaluate(
         window: events that a federated model reads, the most of all.
         k: the cut-off, in 1..V.
         most: users whose events are ranked, >= 1; of more, as many are taken evenly.
+        say: is told what is done now, and which share in [0, 1] of all is done.
 
     Raises:
         ValueError: no user has two events.
@@ -114,13 +145,18 @@ def evaluate(
         raise ValueError("no user has two events: there is nothing to hold out")
     counted = histories.first(histories.lengths - held)
     rows = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(np.int64)]
-    scorers, chosen = build_scorers(counted, federated, items=items, window=window)
+    steps = _STEPS_OF_CHOICE * len(federated) + 3 + 2 * len(federated)
+
+    def adapting(name: str, done: int) -> None:
+        say(f"adapting the {NAMES[name]}", _STEPS_OF_CHOICE * done / steps)
+
+    scorers, chosen = build_scorers(counted, federated, items=items, window=window, say=adapting)
     reach = max(window, *(memory.events for memory in MEMORIES))
     inputs, targets = counted.select(rows), histories.items[histories.offsets[1:][rows] - 1]
-    rankings = {
-        name: rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
-        for name, scorer in scorers.items()
-    }
+    rankings: dict[str, Ranking] = {}
+    for name, scorer in scorers.items():
+        say(f"ranking: {NAMES[name]}", 1 - (len(scorers) - len(rankings)) / steps)
+        rankings[name] = rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
     gains = {name: _gains(ranking) for name, ranking in rankings.items()}
     return Evaluation(
         models={
@@ -138,7 +174,12 @@ def evaluate(
 
 
 def build_scorers(
-    counted: Histories, federated: Mapping[str, Scorer], *, items: int, window: int
+    counted: Histories,
+    federated: Mapping[str, Scorer],
+    *,
+    items: int,
+    window: int,
+    say: Callable[[str, int], None] = lambda *_: None,
 ) -> tuple[dict[str, Scorer], Candidate]:
     """Return all models by the names at the top of this module, and the candidate that is adapted.
 
@@ -147,13 +188,15 @@ def build_scorers(
         federated: logits of published models: "federated", and "before" if there is one.
         items: V, the size of the catalogue.
         window: events that a federated model reads, the most of all.
+        say: is told which published model is adapted now, and how many are.
     """
     scorers: dict[str, Scorer] = {
         "popularity": Popularity.from_counts(item_counts(counted, items)),
         "counts3": RecentCounts.from_histories(counted, items),
     }
     chosen: dict[str, Candidate] = {}
-    for name, scorer in federated.items():
+    for number, (name, scorer) in enumerate(federated.items()):
+        say(name, number)
         choice = choose(last_events(counted), scorer, items=items, window=window)
         if name == "federated":
             scorers["home"] = build_home(choice.home, counted, scorer, items)

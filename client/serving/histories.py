@@ -7,9 +7,11 @@ event. Dismissed items are kept beside the histories.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +102,11 @@ class UserHistories:
         elif event.kind is Kind.DISMISSED:
             self._dismissed[event.user].add(event.item)
 
+    @property
+    def of_source(self) -> Histories:
+        """The source's, without feedback that came later."""
+        return Histories(tuple(self._rows), self._items.astype(np.int64), self._offsets)
+
     def find(self, user: str) -> list[int] | None:
         """Return the internal ids of a user's events, oldest first; None for an unknown user."""
         name = canonical_id(user)
@@ -108,6 +115,38 @@ class UserHistories:
             return list(later) if later else None
         own: list[int] = self._items[self._offsets[row] : self._offsets[row + 1]].tolist()
         return [*own, *later][-self._most :] if later else own
+
+    def search(self, text: str, most: int = 20) -> list[str]:
+        """Return the canonical ids of users whose id contains a text, in any case.
+
+        The id itself comes first, then those that begin with it, then the others, each in the order
+        of the source.
+
+        Args:
+            text: what is typed; "" finds the first users.
+            most: how many are returned, >= 1.
+        """
+        wanted = canonical_id(text).casefold()
+        if not wanted:
+            return list(islice(self._users(), most))
+        exact, begins, contains = list[str](), list[str](), list[str]()
+        for user in self._users():
+            form = user.casefold()
+            if wanted not in form:
+                continue
+            found = exact if form == wanted else begins if form.startswith(wanted) else contains
+            if len(found) < most:
+                found.append(user)
+        return [*exact, *begins, *contains][:most]
+
+    def any_user(self) -> str | None:
+        """Return a user drawn at random; None where there is none."""
+        users = list(self._users())
+        return secrets.choice(users) if users else None
+
+    def _users(self) -> Iterator[str]:
+        yield from self._rows
+        yield from (user for user in list(self._later) if user not in self._rows)
 
     def dismissed(self, user: str) -> frozenset[str]:
         """Return the items that a user dismissed, as far as the catalogue has them."""

@@ -19,6 +19,7 @@ the list is shorter.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -29,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from client.home.home_model import FixedPrior, HomeModel
+from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior, TransitionCounts
 from client.home.store import load_home
 from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
 from client.serving.explanation import CHOSE, Explanation, PastEvent
@@ -117,12 +118,10 @@ class Recommender:
         search: Search | None = None,
         attention: Scorer | None = None,
     ) -> None:
-        self._search = search_with(federated) if search is None else search
-        if home is not None and isinstance(home.prior, FixedPrior):
-            self._search = _search_fixed(home.prior)
-        self.catalogue, self.home, self.verb = catalogue, home, verb
+        self._search_federated = search_with(federated) if search is None else search
+        self.catalogue, self.verb = catalogue, verb
         self._federated, self._attention, self._reads = federated, attention, window
-        self._window = window if home is None else max(window, home.transitions.memory.events)
+        self._take_home(home)
         forms = {canonical_id(item): number for item, number in catalogue.index.items()}
         self._numbers = forms | dict(catalogue.index)
         self._categories = {genre for genres in set(catalogue.genres) for genre in genres}
@@ -169,6 +168,28 @@ class Recommender:
     def window(self) -> int:
         """How many last events of a history decide the scores."""
         return self._window
+
+    def with_home(self, home: HomeModel | None) -> Recommender:
+        """Return a recommender of the same federated model with another home model, or without."""
+        other = copy(self)
+        other._take_home(home)
+        return other
+
+    def _take_home(self, home: HomeModel | None) -> None:
+        self.home, self._search, self._window = home, self._search_federated, self._reads
+        if home is not None:
+            self._window = max(self._reads, home.transitions.memory.events)
+            if isinstance(home.prior, FixedPrior):
+                self._search = _search_fixed(home.prior)
+
+    def with_counts(self, transitions: TransitionCounts, strength: float) -> Recommender:
+        """Return a recommender whose home model is these counts, with the federated model's prior.
+
+        Args:
+            transitions: own counts, of the same catalogue.
+            strength: what the prior is worth, in counted transitions; > 0.
+        """
+        return self.with_home(HomeModel(transitions, SoftmaxPrior(self._federated), strength))
 
     def recommend(
         self,

@@ -12,6 +12,7 @@
 - `peers`: adds organisations to [roster.peers], and removes them.
 - `lock`: one site has one node.
 - `local_port`: the port of 127.0.0.1 at which the node's own processes meet.
+- `statement`: what the ledger says was spent and what is left, by run and over time.
 - `user_count`: notices that many users came or went since the data was last read.
 - `source`: a source before there is a site: its files and columns.
 - `own_data`: the interactions, a site's or a file's, for what is done with them at home.

@@ -9,7 +9,7 @@
 - `writer`: feedback of many requests in one transaction.
 - `clients`: who may ask: bearer tokens; certificates.
 - `grpc_transport`: gRPC with health and reflection. `http_transport`: JSON over HTTP.
-  `openapi`: its description and page.
+  `http_server`: what both it and the console listen with. `openapi`: its description and page.
 - `metrics`: for Prometheus.
 - `serve`: starts and stops all of it.
 """

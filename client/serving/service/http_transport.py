@@ -19,13 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import ssl
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import uvicorn
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from starlette.applications import Starlette
@@ -33,14 +29,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service.clients import Clients, Tls
+from client.serving.service.http_server import HttpServer
 from client.serving.service.openapi import describe, page
 from client.serving.service.operations import Operations, Timing
 from client.serving.service.status import Code, ServiceError
-from shared.errors import SiteError
 from shared.system.address import Address
 
 __all__ = ["MOST_REQUESTS", "HttpTransport", "make_app"]
@@ -72,12 +67,11 @@ class HttpTransport:
         seconds: float = 5.0,
         any_host: bool = False,
     ) -> None:
-        self._ready, self._tls = False, tls
-        self._app = make_app(
+        self._ready = False
+        app = make_app(
             operations, clients, seconds=seconds, any_host=any_host, ready=lambda: self._ready
         )
-        self._server: _Server | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._server = HttpServer(app, setting="serve.http", tls=tls)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port: a free one where `port` is 0.
@@ -85,86 +79,14 @@ class HttpTransport:
         Raises:
             SiteError: the address cannot be listened on.
         """
-        config = uvicorn.Config(
-            self._app,
-            http=_Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=30,
-            **_tls_options(self._tls),
-        )
-        listening = _bind(host, port)
-        self._server = _Server(config)
-        self._task = asyncio.ensure_future(self._server.serve([listening]))
-        while not self._server.started:
-            await asyncio.sleep(0.01)
+        port = await self._server.start(host, port)
         self._ready = True
-        return int(listening.getsockname()[1])
+        return port
 
     async def stop(self, seconds: float) -> None:
         """Take no further requests, and end those in progress within a time."""
         self._ready = False
-        if self._server is not None and self._task is not None:
-            self._server.config.timeout_graceful_shutdown = max(1, int(seconds))
-            self._server.should_exit = True
-            await self._task
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.
-
-    It names its protocol: otherwise asyncio leaves TCP_NODELAY off, and a client's delayed
-    acknowledgement holds each answer up for 40 ms.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise SiteError(
-            f"serve.http = '{Address(host, port)}': cannot listen there ({error.strerror}). Stop "
-            "what listens there, or choose another address."
-        ) from error
-    return bound
-
-
-class _Server(uvicorn.Server):
-    """A server among others in a process, which is stopped by its owner."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handler."""
-        yield
-
-
-class _Protocol(H11Protocol):
-    """Closes a connection that has sent no whole request head in `_HEAD_SECONDS`."""
-
-    _HEAD_SECONDS, _MORE_SECONDS = 10.0, 0.5
-
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401
-        """Begin to count."""
-        super().connection_made(transport)
-        self._head = self.loop.call_later(self._HEAD_SECONDS, self._end_without_head)
-
-    def _end_without_head(self) -> None:
-        # What has arrived by now is read before the next timer: a busy service hangs up on nobody.
-        self._head = self.loop.call_later(self._MORE_SECONDS, self._end_if_silent)
-
-    def _end_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop counting."""
-        self._head.cancel()
-        super().connection_lost(exc)
+        await self._server.stop(seconds)
 
 
 def make_app(
@@ -337,13 +259,3 @@ async def _no_route(_: Request, error: Exception) -> Response:
 
 def _error(status: int, code: str, message: str) -> Response:
     return JSONResponse({"code": code, "message": message}, status)
-
-
-def _tls_options(tls: Tls | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    options: dict[str, Any] = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
-    if tls.client_authority is not None:
-        options["ssl_ca_certs"] = str(tls.client_authority)
-        options["ssl_cert_reqs"] = ssl.CERT_REQUIRED
-    return options

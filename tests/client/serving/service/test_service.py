@@ -344,7 +344,7 @@ def test_an_address_in_use_is_said(served: Running, home: Sites) -> None:
 def test_clients_that_hang_hold_nothing_up(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.serving.service.http_transport._Protocol._HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("client.serving.service.http_server._Protocol._HEAD_SECONDS", 0.3)
     site = sites.make(changes={"serve.timeout_seconds": 0.5})
     with running(site, publish(sites, tmp_path / "published")) as service:
         assert service.started.http is not None

@@ -9,8 +9,8 @@ import pytest
 
 import client.ledger.store
 from client.commands.budget_plot import draw
-from client.commands.statement import epsilon_over_time, read_statement
 from client.ledger import recovery
+from client.site.statement import epsilon_over_time, read_statement
 from shared.errors import BudgetExceeded, ConfigError
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon

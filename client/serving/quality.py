@@ -1,0 +1,101 @@
+"""How good a published folder is on the partner's own held-out events, read and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.home.evaluate import Evaluation, evaluate
+from client.serving.published import load_published, scorer_of
+from client.site.own_data import OwnData
+from shared.data.catalogue import Catalogue
+from shared.errors import ConfigError, DataError
+from shared.evaluation.ranking import Scorer
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["evaluate_published", "load_compared"]
+
+
+def load_compared(
+    model: Path, before: Path | None, *, device: torch.device | str, k: int
+) -> tuple[Catalogue, dict[str, Scorer], int]:
+    """Load a published folder, and an earlier one to compare with.
+
+    Args:
+        model: the published folder.
+        before: an earlier one, of the same catalogue; None compares with none.
+        device: where scores are computed.
+        k: length of the lists.
+
+    Returns:
+        The catalogue; logits of "federated", and of "before" if there is one; and how many events
+        a model reads, the most of both.
+
+    Raises:
+        ConfigError: k is out of range.
+        DataError: a folder cannot be used.
+    """
+    catalogue, recommender = load_published(model, device)
+    if k > len(catalogue):
+        raise ConfigError(f"--k {k}: from 1 to {len(catalogue)}, the size of the catalogue.")
+    federated, window = {"federated": scorer_of(recommender)}, recommender.config.max_length
+    if before is not None:
+        earlier_catalogue, earlier = load_published(before, device)
+        _check_items(earlier_catalogue, catalogue, before)
+        federated["before"] = scorer_of(earlier)
+        window = max(window, earlier.config.max_length)
+    return catalogue, federated, window
+
+
+def evaluate_published(
+    model: Path,
+    before: Path | None,
+    data: OwnData,
+    *,
+    device: torch.device | str = "cpu",
+    k: int = 10,
+    most: int = 10_000,
+    say: Callable[[str, float], None] = lambda *_: None,
+) -> Evaluation:
+    """Rank the held-out events of the partner's users; see `client.home.evaluate`.
+
+    Args:
+        model: the published folder.
+        before: an earlier one, of the same catalogue; None compares with none.
+        data: the partner's own interactions.
+        device: where scores are computed.
+        k: length of the lists, in 1..V.
+        most: users whose events are ranked, >= 1.
+        say: is told what is done now, and which share in [0, 1] of all is done.
+
+    Raises:
+        ConfigError: k is out of range.
+        DataError: a folder or the data cannot be used.
+        SiteError: the source cannot be reached or read.
+    """
+    say("reading the model", 0.0)
+    catalogue, federated, window = load_compared(model, before, device=device, k=k)
+    say("reading your data", 0.0)
+    histories = data.histories(catalogue)
+    if not (histories.lengths >= 2).any():
+        raise DataError(
+            "no user has two events with items of the catalogue",
+            file=data.data.source,
+            remedy="Bring more data: the last event of a user is asked for after the others.",
+        )
+    return evaluate(
+        histories, federated, items=len(catalogue), window=window, k=k, most=most, say=say
+    )
+
+
+def _check_items(earlier: Catalogue, catalogue: Catalogue, folder: Path) -> None:
+    if earlier.item_ids != catalogue.item_ids:
+        raise DataError(
+            f"its catalogue has other items ({len(earlier):,}, not {len(catalogue):,}, or in "
+            "another order)",
+            file=folder,
+            remedy="Compare models of the same catalogue, or evaluate each alone.",
+        )
