@@ -10,6 +10,7 @@
 - `home/`: the federated model adapted to the site's own users: exact, and never sent.
 - `serving/`: recommendations from the published model and the home model, with explanations.
 - `library/`: the package `sotto`, the one door for a partner's own code.
+- `console/`: a local web page about the node: what left, what is left, recommendations to try.
 - `bundle/`: the vetted app bundle, and no other.
 - `checks/`: what `sotto-node check` looks at.
 - `node/`: the processes of a node, and its health and metrics.

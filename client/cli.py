@@ -23,6 +23,7 @@ app = command_table(
         "recommend": "client.commands.recommend:recommend_command",
         "export": "client.commands.export:export_command",
         "serve": "client.commands.serve:serve_command",
+        "console": "client.commands.console:console_command",
         "budget": "client.commands.budget:budget",
         "outbox": "client.commands.outbox:outbox",
     },

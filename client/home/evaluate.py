@@ -115,7 +115,7 @@ class Evaluation:
     renewing: Difference | None
 
 
-def evaluate(  # noqa: PLR0913 what is measured, and how
+def evaluate(
     histories: Histories,
     federated: Mapping[str, Scorer],
     *,
