@@ -49,7 +49,4 @@ def test_what_is_imported_is_stated(package: str) -> None:
 def test_transformers_is_imported_where_items_are_encoded_alone() -> None:
     """It takes seconds to import, which no process of a run is to wait for."""
     users = {name for name in MODULES if "transformers" in imported_packages(name)}
-    assert users == {
-        "shared.item_features.encoder",
-        *("simulations.commands.items", "simulations.datasets.encode"),
-    }
+    assert users == {"shared.item_features.encoder", "simulations.commands.items"}

@@ -110,7 +110,17 @@ SOURCES = sorted(
     for path in (ROOT / package).rglob("*.py")
     if not GENERATED.search(path.name)
 )
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+class Trees(dict[Path, ast.Module]):
+    """What each source says, parsed when it is asked for: every test worker loads this file."""
+
+    def __missing__(self, path: Path) -> ast.Module:
+        self[path] = ast.parse(path.read_text(encoding="utf-8"))
+        return self[path]
+
+
+TREES = Trees()
 RECORDS = {"ArrayRecord", "ConfigRecord", "MetricRecord"}
 RECORD_VIEWS = {"array_records", "config_records", "metric_records"}
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["WIDTH", "WORDS", "save_encoder"]
 
@@ -27,6 +30,8 @@ def save_encoder(folder: Path, seed: int = 0, *, marked: bool = True) -> Path:
         seed: of its weights.
         marked: whether the tokenizer puts [CLS] and [SEP] around a text.
     """
+    from transformers import BertConfig, BertModel  # noqa: PLC0415 takes seconds
+
     tokenizer(marked=marked).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
@@ -45,6 +50,8 @@ def save_encoder(folder: Path, seed: int = 0, *, marked: bool = True) -> Path:
 
 def tokenizer(*, marked: bool = True) -> PreTrainedTokenizerFast:
     """Lower-case words between spaces and punctuation."""
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415 takes seconds
+
     vocabulary = {word: number for number, word in enumerate((*SPECIAL, *WORDS))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.normalizer = normalizers.Lowercase()

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
 from shared.data.catalogue import Catalogue
 from shared.errors import DataError
@@ -194,6 +193,8 @@ def _balanced(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _load(files: EncoderFiles) -> tuple[Any, Any]:
     """Load the tokenizer and the frozen model."""
+    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 takes seconds
+
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, padding_side="right", **options)

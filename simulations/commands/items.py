@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import transformers
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -93,6 +92,8 @@ def _encode_with_progress(
     items: Catalogue, encoding: Encoding, out: Path
 ) -> tuple[Catalogue, bool]:
     """Encode with a progress bar on a terminal, or a line for each fifth in a log."""
+    import transformers  # noqa: PLC0415 takes seconds
+
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import transformers
 
 from shared.data.catalogue import Catalogue
 from shared.data.feature_source import FeatureSource
@@ -124,7 +124,7 @@ def _feature_source(encoding: Encoding, files: EncoderFiles | None) -> FeatureSo
         words=encoding.words,
         size=encoding.size,
         template=TEMPLATE,
-        transformers=transformers.__version__,
+        transformers=version("transformers"),
     )
 
 

@@ -60,7 +60,7 @@ def request(sites: Sites, **changes: Any) -> TrainRequest:  # noqa: ANN401
 
 
 def by_another_accountant(noise: float, rate: float, steps: int) -> float:
-    accountant = PLDAccountant()
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
     sums = PoissonSampledDpEvent(rate, GaussianDpEvent(noise))
     accountant.compose(SelfComposedDpEvent(sums, steps))
     return float(accountant.get_epsilon(DELTA))

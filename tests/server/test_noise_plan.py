@@ -113,7 +113,7 @@ def test_a_noisy_popularity_weighs_all_events_alike() -> None:
 @pytest.mark.parametrize(("rate", "steps"), [(1.0, 4), (0.1, 60)])
 def test_all_together_cost_what_was_asked_for(share: float, rate: float, steps: int) -> None:
     plan = split_epsilon(4.0, DELTA, share=share, sample_rate=rate, steps=steps)
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
     if share:
         accountant.compose(GaussianDpEvent(plan.statistics))
         assert accountant.get_epsilon(DELTA) == pytest.approx(4.0 * share, rel=0.01)
@@ -124,7 +124,7 @@ def test_all_together_cost_what_was_asked_for(share: float, rate: float, steps: 
 
 def test_statistics_alone_may_cost_it_all() -> None:
     plan = split_epsilon(4.0, DELTA, share=1.0, sample_rate=1.0, steps=0)
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
     accountant.compose(GaussianDpEvent(plan.statistics))
     assert accountant.get_epsilon(DELTA) == pytest.approx(4.0, rel=0.01)
     assert plan.training == 0
@@ -134,7 +134,7 @@ def test_statistics_alone_may_cost_it_all() -> None:
 def test_a_divided_release_costs_what_the_whole_one_does_by_another_accountant(
     parts: tuple[float, ...],
 ) -> None:
-    single, divided = (PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE) for _ in range(2))
+    single, divided = (PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3) for _ in range(2))
     single.compose(GaussianDpEvent(1.3))
     for part in parts:
         divided.compose(GaussianDpEvent(noise_for_share(1.3, part)))
@@ -176,7 +176,7 @@ def test_under_secure_aggregation_the_honest_shares_cost_what_was_promised() -> 
     planned = planned_releases(config)
     assert {release.shares for release in planned} == {5}
     assert 3.99 <= epsilon(planned, DELTA) <= 4.0
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
     for release in planned:
         event = PoissonSampledDpEvent(
             release.sample_rate, GaussianDpEvent(asked_noise(asked, release) * math.sqrt(5))

@@ -3,7 +3,9 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from server.state.status import Organisation, RunState, RunStatus
 from shared.config import PrivacyConfig, RunConfig, ServerConfig
 from shared.errors import ConfigError
 
-mlflow = pytest.importorskip("mlflow.tracking")
+pytestmark = pytest.mark.skipif(find_spec("mlflow") is None, reason="needs mlflow")
 STATUS = RunStatus(
     run="r1",
     state=RunState.RUNNING,
@@ -32,6 +34,12 @@ def config(address: str) -> RunConfig:
     )
 
 
+def client_of(address: str) -> Any:  # noqa: ANN401 untyped
+    from mlflow import MlflowClient  # noqa: PLC0415 takes seconds
+
+    return MlflowClient(tracking_uri=address)
+
+
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -45,7 +53,7 @@ def test_a_run_and_its_continuation_are_one_run_there(address: str) -> None:
     second = run_tracker(config(address), "r1")
     second.log_round(replace(STATUS, round=2, round_seconds=3.5))
     second.log_end(replace(STATUS, state=RunState.FINISHED))
-    client = mlflow.MlflowClient(tracking_uri=address)
+    client = client_of(address)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
@@ -60,7 +68,7 @@ def test_a_run_and_its_continuation_are_one_run_there(address: str) -> None:
 
 def test_nothing_of_a_machine_is_sent(address: str) -> None:
     run_tracker(config(address), "r1").log_round(STATUS)
-    client = mlflow.MlflowClient(tracking_uri=address)
+    client = client_of(address)
     (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert set(run.data.params) == set(config(address).identity)
     assert not any(key.startswith("paths.") for key in run.data.params)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoModel, AutoTokenizer, T5Config, T5Model
 
 from shared.data.catalogue import Catalogue
 from shared.errors import DataError, FetchError
@@ -98,6 +97,8 @@ def test_an_items_text_holds_title_genres_and_year(
 @pytest.mark.parametrize("pooling", list(Pooling))
 def test_vectors_are_the_models_own_states_pooled(folder: Path, pooling: Pooling) -> None:
     """Against transformers, one text at a time and so without padding."""
+    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 takes seconds
+
     found = TextEncoder(find_encoder(str(folder)), pooling=pooling).vectors(TEXTS)
     model, tokens = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     for vector, text in zip(found, TEXTS, strict=True):
@@ -316,6 +317,8 @@ def test_a_tokenizer_that_cannot_pad_is_refused(broken: Path) -> None:
 
 
 def test_a_model_that_needs_more_than_a_text_is_refused(tmp_path: Path) -> None:
+    from transformers import T5Config, T5Model  # noqa: PLC0415 takes seconds
+
     folder = tmp_path / "t5"
     words = tokenizer()
     words.save_pretrained(folder)

@@ -86,7 +86,7 @@ def test_organisations_gain_by_the_root_of_their_number_and_one_place_by_the_num
 def test_the_noise_is_what_the_run_asks_for(rounds: int) -> None:
     config = settings(f"training.rounds={rounds}", "training.sample_rate=0.5")
     found = calibrate(config, (700,) * 4, items=120)
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
     for one in found.sums:
         event = PoissonSampledDpEvent(one.sample_rate, GaussianDpEvent(one.noise_multiplier))
         accountant.compose(event, one.times)
@@ -151,7 +151,7 @@ def test_rounds_that_fit_fit_and_one_more_does_not() -> None:
     statistics = calibrate(share, (700,), 40).sums[:2]
 
     def cost(rounds: int) -> float:
-        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
         for one in statistics:
             accountant.compose(GaussianDpEvent(one.noise_multiplier))
         step = PoissonSampledDpEvent(0.1, GaussianDpEvent(2.0))

@@ -135,7 +135,7 @@ def test_spending_is_what_another_accountant_says_after_each_release(tmp_path: P
     assert list(line.epsilon) == sorted(line.epsilon)
     [release] = read_run(tmp_path / "run").organisations[0].releases
     for place in (1, len(line.releases) // 2, -1):
-        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+        accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
         event = PoissonSampledDpEvent(1.0, GaussianDpEvent(release.noise_multiplier))
         accountant.compose(event, line.releases[place])
         assert line.epsilon[place] == pytest.approx(accountant.get_epsilon(DELTA), rel=0.01)
