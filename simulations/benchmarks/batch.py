@@ -95,7 +95,8 @@ def run(folder: Path, k: int, stop_after: int | None) -> dict[str, Any]:
         "seconds": round(time.monotonic() - begin, 1),
         "peak_mb": peak // 1024,
         "blocks": None if not killed else _blocks(out),
-        "summary": None if killed else json.loads(printed),
+        "stray": printed.partition("{")[0],
+        "summary": None if killed else json.loads(printed[printed.index("{") :]),
     }
 
 

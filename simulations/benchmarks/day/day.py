@@ -108,7 +108,7 @@ def live_through(
             learned = sum(map(len, traffic.chosen.values()))
             if phase in ADAPTED:
                 answer = node("adapt", published, "--site", federation.site, "--json")
-                chosen = json.loads(answer)["chosen"]
+                chosen = json.loads(answer[answer.index("{") :])["chosen"]
                 say(f"adapted with {learned:,} chosen items: {chosen}")
             if phase == REFRESHED:
                 assert ledger_state(federation.site) == before, "serving or adapting was charged"

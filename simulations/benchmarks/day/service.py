@@ -6,7 +6,6 @@ whenever it ends.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -130,10 +129,13 @@ class KilledService:
                 self._command, env=_environment(), stdout=subprocess.PIPE, stderr=log, text=True
             )
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                break
+            with self._log.open("a") as log:
+                log.write(f"on stdout: {line!r}\n")
+        else:
             raise RuntimeError(f"the service did not start: {self._log}")
-        json.loads(line)
         self.starts += 1
         self._up.set()
 
