@@ -88,6 +88,8 @@ class Event(StrEnum):
     SETTING = "setting"
     SERVING = "serving"
     SERVED = "served"
+    INDEXED = "indexed"
+    NOT_INDEXED = "not-indexed"
     RELOADED = "reloaded"
     NOT_RELOADED = "not-reloaded"
 
@@ -130,10 +132,16 @@ _SENTENCES = {
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",
     Event.SERVING: "recommendations are served",
     Event.SERVED: "recommendations are no longer served",
+    Event.INDEXED: "an approximate index of the items is searched",
+    Event.NOT_INDEXED: (
+        "the items are searched exactly: an index would not find enough of them, or faiss is not "
+        "installed (pip install 'sotto[ann]'); serve.index_above = 0 asks for none"
+    ),
     Event.RELOADED: "what changed on disk is in use; no request was dropped",
     Event.NOT_RELOADED: "what changed on disk cannot be used; what was there before is in use",
 }
 _LEVELS = {
+    Event.NOT_INDEXED: logging.WARNING,
     Event.RESTARTING: logging.WARNING,
     Event.DECLINED: logging.WARNING,
     Event.AWAY: logging.WARNING,

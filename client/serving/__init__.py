@@ -12,6 +12,7 @@
 - `item_vectors`: a model's scores as products of a query with one vector an item.
 - `quick_scores`: the highest scores of histories over a large catalogue, from bytes.
 - `choices`: how good models are by what users chose of what was shown, corrected for positions.
+- `item_index`: an approximate index of a large catalogue.
 - `explanation`: which past events brought an item, and how much popularity, federation and home.
 
 No module that answers a coordinator imports this room (`tests/test_layering.py`).

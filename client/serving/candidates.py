@@ -169,7 +169,7 @@ def best_items(
             remedy="Ask the coordinator for a sound model.",
         )
     scores.hide(mask, seen)
-    most = max(CANDIDATES, 2 * k)
+    most = max(CANDIDATES, _MORE * k)
     while True:
         found = scores.best(most)
         columns, values, bound = found.columns, found.scores, found.bound

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,7 @@ from client.serving.candidates import (
     highest,
     log_sum_exp,
 )
+from client.serving.item_index import IndexScores, ItemIndex
 from client.serving.item_vectors import ItemVectors, Query
 from shared.models.attention import AttentionRecommender
 
@@ -122,18 +124,38 @@ class ModelSearch:
     def __init__(self, model: AttentionRecommender) -> None:
         self._vectors = ItemVectors(model)
         self._bytes = ByteTable(self._vectors) if ByteTable.fits(model) else None
+        self._index: ItemIndex | None = None
+
+    def build_index(self) -> bool:
+        """Search an approximate index from now on; return False if exact search has to stay.
+
+        Raises:
+            ConfigError: what it needs is not installed.
+        """
+        index = ItemIndex(self._vectors)
+        self._index = index if index.sound else None
+        return index.sound
 
     def __call__(self, rows: Tensor) -> Iterator[Scores]:
         """Yield the scores of each of the histories int64 [B, T]."""
         queries = self._vectors.queries(rows)
+        if self._index is not None:
+            for query in queries:
+                yield IndexScores(self._index, query, partial(self._exact, query))
+            return
         if self._bytes is not None and len(queries) < _TOGETHER:
             for query in queries:
-                yield _QuickScores(self._vectors, self._bytes, query)
+                yield self._exact(query)
             return
         size = max(_TOGETHER, _NUMBERS // len(self._vectors.table))
         for start in range(0, len(queries), size):
             for row in self._vectors.scores(queries[start : start + size]):
                 yield ExactScores(row.numpy())
+
+    def _exact(self, query: Query) -> Scores:
+        if self._bytes is not None:
+            return _QuickScores(self._vectors, self._bytes, query)
+        return ExactScores(self._vectors.scores([query])[0].numpy())
 
 
 class _QuickScores:

@@ -164,6 +164,18 @@ class Recommender:
             attention=attention,
         )
 
+    def build_index(self) -> bool:
+        """Search an approximate index of the items from now on (`client.serving.item_index`).
+
+        Returns:
+            False where exact search stays: the index would not find enough, the model is not on
+            the CPU, or the prior is the same for all.
+
+        Raises:
+            ConfigError: what it needs is not installed.
+        """
+        return isinstance(self._search, ModelSearch) and self._search.build_index()
+
     @property
     def window(self) -> int:
         """How many last events of a history decide the scores."""

@@ -57,6 +57,8 @@ class ServeConfig:
             user's time would decide how those of others are read.
         max_events: last events of a user that are kept in memory.
         workers: requests that are computed at once; 0 takes one a core.
+        index_above: items above which an approximate index is searched, where faiss is installed
+            (`client.serving.item_index`); 0 searches exactly always.
         queue: requests that wait; one more is refused.
         timeout_seconds: after which a request that is not answered is given up.
         grace_seconds: that requests in progress have after a signal to stop.
@@ -97,6 +99,7 @@ class ServeConfig:
     ] = ""
     max_events: PositiveInt = 1000
     workers: Annotated[int, Require(lambda n: n >= 0, "choose a whole number >= 0")] = 0
+    index_above: Annotated[int, Require(lambda n: n >= 0, "choose a whole number >= 0")] = 1_000_000
     queue: PositiveInt = 256
     timeout_seconds: PositiveNumber = 5.0
     grace_seconds: PositiveNumber = 10.0

@@ -156,6 +156,11 @@ KEYS = (
     Key("serve.times", "form of the times in your data, as seconds or iso; needed for that", ""),
     Key("serve.max_events", "last events of a user that are kept in memory", 1000),
     Key("serve.workers", "requests that are computed at once; 0: one a core", 0),
+    Key(
+        "serve.index_above",
+        "items above which an approximate index is searched; 0: never",
+        1_000_000,
+    ),
     Key("serve.queue", "requests that wait; one more is refused", 256),
     Key("serve.timeout_seconds", "after which a request is given up", 5.0),
     Key("serve.grace_seconds", "for requests in progress after a signal to stop", 10.0),

@@ -4,7 +4,8 @@
 |----------------------------------------------|---------------------------------------------------|
 | model, catalogue or home model               | once no file has changed between two looks, all   |
 |                                              |   of it is loaded beside the old; requests that   |
-|                                              |   are being answered end with the old             |
+|                                              |   are being answered end with the old; an index   |
+|                                              |   of a large catalogue is built before it is used |
 | it is half written, of another catalogue,    | the old stays in use until the files change again |
 |   or not sound                               |   a metric and the log say so                     |
 | files of the source                          | the histories are read again                      |
@@ -32,7 +33,7 @@ from client.serving.published import home_in_use
 from client.serving.recommender import Recommender
 from client.serving.service.metrics import ServiceMetrics
 from client.site.site import Site
-from shared.errors import DataError, SottoError
+from shared.errors import ConfigError, DataError, SottoError
 
 __all__ = ["Current", "Loaded"]
 
@@ -192,11 +193,22 @@ class Current:
                 home = place if file == self._home else home
                 places[str(place)] = file
             try:
-                return Recommender.load(copy, home), digest.hexdigest()[:_LONGEST_NAME]
+                return self._loaded_from(copy, home), digest.hexdigest()[:_LONGEST_NAME]
             except DataError as error:
                 own = error.file.replace(str(copy), str(self._folder))
                 own = str(places.get(error.file, own))
                 raise DataError(error.problem, file=own, remedy=error.remedy) from error
+
+    def _loaded_from(self, folder: Path, home: Path | None) -> Recommender:
+        """Load a folder, and build an index of a large catalogue before it is used."""
+        recommender, above = Recommender.load(folder, home), self._site.serve.index_above
+        if 0 < above < len(recommender.catalogue):
+            try:
+                indexed = recommender.build_index()
+            except ConfigError:  # the log says what to install
+                indexed = False
+            note(Event.INDEXED if indexed else Event.NOT_INDEXED)
+        return recommender
 
     def _files_of_model(self) -> Iterator[Path]:
         for name in ("model", "catalogue"):

@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from client.serving import item_index
 from client.serving.recommender import Filters, Recommender
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service import recommender_pb2_grpc as pb_grpc
@@ -501,6 +502,27 @@ def test_a_new_model_is_used_and_no_request_is_dropped(sites: Sites, tmp_path: P
         models = set.union(*(one.result() for one in asking))
         assert models == {first, current.loaded.model}
         assert len(service.ask(history={"items": ["i25"]}, k=24).items) == 24
+
+
+def test_a_large_catalogue_is_indexed_before_it_is_used(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(item_index, "RECALL", 0.0)  # of a catalogue that is not large
+    monkeypatch.setattr(item_index, "MOST_ERROR", 1e9)
+    site = sites.make(users=30, changes={"serve.index_above": 19})
+    folder = publish(sites, tmp_path / "published")
+    with running(site, folder) as service:
+        current = service.service.current
+        first = current.loaded
+        assert first.recommender._search._index is not None  # type: ignore[attr-defined]
+        assert len(service.ask(user="user1").items) == 10
+        build(MODEL, sites.catalogue).save_pretrained(folder / "model")
+        current.look()
+        assert current.look()
+        assert current.loaded.model != first.model
+        assert current.loaded.recommender._search._index is not None  # type: ignore[attr-defined]
+        assert service.ask(user="user1").model == current.loaded.model
 
 
 def test_half_a_file_leaves_the_old_model_in_use(sites: Sites, tmp_path: Path) -> None:
