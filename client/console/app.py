@@ -19,6 +19,7 @@ What is wrong with a request is said as {"message": ...} with status 400. Nothin
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,16 +35,17 @@ from starlette.types import ASGIApp
 
 from client.console import trial
 from client.console.access import Access, Guard
-from client.console.accounts import Accounts, Books, SentRelease
+from client.console.accounts import DAYS, Accounts, Books, SentRelease
 from client.console.checking import check_job
 from client.console.desk import Desk, Table
 from client.console.drawings import (
-    Mark,
+    Step,
     curve,
     difference_bar,
     gauge,
     heat,
     parts_bar,
+    staircase,
 )
 from client.console.evaluating import FIGURES, draw_figures, evaluation_job
 from client.console.health import Level, examine, read_serving, versions
@@ -242,7 +244,7 @@ class Console:
             "What left my building",
             books=books,
             answers=_answers_before(books, _number(request.query_params.get("before"))),
-            pictures=_pictures("left", books, future=False),
+            pictures=_steps(books),
         )
 
     def _answer(self, request: Request) -> Response:
@@ -268,7 +270,7 @@ class Console:
             "What is left",
             books=books,
             gauge=_gauge(books),
-            pictures=_pictures("budget", books, future=True),
+            pictures=_curve(books),
             policy=self.site.policy,
             population=self.site.population,
         )
@@ -438,33 +440,56 @@ def _gauge(books: Books) -> str:
     return gauge("budget-gauge", books.statement.spent, books.statement.limit)
 
 
-def _pictures(key: str, books: Books, *, future: bool) -> list[str]:
-    """Return the curve for wide and for narrow pages; nothing where no ε is finite."""
+def _steps(books: Books) -> list[str]:
+    """Return what each answer cost, for wide and for narrow pages; nothing without noise."""
+    steps: list[Step] = []
+    for one in reversed(books.sent):
+        if one.so_far is None or one.so_far == math.inf:
+            continue
+        answer = one.answer
+        steps.append(
+            Step(
+                run=answer.run,
+                at=datetime.fromisoformat(answer.at),
+                before=steps[-1].after if steps else 0.0,
+                after=one.so_far,
+                kind=answer.kind,
+                label=f"{answer.kind}, round {answer.round}: ε = {shown(one.so_far)} by then",
+            )
+        )
+    if not steps:
+        return []
+    words = f"{len(steps)} steps, up to ε = {shown(steps[-1].after)}."
+    return [
+        staircase(
+            f"left-{'wide' if wide else 'narrow'}",
+            steps,
+            limit=books.statement.limit,
+            wide=wide,
+            description=words,
+        )
+        for wide in (True, False)
+    ]
+
+
+def _curve(books: Books) -> list[str]:
+    """Return ε over time, for wide and for narrow pages; nothing where no ε is finite."""
     statement, coming = books.statement, books.forecast
     points = [(point.at, point.epsilon) for point in books.points]
-    if not any(epsilon < float("inf") for _, epsilon in points):
+    if not any(epsilon < math.inf for _, epsilon in points):
         return []
-    marks = [
-        Mark(
-            datetime.fromisoformat(one.answer.at),
-            one.so_far,
-            one.answer.kind,
-            f"{one.answer.kind}, round {one.answer.round}: ε = {shown(one.so_far)} by then",
-        )
-        for one in books.sent
-        if one.so_far is not None
-    ]
     after: list[tuple[datetime, float]] = []
-    if future and coming is not None:
-        every = coming.pace or timedelta(days=30.44)
+    if coming is not None:
+        every = coming.pace or timedelta(days=DAYS["every month"])
         after = [(coming.last + every * n, cost) for n, cost in enumerate(coming.costs, start=1)]
     words = f"ε grew to {shown(statement.spent)} of {shown(statement.limit)}."
+    if after:
+        words += f" {len(after)} more refreshes would bring it to {shown(after[-1][1])}."
     return [
         curve(
-            f"{key}-{'wide' if wide else 'narrow'}",
+            f"budget-{'wide' if wide else 'narrow'}",
             points,
             limit=statement.limit,
-            marks=[] if future else marks,
             future=after,
             wide=wide,
             description=words,

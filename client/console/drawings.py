@@ -14,24 +14,38 @@ from html import escape
 
 from markupsafe import Markup
 
-__all__ = ["Bar", "Mark", "bars", "curve", "difference_bar", "gauge", "heat", "parts_bar"]
+__all__ = [
+    "Bar",
+    "Step",
+    "bars",
+    "curve",
+    "difference_bar",
+    "gauge",
+    "heat",
+    "parts_bar",
+    "staircase",
+]
 
 _KINDS = {"train": "train", "evaluate": "evaluate", "statistics": "statistics"}
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """An answer on the curve.
+class Step:
+    """An answer, or several, as a step of a staircase.
 
     Attributes:
+        run: whose answer it is.
         at: when it left.
-        epsilon: spent by then.
+        before: ε spent before it.
+        after: ε spent with it.
         kind: "train", "evaluate" or "statistics".
         label: read when it is pointed at.
     """
 
+    run: str
     at: datetime
-    epsilon: float
+    before: float
+    after: float
     kind: str
     label: str
 
@@ -58,18 +72,16 @@ def curve(
     points: Sequence[tuple[datetime, float]],
     *,
     limit: float,
-    marks: Sequence[Mark] = (),
     future: Sequence[tuple[datetime, float]] = (),
     wide: bool = True,
     description: str = "",
 ) -> Markup:
-    """Draw ε over time as steps, with the limit, answers, and refreshes that may follow.
+    """Draw ε over time as steps, with the limit, and refreshes that may follow.
 
     Args:
         key: makes ids of this picture its own.
         points: time and ε after each charge, oldest first; at least one of finite ε.
         limit: policy.max_epsilon; infinite for none.
-        marks: answers that left.
         future: time and ε after each refresh that fits.
         wide: for a wide page or a narrow one.
         description: what it shows, in words.
@@ -77,7 +89,7 @@ def curve(
     width, height = (760, 330) if wide else (360, 300)
     left, right, top, bottom = 46, 18, 26, 40
     finite = [(at, value) for at, value in points if math.isfinite(value)]
-    times = [at for at, _ in [*finite, *future]] + [mark.at for mark in marks]
+    times = [at for at, _ in [*finite, *future]]
     first, last = min(times), max(times)
     span = max((last - first).total_seconds(), 1.0)
     largest = max(value for _, value in [*finite, *future])
@@ -116,10 +128,67 @@ def curve(
         for at, value in future:
             label = f"refresh on {at.astimezone(UTC):%Y-%m-%d}: ε = {value:.3g} by then"
             parts.append(_dot(x(at), y(value), "coming-dot", label))
-    for mark in marks:
-        if math.isfinite(mark.epsilon):
-            shape = f"mark {_KINDS.get(mark.kind, 'train')}"
-            parts.append(_dot(x(mark.at), y(mark.epsilon), shape, mark.label))
+    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 each text in it is escaped
+
+
+def staircase(
+    key: str, steps: Sequence[Step], *, limit: float, wide: bool = True, description: str = ""
+) -> Markup:
+    """Draw what each answer added to ε, one step each, in order and side by side by run.
+
+    Answers of a run are minutes apart, and runs weeks: so steps are equally wide, and each run says
+    when it began.
+
+    Args:
+        key: makes ids of this picture its own.
+        steps: oldest first; at least one, all of finite ε.
+        limit: policy.max_epsilon; drawn where it is near.
+        wide: for a wide page or a narrow one.
+        description: what it shows, in words.
+    """
+    width, height = (760, 300) if wide else (360, 280)
+    left, right, top, bottom = 46, 8, 26, 40
+    top_value = steps[-1].after * 1.15
+    if limit <= 1.5 * steps[-1].after:
+        top_value = max(top_value, limit * 1.12)
+    each = min((width - left - right - 8) / len(steps), 90.0)
+
+    def y(value: float) -> float:
+        return height - bottom - value / top_value * (height - top - bottom)
+
+    kind = "wide" if wide else "narrow"
+    parts = [_open(key, width, height, f"picture {kind}", "What each answer cost", description)]
+    parts.append(_text(left - 38, top - 12, "ε", "start"))
+    runs, labelled = [step.run for step in steps], -1000.0
+    for number, step in enumerate(steps):
+        x = left + 8 + each * number
+        if number == 0 or step.run != runs[number - 1]:
+            size = each * next(
+                (n for n, run in enumerate(runs[number:]) if run != step.run), len(steps) - number
+            )
+            shade = "run-shade" if len(set(runs[:number])) % 2 else "run-plain"
+            parts.append(
+                f'<rect class="{shade}" x="{x:.1f}" y="{top}" width="{size:.1f}" '
+                f'height="{height - top - bottom}"/>'
+            )
+            if x - labelled > 92:
+                labelled = x
+                day = f"{step.at.astimezone(UTC):%d %b %Y}"
+                parts.append(_text(x, height - bottom + 20, day, "start"))
+    for value in _ticks(top_value, 5 if wide else 4):
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" {_ys(y(value))}/>')
+        parts.append(_text(left - 8, y(value) + 4, f"{value:g}", "end"))
+    if limit < top_value:
+        parts.append(f'<line class="limit" x1="{left}" x2="{width - right}" {_ys(y(limit))}/>')
+        parts.append(_text(left + 6, y(limit) - 7, f"your limit: {limit:g}", "start", "limit-text"))
+    for number, step in enumerate(steps):
+        x, high = left + 8 + each * number, y(step.after)
+        size = max(y(step.before) - high, 3.0)
+        parts.append(
+            f'<rect class="step {_KINDS.get(step.kind, "train")}" x="{x + 0.08 * each:.1f}" '
+            f'y="{high:.1f}" width="{0.84 * each:.1f}" height="{size:.1f}" rx="1">'
+            f"<title>{escape(step.label)}</title></rect>"
+        )
     return Markup("".join([*parts, "</svg>"]))  # noqa: S704 each text in it is escaped
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES", "draw_figures", "evaluation_job"]
 
 FIGURES = {
-    "ndcg": "NDCG: how near to the top the chosen item is",
-    "hr": "Hit rate: how often it is in the list",
+    "ndcg": "NDCG: how near to the top",
+    "hr": "Hit rate: how often in the list",
     "mrr": "MRR: mean of 1 / rank",
-    "coverage": "Coverage: share of items that somebody is shown",
+    "coverage": "Coverage: share of items shown",
 }
 
 

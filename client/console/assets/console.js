@@ -159,11 +159,12 @@ function startTrying(page) {
 
   searching("user", "users", "user-found", "/api/users");
   searching("title", "titles", "title-found", "/api/titles");
-  find("controls").addEventListener("submit", (event) => {
-    event.preventDefault();
-    const active = document.activeElement;
-    if (active === find("user") && active.value.trim()) choose(active.value.trim());
-    if (active === find("title")) find("titles").querySelector("button")?.click();
+  find("controls").addEventListener("submit", (event) => event.preventDefault());
+  find("user").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && find("user").value.trim()) choose(find("user").value.trim());
+  });
+  find("title").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") find("titles").querySelector("button")?.click();
   });
   page.addEventListener("click", async (event) => {
     const button = event.target.closest("button");

@@ -182,8 +182,15 @@ def test_what_left_is_shown_with_its_cost(console: Console, pages: dict[str, str
         assert f"{what} ε {shown(one.alone)} {shown(one.so_far)} so far" in text
         assert f"{answer.bytes:,} bytes · what is in answer {answer.number}" in text
     assert f"ε {shown(books.statement.spent)} all of them together" in text
-    marks = Page(pages["/left"]).all("circle")
-    assert len(marks) == 2 * len(books.sent), "for wide and for narrow pages"
+    steps = [given for given, _ in Page(pages["/left"]).all("rect") if "step" in given["class"]]
+    assert len(steps) == 2 * len(books.sent), "for wide and for narrow pages"
+    kinds = [one.answer.kind for one in reversed(books.sent)]
+    assert [given["class"].split()[1] for given in steps] == kinds * 2
+    tall = [float(given["height"]) for given in steps[: len(kinds)]]
+    costs = [one.so_far or 0.0 for one in reversed(books.sent)]
+    added = [after - before for before, after in pairwise([0.0, *costs])]
+    scale = tall[0] / added[0]
+    assert tall == pytest.approx([max(scale * one, 3.0) for one in added], abs=0.2)
 
 
 def test_one_answer_is_shown_with_its_values(console: Console, pages: dict[str, str]) -> None:
