@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import client.console
 from client.console.app import VIEWS, Console
 from client.console.templates import ASSETS, asset, shown
 from client.site.site import Site
@@ -159,6 +161,18 @@ def test_nothing_is_loaded_from_elsewhere_or_runs_inline(pages: dict[str, str]) 
     for name in ASSETS:
         content = asset(name).decode().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|@import|url\(|innerHTML|eval\(", content), name
+
+
+def test_what_pages_are_made_of_is_installed() -> None:
+    folder = Path(client.console.__file__).parent
+    project = tomllib.loads((folder.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["client.console"]
+    installed = {file for pattern in patterns for file in folder.glob(pattern)}
+    there = {
+        file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in str(file)
+    }
+    assert {file for file in there if file.suffix != ".py"} == installed
+    assert {file.name for file in (folder / "assets").iterdir()} == set(ASSETS)
 
 
 def test_hostile_names_stay_text(pages: dict[str, str]) -> None:
