@@ -26,6 +26,7 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
         clipping: has the clipped sums.
         random: source of the noise.
         noise_multiplier: noise standard deviation over the clip norm; > 0.
+        clip_norm: bound on the Euclidean norm of what one user adds.
         expected_batch: expected users of a step; > 0.
         trust: whether all of the noise is added, or a share of it.
     """
@@ -37,13 +38,14 @@ class SourcedNoiseOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[mi
         random: RandomSource,
         *,
         noise_multiplier: float,
+        clip_norm: float,
         expected_batch: float,
         trust: Trust,
     ) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=noise_multiplier,
-            max_grad_norm=clipping.clip_norm,
+            max_grad_norm=clip_norm,
             expected_batch_size=expected_batch,
             loss_reduction="mean",
         )

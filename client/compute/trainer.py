@@ -217,6 +217,7 @@ def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
             clipping,
             samples.random,
             noise_multiplier=plan.noise_multiplier,
+            clip_norm=plan.clip_norm,
             expected_batch=plan.expected_batch,
             trust=plan.trust,
         )

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+import client.compute.noise_optimiser
 import client.compute.statistics
 import client.compute.trainer
 import client.ledger.ledger
@@ -53,7 +54,7 @@ TIED_IDS = (
 """Settings of a recommender with a learned, tied table of items."""
 _NO_BOUND = 1e4
 """A clip norm above every gradient's, though not far above: sums are kept to 2^-24 of it."""
-_MODULES = (client.compute.statistics, client.compute.trainer)
+_MODULES = (client.compute.statistics, client.compute.noise_optimiser)
 
 
 def _noise(changed: Callable[[Tensor, float, RandomSource], Tensor]) -> Iterator[None]:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.compute import trainer
+from client.compute import noise_optimiser
 from client.compute.trainer import LocalPlan, train
 from shared.config import Optimiser
 from shared.data.histories import Histories
@@ -82,7 +82,7 @@ def clipped_sums(
         sums.append(total.detach().double().flatten().clone())
         return torch.zeros_like(total)
 
-    with patch.object(trainer, "noised", recorded), _weights_kept(model):
+    with patch.object(noise_optimiser, "noised", recorded), _weights_kept(model):
         train(model, Histories.from_lists(users), plan, random or SeededRandom(3))
     return torch.cat(sums[-len(trainable(model)) :])
 

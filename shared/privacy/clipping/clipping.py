@@ -132,11 +132,6 @@ class PerUserClipping:
         self._sums.clear()
         self._flat_sums.clear()
 
-    @property
-    def clip_norm(self) -> float:
-        """Bound C on the Euclidean norm of what one user adds."""
-        return self._clip_norm
-
     def sum_of(self, weight: Tensor) -> Tensor:
         """Return a weight's clipped sum since `zero_sums`, float64. Private: never to leave."""
         total = torch.zeros_like(weight, dtype=torch.int64)
