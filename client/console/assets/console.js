@@ -52,31 +52,41 @@ function later(work, wait) {
 function startTrying(page) {
   const labels = JSON.parse(page.dataset.labels);
   const chosen = { user: "", history: null };
-  let number = 0;
+  const results = page.querySelector(".results");
+  let running = null;
+  let again = false;
 
-  async function show() {
+  // One request at a time: whatever changed meanwhile is asked for once it is answered.
+  function show() {
     if (!chosen.user && chosen.history === null) return;
-    const own = ++number;
-    const results = page.querySelector(".results");
+    again = true;
+    running ??= repeat().finally(() => {
+      running = null;
+    });
+  }
+
+  async function repeat() {
     results.setAttribute("aria-busy", "true");
-    const category = find("category");
-    const body = {
+    while (again) {
+      again = false;
+      try {
+        replaceResult(await ask("/api/recommend", question()));
+      } catch (error) {
+        say(error.message, true);
+      }
+    }
+    results.removeAttribute("aria-busy");
+  }
+
+  function question() {
+    const whom = chosen.user ? { user: chosen.user } : { history: chosen.history };
+    return {
+      ...whom,
       blend: Number(find("blend").value),
       k: Number(find("length").value),
       seen: find("seen").checked,
-      category: category ? category.value : "",
+      category: find("category")?.value || "",
     };
-    if (chosen.user) body.user = chosen.user;
-    else body.history = chosen.history;
-    try {
-      const html = await ask("/api/recommend", body);
-      if (own !== number) return;
-      replaceResult(html);
-    } catch (error) {
-      if (own === number) say(error.message, true);
-    } finally {
-      if (own === number) results.removeAttribute("aria-busy");
-    }
   }
 
   function replaceResult(html) {
@@ -85,12 +95,14 @@ function startTrying(page) {
     const focused = result.contains(document.activeElement) ? document.activeElement : null;
     const place = focused && focused.dataset.place;
     const summary = focused && focused.matches("summary") ? named(focused) : null;
-    const scrolled = result.querySelector(".events")?.scrollTop;
+    const length = () => `${find("tried")?.dataset.user} ${shown().length}`;
+    const [before, scrolled] = [length(), result.querySelector(".events")?.scrollTop];
     put(result, html);
     for (const one of result.querySelectorAll("details")) one.open = open.has(named(one));
     const events = result.querySelector(".events");
-    if (events) events.scrollTop = scrolled === undefined ? events.scrollHeight : scrolled;
-    if (place !== null && place !== undefined) {
+    const stays = place !== null && place !== undefined;
+    if (events) events.scrollTop = stays || length() === before ? scrolled : events.scrollHeight;
+    if (stays) {
       const buttons = [...result.querySelectorAll("[data-place]")];
       (buttons[Math.min(Number(place), buttons.length - 1)] || find("title")).focus();
     } else if (summary !== null) {
@@ -173,6 +185,7 @@ function startTrying(page) {
       choose(button.dataset.user);
       find("user").focus();
     } else if (button.dataset.item !== undefined) {
+      await running;
       edit([...shown(), button.dataset.item]);
       find("titles").replaceChildren();
       find("title-found").textContent = "";
