@@ -91,7 +91,7 @@ class Scores(Protocol):
 
 
 Search = Callable[[Tensor], Iterator[Scores]]
-"""Maps int64 [B, T], right-padded with 0, to the scores of each history."""
+"""Maps int64 [B, T], right-padded with 0, to the scores of each history, each until the next."""
 
 
 class ExactScores:

@@ -177,7 +177,7 @@ class ItemIndex:
         queries, best, totals = [], [], []
         for history in histories:
             [query] = self._vectors.queries(torch.from_numpy(history[None]))
-            exact = self._vectors.scores([query])[0]
+            [exact] = self._vectors.scores([query])
             queries.append(query)
             best.append(exact.topk(min(_BEST, len(exact))).indices.numpy())
             totals.append(float(exact.double().logsumexp(0)))

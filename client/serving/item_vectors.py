@@ -8,6 +8,7 @@ table.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,19 +98,25 @@ class ItemVectors:
             vector = np.concatenate([state, vector])
         return Query(vector, own * self._own_scales)
 
-    @torch.inference_mode()
-    def scores(self, queries: list[Query]) -> Tensor:
-        """Return the scores of all items, float32 [B, V]."""
-        if len(queries) == 1:
-            vector = torch.from_numpy(queries[0].vector)
-            scores = torch.addmv(self.offsets, self.table, vector)[None]
-        else:
-            vectors = torch.from_numpy(np.stack([query.vector for query in queries]))
-            scores = torch.addmm(self.offsets, vectors, self.table.T)
-        if len(self.own_columns):
-            own = torch.from_numpy(np.stack([query.own for query in queries]))
-            scores[:, self.own_columns] += own
-        return scores
+    def scores(
+        self, queries: Sequence[Query], memory: Callable[[int], Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the scores of all items, float32 [V], of each history.
+
+        Args:
+            queries: of B histories.
+            memory: returns float32 [B, V] that is written for a given B; None takes fresh memory.
+        """
+        vectors = torch.from_numpy(np.stack([query.vector for query in queries]))
+        out = None if memory is None else memory(len(queries))
+        with torch.inference_mode():
+            products = torch.mm(vectors, self.table.T, out=out)
+        for query, row in zip(queries, products, strict=True):
+            with torch.inference_mode():  # one row at a time stays near the processor
+                row.add_(self.offsets)
+                if len(self.own_columns):
+                    row[self.own_columns] += torch.from_numpy(query.own)
+            yield row
 
     def at(self, query: Query, columns: Columns) -> Floats:
         """Return the scores of some items, float32 [C]."""

@@ -54,8 +54,8 @@ _ROUNDING = 2.0**-18
 _ROWS = 65_536
 _TOGETHER = 3
 """Histories from which on one pass over the float32 table is less than one a history over bytes."""
-_NUMBERS = 2**21
-"""Scores that are held at once: 8 MB, which stays near the processor."""
+_NUMBERS = 2**23
+"""Scores that are held at once: 32 MB a thread."""
 
 
 class ByteTable:
@@ -122,7 +122,7 @@ class ModelSearch:
     """
 
     def __init__(self, model: AttentionRecommender) -> None:
-        self._vectors = ItemVectors(model)
+        self._vectors, self._local = ItemVectors(model), threading.local()
         self._bytes = ByteTable(self._vectors) if ByteTable.fits(model) else None
         self._index: ItemIndex | None = None
 
@@ -137,7 +137,7 @@ class ModelSearch:
         return index.sound
 
     def __call__(self, rows: Tensor) -> Iterator[Scores]:
-        """Yield the scores of each of the histories int64 [B, T]."""
+        """Yield the scores of each of the histories int64 [B, T]; each until the next."""
         queries = self._vectors.queries(rows)
         if self._index is not None:
             for query in queries:
@@ -147,15 +147,23 @@ class ModelSearch:
             for query in queries:
                 yield self._exact(query)
             return
-        size = max(_TOGETHER, _NUMBERS // len(self._vectors.table))
+        size = max(1, _NUMBERS // len(self._vectors.table))
         for start in range(0, len(queries), size):
-            for row in self._vectors.scores(queries[start : start + size]):
+            for row in self._vectors.scores(queries[start : start + size], self._memory):
                 yield ExactScores(row.numpy())
+
+    def _memory(self, rows: int) -> Tensor:
+        """Return this thread's own [rows, V]: fresh memory takes as long as the product."""
+        kept: Tensor | None = getattr(self._local, "memory", None)
+        if kept is None or len(kept) < rows:
+            kept = self._local.memory = torch.empty(rows, len(self._vectors.table))
+        return kept[:rows]
 
     def _exact(self, query: Query) -> Scores:
         if self._bytes is not None:
             return _QuickScores(self._vectors, self._bytes, query)
-        return ExactScores(self._vectors.scores([query])[0].numpy())
+        [row] = self._vectors.scores([query])
+        return ExactScores(row.numpy())
 
 
 class _QuickScores:

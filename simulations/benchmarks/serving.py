@@ -1,23 +1,27 @@
-"""Latency and throughput of `sotto-node serve` on one core, against a plain numpy scorer.
+"""Latency and throughput of `sotto-node serve` on one core, beside plain numpy and an index alone.
 
     python -m simulations.benchmarks.serving [--items 100000] [--width 64] [--own-items 0]
-        [--events 50] [--rate 100] [--seconds 20] [--json]
+        [--events 50] [--index-above 0] [--rate 100] [--seconds 20] [--json]
 
-Makes a model of random weights with one attention layer (features of size `--width`, as the default
-recipe has them, and `--own-items` with a direction of their own) and 5,000 users, and serves it in
-a process that is bound to one core. Clients are in this process, on the other cores.
+Makes a model of random weights with one attention layer, items around 1,000 centres (features of
+size `--width`, as the default recipe has them, and `--own-items` with a direction of their own) and
+5,000 users, and serves it in a process that is bound to one core. Clients are in this process, on
+the other cores.
 
 | line        | what it is                                                                         |
 |-------------|------------------------------------------------------------------------------------|
 | `grpc`      | seconds from asking for 10 items of a user to the answer, at `--rate` a second     |
-| `http`      | the same over HTTP, one connection                                                 |
+| `http`      | the same over HTTP, over connections that stay open                                |
 | `batch`     | users a second through one `RecommendBatch` stream                                 |
 | `inside`    | the same ranking as a function call, without a service                             |
 | `numpy`     | `table @ state` and `argpartition` alone: no model, no history, no transport       |
+| `index`     | a search of the approximate index alone, with its recall@10; where faiss is there  |
 
 Requests are sent at fixed times, whether or not earlier ones were answered, so that a pause counts
-for all requests that it holds up. One that is refused counts as infinite. `load` is the machine's
-load before it begins.
+for all requests that it holds up. One that is refused counts as infinite. Functions are called at
+the same rate, one after the other. `cpu` is the time of a processor that one call takes, by all
+threads of the process: it changes less than `p99` with what else the machine does. `load` is the
+machine's load before it begins.
 """
 
 from __future__ import annotations
@@ -32,16 +36,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import torch
 
+from client.serving.item_index import ItemIndex
+from client.serving.item_vectors import ItemVectors
+from client.serving.published import load_published
 from client.serving.recommender import Recommender
 from client.serving.service import recommender_pb2 as pb
 from client.site.setup import make_site
@@ -51,10 +58,12 @@ from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.models.attention import build
 from shared.sections import Value
+from shared.system.address import Address
 
 __all__ = ["main"]
 
-_USERS, _SEED, _K, _WARM = 5000, 7, 10, 50
+_USERS, _SEED, _K, _WARM, _CENTRES = 5000, 7, 10, 50, 1000
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +75,14 @@ class Shape:
         width: size of the items' features.
         own_items: items that have a direction of their own besides.
         events: of each user.
+        index_above: items above which an index is searched; 0: never.
     """
 
     items: int
     width: int
     own_items: int
     events: int
+    index_above: int = 0
 
 
 def make(shape: Shape, folder: Path) -> Path:
@@ -79,7 +90,9 @@ def make(shape: Shape, folder: Path) -> Path:
     draw = torch.Generator().manual_seed(_SEED)
     names = tuple(f"i{number}" for number in range(1, shape.items + 1))
     blank: tuple[tuple[str, ...], ...] = ((),) * shape.items
-    features = torch.randn(shape.items, shape.width, generator=draw)
+    centres = torch.randn(_CENTRES, shape.width, generator=draw)
+    features = centres[torch.randint(0, _CENTRES, (shape.items,), generator=draw)]
+    features += 0.5 * torch.randn(shape.items, shape.width, generator=draw)
     catalogue = Catalogue(names, names, blank, (None,) * shape.items, features)
     model = ModelConfig(
         feature_size=shape.width,
@@ -109,6 +122,7 @@ def make(shape: Shape, folder: Path) -> Path:
         "policy.max_epsilon": 1.0,
         "policy.delta": 1e-6,
         "serve.workers": 1,
+        "serve.index_above": shape.index_above,
     }
     make_site(folder / "site", values)
     return folder / "site"
@@ -126,7 +140,7 @@ def start(site: Path, core: int) -> tuple[subprocess.Popen[str], dict[str, Any]]
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | _ONE_THREAD,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 no threads yet
     )
     assert process.stdout is not None
@@ -138,7 +152,7 @@ class _Refused(Exception):
     """The service had too much to do, and said so."""
 
 
-async def paced(ask: Callable[[str], Any], rate: float, seconds: float) -> list[float]:
+async def paced(ask: Callable[[str], Awaitable[None]], rate: float, seconds: float) -> list[float]:
     """Ask at fixed times; return the seconds from each of these times to its answer."""
     taken: list[float] = []
     random = np.random.default_rng(_SEED)
@@ -147,7 +161,7 @@ async def paced(ask: Callable[[str], Any], rate: float, seconds: float) -> list[
         await asyncio.sleep(max(0.0, at - time.perf_counter()))
         try:
             await ask(user)
-        except (grpc.RpcError, httpx.TransportError, _Refused):
+        except (grpc.RpcError, OSError, asyncio.IncompleteReadError, _Refused):
             taken.append(math.inf)
             return
         taken.append(time.perf_counter() - at)
@@ -162,51 +176,101 @@ async def paced(ask: Callable[[str], Any], rate: float, seconds: float) -> list[
     return taken
 
 
-async def over_grpc(address: str, rate: float, seconds: float) -> tuple[list[float], float]:
-    """Return latencies of `Recommend`, and users a second of `RecommendBatch`."""
-    types = {
-        "request_serializer": pb.RecommendRequest.SerializeToString,
-        "response_deserializer": pb.RecommendResponse.FromString,
-    }
+_TYPES = {
+    "request_serializer": pb.RecommendRequest.SerializeToString,
+    "response_deserializer": pb.RecommendResponse.FromString,
+}
+
+
+async def over_grpc(address: str, rate: float, seconds: float) -> list[float]:
+    """Return latencies of `Recommend`."""
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.unary_unary("/sotto.v1.Recommender/Recommend", **types)
-        stream = channel.stream_stream("/sotto.v1.Recommender/RecommendBatch", **types)
+        call = channel.unary_unary("/sotto.v1.Recommender/Recommend", **_TYPES)
 
         async def ask(user: str) -> None:
             response = await call(pb.RecommendRequest(user=user, k=_K), timeout=30)
             assert len(response.items) == _K
 
-        taken = await paced(ask, rate, seconds)
+        return await paced(ask, rate, seconds)
+
+
+async def in_batches(address: str) -> float:
+    """Return users a second of `RecommendBatch`."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stream = channel.stream_stream("/sotto.v1.Recommender/RecommendBatch", **_TYPES)
         requests = [pb.RecommendRequest(user=f"u{n}", k=_K) for n in range(_USERS)]
         begin, answered = time.perf_counter(), 0
         async for response in stream(iter(requests), timeout=300):
             answered += len(response.items) == _K
         assert answered == _USERS
-        return taken, _USERS / (time.perf_counter() - begin)
+        return _USERS / (time.perf_counter() - begin)
+
+
+class _Connections:
+    """HTTP/1.1 over connections that stay open; a client library takes longer than the service."""
+
+    def __init__(self, address: str) -> None:
+        self._address = Address.parse(address)
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def post(self, path: str, content: bytes) -> tuple[int, bytes]:
+        """Return status and body."""
+        assert self._address is not None
+        if self._free:
+            pair = self._free.pop()
+        else:
+            pair = await asyncio.open_connection(self._address.host, self._address.port)
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\n\r\n"
+        )
+        pair[1].write(head.encode() + content)
+        lines = (await pair[0].readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        [length] = [line[15:] for line in lines if line.startswith(b"content-length:")]
+        body = await pair[0].readexactly(int(length))
+        self._free.append(pair)
+        return int(lines[0].split()[1]), body
+
+    def close(self) -> None:
+        """Close all."""
+        for _, writer in self._free:
+            writer.close()
 
 
 async def over_http(address: str, rate: float, seconds: float) -> list[float]:
     """Return latencies of POST /v1/recommend."""
-    async with httpx.AsyncClient(base_url=f"http://{address}", timeout=30) as client:
+    connections = _Connections(address)
 
-        async def ask(user: str) -> None:
-            answer = await client.post("/v1/recommend", json={"user": user, "k": _K})
-            if answer.status_code != 200:
-                raise _Refused
-            assert len(answer.json()["items"]) == _K
+    async def ask(user: str) -> None:
+        content = json.dumps({"user": user, "k": _K}).encode()
+        status, body = await connections.post("/v1/recommend", content)
+        if status != 200:
+            raise _Refused
+        assert len(json.loads(body)["items"]) == _K
 
+    try:
         return await paced(ask, rate, seconds)
+    finally:
+        connections.close()
 
 
-def repeated(work: Callable[[], object], seconds: float) -> list[float]:
-    """Return the seconds of calls one after the other."""
-    taken, end = [], time.perf_counter() + seconds
+def called(work: Callable[[], object], rate: float, seconds: float) -> dict[str, float]:
+    """Call at a rate, one after the other; return percentiles and the processor's time a call."""
+    taken, used = list[float](), 0.0
     work()
-    while time.perf_counter() < end:
-        begin = time.perf_counter()
+    for _ in range(int(rate * seconds)):
+        time.sleep(1 / rate)
+        begin, before = time.perf_counter(), time.process_time()
         work()
         taken.append(time.perf_counter() - begin)
-    return taken
+        used += time.process_time() - before
+    return summary(taken) | {"cpu": round(used / len(taken) * 1e3, 2)}
+
+
+def processor_seconds(process: int) -> float:
+    """Return the processor time of all threads of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def summary(taken: list[float]) -> dict[str, float]:
@@ -226,32 +290,67 @@ def measure(shape: Shape, rate: float, seconds: float) -> dict[str, Any]:
         process, line = start(site, cores[0])
         try:
             os.sched_setaffinity(0, set(cores[1:]) or set(cores))
-            taken, users = asyncio.run(over_grpc(line["grpc"], rate, seconds))
-            result["grpc"] = summary(taken)
-            result["batch_users_per_second"] = round(users)
-            result["http"] = summary(asyncio.run(over_http(line["http"], rate, seconds)))
+            requests = rate * seconds + _WARM
+            before = processor_seconds(process.pid)
+            taken = asyncio.run(over_grpc(line["grpc"], rate, seconds))
+            used = processor_seconds(process.pid) - before
+            result["grpc"] = summary(taken) | {"cpu": round(used / requests * 1e3, 2)}
+            before = processor_seconds(process.pid)
+            users, used = asyncio.run(in_batches(line["grpc"])), processor_seconds(process.pid)
+            cpu = round((used - before) / _USERS * 1e3, 2)
+            result["batch"] = {"users_per_second": round(users), "cpu": cpu}
+            taken = asyncio.run(over_http(line["http"], rate, seconds))
+            used = processor_seconds(process.pid) - used
+            result["http"] = summary(taken) | {"cpu": round(used / requests * 1e3, 2)}
         finally:
             process.terminate()
             process.wait(30)
-        os.sched_setaffinity(0, {cores[0]})
-        torch.set_num_threads(1)
-        recommender = Recommender.load(folder / "published")
-        history = [f"i{number}" for number in range(1, shape.events + 1)]
-        calls = repeated(lambda: recommender.recommend(history, _K), seconds / 4)
-        result["inside"] = summary(calls)
-        features = recommender.catalogue.features
-        assert features is not None
-        table = features.numpy()
-        state = table[0].copy()
-
-        def plain() -> np.ndarray:
-            scores = table @ state
-            best = np.argpartition(scores, -_K)[-_K:]
-            ordered: np.ndarray = best[np.argsort(-scores[best])]
-            return ordered
-
-        result["numpy"] = summary(repeated(plain, seconds / 4))
+        given = ["--alone", str(folder), "--events", str(shape.events), "--rate", str(rate)]
+        given += ["--seconds", str(seconds / 2)]
+        alone = subprocess.run(
+            [
+                *(sys.executable, "-m", "simulations.benchmarks.serving", "--alone", str(folder)),
+                *given,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env=os.environ | _ONE_THREAD,
+            preexec_fn=lambda: os.sched_setaffinity(0, {cores[0]}),
+        )
         os.sched_setaffinity(0, set(cores))
+        result.update(json.loads(alone.stdout))
+        return result
+
+
+def measure_alone(folder: Path, events: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Return the lines of calls without a service, on the core of this process."""
+    torch.set_num_threads(1)
+    recommender = Recommender.load(folder / "published")
+    history = [f"i{number}" for number in range(1, events + 1)]
+    features = recommender.catalogue.features
+    assert features is not None
+    table = features.numpy()
+    state = table[0].copy()
+
+    def plain() -> np.ndarray:
+        scores = table @ state
+        best = np.argpartition(scores, -_K)[-_K:]
+        ordered: np.ndarray = best[np.argsort(-scores[best])]
+        return ordered
+
+    result: dict[str, Any] = {
+        "inside": called(lambda: recommender.recommend(history, _K), rate, seconds),
+        "numpy": called(plain, rate, seconds),
+    }
+    if find_spec("faiss"):
+        vectors = ItemVectors(load_published(folder / "published")[1])
+        begin = time.process_time()
+        index = ItemIndex(vectors)
+        built = time.process_time() - begin
+        [query] = vectors.queries(torch.arange(1, events + 1)[None])
+        found = called(lambda: index.search(query, _K), rate, seconds)
+        result["index"] = found | {"recall": round(index.recall, 4), "built": round(built, 1)}
     return result
 
 
@@ -262,22 +361,33 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--own-items", type=int, default=0)
     parser.add_argument("--events", type=int, default=50)
+    parser.add_argument("--index-above", type=int, default=0)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.alone is not None:
+        print(json.dumps(measure_alone(given.alone, given.events, given.rate, given.seconds)))  # noqa: T201
+        return
     shape = Shape(
-        items=given.items, width=given.width, own_items=given.own_items, events=given.events
+        items=given.items,
+        width=given.width,
+        own_items=given.own_items,
+        events=given.events,
+        index_above=given.index_above,
     )
     result = measure(shape, given.rate, given.seconds)
     if given.json:
         print(json.dumps(result))  # noqa: T201
         return
+    print("p50, p95, p99 and cpu in milliseconds; built in seconds")  # noqa: T201
     print(f"load before: {result['load']:.2f}; {asdict(shape)}")  # noqa: T201
-    for name in ("grpc", "http", "inside", "numpy"):
-        shown = ", ".join(f"{key} {value:.2f} ms" for key, value in result[name].items())
+    for name in ("grpc", "http", "inside", "numpy", "index"):
+        shown = ", ".join(f"{key} {value:.2f}" for key, value in result.get(name, {}).items())
         print(f"{name:<7} {shown}")  # noqa: T201
-    print(f"batch   {result['batch_users_per_second']:,} users/s")  # noqa: T201
+    batch = result["batch"]
+    print(f"batch   {batch['users_per_second']:,} users/s, cpu {batch['cpu']:.2f}")  # noqa: T201
 
 
 if __name__ == "__main__":

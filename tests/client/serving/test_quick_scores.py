@@ -85,7 +85,7 @@ def test_approximate_scores_are_off_by_no_more_than_is_said() -> None:
             wide = np.float32(scale) * (1 + np.arange(len(query.vector), dtype=np.float32))
             query = Query(query.vector * wide, query.own)
             rough, off = table.scores(query)
-            exact = vectors.scores([query])[0]
+            [exact] = vectors.scores([query])
             assert float((rough - exact).abs().max()) <= off
             assert off < 0.2 * float(exact.std()) * len(query.vector) ** 0.5
 
