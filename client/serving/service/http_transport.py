@@ -7,7 +7,8 @@
 | POST /v1/similar            | SimilarRequest -> RecommendResponse                               |
 | POST /v1/feedback           | FeedbackRequest -> FeedbackResponse                               |
 | GET /healthz, /readyz       | 200 while it runs; while it takes requests                        |
-| GET /openapi.json, /        | the description; a page of it, without anything from elsewhere    |
+| GET /openapi.json, /        | the description; a page of it that can ask, with nothing from     |
+|                             |   elsewhere                                                       |
 | anything else               | {"code": ..., "message": ...}, with the status of the code        |
 
 A body is JSON of at most 4 MB, sent as `application/json`: a page of another origin cannot send
@@ -33,7 +34,7 @@ from starlette.routing import Route
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service.clients import Clients, Tls
 from client.serving.service.http_server import HttpServer
-from client.serving.service.openapi import describe, page
+from client.serving.service.openapi import PAGE_POLICY, describe, page
 from client.serving.service.operations import Operations, Timing
 from client.serving.service.status import Code, ServiceError
 from shared.system.address import Address
@@ -150,8 +151,8 @@ def make_app(
         return JSONResponse(description)
 
     async def show(_: Request) -> Response:
-        policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-        return HTMLResponse(page(description), headers=policy)
+        headers = {"Content-Security-Policy": PAGE_POLICY}
+        return HTMLResponse(page(description), headers=headers)
 
     routes = [
         Route(path, endpoint(kind, call), methods=["POST"]) for path, (kind, call) in calls.items()

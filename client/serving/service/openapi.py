@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 from typing import Any
@@ -11,7 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service.status import Code
 
-__all__ = ["describe", "page"]
+__all__ = ["PAGE_POLICY", "describe", "page"]
 
 _USER = {"user": "u17", "k": 3, "explain": True}
 _OPERATIONS: tuple[tuple[str, str, str, str, dict[str, Any]], ...] = (
@@ -128,13 +130,43 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 pre { overflow-x: auto; padding: .75rem; border: 1px solid currentColor; border-radius: .25rem; }
+textarea { font: .9rem/1.4 ui-monospace, monospace; width: 100%; box-sizing: border-box; }
+output { display: block; white-space: pre-wrap; overflow-wrap: anywhere; }
+output:not(:empty) { padding: .75rem; border: 1px solid currentColor; border-radius: .25rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid; }
 """
 
 
+_SCRIPT = """
+for (const form of document.querySelectorAll('form[data-path]')) {
+  form.addEventListener('submit', async event => {
+    event.preventDefault();
+    const shown = form.querySelector('output'), token = document.getElementById('token').value;
+    const headers = {'Content-Type': 'application/json'};
+    if (token) headers.Authorization = 'Bearer ' + token;
+    shown.textContent = 'sent';
+    try {
+      const body = form.querySelector('textarea').value;
+      const answer = await fetch(form.dataset.path, {method: 'POST', headers, body});
+      const fields = JSON.stringify(await answer.json(), null, 2);
+      shown.textContent = answer.status + ' ' + fields;
+    } catch (error) {
+      shown.textContent = 'no answer: ' + error.message;
+    }
+  });
+}
+"""
+_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+PAGE_POLICY = (
+    f"default-src 'none'; script-src 'sha256-{_HASH}'; style-src 'unsafe-inline'; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the page: its own script, and requests to this service alone."""
+
+
 def page(description: dict[str, Any]) -> str:
-    """Return the description as a page of HTML that loads nothing."""
+    """Return the description as a page of HTML that loads nothing, and sends what is typed."""
     escape = html.escape
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -144,7 +176,8 @@ def page(description: dict[str, Any]) -> str:
         f"<p>{escape(description['info']['description'])}</p>",
         "<p>For programs: <a href='/openapi.json'>openapi.json</a>. Whether it runs: ",
         "<a href='/healthz'>healthz</a>; whether it takes requests: <a href='/readyz'>readyz</a>.",
-        "</p>",
+        "</p><p><label for='token'>Bearer token, where the service asks for one:</label> ",
+        "<input id='token' type='password' autocomplete='off'></p>",
     ]
     for path, methods in description["paths"].items():
         operation = methods["post"]
@@ -156,6 +189,9 @@ def page(description: dict[str, Any]) -> str:
         parts += [
             f"<h2 id='{escape(operation['operationId'])}'>POST {escape(path)}</h2>",
             f"<p>{escape(operation['summary'])}</p><pre>{escape(command)}</pre>",
+            f"<form data-path='{escape(path)}'><p><label>Request<textarea rows='3' ",
+            f"spellcheck='false'>{escape(json.dumps(example))}</textarea></label></p>",
+            "<p><button>Send</button></p><output aria-live='polite'></output></form>",
         ]
     parts.append("<h2>Objects</h2>")
     for name, schema in description["components"]["schemas"].items():
@@ -167,7 +203,7 @@ def page(description: dict[str, Any]) -> str:
             f"<h3 id='{escape(name)}'>{escape(name)}</h3><table><thead><tr><th>field</th>"
             f"<th>type</th></tr></thead><tbody>{rows}</tbody></table>"
         )
-    return "".join([*parts, "</main></body></html>"])
+    return "".join([*parts, f"</main><script>{_SCRIPT}</script></body></html>"])
 
 
 def _shown(kind: dict[str, Any]) -> str:
