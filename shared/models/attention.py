@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 
@@ -64,6 +64,30 @@ INITIAL_ATTENTION_GAIN = 32.0
 """Initial gain of the attention output over the residual, in a model that uses features."""
 
 
+def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer; one that is a frozen multiple of the identity costs no product.
+
+    Before a model is trained further than `feature_out`, all others are such: they take nine in ten
+    of its products.
+    """
+    factor = _multiple(layer)
+    return layer(x) if factor is None else x * factor
+
+
+def _multiple(layer: nn.Linear) -> float | None:
+    """Return c where a frozen layer maps x to c x; None elsewhere, and for one that is trained."""
+    weight = layer.weight
+    if any(p.requires_grad for p in layer.parameters()):
+        return None
+    if layer.bias is not None and bool(layer.bias.any()):
+        return None
+    factor, others = float(weight[0, 0]), int(weight.count_nonzero())
+    if factor == 0:
+        return 0.0 if others == 0 else None
+    square = weight.shape[0] == weight.shape[1] == others
+    return factor if square and bool((weight.diagonal() == factor).all()) else None
+
+
 class Attention(nn.Module):
     """Causal multi-head attention with a recency bias, built from four `nn.Linear` layers.
 
@@ -82,12 +106,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend from each position to itself and its past: [B, T, D] -> [B, T, D]."""
-        # (B, T, D) -> (B, H, T, D/H) each
-        q, k, v = (self._split_heads(layer(x)) for layer in (self.query, self.key, self.value))
+        v = self._split_heads(_apply(self.value, x))  # (B, T, D) -> (B, H, T, D/H)
         size, v = v.shape[3], align(align(v), 2)
-        mixed = (self.dropout(self._weights(q, k, self._bias(x))) @ v)[..., :size]
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
-        return out
+        weights = self._even_weights(x) if self._attends_evenly else self._content_weights(x)
+        mixed = (self.dropout(weights) @ v)[..., :size]
+        return _apply(self.out, mixed.transpose(1, 2).flatten(2))  # (B, H, T, D/H) -> (B, T, D)
 
     def attend_from(self, x: Tensor, position: Tensor) -> Tensor:
         """Attend from one position of each user, without dropout: [B, T, D], [B] -> [B, D].
@@ -117,11 +140,21 @@ class Attention(nn.Module):
 
         Each row's sum is 1; the weights of the future are 0.
         """
-        q, k = (self._split_heads(layer(x)) for layer in (self.query, self.key))
-        return self._weights(q, k, self._bias(x))[..., : x.shape[1]]
+        return self._content_weights(x)[..., : x.shape[1]]
 
-    def _weights(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-        size, q, k = q.shape[3], align(q), align(align(k), 2)
+    @property
+    def _attends_evenly(self) -> bool:
+        """Whether the recency bias alone decides: every query is 0, and stays so."""
+        return _multiple(self.query) == 0
+
+    def _even_weights(self, x: Tensor) -> Tensor:
+        bias = align(self._bias(x))  # (T, T), or a little wider
+        bias[:, x.shape[1] :] = -math.inf
+        return bias.softmax(1).expand(len(x), self.heads, -1, -1)
+
+    def _content_weights(self, x: Tensor) -> Tensor:
+        q, k = (self._split_heads(layer(x)) for layer in (self.query, self.key))
+        size, q, k, bias = q.shape[3], align(q), align(align(k), 2), self._bias(x)
         bias = F.pad(bias, (0, k.shape[2] - len(bias)), value=-math.inf)
         logits: Tensor = (q * size**-0.5) @ k.mT + bias  # (B, H, T, T), or a little wider
         return logits.softmax(3)
@@ -173,6 +206,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply both parts: [B, T, D] -> [B, T, D]."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))
+        last = self.feed[-1]
+        if isinstance(last, nn.Linear) and _multiple(last) == 0:
+            return x
         out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
         return out
 
@@ -370,18 +406,33 @@ class AttentionRecommender(nn.Module):
         """
         kind = ItemRepresentation(self.config.item_representation)
         if not kind.learns_ids:
-            scores: Tensor = self.item_scores(
-                self.feature_out(states), self.features.table, candidates
-            )
-            return scores
+            return self._score_features(self.item_scores, states, candidates)
         # "both": state · (id vector + W feature vector), computed as two products. The offset is
         # added once.
         table = self.item.weight if self.config.tied else self.item_out.weight
         scores = self.item_scores(states, table, candidates)
         if kind.uses_features:
-            frozen = self.features.table
-            scores = scores + ItemScores.scores(self.feature_out(states), frozen, None, candidates)
+            scores = scores + self._score_features(_without_offset, states, candidates)
         return scores
+
+    def _score_features(
+        self, score: Callable[..., Tensor], states: Tensor, candidates: Tensor | None
+    ) -> Tensor:
+        """Score by features and own directions; of the latter, each item has one or none."""
+        described, table, size = (
+            self.feature_out(states),
+            self.features.table,
+            self.config.feature_size,
+        )
+        if candidates is not None or table.shape[1] == size:
+            return score(described, table, candidates)
+        scores = score(described[..., :size], table[:, :size], None)  # (..., V)
+        rows = torch.tensor(self.config.own_items, device=table.device) - 1
+        own = (
+            described[..., size:]
+            * table[rows, torch.arange(size, table.shape[1], device=table.device)]
+        )
+        return scores.index_add(-1, rows, own)
 
     def next_item_scores(self, histories: Tensor) -> Tensor:
         """Score the items that may follow each history's last event: [B, T] -> [B, V].
@@ -447,9 +498,13 @@ class AttentionRecommender(nn.Module):
         if kind.learns_ids:
             x = x + self.item(rows) * real
         if kind.uses_features:
-            x = x + self.feature_in(self.features(rows)) * real
+            x = x + _apply(self.feature_in, self.features(rows)) * real
         out: Tensor = self.dropout(x)
         return out
+
+
+def _without_offset(states: Tensor, table: Tensor, candidates: Tensor | None) -> Tensor:
+    return ItemScores.scores(states, table, None, candidates)
 
 
 def append_own_directions(features: Tensor, own_items: Sequence[int]) -> Tensor:
