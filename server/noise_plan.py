@@ -29,6 +29,7 @@ __all__ = [
     "planned_releases",
     "popularity_fade",
     "popularity_share",
+    "relative_noise",
     "release_of",
     "split_epsilon",
     "statistics_noise",
@@ -196,9 +197,23 @@ def popularity_share(noise_multiplier: float, populations: Sequence[int], items:
     Returns:
         In [`MIN_SHARE`, `MAX_SHARE`].
     """
-    noise = noise_multiplier * math.sqrt(len(populations))
-    users = max(sum(populations), 1) / items
-    return min(max(math.sqrt(noise / users / NOISE_AT_FULL_SHARE), MIN_SHARE), MAX_SHARE)
+    noise = relative_noise(noise_multiplier, len(populations), sum(populations), items)
+    return min(max(math.sqrt(noise / NOISE_AT_FULL_SHARE), MIN_SHARE), MAX_SHARE)
+
+
+def relative_noise(noise_multiplier: float, organisations: int, users: int, items: int) -> float:
+    """Return the noise on an item's popularity over the mean number of users an item has.
+
+    Args:
+        noise_multiplier: σ of each organisation's noise, for all it releases as one release.
+        organisations: K; each adds its own noise.
+        users: N, of all organisations.
+        items: catalogue size V.
+
+    Returns:
+        σ √K V / N, >= 0.
+    """
+    return noise_multiplier * math.sqrt(organisations) * items / max(users, 1)
 
 
 def most_own_items(own_items: int, share: float | None) -> int:

@@ -258,10 +258,13 @@ class TrainingConfig(LocalTraining):
     Attributes:
         rounds: how many rounds, >= 0; 0 leaves it at the warm start.
         decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
+        planned: whether `rounds`, `learning_rate` and `warm_start.share` are chosen by a plan from
+            ε, organisations, users and items (`server.training_plan`) when the run is made.
     """
 
     rounds: NonNegativeInt = 0
     decay: Choice[Decay] = Decay.CONSTANT
+    planned: bool = False
 
     @property
     def steps(self) -> int:
@@ -372,6 +375,8 @@ class ServerConfig:
             whose changes, and statistics, it makes one: "median", "trimmed-mean", "multi-krum".
         malicious: attackers that the rule is to withstand, >= 0; a mean withstands none.
         organisations: how many must be connected before the first round, >= 1.
+        users: of all organisations together, as they declare them, >= 0: what a plan reckons with;
+            0 is not stated.
         quorum: share of the organisations whose valid replies make a round, in (0, 1]: of those
             that are asked, or of `organisations` where that is more.
         deadline_seconds: how long an attempt at a round waits for replies, > 0.
@@ -392,6 +397,7 @@ class ServerConfig:
     aggregation: Choice[Aggregation] = Aggregation.MEAN
     malicious: NonNegativeInt = 0
     organisations: PositiveInt = 1
+    users: NonNegativeInt = 0
     quorum: ShareAboveZero = 0.5
     deadline_seconds: PositiveNumber = 600.0
     retries: NonNegativeInt = 3
@@ -452,7 +458,7 @@ class RunConfig:
         )
 
         _require(
-            self.training.rounds > 0 or self.warm_start.share > 0,
+            self.training.rounds > 0 or self.training.planned or self.warm_start.share > 0,
             "training.rounds = 0 and warm_start.share = 0: nothing would be learned. Set one.",
         )
         _require(

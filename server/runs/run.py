@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 import tomli_w
+from pyarrow.parquet import read_metadata
 
 from server.runs.bundle import BuiltBundle
 from server.settings import Settings
@@ -219,14 +220,18 @@ def create_run(
         raise ServerError(f"name = '{name}': letters, digits, '.', '_' and '-', at most 64.")
     folder = settings.runs / name
     config = RunConfig.from_flat({"paths.out": str(folder / _OUT), **flat})
-    from server.noise_plan import check_masking  # noqa: PLC0415 with it come all the accountants
+    # With the noise come all the accountants.
+    from server.noise_plan import check_masking  # noqa: PLC0415
+    from server.training_plan import with_plan  # noqa: PLC0415
 
     check_masking(config, simulated=False)
-    if not Path(config.paths.catalogue, "items.parquet").is_file():
+    items = Path(config.paths.catalogue, "items.parquet")
+    if not items.is_file():
         raise ConfigError(
             f"paths.catalogue = '{config.paths.catalogue}' is no catalogue's folder: name the one "
             "that partners were given, from where the file lies."
         )
+    config = with_plan(config, config.server.users, read_metadata(items).num_rows)
     try:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:

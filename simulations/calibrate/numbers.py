@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from server.noise_plan import most_own_items, plan_noise, popularity_share, statistics_noise
+from server.training_plan import with_plan
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
@@ -149,7 +150,7 @@ def calibrate(
         AccountingError: no usable noise meets ε.
     """
     _check(config, populations, items, numbers)
-    run = config.planned
+    run = with_plan(config.planned, sum(populations), items)
     if run.privacy.epsilon is None:
         raise ConfigError("privacy.epsilon = none: without privacy there is no noise. State an ε.")
     noise, sums, own_items = plan_noise(run), [], 0

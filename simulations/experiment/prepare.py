@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from server.training_plan import with_plan
 from server.warm_start.public import read_public, save_public
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -60,6 +61,7 @@ def prepare(
     simulation = _split(config, folder, dataset, *features, cuts)
     if plant is not None:
         simulation = replace(simulation, planted=plant(simulation))
+    simulation = replace(simulation, config=_planned(simulation))
     check_requirements(simulation)
     simulation.dataset.catalogue.save(folder / CATALOGUE)
     if simulation.public is not None:
@@ -67,7 +69,7 @@ def prepare(
     for number in range(len(simulation.parts)):
         write_site(simulation, number, folder)
     # Last, so that a folder with settings is complete.
-    (folder / SETTINGS).write_text(config.to_toml(), encoding="utf-8")
+    (folder / SETTINGS).write_text(simulation.config.to_toml(), encoding="utf-8")
     return simulation
 
 
@@ -119,6 +121,17 @@ def _load(config: SimulationConfig) -> Dataset:
         lab.item_columns,
         organisation="" if lab.scheme else lab.partition,
     )
+
+
+def _planned(simulation: Simulation) -> SimulationConfig:
+    """Return the settings with the rounds that a plan chooses, if one is to."""
+    config, users = simulation.config, sum(simulation.populations)
+    here = Path()
+    run = config.run(organisations=len(simulation.parts), catalogue=here, out=here, resume=False)
+    run = with_plan(run, users, len(simulation.dataset.catalogue))
+    if not run.training.planned:
+        return config
+    return replace(config, training=run.training, warm_start=run.warm_start, server=run.server)
 
 
 def _add_features(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from server.state.audit_log import AuditEvent
 from server.state.status import RunStatus
@@ -30,6 +30,7 @@ from shared.system.files import UMASK, write_atomically
 from simulations.datasets.load import Dataset
 
 if TYPE_CHECKING:
+    from server.training_plan import TrainingPlan
     from shared.evaluation.ranking import Ranking
     from simulations.experiment.federation import LedgerCost
 
@@ -46,6 +47,7 @@ __all__ = [
     "Finite",
     "FromZero",
     "Joining",
+    "Plan",
     "Privacy",
     "PrivacyOrganisation",
     "Result",
@@ -57,6 +59,7 @@ __all__ = [
     "cost",
     "data_section",
     "evaluation_section",
+    "plan_section",
     "privacy_section",
     "rounds_section",
     "versions",
@@ -119,6 +122,16 @@ class Data(Document):
     ties: Count | None = None
     examples: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+class Plan(Document):
+    """What `server.training_plan` chose, and the noise that it chose it by."""
+
+    noise: FromZero
+    statistics_share: UnitInterval
+    rounds: Count
+    learning_rate: FromZero
+    drowned: bool
 
 
 class PrivacyOrganisation(Document):
@@ -311,7 +324,7 @@ class Result(Document):
     schema_: Annotated[Literal[1, 2], Field(alias="schema")] = 2
     data: Data
     privacy: Privacy
-    plan: dict[str, JsonValue] | None = None
+    plan: Plan | None = None
     evaluation: Evaluation
     rounds: tuple[Round, ...] = ()
     cost: Cost
@@ -324,6 +337,17 @@ class Result(Document):
 
 
 # --- its sections --------------------------------------------------------------------------------
+
+
+def plan_section(plan: TrainingPlan) -> Plan:
+    """Return what a plan chose."""
+    return Plan(
+        noise=plan.noise,
+        statistics_share=plan.share,
+        rounds=plan.rounds,
+        learning_rate=plan.learning_rate,
+        drowned=plan.drowned,
+    )
 
 
 def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:

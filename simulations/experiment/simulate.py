@@ -77,6 +77,7 @@ def simulate(
         privacy=result_json.privacy_section(
             simulation.config.privacy, ledger_costs(sites_in(simulation.folder / SITES))
         ),
+        **({"plan": result_json.plan_section(simulation.plan)} if simulation.plan else {}),
         evaluation=evaluation_section(simulation, rankings),
         rounds=result_json.rounds_section(
             AuditLog(simulation.folder / AUDIT).entries(), _Epsilons(simulation.folder).by_round

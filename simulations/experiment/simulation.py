@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.state.checkpoint import Checkpoint
+from server.training_plan import TrainingPlan, plan_of
 from shared.config import RunConfig
 from shared.data.histories import Histories
 from shared.data.splits import HeldOut, TimeCuts
@@ -132,6 +133,14 @@ class Simulation:
         """Return how the evaluated events lie in time; see `hold_out`."""
         histories, which = self.dataset.histories, self.config.lab.split
         return timing(histories, self.split, self.evaluation_split, self.cuts, which)
+
+    @property
+    def plan(self) -> TrainingPlan | None:
+        """Return the plan that chose the rounds; None if it is off."""
+        run = self.config.run(
+            organisations=len(self.parts), catalogue=self.folder, out=self.folder, resume=False
+        )
+        return plan_of(run, sum(self.populations), len(self.dataset.catalogue))
 
     def site(self, number: int, *, local_baseline: bool = False) -> SimulatedSite:
         """Return organisation `number`, counted from 0.

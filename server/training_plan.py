@@ -1,0 +1,167 @@
+"""The plan of a run's rounds: how many, how long each step is, and what the statistics keep of ε.
+
+All of it follows from public constants: ε, δ, trust, organisations, declared users and items. They
+enter as one number, ν: the noise on an item's popularity, if all of ε went into it, over the mean
+number of users an item has (`server.noise_plan.relative_noise`). ν is 0 without privacy, .4 on
+MovieLens-1M with secure aggregation at ε = 8, 1 with local noise, and 19 on the embedded data.
+
+A step moves the weights by the learning rate times the mean clipped gradient, whose length is a
+public constant, and adds noise in proportion to ν. Both grow with the sum of all learning rates,
+the signal until it is used up and the noise without end; the best sum falls as 1 / ν. Gradient
+steps of one unit diverge above `MOST_RATE`. The constants were chosen on MovieLens-1M validation
+events (docs/experiments/recipe.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from server.noise_plan import relative_noise
+from shared.config import Optimiser, RunConfig, Weighting
+from shared.errors import ConfigError
+from shared.privacy.accounting.accountant import noise_multiplier_for
+from shared.privacy.distributed_noise import share_for
+
+__all__ = ["DROWNED", "TrainingPlan", "plan_of", "plan_training", "with_plan"]
+
+FEWEST_ROUNDS, MOST_ROUNDS = 2, 8
+MOST_RATE = 2.0
+"""Learning rate of a round above which gradient steps overshoot."""
+LENGTH_AT_UNIT_NOISE = 0.6
+"""Best sum of all rounds' learning rates at ν = 1; it falls as 1 / ν."""
+STATISTICS, STATISTICS_WHERE_DROWNED = 0.82, 0.97
+"""Shares of ε that the statistics keep: where rounds pay, and where noise drowns them."""
+DROWNED = 1.5
+"""ν above which rounds are not expected to learn anything."""
+PAYS = 0.6
+"""ν below which rounds pay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What the plan chose.
+
+    Attributes:
+        noise: ν, >= 0.
+        share: of ε, that the statistics keep, in (0, 1).
+        rounds: >= 1.
+        learning_rate: of each round, > 0.
+    """
+
+    noise: float
+    share: float
+    rounds: int
+    learning_rate: float
+
+    @property
+    def drowned(self) -> bool:
+        """Whether noise drowns what the rounds could learn."""
+        return self.noise > DROWNED
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        rounds = f"{self.rounds} rounds at learning rate {self.learning_rate:.2g}"
+        what = (
+            "the noise drowns what they could learn, so that they are kept short"
+            if self.drowned
+            else "they are expected to learn more than they cost"
+        )
+        return f"The plan: {rounds}, after statistics with {self.share:.0%} of ε; {what}."
+
+
+def plan_training(
+    noise_multiplier: float, organisations: int, users: int, items: int
+) -> TrainingPlan:
+    """Return the plan for a run's public constants.
+
+    Args:
+        noise_multiplier: σ of each organisation's noise, for all it releases as one release; 0
+            without privacy.
+        organisations: >= 1.
+        users: of all of them, >= 1.
+        items: catalogue size V.
+
+    >>> plan_training(0.0, 8, 6040, 3883)
+    TrainingPlan(noise=0.0, share=0.82, rounds=8, learning_rate=2.0)
+    """
+    noise = relative_noise(noise_multiplier, organisations, users, items)
+    longest = MOST_ROUNDS * MOST_RATE
+    length = min(LENGTH_AT_UNIT_NOISE / noise, longest) if noise else longest
+    rounds = min(max(math.ceil(length / MOST_RATE), FEWEST_ROUNDS), MOST_ROUNDS)
+    # Between the two bounds the share moves with the noise's logarithm.
+    drowned = math.log(max(noise, PAYS) / PAYS) / math.log(DROWNED / PAYS)
+    share = STATISTICS + (STATISTICS_WHERE_DROWNED - STATISTICS) * min(drowned, 1.0)
+    return TrainingPlan(noise=noise, share=share, rounds=rounds, learning_rate=length / rounds)
+
+
+def plan_of(config: RunConfig, users: int, items: int) -> TrainingPlan | None:
+    """Return the plan for a run; None if it is off.
+
+    Args:
+        config: the run's parameters, before or after `with_plan`.
+        users: of all organisations, as they declare them, >= 1.
+        items: catalogue size V.
+
+    Raises:
+        AccountingError: no usable noise multiplier meets ε.
+    """
+    if not config.training.planned:
+        return None
+    sigma, privacy, organisations = 0.0, config.privacy, config.server.organisations
+    if privacy.epsilon is not None:
+        sigma = noise_multiplier_for(privacy.epsilon, privacy.delta, sample_rate=1.0, steps=1)
+        if privacy.secure:
+            sigma = share_for(sigma, privacy.honest_shares(organisations))
+    return plan_training(sigma, organisations, users, items)
+
+
+def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
+    """Return the run's parameters with what the plan chooses, if it is on.
+
+    Args:
+        config: the run's parameters.
+        users: of all organisations, as they declare them; 0 is not known.
+        items: catalogue size V.
+
+    Raises:
+        ConfigError: the plan is on, and the users are not known, or a setting does not go with it.
+        AccountingError: no usable noise multiplier meets ε.
+    """
+    if not config.training.planned:
+        return config
+    _check(config, users)
+    plan = plan_of(config, users, items)
+    assert plan is not None
+    training = replace(config.training, rounds=plan.rounds, learning_rate=plan.learning_rate)
+    server = config.server
+    if config.privacy.secure:  # what is summed is over all users alike
+        server = replace(server, weighting=Weighting.POPULATION)
+    warm_start = replace(config.warm_start, share=plan.share)
+    return replace(config, training=training, warm_start=warm_start, server=server)
+
+
+def _check(config: RunConfig, users: int) -> None:
+    training = config.training
+    if not users:
+        raise ConfigError(
+            "training.planned = true with server.users = 0: state how many users all partners "
+            "declare together; sotto-server partners lists them."
+        )
+    if training.rounds:
+        raise ConfigError(
+            f"training.rounds = {training.rounds} with training.planned = true, which chooses the "
+            "rounds: leave one of them out."
+        )
+    if not config.warm_start.share:
+        raise ConfigError(
+            "warm_start.share = 0 with training.planned = true: the plan is for rounds after a "
+            "warm start. Leave one of them out."
+        )
+    plain = training.local_steps == 1 and training.sample_rate == 1
+    if not plain or training.optimiser is not Optimiser.SGD:
+        raise ConfigError(
+            f"training.local_steps = {training.local_steps}, training.sample_rate = "
+            f"{training.sample_rate:g} and training.optimiser = '{training.optimiser}' with "
+            "training.planned = true: the plan is for one step of 'sgd' over all users a round."
+        )
