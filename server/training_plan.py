@@ -28,7 +28,7 @@ __all__ = ["DROWNED", "TrainingPlan", "plan_of", "plan_training", "with_plan"]
 FEWEST_ROUNDS, MOST_ROUNDS = 2, 8
 MOST_RATE = 2.0
 """Learning rate of a round above which gradient steps overshoot."""
-LENGTH_AT_UNIT_NOISE = 0.6
+LENGTH_AT_UNIT_NOISE = 0.45
 """Best sum of all rounds' learning rates at ν = 1; it falls as 1 / ν."""
 STATISTICS, STATISTICS_WHERE_DROWNED = 0.82, 0.97
 """Shares of ε that the statistics keep: where rounds pay, and where noise drowns them."""
