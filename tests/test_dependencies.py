@@ -14,7 +14,7 @@ from tests.test_layering import MODULES, PACKAGES, ROOT, imported_packages
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {
     "shared": ("server", "client"),
-    "client": ("client", "onnx", "postgresql"),
+    "client": ("client", "ann", "onnx", "postgresql"),
     "server": ("server", "mlflow"),
     "simulations": ("lab", "server", "client", "dev"),
 }

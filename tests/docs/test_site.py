@@ -16,6 +16,7 @@ import pytest
 from tests.docs.pages import DOCS, ROOT, blocks
 
 EXAMPLES = {
+    "console.md",
     "experiments/no-privacy.md",
     "experiments/secure-aggregation.md",
     "experiments/speed.md",
