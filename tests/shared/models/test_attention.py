@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -415,3 +416,37 @@ def test_equal_contents_are_attended_to_by_recency() -> None:
                 module.query.bias.zero_()
     weights = model.last_attention(torch.tensor([[4, 2, 7]]))
     assert_close(weights, torch.tensor([[1.0, 2.0, 4.0]]) / 7)
+
+
+def test_frozen_layers_that_scale_cost_no_product_and_change_nothing() -> None:
+    """The same scores from every layer computed in full, as a model trains that trains them all."""
+    config = AttentionConfig(
+        items=V,
+        item_representation="features",
+        feature_size=F,
+        own_items=[2, 7],
+        hidden_size=F + 2,
+        trained="scores",
+        **{"layers": 2, "heads": 1, "max_length": T, "dropout": 0.0},
+    )
+    draw = torch.Generator().manual_seed(3)
+    model = AttentionRecommender(config, features())
+    with torch.no_grad():
+        model.feature_out.weight.normal_(generator=draw)
+    histories = torch.randint(1, V + 1, (3, T), generator=draw)
+    quick, called = model(histories), list[str]()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    model(histories)
+    assert called == ["feature_out"]
+    dense = model.feature_out(model.states(histories)) @ model.features.table.T
+    assert_close(quick, dense)
+    model.requires_grad_(requires_grad=True)
+    called.clear()
+    assert_close(model(histories), quick)
+    assert len(called) == 2 * 6 + 2
+    model.requires_grad_(requires_grad=False)
+    with torch.no_grad():
+        model.blocks[0].attention.query.weight[0, 0] = math.nan
+    assert bool(model(histories).isnan().any())

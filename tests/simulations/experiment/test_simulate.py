@@ -219,6 +219,22 @@ def test_noised_metrics_are_asked_for_and_paid_from_the_same_budget(
         assert sent.count("evaluate") == 2
 
 
+def test_a_plan_chooses_the_rounds_and_says_so(tiny_data: Path, tmp_path: Path) -> None:
+    """Nothing of it is in the settings that are given; a resumed run has the same plan."""
+    given = ("training.planned=true", "training.rounds=0", "training.sample_rate=1.0")
+    config = settings(tiny_data, *given)
+    result = run(config, tmp_path / "run")
+    plan = result["plan"]
+    assert plan["rounds"] == len(result["rounds"]) >= 2
+    assert max(part["epsilon"] for part in result["privacy"]["organisations"]) <= 8.0
+    written = read_settings(tmp_path / "run" / "config.toml", {}, [])
+    assert written.training.rounds == plan["rounds"]
+    assert written.training.learning_rate == pytest.approx(plan["learning_rate"])
+    (tmp_path / "run" / "result.json").unlink()
+    again = simulate(reopen(tmp_path / "run", {}, ["training.planned=true"]), Silent())
+    assert again["plan"] == plan
+
+
 def test_the_model_can_be_used(private_run: Path) -> None:
     model = AttentionRecommender.from_pretrained(private_run / "model")
     final = Checkpoint.load(private_run).weights

@@ -1,0 +1,126 @@
+"""The plan of rounds follows from public constants, and what it asks for costs at most ε."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from dp_accounting import GaussianDpEvent, NeighboringRelation
+from dp_accounting.pld import PLDAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.noise_plan import plan_noise
+from server.training_plan import (
+    DROWNED,
+    FEWEST_ROUNDS,
+    MOST_RATE,
+    MOST_ROUNDS,
+    plan_of,
+    plan_training,
+    with_plan,
+)
+from shared.config import (
+    Optimiser,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    TrainingConfig,
+    Trust,
+    WarmStartConfig,
+    Weighting,
+)
+from shared.errors import ConfigError
+
+ITEMS, USERS = 3883, 6040
+SERVER = ServerConfig(organisations=8)
+
+
+def asked(epsilon: float | None = 8.0, trust: Trust = Trust.SECURE_AGGREGATION) -> RunConfig:
+    return RunConfig(
+        privacy=PrivacyConfig(epsilon=epsilon, delta=1e-5, trust=trust),
+        training=TrainingConfig(planned=True),
+        server=SERVER,
+    )
+
+
+sizes = st.integers(1, 10**6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 100), st.floats(0, 100), st.integers(1, 100), sizes, sizes)
+def test_more_noise_never_means_longer_steps_or_less_for_the_statistics(
+    one: float, other: float, organisations: int, users: int, items: int
+) -> None:
+    less, more = (
+        plan_training(sigma, organisations, users, items) for sigma in sorted((one, other))
+    )
+    assert less.rounds * less.learning_rate >= more.rounds * more.learning_rate * (1 - 1e-9)
+    assert less.share <= more.share
+    for plan in (less, more):
+        assert FEWEST_ROUNDS <= plan.rounds <= MOST_ROUNDS
+        assert 0 < plan.learning_rate <= MOST_RATE
+        assert 0 < plan.share < 1
+        assert plan.drowned == (plan.noise > DROWNED)
+        assert ("drowns" in str(plan)) == plan.drowned
+
+
+def test_a_run_without_noise_gets_the_most_rounds_and_the_embedded_data_the_fewest() -> None:
+    assert plan_training(0.0, 8, USERS, ITEMS).rounds == MOST_ROUNDS
+    embedded = plan_training(0.6, 4, 610, 9742)
+    assert (embedded.rounds, embedded.drowned) == (FEWEST_ROUNDS, True)
+
+
+@pytest.mark.parametrize("trust", list(Trust))
+@pytest.mark.parametrize("epsilon", [1.0, 8.0])
+def test_all_that_a_planned_run_asks_for_costs_its_epsilon(trust: Trust, epsilon: float) -> None:
+    """By another accountant: statistics and rounds, at the noise that protects a user."""
+    planned = with_plan(asked(epsilon, trust), USERS, ITEMS)
+    assert planned.training.rounds >= FEWEST_ROUNDS
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    noise, honest = plan_noise(planned), planned.privacy.honest_shares(8)
+    for share, times in ((noise.statistics, 1), (noise.training, planned.noised_sums)):
+        accountant.compose(GaussianDpEvent(share * honest**0.5), times)
+    assert accountant.get_epsilon(1e-5) == pytest.approx(epsilon, rel=0.01)
+
+
+def test_the_plan_can_be_told_again_from_the_planned_parameters() -> None:
+    before = asked()
+    after = with_plan(before, USERS, ITEMS)
+    plan = plan_of(after, USERS, ITEMS)
+    assert plan is not None
+    assert plan == plan_of(before, USERS, ITEMS)
+    assert (after.training.rounds, after.training.learning_rate, after.warm_start.share) == (
+        *(plan.rounds, plan.learning_rate, plan.share),
+    )
+    assert after.server.weighting is Weighting.POPULATION  # what is summed is over all users
+
+
+def test_without_a_plan_nothing_changes() -> None:
+    config = RunConfig(privacy=PrivacyConfig(epsilon=8.0, delta=1e-5))
+    assert with_plan(config, 0, ITEMS) == config
+    assert plan_of(config, USERS, ITEMS) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "users", "words"),
+    [
+        ({}, 0, "server.users = 0"),
+        ({"training": TrainingConfig(planned=True, rounds=3)}, USERS, "training.rounds = 3"),
+        ({"warm_start": WarmStartConfig(share=0.0)}, USERS, "warm_start.share = 0"),
+        (
+            {"training": TrainingConfig(planned=True, optimiser=Optimiser.ADAM)},
+            *(USERS, "one step of 'sgd'"),
+        ),
+        (
+            {"training": TrainingConfig(planned=True, sample_rate=0.5)},
+            *(USERS, "training.sample_rate = 0.5"),
+        ),
+    ],
+)
+def test_what_does_not_go_with_a_plan_is_refused(
+    change: dict[str, object], users: int, words: str
+) -> None:
+    config = replace(asked(trust=Trust.LOCAL), **change)
+    with pytest.raises(ConfigError, match=words):
+        with_plan(config, users, ITEMS)
