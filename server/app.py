@@ -25,6 +25,7 @@ from server.noise_plan import (
     popularity_fade,
     popularity_share,
     statistics_noise,
+    statistics_part,
 )
 from server.rounds.affordability import ask_whether_all_can_pay
 from server.rounds.collection import Memory
@@ -196,7 +197,7 @@ def check_all_can_pay(federation: Federation, checkpoint: Checkpoint) -> None:
             noise,
             checkpoint.weights,
             len(federation.catalogue),
-            most_own_items(config.warm_start.own_items, share),
+            most_own_items(config.warm_start.own_items, share, statistics_part(config)),
         ),
         config.server,
         federation.reporter.plan_missed,
@@ -222,7 +223,9 @@ def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[
         # The second request names these items: it must be the same when it is repeated.
         replace(checkpoint, own_items=own_items).save(federation.out)
 
-    most = most_own_items(config.warm_start.own_items, checkpoint.popularity_share)
+    most = most_own_items(
+        config.warm_start.own_items, checkpoint.popularity_share, statistics_part(config)
+    )
     choice = OwnItemsChoice(most, checkpoint.own_items, save_own_items)
     first = compute_first_weights(collector, config, catalogue, Prior(public), choice)
     seconds = time.monotonic() - started

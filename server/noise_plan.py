@@ -33,6 +33,7 @@ __all__ = [
     "release_of",
     "split_epsilon",
     "statistics_noise",
+    "statistics_part",
 ]
 
 MIN_SHARE, MAX_SHARE = 0.05, 0.9
@@ -216,7 +217,22 @@ def relative_noise(noise_multiplier: float, organisations: int, users: int, item
     return noise_multiplier * math.sqrt(organisations) * items / max(users, 1)
 
 
-def most_own_items(own_items: int, share: float | None) -> int:
+def statistics_part(config: RunConfig) -> float:
+    """Return the statistics' part of all that a run releases of all its users.
+
+    By 1 / σ², as Gaussian releases add up. Sampled steps are left out, and so is a run whose
+    statistics have no noise: 1.
+
+    Raises:
+        AccountingError: no usable noise multiplier meets the run's ε.
+    """
+    noise, sums = plan_noise(config), config.noised_sums
+    if not noise.statistics or not sums or config.training.sample_rate < 1:
+        return 1.0
+    return 1 / (1 + sums * (noise.statistics / noise.training) ** 2)
+
+
+def most_own_items(own_items: int, share: float | None, part: float = 1.0) -> int:
     """Return how many items at most get a direction of their own.
 
     A user's moment has length 1, however many directions it is spread over, and each of its numbers
@@ -227,13 +243,15 @@ def most_own_items(own_items: int, share: float | None) -> int:
         own_items: the run's setting, >= 0.
         share: of the statistics' budget, that popularity gets: the root of the noise, see
             `popularity_share`. None where no statistic is asked for.
+        part: `statistics_part`: rounds that follow learn the same directions, so that the noise of
+            all releases together decides.
 
     >>> most_own_items(200, 0.5), most_own_items(200, 0.07), most_own_items(200, 0.05)
     (200, 533, 800)
     """
     if share is None:
         return own_items
-    noise = NOISE_AT_FULL_SHARE * share**2
+    noise = NOISE_AT_FULL_SHARE * share**2 * math.sqrt(part)
     return round(own_items * min(max((LITTLE_NOISE / noise) ** 2, 1.0), MOST_TIMES))
 
 

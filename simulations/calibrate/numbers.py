@@ -16,7 +16,13 @@ from pathlib import Path
 
 import torch
 
-from server.noise_plan import most_own_items, plan_noise, popularity_share, statistics_noise
+from server.noise_plan import (
+    most_own_items,
+    plan_noise,
+    popularity_share,
+    statistics_noise,
+    statistics_part,
+)
 from server.training_plan import with_plan
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
@@ -166,7 +172,7 @@ def calibrate(
             numbers=items,
             populations=populations,
         )
-        own_items = min(most_own_items(run.warm_start.own_items, part), items)
+        own_items = min(most_own_items(run.warm_start.own_items, part, statistics_part(run)), items)
         width = run.model.feature_size + own_items
         moment = replace(
             popularity,

@@ -22,6 +22,7 @@ from server.noise_plan import (
     popularity_share,
     split_epsilon,
     statistics_noise,
+    statistics_part,
 )
 from shared.config import (
     Masking,
@@ -92,6 +93,20 @@ def test_less_noise_gives_more_items_a_direction_of_their_own(
     assert 4 * own_items >= counts[0] >= counts[1] >= own_items
     assert most_own_items(own_items, 0.05) == 4 * own_items
     assert most_own_items(own_items, 0.1) == most_own_items(own_items, None) == own_items
+
+
+def test_rounds_that_follow_do_not_cost_items_their_directions() -> None:
+    """The noise of all releases together is the same however ε is divided."""
+    whole = replace(CONFIG, training=TrainingConfig(rounds=0))
+    divided = replace(CONFIG, training=TrainingConfig(rounds=2))
+    assert statistics_part(whole) == 1.0
+    assert 0.3 < statistics_part(divided) < 0.7  # by 1 / σ², of a share of .7 of ε
+    noises = [
+        plan_noise(config).statistics * statistics_part(config) ** 0.5
+        for config in (whole, divided)
+    ]
+    assert noises[1] == pytest.approx(noises[0], rel=0.01)
+    assert most_own_items(200, 0.08, 1.0) < most_own_items(200, 0.08, 0.5)
 
 
 def test_many_users_give_most_to_the_moment_and_few_to_popularity() -> None:
