@@ -410,7 +410,7 @@ class AttentionRecommender(nn.Module):
         # "both": state · (id vector + W feature vector), computed as two products. The offset is
         # added once.
         table = self.item.weight if self.config.tied else self.item_out.weight
-        scores = self.item_scores(states, table, candidates)
+        scores: Tensor = self.item_scores(states, table, candidates)
         if kind.uses_features:
             scores = scores + self._score_features(_without_offset, states, candidates)
         return scores
@@ -426,13 +426,14 @@ class AttentionRecommender(nn.Module):
         )
         if candidates is not None or table.shape[1] == size:
             return score(described, table, candidates)
-        scores = score(described[..., :size], table[:, :size], None)  # (..., V)
+        scores: Tensor = score(described[..., :size], table[:, :size], None)  # (..., V)
         rows = torch.tensor(self.config.own_items, device=table.device) - 1
         own = (
             described[..., size:]
             * table[rows, torch.arange(size, table.shape[1], device=table.device)]
         )
-        return scores.index_add(-1, rows, own)
+        out: Tensor = scores.index_add(-1, rows, own)
+        return out
 
     def next_item_scores(self, histories: Tensor) -> Tensor:
         """Score the items that may follow each history's last event: [B, T] -> [B, V].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation
@@ -119,7 +120,7 @@ def test_without_a_plan_nothing_changes() -> None:
     ],
 )
 def test_what_does_not_go_with_a_plan_is_refused(
-    change: dict[str, object], users: int, words: str
+    change: dict[str, Any], users: int, words: str
 ) -> None:
     config = replace(asked(trust=Trust.LOCAL), **change)
     with pytest.raises(ConfigError, match=words):

@@ -424,10 +424,13 @@ def test_frozen_layers_that_scale_cost_no_product_and_change_nothing() -> None:
         items=V,
         item_representation="features",
         feature_size=F,
-        own_items=[2, 7],
+        own_items=(2, 7),
         hidden_size=F + 2,
         trained="scores",
-        **{"layers": 2, "heads": 1, "max_length": T, "dropout": 0.0},
+        layers=2,
+        heads=1,
+        max_length=T,
+        dropout=0.0,
     )
     draw = torch.Generator().manual_seed(3)
     model = AttentionRecommender(config, features())
@@ -447,6 +450,7 @@ def test_frozen_layers_that_scale_cost_no_product_and_change_nothing() -> None:
     assert_close(model(histories), quick)
     assert len(called) == 2 * 6 + 2
     model.requires_grad_(requires_grad=False)
+    attention = next(part for part in model.modules() if isinstance(part, Attention))
     with torch.no_grad():
-        model.blocks[0].attention.query.weight[0, 0] = math.nan
+        attention.query.weight[0, 0] = math.nan
     assert bool(model(histories).isnan().any())
