@@ -2,6 +2,7 @@
 
 - `app`: the Flower ServerApp: warm start, rounds, checkpoint after each.
 - `noise_plan`: the noise that a run asks for, from its settings alone.
+- `training_plan`: the rounds that noise of that size allows, from public constants alone.
 - `rounds/`: asking participants, checking replies, quorum, retries.
 - `aggregation/`: robust rules, quorum, the server's optimiser.
 - `warm_start/`: noised statistics and public interactions become the first weights.
