@@ -502,7 +502,8 @@ class RunConfig:
     @property
     def identity(self) -> dict[str, Value]:
         """What may not change between a run and its continuation."""
-        free = ("paths.", *(f"server.{name}" for name in _FREE))
+        # A plan's users and the word that there was one say nothing beside what it chose.
+        free = ("paths.", "training.planned", *(f"server.{name}" for name in _FREE))
         if not self.privacy.secure:
             free += tuple(f"privacy.{name}" for name in _SECURE)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
@@ -513,7 +514,10 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
 
-_FREE = ("deadline_seconds", "max_population", "mlflow", "quorum", "retries", "retry_seconds")
+_FREE = (
+    *("deadline_seconds", "max_population", "mlflow", "quorum", "retries", "retry_seconds"),
+    "users",
+)
 """What may be changed of the server's part when a run is resumed."""
 _SECURE = ("trust", "colluding", "dropouts", "masking")
 """What says nothing of a run without secure aggregation."""

@@ -58,7 +58,7 @@ from client.serving.service.status import ServiceError
 from client.site.site import Site
 from shared.errors import LedgerError, RequestError, SottoError
 
-__all__ = ["ANSWERS_SHOWN", "Console"]
+__all__ = ["ANSWERS_SHOWN", "PartnerConsole"]
 
 ANSWERS_SHOWN = 100
 """Answers on a page of what left."""
@@ -88,7 +88,7 @@ class _Answers:
     before: int | None
 
 
-class Console:
+class PartnerConsole:
     """All of it but the listening.
 
     Args:

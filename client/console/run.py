@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.console.access import Access
-from client.console.app import Console
+from client.console.app import PartnerConsole
 from client.serving.service.clients import Tls
 from client.serving.service.http_server import HttpServer
 from client.site.site import Site
@@ -82,7 +82,7 @@ class RunningConsole:
     def __init__(self, site: Site, model: Path | None, before: Path | None, place: Place) -> None:
         self._place = place
         self.access = Access(site.folder, place.known_as, secure=place.tls is not None)
-        self.console = Console(site, model, before, self.access)
+        self.console = PartnerConsole(site, model, before, self.access)
         self._server = HttpServer(self.console.app, setting="--address", tls=place.tls)
 
     async def start(self) -> str:

@@ -15,7 +15,7 @@ import pytest
 import client.flower_internals as internals
 from client.flower_internals import InMemoryNodeState, make_simple_http_retry_invoker
 from tests.flower_internals import CLIENT_MEMBERS, RECORDS, flower_module, shapes, typed_imports
-from tests.test_layering import ROOT, TREES
+from tests.test_layering import MODULES, ROOT, TREES
 
 PUBLIC = {
     "flwr",
@@ -70,7 +70,7 @@ def test_nothing_of_flower_is_loaded_before_it_is_asked_for() -> None:
 
 
 def test_no_other_module_names_flowers_private_parts() -> None:
-    trees = dict(TREES)
+    trees = {path: TREES[path] for path in MODULES.values()}
     for path in (ROOT / "tests").rglob("*.py"):
         trees[path] = ast.parse(path.read_text(encoding="utf-8"))
     named = {

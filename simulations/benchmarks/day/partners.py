@@ -15,6 +15,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release
+from shared.system.files import UMASK, write_atomically
 from simulations.datasets.load import load
 from simulations.experiment.config import Engine, SimulationConfig
 from simulations.experiment.federation import SimulatedSite, make_site, run_federation, sites_in
@@ -185,6 +186,4 @@ def publish(model: Path, catalogue: Path, folder: Path) -> None:
         target = folder / source.name
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted(source.iterdir()):
-            new = target / f".{file.name}.new"
-            shutil.copyfile(file, new)
-            new.replace(target / file.name)
+            write_atomically(target / file.name, file.read_bytes(), mode=UMASK)

@@ -15,7 +15,7 @@ import torch
 from starlette.types import ASGIApp
 
 from client.console.access import ACTION_HEADER, Access
-from client.console.app import Console
+from client.console.app import PartnerConsole
 from client.console.run import Place, RunningConsole
 from client.home.home_model import Memory, TransitionCounts
 from client.home.store import save_home
@@ -78,10 +78,10 @@ def hostile_site(sites: Sites, *, home: bool = True, lived: bool = True) -> tupl
     return site, published
 
 
-def console_of(site: Path, model: Path | None = None, before: Path | None = None) -> Console:
+def console_of(site: Path, model: Path | None = None, before: Path | None = None) -> PartnerConsole:
     """A console that listens nowhere; its model is loaded."""
     loaded = Site.load(site)
-    console = Console(loaded, model, before, Access(loaded.folder))
+    console = PartnerConsole(loaded, model, before, Access(loaded.folder))
     console.desk.start()
     console.desk.wait(120)
     assert console.desk.progress.problem == ""
@@ -112,7 +112,7 @@ class Client:
 class Visitor:
     """Somebody with a session."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PartnerConsole) -> None:
         self.client = Client(console.app)
         self.client.get("/", params={"token": console.access.token})
         page = self.client.get("/").text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from client.console.access import ACTION_HEADER, MOST_SESSIONS, Access
-from client.console.app import Console
+from client.console.app import PartnerConsole
 from client.console.run import Place
 from client.serving.service.clients import Tls
 from client.site.site import Site
@@ -33,18 +33,18 @@ SECRET = "the viewers of alpha"
 
 
 @pytest.fixture
-def console(sites: Sites) -> Iterator[Console]:
+def console(sites: Sites) -> Iterator[PartnerConsole]:
     site = Site.load(sites.make("alpha", {"user_base": SECRET, "policy.max_epsilon": 2.0}))
-    made = Console(site, None, None, Access(site.folder))
+    made = PartnerConsole(site, None, None, Access(site.folder))
     yield made
     made.close()
 
 
-def stranger(console: Console) -> Client:
+def stranger(console: PartnerConsole) -> Client:
     return Client(console.app)
 
 
-def test_without_the_token_nothing_is_shown(console: Console) -> None:
+def test_without_the_token_nothing_is_shown(console: PartnerConsole) -> None:
     client = stranger(console)
     for path in (*PAGES, *READS, "/none", "/openapi.json"):
         for session in ("", "guessed"):
@@ -58,7 +58,7 @@ def test_without_the_token_nothing_is_shown(console: Console) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "a" * 5000])
-def test_a_wrong_token_opens_nothing(console: Console, token: str) -> None:
+def test_a_wrong_token_opens_nothing(console: PartnerConsole, token: str) -> None:
     client = stranger(console)
     for answer in (
         client.get("/", params={"token": token}),
@@ -70,7 +70,7 @@ def test_a_wrong_token_opens_nothing(console: Console, token: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["address", "form"])
-def test_the_token_begins_a_session_that_no_script_reads(console: Console, way: str) -> None:
+def test_the_token_begins_a_session_that_no_script_reads(console: PartnerConsole, way: str) -> None:
     client, token = stranger(console), console.access.token
     entered = (
         client.get("/", params={"token": token})
@@ -89,7 +89,7 @@ def test_the_token_begins_a_session_that_no_script_reads(console: Console, way: 
 
 def test_over_tls_the_cookie_is_for_tls_alone(sites: Sites) -> None:
     site = Site.load(sites.make())
-    console = Console(site, None, None, Access(site.folder, secure=True))
+    console = PartnerConsole(site, None, None, Access(site.folder, secure=True))
     client = Client(console.app, "https://127.0.0.1:9473")
     cookie = client.get("/", params={"token": console.access.token}).headers["set-cookie"]
     assert "Secure" in cookie.split("; ")
@@ -108,7 +108,7 @@ def test_over_tls_the_cookie_is_for_tls_alone(sites: Sites) -> None:
         "a@b",
     ],
 )
-def test_it_answers_to_no_other_name(console: Console, host: str) -> None:
+def test_it_answers_to_no_other_name(console: PartnerConsole, host: str) -> None:
     """A page of evil.example whose name now leads here sends its own name, and cookies or not."""
     visitor = Visitor(console)
     for path in (*PAGES, "/assets/console.js", f"/?token={console.access.token}"):
@@ -121,12 +121,12 @@ def test_it_answers_to_no_other_name(console: Console, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost:8888", "[::1]:9473", "127.0.0.1:1", "127.8.8.8:9473"])
-def test_it_answers_to_the_names_of_this_machine(console: Console, host: str) -> None:
+def test_it_answers_to_the_names_of_this_machine(console: PartnerConsole, host: str) -> None:
     """Other ports, too: a tunnel has its own."""
     assert stranger(console).get("/assets/console.css", headers={"Host": host}).status_code == 200
 
 
-def test_another_sites_page_cannot_act(console: Console) -> None:
+def test_another_sites_page_cannot_act(console: PartnerConsole) -> None:
     """It makes the browser send the cookie, were there no SameSite, but knows no action token."""
     visitor, other = Visitor(console), Visitor(console)
     assert visitor.action != other.action
@@ -150,7 +150,7 @@ def test_another_sites_page_cannot_act(console: Console) -> None:
     assert visitor.post("/api/check", {"do": "stop"}).status_code == 200
 
 
-def test_another_sites_page_cannot_read(console: Console) -> None:
+def test_another_sites_page_cannot_read(console: PartnerConsole) -> None:
     visitor = Visitor(console)
     for site in ("cross-site", "same-site"):
         headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
@@ -159,7 +159,7 @@ def test_another_sites_page_cannot_read(console: Console) -> None:
         assert visitor.client.get("/left", headers=link).status_code == 200
 
 
-def test_reading_changes_nothing_and_other_methods_are_refused(console: Console) -> None:
+def test_reading_changes_nothing_and_other_methods_are_refused(console: PartnerConsole) -> None:
     visitor = Visitor(console)
     for path in ("/api/users", "/api/recommend"):
         assert visitor.client.get(path).status_code == 405
@@ -167,7 +167,7 @@ def test_reading_changes_nothing_and_other_methods_are_refused(console: Console)
         assert visitor.client.request(method, "/").status_code == 405
 
 
-def test_every_answer_forbids_what_pages_do_not_need(console: Console) -> None:
+def test_every_answer_forbids_what_pages_do_not_need(console: PartnerConsole) -> None:
     visitor = Visitor(console)
     answers = [
         visitor.client.get("/"),
@@ -190,7 +190,7 @@ def test_every_answer_forbids_what_pages_do_not_need(console: Console) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_what_is_no_action_is_said(console: Console) -> None:
+def test_what_is_no_action_is_said(console: PartnerConsole) -> None:
     visitor = Visitor(console)
     common = {"Origin": ORIGIN, ACTION_HEADER: visitor.action, "Content-Type": "application/json"}
     for body in (b"", b"[1]", b"{", b"[" * 100_000, b'{"a": "' + b"x" * 300_000 + b'"}'):
@@ -201,7 +201,7 @@ def test_what_is_no_action_is_said(console: Console) -> None:
     assert (answer.status_code, answer.json()["message"]) == (400, "the model is being loaded.")
 
 
-def test_of_many_sessions_the_oldest_ends(console: Console) -> None:
+def test_of_many_sessions_the_oldest_ends(console: PartnerConsole) -> None:
     first = Visitor(console)
     for _ in range(MOST_SESSIONS - 1):
         stranger(console).get("/", params={"token": console.access.token})

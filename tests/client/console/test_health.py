@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 
 from client.console.access import Access
 from client.console.accounts import Accounts
-from client.console.app import Console
+from client.console.app import PartnerConsole
 from client.console.desk import Desk
 from client.console.health import Fact, Level, examine, parse_serving, read_serving, versions
 from client.console.jobs import FAULT, Job
@@ -101,7 +101,7 @@ def test_versions_are_those_that_run() -> None:
 
 def test_checks_run_in_the_background(sites: Sites) -> None:
     site = Site.load(sites.make("alpha", {"policy.max_epsilon": 2.0}))
-    console = Console(site, None, None, Access(site.folder))
+    console = PartnerConsole(site, None, None, Access(site.folder))
     visitor = Visitor(console)
     assert visitor.post("/api/check", {"do": "start"}).json()["running"]
     console.check.join(60)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import client.console
-from client.console.app import VIEWS, Console
+from client.console.app import VIEWS, PartnerConsole
 from client.console.templates import ASSETS, asset, shown
 from client.site.site import Site
 from shared.outcomes import Refusal
@@ -37,7 +37,7 @@ VOID = {"meta", "link", "input", "br", "img"}
 @pytest.fixture(scope="module")
 def console(
     tmp_path_factory: pytest.TempPathFactory, make_sites: Callable[[Path], Sites]
-) -> Iterator[Console]:
+) -> Iterator[PartnerConsole]:
     site, published = hostile_site(make_sites(tmp_path_factory.mktemp("pages")))
     made = console_of(site, published, before=published)
     made.quality.start()
@@ -48,7 +48,7 @@ def console(
 
 
 @pytest.fixture(scope="module")
-def pages(console: Console) -> dict[str, str]:
+def pages(console: PartnerConsole) -> dict[str, str]:
     visitor = Visitor(console)
     own = {path: visitor.get(path) for path in [*PATHS, "/left/3", "/left/22"]}
     recommended = visitor.post("/api/recommend", {"user": USER, "k": 20, "seen": True}).text
@@ -183,7 +183,7 @@ def test_hostile_names_stay_text(pages: dict[str, str]) -> None:
         assert ORGANISATION in Page(text).all("header")[0][1]
 
 
-def test_what_left_is_shown_with_its_cost(console: Console, pages: dict[str, str]) -> None:
+def test_what_left_is_shown_with_its_cost(console: PartnerConsole, pages: dict[str, str]) -> None:
     books = console.accounts.read()
     text = Page(pages["/left"]).all("main")[0][1]
     for run in (FIRST, SECOND):
@@ -207,7 +207,9 @@ def test_what_left_is_shown_with_its_cost(console: Console, pages: dict[str, str
     assert tall == pytest.approx([max(scale * one, 3.0) for one in added], abs=0.2)
 
 
-def test_one_answer_is_shown_with_its_values(console: Console, pages: dict[str, str]) -> None:
+def test_one_answer_is_shown_with_its_values(
+    console: PartnerConsole, pages: dict[str, str]
+) -> None:
     sent = {one.answer.number: one for one in console.accounts.read().sent}
     kept, gone = (Page(pages[path]).all("main")[0][1] for path in ("/left/22", "/left/3"))
     assert sent[22].answer.sha256 in kept
@@ -220,7 +222,7 @@ def test_one_answer_is_shown_with_its_values(console: Console, pages: dict[str, 
     assert "no answer has the number 999" in missing.text.lower()
 
 
-def test_what_is_left_is_shown(console: Console, pages: dict[str, str]) -> None:
+def test_what_is_left_is_shown(console: PartnerConsole, pages: dict[str, str]) -> None:
     books = console.accounts.read()
     statement, coming = books.statement, books.forecast
     assert coming is not None
@@ -236,7 +238,7 @@ def test_what_is_left_is_shown(console: Console, pages: dict[str, str]) -> None:
         assert f"{shown(run.epsilon)} {shown(run.cumulative)}" in text
 
 
-def test_how_good_is_shown_as_measured(console: Console, pages: dict[str, str]) -> None:
+def test_how_good_is_shown_as_measured(console: PartnerConsole, pages: dict[str, str]) -> None:
     measured = console.quality.progress.result
     assert measured is not None
     text = Page(pages["/quality"]).all("main")[0][1]
@@ -251,7 +253,7 @@ def test_how_good_is_shown_as_measured(console: Console, pages: dict[str, str]) 
 
 
 def test_older_answers_are_on_pages_of_their_own(
-    console: Console, monkeypatch: pytest.MonkeyPatch
+    console: PartnerConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("client.console.app.ANSWERS_SHOWN", 4)
     visitor, path, seen = Visitor(console), "/left", []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from client.console.app import Console
+from client.console.app import PartnerConsole
 from client.console.desk import STRENGTHS
 from client.console.trial import Question, find_titles, try_it
 from client.home.home_model import HomeModel
@@ -35,24 +35,26 @@ def made(
 
 
 @pytest.fixture(scope="module")
-def console(made: tuple[Path, Path]) -> Iterator[Console]:
+def console(made: tuple[Path, Path]) -> Iterator[PartnerConsole]:
     opened = console_of(*made)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def visitor(console: Console) -> Visitor:
+def visitor(console: PartnerConsole) -> Visitor:
     return Visitor(console)
 
 
-def tried(console: Console, **fields: Any) -> Any:
+def tried(console: PartnerConsole, **fields: Any) -> Any:
     table = console.desk.table
     assert table is not None
     return try_it(table, Question.read(fields, table))
 
 
-def test_a_users_list_is_the_adapted_models(console: Console, made: tuple[Path, Path]) -> None:
+def test_a_users_list_is_the_adapted_models(
+    console: PartnerConsole, made: tuple[Path, Path]
+) -> None:
     site, published = made
     recommender = Recommender.load(published, site / "home.safetensors")
     table = console.desk.table
@@ -74,7 +76,7 @@ def test_a_users_list_is_the_adapted_models(console: Console, made: tuple[Path, 
 
 
 def test_the_slider_goes_from_the_published_model_to_own_counts(
-    console: Console, made: tuple[Path, Path]
+    console: PartnerConsole, made: tuple[Path, Path]
 ) -> None:
     table = console.desk.table
     assert table is not None
@@ -103,7 +105,7 @@ def test_the_slider_goes_from_the_published_model_to_own_counts(
     assert shares == sorted(shares)
 
 
-def test_filters_and_what_was_seen(console: Console) -> None:
+def test_filters_and_what_was_seen(console: PartnerConsole) -> None:
     history = ["i3", "i9"]
     comedies = tried(console, history=history, category="Comedy", k=20).shown
     assert {one.about for one in comedies} == {"Comedy"}
@@ -137,7 +139,7 @@ def test_what_cannot_be_tried_is_said(visitor: Visitor, fields: object, said: st
     assert said in answer.json()["message"]
 
 
-def test_titles_and_users_are_found(console: Console, visitor: Visitor) -> None:
+def test_titles_and_users_are_found(console: PartnerConsole, visitor: Visitor) -> None:
     table = console.desk.table
     assert table is not None
     assert [one.item for one in find_titles(table, "NUMBER 17")] == ["i17"]
@@ -188,7 +190,9 @@ def test_without_a_home_model_counts_are_made_here(sites: Sites) -> None:
     console.close()
 
 
-def test_dismissed_items_are_left_out(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dismissed_items_are_left_out(
+    console: PartnerConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = console.desk.table
     assert table is not None
     first = tried(console, user="user7", k=3).shown[0].item.item
