@@ -395,7 +395,8 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 def _connection_to(database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     connection = database.cursor()
-    connection.execute("SET TimeZone = 'UTC'")
+    # A slow query would draw a bar on stdout, where a command's JSON goes.
+    connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
     return connection
 
 
