@@ -62,11 +62,11 @@ class TrainingPlan:
     def __str__(self) -> str:
         """Say it in a sentence."""
         rounds = f"{self.rounds} rounds at learning rate {self.learning_rate:.2g}"
-        what = (
-            "the noise drowns what they could learn, so that they are kept short"
-            if self.drowned
-            else "they are expected to learn more than they cost"
-        )
+        what = "they are expected to learn more than they cost"
+        if self.noise > PAYS:
+            what = "they are expected to learn about what they cost"
+        if self.drowned:
+            what = "the noise drowns what they could learn, so that they are kept short"
         return f"The plan: {rounds}, after statistics with {self.share:.0%} of ε; {what}."
 
 
