@@ -146,7 +146,7 @@ def _check(config: RunConfig, users: int) -> None:
     if not users:
         raise ConfigError(
             "training.planned = true with server.users = 0: state how many users all partners "
-            "declare together; sotto-server partners lists them."
+            "declare together (`population` in each partner's site.toml)."
         )
     if training.rounds:
         raise ConfigError(

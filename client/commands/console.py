@@ -76,7 +76,7 @@ def console_command(  # noqa: PLR0913 each is a command-line option
             sys.stdout.flush()
         else:
             output.print(f"The console of {owner.organisation}:\n  {url}", soft_wrap=True)
-            messages.print("Whoever has this address can look. Ctrl-C ends it.")
+            messages.print("Anyone who has this address can look. Ctrl-C ends it.")
         if browser and not as_json and _has_display():
             opened.append(_open(url, Path(owner.folder)))
 

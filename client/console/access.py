@@ -1,6 +1,6 @@
 """Who may look at the console, and what a browser may do with a page of it.
 
-A random token is made when the console starts, and printed in its address. Whoever opens the
+A random token is made when the console starts, and printed in its address. Anyone who opens the
 address gets a session in a cookie that no script reads and no other site's page can send.
 
 | request                                              | answer                                    |
