@@ -1,4 +1,4 @@
-"""Timings and memory, each a script: `python -m simulations.benchmarks.NAME`.
+"""Timings, memory and errors, each a script: `python -m simulations.benchmarks.NAME`.
 
 | module       | what it measures                                                             |
 |--------------|------------------------------------------------------------------------------|
@@ -7,6 +7,7 @@
 | statistics   | the statistics of a warm start, against an earlier version                   |
 | measuring    | measuring the models of a simulation, against an earlier version             |
 | noise        | cryptographic noise against torch's generator                                |
+| correlated_noise | noise that is correlated over rounds against independent noise (errors) |
 | accounting   | the accountant                                                               |
 | secure_aggregation | time, bytes and memory of a round of secure aggregation              |
 | ledger       | the ledger at many entries                                                   |
