@@ -181,10 +181,13 @@ async def _run(
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # later collections do not walk through what stays
-    started(addresses)
-    note(Event.SERVING)
-    await stopped.wait()
-    await service.stop()
+    try:
+        started(addresses)
+        note(Event.SERVING)
+        await stopped.wait()
+        await service.stop()
+    finally:
+        gc.unfreeze()  # else DuckDB finds its objects still there when the process ends
     note(Event.SERVED)
 
 
