@@ -8,8 +8,9 @@ items with a direction of their own are candidates always. What is found is scor
 items with counts of the organisation's own are scored besides (`client.serving.candidates`).
 
 How many lists are searched is measured when the index is built: the fewest with which `RECALL` of
-the exact ten best are found, over histories that are drawn from the catalogue, half of them at
-random and half of items that are alike. No user's data has a part in it. If more than a quarter of
+the exact ten best are found, over histories that are drawn from the catalogue. There are four kinds
+of them, short ones and ones as long as the model reads, of random items and of items that are
+alike, and it must hold for each kind. No user's data has a part in it. If more than a quarter of
 the lists would have to be searched, the index is not `sound`, and nobody uses it.
 
 A score's normaliser, the sum of exp(score) over all items, is estimated from the candidates and a
@@ -26,8 +27,9 @@ measured on the same histories, and must not exceed `MOST_ERROR`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -46,10 +48,10 @@ RECALL = 0.99
 MOST_ERROR = 0.05
 """Largest error of the normaliser, as a share: the root of the mean square."""
 _BEST = 10
-_PROBES = 128
-"""Histories that the index is measured on."""
-_EVENTS = 20
-"""Events of each."""
+_PROBES = 64
+"""Histories of each kind that the index is measured on."""
+_FEW = 5
+"""Events of a short one."""
 _EACH = 32
 """Items of a list that its centre is the mean of."""
 _FEWEST = 8
@@ -59,6 +61,8 @@ _SAMPLED = 4
 _LEAST_SHARE = 4
 """Lists that are searched are at most this part of all."""
 _ROWS = 65_536
+_NUMBERS = 2**23
+"""Scores that are held at once."""
 _SEED = 20_11
 
 
@@ -67,7 +71,7 @@ class _Sample:
     """Some items of every list.
 
     Attributes:
-        columns: int64 [S].
+        columns: int64 [S], ascending.
         vectors: float32 [S, F].
         constants: float32 [S], offset plus the logarithm of the weight.
     """
@@ -119,7 +123,18 @@ class ItemIndex:
             home[faiss.rev_swig_ptr(kept.get_ids(place), kept.list_size(place))] = place
         self.own = vectors.own_columns.numpy()
         self._sample = self._draw_sample(home, draw)
-        self.recall, self.error = self._measure(_histories(home, draw), lists)
+        kinds = _histories(home, vectors.window, draw)
+        self.recall, self.error = self._measure(kinds)
+
+    @property
+    def lists(self) -> int:
+        """How many lists there are."""
+        return int(self._index.nlist)
+
+    @property
+    def searched(self) -> int:
+        """How many lists a query looks into."""
+        return int(self._index.nprobe)
 
     @property
     def sound(self) -> bool:
@@ -147,7 +162,8 @@ class ItemIndex:
         """
         sample = self._sample
         logs = torch.mv(sample.vectors, torch.from_numpy(query.vector)).numpy() + sample.constants
-        logs[np.isin(sample.columns, columns)] = -math.inf
+        place = np.searchsorted(sample.columns, columns).clip(max=max(0, len(logs) - 1))
+        logs[place[sample.columns[place] == columns]] = -math.inf
         largest = max(float(logs.max(initial=-math.inf)), float(scores.max()))
         total = np.exp(logs - largest).sum() + np.exp(scores - largest).sum()
         return largest + math.log(float(total))
@@ -161,6 +177,8 @@ class ItemIndex:
             [others[start : start + share] for start, share in zip(starts, shares, strict=True)]
         )
         weights = np.repeat(sizes / shares, shares)
+        order = np.argsort(columns)
+        columns, weights = columns[order], weights[order]
         constants = self._vectors.offsets.numpy()[columns] + np.log(weights)
         rows = self._vectors.table[torch.from_numpy(columns)]
         return _Sample(columns, rows, constants.astype(np.float32))
@@ -172,25 +190,26 @@ class ItemIndex:
         described: Floats = torch.cat(parts, 1).numpy()
         return described
 
-    def _measure(self, histories: list[Columns], lists: int) -> tuple[float, float]:
+    def _measure(self, kinds: Sequence[Sequence[Columns]]) -> tuple[float, float]:
         """Choose how many lists are searched; return the recall and the normaliser's error."""
         queries, best, totals = [], [], []
-        for history in histories:
-            [query] = self._vectors.queries(torch.from_numpy(history[None]))
-            [exact] = self._vectors.scores([query])
-            queries.append(query)
-            best.append(exact.topk(min(_BEST, len(exact))).indices.numpy())
-            totals.append(float(exact.double().logsumexp(0)))
+        for history in chain.from_iterable(kinds):
+            queries += self._vectors.queries(torch.from_numpy(history[None]))
+        size = max(1, _NUMBERS // len(self._vectors.table))
+        for start in range(0, len(queries), size):
+            for exact in self._vectors.scores(queries[start : start + size]):
+                best.append(exact.topk(min(_BEST, len(exact))).indices.numpy())
+                totals.append(float(exact.double().logsumexp(0)))
         searched = _FEWEST
         while True:
             self._index.nprobe = searched
             found = [self.search(query, CANDIDATES) for query in queries]
-            hits = [
-                len(np.intersect1d(columns[np.argsort(-scores)[:_BEST]], own))
+            shares = [
+                np.isin(own, columns[np.argsort(-scores)[:_BEST]]).mean()
                 for (columns, scores), own in zip(found, best, strict=True)
             ]
-            recall = sum(hits) / sum(map(len, best))
-            if recall >= RECALL or 2 * searched * _LEAST_SHARE > lists:
+            recall = float(np.reshape(shares, (len(kinds), -1)).mean(1).min())
+            if recall >= RECALL or 2 * searched * _LEAST_SHARE > self.lists:
                 break
             searched *= 2
         estimates = [self.log_total(query, *own) for query, own in zip(queries, found, strict=True)]
@@ -243,12 +262,21 @@ class IndexScores:
         return hidden if self._mask is None else hidden | self._mask[columns]
 
 
-def _histories(home: Columns, draw: np.random.Generator) -> list[Columns]:
-    """Return internal ids of histories: of random items, and of items of the same list."""
-    histories = []
-    for place in range(_PROBES):
-        among = np.arange(len(home))
-        if place % 2:
-            among = np.flatnonzero(home == home[draw.integers(len(home))])
-        histories.append(draw.choice(among, _EVENTS) + 1)
-    return histories
+def _histories(home: Columns, window: int, draw: np.random.Generator) -> list[list[Columns]]:
+    """Return internal ids of histories by kind; each kind has as many.
+
+    Args:
+        home: each item's list, [V].
+        window: events that the model reads.
+        draw: what is drawn with.
+    """
+    kinds = []
+    for events, alike in product((min(_FEW, window), window), (False, True)):
+        histories = []
+        for _ in range(_PROBES):
+            among = np.arange(len(home))
+            if alike:
+                among = np.flatnonzero(home == home[draw.integers(len(home))])
+            histories.append(draw.choice(among, events) + 1)
+        kinds.append(histories)
+    return kinds

@@ -73,6 +73,11 @@ class ItemVectors:
         self._state = LastState(model) if LastState.fits(model) else None
         self._table_rows, self._offset_rows = self.table.numpy(), self.offsets.numpy()
 
+    @property
+    def window(self) -> int:
+        """Events of a history that the model reads."""
+        return int(self._model.config.max_length)
+
     @staticmethod
     def numbers(model: AttentionRecommender) -> int:
         """Return V F, the numbers in the table of a model."""

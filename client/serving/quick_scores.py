@@ -126,6 +126,11 @@ class ModelSearch:
         self._bytes = ByteTable(self._vectors) if ByteTable.fits(model) else None
         self._index: ItemIndex | None = None
 
+    @property
+    def index(self) -> ItemIndex | None:
+        """The approximate index that is searched; None where the search is exact."""
+        return self._index
+
     def build_index(self) -> bool:
         """Search an approximate index from now on; return False if exact search has to stay.
 

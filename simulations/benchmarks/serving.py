@@ -3,6 +3,11 @@
     python -m simulations.benchmarks.serving [--items 100000] [--width 64] [--own-items 0]
         [--events 50] [--index-above 0] [--rate 100] [--seconds 20] [--json]
 
+A large catalogue by an index, and exactly, which does not keep up with 100 requests a second:
+
+    python -m simulations.benchmarks.serving --items 1000000 --index-above 999999 --seconds 60
+    python -m simulations.benchmarks.serving --items 1000000 --rate 10 --seconds 60
+
 Makes a model of random weights with one attention layer, items around 1,000 centres (features of
 size `--width`, as the default recipe has them, and `--own-items` with a direction of their own) and
 5,000 users, and serves it in a process that is bound to one core. Clients are in this process, on
@@ -13,9 +18,13 @@ the other cores.
 | `grpc`      | seconds from asking for 10 items of a user to the answer, at `--rate` a second     |
 | `http`      | the same over HTTP, over connections that stay open                                |
 | `batch`     | users a second through one `RecommendBatch` stream                                 |
-| `inside`    | the same ranking as a function call, without a service                             |
+| `inside`    | the same ranking as a function call, without a service, by an exact search         |
+| `indexed`   | the same by the index, where `--index-above` asks for it                           |
 | `numpy`     | `table @ state` and `argpartition` alone: no model, no history, no transport       |
-| `index`     | a search of the approximate index alone, with its recall@10; where faiss is there  |
+| `index`     | a search of the approximate index alone; where faiss is there                      |
+| `built`     | building that index: recall@10 as it states it, and that of the lists of           |
+|             | users (`lists`), error of the normaliser, lists searched, seconds, memory          |
+| `service`   | seconds until the service answers, and its largest memory so far, in MB            |
 
 Requests are sent at fixed times, whether or not earlier ones were answered, so that a pause counts
 for all requests that it holds up. One that is refused counts as infinite. Functions are called at
@@ -48,7 +57,8 @@ import torch
 
 from client.serving.item_index import ItemIndex
 from client.serving.item_vectors import ItemVectors
-from client.serving.published import load_published
+from client.serving.published import load_published, scorer_of
+from client.serving.quick_scores import ModelSearch
 from client.serving.recommender import Recommender
 from client.serving.service import recommender_pb2 as pb
 from client.site.setup import make_site
@@ -62,7 +72,7 @@ from shared.system.address import Address
 
 __all__ = ["main"]
 
-_USERS, _SEED, _K, _WARM, _CENTRES = 5000, 7, 10, 50, 1000
+_USERS, _SEED, _K, _WARM, _CENTRES, _COMPARED = 5000, 7, 10, 50, 1000, 200
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -146,6 +156,14 @@ def start(site: Path, core: int) -> tuple[subprocess.Popen[str], dict[str, Any]]
     assert process.stdout is not None
     line = next(line for line in process.stdout if line.startswith("{"))
     return process, json.loads(line)
+
+
+def memory_of(process: int | str, field: str = "VmHWM") -> float:
+    """Return a process's memory in MB: its largest so far, or now (`VmRSS`)."""
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ValueError(f"no {field} in the status of process {process}")
 
 
 class _Refused(Exception):
@@ -258,7 +276,8 @@ def called(work: Callable[[], object], rate: float, seconds: float) -> dict[str,
     """Call at a rate, one after the other; return percentiles and the processor's time a call."""
     taken, used = list[float](), 0.0
     work()
-    for _ in range(int(rate * seconds)):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
         time.sleep(1 / rate)
         begin, before = time.perf_counter(), time.process_time()
         work()
@@ -287,7 +306,9 @@ def measure(shape: Shape, rate: float, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         site = make(shape, folder)
+        begin = time.perf_counter()
         process, line = start(site, cores[0])
+        ready = time.perf_counter() - begin
         try:
             os.sched_setaffinity(0, set(cores[1:]) or set(cores))
             requests = rate * seconds + _WARM
@@ -302,11 +323,14 @@ def measure(shape: Shape, rate: float, seconds: float) -> dict[str, Any]:
             taken = asyncio.run(over_http(line["http"], rate, seconds))
             used = processor_seconds(process.pid) - used
             result["http"] = summary(taken) | {"cpu": round(used / requests * 1e3, 2)}
+            result["service"] = {"ready": round(ready, 1), "peak": round(memory_of(process.pid))}
         finally:
             process.terminate()
             process.wait(30)
         given = ["--alone", str(folder), "--events", str(shape.events), "--rate", str(rate)]
         given += ["--seconds", str(seconds / 2)]
+        if 0 < shape.index_above < shape.items:
+            given += ["--index-above", str(shape.index_above)]
         alone = subprocess.run(
             [
                 *(sys.executable, "-m", "simulations.benchmarks.serving", "--alone", str(folder)),
@@ -323,14 +347,17 @@ def measure(shape: Shape, rate: float, seconds: float) -> dict[str, Any]:
         return result
 
 
-def measure_alone(folder: Path, events: int, rate: float, seconds: float) -> dict[str, Any]:
+def measure_alone(
+    folder: Path, events: int, rate: float, seconds: float, *, indexed: bool
+) -> dict[str, Any]:
     """Return the lines of calls without a service, on the core of this process."""
     torch.set_num_threads(1)
-    recommender = Recommender.load(folder / "published")
+    catalogue, model = load_published(folder / "published")
+    search = ModelSearch(model)
+    recommender = Recommender(catalogue, scorer_of(model), model.config.max_length, search=search)
     history = [f"i{number}" for number in range(1, events + 1)]
-    features = recommender.catalogue.features
-    assert features is not None
-    table = features.numpy()
+    assert catalogue.features is not None
+    table = catalogue.features.numpy()
     state = table[0].copy()
 
     def plain() -> np.ndarray:
@@ -343,14 +370,35 @@ def measure_alone(folder: Path, events: int, rate: float, seconds: float) -> dic
         "inside": called(lambda: recommender.recommend(history, _K), rate, seconds),
         "numpy": called(plain, rate, seconds),
     }
-    if find_spec("faiss"):
-        vectors = ItemVectors(load_published(folder / "published")[1])
-        begin = time.process_time()
-        index = ItemIndex(vectors)
-        built = time.process_time() - begin
-        [query] = vectors.queries(torch.arange(1, events + 1)[None])
-        found = called(lambda: index.search(query, _K), rate, seconds)
-        result["index"] = found | {"recall": round(index.recall, 4), "built": round(built, 1)}
+    if not find_spec("faiss"):
+        return result
+    draw = np.random.default_rng(_SEED + 1)
+    drawn = draw.integers(1, len(table) + 1, size=(_COMPARED, events))
+    histories = Histories.from_lists(drawn.tolist())
+    exact = recommender.recommend_many(histories, _K)[0]
+    before, begin, used = memory_of("self", "VmRSS"), time.perf_counter(), time.process_time()
+    index: ItemIndex | None
+    if indexed:
+        search.build_index()
+        index = search.index
+    else:
+        index = ItemIndex(ItemVectors(model))
+    built = {
+        "seconds": round(time.perf_counter() - begin, 1),
+        "cpu": round(time.process_time() - used, 1),
+        "memory": round(memory_of("self", "VmRSS") - before),
+    }
+    if index is None:  # the search stayed exact
+        return result | {"built": built}
+    built |= {"recall": round(index.recall, 4), "error": round(index.error, 4)}
+    result["built"] = built | {"searched": index.searched, "of": index.lists}
+    [query] = ItemVectors(model).queries(torch.arange(1, events + 1)[None])
+    result["index"] = called(lambda: index.search(query, _K), rate, seconds)
+    if indexed:
+        found = recommender.recommend_many(histories, _K)[0]
+        shares = [np.isin(own, other).mean() for own, other in zip(found, exact, strict=True)]
+        result["built"]["lists"] = round(float(np.mean(shares)), 4)
+        result["indexed"] = called(lambda: recommender.recommend(history, _K), rate, seconds)
     return result
 
 
@@ -368,7 +416,10 @@ def main() -> None:
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone is not None:
-        print(json.dumps(measure_alone(given.alone, given.events, given.rate, given.seconds)))  # noqa: T201
+        alone = measure_alone(
+            *(given.alone, given.events, given.rate, given.seconds), indexed=given.index_above > 0
+        )
+        print(json.dumps(alone))  # noqa: T201
         return
     shape = Shape(
         items=given.items,
@@ -381,11 +432,12 @@ def main() -> None:
     if given.json:
         print(json.dumps(result))  # noqa: T201
         return
-    print("p50, p95, p99 and cpu in milliseconds; built in seconds")  # noqa: T201
+    print("p50, p95, p99 and cpu in ms; of built and service in seconds and MB")  # noqa: T201
     print(f"load before: {result['load']:.2f}; {asdict(shape)}")  # noqa: T201
-    for name in ("grpc", "http", "inside", "numpy", "index"):
-        shown = ", ".join(f"{key} {value:.2f}" for key, value in result.get(name, {}).items())
-        print(f"{name:<7} {shown}")  # noqa: T201
+    for name in ("grpc", "http", "service", "inside", "numpy", "index", "built", "indexed"):
+        if line := result.get(name):
+            shown = ", ".join(f"{key} {value:g}" for key, value in line.items())
+            print(f"{name:<7} {shown}")  # noqa: T201
     batch = result["batch"]
     print(f"batch   {batch['users_per_second']:,} users/s, cpu {batch['cpu']:.2f}")  # noqa: T201
 

@@ -56,17 +56,21 @@ def both() -> tuple[Recommender, Recommender]:
     return made[0], made[1]
 
 
-def some_histories(users: int) -> Histories:
+def some_histories(users: int, events: int = 12) -> Histories:
     draw = np.random.default_rng(6)
-    return Histories.from_lists([draw.integers(1, ITEMS + 1, 12).tolist() for _ in range(users)])
+    drawn = draw.integers(1, ITEMS + 1, (users, events))
+    return Histories.from_lists(drawn.tolist())
 
 
-def test_nearly_all_of_the_ten_best_are_found(both: tuple[Recommender, Recommender]) -> None:
+@pytest.mark.parametrize("events", [1, 3, 12])
+def test_nearly_all_of_the_ten_best_are_found(
+    both: tuple[Recommender, Recommender], events: int
+) -> None:
     indexed, exact = both
-    index = indexed._search._index  # type: ignore[attr-defined]
+    index = indexed._search.index  # type: ignore[attr-defined]
     assert index.recall >= RECALL
-    assert index._index.nprobe < index._index.nlist / 3
-    histories = some_histories(200)
+    assert index.searched < index.lists / 3
+    histories = some_histories(200, events)
     ids, scores = indexed.recommend_many(histories, 10)
     expected, chances = exact.recommend_many(histories, 10)
     hits = [np.isin(own, other).mean() for own, other in zip(ids, expected, strict=True)]
