@@ -16,7 +16,9 @@ together. The first one serves it with `sotto-node serve`, in a process of its o
 
 In each phase another fifth of the users comes, each `--visits` times: what is clicked is not
 recommended again, so that users who came in all phases would have ever less that is easy to find.
-The CTR that the click model expects of each phase's model is also computed for the same users, the
+Two comparisons are of the same users. Each phase's clicks are compared with those that its users
+would have made on the lists of the first model, with the same random numbers (`rise`, of all phases
+after the first). And the CTR that the click model expects of each phase's model is computed for the
 last fifth, of whose clicks no model has seen any. At random requests the service is killed
 (SIGKILL) and started again; clients send again until they are answered.
 

@@ -67,7 +67,7 @@ def show(result: dict[str, Any]) -> None:
     """Print what `live_through` returned."""
     table = table_of(
         *("phase", "before it", "events learned", "lists", "chosen", "CTR"),
-        *("expected", "of the first model", "gain"),
+        *("with the first model", "rise", "expected", "of the first model", "gain"),
     )
     for phase in result["phases"]:
         number = phase["phase"]
@@ -79,6 +79,8 @@ def show(result: dict[str, Any]) -> None:
             f"{phase['lists']:,}",
             f"{phase['chosen']:,}",
             f"{phase['ctr']:.4f} ± {phase['ctr_half_width']:.4f}",
+            f"{phase['ctr_with_first_model']:.4f}",
+            f"{phase['rise']['mean']:+.4f} ± {phase['rise']['half_width']:.4f}",
             f"{phase['expected']:.4f}",
             f"{phase['expected_of_first_model']:.4f}",
             f"{phase['gain']:+.4f} ± {phase['gain_half_width']:.4f}",

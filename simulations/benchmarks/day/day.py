@@ -27,7 +27,7 @@ from simulations.benchmarks.day.partners import (
     publish,
 )
 from simulations.benchmarks.day.service import KilledService, sotto_node
-from simulations.benchmarks.day.traffic import Acknowledged, Traffic, Visit
+from simulations.benchmarks.day.traffic import Acknowledged, Traffic, Visit, visit_random
 
 Floats = NDArray[np.float64]
 __all__ = ["ADAPTED", "REFRESHED", "Plan", "live_through"]
@@ -101,7 +101,8 @@ def live_through(
     traffic = Traffic(service, plan.clicks, truth, plan.k, plan.seed)
     rates = _ExpectedRates(federation, plan, sorted(groups[-1]))
     of_first = rates.of(first)
-    phases, visits, refresh = [], [], {}
+    unchanged = _FirstModel(federation, plan, Recommender.load(first))
+    phases, visits, rises, refresh = [], [], [], {}
     with service:
         model = traffic.model()
         for phase in range(_PHASES):
@@ -121,8 +122,14 @@ def live_through(
             done = traffic.run(phase, groups[phase], plan.visits)
             seconds = time.monotonic() - begin
             assert {visit.model for visit in done} == {model}, "a list of another model"
+            users_rates, others = _by_user(done), unchanged.rates(phase, groups[phase])
+            if phase == 0:
+                assert (users_rates == others).all(), "the first model is another than is served"
+            rises.append(users_rates - others)
             phases.append(
-                _phase(phase, done, (of_first, expected), learned, seconds) | {"model": model}
+                _phase(phase, done, (of_first, expected), learned, seconds)
+                | {"model": model, "ctr_with_first_model": float(others.mean())}
+                | {"rise": _mean(rises[-1])}
             )
             visits.append(done)
             say(f"phase {phase}: CTR {phases[-1]['ctr']:.4f}, {service.killed} kills so far")
@@ -133,7 +140,7 @@ def live_through(
         "items": len(federation.catalogue),
         "given_events": sum(map(len, federation.given.values())),
         "phases": phases,
-        "rise": _rise(visits[0], visits[-1]),
+        "rise": _mean(np.concatenate(rises[1:])),
         "service": {
             "kills": service.killed,
             "requests": service.requests,
@@ -244,6 +251,38 @@ class _ExpectedRates:
         return float(self._plan.clicks.probabilities(items, truth).mean())
 
 
+class _FirstModel:
+    """What the same users would have clicked, had the first model stayed in service.
+
+    A user comes as often, and clicks are drawn with the same random numbers: what differs is the
+    lists alone. What is clicked belongs to the user's history from then on, as in the service.
+
+    Args:
+        federation: whose users they are.
+        plan: the click model, and the length of a list.
+        recommender: the first model.
+    """
+
+    def __init__(self, federation: Federation, plan: Plan, recommender: Recommender) -> None:
+        self._federation, self._plan, self._recommender = federation, plan, recommender
+
+    def rates(self, phase: int, users: Sequence[str]) -> Floats:
+        """Return each user's clicks by items shown, in order of the users."""
+        return np.array([self._rate(phase, user) for user in sorted(users)])
+
+    def _rate(self, phase: int, user: str) -> float:
+        plan, clicked = self._plan, list[bool]()
+        history, truth = list(self._federation.given[user]), set(self._federation.truth[user])
+        for number in range(plan.visits):
+            items = [one.item for one in self._recommender.recommend(history, plan.k)]
+            clicks = plan.clicks.click(items, truth, visit_random(plan.seed, phase, number, user))
+            own = [item for item, click in zip(items, clicks, strict=True) if click]
+            history += own
+            truth.difference_update(own)
+            clicked += clicks
+        return float(np.mean(clicked))
+
+
 def _phase(
     number: int,
     visits: Sequence[Visit],
@@ -275,13 +314,6 @@ def _by_user(visits: Sequence[Visit]) -> Floats:
     for visit in visits:
         clicks.setdefault(visit.user, []).extend(visit.clicked)
     return np.array([np.mean(clicks[user]) for user in sorted(clicks)])
-
-
-def _rise(first: Sequence[Visit], last: Sequence[Visit]) -> dict[str, float]:
-    """Return by how much the CTR of the last phase's users is above that of the first phase's."""
-    before, after = _by_user(first), _by_user(last)
-    width = math.hypot(_half_width(before), _half_width(after))
-    return {"mean": float(after.mean() - before.mean()), "half_width": width}
 
 
 def _mean(values: Floats) -> dict[str, float]:

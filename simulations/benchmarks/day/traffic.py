@@ -18,7 +18,7 @@ from client.serving.service import recommender_pb2_grpc as pb_grpc
 from simulations.benchmarks.day.clicks import ClickModel
 from simulations.benchmarks.day.service import KilledService
 
-__all__ = ["Acknowledged", "Traffic", "Visit"]
+__all__ = ["Acknowledged", "Traffic", "Visit", "visit_random"]
 
 _THREADS, _TIMEOUT, _PATIENCE = 4, 5.0, 120.0
 """Clients; seconds for one attempt; seconds for all attempts at one request."""
@@ -65,6 +65,11 @@ class Visit:
     items: tuple[str, ...]
     clicked: tuple[bool, ...]
     expected: float
+
+
+def visit_random(seed: int, phase: int, number: int, user: str) -> np.random.Generator:
+    """Return what the clicks of one visit are drawn with, whichever list the user sees."""
+    return np.random.default_rng([seed, phase, number, *user.encode()])
 
 
 @dataclass
@@ -125,7 +130,7 @@ class Traffic:
         answer = self._ask(stub.Recommend, pb.RecommendRequest(user=user, k=self.k))
         items = tuple(item.item for item in answer.items)
         truth = self.truth[user]
-        random = np.random.default_rng([self.seed, phase, number, *user.encode()])
+        random = visit_random(self.seed, phase, number, user)
         clicked = self.clicks.click(items, truth, random)
         expected = float(self.clicks.probabilities(items, truth).sum())
         events = {}

@@ -71,6 +71,9 @@ def test_a_day_loses_no_feedback_and_is_charged_as_two_runs(
     assert [phase["learned"] for phase in result["phases"]] == sorted(
         phase["learned"] for phase in result["phases"]
     )
+    # The first phase is the first model's, and later models have other lists.
+    assert result["phases"][0]["rise"]["mean"] == 0
+    assert any(phase["rise"]["mean"] for phase in result["phases"][1:])
     refresh = result["refresh"]
     assert refresh["chosen_items_read"] > 0
     assert refresh["same_weights_without_feedback_as_first_run"]
