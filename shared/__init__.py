@@ -8,7 +8,8 @@
 - `data/`: interactions to histories; the public catalogue; tables of any file format.
 - `models/`: the recommender, its losses, and count models.
 - `item_features/`: public features of items from text.
-- `evaluation/`: ranking quality and exposure.
+- `evaluation/`: ranking quality, exposure and calibration.
+- `rerank/`: another order of what is shown.
 - `privacy/`: noise, sampling, clipping, accounting.
 - `secure_aggregation/`: the sum of what organisations hold, of which no summand is seen.
 - `system/`: locks and durable writes, processes, command lines.

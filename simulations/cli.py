@@ -21,6 +21,7 @@ app = command_table(
         "sweep": "simulations.sweep.command:sweep_command",
         "calibrate": "simulations.calibrate.command:calibrate_command",
         "simulate": "simulations.commands.simulate:simulate_command",
+        "rerank": "simulations.commands.rerank:rerank_command",
         "prepare": "simulations.commands.simulate:prepare_command",
         "settings": "simulations.commands.settings:settings_command",
         "data": command_table(

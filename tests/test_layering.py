@@ -37,6 +37,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "system": {"errors"},
         "data": {"errors", "system"},
         "evaluation": {"data"},
+        "rerank": {"data", "errors", "evaluation", "sections"},
         "models": {"config", "data", "errors"},
         "item_features": {"data", "errors"},
         "privacy": {"errors", "models"},

@@ -27,6 +27,7 @@ from client.serving.published import home_in_use
 from client.serving.recommender import Filters, Recommended, Recommender
 from client.site.site import FILE, Site
 from shared.errors import ConfigError, DataError
+from shared.rerank.settings import Method, RerankConfig, changed
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["recommend_command"]
@@ -53,6 +54,14 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     out: Annotated[
         Path | None,
         typer.Option(help="File for the lists of users: .parquet, .csv or .jsonl."),
+    ] = None,
+    rerank: Annotated[
+        Method | None,
+        typer.Option(help="Order of lists.", show_default="the site's rerank.method"),
+    ] = None,
+    rerank_strength: Annotated[
+        float | None,
+        typer.Option(help="How strongly, from 0 to 1.", show_default="the site's, or the method's"),
     ] = None,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also recommend what is in the history.")
@@ -99,13 +108,14 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if home is not None and no_home:
         raise ConfigError("--home and --no-home contradict each other: leave one out.")
     lists = _Lists(allow, deny, tuple(category or ()), include_seen)
-    request = _Request(model, k, lists, verb, home=home, no_home=no_home, explain=explain)
+    stated = _Stated(rerank, rerank_strength)
+    request = _Request(model, k, lists, verb, stated, home=home, no_home=no_home, explain=explain)
     if history is not None:
         if out is not None:
             raise ConfigError("--out is for --users: the list of one history is printed.")
         listed = _for_history(request, history, site)
         if as_json:
-            write_json([asdict(one) | {"because": _because(one)} for one in listed])
+            write_json([_as_json(one) for one in listed])
         else:
             _print_list(listed, explain=explain)
         return
@@ -149,6 +159,19 @@ class _Lists:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stated:
+    """What the options say of the order of lists."""
+
+    method: Method | None
+    strength: float | None
+
+    def settings(self, folder: Path) -> RerankConfig:
+        """Return the settings that hold: those of a site's folder, and what is stated."""
+        own = Site.load(folder).rerank if (folder / FILE).exists() else RerankConfig()
+        return changed(own, self.method, self.strength)
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     """What is asked for, whoever it is for."""
 
@@ -156,6 +179,7 @@ class _Request:
     k: int
     lists: _Lists
     verb: str
+    rerank: _Stated
     home: Path | None
     no_home: bool
     explain: bool
@@ -171,12 +195,14 @@ class _Request:
 
 def _for_history(request: _Request, history: str, site: Path) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
+    rerank = request.rerank.settings(folder)
     recommender = Recommender.load(request.model, request.home_of(folder), verb=request.verb)
     return recommender.recommend(
         [item.strip() for item in history.split(",") if item.strip()],
         request.k,
         filters=request.lists.filters(recommender, ITEM),
         explain=request.explain,
+        rerank=rerank,
     )
 
 
@@ -186,10 +212,11 @@ def _for_users(
     """Write the lists, and return what was done and the home model that was used."""
     home, columns = request.home_of(source.folder), source.data.columns
     asked = None if users == ALL else read_ids(Path(users), "user", columns.user)
-    device = source.device
+    device, rerank = source.device, request.rerank.settings(source.folder)
     recommender = Recommender.load(request.model, home, device=device, verb=request.verb)
     filters = request.lists.filters(recommender, columns.item)
     recommender.check(request.k, filters)
+    recommender.reranker(rerank)
     messages.print("reading your data ...")
     named = None if asked is None else hashlib.sha256("\n".join(asked).encode()).hexdigest()
     batch = Batch(
@@ -198,6 +225,7 @@ def _for_users(
         k=request.k,
         filters=filters,
         explain=request.explain,
+        rerank=rerank,
         file=out,
         request={
             "model": _digest(request.model / "model" / "model.safetensors"),
@@ -215,6 +243,7 @@ def _for_users(
                 sorted(filters.categories),
             ],
             "because": request.verb if request.explain else None,
+            "rerank": asdict(rerank) if rerank.changes else None,
         },
     )
     return recommend_all(batch, lambda text: messages.print(text, soft_wrap=True)), home
@@ -240,15 +269,26 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def _as_json(one: Recommended) -> dict[str, object]:
+    """Return an item's fields; `before` only where lists are reranked."""
+    fields = asdict(one) | {"because": _because(one)}
+    if one.before is None:
+        del fields["before"]
+    return fields
+
+
 def _because(one: Recommended) -> str | None:
     return None if one.explanation is None else one.explanation.sentence
 
 
 def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
     more = ("because", "home", "popularity", "federation") if explain else ()
-    table = table_of("rank", "item", "title", "score", *more)
+    moved = any(one.before is not None for one in listed)
+    table = table_of("rank", *(["by score"] if moved else []), "item", "title", "score", *more)
     for one in listed:
         cells = [str(one.rank), one.item, one.title, f"{one.score:.4g}"]
+        if moved:
+            cells.insert(1, str(one.before or "later"))
         if one.explanation is not None:
             reason = one.explanation
             parts = (reason.home, reason.popularity, reason.federated)

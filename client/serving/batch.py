@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 from client.serving.recommender import Filters, Recommender
 from shared.data.histories import Histories
 from shared.errors import ConfigError
+from shared.rerank.settings import RerankConfig
 from shared.system.files import PRIVATE, atomic_replacement, write_atomically
 from shared.system.locks import exclusive_lock
 
@@ -55,6 +56,7 @@ class Batch:
         k: length of a list.
         filters: which items may be recommended.
         explain: whether to add reasons.
+        rerank: another order of what is shown.
         file: is replaced when all is done; its suffix is one of `SUFFIXES`.
         request: what the result depends on, as JSON holds it: blocks of another one are discarded.
     """
@@ -66,6 +68,7 @@ class Batch:
     explain: bool
     file: Path
     request: Mapping[str, object]
+    rerank: RerankConfig = field(default_factory=RerankConfig)
 
     @property
     def parts(self) -> Path:
@@ -220,8 +223,9 @@ def _add(summary: Summary, counts: Mapping[str, int], *, resumed: bool) -> None:
 
 def _write_block(batch: Batch, users: Histories, name: str) -> dict[str, int]:
     """Write one block, then what it counts: who finds the counts finds the block."""
-    ids, scores = batch.recommender.recommend_many(users, batch.k, filters=batch.filters)
-    table = _table(batch, users, ids, scores)
+    lists = batch.recommender.rank_many(users, batch.k, filters=batch.filters, rerank=batch.rerank)
+    ids = lists.ids
+    table = _table(batch, users, ids, lists.scores)
     suffix = batch.file.suffix.lower()
     with atomic_replacement(batch.parts / f"{name}{suffix}") as file:
         _write_table(table, file, suffix)

@@ -12,6 +12,9 @@ blend of `client.home.home_model`, divided by its sum over the items.
 | names an item of no catalogue       | refused, or left out with `skip_unknown`                 |
 | items without features              | as the model has them: by offset and own counts          |
 
+A list may be chosen from the first candidates by another order (`shared.rerank`); each item keeps
+its score.
+
 Equal scores are in the order of the catalogue. Where filters leave fewer items than were asked for,
 the list is shorter.
 """
@@ -41,12 +44,16 @@ from shared.data.histories import Histories
 from shared.data.ids import canonical_id
 from shared.errors import DataError, RequestError, UnknownItemError
 from shared.evaluation.ranking import Scorer, top_items
+from shared.evaluation.reordering import join_candidates
+from shared.rerank.reranker import ItemTraits, Reranker
+from shared.rerank.settings import RerankConfig, changed
 
-__all__ = ["Filters", "Recommended", "Recommender"]
+__all__ = ["Filters", "Lists", "Recommended", "Recommender", "Rerank"]
 
 _NUMBERS = 2**24
 """Scores that are held at once."""
 _MOST_ROWS = 256
+_KEPT_RERANKERS = 8
 _KEPT_FILTERS = 32
 """Filters whose items are not looked up again; each holds a byte an item."""
 
@@ -78,6 +85,8 @@ class Recommended:
         title: may be empty.
         score: see the top of `client.serving.recommender`; for similar items, see `similar`.
         explanation: why, where it was asked for.
+        before: its rank by score alone, where lists are reranked; 0 behind all candidates. None
+            where they are not.
     """
 
     rank: int
@@ -85,8 +94,27 @@ class Recommended:
     title: str
     score: float
     explanation: Explanation | None = None
+    before: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lists:
+    """Lists of N users, best first; all 0 where a user has fewer than k items left.
+
+    Attributes:
+        ids: internal ids, int64 [N, k].
+        scores: float32 [N, k].
+        before: ranks by score alone, int64 [N, k], 0 behind all candidates; None where lists are
+            not reranked.
+    """
+
+    ids: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    before: npt.NDArray[np.int64] | None = None
+
+
+Rerank = RerankConfig | str | None
+"""How lists are chosen: settings, or the name of a method with its own strength."""
 _NO_FILTERS = Filters()
 Mask = npt.NDArray[np.bool_]
 
@@ -126,6 +154,7 @@ class Recommender:
         self._numbers = forms | dict(catalogue.index)
         self._categories = {genre for genres in set(catalogue.genres) for genre in genres}
         self._hidden = lru_cache(maxsize=_KEPT_FILTERS)(self._hide)
+        self._rerankers = lru_cache(maxsize=_KEPT_RERANKERS)(self._make_reranker)
 
     @classmethod
     def load(
@@ -211,6 +240,7 @@ class Recommender:
         filters: Filters = _NO_FILTERS,
         explain: bool = False,
         skip_unknown: bool = False,
+        rerank: Rerank = None,
     ) -> list[Recommended]:
         """Return the k items that are most likely next, best first.
 
@@ -220,18 +250,21 @@ class Recommender:
             filters: which items may be recommended.
             explain: add the reasons to each item, which takes about one more scoring an event.
             skip_unknown: leave out items of the history that the catalogue does not have.
+            rerank: another order of what is shown, as "calibrated" or its settings.
 
         Raises:
             UnknownItemError: the history or the filters name an item that is not there.
             RequestError: k is out of range, or a category is not there.
+            ConfigError: `rerank` does not fit the catalogue.
         """
         places, numbers = self._find(history, "the history", skip_unknown=skip_unknown)
-        ids, scores = self.recommend_many(Histories.from_lists([numbers]), k, filters=filters)
-        items = ids[0][ids[0] > 0]
+        lists = self.rank_many(Histories.from_lists([numbers]), k, filters=filters, rerank=rerank)
+        items = lists.ids[0][lists.ids[0] > 0]
         reasons: Sequence[Explanation | None] = [None] * len(items)
         if explain and len(items):
             reasons = self.explain(numbers, items, places)
-        return self._listed(items, scores[0], reasons)
+        before = None if lists.before is None else lists.before[0]
+        return self._listed(items, lists.scores[0], reasons, before)
 
     def recommend_each(
         self,
@@ -240,6 +273,7 @@ class Recommender:
         *,
         filters: Filters = _NO_FILTERS,
         skip_unknown: bool = False,
+        rerank: Rerank = None,
     ) -> Iterator[list[Recommended]]:
         """Yield what `recommend` returns for each history, computed in batches.
 
@@ -248,22 +282,37 @@ class Recommender:
             k: length of a list, in 1..V.
             filters: which items may be recommended.
             skip_unknown: leave out items of a history that the catalogue does not have.
+            rerank: another order of what is shown, as "calibrated" or its settings.
 
         Raises:
             UnknownItemError: a history or the filters name an item that is not there.
             RequestError: k is out of range, or a category is not there.
+            ConfigError: `rerank` does not fit the catalogue.
         """
         self.check(k, filters)
         rest = iter(histories)
         while part := list(islice(rest, _MOST_ROWS)):
             found = [self._find(one, "the history", skip_unknown=skip_unknown)[1] for one in part]
-            lists = self.recommend_many(Histories.from_lists(found), k, filters=filters)
-            for ids, scores in zip(*lists, strict=True):
-                yield self._listed(ids[ids > 0], scores, [None] * k)
+            lists = self.rank_many(Histories.from_lists(found), k, filters=filters, rerank=rerank)
+            for row, ids in enumerate(lists.ids):
+                before = None if lists.before is None else lists.before[row]
+                yield self._listed(ids[ids > 0], lists.scores[row], [None] * k, before)
 
     def recommend_many(
         self, histories: Histories, k: int = 10, *, filters: Filters = _NO_FILTERS
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return ids and scores of `rank_many`."""
+        lists = self.rank_many(histories, k, filters=filters)
+        return lists.ids, lists.scores
+
+    def rank_many(
+        self,
+        histories: Histories,
+        k: int = 10,
+        *,
+        filters: Filters = _NO_FILTERS,
+        rerank: Rerank = None,
+    ) -> Lists:
         """Return the k items that are most likely next for each user, best first.
 
         Memory beyond the result does not depend on the number of users.
@@ -273,23 +322,63 @@ class Recommender:
                 are read.
             k: length of a list, in 1..V.
             filters: which items may be recommended.
-
-        Returns:
-            Internal ids, int64 [N, k], and scores, float32 [N, k]; both are 0 where a user has
-            fewer than k items left.
+            rerank: another order of what is shown.
 
         Raises:
             UnknownItemError: the filters name an item that is not there.
             RequestError: k is out of range, or a category is not there.
+            ConfigError: `rerank` does not fit the catalogue.
         """
-        hidden = self.check(k, filters)
+        hidden, reranker = self.check(k, filters), self.reranker(rerank)
         ids = np.zeros((len(histories), k), np.int64)
         scores = np.zeros((len(histories), k), np.float32)
+        before = None if reranker is None else np.zeros((len(histories), k), np.int64)
         for rows in self._batches(len(histories)):
             part = histories if len(rows) == len(histories) else histories.select(rows)
             seen = part if filters.exclude_seen else None
-            ids[rows], scores[rows] = self._top(part, k, hidden, seen)
-        return ids, scores
+            if reranker is None or before is None:
+                ids[rows], scores[rows] = self._top(part, k, hidden, seen)
+            else:
+                found = self._reranked(reranker, part, k, hidden, seen)
+                ids[rows], scores[rows], before[rows] = found
+        return Lists(ids, scores, before)
+
+    def reranker(self, rerank: Rerank) -> Reranker | None:
+        """Return what chooses lists; None where those of the highest scores stay.
+
+        Raises:
+            ConfigError: there is no such method, or it does not fit the catalogue.
+        """
+        if isinstance(rerank, str):
+            rerank = changed(RerankConfig(), rerank)
+        return None if rerank is None or not rerank.changes else self._rerankers(rerank)
+
+    def _make_reranker(self, config: RerankConfig) -> Reranker:
+        return Reranker(config, ItemTraits.of(self.catalogue, self._federated))
+
+    def _reranked(
+        self,
+        reranker: Reranker,
+        part: Histories,
+        k: int,
+        hidden: Mask | None,
+        seen: Histories | None,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return ids, scores and ranks by score alone of lists that a reranker chooses."""
+        number = min(len(self.catalogue), max(k, reranker.candidates))
+        ids, scores = self._top(part, number, hidden, seen)
+        if reranker.protected is not None:
+            others = ~reranker.protected if hidden is None else hidden | ~reranker.protected
+            more, of_more = self._top(part, k, others, seen)
+            ids = join_candidates(ids, more)
+            scores = np.concatenate([scores, of_more], 1)
+        logs = np.log(scores.astype(np.float64).clip(min=np.finfo(np.float32).tiny))
+        places = reranker(ids, logs, part, k)
+        at, left_out = places.clip(min=0), places < 0
+        chosen = np.where(left_out, 0, np.take_along_axis(ids, at, 1))
+        ranks = np.where((places < number) & ~left_out, places + 1, 0)
+        values = np.where(left_out, 0, np.take_along_axis(scores, at, 1)).astype(np.float32)
+        return chosen, values, ranks
 
     def similar(
         self, items: Sequence[str], k: int = 10, *, filters: Filters = _NO_FILTERS
@@ -536,12 +625,14 @@ class Recommender:
         ids: npt.NDArray[np.int64],
         scores: npt.NDArray[np.floating],
         reasons: Sequence[Explanation | None],
+        before: npt.NDArray[np.int64] | None = None,
     ) -> list[Recommended]:
         titles, names = self.catalogue.titles, self.catalogue.item_ids
+        ranks = [None] * len(ids) if before is None else before.tolist()
         return [
-            Recommended(rank, names[item - 1], titles[item - 1], float(score), reason)
-            for rank, (item, score, reason) in enumerate(
-                zip(ids.tolist(), scores.tolist(), reasons, strict=False), start=1
+            Recommended(rank, names[item - 1], titles[item - 1], float(score), reason, was)
+            for rank, (item, score, reason, was) in enumerate(
+                zip(ids.tolist(), scores.tolist(), reasons, ranks, strict=False), start=1
             )
         ]
 

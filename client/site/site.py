@@ -25,6 +25,7 @@ from client.site.roster import PEERS, Roster, is_same_name
 from client.site.serve import ServeConfig
 from client.site.simulated import LabSeed, simulated_node
 from shared.errors import ConfigError, SiteError
+from shared.rerank.settings import RerankConfig
 from shared.sections import Require, Value, flat_tables, is_name, parse_sections, section
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Site:
         node: how the node runs on its machine, see `client.site.node`.
         roster: whose noise it counts on under secure aggregation, see `client.site.roster`.
         serve: how recommendations are served, see `client.site.serve`.
+        rerank: how lists are chosen from scores, see `shared.rerank.settings`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -77,6 +79,7 @@ class Site:
     node: NodeConfig = field(default_factory=NodeConfig)
     roster: Roster = field(default_factory=Roster)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 

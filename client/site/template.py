@@ -166,6 +166,15 @@ KEYS = (
     Key("serve.grace_seconds", "for requests in progress after a signal to stop", 10.0),
     Key("serve.reload_seconds", "between two looks at the files of model and data", 5.0),
     Key("serve.data_seconds", "between two readings of a database", 3600.0),
+    Key("rerank.method", "order of lists: none, calibrated, diverse or exposure", "none"),
+    Key("rerank.strength", "from 0 to 1, or none for the method's own", "none"),
+    Key(
+        "rerank.by",
+        "genres; with calibrated also popularity, with diverse also features",
+        "genres",
+    ),
+    Key("rerank.rare", "popularity deciles, from the last, that are rare for exposure", 5),
+    Key("rerank.candidates", "items that a list is chosen from", 200),
 )
 """All but `lab`, which is for simulated sites."""
 

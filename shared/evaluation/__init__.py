@@ -2,5 +2,8 @@
 
 ranking   ranks of held-out items over the whole catalogue; HR, NDCG, MRR and coverage
 exposure  popularity bias of top-k lists: ARP, Gini index, exposure by popularity decile
+calibration  groups of items in a list, as the user chose them
+diversity  how unlike the items of a list are
+reordering   what another order of the first candidates does to ranks
 propensity  what is learned from choices, corrected for the positions that were looked at
 """

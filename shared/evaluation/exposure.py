@@ -72,7 +72,7 @@ def gini(top: Tensor, items: int) -> float:
     return float((weights * shown).sum() / (total * (items - 1)))
 
 
-def popularity_deciles(counts: Ints) -> Ints:
+def popularity_deciles(counts: Ints | NDArray[np.floating]) -> Ints:
     """Return each item's popularity decile in 0..9, 0 for the most popular; ties by item id.
 
     The sizes of the deciles differ by at most one item.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.data.histories import Histories
+from shared.evaluation.reordering import Reordered, join_candidates, ranks_after
 
 __all__ = [
     "Metrics",
@@ -400,6 +401,9 @@ def rank_users_by(
 ) -> list[Ranking]:
     """Rank with several models, which get the same tensor of each batch's histories in turn.
 
+    A `Reordered` scorer has its lists chosen by its `reorder`; `shared.evaluation.reordering` says
+    what that does to ranks.
+
     Arguments and exceptions are those of `rank_users`.
     """
     users = len(inputs)
@@ -422,7 +426,12 @@ def rank_users_by(
                 some = slice(start, start + _ROWS)
                 given = scores[some], target_items[rows[some]], seen[some]
                 some_rows = torch.from_numpy(rows[some])
-                places[number, some_rows], lists[number, some_rows] = _ranked(*given, k)
+                if isinstance(scorer, Reordered):
+                    own = inputs.select(rows[some])
+                    ranked = _reordered(scorer, *given, own, min(k, items))
+                else:
+                    ranked = _ranked(*given, k)
+                places[number, some_rows], lists[number, some_rows] = ranked
     return [
         Ranking(ranks=own, top=top, items=items, k=k)
         for own, top in zip(places, lists, strict=True)
@@ -435,6 +444,30 @@ def _ranked(scores: Tensor, targets: Tensor, seen: Tensor, k: int) -> tuple[Tens
     _check(scores, targets, seen)
     competition = _Competition(scores, targets, seen)
     return competition.ranks().cpu(), competition.lists(min(k, scores.shape[1])).cpu()
+
+
+def _reordered(
+    scorer: Reordered, scores: Tensor, targets: Tensor, seen: Tensor, inputs: Histories, k: int
+) -> tuple[Tensor, Tensor]:
+    """Return ranks and lists where a `Reorder` chooses the lists, on the CPU."""
+    targets, seen, reorder = targets.to(scores.device), seen.to(scores.device), scorer.reorder
+    _check(scores, targets, seen)
+    competition, protected = _Competition(scores, targets, seen), reorder.protected
+    number = min(max(k, reorder.candidates), scores.shape[1])
+    ids = competition.lists(number).cpu().numpy()
+    if protected is not None:
+        hidden = torch.from_numpy(~protected).to(scores.device)
+        others = scores.masked_fill(hidden, -torch.inf)
+        ids = join_candidates(ids, _Competition(others, targets, seen).lists(k).cpu().numpy())
+    candidates = torch.from_numpy(ids).to(scores.device)
+    values = scores.gather(1, (candidates - 1).clamp(min=0)).cpu().double().numpy()
+    if not scorer.logits:
+        values = np.log(values.clip(min=np.finfo(np.float64).tiny))
+    chosen = reorder(ids, values, inputs, k)
+    top = np.where(chosen >= 0, np.take_along_axis(ids, chosen.clip(min=0), 1), 0)
+    lists = torch.from_numpy(top)
+    places = ranks_after(competition.ranks(), targets, lists.to(scores.device), scores)
+    return places.cpu(), lists
 
 
 def _mean_gain(gains: Tensor, ranks: Tensor, k: int) -> float:

@@ -12,5 +12,6 @@ counts      popularity and first-order Markov baselines; item counts with and wi
 recent_counts   counts over the last three events
 item_knn    item-based nearest neighbours
 ease        a linear item-to-item model with a closed form
+new_items   offsets of items that are new to training, from their features
 complete_weights   refuse a model file that does not hold exactly the model's tensors
 """

@@ -4,6 +4,7 @@
 |------------------|--------------------------------------------------------------------------|
 | simulate         | `simulate` and `prepare`                                                 |
 | print_simulation | print the data and the result of a simulation                            |
+| rerank           | `rerank`: what each order of lists costs, on a finished run              |
 | accountant       | `accountant`: solve for noise, steps or ε                                |
 | items            | `items encode`: compute item features                                    |
 | pretrain         | the former `pretrain`: say that `sotto-server pretrain` replaces it      |

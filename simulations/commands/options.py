@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shared.config import Trust
+from shared.rerank.settings import Method
 from shared.sections import Value
 from simulations.experiment.config import Engine
 from simulations.experiment.partition import Scheme
@@ -23,6 +24,8 @@ __all__ = [
     "OrganisationsOption",
     "PartitionOption",
     "PublicOption",
+    "RerankOption",
+    "RerankStrengthOption",
     "RoundsOption",
     "SeedOption",
     "SetOption",
@@ -92,6 +95,18 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as section.key=value."),
 ]
 
+RerankOption = Annotated[
+    Method | None,
+    typer.Option(
+        help="Also measure lists that are put into another order, and what that costs: calibrated, "
+        "diverse, or with a share of exposure for rare items."
+    ),
+]
+RerankStrengthOption = Annotated[
+    float | None,
+    typer.Option(help="How strongly, from 0 to 1.", show_default="the method's own"),
+]
+
 # The setting that each option states.
 _KEYS = {
     "data": "lab.data",
@@ -105,6 +120,8 @@ _KEYS = {
     "delta": "privacy.delta",
     "trust": "privacy.trust",
     "seed": "seed",
+    "rerank": "rerank.method",
+    "rerank_strength": "rerank.strength",
 }
 
 

@@ -57,6 +57,16 @@ def print_data(simulation: Simulation) -> None:
         messages.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
 
 
+_FIGURES = {
+    "ndcg@10": "NDCG@10",
+    "coverage@10": "coverage@10",
+    "exposure_rare": "exposure of the rarer half",
+    "calibration_error": "calibration error",
+    "distance": "distance",
+}
+"""Of a reranked list."""
+
+
 def print_result(result: dict[str, Any], out: Path) -> None:
     """Print a table of the models' figures, the privacy claim and the cost.
 
@@ -79,6 +89,8 @@ def print_result(result: dict[str, Any], out: Path) -> None:
     output.print(table)
     for name, reason in evaluation.get("skipped", {}).items():
         output.print(f"{_TITLES[name]}: not computed ({reason})", soft_wrap=True)
+    if "rerank" in result:
+        _print_reranking(result["rerank"])
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
     if evaluation.get("joining"):
@@ -138,3 +150,17 @@ def _claim(privacy: dict[str, Any]) -> str:
         f"{worst['name']}; add or remove one user; numerical composition).\n{_masking(privacy)}"
         "The noise of a simulation is seeded and can be computed again: these files protect nobody."
     )
+
+
+def _print_reranking(section: dict[str, Any]) -> None:
+    """Print what another order of lists costs each model, beside the lists of the scores."""
+    names = [name for name in _FIGURES if name in next(iter(section["models"].values()))["after"]]
+    table = Table(title=f"reranked: {section['method']}, strength {section['strength']:g}")
+    table.add_column("model")
+    for name in names:
+        table.add_column(_FIGURES[name], justify="right")
+    for model, both in section["models"].items():
+        for when, words in (("before", ""), ("after", ", reranked")):
+            cells = [f"{both[when][name]:.4f}" for name in names]
+            table.add_row(_TITLES[model] + words, *cells)
+    output.print(table)

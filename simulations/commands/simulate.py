@@ -20,6 +20,8 @@ from simulations.commands.options import (
     OrganisationsOption,
     PartitionOption,
     PublicOption,
+    RerankOption,
+    RerankStrengthOption,
     RoundsOption,
     SeedOption,
     SetOption,
@@ -52,6 +54,8 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     seed: SeedOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
+    rerank: RerankOption = None,
+    rerank_strength: RerankStrengthOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json at the end.")] = False,
     baselines: Annotated[
@@ -76,6 +80,8 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
         seed=seed,
         rounds=rounds,
         engine=engine,
+        rerank=rerank,
+        rerank_strength=rerank_strength,
     )
     if resume:
         simulation = reopen(out, options, assignments or [])

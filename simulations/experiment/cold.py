@@ -2,7 +2,7 @@
 
 Their events are removed from every site's training data; the catalogue and its features keep them.
 Training then lowers their learned offsets, since nobody chose them. An item that is added after
-training has no offset: `treat_as_new` removes it. Both cases are evaluated.
+training has no offset: `treat_as_new` estimates one from its features. Both cases are evaluated.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shared.data.splits import HeldOut
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Ranking
 from shared.models.attention import AttentionRecommender
+from shared.models.new_items import expected_offsets
 from simulations.experiment.result_json import Cold
 
 __all__ = ["cold_items", "cold_section", "treat_as_new", "without_items"]
@@ -54,10 +55,10 @@ def without_items(split: HeldOut, cold: Ints) -> HeldOut:
 
 
 def treat_as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommender:
-    """Return a copy in which these items have the mean offset of the other items.
+    """Return a copy in which these items have the offsets that their features let expect.
 
     A coordinator should do this for items that are added after training. Which items are new is
-    public, so this costs no privacy.
+    public, so this costs no privacy. A model without features gives them the others' mean.
 
     Args:
         model: trained; one without offsets is copied unchanged.
@@ -65,11 +66,19 @@ def treat_as_new(model: AttentionRecommender, cold: Ints) -> AttentionRecommende
     """
     model = copy.deepcopy(model)
     offset = model.item_scores.offset  # (V, 1)
-    if offset is not None:
-        new = torch.zeros(len(offset), dtype=torch.bool)
-        new[torch.from_numpy(cold) - 1] = True
-        with torch.no_grad():
-            offset[new] = offset[~new].mean()
+    if offset is None:
+        return model
+    new = np.zeros(len(offset), np.bool_)
+    new[cold - 1] = True
+    size = model.config.feature_size
+    features = (
+        model.features.table[:, :size].cpu().numpy()
+        if hasattr(model, "features")
+        else np.zeros((len(offset), 1))
+    )
+    expected = expected_offsets(features, offset.detach()[:, 0].cpu().numpy(), new)
+    with torch.no_grad():
+        offset[torch.from_numpy(new), 0] = torch.from_numpy(expected[new]).to(offset)
     return model
 
 

@@ -24,6 +24,7 @@ from shared.config import (
 from shared.data.columns import Columns, ItemColumns
 from shared.data.ids import MISSING
 from shared.errors import ConfigError
+from shared.rerank.settings import RerankConfig
 from shared.sections import (
     Choice,
     Require,
@@ -38,6 +39,7 @@ from shared.sections import (
 from simulations.experiment.partition import Scheme
 
 __all__ = [
+    "RERANK",
     "SETTINGS",
     "Engine",
     "LabConfig",
@@ -52,6 +54,8 @@ __all__ = [
 
 SETTINGS = "config.toml"
 """The file of a run that holds its settings."""
+RERANK = "rerank"
+"""The section that may change when a run is resumed."""
 UNUSED_DELTA = 1e-9
 """Stands where a δ must, in a run without privacy, where it means nothing."""
 
@@ -182,7 +186,7 @@ class LabConfig:
 
 @section()
 class SimulationConfig:
-    """All of a simulation; the sections are those of `RunConfig`, and `lab`.
+    """All of a simulation; the sections are those of `RunConfig`, `lab` and `rerank`.
 
     Attributes:
         privacy: see `RunConfig`; so are `model`, `training`, `server` and `seed`.
@@ -191,6 +195,8 @@ class SimulationConfig:
         training: what a site does in a round.
         server: how replies become weights.
         lab: data, organisations, engine.
+        rerank: how lists are chosen from the scores, for a second measurement; training has no part
+            in it, so it may change when a run is resumed.
         seed: of partition, initial weights, samples and noise: the lab's alone.
     """
 
@@ -200,6 +206,7 @@ class SimulationConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     lab: LabConfig = field(default_factory=LabConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     seed: int = 0
 
     @property
@@ -212,7 +219,8 @@ class SimulationConfig:
 
     def run(self, *, organisations: int, catalogue: Path, out: Path, resume: bool) -> RunConfig:
         """Return the settings of the run for a coordinator of so many organisations."""
-        flat = {k: v for k, v in flatten(self).items() if not k.startswith("lab.")}
+        own = ("lab.", f"{RERANK}.")
+        flat = {k: v for k, v in flatten(self).items() if not k.startswith(own)}
         paths = PathsConfig(catalogue=str(catalogue), out=str(out), resume=resume)
         return RunConfig.from_flat(
             flat

@@ -6,17 +6,19 @@ import numpy as np
 
 from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
-from shared.evaluation.ranking import Ranking
+from shared.evaluation.ranking import Ranking, Scorer
 from shared.models.attention import AttentionRecommender
+from shared.rerank.price import Price, price_of
+from shared.rerank.reranker import ItemTraits, Reranker
 from simulations.experiment import baselines, result_json
 from simulations.experiment.cold import cold_section, treat_as_new
-from simulations.experiment.home import joining_section, rank_home
+from simulations.experiment.home import RERANKED, joining_section, rank_home
 from simulations.experiment.kept_rankings import KeptRankings
-from simulations.experiment.result_json import Evaluation
+from simulations.experiment.result_json import Evaluation, Reranking
 from simulations.experiment.simulation import Simulation
 from simulations.experiment.user_ranks import TestUsers
 
-__all__ = ["evaluated_users", "evaluation_section", "rank_models"]
+__all__ = ["evaluated_users", "evaluation_section", "rank_models", "reranking_section"]
 
 EXACT = "exact"
 
@@ -87,11 +89,42 @@ def rank_models(
     if local_baselines is not None:
         scorers = [[baselines.recommender(load_model(own))] for own in local_baselines]
         [models["local"]] = cases.rank_each(scorers)
-    models |= rank_home(simulation, cases, baselines.recommender(load_model(final)), kept)
+    scorer = baselines.recommender(load_model(final))
+    models |= rank_home(simulation, cases, scorer, kept, _reranker(simulation, scorer))
     if len(simulation.cold):
         new = treat_as_new(load_model(final), simulation.cold)
         models["federated_new"] = cases.rank(baselines.recommender(new))
     return models
+
+
+def reranking_section(
+    simulation: Simulation, rankings: dict[str, Ranking]
+) -> tuple[dict[str, Ranking], Reranking | None]:
+    """Take the reranked lists out of the rankings, and return the others and what they cost."""
+    plain = {name: one for name, one in rankings.items() if not name.endswith(RERANKED)}
+    changed = {
+        name.removesuffix(RERANKED): one
+        for name, one in rankings.items()
+        if name.endswith(RERANKED)
+    }
+    if not changed:
+        return plain, None
+    asked, catalogue = simulation.evaluation_split, simulation.dataset.catalogue
+    counts = np.bincount(asked.train.items, minlength=len(catalogue) + 1)[1:]
+
+    def price(ranking: Ranking) -> Price:
+        return price_of(ranking, asked.test_inputs, counts, catalogue.genres)
+
+    prices = {name: (price(plain[name]), price(one)) for name, one in changed.items()}
+    return plain, result_json.reranking_section(simulation.config.rerank, prices)
+
+
+def _reranker(simulation: Simulation, federated: Scorer) -> Reranker | None:
+    """Return what chooses lists; None where none are chosen."""
+    settings = simulation.config.rerank
+    if not settings.changes:
+        return None
+    return Reranker(settings, ItemTraits.of(simulation.dataset.catalogue, federated))
 
 
 def _cases(simulation: Simulation) -> baselines.Cases:

@@ -15,28 +15,40 @@ from torch import Tensor
 from client.home.adapt import HeldOutEvents, build_home, choose, last_events
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
+from shared.evaluation.reordering import Reorder, Reordered
 from simulations.experiment.baselines import Cases
 from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.result_json import Joining
 from simulations.experiment.simulation import Simulation
 
-__all__ = ["joining_section", "rank_home"]
+__all__ = ["RERANKED", "joining_section", "rank_home"]
 
 HOME = "home"
+RERANKED = "_reranked"
+"""Ends the names of rankings whose lists are in another order."""
+_MODELS = ("federated", "federated_home")
 
 
 def rank_home(
-    simulation: Simulation, cases: Cases, federated: Scorer, kept: KeptRankings | None = None
+    simulation: Simulation,
+    cases: Cases,
+    federated: Scorer,
+    kept: KeptRankings | None = None,
+    reorder: Reorder | None = None,
 ) -> dict[str, Ranking]:
     """Rank every organisation's users with the federated model and with its home models.
+
+    With `reorder`, also "federated_reranked" and "federated_home_reranked".
 
     Args:
         simulation: whose organisations adapt the model.
         cases: whose test items are ranked.
         federated: the federated model's logits.
         kept: of earlier runs on the same data.
+        reorder: puts lists into another order.
     """
     scorers = list[list[Scorer]]()
+    names = [*_MODELS, *([f"{name}{RERANKED}" for name in _MODELS] if reorder else []), HOME]
     home = kept.get(HOME) if kept else None
     for rows in simulation.parts:
         train = simulation.split.train.select(rows)
@@ -44,17 +56,22 @@ def rank_home(
             _held_out(simulation, train), federated, items=cases.items, window=cases.window
         )
         logits = _Remembered(federated)
-        candidates = [choice.chosen] if home else [choice.chosen, choice.home]
-        models = [build_home(one, train, logits, cases.items) for one in candidates]
-        scorers.append([logits, *models])
-    rankings = dict(
-        zip(("federated", "federated_home", HOME), cases.rank_each(scorers), strict=False)
-    )
+        adapted = build_home(choice.chosen, train, logits, cases.items)
+        own: list[Scorer] = [logits, adapted]
+        if reorder is not None:
+            own += [
+                Reordered(model, reorder, logits=model is logits) for model in (logits, adapted)
+            ]
+        if home is None:
+            own.append(build_home(choice.home, train, logits, cases.items))
+        scorers.append(own)
+    rankings = dict(zip(names, cases.rank_each(scorers), strict=False))
     if home is None:
         home = {HOME: rankings[HOME]}
         if kept:
             kept.put(HOME, home)
-    return {name: (rankings | home)[name] for name in ("federated", HOME, "federated_home")}
+    ordered = ("federated", HOME, "federated_home", *names[len(_MODELS) : -1])
+    return {name: (rankings | home)[name] for name in ordered}
 
 
 class _Remembered:

@@ -15,10 +15,11 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.splits import TimeCuts
 from shared.errors import CheckpointError, ConfigError
+from shared.rerank.reranker import check_reranking
 from shared.sections import flatten
 from simulations.datasets.load import Dataset, load
 from simulations.experiment.cold import cold_items, without_items
-from simulations.experiment.config import SETTINGS, SimulationConfig, read_settings
+from simulations.experiment.config import RERANK, SETTINGS, SimulationConfig, read_settings
 from simulations.experiment.federation import site_histories, sites_in
 from simulations.experiment.hold_out import hold_out, time_cuts
 from simulations.experiment.partition import natural_partition, partition
@@ -78,33 +79,38 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
 
     Args:
         folder: of the simulation.
-        changes: options that were given again; none may differ from the run's settings.
+        changes: options that were given again; none may differ from the run's settings, but those
+            of the section `rerank`, which hold from now on.
         assignments: likewise, as `section.key=value`.
 
     Raises:
         CheckpointError: there is no run, or its settings or data are different.
+        ConfigError: the items do not have what `rerank.method` looks at.
     """
     file = folder / SETTINGS
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no run to resume: start it without --resume.")
     config = read_settings(file, {}, [])
     stored_settings = flatten(config)
-    given = flatten(read_settings(file, changes, assignments))
+    stated = read_settings(file, changes, assignments)
+    given = flatten(stated)
     differing = [
         f"{key} = {given[key]} (was {value})"
         for key, value in stored_settings.items()
-        if given[key] != value
+        if given[key] != value and not key.startswith(f"{RERANK}.")
     ]
     if differing:
         raise CheckpointError(
             f"the run in {folder} was started with other settings: {', '.join(differing)}. "
             "Resume it without changes, or start a new run in another folder."
         )
+    config = replace(config, rerank=stated.rerank)
     dataset = _load(config)
     # The run's own catalogue: features computed again may differ in the last bit.
     stored = Catalogue.load(folder / CATALOGUE)
     if stored.without_features().fingerprint != dataset.catalogue.fingerprint:
         raise _different_data_error(folder, "catalogue")
+    check_reranking(config.rerank, stored)
     public = read_public(folder / CATALOGUE, stored)
     simulation = _split(config, folder, dataset, stored, public, time_cuts(config.lab, dataset))
     for number, site in enumerate(sites_in(folder / SITES)):

@@ -5,6 +5,7 @@ A run that lacks something would otherwise stop after its organisations have pai
 | what is missing                                              | what happens                  |
 |--------------------------------------------------------------|-------------------------------|
 | the server, the noise plan or the model refuses a setting    | refused, as they say it       |
+| what `rerank.method` looks at of items                       | refused                       |
 | a rule that needs several organisations, with `lab.alone`    | refused: one trains by itself |
 | a device that is not there                                   | refused                       |
 | δ is not below 1 / an organisation's users                   | refused                       |
@@ -25,6 +26,7 @@ from server.noise_plan import check_masking, plan_noise
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.models.attention import build
+from shared.rerank.reranker import check_reranking
 from simulations.experiment.config import by_itself
 from simulations.experiment.simulation import Simulation
 
@@ -41,6 +43,7 @@ def check_requirements(simulation: Simulation) -> None:
         SottoError: see the table at the top of this module.
     """
     _check_settings(simulation)
+    check_reranking(simulation.config.rerank, simulation.dataset.catalogue)
     _check_held_out(simulation)
     _check_populations(simulation)
     for number, name in enumerate(simulation.names):

@@ -32,10 +32,13 @@ from simulations.datasets.load import Dataset
 if TYPE_CHECKING:
     from server.training_plan import TrainingPlan
     from shared.evaluation.ranking import Ranking
+    from shared.rerank.price import Price
+    from shared.rerank.settings import RerankConfig
     from simulations.experiment.federation import LedgerCost
 
 __all__ = [
     "FILE",
+    "BeforeAfter",
     "Cold",
     "Cost",
     "Count",
@@ -50,6 +53,7 @@ __all__ = [
     "Plan",
     "Privacy",
     "PrivacyOrganisation",
+    "Reranking",
     "Result",
     "Round",
     "Seconds",
@@ -61,6 +65,7 @@ __all__ = [
     "evaluation_section",
     "plan_section",
     "privacy_section",
+    "reranking_section",
     "rounds_section",
     "versions",
     "write",
@@ -275,6 +280,33 @@ class Evaluation(Document):
     joining: tuple[Joining, ...] | None = None
 
 
+class BeforeAfter(Document):
+    """Figures of one model, by name, of the lists of the highest scores and of those chosen."""
+
+    before: Metrics
+    after: Metrics
+
+
+class Reranking(Document):
+    """What another order of lists costs; see `shared.rerank`.
+
+    Attributes:
+        method: "calibrated", "diverse" or "exposure".
+        strength: in [0, 1].
+        by: what is looked at of items.
+        rare: how many of the ten popularity deciles are rare.
+        candidates: of the highest scores that a list was chosen from.
+        models: by name; with the figures of `shared.rerank.price.Price`.
+    """
+
+    method: str
+    strength: UnitInterval
+    by: str
+    rare: Count
+    candidates: Count
+    models: dict[str, BeforeAfter]
+
+
 class Round(Document):
     """A finished round of training.
 
@@ -326,6 +358,7 @@ class Result(Document):
     privacy: Privacy
     plan: Plan | None = None
     evaluation: Evaluation
+    rerank: Reranking | None = None
     rounds: tuple[Round, ...] = ()
     cost: Cost
     seed: Count
@@ -435,6 +468,28 @@ def evaluation_section(
             chosen=_rounded(exposure(chosen, counts)),
             models={name: _rounded(exposure(r.top, counts)) for name, r in rankings.items()},
         ),
+    )
+
+
+def reranking_section(
+    settings: RerankConfig, prices: Mapping[str, tuple[Price, Price]]
+) -> Reranking:
+    """Return the price of another order of lists.
+
+    Args:
+        settings: by which they were chosen.
+        prices: by model, figures before and after.
+    """
+    return Reranking(
+        method=str(settings.method),
+        strength=settings.weight,
+        by=str(settings.by),
+        rare=settings.rare,
+        candidates=settings.candidates,
+        models={
+            name: BeforeAfter(before=before.as_dict(), after=after.as_dict())
+            for name, (before, after) in prices.items()
+        },
     )
 
 

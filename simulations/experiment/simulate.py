@@ -21,7 +21,12 @@ from shared.config import RunConfig
 from shared.system.files import UMASK, write_atomically
 from simulations.experiment import result_json
 from simulations.experiment.baselines import recommender, validation_loss
-from simulations.experiment.evaluate import evaluated_users, evaluation_section, rank_models
+from simulations.experiment.evaluate import (
+    evaluated_users,
+    evaluation_section,
+    rank_models,
+    reranking_section,
+)
 from simulations.experiment.federation import ledger_costs, run_federation, sites_in
 from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.simulation import (
@@ -67,7 +72,11 @@ def simulate(
     evaluation_start = time.monotonic()
     kept = None if baselines is None else KeptRankings(baselines, simulation)
     rankings = rank_models(simulation, final, local_baselines, kept)
+    rankings, reranking = reranking_section(simulation, rankings)
     now = time.monotonic()
+    optional: dict[str, Any] = {"rerank": reranking} if reranking else {}
+    if plan := simulation.plan:
+        optional["plan"] = result_json.plan_section(plan)
     result = result_json.Result(
         schema_=2,
         data=result_json.data_section(
@@ -77,7 +86,6 @@ def simulate(
         privacy=result_json.privacy_section(
             simulation.config.privacy, ledger_costs(sites_in(simulation.folder / SITES))
         ),
-        **({"plan": result_json.plan_section(simulation.plan)} if simulation.plan else {}),
         evaluation=evaluation_section(simulation, rankings),
         rounds=result_json.rounds_section(
             AuditLog(simulation.folder / AUDIT).entries(), _Epsilons(simulation.folder).by_round
@@ -87,6 +95,7 @@ def simulate(
         ),
         seed=simulation.config.seed,
         versions=result_json.versions(),
+        **optional,
     ).document()
     # The result comes last, so that a folder with a result is complete.
     write_evaluation(simulation.folder, evaluated_users(simulation), rankings)

@@ -15,9 +15,13 @@
 | `similar(items, k)`             | items like these                                               |
 | `catalogue`                     | what it ranks: `item_ids`, `titles`, `genres`, `years`         |
 
+Both `recommend` methods take `rerank`: another order of what is shown, by the name of a method
+("calibrated", "diverse", "exposure") or its settings, `RerankConfig(method=..., strength=...)`.
+
 Ids are the catalogue's own, as texts. Everything that a caller can do wrong raises a `SottoError`
 with a sentence that says what to do: `RequestError` for a request that cannot be
-(`UnknownItemError` for an item that is not there), `DataError` for a folder that is damaged.
+(`UnknownItemError` for an item that is not there), `ConfigError` for a `rerank` that cannot be,
+`DataError` for a folder that is damaged.
 
 Nothing is read or sent after `load`. torch is imported by `load`, not by `import sotto`.
 """
@@ -31,7 +35,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from client.serving.explanation import Explanation, PastEvent
     from client.serving.recommender import Filters, Recommended, Recommender
-    from shared.errors import DataError, RequestError, SottoError, UnknownItemError
+    from shared.errors import ConfigError, DataError, RequestError, SottoError, UnknownItemError
+    from shared.rerank.settings import RerankConfig
 else:
 
     def __getattr__(name: str) -> object:
@@ -42,6 +47,7 @@ else:
 
 
 __all__ = [
+    "ConfigError",
     "DataError",
     "Explanation",
     "Filters",
@@ -49,6 +55,7 @@ __all__ = [
     "Recommended",
     "Recommender",
     "RequestError",
+    "RerankConfig",
     "SottoError",
     "UnknownItemError",
     "load",
@@ -58,8 +65,10 @@ _PLACES = {
     **dict.fromkeys(("Explanation", "PastEvent"), "client.serving.explanation"),
     **dict.fromkeys(("Filters", "Recommended", "Recommender"), "client.serving.recommender"),
     **dict.fromkeys(
-        ("DataError", "RequestError", "SottoError", "UnknownItemError"), "shared.errors"
+        ("ConfigError", "DataError", "RequestError", "SottoError", "UnknownItemError"),
+        "shared.errors",
     ),
+    "RerankConfig": "shared.rerank.settings",
 }
 
 

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.data.feedback import FeedbackStore
@@ -34,6 +34,7 @@ from client.serving.recommender import Recommender
 from client.serving.service.metrics import ServiceMetrics
 from client.site.site import Site
 from shared.errors import ConfigError, DataError, SottoError
+from shared.rerank.settings import RerankConfig
 
 __all__ = ["Current", "Loaded"]
 
@@ -48,11 +49,13 @@ class Loaded:
         recommender: the model and its catalogue.
         histories: the users' own, with ids of the same catalogue.
         model: names the model; changes with its weights, the home model and the catalogue.
+        rerank: how lists are chosen from scores.
     """
 
     recommender: Recommender
     histories: UserHistories
     model: str
+    rerank: RerankConfig = field(default_factory=RerankConfig)
 
 
 class Current:
@@ -79,9 +82,8 @@ class Current:
         self._seen: tuple[Hashable, Hashable] = (self._files, self._data)
         self._read_at = time.monotonic()
         recommender, model = self._load_model()
-        self._use(
-            Loaded(recommender, UserHistories.load(site, recommender.catalogue, store), model)
-        )
+        histories = UserHistories.load(site, recommender.catalogue, store)
+        self._use(Loaded(recommender, histories, model, site.rerank))
 
     @property
     def loaded(self) -> Loaded:
@@ -157,7 +159,7 @@ class Current:
             self._metrics.reloads.labels(what, "failed").inc()
             note(Event.NOT_RELOADED, **cause(error) | Fields(kind=what))
             return False
-        self._use(Loaded(recommender, histories, model))
+        self._use(Loaded(recommender, histories, model, self._site.rerank))
         self.catch_up()  # what was stored between reading and now
         self._metrics.reloads.labels(what, "done").inc()
         note(Event.RELOADED, kind=what)
@@ -208,6 +210,7 @@ class Current:
             except ConfigError:  # the log says what to install
                 indexed = False
             note(Event.INDEXED if indexed else Event.NOT_INDEXED)
+        recommender.reranker(self._site.rerank)  # refuses settings that do not fit, before use
         return recommender
 
     def _files_of_model(self) -> Iterator[Path]:

@@ -190,8 +190,9 @@ class Operations:
 
     def _recommend(self, requests: Sequence[pb.RecommendRequest]) -> list[pb.RecommendResponse]:
         loaded = self._current.loaded
+        rerank = str(loaded.rerank) if loaded.rerank.changes else ""
         responses = [
-            pb.RecommendResponse(model=loaded.model, request_id=request.request_id)
+            pb.RecommendResponse(model=loaded.model, request_id=request.request_id, rerank=rerank)
             for request in requests
         ]
         together: dict[tuple[int, Filters], list[_Question]] = defaultdict(list)
@@ -212,11 +213,16 @@ class Operations:
         first = questions[0]
         histories = Histories.from_lists([question.numbers for question in questions])
         try:
-            ids, scores = loaded.recommender.recommend_many(
-                histories, first.k, filters=first.filters
+            lists = loaded.recommender.rank_many(
+                histories, first.k, filters=first.filters, rerank=loaded.rerank
             )
-            for question, own, values in zip(questions, ids, scores, strict=True):
-                self._fill(responses[question.place], question, loaded, own[own > 0], values)
+            for row, (question, own) in enumerate(zip(questions, lists.ids, strict=True)):
+                response, items = responses[question.place], own[own > 0]
+                self._fill(response, question, loaded, items, lists.scores[row])
+                if question.explain and lists.before is not None:
+                    ranks = lists.before[row].tolist()
+                    for item, rank in zip(response.items, ranks, strict=False):
+                        item.rank_by_score = rank
         except (ServiceError, SottoError) as error:
             if len(questions) == 1:
                 _refuse(responses[first.place], error)

@@ -174,3 +174,37 @@ def test_without_a_site_it_is_said_what_to_name(
     monkeypatch.chdir(tmp_path)
     assert sotto_node("recommend", "--model", published, "--users", "all", "--out", "a.csv") == 2
     assert "--data FILE" in capsys.readouterr().err
+
+
+def test_lists_are_in_the_order_that_is_asked_for_or_that_of_the_site(
+    sites: Sites, published: Path, tmp_path: Path, sotto_node: Command, capsys: Capture
+) -> None:
+    site = sites.make("alpha", {"rerank.method": "exposure", "rerank.strength": 0.5}, users=60)
+    asked = ("recommend", "--model", published, "--site", site)
+    history = (*asked, "--history", "i3,i4", "--json", "--k", 6)
+
+    def listed(*words: object) -> list[dict[str, object]]:
+        assert sotto_node(*history, *words) == 0
+        answer: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+        return answer
+
+    plain, own = listed("--rerank", "none"), listed()
+    assert "before" not in plain[0]
+    assert own == listed("--rerank", "exposure")
+    assert own != listed("--rerank-strength", 1)
+    assert [one["item"] for one in listed("--rerank-strength", 0)] == [x["item"] for x in plain]
+    assert sotto_node(*asked, "--history", "i3", "--k", 3) == 0
+    assert "by score" in capsys.readouterr().out
+    out = tmp_path / "lists.parquet"
+    assert sotto_node(*asked, "--users", "all", "--out", out, "--k", 6) == 0
+    exposed = lists(out)
+    assert sotto_node(*asked, "--users", "all", "--out", out, "--k", 6, "--rerank", "none") == 0
+    assert lists(out) != exposed
+    capsys.readouterr()
+    for words, said in (
+        (("--rerank-strength", 1.5), "rerank.strength = 1.5"),
+        (("--rerank", "calibrated"), "no item of the catalogue has a genre"),
+        (("--rerank", "none", "--rerank-strength", 0.5), "no method has it"),
+    ):
+        assert sotto_node(*history, *words) == 2
+        assert said in " ".join(capsys.readouterr().err.split())

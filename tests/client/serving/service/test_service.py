@@ -28,7 +28,7 @@ from client.serving.service.clients import add_client
 from client.serving.service.serve import Service
 from client.serving.service.status import Code
 from client.site.site import Site
-from shared.errors import SiteError
+from shared.errors import ConfigError, SiteError
 from shared.models.attention import build
 from tests.client.authority import Authority
 from tests.client.serving.service.running import Running, publish, running
@@ -287,7 +287,7 @@ def test_an_error_of_ours_is_a_sentence_and_not_a_traceback(
     def fails(*_: object, **__: object) -> None:
         raise ZeroDivisionError("user7 likes item 13")
 
-    monkeypatch.setattr(Recommender, "recommend_many", fails)
+    monkeypatch.setattr(Recommender, "rank_many", fails)
     status, details = served.refused(history={})
     assert status == "INTERNAL"
     assert "user7" not in details
@@ -551,3 +551,25 @@ def test_new_data_count_after_a_look(sites: Sites, tmp_path: Path) -> None:
         service.service.current.look()
         assert service.service.current.look()
         assert service.ask(user="user35").items
+
+
+def test_lists_are_reranked_where_the_site_says_so(home: Sites) -> None:
+    folder = publish(home, home.folder / "published")
+    changes = {"rerank.method": "exposure", "rerank.strength": 0.5}
+    site = home.make("reranked", changes, users=20)
+    settings, model = Site.load(site).rerank, Recommender.load(folder)
+    expected = model.recommend(["i3"], 4, rerank=settings)
+    with running(site, folder) as service:
+        asked = {"history": {"items": ["i3"]}, "k": 4}
+        plain, told = service.ask(**asked), service.ask(**asked, explain=True)
+        over_http = service.post("/v1/recommend", asked | {"explain": True}).json()
+    assert plain.rerank == told.rerank == over_http["rerank"] == "exposure, strength 0.5"
+    assert [item.item for item in plain.items] == [one.item for one in expected]
+    assert not plain.items[0].HasField("rank_by_score")
+    assert [item.rank_by_score for item in told.items] == [one.before for one in expected]
+    assert [item["rank_by_score"] for item in over_http["items"]] == [
+        one.before for one in expected
+    ]
+    site = home.make("unfit", {"rerank.method": "calibrated"}, users=20)  # no item has a genre
+    with pytest.raises(ConfigError, match="no item of the catalogue has a genre"):
+        Service(Site.load(site), folder)
