@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from client.commands.options import JsonOption, SiteOption
+from client.commands.options import JsonOption, SiteOption, open_ledger
 from client.commands.own_source import (
     DataOption,
     ItemColumnOption,
@@ -17,11 +18,18 @@ from client.commands.own_source import (
     UserColumnOption,
     find_source,
 )
-from client.home.adapt import FEWEST, Choice, choose, last_events
-from client.home.home_model import TransitionCounts, popularity_shares
+from client.home.adapt import FEWEST, Choice, build_home, choose, last_events
+from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior
+from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
 from client.home.store import HOME_FILE, save_home
+from client.ledger.ledger import Ledger
 from client.serving.published import load_published, scorer_of
+from client.site.site import Site
+from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
+from shared.privacy.accounting.accountant import epsilon as epsilon_of
+from shared.privacy.noise import RandomSource, SystemRandom
+from shared.privacy.release import Release
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["adapt_command"]
@@ -39,6 +47,21 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
             show_default=f"the site's serve.home or {HOME_FILE}; with --data, in this folder",
         ),
     ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Noised counts alone: what one user is shown hides your other users. Spends "
+            "home.epsilon of the site, and is what a site with home.private = true always makes.",
+        ),
+    ] = False,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="With --private: its ε.", show_default="the site's home.epsilon"),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="With --private and --data: its δ, far below 1 / users.")
+    ] = None,
     data: DataOption = None,
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
@@ -48,34 +71,127 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
 ) -> None:
     """Adapt the published model to your own users, and say what it gains. Nothing leaves."""
     source = find_source(site, data, user_column, item_column, time_column)
+    wanted = private or (source.site is not None and source.site.home.private)
+    terms = _terms(source.site, epsilon, delta) if wanted else None
+    if terms is None and (epsilon is not None or delta is not None):
+        raise ConfigError("--epsilon and --delta are for --private: add it, or leave them out.")
+    file = source.home if out is None else out
     catalogue, recommender = load_published(model, source.device)
     messages.print("reading your data ...")
     # At home, what users chose of what was recommended counts at once.
     histories = source.data.histories(catalogue)
     federated = scorer_of(recommender)
+    if terms is not None:
+        _check_place(file)
+        messages.print("counting, with noise ...")
+        sums = measure_own_sums(histories, len(catalogue), terms.charge(), terms.random)
+        _save(file, build_private_home(sums, federated), catalogue, terms.guarantee)
+        if as_json:
+            write_json(terms.report() | {"file": str(file)})
+        else:
+            _print_private(terms, file)
+        return
     messages.print("comparing on the last event of your users ...")
     items = len(catalogue)
     choice = choose(
         last_events(histories), federated, items=items, window=recommender.config.max_length
     )
-    chosen = choice.chosen
-    file = source.home if out is None else out
-    try:
-        save_home(
-            file,
-            TransitionCounts.of(histories, items, chosen.memory),
-            chosen.strength,
-            None if chosen.federated else popularity_shares(histories, items),
-            catalogue.fingerprint,
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be written ({error.strerror or error}): name another with --out."
-        ) from error
+    _save(file, build_home(choice.chosen, histories, federated, items), catalogue, None)
     if as_json:
         write_json(asdict(choice) | {"file": str(file)})
     else:
         _print(choice, file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Under which a private home model is made, and who remembers that it was.
+
+    Attributes:
+        guarantee: of this model.
+        max_epsilon: limit on all of them; without a site, there is none.
+        ledger: of the site; None without one.
+        random: where the noise comes from.
+    """
+
+    guarantee: Guarantee
+    max_epsilon: float | None
+    ledger: Ledger | None
+    random: RandomSource
+
+    def charge(self) -> Release:
+        """Charge one private home model, and return its release."""
+        release = release_for(self.guarantee)
+        if self.ledger is not None and self.max_epsilon is not None:
+            limit, delta = self.max_epsilon, self.guarantee.delta
+            self.ledger.charge_home(release, max_epsilon=limit, delta=delta)
+        return release
+
+    def report(self) -> dict[str, float | None]:
+        """Return what it costs: this one, and all so far."""
+        delta = self.guarantee.delta
+        spent = None if self.ledger is None else epsilon_of(self.ledger.home_releases(), delta)
+        return asdict(self.guarantee) | {"spent": spent, "max_epsilon": self.max_epsilon}
+
+
+def _terms(site: Site | None, epsilon: float | None, delta: float | None) -> _Terms:
+    if site is None:
+        if epsilon is None or delta is None:
+            raise ConfigError(
+                "--private with --data needs --epsilon and --delta, which have no default: 8 is a "
+                "loose ε and 1 a strict one; δ must be far below 1 / users."
+            )
+        return _Terms(Guarantee(epsilon, delta), None, None, SystemRandom())
+    if delta is not None:
+        raise ConfigError("--delta is for --data: a site's δ is policy.delta.")
+    one, limit = site.home.epsilon if epsilon is None else epsilon, site.home.max_epsilon
+    if one is None or limit is None:
+        raise ConfigError(
+            "a private home model needs home.epsilon (or --epsilon) and home.max_epsilon in "
+            "site.toml, which have no default: the ε of one, and the limit of all together."
+        )
+    guarantee = Guarantee(one, site.policy.delta)
+    return _Terms(guarantee, limit, open_ledger(site), site.random(1))
+
+
+def _check_place(file: Path) -> None:
+    """Refuse a file that cannot be written, before anything is charged."""
+    if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{file} cannot be written (its folder is not there, or not yours to write to): name "
+            "another with --out."
+        )
+
+
+def _save(file: Path, home: HomeModel, catalogue: Catalogue, guarantee: Guarantee | None) -> None:
+    prior, of = home.prior, catalogue.fingerprint
+    popularity = prior.shares if isinstance(prior, FixedPrior) else None
+    shift = prior.shift if isinstance(prior, SoftmaxPrior) else None
+    try:
+        save_home(file, home.transitions, home.strength, popularity, of, guarantee, shift)
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be written ({error.strerror or error}): name another with --out."
+        ) from error
+
+
+def _print_private(terms: _Terms, file: Path) -> None:
+    report = terms.report()
+    output.print(
+        f"What one of your users is shown by it depends on another one within ε = "
+        f"{terms.guarantee.epsilon:g} (δ = {terms.guarantee.delta:g}), beside what the published "
+        "model spent of your policy's budget.",
+        soft_wrap=True,
+    )
+    if terms.ledger is None:
+        output.print("There is no site, so no ledger remembers it: each further one adds to it.")
+    else:
+        output.print(
+            f"Charged: ε = {report['spent']:.4g} of home.max_epsilon = {terms.max_epsilon:g} is "
+            "spent by all private home models so far.",
+            soft_wrap=True,
+        )
+    output.print(f"Written to {file}: noised counts alone. Nothing was sent.", soft_wrap=True)
 
 
 def _print(choice: Choice, file: Path) -> None:

@@ -23,7 +23,13 @@ from client.commands.options import (
 from client.ledger import recovery
 from client.ledger.ledger import Ledger
 from client.site.site import Site
-from client.site.statement import RunCost, Statement, epsilon_over_time, read_statement
+from client.site.statement import (
+    HomeCost,
+    RunCost,
+    Statement,
+    epsilon_over_time,
+    read_statement,
+)
 from shared.errors import ConfigError, LedgerError
 from shared.system.command_line import (
     command_group,
@@ -176,6 +182,8 @@ def _print_statement(statement: Statement) -> None:
         )
     if statement.runs:
         output.print(_runs(statement.runs))
+    if statement.home is not None:
+        output.print(_home(statement.home), soft_wrap=True)
     if statement.refusals:
         output.print(_refusals(statement))
     output.print(_remaining_rounds(statement), soft_wrap=True)
@@ -200,6 +208,15 @@ def _runs(runs: tuple[RunCost, ...]) -> Table:
             run.last[:10],
         )
     return table
+
+
+def _home(home: HomeCost) -> str:
+    limit = "no home.max_epsilon any more" if home.limit is None else f"{_shown(home.limit)}"
+    return (
+        f"Private home models, which your own users are shown: {home.models}, the last on "
+        f"{home.last[:10]}; spent ε = {_shown(home.spent)} of {limit}. With what left: ε = "
+        f"{_shown(home.together)}."
+    )
 
 
 def _refusals(statement: Statement) -> Table:

@@ -60,12 +60,14 @@ class OwnSource:
         folder: of the site; the current folder without one.
         home: where the adapted model is kept.
         device: where scores are computed.
+        site: whose data they are; None without one.
     """
 
     data: OwnData
     folder: Path
     home: Path
     device: torch.device
+    site: Site | None = None
 
 
 def find_source(
@@ -112,6 +114,7 @@ def _of_site(site: Site) -> OwnSource:
         folder=Path(site.folder),
         home=home_place(site),
         device=site.torch_device(),
+        site=site,
     )
 
 

@@ -193,10 +193,20 @@ class _Request:
         return home_in_use(Site.load(folder))
 
 
+def _demands_private(folder: Path) -> bool:
+    """Whether the site of a folder, if there is one, shows its users private home models alone."""
+    return (folder / FILE).exists() and Site.load(folder).home.private
+
+
 def _for_history(request: _Request, history: str, site: Path) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
     rerank = request.rerank.settings(folder)
-    recommender = Recommender.load(request.model, request.home_of(folder), verb=request.verb)
+    recommender = Recommender.load(
+        request.model,
+        request.home_of(folder),
+        verb=request.verb,
+        private=_demands_private(folder),
+    )
     return recommender.recommend(
         [item.strip() for item in history.split(",") if item.strip()],
         request.k,
@@ -213,7 +223,13 @@ def _for_users(
     home, columns = request.home_of(source.folder), source.data.columns
     asked = None if users == ALL else read_ids(Path(users), "user", columns.user)
     device, rerank = source.device, request.rerank.settings(source.folder)
-    recommender = Recommender.load(request.model, home, device=device, verb=request.verb)
+    recommender = Recommender.load(
+        request.model,
+        home,
+        device=device,
+        verb=request.verb,
+        private=_demands_private(source.folder),
+    )
     filters = request.lists.filters(recommender, columns.item)
     recommender.check(request.k, filters)
     recommender.reranker(rerank)

@@ -1,8 +1,9 @@
-"""What a partner does at home with the federated model: exact, without noise, and never sent.
+"""What a partner does at home with the federated model: never sent, and exact unless it is private.
 
 - `home_model`: the partner's own transition counts, with the federated model as their prior.
 - `adapt`: chooses its numbers on the partner's own held-out events.
 - `evaluate`: how good models are on held-out events, beside what is there without them.
+- `private`: the same from noised sums, which hide the partner's users from one another.
 - `store`: the folder that an adapted model is kept in.
 
 No module that answers a coordinator imports this room (`tests/test_layering.py`).

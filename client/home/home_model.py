@@ -180,13 +180,20 @@ class SoftmaxPrior:
 
     Attributes:
         scorer: scores int64 [B, T] as logits [B, V].
+        shift: is added to them, [V]; None adds nothing.
     """
 
     scorer: Scorer
+    shift: Tensor | None = None
+
+    def logits(self, histories: Tensor, /) -> Tensor:
+        """Return logits [B, V]."""
+        logits = self.scorer(histories)
+        return logits if self.shift is None else logits + self.shift.to(logits)
 
     def __call__(self, histories: Tensor, /) -> Tensor:
         """Return probabilities, float64 [B, V]."""
-        return torch.softmax(self.scorer(histories).double(), dim=1)
+        return torch.softmax(self.logits(histories).double(), dim=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,16 +1,20 @@
 """An adapted model as one file: the organisation's counts, and how they are blended.
 
-It holds exact counts of private data: it is readable by its owner alone, and stays at home.
+It holds counts of private data, exact ones unless it is private: then it holds noised ones alone,
+and says under which (ε, δ). Either way it is readable by its owner alone, and stays at home.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import csr_array
@@ -23,20 +27,28 @@ from client.home.home_model import (
     SoftmaxPrior,
     TransitionCounts,
 )
+from client.home.private import Guarantee
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
 from shared.system.files import PRIVATE, write_atomically
 
-__all__ = ["HOME_FILE", "load_home", "save_home"]
+__all__ = ["HOME_FILE", "guarantee_of", "load_home", "save_home"]
 
 HOME_FILE = "home.safetensors"
 """Its name in a site's folder."""
 
 _FORM = "sotto-home-1"
+_REMEDY = "Make it anew: sotto-node adapt."
 
 
 def save_home(
-    file: Path, transitions: TransitionCounts, strength: float, popularity: Tensor | None, of: str
+    file: Path,
+    transitions: TransitionCounts,
+    strength: float,
+    popularity: Tensor | None,
+    of: str,
+    guarantee: Guarantee | None = None,
+    shift: Tensor | None = None,
 ) -> None:
     """Write a home model, durably and readable by the owner alone.
 
@@ -46,6 +58,9 @@ def save_home(
         strength: of the prior, in transitions; may be infinite.
         popularity: prior probabilities [V]; None where the federated model is the prior.
         of: fingerprint of the catalogue.
+        guarantee: which all that is given keeps between the organisation's users; None where it is
+            exact.
+        shift: of the federated model's logits, [V]; None for none.
 
     Raises:
         OSError: it cannot be written.
@@ -58,6 +73,8 @@ def save_home(
     }
     if popularity is not None:
         arrays["popularity"] = popularity.double().numpy()
+    if shift is not None:
+        arrays["shift"] = shift.float().numpy()
     about = {
         "form": _FORM,
         "catalogue": of,
@@ -66,39 +83,65 @@ def save_home(
         "decay": repr(memory.decay),
         "strength": json.dumps(None if math.isinf(strength) else strength),
     }
+    if guarantee is not None:
+        about |= {"epsilon": repr(guarantee.epsilon), "delta": repr(guarantee.delta)}
     write_atomically(file, save(arrays, metadata=about), mode=PRIVATE)
 
 
-def load_home(file: Path, federated: Scorer, catalogue: str) -> HomeModel:
+def load_home(file: Path, federated: Scorer, catalogue: str, *, private: bool = False) -> HomeModel:
     """Read a home model.
 
     Args:
         file: that `save_home` wrote.
         federated: logits of the federated model.
         catalogue: fingerprint of the catalogue that it ranks.
+        private: whether one of exact counts is refused.
 
     Raises:
-        DataError: the file is missing, damaged, or was made for another catalogue.
+        DataError: the file is missing, damaged, was made for another catalogue, or is not private.
     """
-    remedy = "Make it anew: sotto-node adapt."
-    try:
-        with safe_open(file, "numpy") as opened:
-            about = opened.metadata() or {}
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"not readable ({error})", file=file, remedy=remedy) from error
-    if about.get("form") != _FORM:
-        raise DataError("not a home model of this version", file=file, remedy=remedy)
+    about, arrays = _read(file)
     if about["catalogue"] != catalogue:
-        raise DataError("made for another catalogue", file=file, remedy=remedy)
+        raise DataError("made for another catalogue", file=file, remedy=_REMEDY)
+    if private and _guarantee(about) is None:
+        raise DataError("it holds exact counts, and home.private = true", file=file, remedy=_REMEDY)
     items, memory = int(about["items"]), Memory(int(about["events"]), float(about["decay"]))
     counts = csr_array(
         (arrays["data"], arrays["indices"], arrays["indptr"]), shape=(items + 1, items)
     )
     strength = json.loads(about["strength"])
-    shares = arrays.get("popularity")
+    shares, shift = arrays.get("popularity"), arrays.get("shift")
     return HomeModel(
         TransitionCounts(memory, counts, np.asarray(counts.sum(1, dtype=np.float64)).ravel()),
-        SoftmaxPrior(federated) if shares is None else FixedPrior(torch.from_numpy(shares)),
+        SoftmaxPrior(federated, None if shift is None else torch.from_numpy(shift))
+        if shares is None
+        else FixedPrior(torch.from_numpy(shares)),
         math.inf if strength is None else float(strength),
     )
+
+
+def guarantee_of(file: Path) -> Guarantee | None:
+    """Return what a home model keeps between the organisation's users; None for an exact one.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    return _guarantee(_read(file)[0])
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    try:
+        with safe_open(file, "numpy") as opened:
+            about = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"not readable ({error})", file=file, remedy=_REMEDY) from error
+    if about.get("form") != _FORM:
+        raise DataError("not a home model of this version", file=file, remedy=_REMEDY)
+    return about, arrays
+
+
+def _guarantee(about: Mapping[str, str]) -> Guarantee | None:
+    if "epsilon" not in about:
+        return None
+    return Guarantee(float(about["epsilon"]), float(about["delta"]))

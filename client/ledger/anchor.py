@@ -54,7 +54,10 @@ class Anchor:
             head=balance.head.hex(),
             charged=tuple(
                 (kind, noise, rate, steps, shares) if shares > 1 else (kind, noise, rate, steps)
-                for (kind, noise, rate, shares), steps in balance.steps.items()
+                for (kind, noise, rate, shares), steps in (
+                    *balance.steps.items(),
+                    *balance.home_steps.items(),
+                )
             ),
         )
 

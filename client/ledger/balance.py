@@ -45,6 +45,7 @@ class EntryType(StrEnum):
     REFUSAL = "refusal"
     ANSWER = "answer"
     TRUSTED = "trusted"
+    HOME = "home"
 
 
 @dataclass(slots=True)
@@ -58,7 +59,9 @@ class Balance:
         head: hash of the last entry.
         previous: hash of the entry before the last.
         charges: number of requests that were charged.
-        steps: total steps charged of each form of release.
+        steps: total steps charged of each form of release that may leave.
+        home_steps: the same of private home models, which stay at home and have a limit of their
+            own.
     """
 
     ledger: str = ""
@@ -68,6 +71,7 @@ class Balance:
     previous: bytes = INITIAL_HASH
     charges: int = 0
     steps: dict[Form, int] = field(default_factory=dict)
+    home_steps: dict[Form, int] = field(default_factory=dict)
 
     def apply(self, number: int, text: str, digest: bytes) -> None:
         """Check the next entry and add it.
@@ -90,12 +94,8 @@ class Balance:
             raise ValueError(f"entry {number} does not belong where it stands")
         if what == EntryType.OPENED:
             self._open(fields)
-        elif what in (EntryType.CHARGE, EntryType.CARRIED):
-            form = form_of(fields)
-            if form not in self.steps:
-                release_of(form, 1)  # raises ValueError for invalid fields
-            self.steps[form] = self.steps.get(form, 0) + _count(fields["steps"])
-            self.charges += what == EntryType.CHARGE
+        elif what in (EntryType.CHARGE, EntryType.CARRIED, EntryType.HOME):
+            self._add(what, form_of(fields), _count(fields["steps"]))
         self.entries, self.previous, self.head = number, self.head, digest
 
     def check_head(self, number: int, text: str, digest: bytes) -> None:
@@ -111,8 +111,14 @@ class Balance:
 
     @property
     def releases(self) -> list[Release]:
-        """All charged releases, equal ones merged, in order of first appearance."""
+        """All charged releases that may have left, equal ones merged, in order of appearance."""
         return [release_of(form, steps) for form, steps in self.steps.items()]
+
+    @property
+    def home_releases(self) -> list[Release]:
+        """The charged private home models, and what was written off, which may have been some."""
+        lost = [release for release in self.releases if release.kind is ReleaseKind.WRITTEN_OFF]
+        return [*lost, *(release_of(form, steps) for form, steps in self.home_steps.items())]
 
     def check_forms(self, releases: Iterable[Release]) -> None:
         """Check that there is room for these releases beside those that were charged.
@@ -130,7 +136,17 @@ class Balance:
 
     def copy(self) -> Balance:
         """Return an independent copy."""
-        return replace(self, steps=dict(self.steps))
+        return replace(self, steps=dict(self.steps), home_steps=dict(self.home_steps))
+
+    def _add(self, what: str, form: Form, steps: int) -> None:
+        at_home = form[0] == ReleaseKind.HOME
+        if what != EntryType.CARRIED and at_home is not (what == EntryType.HOME):
+            raise ValueError(f"a release of kind '{form[0]}' is no {what}")
+        charged = self.home_steps if at_home else self.steps
+        if form not in charged:
+            release_of(form, 1)  # raises ValueError for invalid fields
+        charged[form] = charged.get(form, 0) + steps
+        self.charges += what == EntryType.CHARGE
 
     def _open(self, fields: Mapping[str, Any]) -> None:
         if (fields["format"], fields["unit"]) != (FORMAT, UNIT):

@@ -3,8 +3,9 @@
 It asks before it writes, survives a crash at any instruction, and never forgets a charge.
 
 One SQLite file holds a hash chain of entries (`client.ledger.balance`): charges, refusals, answers,
-and trusted app bundles. The budget belongs to a user base and a privacy unit. It does not depend on
-the run, the data file or the process.
+trusted app bundles, and private home models. The budget belongs to a user base and a privacy unit.
+It does not depend on the run, the data file or the process. Private home models have one of their
+own: what an organisation shows its users is another matter than what it tells a coordinator.
 
 Order of writing: a charge is on disk before anything is computed from it, and an answer before it
 leaves. Each entry is recorded in the anchor (`client.ledger.anchor`) before the caller continues.
@@ -92,7 +93,7 @@ class Record:
 
     Attributes:
         number: 1-based.
-        type: opened, carried, charge, refusal, answer or trusted.
+        type: opened, carried, charge, refusal, answer, trusted or home.
         fields: all other fields, including the time (`at`) and the app's fingerprint (`app`).
         hash: hash of the chain up to this entry, in hex.
     """
@@ -150,7 +151,7 @@ class Ledger:
     # --- the budget ----------------------------------------------------------------------------
 
     def releases(self) -> list[Release]:
-        """Return every release charged to the user base, equal ones merged."""
+        """Return every charged release that may have left, equal ones merged."""
         with self._session():
             return self._balance.releases
 
@@ -259,6 +260,42 @@ class Ledger:
             fields = dict(asked) | {"code": str(code)} | ({"times": times} if times > 1 else {})
             with self._append(database, EntryType.REFUSAL, fields):
                 counter.clear()
+
+    # --- what stays at home -----------------------------------------------------------------------
+
+    def home_releases(self) -> list[Release]:
+        """Return every private home model that was charged, equal ones merged.
+
+        What was written off is among them: nobody knows what it was.
+        """
+        with self._session():
+            return self._balance.home_releases
+
+    def charge_home(self, release: Release, *, max_epsilon: float, delta: float) -> None:
+        """Record a private home model durably, each time anew. Call it before computing one.
+
+        If this raises, the ledger is unchanged.
+
+        Args:
+            release: of the kind "home".
+            max_epsilon: limit on the ε of all private home models together.
+            delta: the δ at which it holds.
+
+        Raises:
+            BudgetExceeded: ε would exceed the limit.
+        """
+        with self._session() as database:
+            after = epsilon([*self._balance.home_releases, release], delta)
+            if not after <= max_epsilon:  # also refuses NaN
+                spent = epsilon(self._balance.home_releases, delta)
+                raise BudgetExceeded(
+                    f"adapting would lead to ε = {after:.4g} at δ = {delta:g} between your users; "
+                    f"{spent:.4g} is spent, and home.max_epsilon is {max_epsilon:g}. Keep the home "
+                    "model that is there; only a higher limit, which is less privacy, allows "
+                    "another"
+                )
+            with self._append(database, EntryType.HOME, release.fields):
+                pass
 
     # --- answers -------------------------------------------------------------------------------
 

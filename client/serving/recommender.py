@@ -164,6 +164,7 @@ class Recommender:
         *,
         device: torch.device | str = "cpu",
         verb: str = CHOSE,
+        private: bool = False,
     ) -> Recommender:
         """Load a published folder, and a home model that `sotto-node adapt` wrote.
 
@@ -172,13 +173,18 @@ class Recommender:
             home: the home model's file; None takes the federated model alone.
             device: where scores are computed.
             verb: what users do with items, in the past tense; for explanations.
+            private: refuse a home model that is not private, as `home.private` of a site demands.
 
         Raises:
             DataError: see `load_published` and `load_home`.
         """
         catalogue, model = load_published(Path(folder), device)
         federated = scorer_of(model)
-        adapted = None if home is None else load_home(Path(home), federated, catalogue.fingerprint)
+        adapted = (
+            None
+            if home is None
+            else load_home(Path(home), federated, catalogue.fingerprint, private=private)
+        )
 
         def attention(rows: Tensor, /) -> Tensor:
             return model.last_attention(rows.to(device))
@@ -222,6 +228,8 @@ class Recommender:
             self._window = max(self._reads, home.transitions.memory.events)
             if isinstance(home.prior, FixedPrior):
                 self._search = _search_fixed(home.prior)
+            elif isinstance(home.prior, SoftmaxPrior) and home.prior.shift is not None:
+                self._search = search_with(home.prior.logits)
 
     def with_counts(self, transitions: TransitionCounts, strength: float) -> Recommender:
         """Return a recommender whose home model is these counts, with the federated model's prior.

@@ -19,6 +19,7 @@ from client.ledger.anchor import default_anchor
 from client.ledger.ledger import Ledger
 from client.ledger.register import enter_ledger, new_ledger_entry
 from client.site.coordinator import CoordinatorConfig
+from client.site.home import HomeConfig
 from client.site.node import NodeConfig
 from client.site.policy import Policy
 from client.site.roster import PEERS, Roster, is_same_name
@@ -62,6 +63,7 @@ class Site:
         roster: whose noise it counts on under secure aggregation, see `client.site.roster`.
         serve: how recommendations are served, see `client.site.serve`.
         rerank: how lists are chosen from scores, see `shared.rerank.settings`.
+        home: whether the home model is private, see `client.site.home`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -80,6 +82,7 @@ class Site:
     roster: Roster = field(default_factory=Roster)
     serve: ServeConfig = field(default_factory=ServeConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
+    home: HomeConfig = field(default_factory=HomeConfig)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 

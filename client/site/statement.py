@@ -19,9 +19,17 @@ from client.site.policy import Policy
 from client.site.site import Site
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon, rounds_for
-from shared.privacy.release import Release, merge
+from shared.privacy.release import Release, ReleaseKind, merge
 
-__all__ = ["NextRound", "Point", "RunCost", "Statement", "epsilon_over_time", "read_statement"]
+__all__ = [
+    "HomeCost",
+    "NextRound",
+    "Point",
+    "RunCost",
+    "Statement",
+    "epsilon_over_time",
+    "read_statement",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,25 @@ class NextRound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HomeCost:
+    """What the private home models cost so far, which stay at home.
+
+    Attributes:
+        models: how many were charged.
+        spent: ε of all of them together, between the site's own users.
+        limit: home.max_epsilon; None where site.toml has none now.
+        together: ε of all of them and of all that left, for who sees both.
+        last: time of the last one's charge, ISO 8601 in UTC.
+    """
+
+    models: int
+    spent: float
+    limit: float | None
+    together: float
+    last: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """The state of a user base's budget.
 
@@ -78,6 +105,7 @@ class Statement:
         runs: in order of their last charge.
         refusals: number of refused requests, by code.
         following: the rounds that still fit; None before the first round.
+        home: what private home models spent; None where there is none.
         entries: number of entries of the ledger.
     """
 
@@ -91,6 +119,7 @@ class Statement:
     refusals: dict[Refusal, int]
     following: NextRound | None
     entries: int
+    home: HomeCost | None = None
 
     @property
     def left(self) -> float:
@@ -124,7 +153,7 @@ def read_statement(site: Site, ledger: Ledger) -> Statement:
         LedgerError: the ledger cannot be read.
     """
     records, policy = ledger.history(), site.policy
-    charges = [record for record in records if record.type in (EntryType.CARRIED, EntryType.CHARGE)]
+    charges = [record for record in records if _may_have_left(record)]
     releases = merge([_release(record) for record in charges])
     refusals: Counter[Refusal] = Counter()
     for record in records:
@@ -141,6 +170,7 @@ def read_statement(site: Site, ledger: Ledger) -> Statement:
         refusals={code: refusals[code] for code in Refusal if refusals[code]},
         following=_remaining_rounds(charges, releases, policy),
         entries=len(records),
+        home=_home_cost(site, records, releases),
     )
 
 
@@ -153,7 +183,7 @@ def epsilon_over_time(ledger: Ledger, delta: float, max_points: int = 400) -> li
         max_points: largest number of points, >= 2; each one takes a call of the accountant. Of more
             charges, an evenly spread selection is returned, which includes the last one.
     """
-    charges = [r for r in ledger.history() if r.type in (EntryType.CARRIED, EntryType.CHARGE)]
+    charges = [record for record in ledger.history() if _may_have_left(record)]
     selected = {round((len(charges) - 1) * i / (max_points - 1)) for i in range(max_points)}
     points: list[Point] = []
     for number, record in enumerate(charges):
@@ -168,6 +198,27 @@ def epsilon_over_time(ledger: Ledger, delta: float, max_points: int = 400) -> li
 def _release(record: Record) -> Release:
     fields = record.fields
     return release_of(form_of(fields), fields["steps"])
+
+
+def _may_have_left(record: Record) -> bool:
+    charged = record.type in (EntryType.CARRIED, EntryType.CHARGE)
+    return charged and record.fields["kind"] != ReleaseKind.HOME
+
+
+def _home_cost(site: Site, records: Sequence[Record], left: list[Release]) -> HomeCost | None:
+    charged = (EntryType.CARRIED, EntryType.HOME)
+    own = [r for r in records if r.type in charged and r.fields["kind"] == ReleaseKind.HOME]
+    if not own:
+        return None
+    releases, delta = merge([_release(record) for record in own]), site.policy.delta
+    lost = [release for release in left if release.kind is ReleaseKind.WRITTEN_OFF]
+    return HomeCost(
+        models=sum(release.steps for release in releases),
+        spent=epsilon([*lost, *releases], delta),
+        limit=site.home.max_epsilon,
+        together=epsilon([*left, *releases], delta),
+        last=own[-1].fields["at"],
+    )
 
 
 def _run(record: Record) -> str | None:

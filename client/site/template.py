@@ -175,6 +175,16 @@ KEYS = (
     ),
     Key("rerank.rare", "popularity deciles, from the last, that are rare for exposure", 5),
     Key("rerank.candidates", "items that a list is chosen from", 200),
+    Key("home.private", "whether what one user is shown hides your other users", False),
+    Key(
+        "home.epsilon", "ε of one private home model: each `sotto-node adapt` spends it", None, 4.0
+    ),
+    Key(
+        "home.max_epsilon",
+        "ε of all private home models together, for ever; apart from policy.max_epsilon",
+        None,
+        16.0,
+    ),
 )
 """All but `lab`, which is for simulated sites."""
 

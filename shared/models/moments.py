@@ -29,9 +29,11 @@ from shared.models.outer_products import OuterProductSum, row_sums
 
 __all__ = [
     "MIN_MOMENT_NORM",
+    "POINTS_OF_LENGTH",
     "POPULARITY_FADE",
     "STATISTIC_CLIP_NORM",
     "batch_states",
+    "grid_points",
     "layer_norm",
     "moment_sum",
     "popularity_sum",
@@ -46,7 +48,7 @@ STATISTIC_CLIP_NORM = 1.0
 MIN_MOMENT_NORM = 1e-6
 """Frobenius norm below which a moment is treated as rounding error and left out."""
 _EPSILON = 1e-5  # as in torch's LayerNorm
-_POINTS = 2.0**40
+POINTS_OF_LENGTH = 2.0**40
 """Steps of the grid of sums in the clip norm; 2^22 users' add up within float64's integers."""
 
 _NUMBERS = 2**17
@@ -79,8 +81,8 @@ def popularity_sum(histories: Histories, items: int, fade: float) -> Floats:
         # From the end of the history: `unique` gives each item's first index, its last event.
         chosen, later_events = np.unique(history[::-1], return_index=True)
         weights = (1.0 + later_events) ** -fade
-        total[chosen - 1] += _points(weights / np.linalg.norm(weights))
-    return total / _POINTS
+        total[chosen - 1] += grid_points(weights / np.linalg.norm(weights))
+    return total / POINTS_OF_LENGTH
 
 
 def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float) -> Floats:
@@ -102,8 +104,9 @@ def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float)
     return total.total()
 
 
-def _points(vector: Floats) -> NDArray[np.int64]:
-    return np.rint(vector * _POINTS).astype(np.int64)
+def grid_points(vector: Floats) -> NDArray[np.int64]:
+    """Return a user's part of a sum in steps of the grid, of which sums are exact."""
+    return np.rint(vector * POINTS_OF_LENGTH).astype(np.int64)
 
 
 def transition_batches(histories: Histories, numbers: int) -> Iterator[tuple[Ints, Ints]]:

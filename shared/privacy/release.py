@@ -16,6 +16,8 @@ class ReleaseKind(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
     STATISTICS = "statistics"
+    HOME = "home"
+    """Never leaves: the private home model of an organisation, which its own users are shown."""
     WRITTEN_OFF = "written-off"
     """Charged when the record of past releases is lost; no sum of this kind is ever released."""
 

@@ -30,6 +30,7 @@ _TITLES = {
     "home": "own data at home, exact",
     "federated": "federated",
     "federated_home": "federated, adapted at home",
+    "federated_home_private": "the same, with private counts",
     "federated_new": "federated, cold items as new",
 }
 """In the order of the table: what an organisation can choose between comes last."""

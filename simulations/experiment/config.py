@@ -27,6 +27,8 @@ from shared.errors import ConfigError
 from shared.rerank.settings import RerankConfig
 from shared.sections import (
     Choice,
+    OptionalOf,
+    PositiveNumber,
     Require,
     TextsOf,
     Value,
@@ -42,6 +44,7 @@ __all__ = [
     "RERANK",
     "SETTINGS",
     "Engine",
+    "HomeConfig",
     "LabConfig",
     "SimulationConfig",
     "Split",
@@ -184,9 +187,30 @@ class LabConfig:
         )
 
 
+@section("home")
+class HomeConfig:
+    """What organisations do at home, beside the exact blend of counts that is always measured.
+
+    Attributes:
+        private: whether a private home model of each organisation is measured as well, which hides
+            its users from one another (`client.home.private`). Its δ is `privacy.delta`.
+        epsilon: its ε, beside that of the run; no default.
+    """
+
+    private: bool = False
+    epsilon: OptionalOf[PositiveNumber] = None
+
+    def __post_init__(self) -> None:
+        if self.private and self.epsilon is None:
+            raise ConfigError(
+                "home.private = true needs home.epsilon, which has no default: 8 is a loose "
+                "budget, 1 a strict one."
+            )
+
+
 @section()
 class SimulationConfig:
-    """All of a simulation; the sections are those of `RunConfig`, `lab` and `rerank`.
+    """All of a simulation; the sections are those of `RunConfig`, `lab`, `rerank` and `home`.
 
     Attributes:
         privacy: see `RunConfig`; so are `model`, `training`, `server` and `seed`.
@@ -197,6 +221,7 @@ class SimulationConfig:
         lab: data, organisations, engine.
         rerank: how lists are chosen from the scores, for a second measurement; training has no part
             in it, so it may change when a run is resumed.
+        home: what organisations do at home.
         seed: of partition, initial weights, samples and noise: the lab's alone.
     """
 
@@ -207,6 +232,7 @@ class SimulationConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     lab: LabConfig = field(default_factory=LabConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
+    home: HomeConfig = field(default_factory=HomeConfig)
     seed: int = 0
 
     @property
@@ -219,7 +245,7 @@ class SimulationConfig:
 
     def run(self, *, organisations: int, catalogue: Path, out: Path, resume: bool) -> RunConfig:
         """Return the settings of the run for a coordinator of so many organisations."""
-        own = ("lab.", f"{RERANK}.")
+        own = ("lab.", "home.", f"{RERANK}.")
         flat = {k: v for k, v in flatten(self).items() if not k.startswith(own)}
         paths = PathsConfig(catalogue=str(catalogue), out=str(out), resume=resume)
         return RunConfig.from_flat(

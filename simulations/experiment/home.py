@@ -2,7 +2,8 @@
 
 `home` is the best that an organisation gets from its own data alone, exact; `federated_home` is the
 best with the federated model as well. Both are chosen on its own held-out events, never on those
-that are measured (`client.home.adapt`).
+that are measured (`client.home.adapt`). With `home.private`, `federated_home_private` is its
+private home model (`client.home.private`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from scipy.stats import ttest_rel
 from torch import Tensor
 
 from client.home.adapt import HeldOutEvents, build_home, choose, last_events
+from client.home.home_model import HomeModel
+from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
 from shared.evaluation.reordering import Reorder, Reordered
+from shared.privacy.noise import SeededRandom
 from simulations.experiment.baselines import Cases
 from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.result_json import Joining
@@ -23,10 +27,12 @@ from simulations.experiment.simulation import Simulation
 
 __all__ = ["RERANKED", "joining_section", "rank_home"]
 
-HOME = "home"
+HOME, PRIVATE = "home", "federated_home_private"
 RERANKED = "_reranked"
 """Ends the names of rankings whose lists are in another order."""
 _MODELS = ("federated", "federated_home")
+_MODEL_NOISE = 1
+"""Tells the noise of private home models from all else before the first round."""
 
 
 def rank_home(
@@ -48,9 +54,10 @@ def rank_home(
         reorder: puts lists into another order.
     """
     scorers = list[list[Scorer]]()
-    names = [*_MODELS, *([f"{name}{RERANKED}" for name in _MODELS] if reorder else []), HOME]
+    reordered = [f"{name}{RERANKED}" for name in _MODELS] if reorder else []
+    names = [*_MODELS, *reordered, *[PRIVATE] * simulation.config.home.private, HOME]
     home = kept.get(HOME) if kept else None
-    for rows in simulation.parts:
+    for number, rows in enumerate(simulation.parts):
         train = simulation.split.train.select(rows)
         choice = choose(
             _held_out(simulation, train), federated, items=cases.items, window=cases.window
@@ -62,6 +69,8 @@ def rank_home(
             own += [
                 Reordered(model, reorder, logits=model is logits) for model in (logits, adapted)
             ]
+        if simulation.config.home.private:
+            own.append(_private_home(simulation, number, logits))
         if home is None:
             own.append(build_home(choice.home, train, logits, cases.items))
         scorers.append(own)
@@ -72,6 +81,16 @@ def rank_home(
             kept.put(HOME, home)
     ordered = ("federated", HOME, "federated_home", *names[len(_MODELS) : -1])
     return {name: (rankings | home)[name] for name in ordered}
+
+
+def _private_home(simulation: Simulation, number: int, federated: Scorer) -> HomeModel:
+    """Return an organisation's private home model, with the seeded noise of a simulation."""
+    config, histories = simulation.config, simulation.histories(number)
+    assert config.home.epsilon is not None
+    release = release_for(Guarantee(config.home.epsilon, config.privacy.delta))
+    random = SeededRandom(config.seed, number, 0, _MODEL_NOISE)
+    items = len(simulation.dataset.catalogue)
+    return build_private_home(measure_own_sums(histories, items, release, random), federated)
 
 
 class _Remembered:

@@ -163,7 +163,8 @@ class Privacy(Document):
     """The claim, and the releases that it rests on.
 
     The fields from `colluding` to `masking` are those of `shared.config.PrivacyConfig`, and are
-    there under secure aggregation alone.
+    there under secure aggregation alone. `home_epsilon` is that of each private home model, where
+    there are any.
     """
 
     private: bool
@@ -177,6 +178,7 @@ class Privacy(Document):
     organisations: Annotated[
         tuple[PrivacyOrganisation, ...], Require(bool, "at least one organisation")
     ]
+    home_epsilon: FromZero | None = None
 
 
 class Exposure(Document):
@@ -405,7 +407,9 @@ def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
     )
 
 
-def privacy_section(privacy: PrivacyConfig, spent: Mapping[str, LedgerCost]) -> Privacy:
+def privacy_section(
+    privacy: PrivacyConfig, spent: Mapping[str, LedgerCost], home_epsilon: float | None = None
+) -> Privacy:
     """Return the claim, and what the sites' own ledgers say was released and what it cost."""
     secure = privacy.secure
     return Privacy(
@@ -424,7 +428,12 @@ def privacy_section(privacy: PrivacyConfig, spent: Mapping[str, LedgerCost]) -> 
             for name, cost in spent.items()
         ),
         **(_secure_aggregation(privacy, len(spent)) if secure else {}),
+        **(_home_model(home_epsilon) if home_epsilon is not None else {}),
     )
+
+
+def _home_model(epsilon: float) -> dict[str, Any]:
+    return {"home_epsilon": epsilon}
 
 
 def _secure_aggregation(privacy: PrivacyConfig, organisations: int) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def simulate(
             dict(zip(simulation.names, simulation.populations, strict=True)),
         ),
         privacy=result_json.privacy_section(
-            simulation.config.privacy, ledger_costs(sites_in(simulation.folder / SITES))
+            simulation.config.privacy,
+            ledger_costs(sites_in(simulation.folder / SITES)),
+            simulation.config.home.epsilon if simulation.config.home.private else None,
         ),
         evaluation=evaluation_section(simulation, rankings),
         rounds=result_json.rounds_section(

@@ -100,6 +100,14 @@ MODELS: Mapping[str, Look] = MappingProxyType(
             "The federated model, blended with each organisation's own exact counts, which are "
             "never sent; evaluated on its own users.",
         ),
+        "federated_home_private": Look(
+            "federated, adapted at home, private",
+            GREEN,
+            "D",
+            "-.",
+            "The federated model, blended with each organisation's own counts, with noise that "
+            "hides its users from one another; evaluated on its own users.",
+        ),
         "item_knn": Look(
             "ItemKNN, no privacy",
             MUTED,

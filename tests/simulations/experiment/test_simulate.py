@@ -66,7 +66,7 @@ def run(config: SimulationConfig, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def private_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "private"
-    run(settings(tiny_data, "lab.alone=true"), folder)
+    run(settings(tiny_data, "lab.alone=true", "home.private=true", "home.epsilon=4"), folder)
     return folder
 
 
@@ -95,6 +95,7 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
     privacy = result["privacy"]
     assert (privacy["private"], privacy["unit"], privacy["trust"]) == (True, "user", "local")
     assert (privacy["adjacency"], privacy["delta"]) == ("add-or-remove-one", 0.01)
+    assert privacy["home_epsilon"] == 4.0
     evaluation = result["evaluation"]
     assert evaluation["protocol"] == "leave-one-out, full ranking, seen items removed"
     assert (evaluation["split"], evaluation["users"]) == ("test", USERS)
@@ -102,7 +103,7 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
     models = evaluation["models"]
     assert set(models) == {
         *("popularity", "popularity_private", "markov", "counts3", "counts3_local", "item_knn"),
-        *("ease", "local", "federated", "home", "federated_home"),
+        *("ease", "local", "federated", "home", "federated_home", "federated_home_private"),
     }
     for figures in models.values():
         assert list(figures) == [
