@@ -16,5 +16,6 @@ budget       what the privacy budget was spent on; verify, restore, write off
 budget_plot  the same over time, as a picture
 outbox       every answer that left
 console      all of this as a local web page
+rerank_options  in which order lists are shown, for those that show or measure some
 options      options that the commands share
 """

@@ -20,12 +20,14 @@ from client.commands.own_source import (
     UserColumnOption,
     find_source,
 )
+from client.commands.rerank_options import RerankOption, RerankStrengthOption, StatedRerank
 from client.home.adapt import FEWEST
 from client.home.evaluate import NAMES, Evaluation
 from client.serving.choices import evaluate_choices
 from client.serving.quality import evaluate_published, load_compared
 from client.site.site import Site
 from shared.errors import ConfigError
+from shared.rerank.settings import RerankConfig
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["evaluate_command"]
@@ -59,6 +61,8 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         float,
         typer.Option(min=0, help="With --feedback: position p is looked at with chance p^-eta."),
     ] = 1.0,
+    rerank: RerankOption = None,
+    rerank_strength: RerankStrengthOption = None,
     data: DataOption = None,
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
@@ -76,7 +80,10 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         check_picture(plot)
     if feedback and (plot is not None or data is not None):
         raise ConfigError("--feedback is a site's, and a table: leave out --data and --plot.")
+    if feedback and (rerank is not None or rerank_strength is not None):
+        raise ConfigError("--feedback ranks what was shown: leave out --rerank.")
     source = find_source(site, data, user_column, item_column, time_column)
+    settings = StatedRerank(rerank, rerank_strength).settings(source.folder)
     device, say = source.device, _progress()
     if feedback:
         catalogue, federated, window = load_compared(model, before, device=device, k=k)
@@ -90,14 +97,16 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
             print_choices(found, k)
         return
     measured = evaluate_published(
-        model, before, source.data, device=device, k=k, most=users, say=say
+        model, before, source.data, device=device, k=k, most=users, say=say, rerank=settings
     )
     if plot is not None:
         draw_evaluation(measured, plot)
     if as_json:
-        write_json(_as_json(measured))
+        write_json(_as_json(measured, settings))
     else:
         _print(measured, k)
+        if measured.reranked:
+            _print_reranked(measured, settings)
 
 
 def _progress() -> Callable[[str, float], None]:
@@ -113,7 +122,11 @@ def _progress() -> Callable[[str, float], None]:
     return say
 
 
-def _as_json(measured: Evaluation) -> dict[str, object]:
+def _as_json(measured: Evaluation, rerank: RerankConfig) -> dict[str, object]:
+    reranked = {
+        name: {"before": before.as_dict(), "after": after.as_dict()}
+        for name, (before, after) in measured.reranked.items()
+    }
     return {
         "protocol": "last event of each user, all items",
         "users": measured.users,
@@ -125,6 +138,7 @@ def _as_json(measured: Evaluation) -> dict[str, object]:
         "chosen": measured.chosen.describe(),
         "joining": asdict(measured.joining),
         "renewing": None if measured.renewing is None else asdict(measured.renewing),
+        **({"rerank": {"how": str(rerank), "models": reranked}} if reranked else {}),
     }
 
 
@@ -148,3 +162,26 @@ def _print(measured: Evaluation, k: int) -> None:
         output.print(words, soft_wrap=True)
     if measured.users < FEWEST:
         output.print(f"Fewer than {FEWEST} users: the figures say little.")
+
+
+def _print_reranked(measured: Evaluation, rerank: RerankConfig) -> None:
+    """Print what another order of lists costs, beside the lists of the highest scores."""
+    table = table_of("list", "NDCG", "coverage", "rarer half", "calibration", "distance")
+    for name, (before, after) in measured.reranked.items():
+        for price, words in ((before, NAMES[name]), (after, "  reranked")):
+            optional = (price.calibration_error, price.distance)
+            table.add_row(
+                words,
+                f"{price.ndcg:.4f}",
+                f"{price.coverage:.4f}",
+                f"{price.exposure_rare:.4f}",
+                *("-" if value is None else f"{value:.4f}" for value in optional),
+            )
+    output.print(Text(f"Reranked: {rerank}."))
+    output.print(table)
+    output.print(
+        "rarer half: share of all places that goes to the items in the last five popularity "
+        "deciles of your own data. Calibration: the error of the lists' genres, in nats. Distance: "
+        "between the genres of two items of a list, 0 alike, 1 without a genre in common.",
+        soft_wrap=True,
+    )

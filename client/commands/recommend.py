@@ -20,6 +20,7 @@ from client.commands.own_source import (
     find_source,
     read_ids,
 )
+from client.commands.rerank_options import RerankOption, RerankStrengthOption, StatedRerank
 from client.home.store import HOME_FILE
 from client.serving.batch import Batch, Summary, check_file, recommend_all
 from client.serving.explanation import CHOSE
@@ -27,7 +28,6 @@ from client.serving.published import home_in_use
 from client.serving.recommender import Filters, Recommended, Recommender
 from client.site.site import FILE, Site
 from shared.errors import ConfigError, DataError
-from shared.rerank.settings import Method, RerankConfig, changed
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["recommend_command"]
@@ -55,14 +55,8 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
         Path | None,
         typer.Option(help="File for the lists of users: .parquet, .csv or .jsonl."),
     ] = None,
-    rerank: Annotated[
-        Method | None,
-        typer.Option(help="Order of lists.", show_default="the site's rerank.method"),
-    ] = None,
-    rerank_strength: Annotated[
-        float | None,
-        typer.Option(help="How strongly, from 0 to 1.", show_default="the site's, or the method's"),
-    ] = None,
+    rerank: RerankOption = None,
+    rerank_strength: RerankStrengthOption = None,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also recommend what is in the history.")
     ] = False,
@@ -108,7 +102,7 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if home is not None and no_home:
         raise ConfigError("--home and --no-home contradict each other: leave one out.")
     lists = _Lists(allow, deny, tuple(category or ()), include_seen)
-    stated = _Stated(rerank, rerank_strength)
+    stated = StatedRerank(rerank, rerank_strength)
     request = _Request(model, k, lists, verb, stated, home=home, no_home=no_home, explain=explain)
     if history is not None:
         if out is not None:
@@ -159,19 +153,6 @@ class _Lists:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stated:
-    """What the options say of the order of lists."""
-
-    method: Method | None
-    strength: float | None
-
-    def settings(self, folder: Path) -> RerankConfig:
-        """Return the settings that hold: those of a site's folder, and what is stated."""
-        own = Site.load(folder).rerank if (folder / FILE).exists() else RerankConfig()
-        return changed(own, self.method, self.strength)
-
-
-@dataclass(frozen=True, slots=True)
 class _Request:
     """What is asked for, whoever it is for."""
 
@@ -179,7 +160,7 @@ class _Request:
     k: int
     lists: _Lists
     verb: str
-    rerank: _Stated
+    rerank: StatedRerank
     home: Path | None
     no_home: bool
     explain: bool

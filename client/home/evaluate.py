@@ -19,7 +19,7 @@ events: counts are of the events before them, and so are the held-out events by 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,22 @@ from client.home.adapt import Candidate, build_home, choose, last_events
 from client.home.home_model import MEMORIES
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
+from shared.evaluation.reordering import Reordered
 from shared.models.counts import Popularity, item_counts
 from shared.models.recent_counts import RecentCounts
+from shared.rerank.price import Price, price_of
+from shared.rerank.reranker import Reranker
 
-__all__ = ["NAMES", "NORMAL", "Difference", "Evaluation", "Measured", "build_scorers", "evaluate"]
+__all__ = [
+    "NAMES",
+    "NORMAL",
+    "RERANKED",
+    "Difference",
+    "Evaluation",
+    "Measured",
+    "build_scorers",
+    "evaluate",
+]
 
 NAMES = {
     "popularity": "most popular",
@@ -43,6 +55,8 @@ NAMES = {
     "before_home": "model before, adapted",
 }
 """How models are called in tables and pictures."""
+RERANKED = ("federated", "federated_home")
+"""Models whose lists are also chosen by another order, where one is stated."""
 _STEPS_OF_CHOICE = 4
 """What adapting takes, in rankings, about; for progress."""
 
@@ -105,6 +119,8 @@ class Evaluation:
         chosen: the home model behind `federated_home`.
         joining: NDCG of `federated_home` over `home`.
         renewing: NDCG of `federated_home` over `before_home`; None without a model before.
+        reranked: figures of `federated` and `federated_home` before and after lists are chosen by
+            another order; empty without one.
     """
 
     models: dict[str, Measured]
@@ -113,9 +129,10 @@ class Evaluation:
     chosen: Candidate
     joining: Difference
     renewing: Difference | None
+    reranked: Mapping[str, tuple[Price, Price]] = field(default_factory=dict)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 what is measured, and how
     histories: Histories,
     federated: Mapping[str, Scorer],
     *,
@@ -124,6 +141,7 @@ def evaluate(
     k: int = 10,
     most: int = 10_000,
     say: Callable[[str, float], None] = lambda *_: None,
+    reranker: Reranker | None = None,
 ) -> Evaluation:
     """Rank held-out events with all models.
 
@@ -135,6 +153,7 @@ def evaluate(
         k: the cut-off, in 1..V.
         most: users whose events are ranked, >= 1; of more, as many are taken evenly.
         say: is told what is done now, and which share in [0, 1] of all is done.
+        reranker: chooses lists by another order, to see what that costs; None for none.
 
     Raises:
         ValueError: no user has two events.
@@ -157,6 +176,15 @@ def evaluate(
     for name, scorer in scorers.items():
         say(f"ranking: {NAMES[name]}", 1 - (len(scorers) - len(rankings)) / steps)
         rankings[name] = rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
+    reranked = {}
+    for name in RERANKED if reranker is not None else ():
+        assert reranker is not None
+        scorer = Reordered(scorers[name], reranker, logits=name == "federated")
+        after = rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
+        counts, genres = item_counts(counted, items).numpy(), reranker.items.genres
+        before_after = (rankings[name], after)
+        one, other = (price_of(ranking, inputs, counts, genres) for ranking in before_after)
+        reranked[name] = one, other
     gains = {name: _gains(ranking) for name, ranking in rankings.items()}
     return Evaluation(
         models={
@@ -170,6 +198,7 @@ def evaluate(
         renewing=_difference(gains["federated_home"], gains["before_home"])
         if "before" in federated
         else None,
+        reranked=reranked,
     )
 
 

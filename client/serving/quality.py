@@ -12,6 +12,8 @@ from client.site.own_data import OwnData
 from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError, DataError
 from shared.evaluation.ranking import Scorer
+from shared.rerank.reranker import ItemTraits, Reranker
+from shared.rerank.settings import RerankConfig
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,7 @@ def load_compared(
     return catalogue, federated, window
 
 
-def evaluate_published(
+def evaluate_published(  # noqa: PLR0913 what is measured, and how
     model: Path,
     before: Path | None,
     data: OwnData,
@@ -59,6 +61,7 @@ def evaluate_published(
     k: int = 10,
     most: int = 10_000,
     say: Callable[[str, float], None] = lambda *_: None,
+    rerank: RerankConfig | None = None,
 ) -> Evaluation:
     """Rank the held-out events of the partner's users; see `client.home.evaluate`.
 
@@ -70,14 +73,18 @@ def evaluate_published(
         k: length of the lists, in 1..V.
         most: users whose events are ranked, >= 1.
         say: is told what is done now, and which share in [0, 1] of all is done.
+        rerank: another order of lists, whose price is measured; None for none.
 
     Raises:
-        ConfigError: k is out of range.
+        ConfigError: k is out of range, or `rerank` does not fit the catalogue.
         DataError: a folder or the data cannot be used.
         SiteError: the source cannot be reached or read.
     """
     say("reading the model", 0.0)
     catalogue, federated, window = load_compared(model, before, device=device, k=k)
+    reranker = None
+    if rerank is not None and rerank.changes:
+        reranker = Reranker(rerank, ItemTraits.of(catalogue, federated["federated"]))
     say("reading your data", 0.0)
     histories = data.histories(catalogue)
     if not (histories.lengths >= 2).any():
@@ -87,7 +94,14 @@ def evaluate_published(
             remedy="Bring more data: the last event of a user is asked for after the others.",
         )
     return evaluate(
-        histories, federated, items=len(catalogue), window=window, k=k, most=most, say=say
+        histories,
+        federated,
+        items=len(catalogue),
+        window=window,
+        k=k,
+        most=most,
+        say=say,
+        reranker=reranker,
     )
 
 

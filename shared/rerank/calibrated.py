@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.evaluation.calibration import divergence, group_shares
+from shared.evaluation.calibration import SMOOTHING
 
 __all__ = ["CalibratedGain"]
 
@@ -30,17 +30,29 @@ class CalibratedGain:
 
     def __init__(self, relevance: Floats, groups: Floats, target: Floats, weight: float) -> None:
         self._linear = relevance if weight == 0 else _scaled(relevance, 1 - weight)
-        self._groups, self._target, self._weight = groups, target[:, None], weight
-        self._sums = np.zeros_like(self._target)  # [B, 1, G]
+        self._masses = groups.sum(2)  # [B, C]; 1, or 0 without a group
+        self._groups = np.ascontiguousarray(groups.mT)  # [B, G, C], since C is the larger
+        self._target, self._weight = target, weight
+        self._smooth = np.maximum(SMOOTHING * target, np.finfo(np.float64).tiny)[..., None]
+        self._sums, self._mass = np.zeros_like(target), np.zeros(len(target))  # of the list
+        self._rows, self._mixed = np.arange(len(target)), np.empty_like(self._groups)
 
     def __call__(self) -> Floats:
-        """Return [B, C], up to what is the same for all candidates of a user."""
-        shares = group_shares(self._sums + self._groups)
-        return self._linear - self._weight * divergence(self._target, shares)
+        """Return [B, C], up to what is the same for all candidates of a user.
+
+        Of C_KL = Σ p log p - Σ p log q̃ the second part alone differs between candidates.
+        """
+        mixed, total = self._mixed, self._masses + self._mass[:, None]  # [B, G, C], [B, C]
+        np.add(self._groups, self._sums[..., None], out=mixed)
+        mixed *= ((1 - SMOOTHING) / np.where(total > 0, total, 1.0))[:, None]
+        mixed += self._smooth
+        np.log(mixed, out=mixed)
+        return self._linear + self._weight * (self._target[:, None] @ mixed)[:, 0]
 
     def add(self, places: Ints) -> None:
         """Take one candidate of each user into the list, [B]."""
-        self._sums += np.take_along_axis(self._groups, places[:, None, None], 1)
+        self._sums += self._groups[self._rows, :, places]
+        self._mass += self._masses[self._rows, places]
 
 
 def _scaled(relevance: Floats, factor: float) -> Floats:

@@ -44,7 +44,7 @@ class DiverseGain:
         self._weight, self._vectors = weight, vectors
         self._left = np.ones(relevance.shape)  # d²
         self._factor = np.zeros((*relevance.shape, k))  # c
-        self._chosen = 0
+        self._chosen, self._rows = 0, np.arange(len(relevance))
 
     def __call__(self) -> Floats:
         """Return [B, C]."""
@@ -52,12 +52,12 @@ class DiverseGain:
 
     def add(self, places: Ints) -> None:
         """Take one candidate of each user into the list, [B]."""
-        at = places[:, None, None]
-        vector = np.take_along_axis(self._vectors, at, 1)  # [B, 1, F]
-        alike = (self._vectors @ vector.mT)[..., 0].astype(np.float64) * (1 - OWN_PART)  # [B, C]
-        own = np.take_along_axis(self._factor, at, 1)  # [B, 1, k]
-        length = np.sqrt(np.take_along_axis(self._left, places[:, None], 1))
-        part = (alike - (self._factor * own).sum(2)) / length
+        rows, before = self._rows, self._factor[..., : self._chosen]
+        vector = self._vectors[rows, places][..., None]  # [B, F, 1]
+        part = (self._vectors @ vector)[..., 0].astype(np.float64)  # [B, C]
+        part *= 1 - OWN_PART
+        part -= (before @ before[rows, places][..., None])[..., 0]
+        part /= np.sqrt(self._left[rows, places])[:, None]
         self._factor[..., self._chosen] = part
-        self._left = (self._left - part**2).clip(min=np.finfo(np.float64).tiny)
+        self._left = np.maximum(self._left - part**2, np.finfo(np.float64).tiny)
         self._chosen += 1

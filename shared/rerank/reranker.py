@@ -98,7 +98,7 @@ class Reranker:
     """
 
     def __init__(self, config: RerankConfig, items: ItemTraits) -> None:
-        self.config, self.candidates = config, config.candidates
+        self.config, self.items, self.candidates = config, items, config.candidates
         self.protected: NDArray[np.bool_] | None = None
         self._table: NDArray[np.floating] | None = None
         if not config.changes:

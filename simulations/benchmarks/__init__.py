@@ -14,6 +14,7 @@
 | sources      | reading interactions from files and databases                                |
 | executor     | starting a ClientApp                                                         |
 | serving      | latency and throughput of `sotto-node serve` on one core                    |
+| rerank       | choosing a list of ten from 200 candidates, by each method                   |
 | batch        | `sotto-node recommend` for a million users, killed and started again         |
 | day/         | a day of a partner that serves: clicks, adaptations, a federated run, kills |
 | memory       | the memory allocator                                                         |

@@ -60,9 +60,9 @@ def print_data(simulation: Simulation) -> None:
 
 _FIGURES = {
     "ndcg@10": "NDCG@10",
-    "coverage@10": "coverage@10",
-    "exposure_rare": "exposure of the rarer half",
-    "calibration_error": "calibration error",
+    "coverage@10": "coverage",
+    "exposure_rare": "rarer half",
+    "calibration_error": "calibration",
     "distance": "distance",
 }
 """Of a reranked list."""
@@ -161,7 +161,7 @@ def _print_reranking(section: dict[str, Any]) -> None:
     for name in names:
         table.add_column(_FIGURES[name], justify="right")
     for model, both in section["models"].items():
-        for when, words in (("before", ""), ("after", ", reranked")):
+        for when, words in (("before", _TITLES[model]), ("after", "  reranked")):
             cells = [f"{both[when][name]:.4f}" for name in names]
-            table.add_row(_TITLES[model] + words, *cells)
+            table.add_row(words, *cells)
     output.print(table)

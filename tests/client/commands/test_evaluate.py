@@ -80,3 +80,28 @@ def test_what_cannot_be_compared_is_refused(
     lonely.write_text("user_id,item_id,timestamp\na,i1,1\nb,i2,1\n")
     assert sotto_node("evaluate", model, "--data", lonely) == 2
     assert "two events" in capsys.readouterr().err
+
+
+def test_the_price_of_another_order_stands_beside_the_plain_lists(
+    sites: Sites, tmp_path: Path, sotto_node: Command, capsys: Capture
+) -> None:
+    site, model = sites.make("alpha", users=60), publish(tmp_path / "new")
+    asked = ("evaluate", model, "--site", site)
+    assert sotto_node(*asked, "--json", "--k", 5) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert "rerank" not in plain
+    order = ("--rerank", "exposure", "--rerank-strength", 0.4)
+    assert sotto_node(*asked, "--json", "--k", 5, *order) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["rerank"]["how"] == "exposure, strength 0.4"
+    assert answer["models"] == plain["models"]
+    assert list(answer["rerank"]["models"]) == ["federated", "federated_home"]
+    for name, both in answer["rerank"]["models"].items():
+        assert both["before"]["ndcg@5"] == pytest.approx(plain["models"][name]["ndcg@5"])
+        assert set(both["after"]) == {"hr@5", "ndcg@5", "coverage@5", "exposure_rare"}  # no genres
+    assert any(both["after"] != both["before"] for both in answer["rerank"]["models"].values())
+    assert sotto_node(*asked, *order) == 0
+    assert "published model, adapted" in (printed := capsys.readouterr().out)
+    assert printed.count("  reranked") == 2
+    for words in (("--rerank", "calibrated"), ("--feedback", "--rerank", "exposure")):
+        assert sotto_node(*asked, *words) == 2
