@@ -65,7 +65,6 @@ DESCRIBED = ModelConfig(feature_size=FEATURES, max_length=5)
 LONGEST = (
     "docs/test_federation.py",
     "test_secure_deployment.py",
-    "test_deployment.py",
     "hostile/test_training.py",
     "docs/test_tutorial.py",
     "simulations/sweep/test_sweep.py",

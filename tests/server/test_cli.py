@@ -57,6 +57,17 @@ def test_init_writes_over_nothing(made: Path, capsys: pytest.CaptureFixture[str]
     assert "holds a coordinator already" in err
 
 
+def test_init_writes_the_addresses_that_it_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--listen", "127.0.0.1:4", "--metrics", "127.0.0.1:3", *ADDRESSES]
+    code, *_ = types(capsys, "init", folder, "--address", "sotto.example:9092", *words)
+    listen = Settings.load(folder).listen
+    assert code == 0
+    assert (listen.administrators, listen.superlink) == ("127.0.0.1:1", "127.0.0.1:2")
+    assert (listen.metrics, listen.partners) == ("127.0.0.1:3", "127.0.0.1:4")
+
+
 def test_a_certificate_needs_its_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["init", folder, "--address", "a.example:1", "--certificate", "x.crt"]
     code, _, err = types(capsys, *words)
