@@ -57,6 +57,14 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
             "--feedback", help="Rank what was chosen in the service, corrected for positions."
         ),
     ] = False,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention",
+            help="Also train an attention model on your own data, about a minute of one core: "
+            "'own data alone' may then be that.",
+        ),
+    ] = False,
     eta: Annotated[
         float,
         typer.Option(min=0, help="With --feedback: position p is looked at with chance p^-eta."),
@@ -78,8 +86,10 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     """
     if plot is not None:
         check_picture(plot)
-    if feedback and (plot is not None or data is not None):
-        raise ConfigError("--feedback is a site's, and a table: leave out --data and --plot.")
+    if feedback and (plot is not None or data is not None or attention):
+        raise ConfigError(
+            "--feedback is a site's, and a table: leave out --data, --plot and --attention."
+        )
     if feedback and (rerank is not None or rerank_strength is not None):
         raise ConfigError("--feedback ranks what was shown: leave out --rerank.")
     source = find_source(site, data, user_column, item_column, time_column)
@@ -97,7 +107,15 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
             print_choices(found, k)
         return
     measured = evaluate_published(
-        model, before, source.data, device=device, k=k, most=users, say=say, rerank=settings
+        model,
+        before,
+        source.data,
+        device=device,
+        k=k,
+        most=users,
+        attention=attention,
+        say=say,
+        rerank=settings,
     )
     if plot is not None:
         draw_evaluation(measured, plot)

@@ -5,7 +5,10 @@ events: first how far back own counts look, then what the prior is worth. Both c
 that are the same for everybody. The best of many that were tried on few events is often so by
 luck: so a number other than the default must be better by more than the standard error of the
 difference, paired by event and clustered by user. The federated model is the prior where what
-is chosen with it is better than what is chosen without it by more than half a standard error.
+is chosen with it is better than what is chosen without it by more than half a standard error. An
+attention model of the own data, where one was trained, takes part likewise: as the prior of what is
+chosen without the federated model, and together with it, where that is better by more than a
+standard error.
 
 Where there are few users, more than one event of each is held out.
 """
@@ -30,6 +33,7 @@ from client.home.home_model import (
     TransitionCounts,
     popularity_shares,
 )
+from client.home.local_attention import LocalAttention, train_attention
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, ranks
 
@@ -79,6 +83,16 @@ class HeldOutEvents:
         """Whether there are users enough to choose by."""
         return len(np.unique(self.users)) >= FEWEST
 
+    def train_attention(self, items: int) -> LocalAttention | None:
+        """Train an attention model on what is counted; None where too few users have events.
+
+        Args:
+            items: V, the size of the catalogue.
+        """
+        if not self.enough:
+            return None
+        return train_attention(self.counted, self.inputs, self.targets, items)
+
     @classmethod
     def joined(cls, parts: Sequence[HeldOutEvents]) -> HeldOutEvents:
         """Concatenate events; what the last part counts is counted."""
@@ -98,15 +112,19 @@ class Candidate:
         federated: whether the prior is the federated model, or own popularity.
         memory: how far back own counts look.
         strength: what the prior is worth.
+        attention: whether the prior is the own attention model, alone or with the federated one.
     """
 
     federated: bool
     memory: Memory
     strength: float
+    attention: bool = False
 
     def describe(self) -> str:
         """Return it in words."""
-        prior = "the federated model" if self.federated else "own popularity"
+        federated = ["the federated model"] if self.federated else []
+        attention = ["an attention model of your own data"] if self.attention else []
+        prior = " with ".join([*federated, *attention]) or "own popularity"
         if math.isinf(self.strength):
             return f"{prior} alone"
         return (
@@ -126,6 +144,7 @@ class Choice:
         ndcg: NDCG@10 of `chosen`; None where nothing was chosen.
         ndcg_home: NDCG@10 of `home`.
         ndcg_federated: NDCG@10 of the federated model alone.
+        ndcg_attention: NDCG@10 of the own attention model alone; None where there is none.
     """
 
     chosen: Candidate
@@ -134,12 +153,14 @@ class Choice:
     ndcg: float | None = None
     ndcg_home: float | None = None
     ndcg_federated: float | None = None
+    ndcg_attention: float | None = None
 
 
 DEFAULT = Memory(10, 0.8), 32.0
 """Where there are too few users to choose by, and nothing else is measurably better."""
-JOINING = 0.5
-"""Standard errors by which the federated model must be better."""
+JOINING, TRAINING = 0.5, 1.0
+"""Standard errors by which the federated model must be better, and by which an own attention model:
+it was made to rank these events well (`client.home.local_attention`)."""
 ENOUGH, MOST_OF_ONE, LEAST_KEPT = 600, 4, 9
 """Events that are held out where histories are long enough, and of one user at most; for each of a
 user's, so many others are counted."""
@@ -170,14 +191,22 @@ def last_events(histories: Histories, *, apart: int = 0) -> HeldOutEvents:
     )
 
 
-def choose(events: HeldOutEvents, federated: Scorer, *, items: int, window: int) -> Choice:
+def choose(
+    events: HeldOutEvents,
+    federated: Scorer,
+    *,
+    items: int,
+    window: int,
+    attention: LocalAttention | None = None,
+) -> Choice:
     """Choose the home model that ranks held-out events best, where the difference is measurable.
 
     Args:
         events: the organisation's.
         federated: the federated model's logits.
         items: V, the size of the catalogue.
-        window: events T that the federated model reads.
+        window: events T that a model reads, the most of all.
+        attention: was trained on what is counted; None where there is no such model.
     """
     memory, strength = DEFAULT
     if not events.enough:
@@ -187,16 +216,30 @@ def choose(events: HeldOutEvents, federated: Scorer, *, items: int, window: int)
     comparison = _Comparison(events, items, window)
     joined = comparison.of(SoftmaxPrior(federated), federated=True)
     own = comparison.of(FixedPrior(popularity_shares(events.counted, items)), federated=False)
-    home, best = own.best, joined.best
-    difference = joined.gains[best] - own.gains[home]
-    joins = difference.mean() > JOINING * standard_error(difference, comparison.users)
-    chosen, of_chosen = (best, joined.mean(best)) if joins else (home, own.mean(home))
-    users = len(np.unique(comparison.users))
-    return Choice(chosen, home, users, of_chosen, own.mean(home), joined.mean_of_prior)
+    trained, joined_best = None, joined
+    if attention is not None:
+        trained = comparison.of(attention.prior, federated=False, attention=True)
+        own = comparison.better(trained, own, TRAINING)
+        mean = comparison.of(attention.prior_with(federated), federated=True, attention=True)
+        joined_best = comparison.better(mean, joined, TRAINING)
+    best = comparison.better(joined_best, own, JOINING)
+    return Choice(
+        chosen=best.best,
+        home=own.best,
+        users=len(np.unique(comparison.users)),
+        ndcg=best.mean(best.best),
+        ndcg_home=own.mean(own.best),
+        ndcg_federated=joined.mean_of_prior,
+        ndcg_attention=None if trained is None else trained.mean_of_prior,
+    )
 
 
 def build_home(
-    candidate: Candidate, histories: Histories, federated: Scorer, items: int
+    candidate: Candidate,
+    histories: Histories,
+    federated: Scorer,
+    items: int,
+    attention: LocalAttention | None = None,
 ) -> HomeModel:
     """Return the home model of a candidate, which counts the given histories.
 
@@ -205,12 +248,14 @@ def build_home(
         histories: the organisation's.
         federated: the federated model's logits.
         items: V, the size of the catalogue.
+        attention: of the own data, where it is the candidate's prior.
     """
-    prior = (
-        SoftmaxPrior(federated)
-        if candidate.federated
-        else FixedPrior(popularity_shares(histories, items))
-    )
+    prior: Scorer = FixedPrior(popularity_shares(histories, items))
+    if candidate.attention:
+        assert attention is not None
+        prior = attention.prior_with(federated) if candidate.federated else attention.prior
+    elif candidate.federated:
+        prior = SoftmaxPrior(federated)
     transitions = TransitionCounts.of(histories, items, candidate.memory)
     return HomeModel(transitions, prior, candidate.strength)
 
@@ -260,14 +305,14 @@ class _Comparison:
         }
 
     @torch.no_grad()
-    def of(self, prior: Scorer, *, federated: bool) -> _Measured:
+    def of(self, prior: Scorer, *, federated: bool, attention: bool = False) -> _Measured:
         """Measure the candidates with a prior, and choose one."""
         histories = [self._padded(rows, self._window) for rows in self._batches]
         probabilities = [prior(part).float().cpu() for part in histories]
         gains: dict[Candidate, NDArray[np.float64]] = {}
 
         def measure(memory: Memory, strength: float) -> Candidate:
-            candidate = Candidate(federated=federated, memory=memory, strength=strength)
+            candidate = Candidate(federated, memory, strength, attention)
             if candidate not in gains:
                 model = HomeModel(self._counts[memory], prior, strength)
                 gains[candidate] = self._gains(model, histories, probabilities)
@@ -278,6 +323,12 @@ class _Comparison:
         best = self._better(first, [measure(other, strength) for other in MEMORIES], gains)
         others = [measure(best.memory, other) for other in STRENGTHS]
         return _Measured(self._better(best, others, gains), gains)
+
+    def better(self, one: _Measured, other: _Measured, errors: float) -> _Measured:
+        """Return `one` if its best is better by more than so many standard errors, or `other`."""
+        difference = one.gains[one.best] - other.gains[other.best]
+        enough = difference.mean() > errors * standard_error(difference, self.users)
+        return one if enough else other
 
     def _better(
         self,

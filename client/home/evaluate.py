@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from client.home.adapt import Candidate, build_home, choose, last_events
 from client.home.home_model import MEMORIES
+from client.home.local_attention import WINDOW
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.evaluation.reordering import Reordered
@@ -140,6 +141,7 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
     window: int,
     k: int = 10,
     most: int = 10_000,
+    attention: bool = False,
     say: Callable[[str, float], None] = lambda *_: None,
     reranker: Reranker | None = None,
 ) -> Evaluation:
@@ -152,6 +154,7 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         window: events that a federated model reads, the most of all.
         k: the cut-off, in 1..V.
         most: users whose events are ranked, >= 1; of more, as many are taken evenly.
+        attention: whether an attention model of the own data is trained, too, for "home".
         say: is told what is done now, and which share in [0, 1] of all is done.
         reranker: chooses lists by another order, to see what that costs; None for none.
 
@@ -169,8 +172,10 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
     def adapting(name: str, done: int) -> None:
         say(f"adapting the {NAMES[name]}", _STEPS_OF_CHOICE * done / steps)
 
-    scorers, chosen = build_scorers(counted, federated, items=items, window=window, say=adapting)
-    reach = max(window, *(memory.events for memory in MEMORIES))
+    scorers, chosen = build_scorers(
+        counted, federated, items=items, window=window, attention=attention, say=adapting
+    )
+    reach = max(window, WINDOW * attention, *(memory.events for memory in MEMORIES))
     inputs, targets = counted.select(rows), histories.items[histories.offsets[1:][rows] - 1]
     rankings: dict[str, Ranking] = {}
     for name, scorer in scorers.items():
@@ -208,6 +213,7 @@ def build_scorers(
     *,
     items: int,
     window: int,
+    attention: bool = False,
     say: Callable[[str, int], None] = lambda *_: None,
 ) -> tuple[dict[str, Scorer], Candidate]:
     """Return all models by the names at the top of this module, and the candidate that is adapted.
@@ -217,6 +223,7 @@ def build_scorers(
         federated: logits of published models: "federated", and "before" if there is one.
         items: V, the size of the catalogue.
         window: events that a federated model reads, the most of all.
+        attention: whether an attention model of the own data takes part in the choice.
         say: is told which published model is adapted now, and how many are.
     """
     scorers: dict[str, Scorer] = {
@@ -224,14 +231,16 @@ def build_scorers(
         "counts3": RecentCounts.from_histories(counted, items),
     }
     chosen: dict[str, Candidate] = {}
+    events = last_events(counted)
+    own = events.train_attention(items) if attention else None
     for number, (name, scorer) in enumerate(federated.items()):
         say(name, number)
-        choice = choose(last_events(counted), scorer, items=items, window=window)
+        choice = choose(events, scorer, items=items, window=window, attention=own)
         if name == "federated":
-            scorers["home"] = build_home(choice.home, counted, scorer, items)
+            scorers["home"] = build_home(choice.home, counted, scorer, items, own)
         chosen[name] = choice.chosen
         scorers[name] = scorer
-        scorers[f"{name}_home"] = build_home(choice.chosen, counted, scorer, items)
+        scorers[f"{name}_home"] = build_home(choice.chosen, counted, scorer, items, own)
     return scorers, chosen["federated"]
 
 

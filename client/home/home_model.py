@@ -181,10 +181,12 @@ class SoftmaxPrior:
     Attributes:
         scorer: scores int64 [B, T] as logits [B, V].
         shift: is added to them, [V]; None adds nothing.
+        window: events that the scorer reads; 0 for as many as the federated model.
     """
 
     scorer: Scorer
     shift: Tensor | None = None
+    window: int = 0
 
     def logits(self, histories: Tensor, /) -> Tensor:
         """Return logits [B, V]."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from client.home.home_model import (
     SoftmaxPrior,
     TransitionCounts,
 )
+from client.home.local_attention import LocalAttention
 from client.home.private import Guarantee
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
+from shared.models.attention import AttentionRecommender
+from shared.models.attention_config import AttentionConfig
 from shared.system.files import PRIVATE, write_atomically
 
 __all__ = ["HOME_FILE", "guarantee_of", "load_home", "save_home"]
@@ -38,17 +42,22 @@ HOME_FILE = "home.safetensors"
 """Its name in a site's folder."""
 
 _FORM = "sotto-home-1"
+_ATTENTION = "attention."
+"""Begins the names of the own attention model's weights."""
 _REMEDY = "Make it anew: sotto-node adapt."
 
 
-def save_home(
+def save_home(  # noqa: PLR0913 what the file holds
     file: Path,
     transitions: TransitionCounts,
     strength: float,
     popularity: Tensor | None,
     of: str,
+    *,
     guarantee: Guarantee | None = None,
     shift: Tensor | None = None,
+    attention: AttentionRecommender | None = None,
+    mean: bool = False,
 ) -> None:
     """Write a home model, durably and readable by the owner alone.
 
@@ -61,6 +70,8 @@ def save_home(
         guarantee: which all that is given keeps between the organisation's users; None where it is
             exact.
         shift: of the federated model's logits, [V]; None for none.
+        attention: of the own data, where it is the prior.
+        mean: whether it is so together with the federated model.
 
     Raises:
         OSError: it cannot be written.
@@ -83,6 +94,13 @@ def save_home(
         "decay": repr(memory.decay),
         "strength": json.dumps(None if math.isinf(strength) else strength),
     }
+    if attention is not None:
+        about["attention"] = json.dumps(asdict(attention.config))
+        about["mean"] = json.dumps(mean)
+        arrays |= {
+            f"{_ATTENTION}{name}": value.cpu().numpy()
+            for name, value in attention.state_dict().items()
+        }
     if guarantee is not None:
         about |= {"epsilon": repr(guarantee.epsilon), "delta": repr(guarantee.delta)}
     write_atomically(file, save(arrays, metadata=about), mode=PRIVATE)
@@ -110,14 +128,36 @@ def load_home(file: Path, federated: Scorer, catalogue: str, *, private: bool = 
         (arrays["data"], arrays["indices"], arrays["indptr"]), shape=(items + 1, items)
     )
     strength = json.loads(about["strength"])
-    shares, shift = arrays.get("popularity"), arrays.get("shift")
     return HomeModel(
         TransitionCounts(memory, counts, np.asarray(counts.sum(1, dtype=np.float64)).ravel()),
-        SoftmaxPrior(federated, None if shift is None else torch.from_numpy(shift))
-        if shares is None
-        else FixedPrior(torch.from_numpy(shares)),
+        _prior(file, about, arrays, federated),
         math.inf if strength is None else float(strength),
     )
+
+
+def _prior(
+    file: Path, about: Mapping[str, str], arrays: Mapping[str, NDArray[Any]], federated: Scorer
+) -> Scorer:
+    if "popularity" in arrays:
+        return FixedPrior(torch.from_numpy(arrays["popularity"]))
+    if "attention" not in about:
+        shift = arrays.get("shift")
+        return SoftmaxPrior(federated, None if shift is None else torch.from_numpy(shift))
+    weights = {
+        name.removeprefix(_ATTENTION): torch.from_numpy(value)
+        for name, value in arrays.items()
+        if name.startswith(_ATTENTION)
+    }
+    try:
+        model = AttentionRecommender(AttentionConfig.from_json(about["attention"].encode()))
+        model.load_state_dict(weights)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            f"its attention model is damaged ({error})", file=file, remedy=_REMEDY
+        ) from error
+    model.train(mode=False).requires_grad_(requires_grad=False)
+    own = LocalAttention(model)
+    return own.prior_with(federated) if json.loads(about["mean"]) else own.prior
 
 
 def guarantee_of(file: Path) -> Guarantee | None:

@@ -60,6 +60,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
     device: torch.device | str = "cpu",
     k: int = 10,
     most: int = 10_000,
+    attention: bool = False,
     say: Callable[[str, float], None] = lambda *_: None,
     rerank: RerankConfig | None = None,
 ) -> Evaluation:
@@ -72,6 +73,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         device: where scores are computed.
         k: length of the lists, in 1..V.
         most: users whose events are ranked, >= 1.
+        attention: whether an attention model of the own data is trained, too, for "home".
         say: is told what is done now, and which share in [0, 1] of all is done.
         rerank: another order of lists, whose price is measured; None for none.
 
@@ -100,6 +102,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         window=window,
         k=k,
         most=most,
+        attention=attention,
         say=say,
         reranker=reranker,
     )

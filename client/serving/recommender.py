@@ -128,7 +128,8 @@ class Recommender:
         catalogue: the items.
         federated: the federated model's scores.
         window: events that the federated model reads, T >= 1.
-        home: the site's own model, whose prior is the federated model or own popularity.
+        home: the site's own model, whose prior is the federated model, own popularity, or an
+            attention model of the own data.
         verb: what users do with items, in the past tense; for explanations.
         search: finds the highest scores of `federated`; None scores the whole catalogue with it.
         attention: how much the last event attends to each of the events that the federated model
@@ -228,8 +229,10 @@ class Recommender:
             self._window = max(self._reads, home.transitions.memory.events)
             if isinstance(home.prior, FixedPrior):
                 self._search = _search_fixed(home.prior)
-            elif isinstance(home.prior, SoftmaxPrior) and home.prior.shift is not None:
-                self._search = search_with(home.prior.logits)
+            elif isinstance(home.prior, SoftmaxPrior):
+                self._window = max(self._window, home.prior.window)
+                if home.prior.scorer is not self._federated or home.prior.shift is not None:
+                    self._search = search_with(home.prior.logits)
 
     def with_counts(self, transitions: TransitionCounts, strength: float) -> Recommender:
         """Return a recommender whose home model is these counts, with the federated model's prior.

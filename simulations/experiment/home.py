@@ -27,7 +27,7 @@ from simulations.experiment.simulation import Simulation
 
 __all__ = ["RERANKED", "joining_section", "rank_home"]
 
-HOME, PRIVATE = "home", "federated_home_private"
+HOME, ATTENTION, PRIVATE = "home", "home-attention", "federated_home_private"
 RERANKED = "_reranked"
 """Ends the names of rankings whose lists are in another order."""
 _MODELS = ("federated", "federated_home")
@@ -56,14 +56,15 @@ def rank_home(
     scorers = list[list[Scorer]]()
     reordered = [f"{name}{RERANKED}" for name in _MODELS] if reorder else []
     names = [*_MODELS, *reordered, *[PRIVATE] * simulation.config.home.private, HOME]
-    home = kept.get(HOME) if kept else None
+    kind = ATTENTION if simulation.config.home.attention else HOME
+    home = kept.get(kind) if kept else None
     for number, rows in enumerate(simulation.parts):
         train = simulation.split.train.select(rows)
-        choice = choose(
-            _held_out(simulation, train), federated, items=cases.items, window=cases.window
-        )
+        events, items = _held_out(simulation, train), cases.items
+        attention = events.train_attention(items) if simulation.config.home.attention else None
+        choice = choose(events, federated, items=items, window=cases.window, attention=attention)
         logits = _Remembered(federated)
-        adapted = build_home(choice.chosen, train, logits, cases.items)
+        adapted = build_home(choice.chosen, train, logits, items, attention)
         own: list[Scorer] = [logits, adapted]
         if reorder is not None:
             own += [
@@ -72,13 +73,13 @@ def rank_home(
         if simulation.config.home.private:
             own.append(_private_home(simulation, number, logits))
         if home is None:
-            own.append(build_home(choice.home, train, logits, cases.items))
+            own.append(build_home(choice.home, train, logits, items, attention))
         scorers.append(own)
     rankings = dict(zip(names, cases.rank_each(scorers), strict=False))
     if home is None:
         home = {HOME: rankings[HOME]}
         if kept:
-            kept.put(HOME, home)
+            kept.put(kind, home)
     ordered = ("federated", HOME, "federated_home", *names[len(_MODELS) : -1])
     return {name: (rankings | home)[name] for name in ordered}
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import client.home.adapt
+import client.home.local_attention
 from client.home.private import MEMORY, Guarantee, transition_sum
 from client.home.store import guarantee_of, load_home
 from client.site.own_data import OwnData
@@ -182,3 +184,25 @@ def test_a_site_that_promises_privacy_shows_no_exact_model(
     assert "it holds exact counts, and home.private = true" in capsys.readouterr().err
     assert sotto_node("adapt", published, "--site", site) == 0
     assert sotto_node(*recommend) == 0
+
+
+def test_an_own_attention_model_takes_part_where_it_is_asked_for(
+    sites: Sites,
+    published: Path,
+    sotto_node: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client.home.local_attention, "MOST_EPOCHS", 2)
+    monkeypatch.setattr(client.home.adapt, "TRAINING", -1e9)
+    site = sites.make("alpha", users=60)
+    assert sotto_node("adapt", published, "--site", site, "--attention") == 0
+    printed = capsys.readouterr().out
+    assert "attention on your own data" in printed
+    with safe_open(site / "home.safetensors", "numpy") as opened:
+        kept = "attention" in opened.metadata()
+    assert kept is ("an attention model of your own data" in printed)
+    history = ",".join(sites.catalogue.item_ids[:2])
+    assert sotto_node("recommend", "--model", published, "--site", site, "--history", history) == 0
+    assert sotto_node("evaluate", published, "--site", site, "--attention", "--json") == 0
+    assert sotto_node("adapt", published, "--site", site, "--attention", "--private") == 2

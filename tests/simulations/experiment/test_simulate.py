@@ -66,7 +66,16 @@ def run(config: SimulationConfig, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def private_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "private"
-    run(settings(tiny_data, "lab.alone=true", "home.private=true", "home.epsilon=4"), folder)
+    run(
+        settings(
+            tiny_data,
+            "lab.alone=true",
+            "home.private=true",
+            "home.epsilon=4",
+            "home.attention=true",
+        ),
+        folder,
+    )
     return folder
 
 
