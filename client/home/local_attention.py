@@ -35,8 +35,9 @@ WIDTH, LAYERS, HEADS, WINDOW, DROPOUT = 64, 1, 2, 50, 0.2
 """Shape: hidden size, blocks, heads, events that are read, and the rate of dropout."""
 LEARNING_RATE, USERS_OF_STEP = 3e-3, 16
 MOST_EPOCHS, PATIENCE = 60, 6
-MOST_SCORES = 2 * 10**9
-"""Scores of items that are computed in all, which bounds the time: about a minute of one core."""
+MOST_SCORES, SCORES_OF_STEP = 2 * 10**9, 2**24
+"""Scores of items that are computed in all, which bounds the time to a minute or two of one core;
+and in a step at most, as far as one user's allow it: memory."""
 MOST_MEASURED = 500
 """Held-out events by which the best epoch is chosen."""
 _SEED = 0
@@ -136,11 +137,12 @@ def train_attention(
 def _train(model: AttentionRecommender, counted: Histories, held: _Held) -> LocalAttention:
     items, scorer, draw = model.config.items, LocalAttention(model), np.random.default_rng(_SEED)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    users = max(1, min(USERS_OF_STEP, SCORES_OF_STEP // (WINDOW * items)))
     model.train(mode=False)
     best, epochs, kept, scored = held.ndcg(scorer, items), 0, _copy(model), 0
     for epoch in range(1, MOST_EPOCHS + 1):
         model.train()
-        for batch in _batches(counted, draw):
+        for batch in _batches(counted, users, draw):
             scored += _step(model, optimiser, batch) * items
             if scored > MOST_SCORES:
                 break
@@ -166,11 +168,11 @@ def _step(model: AttentionRecommender, optimiser: torch.optim.Optimizer, batch: 
     return int(real.sum())
 
 
-def _batches(histories: Histories, draw: np.random.Generator) -> Iterator[Tensor]:
+def _batches(histories: Histories, size: int, draw: np.random.Generator) -> Iterator[Tensor]:
     """Yield a window of each user of two or more events, in random order, [B, T + 1]."""
     users = draw.permutation(np.flatnonzero(histories.lengths >= 2))
-    for start in range(0, len(users), USERS_OF_STEP):
-        rows = users[start : start + USERS_OF_STEP]
+    for start in range(0, len(users), size):
+        rows = users[start : start + size]
         windows = [_window(histories, user, draw) for user in rows]
         padded = np.zeros((len(rows), max(map(len, windows))), np.int64)
         for row, window in zip(padded, windows, strict=True):
