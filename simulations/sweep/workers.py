@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,8 @@ def devices() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
+    if version("torch").endswith("+cpu"):
+        return []  # a build that can use none
     import torch  # noqa: PLC0415 it takes seconds to import, on every machine of a cluster
 
     return [str(number) for number in range(torch.cuda.device_count())]

@@ -365,6 +365,17 @@ def test_processes_run_side_by_side_each_with_its_threads_and_gpu(
     assert wait_for(workers, 1) == {"d": 7}
 
 
+@pytest.mark.parametrize(("build", "found"), [("2.13.0+cpu", []), ("2.13.0+cu130", ["0", "1"])])
+def test_a_build_without_gpus_is_not_asked_for_them(
+    monkeypatch: pytest.MonkeyPatch, build: str, found: list[str]
+) -> None:
+    """It takes seconds to import."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("simulations.sweep.workers.version", lambda _: build)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert devices() == found
+
+
 ON_RAY = """
 import sys, time
 from pathlib import Path
