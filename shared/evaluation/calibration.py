@@ -31,8 +31,6 @@ __all__ = [
 
 SMOOTHING = 0.01
 """Steck's α: how much of p is in the list's smoothed distribution."""
-_USERS = 256
-"""Users whose events are looked up at once."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -71,11 +69,8 @@ def history_shares(histories: Histories, groups: Floats) -> Floats:
     [[0.67, 0.33], [0.0, 0.0]]
     """
     sums = np.zeros((len(histories), groups.shape[1]))
-    for start in range(0, len(histories), _USERS):
-        end = min(start + _USERS, len(histories))
-        first, last = histories.offsets[start], histories.offsets[end]
-        user = np.repeat(np.arange(start, end), histories.lengths[start:end])
-        np.add.at(sums, user, groups[histories.items[first:last] - 1])
+    for row, own in enumerate(histories):
+        sums[row] = groups[own - 1].sum(0)
     return group_shares(sums)
 
 

@@ -30,29 +30,34 @@ class CalibratedGain:
 
     def __init__(self, relevance: Floats, groups: Floats, target: Floats, weight: float) -> None:
         self._linear = relevance if weight == 0 else _scaled(relevance, 1 - weight)
-        self._masses = groups.sum(2)  # [B, C]; 1, or 0 without a group
+        self._bare = ~groups.any(2)  # [B, C], of no group
         self._groups = np.ascontiguousarray(groups.mT)  # [B, G, C], since C is the larger
         self._target, self._weight = target, weight
-        self._smooth = np.maximum(SMOOTHING * target, np.finfo(np.float64).tiny)[..., None]
-        self._sums, self._mass = np.zeros_like(target), np.zeros(len(target))  # of the list
+        self._smooth = np.maximum(SMOOTHING * target, np.finfo(np.float64).tiny)
+        self._sums, self._mass = np.zeros_like(target), np.zeros((len(target), 1))  # of the list
         self._rows, self._mixed = np.arange(len(target)), np.empty_like(self._groups)
 
     def __call__(self) -> Floats:
         """Return [B, C], up to what is the same for all candidates of a user.
 
-        Of C_KL = Σ p log p - Σ p log q̃ the second part alone differs between candidates.
+        Of C_KL = Σ p log p - Σ p log q̃ the second part alone differs between candidates. With f =
+        (1 - α) / (items of a group in the list), log q̃ = log f + log(sums + α p / f).
         """
-        mixed, total = self._mixed, self._masses + self._mass[:, None]  # [B, G, C], [B, C]
-        np.add(self._groups, self._sums[..., None], out=mixed)
-        mixed *= ((1 - SMOOTHING) / np.where(total > 0, total, 1.0))[:, None]
-        mixed += self._smooth
+        mixed, factor = self._mixed, (1 - SMOOTHING) / (self._mass + 1)  # [B, G, C], [B, 1]
+        np.add(self._groups, (self._sums + self._smooth / factor)[..., None], out=mixed)
         np.log(mixed, out=mixed)
-        return self._linear + self._weight * (self._target[:, None] @ mixed)[:, 0]
+        fit = (self._target[:, None] @ mixed)[:, 0]  # [B, C]
+        fit += self._target.sum(1, keepdims=True) * np.log(factor)
+        if self._bare.any():
+            shares = self._sums / np.maximum(self._mass, 1)  # stay as they are
+            alone = np.log((1 - SMOOTHING) * shares + self._smooth)
+            fit = np.where(self._bare, (self._target * alone).sum(1, keepdims=True), fit)
+        return self._linear + self._weight * fit
 
     def add(self, places: Ints) -> None:
         """Take one candidate of each user into the list, [B]."""
         self._sums += self._groups[self._rows, :, places]
-        self._mass += self._masses[self._rows, places]
+        self._mass += ~self._bare[self._rows, places][:, None]
 
 
 def _scaled(relevance: Floats, factor: float) -> Floats:

@@ -24,6 +24,7 @@ EXAMPLES = {
     "lab.md",
     "node-reference.md",
     "privacy.md",
+    "rerank.md",
     "run.md",
     "secure-aggregation.md",
     "serve.md",
