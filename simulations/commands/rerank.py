@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["rerank_command"]
 
 _STRENGTHS = {
-    Method.CALIBRATED: "0.5,0.7,0.8,0.9,0.95",
+    Method.CALIBRATED: "0.5,0.8,0.9,0.95",
     Method.DIVERSE: "0.2,0.5,0.8,0.9,0.95",
     Method.EXPOSURE: "0.02,0.05,0.1,0.2,0.3",
 }
@@ -111,6 +111,7 @@ def _print(points: list[Point]) -> None:
 def _draw(points: list[Point], file: Path) -> None:
     """Draw each figure over NDCG, one curve a method; the point of the scores alone is marked."""
     from matplotlib.figure import Figure  # noqa: PLC0415 it takes half a second to import
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 as above
 
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes: Axes
@@ -125,6 +126,7 @@ def _draw(points: list[Point], file: Path) -> None:
         axes.axvline(0.95 * plain.price.ndcg, color="#999999", linestyle=":", label="NDCG - 5%")
         axes.set(xlabel=f"NDCG@{plain.price.k}", ylabel=title)
         axes.set_xlim(left=0.85 * plain.price.ndcg)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
     figure.savefig(file)
