@@ -30,7 +30,7 @@ class CalibratedGain:
 
     def __init__(self, relevance: Floats, groups: Floats, target: Floats, weight: float) -> None:
         self._linear = relevance if weight == 0 else _scaled(relevance, 1 - weight)
-        self._bare = ~groups.any(2)  # [B, C], of no group
+        self._grouped = groups.sum(2) > 0  # [B, C]
         self._groups = np.ascontiguousarray(groups.mT)  # [B, G, C], since C is the larger
         self._target, self._weight = target, weight
         self._smooth = np.maximum(SMOOTHING * target, np.finfo(np.float64).tiny)
@@ -48,16 +48,16 @@ class CalibratedGain:
         np.log(mixed, out=mixed)
         fit = (self._target[:, None] @ mixed)[:, 0]  # [B, C]
         fit += self._target.sum(1, keepdims=True) * np.log(factor)
-        if self._bare.any():
+        if not self._grouped.all():
             shares = self._sums / np.maximum(self._mass, 1)  # stay as they are
             alone = np.log((1 - SMOOTHING) * shares + self._smooth)
-            fit = np.where(self._bare, (self._target * alone).sum(1, keepdims=True), fit)
+            fit = np.where(self._grouped, fit, (self._target * alone).sum(1, keepdims=True))
         return self._linear + self._weight * fit
 
     def add(self, places: Ints) -> None:
         """Take one candidate of each user into the list, [B]."""
         self._sums += self._groups[self._rows, :, places]
-        self._mass += ~self._bare[self._rows, places][:, None]
+        self._mass[:, 0] += self._grouped[self._rows, places]
 
 
 def _scaled(relevance: Floats, factor: float) -> Floats:
