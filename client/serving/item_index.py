@@ -209,9 +209,10 @@ class ItemIndex:
                 for (columns, scores), own in zip(found, best, strict=True)
             ]
             recall = float(np.reshape(shares, (len(kinds), -1)).mean(1).min())
-            if recall >= RECALL or 2 * searched * _LEAST_SHARE > self.lists:
+            more = searched + searched // 2
+            if recall >= RECALL or more * _LEAST_SHARE > self.lists:
                 break
-            searched *= 2
+            searched = more
         estimates = [self.log_total(query, *own) for query, own in zip(queries, found, strict=True)]
         ratios = np.expm1(np.array(estimates) - np.array(totals))
         error = float(np.sqrt((ratios**2).mean()))
