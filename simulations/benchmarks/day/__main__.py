@@ -66,8 +66,8 @@ def main() -> None:
 def show(result: dict[str, Any]) -> None:
     """Print what `live_through` returned."""
     table = table_of(
-        *("phase", "before it", "events learned", "lists", "chosen", "CTR"),
-        *("with the first model", "rise", "expected", "of the first model", "gain"),
+        *("phase", "before it", "learned", "chosen", "CTR"),
+        *("first model's", "rise", "expected", "gain"),
     )
     for phase in result["phases"]:
         number = phase["phase"]
@@ -76,13 +76,11 @@ def show(result: dict[str, Any]) -> None:
             str(number),
             new,
             f"{phase['learned']:,}",
-            f"{phase['lists']:,}",
             f"{phase['chosen']:,}",
             f"{phase['ctr']:.4f} ± {phase['ctr_half_width']:.4f}",
             f"{phase['ctr_with_first_model']:.4f}",
             f"{phase['rise']['mean']:+.4f} ± {phase['rise']['half_width']:.4f}",
             f"{phase['expected']:.4f}",
-            f"{phase['expected_of_first_model']:.4f}",
             f"{phase['gain']:+.4f} ± {phase['gain_half_width']:.4f}",
         )
     output.print(table)
