@@ -247,6 +247,12 @@ def _print(choice: Choice, file: Path) -> None:
         output.print(table)
         output.print(f"On the last events of {choice.users:,} users, which also chose the numbers.")
         output.print(Text(f"Chosen: {choice.chosen.describe()}."), soft_wrap=True)
+        if choice.ndcg_attention is None:
+            output.print(
+                "With --attention, an attention model of your own data takes part, too: a minute "
+                "or two of one core.",
+                soft_wrap=True,
+            )
     output.print(
         f"Written to {file}: exact counts of your data. Nothing was sent, and nothing was charged. "
         "It protects your users from nobody who reads it: keep it as you keep the data.",
