@@ -33,9 +33,11 @@ __all__ = ["WINDOW", "LocalAttention", "MeanLogits", "train_attention"]
 
 WIDTH, LAYERS, HEADS, WINDOW, DROPOUT = 64, 1, 2, 50, 0.2
 """Shape: hidden size, blocks, heads, events that are read, and the rate of dropout."""
-LEARNING_RATE, USERS_OF_STEP = 3e-3, 16
-MOST_EPOCHS, PATIENCE = 60, 6
-MOST_SCORES, SCORES_OF_STEP = 2 * 10**9, 2**24
+LEARNING_RATE = 4e-3
+FEWEST_OF_STEP, MOST_OF_STEP, STEPS = 16, 64, 12
+"""Users of a step, as many as make so many steps of an epoch."""
+MOST_EPOCHS, PATIENCE = 60, 5
+MOST_SCORES, SCORES_OF_STEP = 27 * 10**8, 2**24
 """Scores of items that are computed in all, which bounds the time to a minute or two of one core;
 and in a step at most, as far as one user's allow it: memory."""
 MOST_MEASURED = 500
@@ -137,7 +139,7 @@ def train_attention(
 def _train(model: AttentionRecommender, counted: Histories, held: _Held) -> LocalAttention:
     items, scorer, draw = model.config.items, LocalAttention(model), np.random.default_rng(_SEED)
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    users = max(1, min(USERS_OF_STEP, SCORES_OF_STEP // (WINDOW * items)))
+    users = _users_of_step(int((counted.lengths >= 2).sum()), items)
     model.train(mode=False)
     best, epochs, kept, scored = held.ndcg(scorer, items), 0, _copy(model), 0
     for epoch in range(1, MOST_EPOCHS + 1):
@@ -155,6 +157,12 @@ def _train(model: AttentionRecommender, counted: Histories, held: _Held) -> Loca
     model.load_state_dict(kept)
     model.requires_grad_(requires_grad=False)
     return LocalAttention(model, epochs)
+
+
+def _users_of_step(users: int, items: int) -> int:
+    """Return how many users' windows a step takes: fewer where there are few, or many items."""
+    wanted = min(max(users // STEPS, FEWEST_OF_STEP), MOST_OF_STEP)
+    return max(1, min(wanted, SCORES_OF_STEP // (WINDOW * items)))
 
 
 def _step(model: AttentionRecommender, optimiser: torch.optim.Optimizer, batch: Tensor) -> int:
