@@ -231,7 +231,8 @@ class Recommender:
                 self._search = _search_fixed(home.prior)
             elif isinstance(home.prior, SoftmaxPrior):
                 self._window = max(self._window, home.prior.window)
-                if home.prior.scorer is not self._federated or home.prior.shift is not None:
+                # Others are the federated model's own distribution, which has a faster search.
+                if home.prior.window or home.prior.shift is not None:
                     self._search = search_with(home.prior.logits)
 
     def with_counts(self, transitions: TransitionCounts, strength: float) -> Recommender:
