@@ -45,6 +45,22 @@ hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.register_profile("explore", derandomize=False)
 hypothesis.settings.load_profile("same")
 
+MEMORY = Path("/dev/shm")
+LEAST_MEMORY = 4 * 2**30
+"""Bytes that must be free where the tests' files are kept in memory."""
+
+
+def keep_files_in_memory() -> None:
+    """Where programs may run from there: ledgers and checkpoints wait for each write to a disk."""
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    found = os.statvfs(MEMORY)
+    if not found.f_flag & os.ST_NOEXEC and found.f_bavail * found.f_frsize >= LEAST_MEMORY:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
+keep_files_in_memory()
+
 # Threads cost more than they bring at these sizes, and two test workers share the cores.
 torch.set_num_threads(1)
 
@@ -127,11 +143,10 @@ def new_state_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """In memory, where there is any: it outlives a process as a disk does, and nobody waits."""
-    memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+    if not os.access(MEMORY, os.W_OK):
         yield tmp_path_factory.mktemp("killed")
         return
-    made = Path(tempfile.mkdtemp(prefix="sotto-", dir=memory))
+    made = Path(tempfile.mkdtemp(prefix="sotto-", dir=MEMORY))
     yield made
     shutil.rmtree(made)
 
