@@ -51,18 +51,20 @@ def titled_catalogue() -> Catalogue:
 
 
 def home_model(kind: str) -> HomeModel | None:
-    """No home model, or one whose prior is the federated model or own popularity."""
+    """No home model, or one with each prior that there is."""
     own = some_histories(40, seed=5)
     transitions = TransitionCounts.of(own, ITEMS, Memory(6, 0.7))
     prior: dict[str, tuple[Scorer, float]] = {
         "counts": (SoftmaxPrior(federated), 8.0),
         "popularity": (FixedPrior(popularity_shares(own, ITEMS)), 8.0),
         "prior alone": (SoftmaxPrior(federated), math.inf),
+        "shifted": (SoftmaxPrior(federated, shift=torch.linspace(-0.5, 0.5, ITEMS)), 8.0),
+        "own scorer": (SoftmaxPrior(lambda rows: federated(rows).flip(1), window=2 * WINDOW), 8.0),
     }
     return HomeModel(transitions, *prior[kind]) if kind in prior else None
 
 
-KINDS = ["none", "counts", "popularity", "prior alone"]
+KINDS = ["none", "counts", "popularity", "prior alone", "shifted", "own scorer"]
 
 
 def made(kind: str = "none") -> Recommender:
