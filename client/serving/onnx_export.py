@@ -58,6 +58,8 @@ def export_onnx(folder: Path, file: Path) -> None:
             f"the package {error.name} is not installed: pip install 'sotto[onnx]'."
         ) from error
     catalogue, model = load_published(folder)
+    # What a frozen layer holds decides how it is computed, and a graph has no such choice.
+    model.requires_grad_(requires_grad=True)
     example = torch.zeros(2, model.config.max_length, dtype=torch.int64)
     example[:, 0] = 1
     with _quiet():

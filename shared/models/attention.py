@@ -119,7 +119,7 @@ class Attention(nn.Module):
         value projections are linear, so the query is projected back instead of every key, and the
         attended mean is projected instead of every value.
         """
-        users, width = len(x), x.shape[2]
+        users, _, width = x.shape  # `len` would fix the number in an exported graph
         heads, size = self.heads, width // self.heads
         age = position[:, None] - torch.arange(x.shape[1], device=x.device)  # (B, T)
         bias = math.log(self.recency) * age.to(x.dtype)
@@ -150,7 +150,7 @@ class Attention(nn.Module):
     def _even_weights(self, x: Tensor) -> Tensor:
         bias = align(self._bias(x))  # (T, T), or a little wider
         bias[:, x.shape[1] :] = -math.inf
-        return bias.softmax(1).expand(len(x), self.heads, -1, -1)
+        return bias.softmax(1).expand(x.shape[0], self.heads, -1, -1)
 
     def _content_weights(self, x: Tensor) -> Tensor:
         q, k = (self._split_heads(layer(x)) for layer in (self.query, self.key))
@@ -214,7 +214,7 @@ class Block(nn.Module):
 
     def apply_at(self, x: Tensor, position: Tensor) -> Tensor:
         """Apply both parts at one position of each user, without dropout: [B, T, D] -> [B, D]."""
-        here = x[torch.arange(len(x), device=x.device), position]
+        here = x[torch.arange(x.shape[0], device=x.device), position]
         here = here + self.attention.attend_from(self.attention_norm(x), position)
         out: Tensor = here + self.feed(self.feed_norm(here))
         return out
