@@ -292,7 +292,7 @@ def run_training_rounds(
     strategy.start(
         federation.grid,
         to_arrays(checkpoint.weights),
-        num_rounds=config.training.rounds - done,
+        num_rounds=config.training.number_of_rounds - done,
         timeout=config.server.deadline_seconds,
         evaluate_fn=after_round,
     )

@@ -18,12 +18,12 @@ import math
 from dataclasses import dataclass, replace
 
 from server.noise_plan import relative_noise
-from shared.config import Optimiser, RunConfig, Weighting
+from shared.config import Optimiser, RunConfig, TrainingConfig, WarmStartConfig, Weighting
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.distributed_noise import share_for
 
-__all__ = ["DROWNED", "TrainingPlan", "plan_of", "plan_training", "with_plan"]
+__all__ = ["DROWNED", "TrainingPlan", "about_rounds", "plan_of", "plan_training", "with_plan"]
 
 FEWEST_ROUNDS, MOST_ROUNDS = 2, 8
 MOST_RATE = 2.0
@@ -36,6 +36,8 @@ DROWNED = 1.5
 """ν above which rounds are not expected to learn anything."""
 PAYS = 0.6
 """ν below which rounds pay."""
+TOO_LONG = 4
+"""Times the best sum of learning rates above which rounds chosen by hand are warned of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,33 @@ class TrainingPlan:
         return f"The plan: {rounds}, after statistics with {self.share:.0%} of ε; {what}."
 
 
+def about_rounds(config: RunConfig, users: int, items: int) -> str:
+    """Say what is to be expected of a run's rounds; "" where nothing is known of them.
+
+    Args:
+        config: the run's parameters, after `with_plan`.
+        users: of all organisations, as they declare them; 0 is not known.
+        items: catalogue size V.
+    """
+    if plan := plan_of(config, users, items):
+        return str(plan)
+    training = config.training
+    if not config.warm_start.share or not users or not training.rounds or not _plain(training):
+        return ""
+    organisations = config.server.organisations
+    noise = relative_noise(_sigma(config), organisations, users, items)
+    rates = (training.in_round(n + 1).learning_rate for n in range(training.number_of_rounds))
+    length, best = sum(rates), _best_length(noise)
+    if length <= TOO_LONG * best:
+        return ""
+    return (
+        f"Rounds: {training.rounds} at learning rate {training.learning_rate:.2g} are "
+        f"{length / best:,.0f} times as long as the noise allows. Expect a model that is worse "
+        "than without them, and may be worse than the most popular items: training.rounds = 'plan' "
+        "chooses steps that fit."
+    )
+
+
 def plan_training(
     noise_multiplier: float, organisations: int, users: int, items: int
 ) -> TrainingPlan:
@@ -86,8 +115,7 @@ def plan_training(
     TrainingPlan(noise=0.0, share=0.82, rounds=8, learning_rate=2.0)
     """
     noise = relative_noise(noise_multiplier, organisations, users, items)
-    longest = MOST_ROUNDS * MOST_RATE
-    length = min(LENGTH_AT_UNIT_NOISE / noise, longest) if noise else longest
+    length = _best_length(noise)
     rounds = min(max(math.ceil(length / MOST_RATE), FEWEST_ROUNDS), MOST_ROUNDS)
     # Between the two bounds the share moves with the noise's logarithm.
     drowned = math.log(max(noise, PAYS) / PAYS) / math.log(DROWNED / PAYS)
@@ -96,28 +124,24 @@ def plan_training(
 
 
 def plan_of(config: RunConfig, users: int, items: int) -> TrainingPlan | None:
-    """Return the plan for a run; None if it is off.
+    """Return the plan for a run; None if its rounds are chosen by hand.
 
     Args:
         config: the run's parameters, before or after `with_plan`.
-        users: of all organisations, as they declare them, >= 1.
+        users: of all organisations, as they declare them; 0 is not known.
         items: catalogue size V.
 
     Raises:
         AccountingError: no usable noise multiplier meets ε.
     """
-    if not config.training.planned:
+    if not config.warm_start.share or not users:
         return None
-    sigma, privacy, organisations = 0.0, config.privacy, config.server.organisations
-    if privacy.epsilon is not None:
-        sigma = noise_multiplier_for(privacy.epsilon, privacy.delta, sample_rate=1.0, steps=1)
-        if privacy.secure:
-            sigma = share_for(sigma, privacy.honest_shares(organisations))
-    return plan_training(sigma, organisations, users, items)
+    plan = plan_training(_sigma(config), config.server.organisations, users, items)
+    return plan if config.training.planned or _chosen(plan, config) == config else None
 
 
 def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
-    """Return the run's parameters with what the plan chooses, if it is on.
+    """Return the run's parameters with what the plan chooses, if it is to.
 
     Args:
         config: the run's parameters.
@@ -125,7 +149,8 @@ def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
         items: catalogue size V.
 
     Raises:
-        ConfigError: the plan is on, and the users are not known, or a setting does not go with it.
+        ConfigError: the plan is to choose, and the users are not known, or a setting does not go
+            with it.
         AccountingError: no usable noise multiplier meets ε.
     """
     if not config.training.planned:
@@ -133,6 +158,33 @@ def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
     _check(config, users)
     plan = plan_of(config, users, items)
     assert plan is not None
+    return _chosen(plan, config)
+
+
+def _sigma(config: RunConfig) -> float:
+    """Return σ of each organisation's noise, if it released all of ε at once; 0 without privacy."""
+    privacy = config.privacy
+    if privacy.epsilon is None:
+        return 0.0
+    sigma = noise_multiplier_for(privacy.epsilon, privacy.delta, sample_rate=1.0, steps=1)
+    if privacy.secure:
+        return share_for(sigma, privacy.honest_shares(config.server.organisations))
+    return sigma
+
+
+def _best_length(noise: float) -> float:
+    """Return the best sum of all rounds' learning rates at a noise ν."""
+    longest = MOST_ROUNDS * MOST_RATE
+    return min(LENGTH_AT_UNIT_NOISE / noise, longest) if noise else longest
+
+
+def _plain(training: TrainingConfig) -> bool:
+    """Return whether a round is one step of gradient descent over all users."""
+    one_step = training.local_steps == 1 and training.sample_rate == 1
+    return one_step and training.optimiser is Optimiser.SGD
+
+
+def _chosen(plan: TrainingPlan, config: RunConfig) -> RunConfig:
     training = replace(config.training, rounds=plan.rounds, learning_rate=plan.learning_rate)
     server = config.server
     if config.privacy.secure:  # what is summed is over all users alike
@@ -142,26 +194,32 @@ def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
 
 
 def _check(config: RunConfig, users: int) -> None:
-    training = config.training
+    training, warm_start = config.training, config.warm_start
+    if not warm_start.share:
+        raise ConfigError(
+            "warm_start.share = 0 with training.rounds = 'plan': the plan is for rounds after a "
+            "warm start. State the rounds, or leave the share out."
+        )
     if not users:
         raise ConfigError(
-            "training.planned = true with server.users = 0: state how many users all partners "
-            "declare together (`population` in each partner's site.toml)."
+            "training.rounds = 'plan' with server.users = 0: state how many users all partners "
+            "declare together (`population` in each partner's site.toml), or the rounds; 0 rounds "
+            "leave it at the warm start."
         )
-    if training.rounds:
-        raise ConfigError(
-            f"training.rounds = {training.rounds} with training.planned = true, which chooses the "
-            "rounds: leave one of them out."
-        )
-    if not config.warm_start.share:
-        raise ConfigError(
-            "warm_start.share = 0 with training.planned = true: the plan is for rounds after a "
-            "warm start. Leave one of them out."
-        )
-    plain = training.local_steps == 1 and training.sample_rate == 1
-    if not plain or training.optimiser is not Optimiser.SGD:
+    chosen = {
+        "training.learning_rate": (training.learning_rate, TrainingConfig().learning_rate),
+        "warm_start.share": (warm_start.share, WarmStartConfig().share),
+    }
+    for key, (value, default) in chosen.items():
+        if value != default:
+            raise ConfigError(
+                f"{key} = {value:g} with training.rounds = 'plan', which chooses it: leave it out, "
+                "or state the rounds."
+            )
+    if not _plain(training):
         raise ConfigError(
             f"training.local_steps = {training.local_steps}, training.sample_rate = "
             f"{training.sample_rate:g} and training.optimiser = '{training.optimiser}' with "
-            "training.planned = true: the plan is for one step of 'sgd' over all users a round."
+            "training.rounds = 'plan': the plan is for one step of 'sgd' over all users a round. "
+            "State the rounds."
         )

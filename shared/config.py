@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from shared.errors import ConfigError
 from shared.sections import (
@@ -256,20 +256,35 @@ class TrainingConfig(LocalTraining):
     """What every site is asked to do in a round, and how often.
 
     Attributes:
-        rounds: how many rounds, >= 0; 0 leaves it at the warm start.
+        rounds: how many rounds, >= 0; 0 leaves it at the warm start. "plan" has them, how long
+            their steps are, and `warm_start.share`, chosen from ε, organisations, users and items
+            when the run is made (`server.training_plan`).
         decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
-        planned: whether `rounds`, `learning_rate` and `warm_start.share` are chosen by a plan from
-            ε, organisations, users and items (`server.training_plan`) when the run is made.
     """
 
-    rounds: NonNegativeInt = 0
+    rounds: NonNegativeInt | Literal["plan"] = "plan"
     decay: Choice[Decay] = Decay.CONSTANT
-    planned: bool = False
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan is still to choose the rounds."""
+        return self.rounds == "plan"
+
+    @property
+    def number_of_rounds(self) -> int:
+        """The rounds, >= 0.
+
+        Raises:
+            ConfigError: a plan is still to choose them.
+        """
+        if self.rounds == "plan":
+            raise ConfigError("training.rounds = 'plan': the plan is made with the run.")
+        return self.rounds
 
     @property
     def steps(self) -> int:
-        """Noised steps of a site in the whole run."""
-        return self.rounds * self.local_steps
+        """Noised steps of a site in the whole run; raises ConfigError as `number_of_rounds`."""
+        return self.number_of_rounds * self.local_steps
 
     def in_round(self, number: int) -> TrainingConfig:
         """Return the settings of a round, counted from 1, with its local learning rate.
@@ -282,7 +297,7 @@ class TrainingConfig(LocalTraining):
         """
         if self.decay is Decay.CONSTANT:
             return self
-        rate = self.learning_rate * (1 - (number - 1) / self.rounds)
+        rate = self.learning_rate * (1 - (number - 1) / self.number_of_rounds)
         return replace(self, learning_rate=rate)
 
 
@@ -458,7 +473,7 @@ class RunConfig:
         )
 
         _require(
-            self.training.rounds > 0 or self.training.planned or self.warm_start.share > 0,
+            self.training.rounds != 0 or self.warm_start.share > 0,
             "training.rounds = 0 and warm_start.share = 0: nothing would be learned. Set one.",
         )
         _require(
@@ -483,7 +498,8 @@ class RunConfig:
     def noised_sums(self) -> int:
         """What training asks of a site in all: steps and evaluations, of one form."""
         every = self.server.evaluate_every
-        return self.training.steps + (self.training.rounds // every if every else 0)
+        rounds = self.training.number_of_rounds
+        return self.training.steps + (rounds // every if every else 0)
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value]) -> RunConfig:
@@ -502,8 +518,7 @@ class RunConfig:
     @property
     def identity(self) -> dict[str, Value]:
         """What may not change between a run and its continuation."""
-        # A plan's users and the word that there was one say nothing beside what it chose.
-        free = ("paths.", "training.planned", *(f"server.{name}" for name in _FREE))
+        free = ("paths.", *(f"server.{name}" for name in _FREE))
         if not self.privacy.secure:
             free += tuple(f"privacy.{name}" for name in _SECURE)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
@@ -545,7 +560,7 @@ def _check_secure(config: RunConfig) -> None:
         f"'{privacy.trust}': a robust rule compares single answers, and nobody sees them. Choose "
         "'mean'.",
     )
-    if config.training.rounds:
+    if config.training.rounds not in (0, "plan"):  # a plan's choice is checked when it is made
         _require(
             config.training.local_steps == 1 and config.training.optimiser is Optimiser.SGD,
             f"training.local_steps = {config.training.local_steps} and training.optimiser = "

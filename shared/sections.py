@@ -346,6 +346,8 @@ def _shown(value: object) -> str:
 def _describe(kind: Any) -> str:  # noqa: ANN401 a type form
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join(map(_describe, typing.get_args(kind)))
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(f"'{text}'" for text in typing.get_args(kind))
     if kind is type(None):
         return "'none'"
     if typing.get_origin(kind) is tuple:

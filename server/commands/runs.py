@@ -77,6 +77,8 @@ def run_command(
     flower.nodes()  # before the folder is made: fails where no coordinator is up
     run = create_run(settings, name or config.stem, flat, bundle)
     _print_bundle(bundle)
+    if about := run.about_rounds:
+        messages.print(about, markup=False, soft_wrap=True)
     with run.exclusive():
         run = start(settings, flower, run, AuditEvent.RUN_STARTED)
     _follow(settings, run, detach=detach)
@@ -157,7 +159,7 @@ def _row(run: Run) -> Mapping[str, Any]:
         "state": str(status.state),
         "reason": status.reason,
         "round": status.round,
-        "rounds": run.config.training.rounds,
+        "rounds": run.config.training.number_of_rounds,
         "starts": len(run.starts),
         "flower": run.starts[-1] if run.starts else None,
         "created": run.created,

@@ -100,8 +100,8 @@ def plan_request(
         model=replace(config.model, own_items=tuple(range(1, own_items + 1))),
         largest_weight=0.0 if warm else largest,
         **values_of(LocalTraining, config.training),
-        rounds=config.training.rounds,
-        evaluations=config.training.rounds // every if every else 0,
+        rounds=config.training.number_of_rounds,
+        evaluations=config.training.number_of_rounds // every if every else 0,
         trust=config.privacy.trust_asked,
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from server.noise_plan import plan_noise, release_of
 from server.state.attempts import Charges
+from server.training_plan import about_rounds
 from shared.config import Masking, RunConfig
 from shared.messages import SUMS
 from shared.models.moments import STATISTIC_CLIP_NORM
@@ -301,18 +302,21 @@ def _partners(published: Published) -> str:
 
 def _training(published: Published) -> str:
     config = published.config
+    rounds = config.training.number_of_rounds
+    about = about_rounds(config, config.server.users, published.items)
+    about = f"\n\n{about}" if about else ""
     unfinished = ""
-    if published.rounds < config.training.rounds:
+    if published.rounds < rounds:
         unfinished = (
             f"**Unfinished**: this is the model after round {published.rounds} of "
-            f"{config.training.rounds}. The ε above counts every round that was asked for, "
+            f"{rounds}. The ε above counts every round that was asked for, "
             f"{published.claimed_rounds} in all. If the run is resumed, its organisations spend "
             "more than this card says.\n\n"
         )
     return f"""\
 ## Training
 {unfinished}{published.rounds} rounds of {config.training.local_steps} local steps, \
-{config.server.strategy}, seed of the first weights {config.seed}.
+{config.server.strategy}, seed of the first weights {config.seed}.{about}
 
 | | |
 |---|---|

@@ -46,7 +46,7 @@ class RunReporter:
             run=run,
             state=RunState.WAITING,
             round=finished_rounds,
-            rounds=config.training.rounds,
+            rounds=config.training.number_of_rounds,
             started=now(),
         )
         self.status = _continue_status(folder, new)

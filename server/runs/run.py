@@ -74,6 +74,14 @@ class Run:
         return RunConfig.from_flat(tomllib.loads(self.config_file.read_text(encoding="utf-8")))
 
     @property
+    def about_rounds(self) -> str:
+        """What is to be expected of its rounds, in a sentence, or ""."""
+        from server.training_plan import about_rounds  # noqa: PLC0415 all the accountants
+
+        config = self.config
+        return about_rounds(config, config.server.users, _items(config))
+
+    @property
     def config_file(self) -> Path:
         """The parameters' file."""
         return self.folder / _CONFIG
@@ -119,7 +127,7 @@ class Run:
         status = self.reported or RunStatus(
             run=self.name,
             state=RunState.WAITING,
-            rounds=self.config.training.rounds,
+            rounds=self.config.training.number_of_rounds,
             started=self.created,
         )
         if self.state is not RunState.RUNNING:
@@ -225,13 +233,7 @@ def create_run(
     from server.training_plan import with_plan  # noqa: PLC0415
 
     check_masking(config, simulated=False)
-    items = Path(config.paths.catalogue, "items.parquet")
-    if not items.is_file():
-        raise ConfigError(
-            f"paths.catalogue = '{config.paths.catalogue}' is no catalogue's folder: name the one "
-            "that partners were given, from where the file lies."
-        )
-    config = with_plan(config, config.server.users, read_metadata(items).num_rows)
+    config = with_plan(config, config.server.users, _items(config))
     try:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
@@ -250,6 +252,17 @@ def create_run(
         reason="never started",
     )
     return run.save_state(RunState.STOPPED, run.reason)
+
+
+def _items(config: RunConfig) -> int:
+    """Return the catalogue's size; raises ConfigError where it is missing."""
+    items = Path(config.paths.catalogue, "items.parquet")
+    if not items.is_file():
+        raise ConfigError(
+            f"paths.catalogue = '{config.paths.catalogue}' is no catalogue's folder: name the one "
+            "that partners were given, from where the file lies."
+        )
+    return int(read_metadata(items).num_rows)
 
 
 def find_run(settings: Settings, name: str) -> Run:

@@ -130,7 +130,9 @@ def _audit_run(
     simulation = prepare(config, folder, plant)
     [experiment] = experiments
     roles = roles_in(simulation.names, config.privacy) if config.privacy.secure else None
-    recorder = Recorder(_select_rounds(config.training.rounds), roles.lost if roles else ())
+    recorder = Recorder(
+        _select_rounds(config.training.number_of_rounds), roles.lost if roles else ()
+    )
     with transcripts_of() as transcripts:
         simulate(simulation, reporter, recorder)
     reporter.stage("looking for canaries")
@@ -280,14 +282,14 @@ def _blind_spots(
     recorder: Recorder,
 ) -> list[str]:
     """Return what could be wrong without this audit detecting it, in sentences."""
-    training = config.training
+    training, rounds = config.training, config.training.number_of_rounds
     kept = [seen.request for each in recorder.seen.values() for seen in each]
     several = any(isinstance(request, TrainRequest) for request in kept)
     white = next((each for each in observers if each["name"] == WHITE_BOX), None)
     provable = max(each["largest_provable"] for each in observers)
     conditions = {
-        f"{EXAMINED_ROUNDS} of {training.rounds} rounds were examined; the others were not.": (
-            training.rounds > EXAMINED_ROUNDS
+        f"{EXAMINED_ROUNDS} of {rounds} rounds were examined; the others were not.": (
+            rounds > EXAMINED_ROUNDS
         ),
         "Local steps other than plain SGD were not examined.": (
             not all(can_replay(request) for request in kept)
@@ -296,7 +298,7 @@ def _blind_spots(
             training.local_steps > 1 and several
         ),
         "The observers do not know which users were sampled in a round; an attacker who does "
-        "learns more in that round.": training.rounds > 0 and training.sample_rate < 1,
+        "learns more in that round.": rounds > 0 and training.sample_rate < 1,
         "Noise that two organisations share was not looked for: audit with privacy.trust = "
         "'local', too.": config.privacy.secure,
     }

@@ -50,8 +50,8 @@ def print_data(simulation: Simulation) -> None:
         messages.print(f"users without a test event, who train and are not evaluated: {untested:,}")
     for text in describe_timing(simulation.timing, len(histories) - untested):
         messages.print(Text(f"split: {text}"), soft_wrap=True)
-    if plan := simulation.plan:
-        messages.print(Text(str(plan)), soft_wrap=True)
+    if simulation.about_rounds:
+        messages.print(Text(simulation.about_rounds), soft_wrap=True)
     for text in summary.describe():
         messages.print(Text(f"data: {text}"), soft_wrap=True)
     for text in (*summary.warnings(), *map(str, simulation.dataset.catalogue.ignored)):

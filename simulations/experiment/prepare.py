@@ -135,8 +135,6 @@ def _planned(simulation: Simulation) -> SimulationConfig:
     here = Path()
     run = config.run(organisations=len(simulation.parts), catalogue=here, out=here, resume=False)
     run = with_plan(run, users, len(simulation.dataset.catalogue))
-    if not run.training.planned:
-        return config
     return replace(config, training=run.training, warm_start=run.warm_start, server=run.server)
 
 

@@ -132,7 +132,7 @@ def _round_observer(
         epsilons.record(checkpoint.round, epsilon)
         reporter.round(
             checkpoint.round,
-            config.training.rounds,
+            config.training.number_of_rounds,
             loss=validation_loss(recommender(model), simulation.split, window),
             epsilon=epsilon,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.state.checkpoint import Checkpoint
-from server.training_plan import TrainingPlan, plan_of
+from server.training_plan import TrainingPlan, about_rounds, plan_of
 from shared.config import RunConfig
 from shared.data.histories import Histories
 from shared.data.splits import HeldOut, TimeCuts
@@ -136,11 +136,22 @@ class Simulation:
 
     @property
     def plan(self) -> TrainingPlan | None:
-        """Return the plan that chose the rounds; None if it is off."""
-        run = self.config.run(
-            organisations=len(self.parts), catalogue=self.folder, out=self.folder, resume=False
+        """Return the plan that chose the rounds; None if they were chosen by hand."""
+        return plan_of(*self._public_constants)
+
+    @property
+    def about_rounds(self) -> str:
+        """Return what is to be expected of the rounds, in a sentence, or ""."""
+        return about_rounds(*self._public_constants)
+
+    @property
+    def _public_constants(self) -> tuple[RunConfig, int, int]:
+        """Return what a plan reckons with: the run's settings, users and items."""
+        return (
+            self.run_config(self.folder),
+            sum(self.populations),
+            len(self.dataset.catalogue),
         )
-        return plan_of(run, sum(self.populations), len(self.dataset.catalogue))
 
     def site(self, number: int, *, local_baseline: bool = False) -> SimulatedSite:
         """Return organisation `number`, counted from 0.
@@ -161,13 +172,21 @@ class Simulation:
 
     def run_config(self, folder: Path) -> RunConfig:
         """Return the configuration of the run in `folder`, which resumes if it has a checkpoint."""
-        config = self.config if folder == self.folder else by_itself(self.config)
+        config = self.config if folder == self.folder else self._alone
         return config.run(
             organisations=len(sites_in(folder / SITES)),
             catalogue=self.folder / CATALOGUE,
             out=folder,
             resume=Checkpoint.exists(folder),
         )
+
+    @property
+    def _alone(self) -> SimulationConfig:
+        """Return an organisation's own settings: a plan is for the noise and users of all."""
+        config = by_itself(self.config)
+        if self.plan is None:
+            return config
+        return replace(config, training=replace(config.training, rounds=0))
 
 
 def write_site(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -155,6 +155,10 @@ def _forms(search: SearchPlan, plan: Plan) -> list[list[Release]]:
 def _releases(plan: Plan, drawn: Mapping[str, Value]) -> list[Release]:
     """Return a run's releases; empty where its settings are refused."""
     try:
-        return planned_releases(plan.run(drawn, "trial").config.planned)
+        run = plan.run(drawn, "trial").config.planned
+        if run.training.planned:
+            # Sums of all users compose to one Gaussian release at ε, however a plan divides it.
+            run = replace(run, training=replace(run.training, rounds=0))
+        return planned_releases(run)
     except SottoError:
         return []

@@ -40,7 +40,9 @@ from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
 DELTA = 1e-5
-CONFIG = RunConfig(privacy=PrivacyConfig(epsilon=4.0, delta=DELTA))
+CONFIG = RunConfig(
+    privacy=PrivacyConfig(epsilon=4.0, delta=DELTA), training=TrainingConfig(rounds=0)
+)
 
 populations = st.lists(st.integers(1, 10**6), min_size=1, max_size=20)
 

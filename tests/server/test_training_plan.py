@@ -40,7 +40,6 @@ SERVER = ServerConfig(organisations=8)
 def asked(epsilon: float | None = 8.0, trust: Trust = Trust.SECURE_AGGREGATION) -> RunConfig:
     return RunConfig(
         privacy=PrivacyConfig(epsilon=epsilon, delta=1e-5, trust=trust),
-        training=TrainingConfig(planned=True),
         server=SERVER,
     )
 
@@ -77,7 +76,7 @@ def test_a_run_without_noise_gets_the_most_rounds_and_the_embedded_data_the_fewe
 def test_all_that_a_planned_run_asks_for_costs_its_epsilon(trust: Trust, epsilon: float) -> None:
     """By another accountant: statistics and rounds, at the noise that protects a user."""
     planned = with_plan(asked(epsilon, trust), USERS, ITEMS)
-    assert planned.training.rounds >= FEWEST_ROUNDS
+    assert planned.training.number_of_rounds >= FEWEST_ROUNDS
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
     noise, honest = plan_noise(planned), planned.privacy.honest_shares(8)
     for share, times in ((noise.statistics, 1), (noise.training, planned.noised_sums)):
@@ -98,7 +97,7 @@ def test_the_plan_can_be_told_again_from_the_planned_parameters() -> None:
 
 
 def test_without_a_plan_nothing_changes() -> None:
-    config = RunConfig(privacy=PrivacyConfig(epsilon=8.0, delta=1e-5))
+    config = replace(asked(trust=Trust.LOCAL), training=TrainingConfig(rounds=0))
     assert with_plan(config, 0, ITEMS) == config
     assert plan_of(config, USERS, ITEMS) is None
 
@@ -107,14 +106,15 @@ def test_without_a_plan_nothing_changes() -> None:
     ("change", "users", "words"),
     [
         ({}, 0, "server.users = 0"),
-        ({"training": TrainingConfig(planned=True, rounds=3)}, USERS, "training.rounds = 3"),
+        ({"training": TrainingConfig(learning_rate=0.3)}, USERS, "training.learning_rate = 0.3"),
+        ({"warm_start": WarmStartConfig(share=0.5)}, USERS, "warm_start.share = 0.5"),
         ({"warm_start": WarmStartConfig(share=0.0)}, USERS, "warm_start.share = 0"),
         (
-            {"training": TrainingConfig(planned=True, optimiser=Optimiser.ADAM)},
+            {"training": TrainingConfig(optimiser=Optimiser.ADAM)},
             *(USERS, "one step of 'sgd'"),
         ),
         (
-            {"training": TrainingConfig(planned=True, sample_rate=0.5)},
+            {"training": TrainingConfig(sample_rate=0.5)},
             *(USERS, "training.sample_rate = 0.5"),
         ),
     ],

@@ -231,7 +231,7 @@ def test_noised_metrics_are_asked_for_and_paid_from_the_same_budget(
 
 def test_a_plan_chooses_the_rounds_and_says_so(tiny_data: Path, tmp_path: Path) -> None:
     """Nothing of it is in the settings that are given; a resumed run has the same plan."""
-    given = ("training.planned=true", "training.rounds=0", "training.sample_rate=1.0")
+    given = ("training.rounds=plan", "training.sample_rate=1.0", "training.learning_rate=1.0")
     config = settings(tiny_data, *given)
     result = run(config, tmp_path / "run")
     plan = result["plan"]
@@ -241,7 +241,7 @@ def test_a_plan_chooses_the_rounds_and_says_so(tiny_data: Path, tmp_path: Path) 
     assert written.training.rounds == plan["rounds"]
     assert written.training.learning_rate == pytest.approx(plan["learning_rate"])
     (tmp_path / "run" / "result.json").unlink()
-    again = simulate(reopen(tmp_path / "run", {}, ["training.planned=true"]), Silent())
+    again = simulate(reopen(tmp_path / "run", {}, []), Silent())
     assert again["plan"] == plan
 
 
