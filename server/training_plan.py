@@ -8,14 +8,17 @@ MovieLens-1M with secure aggregation at ε = 8, 1 with local noise, and 19 on th
 A step moves the weights by the learning rate times the mean clipped gradient, whose length is a
 public constant, and adds noise in proportion to ν. Both grow with the sum of all learning rates,
 the signal until it is used up and the noise without end; the best sum falls as 1 / ν. Gradient
-steps of one unit diverge above `MOST_RATE`. The constants were chosen on MovieLens-1M validation
+steps of one unit diverge above `MOST_RATE`. Without noise nothing is clipped, and each site goes
+through its users by Adam. The constants were chosen on MovieLens-1M validation
 events (docs/experiments/recipe.md).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.noise_plan import relative_noise
 from shared.config import Optimiser, RunConfig, TrainingConfig, WarmStartConfig, Weighting
@@ -32,6 +35,10 @@ LENGTH_AT_UNIT_NOISE = 0.45
 """Best sum of all rounds' learning rates at ν = 1; it falls as 1 / ν."""
 STATISTICS, STATISTICS_WHERE_DROWNED = 0.82, 0.97
 """Shares of ε that the statistics keep: where rounds pay, and where noise drowns them."""
+RATE_OF_ADAM = 2e-4
+"""Learning rate of the rounds without noise."""
+SAMPLE_RATE, LOCAL_STEPS = 0.1, 10
+"""Users in a step and steps in a round without noise: each site goes through its users once."""
 DROWNED = 1.5
 """ν above which rounds are not expected to learn anything."""
 PAYS = 0.6
@@ -57,6 +64,15 @@ class TrainingPlan:
     learning_rate: float
 
     @property
+    def training(self) -> Mapping[str, Any]:
+        """The settings of a round, by their names in `TrainingConfig`."""
+        chosen: dict[str, Any] = {"rounds": self.rounds, "learning_rate": self.learning_rate}
+        if self.noise:
+            return chosen
+        steps = {"local_steps": LOCAL_STEPS, "sample_rate": SAMPLE_RATE}
+        return chosen | {"optimiser": Optimiser.ADAM} | steps
+
+    @property
     def drowned(self) -> bool:
         """Whether noise drowns what the rounds could learn."""
         return self.noise > DROWNED
@@ -64,6 +80,8 @@ class TrainingPlan:
     def __str__(self) -> str:
         """Say it in a sentence."""
         rounds = f"{self.rounds} rounds at learning rate {self.learning_rate:.2g}"
+        if not self.noise:
+            return f"The plan: {rounds}, each through all users by Adam, since there is no noise."
         what = "they are expected to learn more than they cost"
         if self.noise > PAYS:
             what = "they are expected to learn about what they cost"
@@ -112,9 +130,13 @@ def plan_training(
         items: catalogue size V.
 
     >>> plan_training(0.0, 8, 6040, 3883)
-    TrainingPlan(noise=0.0, share=0.82, rounds=8, learning_rate=2.0)
+    TrainingPlan(noise=0.0, share=0.82, rounds=8, learning_rate=0.0002)
     """
     noise = relative_noise(noise_multiplier, organisations, users, items)
+    if not noise:
+        return TrainingPlan(
+            noise=0.0, share=STATISTICS, rounds=MOST_ROUNDS, learning_rate=RATE_OF_ADAM
+        )
     length = _best_length(noise)
     rounds = min(max(math.ceil(length / MOST_RATE), FEWEST_ROUNDS), MOST_ROUNDS)
     # Between the two bounds the share moves with the noise's logarithm.
@@ -175,7 +197,7 @@ def _sigma(config: RunConfig) -> float:
 def _best_length(noise: float) -> float:
     """Return the best sum of all rounds' learning rates at a noise ν."""
     longest = MOST_ROUNDS * MOST_RATE
-    return min(LENGTH_AT_UNIT_NOISE / noise, longest) if noise else longest
+    return min(LENGTH_AT_UNIT_NOISE / noise, longest) if noise else math.inf
 
 
 def _plain(training: TrainingConfig) -> bool:
@@ -185,7 +207,7 @@ def _plain(training: TrainingConfig) -> bool:
 
 
 def _chosen(plan: TrainingPlan, config: RunConfig) -> RunConfig:
-    training = replace(config.training, rounds=plan.rounds, learning_rate=plan.learning_rate)
+    training = replace(config.training, **plan.training)
     server = config.server
     if config.privacy.secure:  # what is summed is over all users alike
         server = replace(server, weighting=Weighting.POPULATION)

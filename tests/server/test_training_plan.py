@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation
@@ -17,6 +17,7 @@ from server.training_plan import (
     FEWEST_ROUNDS,
     MOST_RATE,
     MOST_ROUNDS,
+    about_rounds,
     plan_of,
     plan_training,
     with_plan,
@@ -44,11 +45,11 @@ def asked(epsilon: float | None = 8.0, trust: Trust = Trust.SECURE_AGGREGATION) 
     )
 
 
-sizes = st.integers(1, 10**6)
+sizes, sigmas = st.integers(1, 10**6), st.floats(1e-6, 100)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.floats(0, 100), st.floats(0, 100), st.integers(1, 100), sizes, sizes)
+@given(sigmas, sigmas, st.integers(1, 100), sizes, sizes)
 def test_more_noise_never_means_longer_steps_or_less_for_the_statistics(
     one: float, other: float, organisations: int, users: int, items: int
 ) -> None:
@@ -66,7 +67,9 @@ def test_more_noise_never_means_longer_steps_or_less_for_the_statistics(
 
 
 def test_a_run_without_noise_gets_the_most_rounds_and_the_embedded_data_the_fewest() -> None:
-    assert plan_training(0.0, 8, USERS, ITEMS).rounds == MOST_ROUNDS
+    exact = with_plan(asked(epsilon=None), USERS, ITEMS).training
+    assert (exact.rounds, exact.optimiser) == (MOST_ROUNDS, Optimiser.ADAM)
+    assert exact.sample_rate * exact.local_steps == 1  # once through the users
     embedded = plan_training(0.6, 4, 610, 9742)
     assert (embedded.rounds, embedded.drowned) == (FEWEST_ROUNDS, True)
 
@@ -100,6 +103,26 @@ def test_without_a_plan_nothing_changes() -> None:
     config = replace(asked(trust=Trust.LOCAL), training=TrainingConfig(rounds=0))
     assert with_plan(config, 0, ITEMS) == config
     assert plan_of(config, USERS, ITEMS) is None
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "users", "rounds", "words"),
+    [
+        (8.0, USERS, "plan", "2 rounds at learning rate 0.5"),
+        (8.0, 610, "plan", "noise drowns"),
+        (None, USERS, "plan", "no noise"),
+        (8.0, 610, 4, "times as long as the noise allows"),
+        *((8.0, USERS, 1, ""), (8.0, 0, 4, ""), (8.0, 610, 0, "")),
+    ],
+)
+def test_what_to_expect_of_the_rounds_is_said(
+    epsilon: float | None, users: int, rounds: int | Literal["plan"], words: str
+) -> None:
+    server = replace(SERVER, weighting=Weighting.POPULATION)
+    config = replace(asked(epsilon), training=TrainingConfig(rounds=rounds), server=server)
+    sentence = about_rounds(with_plan(config, users, ITEMS), users, ITEMS)
+    assert words in sentence
+    assert bool(sentence) == bool(words)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_settings_are_listed(
     assert lab(monkeypatch, "settings", "--json") == 0
     listed = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert listed["privacy.epsilon"]["default"] is None
-    assert listed["training.rounds"]["default"] == 0
+    assert listed["training.rounds"]["default"] == "plan"
     assert lab(monkeypatch, "settings") == 0
     assert "training.rounds" in capsys.readouterr().out
 

@@ -26,6 +26,8 @@ RUN = """
 [privacy]
 epsilon = 8.0
 delta = 1e-4
+[server]
+users = 3000
 [paths]
 catalogue = "catalogue"
 """
