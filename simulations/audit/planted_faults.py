@@ -190,7 +190,16 @@ class _Silent:
 
     def stage(self, text: str) -> None: ...
 
-    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None: ...
+    def round(
+        self,
+        done: int,
+        of: int,
+        *,
+        loss: float | None,
+        epsilon: float,
+        seconds: float | None = None,
+        bytes_up: int | None = None,
+    ) -> None: ...
 
 
 def main() -> None:

@@ -130,11 +130,14 @@ def _round_observer(
         model = build_recommender(checkpoint, config, catalogue)
         epsilon = max(cost.epsilon for cost in ledger_costs(sites).values())
         epsilons.record(checkpoint.round, epsilon)
+        status = RunStatus.load(Path(config.paths.out))
         reporter.round(
             checkpoint.round,
             config.training.number_of_rounds,
             loss=validation_loss(recommender(model), simulation.split, window),
             epsilon=epsilon,
+            seconds=status.round_seconds if checkpoint.round else status.warm_start_seconds,
+            bytes_up=status.round_bytes_up,
         )
 
     return observe

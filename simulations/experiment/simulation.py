@@ -43,14 +43,25 @@ class Reporter(Protocol):
     def stage(self, text: str) -> None:
         """Start a stage, such as "training together"."""
 
-    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
+    def round(
+        self,
+        done: int,
+        of: int,
+        *,
+        loss: float | None,
+        epsilon: float,
+        seconds: float | None = None,
+        bytes_up: int | None = None,
+    ) -> None:
         """Report a finished round.
 
         Args:
-            done: its number.
+            done: its number; 0 is the warm start.
             of: rounds in all.
             loss: validation loss in nats; None where nothing is trained.
             epsilon: the highest ε of an organisation so far.
+            seconds: that it took.
+            bytes_up: size of the arrays received.
         """
 
 

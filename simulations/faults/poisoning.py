@@ -44,7 +44,16 @@ class Quiet:
     def stage(self, text: str) -> None:
         """Ignore it."""
 
-    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
+    def round(
+        self,
+        done: int,
+        of: int,
+        *,
+        loss: float | None,
+        epsilon: float,
+        seconds: float | None = None,
+        bytes_up: int | None = None,
+    ) -> None:
         """Ignore it."""
 
 

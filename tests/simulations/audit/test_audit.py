@@ -35,7 +35,16 @@ Auditor = Callable[..., Found]
 class Silent:
     def stage(self, text: str) -> None: ...
 
-    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None: ...
+    def round(
+        self,
+        done: int,
+        of: int,
+        *,
+        loss: float | None,
+        epsilon: float,
+        seconds: float | None = None,
+        bytes_up: int | None = None,
+    ) -> None: ...
 
 
 @pytest.fixture(scope="session")

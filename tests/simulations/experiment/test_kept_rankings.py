@@ -22,7 +22,16 @@ from tests.simulations.conftest import TINY_SETTINGS
 class Silent:
     def stage(self, text: str) -> None: ...
 
-    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None: ...
+    def round(
+        self,
+        done: int,
+        of: int,
+        *,
+        loss: float | None,
+        epsilon: float,
+        seconds: float | None = None,
+        bytes_up: int | None = None,
+    ) -> None: ...
 
 
 def prepared(data: Path, folder: Path, epsilon: float, seed: int = 0) -> Simulation:

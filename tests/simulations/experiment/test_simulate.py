@@ -41,7 +41,16 @@ class Silent:
 
     def stage(self, text: str) -> None: ...
 
-    def round(self, done: int, of: int, *, loss: float | None, epsilon: float) -> None:
+    def round(
+        self,
+        done: int,
+        of: int,
+        *,
+        loss: float | None,
+        epsilon: float,
+        seconds: float | None = None,
+        bytes_up: int | None = None,
+    ) -> None:
         assert loss is not None
         assert np.isfinite(loss)
         self.epsilons.append(epsilon)
