@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.noise_plan import relative_noise
-from shared.config import Optimiser, RunConfig, TrainingConfig, WarmStartConfig, Weighting
+from shared.config import Decay, Optimiser, RunConfig, TrainingConfig, WarmStartConfig, Weighting
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.distributed_noise import share_for
@@ -35,8 +35,8 @@ LENGTH_AT_UNIT_NOISE = 0.45
 """Best sum of all rounds' learning rates at ν = 1; it falls as 1 / ν."""
 STATISTICS, STATISTICS_WHERE_DROWNED = 0.82, 0.97
 """Shares of ε that the statistics keep: where rounds pay, and where noise drowns them."""
-RATE_OF_ADAM = 2e-4
-"""Learning rate of the rounds without noise."""
+EXACT_ROUNDS, RATE_OF_ADAM = 4, 2e-4
+"""Rounds without noise, and the first one's learning rate: more, or a constant rate, overfit."""
 SAMPLE_RATE, LOCAL_STEPS = 0.1, 10
 """Users in a step and steps in a round without noise: each site goes through its users once."""
 DROWNED = 1.5
@@ -55,7 +55,7 @@ class TrainingPlan:
         noise: ν, >= 0.
         share: of ε, that the statistics keep, in (0, 1).
         rounds: >= 1.
-        learning_rate: of each round, > 0.
+        learning_rate: of the first round, > 0; constant with noise, falling without.
     """
 
     noise: float
@@ -70,7 +70,7 @@ class TrainingPlan:
         if self.noise:
             return chosen
         steps = {"local_steps": LOCAL_STEPS, "sample_rate": SAMPLE_RATE}
-        return chosen | {"optimiser": Optimiser.ADAM} | steps
+        return chosen | steps | {"optimiser": Optimiser.ADAM, "decay": Decay.LINEAR}
 
     @property
     def drowned(self) -> bool:
@@ -130,12 +130,12 @@ def plan_training(
         items: catalogue size V.
 
     >>> plan_training(0.0, 8, 6040, 3883)
-    TrainingPlan(noise=0.0, share=0.82, rounds=8, learning_rate=0.0002)
+    TrainingPlan(noise=0.0, share=0.82, rounds=4, learning_rate=0.0002)
     """
     noise = relative_noise(noise_multiplier, organisations, users, items)
     if not noise:
         return TrainingPlan(
-            noise=0.0, share=STATISTICS, rounds=MOST_ROUNDS, learning_rate=RATE_OF_ADAM
+            noise=0.0, share=STATISTICS, rounds=EXACT_ROUNDS, learning_rate=RATE_OF_ADAM
         )
     length = _best_length(noise)
     rounds = min(max(math.ceil(length / MOST_RATE), FEWEST_ROUNDS), MOST_ROUNDS)
@@ -230,12 +230,13 @@ def _check(config: RunConfig, users: int) -> None:
         )
     chosen = {
         "training.learning_rate": (training.learning_rate, TrainingConfig().learning_rate),
+        "training.decay": (training.decay, TrainingConfig().decay),
         "warm_start.share": (warm_start.share, WarmStartConfig().share),
     }
     for key, (value, default) in chosen.items():
         if value != default:
             raise ConfigError(
-                f"{key} = {value:g} with training.rounds = 'plan', which chooses it: leave it out, "
+                f"{key} = {value} with training.rounds = 'plan', which chooses it: leave it out, "
                 "or state the rounds."
             )
     if not _plain(training):

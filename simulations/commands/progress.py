@@ -52,7 +52,7 @@ class Bars:
         few = of <= _FEW_ROUNDS and loss is not None
         if few or (not self._bars.console.is_terminal and done and done % max(1, of // 5) == 0):
             what = f"round {done} of {of}" if done else "statistics"
-            self._bars.console.print(f"{self._stage}: {what}, {figures}")
+            self._bars.console.print(f"{self._stage}: {what}, {figures}", soft_wrap=True)
 
 
 def bars() -> Progress:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from server.noise_plan import plan_noise
 from server.training_plan import (
     DROWNED,
+    EXACT_ROUNDS,
     FEWEST_ROUNDS,
     MOST_RATE,
     MOST_ROUNDS,
@@ -68,7 +69,7 @@ def test_more_noise_never_means_longer_steps_or_less_for_the_statistics(
 
 def test_a_run_without_noise_gets_the_most_rounds_and_the_embedded_data_the_fewest() -> None:
     exact = with_plan(asked(epsilon=None), USERS, ITEMS).training
-    assert (exact.rounds, exact.optimiser) == (MOST_ROUNDS, Optimiser.ADAM)
+    assert (exact.rounds, exact.optimiser) == (EXACT_ROUNDS, Optimiser.ADAM)
     assert exact.sample_rate * exact.local_steps == 1  # once through the users
     embedded = plan_training(0.6, 4, 610, 9742)
     assert (embedded.rounds, embedded.drowned) == (FEWEST_ROUNDS, True)
