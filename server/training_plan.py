@@ -28,8 +28,8 @@ from shared.privacy.distributed_noise import share_for
 
 __all__ = ["DROWNED", "TrainingPlan", "about_rounds", "plan_of", "plan_training", "with_plan"]
 
-FEWEST_ROUNDS, MOST_ROUNDS = 2, 8
-MOST_RATE = 2.0
+FEWEST_ROUNDS, MOST_ROUNDS = 2, 4
+MOST_RATE = 1.0
 """Learning rate of a round above which gradient steps overshoot."""
 LENGTH_AT_UNIT_NOISE = 0.45
 """Best sum of all rounds' learning rates at ν = 1; it falls as 1 / ν."""

@@ -131,7 +131,7 @@ def test_the_numbers_are_those_of_the_model(shape: tuple[str, ...]) -> None:
 
 
 def test_the_statistics_have_the_numbers_that_sites_send() -> None:
-    config = settings("model.feature_size=16", "warm_start.own_items=9")
+    config = settings("training.rounds=0", "model.feature_size=16", "warm_start.own_items=9")
     popularity, moment = calibrate(config, (500,), items=4000).sums
     assert (popularity.numbers, moment.numbers) == (4000, 25**2)
     with_little_noise = calibrate(config, (500,), items=40).sums[1]
@@ -147,7 +147,7 @@ def test_a_catalogue_is_counted_without_any_interactions(tiny_data: Path, tmp_pa
 
 def test_rounds_that_fit_fit_and_one_more_does_not() -> None:
     config = settings("training.local_steps=2", "training.sample_rate=0.1")
-    share = settings("privacy.epsilon=2.8")  # the default share of ε: .7
+    share = settings("training.rounds=0", "privacy.epsilon=2.8")  # the default share of ε: .7
     statistics = calibrate(share, (700,), 40).sums[:2]
 
     def cost(rounds: int) -> float:
