@@ -130,9 +130,8 @@ def _audit_run(
     simulation = prepare(config, folder, plant)
     [experiment] = experiments
     roles = roles_in(simulation.names, config.privacy) if config.privacy.secure else None
-    recorder = Recorder(
-        _select_rounds(config.training.number_of_rounds), roles.lost if roles else ()
-    )
+    rounds = simulation.config.training.number_of_rounds  # that a plan may have chosen
+    recorder = Recorder(_select_rounds(rounds), roles.lost if roles else ())
     with transcripts_of() as transcripts:
         simulate(simulation, reporter, recorder)
     reporter.stage("looking for canaries")

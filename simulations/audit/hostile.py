@@ -154,7 +154,12 @@ def audit_hostile(
     """
     catalogued = ModelConfig(feature_size=SHAPE.feature_size)
     simulation = prepare(
-        replace(config, model=catalogued, training=TrainingConfig(), warm_start=WarmStartConfig()),
+        replace(
+            config,
+            model=catalogued,
+            training=TrainingConfig(rounds=0),
+            warm_start=WarmStartConfig(),
+        ),
         folder,
     )
     shutil.rmtree(folder / SITES)  # the organisations themselves are not asked

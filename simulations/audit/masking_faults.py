@@ -44,6 +44,7 @@ SECURE = (
     "lab.organisations=4",
     "privacy.colluding=1",
     "privacy.dropouts=1",
+    "training.rounds=0",
 )
 """Settings of a run whose sums hold two honest organisations."""
 _SILENT = 1

@@ -43,6 +43,7 @@ def quick_settings(data: Path) -> list[str]:
         "model.feature_size=24",
         "model.max_length=10",
         "warm_start.own_items=10",
+        "training.rounds=0",
     ]
 
 
