@@ -137,6 +137,7 @@ class Plan(Document):
     rounds: Count
     learning_rate: FromZero
     drowned: bool
+    sentence: str = ""
 
 
 class PrivacyOrganisation(Document):
@@ -382,6 +383,7 @@ def plan_section(plan: TrainingPlan) -> Plan:
         rounds=plan.rounds,
         learning_rate=plan.learning_rate,
         drowned=plan.drowned,
+        sentence=str(plan),
     )
 
 

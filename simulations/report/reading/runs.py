@@ -104,6 +104,7 @@ class Run:
         colluding: under secure aggregation, how many organisations may collude with the
             coordinator; None with local trust.
         masked: whether answers were masked under secure aggregation.
+        plan: what was planned of its rounds, as a sentence; "" where they were chosen by hand.
     """
 
     folder: Path
@@ -131,6 +132,7 @@ class Run:
     seconds: float
     colluding: int | None = None
     masked: bool = True
+    plan: str = ""
 
     @property
     def worst(self) -> Organisation:
@@ -181,6 +183,7 @@ def read_run(folder: Path) -> Run:
         seconds=result.cost.seconds.total,
         colluding=result.privacy.colluding,
         masked=result.privacy.masking != Masking.OFF,
+        plan=result.plan.sentence if result.plan else "",
     )
 
 

@@ -140,7 +140,7 @@ def lead_of_sweep(sweep: Sweep, run: Run) -> str:
 
 
 def protocol(run: Run) -> tuple[str, ...]:
-    """Return how the metrics were measured, and what they mean."""
+    """Return how the metrics were measured, what they mean, and what was planned."""
     figures = (
         f"{_TARGETS.get(run.split, _TARGETS['test'])} Every model ranks all {run.items:,} items of "
         "the catalogue, except those that the user already has, and the first ten are shown. HR@10 "
@@ -152,4 +152,4 @@ def protocol(run: Run) -> tuple[str, ...]:
     order = f"Where scores tie: {run.ties}." if run.ties else ""
     time = describe_timing(run.timing, run.tested) if run.timing else []
     sentences = " ".join(f"{text[:1].upper()}{text[1:]}." for text in time)
-    return tuple(text for text in (figures, order, sentences) if text)
+    return tuple(text for text in (figures, order, sentences, run.plan) if text)
