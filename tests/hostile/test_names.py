@@ -24,7 +24,7 @@ from server.runs.reporter import RunReporter
 from server.state.audit_log import FILE, AuditLog
 from server.state.partners import PartnerRegistry
 from server.state.status import RunStatus
-from shared.config import PrivacyConfig, RunConfig, ServerConfig
+from shared.config import PrivacyConfig, RunConfig, ServerConfig, TrainingConfig
 from shared.errors import QuorumError, ServerError
 from shared.messages import DescribeReply
 
@@ -35,6 +35,7 @@ MARKUP = "[free](javascript:alert(1)) <img src=x onerror=alert(1)> | 1,000 | 9 |
 RECORD = {1: "alpha", 2: "beta", 3: "gamma"}
 CONFIG = RunConfig(
     privacy=PrivacyConfig(epsilon=8.0, delta=1e-5),
+    training=TrainingConfig(rounds=0),
     server=ServerConfig(organisations=2, deadline_seconds=0.3),
 )
 Connect = Callable[[Iterable[Path]], Any]
@@ -220,7 +221,7 @@ def test_the_record_binds_the_node_that_was_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_a_card_shows_a_name_as_text(name: str) -> None:
-    config = RunConfig(privacy=PrivacyConfig(epsilon=4.0, delta=1e-5))
+    config = replace(CONFIG, privacy=PrivacyConfig(epsilon=4.0, delta=1e-5))
     published = Published(
         name="run_1.x",
         config=config,
