@@ -412,7 +412,7 @@ def replace(file: Path, old: str, new: str) -> None:
 def test_run_and_join_as_they_are_written(story: Story) -> None:
     assert "3 organisations with this site" in story.peers
     assert "Alpha Books, users 'alpha-books-customers': spent ε = 7.99" in story.budget
-    assert "\n6 entries: " in story.budget
+    assert "\n14 entries: " in story.budget  # two statistics, and the four rounds of the plan
 
 
 def test_prometheus_and_probes_get_an_answer(story: Story) -> None:
