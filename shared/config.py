@@ -210,7 +210,8 @@ class WarmStartConfig:
     Attributes:
         share: of ε, in [0, 1), for two noised statistics of each site (popularity, and a moment of
             past and next items), from which the first weights are computed. Training gets the
-            rest; with no rounds of training, statistics get all. 0 asks for none.
+            rest; with no rounds of training, statistics get all. 0 asks for none. Where rounds are
+            planned, the plan chooses it.
         own_items: how many items at most get a direction of their own, >= 0: the most popular of
             those that stand out from the noise. With little noise it is up to four times as many
             (`server.noise_plan.most_own_items`).
