@@ -334,8 +334,10 @@ def _missing(key: str) -> str:
 
 
 def _unknown(key: str, value: object, keys: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, keys, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(keys)}."
+    same = [known for known in keys if known.rpartition(".")[2] == key]
+    near = same or difflib.get_close_matches(key, keys, n=1)
+    meant = " or ".join(f"'{one}'" for one in near)
+    hint = f"did you mean {meant}?" if near else f"known keys: {', '.join(keys)}."
     return f"unknown configuration key '{key}' = {value!r}: {hint}"
 
 

@@ -231,7 +231,7 @@ def test_nothing_of_the_data_is_sent_written_or_said(
     printed = capfd.readouterr()
 
     # That there was something to find, and that the run was whole.
-    held = {file.name: file.read_bytes() for file in three.sites.folder.rglob(DATA)}
+    held = {str(file): file.read_bytes() for file in three.sites.folder.rglob(DATA)}
     assert leaks(held, [user("gamma", 0)])
     refused = [refusal_in(parcel.message) for parcel in three.parcels]
     assert refused.count(Refusal.FAILED) == 0

@@ -184,7 +184,11 @@ def test_what_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("max_epsilon", 3.0, r"unknown .*'max_epsilon' = 3\.0: did you mean 'policy\.max_epsilon'"),
+        (
+            "max_epsilon",
+            3.0,
+            r"unknown .*'max_epsilon' = 3\.0: did you mean 'policy\.max_epsilon' or '",
+        ),
         ("policy.minimum_noise", 1.0, r"unknown .*'policy\.minimum_noise'"),
         ("lab.sead", 1, r"did you mean 'lab\.seed'"),
         ("folder", "/", "'folder' is where this file lies"),
