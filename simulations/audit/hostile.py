@@ -68,7 +68,13 @@ from simulations.experiment.federation import (
     ledger_costs,
 )
 from simulations.experiment.prepare import prepare
-from simulations.experiment.simulation import SITES, Reporter, Simulation, write_changed_site
+from simulations.experiment.simulation import (
+    SITES,
+    Reporter,
+    RoundFigures,
+    Simulation,
+    write_changed_site,
+)
 
 __all__ = ["audit_hostile"]
 
@@ -200,7 +206,7 @@ def _ask_all(simulation: Simulation, layout: _Layout, reporter: Reporter) -> _Ev
     for number in range(sites):
         _ask(simulation, layout, requests, number, evidence)
         spent = max(evidence.ledgers.values())
-        reporter.round(number + 1, sites, loss=None, epsilon=spent)
+        reporter.round(number + 1, sites, RoundFigures(epsilon=spent))
     return evidence
 
 

@@ -40,6 +40,7 @@ from simulations.audit.audit import audit
 from simulations.audit.masking_faults import MASKING_FAULTS, SECURE
 from simulations.audit.plan import Adversary, AuditPlan
 from simulations.experiment.config import read_settings
+from simulations.experiment.simulation import RoundFigures
 
 __all__ = ["FAULTS", "TIED_IDS", "audit_with_fault"]
 
@@ -190,16 +191,7 @@ class _Silent:
 
     def stage(self, text: str) -> None: ...
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None: ...
+    def round(self, done: int, of: int, figures: RoundFigures) -> None: ...
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -12,6 +14,9 @@ from rich.progress import (
 )
 
 from shared.system.command_line import messages
+
+if TYPE_CHECKING:
+    from simulations.experiment.simulation import RoundFigures
 
 __all__ = ["Bars", "bars"]
 
@@ -30,29 +35,20 @@ class Bars:
         """Start a new bar; see `simulations.experiment.simulation.Reporter`."""
         self._stage, self._task = text, None
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None:
+    def round(self, done: int, of: int, figures: RoundFigures) -> None:
         """Move the bar; print a line of each round, or of each fifth of many in a log."""
-        figures = "no privacy" if epsilon == float("inf") else f"ε {epsilon:.2f}"
-        if loss is not None:
-            figures = f"loss {loss:.3f}  {figures}"
-        if seconds is not None and bytes_up is not None:
-            figures += f"  {seconds:.1f} s, {bytes_up / 1e6:.1f} MB received"
+        text = "no privacy" if figures.epsilon == float("inf") else f"ε {figures.epsilon:.2f}"
+        if figures.loss is not None:
+            text = f"loss {figures.loss:.3f}  {text}"
+        if figures.seconds is not None and figures.bytes_up is not None:
+            text += f"  {figures.seconds:.1f} s, {figures.bytes_up / 1e6:.1f} MB received"
         if self._task is None:
             self._task = self._bars.add_task(self._stage, total=of, figures="")
-        self._bars.update(self._task, completed=done, figures=figures)
-        few = of <= _FEW_ROUNDS and loss is not None
+        self._bars.update(self._task, completed=done, figures=text)
+        few = of <= _FEW_ROUNDS and figures.loss is not None
         if few or (not self._bars.console.is_terminal and done and done % max(1, of // 5) == 0):
             what = f"round {done} of {of}" if done else "statistics"
-            self._bars.console.print(f"{self._stage}: {what}, {figures}", soft_wrap=True)
+            self._bars.console.print(f"{self._stage}: {what}, {text}", soft_wrap=True)
 
 
 def bars() -> Progress:

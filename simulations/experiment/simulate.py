@@ -33,6 +33,7 @@ from simulations.experiment.simulation import (
     LOCAL_BASELINES,
     SITES,
     Reporter,
+    RoundFigures,
     Simulation,
     write_site,
 )
@@ -134,10 +135,12 @@ def _round_observer(
         reporter.round(
             checkpoint.round,
             config.training.number_of_rounds,
-            loss=validation_loss(recommender(model), simulation.split, window),
-            epsilon=epsilon,
-            seconds=status.round_seconds if checkpoint.round else status.warm_start_seconds,
-            bytes_up=status.round_bytes_up,
+            RoundFigures(
+                loss=validation_loss(recommender(model), simulation.split, window),
+                epsilon=epsilon,
+                seconds=status.round_seconds if checkpoint.round else status.warm_start_seconds,
+                bytes_up=status.round_bytes_up,
+            ),
         )
 
     return observe

@@ -27,6 +27,7 @@ __all__ = [
     "SITES",
     "PlantedUsers",
     "Reporter",
+    "RoundFigures",
     "Simulation",
     "write_changed_site",
     "write_site",
@@ -37,31 +38,36 @@ LOCAL_BASELINES = "alone"
 """The folder of the organisations that are trained by themselves, for comparison."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundFigures:
+    """What a round learned, and what it cost.
+
+    Attributes:
+        loss: validation loss in nats; None where nothing is trained.
+        epsilon: the highest ε of an organisation so far.
+        seconds: that it took; None where nothing is trained.
+        bytes_up: size of the arrays received; likewise.
+    """
+
+    loss: float | None = None
+    epsilon: float
+    seconds: float | None = None
+    bytes_up: int | None = None
+
+
 class Reporter(Protocol):
     """Gets the progress of a simulation."""
 
     def stage(self, text: str) -> None:
         """Start a stage, such as "training together"."""
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None:
+    def round(self, done: int, of: int, figures: RoundFigures) -> None:
         """Report a finished round.
 
         Args:
             done: its number; 0 is the warm start.
             of: rounds in all.
-            loss: validation loss in nats; None where nothing is trained.
-            epsilon: the highest ε of an organisation so far.
-            seconds: that it took.
-            bytes_up: size of the arrays received.
+            figures: of this round.
         """
 
 

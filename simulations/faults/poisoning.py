@@ -31,7 +31,7 @@ from simulations.experiment.config import read_settings
 from simulations.experiment.federation import WrappedApp
 from simulations.experiment.prepare import prepare
 from simulations.experiment.simulate import simulate
-from simulations.experiment.simulation import SITES, Simulation
+from simulations.experiment.simulation import SITES, RoundFigures, Simulation
 
 Sums = NDArray[np.float32]
 ATTACKER = "org-1"
@@ -44,16 +44,7 @@ class Quiet:
     def stage(self, text: str) -> None:
         """Ignore it."""
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None:
+    def round(self, done: int, of: int, figures: RoundFigures) -> None:
         """Ignore it."""
 
 

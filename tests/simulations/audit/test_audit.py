@@ -22,6 +22,7 @@ from simulations.audit.planted_faults import TIED_IDS, audit_with_fault
 from simulations.audit.replay import Replay
 from simulations.experiment.config import read_settings
 from simulations.experiment.federation import sites_in
+from simulations.experiment.simulation import RoundFigures
 from tests.simulations.audit.conftest import quick_settings
 
 PLAN = AuditPlan(canaries=240, held_out=0.2)
@@ -35,16 +36,7 @@ Auditor = Callable[..., Found]
 class Silent:
     def stage(self, text: str) -> None: ...
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None: ...
+    def round(self, done: int, of: int, figures: RoundFigures) -> None: ...
 
 
 @pytest.fixture(scope="session")

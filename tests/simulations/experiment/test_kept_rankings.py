@@ -15,23 +15,14 @@ from simulations.experiment.config import read_settings
 from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.prepare import prepare
 from simulations.experiment.simulate import simulate
-from simulations.experiment.simulation import Simulation
+from simulations.experiment.simulation import RoundFigures, Simulation
 from tests.simulations.conftest import TINY_SETTINGS
 
 
 class Silent:
     def stage(self, text: str) -> None: ...
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None: ...
+    def round(self, done: int, of: int, figures: RoundFigures) -> None: ...
 
 
 def prepared(data: Path, folder: Path, epsilon: float, seed: int = 0) -> Simulation:

@@ -26,6 +26,7 @@ from shared.models.attention import AttentionRecommender
 from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.experiment.prepare import prepare, reopen
 from simulations.experiment.simulate import simulate
+from simulations.experiment.simulation import RoundFigures
 from tests.simulations.conftest import EVENTS, ITEMS, TINY_SETTINGS, USERS
 
 
@@ -41,19 +42,10 @@ class Silent:
 
     def stage(self, text: str) -> None: ...
 
-    def round(
-        self,
-        done: int,
-        of: int,
-        *,
-        loss: float | None,
-        epsilon: float,
-        seconds: float | None = None,
-        bytes_up: int | None = None,
-    ) -> None:
-        assert loss is not None
-        assert np.isfinite(loss)
-        self.epsilons.append(epsilon)
+    def round(self, done: int, of: int, figures: RoundFigures) -> None:
+        assert figures.loss is not None
+        assert np.isfinite(figures.loss)
+        self.epsilons.append(figures.epsilon)
         if done == self.kill_after:
             raise Killed
 
