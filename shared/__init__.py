@@ -7,6 +7,7 @@
 - `outcomes`: how a reply counts, and the refusals that a partner may send.
 - `data/`: interactions to histories; the public catalogue; tables of any file format.
 - `models/`: the recommender, its losses, and count models.
+- `over_use/`: the risk of over-use, from when a user was active.
 - `item_features/`: public features of items from text.
 - `evaluation/`: ranking quality, exposure and calibration.
 - `rerank/`: another order of what is shown.

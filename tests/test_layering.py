@@ -39,6 +39,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "evaluation": {"data"},
         "rerank": {"data", "errors", "evaluation", "sections"},
         "models": {"config", "data", "errors"},
+        "over_use": {"data", "errors", "models"},
         "item_features": {"data", "errors"},
         "privacy": {"errors", "models"},
         "secure_aggregation": {"errors"},

@@ -1,0 +1,7 @@
+"""The risk of over-use, estimated from when a user was active.
+
+sessions     sessions of one user's event times, and bounded features of the last of them
+labels       who over-used: from a column that a partner holds, or by a rule on later events
+model        attention over sessions -> one logit -> a calibrated risk
+calibration  Platt scaling on held-out users, and the threshold of a decision
+"""
