@@ -9,6 +9,7 @@
 - `compute/`: private training steps, statistics and metrics on one site's users.
 - `home/`: the federated model adapted to the site's own users: exact, and never sent.
 - `serving/`: recommendations from the published model and the home model, with explanations.
+- `wellbeing/`: the guard that shows users at risk of over-use less: at home, and never sent.
 - `library/`: the package `sotto`, the one door for a partner's own code.
 - `console/`: a local web page about the node: what left, what is left, recommendations to try.
 - `bundle/`: the vetted app bundle, and no other.

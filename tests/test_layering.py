@@ -52,7 +52,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "compute": set(),
         "site": {"compute", "data", "ledger"},
         "home": set(),
-        "serving": {"data", "home", "logs", "site"},
+        "wellbeing": {"site"},
+        "serving": {"data", "home", "logs", "site", "wellbeing"},
         "library": {"serving"},
         "guard": {"ledger", "site"},
         "secure_aggregation": set(),
@@ -112,7 +113,7 @@ A new room, a flat file more, or an arrow more is a decision: it is made here.
 """
 DOORS = {"client.library.sotto"}
 """Installed under a name of its own: what a partner's code imports, out of one file."""
-MOST_ROOMS, MOST_ARROWS = 18, 43
+MOST_ROOMS, MOST_ARROWS = 19, 45
 """Of `client` and `server`: a floor on which a newcomer finds the way."""
 
 GENERATED = re.compile(r"_pb2(_grpc)?\.py$")
@@ -342,6 +343,50 @@ def test_the_node_takes_nothing_but_its_place_from_the_run_config() -> None:
         if name.startswith("client.") and "run_config" in ast.dump(TREES[path])
     }
     assert readers == {"client.app", "client.site.locate"}
+
+
+# --- the risk of over-use ----------------------------------------------------------------------
+
+WORDS = {"risk", "risks"}
+
+
+def client_modules_with(names: set[str]) -> set[str]:
+    """Modules of a partner in which a variable, attribute, argument or function has such a name."""
+    kinds = (ast.Attribute, "attr"), (ast.Name, "id"), (ast.arg, "arg"), (ast.keyword, "arg")
+    return {
+        name
+        for name in MODULES
+        if name.startswith("client.")
+        for node in ast.walk(TREES[MODULES[name]])
+        for kind, field in kinds
+        if isinstance(node, kind) and getattr(node, field) in names
+    }
+
+
+def client_importers(package: str) -> set[str]:
+    return {
+        name
+        for name in MODULES
+        if name.startswith("client.")
+        if any(imported.startswith(package) for imported in imported_modules(name))
+    }
+
+
+def test_only_the_guard_reads_a_risk() -> None:
+    """What ranks, explains, adapts or answers a coordinator has no name for it."""
+    guard = {name for name in MODULES if name.startswith("client.wellbeing.")}
+    trains = {"client.compute.over_use"}  # and asks for nobody's risk, as the next line shows
+    assert client_importers("shared.over_use.model") - trains == {"client.wellbeing.protection"}
+    assert client_modules_with(WORDS) == {"client.wellbeing.protection", "client.wellbeing.guard"}
+    assert client_importers("client.wellbeing") - guard == {
+        "client.serving.service.current",
+        "client.serving.service.guarding",
+    }
+    # Nothing reads the partner's log of decisions; it is written in two steps.
+    assert client_modules_with({"decisions", "_decisions"}) == {
+        "client.data.feedback",
+        "client.serving.service.writer",
+    }
 
 
 # --- what is public ----------------------------------------------------------------------------

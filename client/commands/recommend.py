@@ -214,6 +214,8 @@ def _for_users(
     filters = request.lists.filters(recommender, columns.item)
     recommender.check(request.k, filters)
     recommender.reranker(rerank)
+    if source.site is not None and source.site.wellbeing.on:
+        messages.print("The wellbeing guard is of `serve` alone: these lists are not guarded.")
     messages.print("reading your data ...")
     named = None if asked is None else hashlib.sha256("\n".join(asked).encode()).hexdigest()
     batch = Batch(

@@ -8,6 +8,7 @@ write. Nothing of it is ever sent: see `Site.load_histories` for who reads it.
 | `sotto_feedback`  | `schema`: the version of these tables                                  |
 | `events`          | one an event, in the order in which they arrived; `id` is the client's |
 | `exposures`       | one a list that was recommended to a user: items and scores as JSON    |
+| `decisions`       | one a list that the wellbeing guard decided on, by the exposure's id   |
 
 | an event that arrives                        | what happens                                |
 |----------------------------------------------|---------------------------------------------|
@@ -23,7 +24,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ __all__ = [
     "Exposure",
     "FeedbackEvent",
     "FeedbackStore",
+    "GuardDecision",
     "Stored",
 ]
 
@@ -100,6 +102,23 @@ class Exposure:
     scores: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardDecision:
+    """What the wellbeing guard decided on a list; read by nobody but the partner.
+
+    Attributes:
+        id: of the list, as in `Exposure`.
+        user: in canonical form.
+        time: microseconds since 1970 in UTC.
+        text: JSON, see `client.wellbeing.protection`.
+    """
+
+    id: str
+    user: str
+    time: int
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What became of a request's events.
@@ -149,6 +168,14 @@ _exposures = sa.Table(
     sa.Column("model", sa.String, nullable=False),
     sa.Column("items", sa.Text, nullable=False),
     sa.Column("scores", sa.Text, nullable=False),
+)
+_decisions = sa.Table(
+    "decisions",
+    _metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("user", sa.String, nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
 )
 _CONTENT = ("user", "item", "kind", "rating", "exposure", "position", "model")
 """What must be the same where an id comes again. Not the time: a client may leave it out."""
@@ -261,10 +288,31 @@ class FeedbackStore:
             statement = self._insert(_exposures).on_conflict_do_nothing(index_elements=["id"])
             connection.execute(statement, rows)
 
-    def exposures(self) -> Iterator[Exposure]:
-        """Yield all lists that were recommended, in order of time."""
-        statement = sa.select(_exposures).order_by(_exposures.c.time, _exposures.c.id)
+    def add_decisions(self, decisions: Sequence[GuardDecision]) -> None:
+        """Store what the wellbeing guard decided.
+
+        Raises:
+            SiteError: the database refused.
+        """
+        rows = [asdict(one) for one in decisions]
+        with self._lock, self._failures(), self._engine.begin() as connection:
+            statement = self._insert(_decisions).on_conflict_do_nothing(index_elements=["id"])
+            connection.execute(statement, rows)
+
+    def decisions(self) -> Iterator[GuardDecision]:
+        """Yield what the wellbeing guard decided, in order of time."""
+        statement = sa.select(_decisions).order_by(_decisions.c.time, _decisions.c.id)
         for row in self._stream(statement):
+            yield GuardDecision(id=row.id, user=row.user, time=row.time, text=row.text)
+
+    def exposures(self, since: int = 0) -> Iterator[Exposure]:
+        """Yield the lists that were recommended, in order of time.
+
+        Args:
+            since: those before are left out; microseconds since 1970.
+        """
+        statement = sa.select(_exposures).where(_exposures.c.time >= since)
+        for row in self._stream(statement.order_by(_exposures.c.time, _exposures.c.id)):
             items, scores = tuple(json.loads(row.items)), tuple(json.loads(row.scores))
             yield Exposure(
                 id=row.id, user=row.user, time=row.time, model=row.model, items=items, scores=scores

@@ -1,7 +1,7 @@
 """A partner's site: the folder with its site.toml, key and ledger.
 
 - `site`: site.toml as a whole, and the paths that it names.
-- `policy`, `roster`, `coordinator`, `node`, `serve`, `home`: its tables of these names.
+- `policy`, `roster`, `coordinator`, `node`, `serve`, `home`, `wellbeing`: tables of these names.
 - `bounds`: what a request may ask at all: shapes, weights, memory, size of an answer.
 - `simulated`: the [lab] table, with which the lab marks its own sites.
 - `locate`: which site a node serves.

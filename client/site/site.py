@@ -25,6 +25,7 @@ from client.site.policy import Policy
 from client.site.roster import PEERS, Roster, is_same_name
 from client.site.serve import ServeConfig
 from client.site.simulated import LabSeed, simulated_node
+from client.site.wellbeing import WellbeingConfig
 from shared.errors import ConfigError, SiteError
 from shared.rerank.settings import RerankConfig
 from shared.sections import Require, Value, flat_tables, is_name, parse_sections, section
@@ -64,6 +65,7 @@ class Site:
         serve: how recommendations are served, see `client.site.serve`.
         rerank: how lists are chosen from scores, see `shared.rerank.settings`.
         home: whether the home model is private, see `client.site.home`.
+        wellbeing: how users at risk of over-use are protected, see `client.site.wellbeing`.
         lab: for simulated sites alone.
         folder: where site.toml lies; not a key of the file.
     """
@@ -83,6 +85,7 @@ class Site:
     serve: ServeConfig = field(default_factory=ServeConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     home: HomeConfig = field(default_factory=HomeConfig)
+    wellbeing: WellbeingConfig = field(default_factory=WellbeingConfig)
     lab: LabSeed = field(default_factory=LabSeed)
     folder: str = ""
 

@@ -6,6 +6,7 @@
 - `status`: how a request can end, as a gRPC status and an HTTP status.
 - `admission`: the bounded queue before the threads that compute.
 - `current`: the model, catalogue and histories in use, and their replacement while serving.
+- `guarding`: the wellbeing guard between ranking and answer, with the users' sessions.
 - `writer`: feedback of many requests in one transaction.
 - `clients`: who may ask: bearer tokens; certificates.
 - `grpc_transport`: gRPC with health and reflection. `http_transport`: JSON over HTTP.

@@ -10,6 +10,8 @@
 |   or not sound                               |   a metric and the log say so                     |
 | files of the source                          | the histories are read again                      |
 | rows of a database                           | read again every `serve.data_seconds`             |
+| tables and model of [wellbeing]              | with the histories; and all of it again every     |
+|                                              |   `serve.data_seconds`, for the scores' sake      |
 | SIGHUP                                       | all of it is looked at and read again at once     |
 """
 
@@ -33,6 +35,7 @@ from client.serving.published import home_in_use
 from client.serving.recommender import Recommender
 from client.serving.service.metrics import ServiceMetrics
 from client.site.site import Site
+from client.wellbeing.protection import Protection
 from shared.errors import ConfigError, DataError, SottoError
 from shared.rerank.settings import RerankConfig
 
@@ -50,12 +53,14 @@ class Loaded:
         histories: the users' own, with ids of the same catalogue.
         model: names the model; changes with its weights, the home model and the catalogue.
         rerank: how lists are chosen from scores.
+        protection: decides on lists of users at risk of over-use; None where nobody is protected.
     """
 
     recommender: Recommender
     histories: UserHistories
     model: str
     rerank: RerankConfig = field(default_factory=RerankConfig)
+    protection: Protection | None = None
 
 
 class Current:
@@ -82,8 +87,7 @@ class Current:
         self._seen: tuple[Hashable, Hashable] = (self._files, self._data)
         self._read_at = time.monotonic()
         recommender, model = self._load_model()
-        histories = UserHistories.load(site, recommender.catalogue, store)
-        self._use(Loaded(recommender, histories, model, site.rerank))
+        self._use(self._load(recommender, model))
 
     @property
     def loaded(self) -> Loaded:
@@ -107,9 +111,8 @@ class Current:
         now = self._stamp(), self._data_version()
         settled, self._seen = now == self._seen, now
         files, data = now
-        stale = (
-            self._data is None and time.monotonic() - self._read_at > self._site.serve.data_seconds
-        )
+        ages = self._data is None or self._site.wellbeing.on
+        stale = ages and time.monotonic() - self._read_at > self._site.serve.data_seconds
         if again or (settled and files != self._files):
             self._files, self._data = now
             return self._replace("model")
@@ -154,16 +157,23 @@ class Current:
             recommender, model = (
                 self._load_model() if what == "model" else (old.recommender, old.model)
             )
-            histories = UserHistories.load(self._site, recommender.catalogue, self._store)
+            loaded = self._load(recommender, model)
         except (SottoError, OSError, MemoryError) as error:
             self._metrics.reloads.labels(what, "failed").inc()
             note(Event.NOT_RELOADED, **cause(error) | Fields(kind=what))
             return False
-        self._use(Loaded(recommender, histories, model, self._site.rerank))
+        self._use(loaded)
         self.catch_up()  # what was stored between reading and now
         self._metrics.reloads.labels(what, "done").inc()
         note(Event.RELOADED, kind=what)
         return True
+
+    def _load(self, recommender: Recommender, model: str) -> Loaded:
+        """Read the users' data for a model."""
+        catalogue = recommender.catalogue
+        histories = UserHistories.load(self._site, catalogue, self._store)
+        protection = Protection.load(self._site, catalogue)
+        return Loaded(recommender, histories, model, self._site.rerank, protection)
 
     def _use(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -235,6 +245,18 @@ class Current:
     def _data_version(self) -> Hashable | None:
         """Return a value that changes with the source; None where only reading it can tell."""
         try:
-            return open_source(self._site.data, Path(self._site.folder)).version()
+            version = open_source(self._site.data, Path(self._site.folder)).version()
         except SottoError:  # the files are being replaced; `load` says what is wrong
             return ()
+        return version if version is None else (version, *self._wellbeing_files())
+
+    def _wellbeing_files(self) -> Iterator[Hashable]:
+        """Yield what tells one version of a file of [wellbeing] from another."""
+        policy, folder = self._site.wellbeing, Path(self._site.folder)
+        for name in (policy.users, policy.items, policy.model) if policy.on else ():
+            place = folder / name
+            files = sorted(place.rglob("*")) if name and place.is_dir() else [place]
+            for file in files:
+                if file.is_file():
+                    status = file.stat()
+                    yield str(file), status.st_mtime_ns, status.st_size

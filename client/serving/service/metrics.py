@@ -37,6 +37,12 @@ class ServiceMetrics:
         self.empty = Counter(
             "sotto_serve_empty_lists", "Lists without any item.", registry=self.registry
         )
+        self.measures = Counter(
+            "sotto_serve_wellbeing_measures",
+            "Lists that a measure of the wellbeing guard changed or left empty, by measure.",
+            ["measure"],
+            registry=self.registry,
+        )
         self.popularity = Histogram(
             "sotto_serve_recommended_popularity",
             "Mean popularity of a list's items: the share of items that are at most as popular.",

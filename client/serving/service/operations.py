@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
-from client.data.feedback import Exposure, FeedbackEvent
+from client.data.feedback import Exposure, FeedbackEvent, GuardDecision
 from client.data.interactions import Kind
 from client.logs import Event, Fields, cause, note
 from client.serving.explanation import Explanation
@@ -27,6 +25,7 @@ from client.serving.recommender import Filters
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service.admission import Admission
 from client.serving.service.current import Loaded
+from client.serving.service.guarding import GuardedList, ListGuard, Pool, plain_list, pools
 from client.serving.service.metrics import ServiceMetrics
 from client.serving.service.status import Code, ServiceError
 from client.serving.service.writer import FeedbackWriter
@@ -82,6 +81,7 @@ class _Question:
     k: int
     filters: Filters
     explain: bool
+    wish: bool | None = None
 
 
 class Operations:
@@ -92,6 +92,7 @@ class Operations:
         admission: the queue and the threads.
         writer: of feedback; None where none is kept.
         metrics: where requests are counted.
+        guard: decides on lists of users at risk of over-use, and knows their sessions.
     """
 
     def __init__(
@@ -100,8 +101,9 @@ class Operations:
         admission: Admission,
         writer: FeedbackWriter | None,
         metrics: ServiceMetrics,
+        guard: ListGuard,
     ) -> None:
-        self._current, self._admission = current, admission
+        self._current, self._admission, self._guard = current, admission, guard
         self._writer, self._metrics = writer, metrics
 
     async def recommend(self, request: pb.RecommendRequest, at: Timing) -> pb.RecommendResponse:
@@ -155,6 +157,7 @@ class Operations:
             except TimeoutError:
                 sentence = "the disk did not answer in time: send the same events again."
                 raise ServiceError(Code.DEADLINE_EXCEEDED, sentence) from None
+            self._guard.use(events)
             for event in events if result.stored else ():
                 self._metrics.feedback.labels(event.kind).inc()
             unknown = sum(not loaded.histories.knows(event.item) for event in events)
@@ -216,13 +219,22 @@ class Operations:
             lists = loaded.recommender.rank_many(
                 histories, first.k, filters=first.filters, rerank=loaded.rerank
             )
-            for row, (question, own) in enumerate(zip(questions, lists.ids, strict=True)):
-                response, items = responses[question.place], own[own > 0]
-                self._fill(response, question, loaded, items, lists.scores[row])
-                if question.explain and lists.before is not None:
-                    ranks = lists.before[row].tolist()
-                    for item, rank in zip(response.items, ranks, strict=False):
-                        item.rank_by_score = rank
+            protection, found = loaded.protection, dict[int, Pool]()
+            if protection is not None:
+                protected = [
+                    row
+                    for row, one in enumerate(questions)
+                    if one.user and protection.protects(one.user, one.wish)
+                ]
+                found = pools(
+                    protection, loaded.recommender, histories, lists, protected, first.filters
+                )
+            for row, question in enumerate(questions):
+                if protection is not None and row in found:
+                    listed = self._guard.decide(protection, question.user, found[row])
+                else:
+                    listed = plain_list(lists, row)
+                self._fill(responses[question.place], question, loaded, listed)
         except (ServiceError, SottoError) as error:
             if len(questions) == 1:
                 _refuse(responses[first.place], error)
@@ -235,12 +247,14 @@ class Operations:
         response: pb.RecommendResponse,
         question: _Question,
         loaded: Loaded,
-        ids: np.ndarray,
-        scores: np.ndarray,
+        listed: GuardedList,
     ) -> None:
         del response.items[:]
-        catalogue, numbers = loaded.recommender.catalogue, ids.tolist()
-        for rank, (number, score) in enumerate(zip(numbers, scores.tolist(), strict=False), 1):
+        ids, catalogue = listed.ids, loaded.recommender.catalogue
+        numbers = ids.tolist()
+        for rank, (number, score) in enumerate(
+            zip(numbers, listed.scores.tolist(), strict=True), 1
+        ):
             response.items.add(
                 rank=rank,
                 item=catalogue.item_ids[number - 1],
@@ -251,27 +265,34 @@ class Operations:
             reasons = loaded.recommender.explain(question.numbers, ids)
             for item, reason in zip(response.items, reasons, strict=True):
                 item.explanation.CopyFrom(_explanation(reason))
-        if not numbers:
-            self._metrics.empty.inc()
-        else:
+            if listed.ranks is not None:
+                for item, rank in zip(response.items, listed.ranks.tolist(), strict=True):
+                    item.rank_by_score = rank
+        if listed.message is not None:
+            response.wellbeing.CopyFrom(listed.message)
+            for measure in listed.message.measures:
+                self._metrics.measures.labels(measure.name).inc()
+        if numbers:
             self._metrics.popularity.observe(float(loaded.histories.shares[ids].mean()))
+        elif listed.message is None:
+            self._metrics.empty.inc()
         if question.user and self._writer is not None:
-            self._log(response, question.user)
+            self._log(response, question.user, listed.log)
 
-    def _log(self, response: pb.RecommendResponse, user: str) -> None:
-        """Write down what was recommended to a user."""
+    def _log(self, response: pb.RecommendResponse, user: str, decided: str) -> None:
+        """Write down what was recommended to a user, and what the guard decided, if it did."""
         assert self._writer is not None
-        response.exposure = secrets.token_hex(8)
-        logged = self._writer.log(
-            Exposure(
-                id=response.exposure,
-                user=user,
-                time=time.time_ns() // 1000,
-                model=response.model,
-                items=tuple(item.item for item in response.items),
-                scores=tuple(item.score for item in response.items),
-            )
+        exposure = Exposure(
+            id=secrets.token_hex(8),
+            user=user,
+            time=time.time_ns() // 1000,
+            model=response.model,
+            items=tuple(item.item for item in response.items),
+            scores=tuple(item.score for item in response.items),
         )
+        response.exposure = exposure.id
+        decision = GuardDecision(id=exposure.id, user=user, time=exposure.time, text=decided)
+        logged = self._writer.log(exposure, decision if decided else None)
         if not logged:
             self._metrics.unlogged.inc()
 
@@ -300,6 +321,7 @@ def _read_question(place: int, request: pb.RecommendRequest, loaded: Loaded) -> 
     """
     filters, user = _read_filters(request.filters), ""
     whom = request.WhichOneof("whom")
+    wish = _read_wish(request, whom == "user", loaded)
     if whom == "user":
         user = canonical_id(_checked_id("user", request.user))
         found = loaded.histories.find(user)
@@ -321,7 +343,24 @@ def _read_question(place: int, request: pb.RecommendRequest, loaded: Loaded) -> 
         sentence = "name a `user`, or give a `history`, which may be empty."
         raise ServiceError(Code.INVALID_ARGUMENT, sentence)
     k = request.k if request.HasField("k") else _DEFAULT_K
-    return _Question(place, user, numbers, k, filters, request.explain)
+    return _Question(place, user, numbers, k, filters, request.explain, wish)
+
+
+def _read_wish(request: pb.RecommendRequest, of_user: bool, loaded: Loaded) -> bool | None:
+    """Return whether the user opts in or out; None for neither.
+
+    Raises:
+        ServiceError: a wish that this service cannot fulfil.
+    """
+    if not request.HasField("wellbeing"):
+        return None
+    if not of_user:
+        sentence = "`wellbeing` is of a `user`: name one, or leave it out."
+        raise ServiceError(Code.INVALID_ARGUMENT, sentence)
+    if request.wellbeing and loaded.protection is None:
+        sentence = "this service has no wellbeing guard: set [wellbeing], or leave `wellbeing` out."
+        raise ServiceError(Code.INVALID_ARGUMENT, sentence)
+    return request.wellbeing
 
 
 def _read_filters(filters: pb.Filters) -> Filters:

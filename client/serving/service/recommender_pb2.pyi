@@ -41,7 +41,7 @@ class History(_message.Message):
     def __init__(self, items: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "history", "k", "filters", "explain", "skip_unknown", "allow_unknown_user", "request_id")
+    __slots__ = ("user", "history", "k", "filters", "explain", "skip_unknown", "allow_unknown_user", "request_id", "wellbeing")
     USER_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class RecommendRequest(_message.Message):
     SKIP_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     ALLOW_UNKNOWN_USER_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    WELLBEING_FIELD_NUMBER: _ClassVar[int]
     user: str
     history: History
     k: int
@@ -58,7 +59,8 @@ class RecommendRequest(_message.Message):
     skip_unknown: bool
     allow_unknown_user: bool
     request_id: str
-    def __init__(self, user: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., explain: _Optional[bool] = ..., skip_unknown: _Optional[bool] = ..., allow_unknown_user: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    wellbeing: bool
+    def __init__(self, user: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., explain: _Optional[bool] = ..., skip_unknown: _Optional[bool] = ..., allow_unknown_user: _Optional[bool] = ..., request_id: _Optional[str] = ..., wellbeing: _Optional[bool] = ...) -> None: ...
 
 class SimilarRequest(_message.Message):
     __slots__ = ("items", "k", "filters", "request_id")
@@ -114,6 +116,22 @@ class Recommendation(_message.Message):
     rank_by_score: int
     def __init__(self, rank: _Optional[int] = ..., item: _Optional[str] = ..., title: _Optional[str] = ..., score: _Optional[float] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., rank_by_score: _Optional[int] = ...) -> None: ...
 
+class Wellbeing(_message.Message):
+    __slots__ = ("measures", "pause_seconds")
+    MEASURES_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    measures: _containers.RepeatedCompositeFieldContainer[WellbeingMeasure]
+    pause_seconds: int
+    def __init__(self, measures: _Optional[_Iterable[_Union[WellbeingMeasure, _Mapping]]] = ..., pause_seconds: _Optional[int] = ...) -> None: ...
+
+class WellbeingMeasure(_message.Message):
+    __slots__ = ("name", "sentence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sentence: str
+    def __init__(self, name: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
+
 class Error(_message.Message):
     __slots__ = ("code", "message")
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -123,20 +141,22 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "model", "exposure", "request_id", "error", "rerank")
+    __slots__ = ("items", "model", "exposure", "request_id", "error", "rerank", "wellbeing")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     EXPOSURE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     RERANK_FIELD_NUMBER: _ClassVar[int]
+    WELLBEING_FIELD_NUMBER: _ClassVar[int]
     items: _containers.RepeatedCompositeFieldContainer[Recommendation]
     model: str
     exposure: str
     request_id: str
     error: Error
     rerank: str
-    def __init__(self, items: _Optional[_Iterable[_Union[Recommendation, _Mapping]]] = ..., model: _Optional[str] = ..., exposure: _Optional[str] = ..., request_id: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., rerank: _Optional[str] = ...) -> None: ...
+    wellbeing: Wellbeing
+    def __init__(self, items: _Optional[_Iterable[_Union[Recommendation, _Mapping]]] = ..., model: _Optional[str] = ..., exposure: _Optional[str] = ..., request_id: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., rerank: _Optional[str] = ..., wellbeing: _Optional[_Union[Wellbeing, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("id", "user", "item", "kind", "rating", "time", "exposure", "position", "model")

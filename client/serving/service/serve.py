@@ -20,6 +20,7 @@ from client.serving.service.admission import Admission
 from client.serving.service.clients import Clients, Tls
 from client.serving.service.current import Current
 from client.serving.service.grpc_transport import GrpcTransport
+from client.serving.service.guarding import ListGuard
 from client.serving.service.http_transport import HttpTransport
 from client.serving.service.metrics import ServiceMetrics
 from client.serving.service.operations import Operations
@@ -81,7 +82,12 @@ class Service:
             if self.store is None
             else FeedbackWriter(self.store, self.current.catch_up, settings.queue)
         )
-        self.operations = Operations(self.current, self._admission, self._writer, self.metrics)
+        guard = ListGuard(60 * site.wellbeing.session_gap_minutes)
+        if (protection := self.current.loaded.protection) is not None and self.store is not None:
+            guard.replay(self.store, protection.protects)
+        self.operations = Operations(
+            self.current, self._admission, self._writer, self.metrics, guard
+        )
         self._stack = AsyncExitStack()
 
     async def start(

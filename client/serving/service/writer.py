@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from client.data.feedback import Exposure, FeedbackEvent, FeedbackStore, Stored
+from client.data.feedback import Exposure, FeedbackEvent, FeedbackStore, GuardDecision, Stored
 from client.logs import Event, Fields, cause, note
 from client.serving.service.status import Code, ServiceError
 from shared.errors import SiteError
@@ -33,6 +33,7 @@ class _Waiting:
 
     events: Sequence[FeedbackEvent] = ()
     exposure: Exposure | None = None
+    decision: GuardDecision | None = None
     answer: Future[Stored] = field(default_factory=Future)
 
 
@@ -68,12 +69,17 @@ class FeedbackWriter:
             raise ServiceError(Code.RESOURCE_EXHAUSTED, sentence) from None
         return waiting.answer
 
-    def log(self, exposure: Exposure) -> bool:
-        """Write a recommended list in the background; return False if it had to be left out."""
+    def log(self, exposure: Exposure, decision: GuardDecision | None = None) -> bool:
+        """Write a recommended list in the background; return False if it had to be left out.
+
+        Args:
+            exposure: the list.
+            decision: of the wellbeing guard; None for a user whom it does not protect.
+        """
         if self._closed:
             return False
         try:
-            self._queue.put_nowait(_Waiting(exposure=exposure))
+            self._queue.put_nowait(_Waiting(exposure=exposure, decision=decision))
         except queue.Full:
             return False
         return True
@@ -110,6 +116,8 @@ class FeedbackWriter:
         try:
             if exposures := [one.exposure for one in batch if one.exposure is not None]:
                 self._store.add_exposures(exposures)
+            if decisions := [one.decision for one in batch if one.decision is not None]:
+                self._store.add_decisions(decisions)
             if not requests:
                 return
             results = self._store.add([waiting.events for waiting in requests])

@@ -130,6 +130,7 @@ def test_the_file_explains_every_key_there_is(partner: Partner) -> None:
     names = {key.name for key in KEYS}
     stated = {field.name for field in dataclasses.fields(Site)} - {"lab", "folder"}
     sections = {"data", "policy", "roster", "coordinator", "home", "node", "rerank", "serve"}
+    sections |= {"wellbeing"}
     inner = {
         f"{name}.{field.name}"
         for name in sections
