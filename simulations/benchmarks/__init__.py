@@ -17,6 +17,7 @@
 | rerank       | choosing a list of ten from 200 candidates, by each method                   |
 | batch        | `sotto-node recommend` for a million users, killed and started again         |
 | day/         | a day of a partner that serves: clicks, adaptations, a federated run, kills |
+| wellbeing/   | a simulated month of the wellbeing guard: hours of use, and NDCG            |
 | memory       | the memory allocator                                                         |
 | hostile_search | searches for weights with which one user exceeds the clip norm             |
 """
