@@ -6,11 +6,11 @@ number of users an item has (`server.noise_plan.relative_noise`). ν is 0 withou
 MovieLens-1M with secure aggregation at ε = 8, 1 with local noise, and 19 on the embedded data.
 
 A step moves the weights by the learning rate times the mean clipped gradient, whose length is a
-public constant, and adds noise in proportion to ν. Both grow with the sum of all learning rates,
-the signal until it is used up and the noise without end; the best sum falls as 1 / ν. Gradient
-steps of one unit diverge above `MOST_RATE`. Without noise nothing is clipped, and each site goes
-through its users by Adam. The constants were chosen on MovieLens-1M validation
-events (docs/experiments/recipe.md).
+public constant, and adds noise in proportion to ν. Both grow with the sum L of all learning rates.
+The loss falls by a multiple of L and rises by a multiple of (ν L)², so that the best L falls as
+1 / ν²; as 1 / ν where what there is to learn is used up before. Gradient steps of one unit diverge
+above `MOST_RATE`. Without noise nothing is clipped, and each site goes through its users by Adam.
+The constants were chosen on MovieLens-1M validation events (docs/experiments/recipe.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEWEST_ROUNDS, MOST_ROUNDS = 2, 4
 MOST_RATE = 1.0
 """Learning rate of a round above which gradient steps overshoot."""
 LENGTH_AT_UNIT_NOISE = 0.45
-"""Best sum of all rounds' learning rates at ν = 1; it falls as 1 / ν."""
+"""Best sum of all rounds' learning rates at ν = 1; below it falls as 1 / ν, above as 1 / ν²."""
 STATISTICS, STATISTICS_WHERE_DROWNED = 0.82, 0.97
 """Shares of ε that the statistics keep: where rounds pay, and where noise drowns them."""
 EXACT_ROUNDS, RATE_OF_ADAM = 4, 2e-4
@@ -197,7 +197,7 @@ def _sigma(config: RunConfig) -> float:
 def _best_length(noise: float) -> float:
     """Return the best sum of all rounds' learning rates at a noise ν."""
     longest = MOST_ROUNDS * MOST_RATE
-    return min(LENGTH_AT_UNIT_NOISE / noise, longest) if noise else math.inf
+    return min(LENGTH_AT_UNIT_NOISE / (noise * max(noise, 1.0)), longest) if noise else math.inf
 
 
 def _plain(training: TrainingConfig) -> bool:

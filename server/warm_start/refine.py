@@ -1,10 +1,11 @@
-"""Refine the first weights by moment matching on public users' states.
+"""Refine the first weights by moment matching on states of public users, or of drawn ones.
 
 Model: the next item after a state is drawn from softmax(items · W state + offsets), as the
 recommender scores. In this exponential family the gradient of the log-likelihood in W is the
 observed moment less the model's own moment (Wainwright & Jordan 2008, doi:10.1561/2200000001). The
-model's moment needs states but no next items, so those of public users serve: many gradient steps
-without asking any private user again.
+model's moment needs states but no next items, so those of public users serve, or of users that the
+model draws (`server.warm_start.synthetic`): many gradient steps without asking any private user
+again.
 
 Each step is regularised towards the first weights W₀, which are one step from the moment. The ridge
 (a Gaussian prior; Dudík, Phillips & Schapire 2007, jmlr.org/papers/v8/dudik07a.html) grows with the

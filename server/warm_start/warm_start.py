@@ -6,8 +6,9 @@
 |         |                                                     | direction of their own          |
 | 2       | moment of past and next items, in these directions  | the bilinear form of the scores |
 
-Public interactions give the prior; without statistics they are all there is. Their users' states
-are then used to refine the first weights (`server.warm_start.refine`) without another request.
+Public interactions give the prior; without statistics they are all there is. Their users' states,
+or without them those of histories that the model draws, are then used to refine the first weights
+(`server.warm_start.refine`) without another request.
 """
 
 from __future__ import annotations
@@ -21,22 +22,29 @@ import torch
 from server.rounds.replies import Floats
 from server.rounds.statistics import StatisticsCollector, StatisticTotal
 from server.warm_start.denoise import (
+    Posterior,
     Prior,
     estimate_moment,
     estimate_popularity,
     set_first_weights,
 )
 from server.warm_start.refine import match_moment, sample_public_states
+from server.warm_start.synthetic import draw_histories
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.messages import Statistic, Weights
-from shared.models.attention import build, item_descriptors, trainable
+from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
 from shared.models.moments import POPULARITY_FADE
 
 __all__ = ["FirstWeights", "OwnItemsChoice", "compute_first_weights", "select_own_items"]
 
 MIN_SIGNAL_TO_NOISE = 4.0
 """Popularity over the noise's standard deviation from which an item gets its own direction."""
+
+GENERATIONS = 2
+"""Times that histories are drawn, from the weights that the ones before led to: a third changes
+nothing that can be measured (docs/experiments/recipe.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +112,35 @@ def compute_first_weights(
         torch.manual_seed(config.seed)
         model = build(shape, catalogue)
     set_first_weights(model, moment, popularity)
-    steps = config.warm_start.steps
-    if prior.histories is not None and steps:
-        public = sample_public_states(prior.histories, table, shape.recency)
-        match_moment(model, moment, public, steps)
+    _refine(model.eval(), moment, popularity, prior.histories, config)
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
     return FirstWeights(own_items, weights, max(counted.bytes_up, summed.bytes_up))
+
+
+def _refine(
+    model: AttentionRecommender,
+    moment: Posterior,
+    popularity: Floats,
+    public: Histories | None,
+    config: RunConfig,
+) -> None:
+    """Refine the first weights on states of public users, or of users that the model draws."""
+    steps, table, recency = (
+        config.warm_start.steps,
+        model.features.table.numpy(),
+        config.model.recency,
+    )
+    if not steps:
+        return
+    if public is not None:
+        match_moment(model, moment, sample_public_states(public, table, recency), steps)
+        return
+    first = model.feature_out.weight.detach().clone()
+    for generation in range(GENERATIONS):
+        drawn = draw_histories(model, popularity, config.seed + generation)
+        with torch.no_grad():
+            model.feature_out.weight.copy_(first)
+        match_moment(model, moment, sample_public_states(drawn, table, recency), steps)
 
 
 def select_own_items(popularity: Floats, noise_std: float, limit: int) -> tuple[int, ...]:
