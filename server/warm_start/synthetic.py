@@ -7,7 +7,7 @@ one, the moment that users of this model would have is the one that the private 
 method of simulated moments (McFadden 1989, doi:10.2307/1913621). The histories follow from the
 weights, so the two are repeated in turn.
 
-This is post-processing of noised statistics: it costs no privacy. Letters: U users, T events, V items.
+This is post-processing of noised statistics: it costs no privacy. Letters: V items.
 """
 
 from __future__ import annotations
