@@ -125,11 +125,8 @@ def _refine(
     config: RunConfig,
 ) -> None:
     """Refine the first weights on states of public users, or of users that the model draws."""
-    steps, table, recency = (
-        config.warm_start.steps,
-        model.features.table.numpy(),
-        config.model.recency,
-    )
+    steps, recency = config.warm_start.steps, config.model.recency
+    table = model.features.table.numpy()
     if not steps:
         return
     if public is not None:
