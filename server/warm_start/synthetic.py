@@ -42,4 +42,4 @@ def draw_histories(
     for _ in range(1, EVENTS):
         chances = model.next_item_scores(drawn).double().softmax(1)
         drawn = torch.cat([drawn, 1 + torch.multinomial(chances, 1, generator=random)], dim=1)
-    return Histories.from_lists(list(drawn.numpy()))
+    return Histories.from_lists(drawn.tolist())

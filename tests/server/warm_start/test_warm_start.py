@@ -292,7 +292,7 @@ def test_own_items_do_not_change_after_late_answers(sites: Sites, connect: Conne
 
 def test_without_public_interactions_drawn_histories_refine(coordinator: Coordinator) -> None:
     """Private users hardly notice where the states come from: their own likelihood rises."""
-    users = [history for name in NAMES for history in some_histories(40, seed=len(name))]
+    users = [list(history) for name in NAMES for history in some_histories(40, seed=len(name))]
 
     def loss(steps: int, run: str) -> float:
         warm_start = replace(coordinator.config.warm_start, steps=steps)
