@@ -439,6 +439,8 @@ def _load_histories(site: Site, catalogue: Catalogue) -> Histories:
     histories = site.load_histories(catalogue, site.policy.max_events, strict=False)
     if histories.dropped["unreadable_user"] or histories.dropped["unreadable_row"]:
         note(Event.UNREADABLE)
+    if histories.dropped["limited_user"]:
+        note(Event.LIMITED)
     return histories
 
 

@@ -84,6 +84,7 @@ class Event(StrEnum):
     LATE = "late"
     USERS = "users"
     UNREADABLE = "unreadable"
+    LIMITED = "limited"
     LIBRARY = "library"
     SETTING = "setting"
     SERVING = "serving"
@@ -127,6 +128,9 @@ _SENTENCES = {
     Event.UNREADABLE: (
         "some rows of the data cannot be read, and their users are left out; sotto-node check "
         "shows the first row, and how many users"
+    ),
+    Event.LIMITED: (
+        "events of some users were dropped by the limits in [data]; sotto-node check shows how many"
     ),
     Event.LIBRARY: "a library wrote a message; its text could hold data and is left out",
     Event.SETTING: f"{FORMAT_VARIABLE} must be 'lines' or 'json'; 'lines' is used",

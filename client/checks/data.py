@@ -15,6 +15,8 @@ __all__ = ["CHECKS"]
 
 UNKNOWN_SHARE = 0.1
 """More events than this with items outside the catalogue are probably a mistake."""
+LIMITED_SHARE = 0.01
+"""More events than this above the limits: either the limits do not fit, or something is wrong."""
 ABOVE, BELOW = 1.1, 0.5
 """How far the users found may be from those declared, which may be rounded."""
 FAR_BELOW = 0.1
@@ -84,6 +86,25 @@ def _items(facts: Facts) -> Verdict:
     return passed(outside)
 
 
+def _limits(facts: Facts) -> Verdict:
+    """Say what was dropped for coming too fast, or again."""
+    read, limits = facts.histories, facts.site.data
+    repeats, minute, day, users = (
+        read.dropped[name] for name in ("repeat", "over_minute", "over_day", "limited_user")
+    )
+    found = (
+        f"dropped: {minute:,} events above {limits.max_per_minute:,} in a minute, {day:,} above "
+        f"{limits.max_per_day:,} in a day, {repeats:,} repeats; {users:,} users lost events so"
+    )
+    if minute + day + repeats > LIMITED_SHARE * read.summary.rows:
+        return doubtful(
+            found,
+            "If these are people, raise data.max_per_minute, data.max_per_day or lower "
+            "data.repeat_seconds; if not, find out whose accounts they are (check --json).",
+        )
+    return passed(found)
+
+
 def _users(facts: Facts) -> Verdict:
     """Check that no user id is shared by many persons, and no person has several ids."""
     summary = facts.histories.summary
@@ -139,6 +160,7 @@ CHECKS = (
     Check("data", _data, "Check the [data] table: see docs/data.md."),
     Check("schema", _schema, "Mend the data, or name its columns in [data].", _READ[:2]),
     Check("items", _items, "", _READ),
+    Check("limits", _limits, "", _READ),
     Check("users", _users, "", _READ),
     Check("order", _order, "", _READ),
     Check("population", _population, "", _READ),

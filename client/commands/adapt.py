@@ -112,8 +112,9 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
         messages.print("training an attention model on your data ...")
         own = events.train_attention(items)
     window = recommender.config.max_length
-    choice = choose(events, federated, items=items, window=window, attention=own)
-    home = build_home(choice.chosen, histories, federated, items, own)
+    caps = source.data.data.caps
+    choice = choose(events, federated, items=items, window=window, attention=own, caps=caps)
+    home = build_home(choice.chosen, histories, federated, items, own, caps)
     _save(file, home, catalogue, None)
     if as_json:
         write_json(asdict(choice) | {"file": str(file)})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from client.home.home_model import HomeModel
     from client.serving.recommender import Recommender
     from client.serving.service.current import Current, Loaded
+    from shared.models.influence import InfluenceCaps
 
 __all__ = ["STRENGTHS", "Blend", "Desk", "Table"]
 
@@ -91,7 +92,7 @@ class Desk:
             return None
         with self._lock:
             if self._table is None or self._table.loaded is not current.loaded:
-                self._table = _laid_out(current.loaded)
+                self._table = _laid_out(current.loaded, self.site)
             return self._table
 
     def start(self) -> None:
@@ -118,12 +119,12 @@ class Desk:
         current = Current(self.site, self.folder, self.site.open_feedback(), ServiceMetrics())
         say("counting what followed what", 0.8)
         with self._lock:
-            self._table = _laid_out(current.loaded)
+            self._table = _laid_out(current.loaded, self.site)
         current.watch()
         return current
 
 
-def _laid_out(loaded: Loaded) -> Table:
+def _laid_out(loaded: Loaded, site: Site) -> Table:
     recommender, catalogue = loaded.recommender, loaded.recommender.catalogue
     home = recommender.home
     blends = _blends(home)
@@ -132,7 +133,7 @@ def _laid_out(loaded: Loaded) -> Table:
         blends=blends,
         start=next((n for n, blend in enumerate(blends) if blend.adapted), 0),
         adapted=home is not None,
-        recommenders=_recommenders(loaded, blends),
+        recommenders=_recommenders(loaded, blends, site.data.caps),
         titles=tuple(
             f"{title}\n{item}".casefold()
             for title, item in zip(catalogue.titles, catalogue.item_ids, strict=True)
@@ -170,14 +171,16 @@ def _blends(home: HomeModel | None) -> tuple[Blend, ...]:
 _AS_ADAPTED = " (as adapted)"
 
 
-def _recommenders(loaded: Loaded, blends: tuple[Blend, ...]) -> tuple[Recommender, ...]:
+def _recommenders(
+    loaded: Loaded, blends: tuple[Blend, ...], caps: InfluenceCaps
+) -> tuple[Recommender, ...]:
     from client.home.adapt import DEFAULT  # noqa: PLC0415 with torch
     from client.home.home_model import TransitionCounts  # noqa: PLC0415
 
     recommender, home = loaded.recommender, loaded.recommender.home
     if home is None:
         transitions = TransitionCounts.of(
-            loaded.histories.of_source, len(recommender.catalogue), DEFAULT[0]
+            loaded.histories.of_source, len(recommender.catalogue), DEFAULT[0], caps
         )
     else:
         transitions = home.transitions

@@ -11,6 +11,9 @@
 | `postgresql://host/database`         | a query or a table, see `client.data.databases`          |
 | `sqlite:///file.db`                  | the same                                                 |
 
+It also says how fast one user's events count, and how much one user adds to own counts: against
+spam and crafted histories (`shared.data.event_limits`, `shared.models.influence`).
+
 Paths are relative to site.toml. `client.data.sources` reads what is named here.
 """
 
@@ -19,9 +22,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from client.data.credentials import refuse_secrets
+from shared.data.event_limits import LIMITS, EventLimits
 from shared.data.ids import MISSING
 from shared.errors import ConfigError
-from shared.sections import Require, TextsOf, section
+from shared.models.influence import CAPS, InfluenceCaps
+from shared.sections import NonNegativeInt, Require, TextsOf, section
 
 __all__ = ["DataConfig"]
 
@@ -40,6 +45,12 @@ class DataConfig:
         missing: spellings of a missing id, with commas between; "" for none.
         credentials: file with the source's secrets; "" reads the environment.
         endpoint: address of an object store other than Amazon's: `https://host:port`.
+        max_per_minute: most events of a user in 60 seconds; later ones are dropped; 0: no limit.
+        max_per_day: most in 24 hours; likewise.
+        repeat_seconds: seconds within which the same item of a user counts once; without times, in
+            a row; 0 counts every event.
+        max_user_item: how often one user counts for an item in own counts; 0: no limit.
+        max_user_transition: how often one user counts for an item after another one; likewise.
 
     Raises:
         ConfigError: the keys do not fit together, or one holds a secret.
@@ -54,6 +65,25 @@ class DataConfig:
     missing: TextsOf = MISSING
     credentials: str = ""
     endpoint: str = ""
+    max_per_minute: NonNegativeInt = LIMITS.per_minute
+    max_per_day: NonNegativeInt = LIMITS.per_day
+    repeat_seconds: NonNegativeInt = LIMITS.repeat_seconds
+    max_user_item: NonNegativeInt = CAPS.item
+    max_user_transition: NonNegativeInt = CAPS.transition
+
+    @property
+    def limits(self) -> EventLimits:
+        """How fast a user's events count."""
+        return EventLimits(
+            per_minute=self.max_per_minute,
+            per_day=self.max_per_day,
+            repeat_seconds=self.repeat_seconds,
+        )
+
+    @property
+    def caps(self) -> InfluenceCaps:
+        """How much one user adds to own counts."""
+        return InfluenceCaps(item=self.max_user_item, transition=self.max_user_transition)
 
     def __post_init__(self) -> None:
         refuse_secrets({"source": self.source, "endpoint": self.endpoint}, "data.")

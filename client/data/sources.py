@@ -141,6 +141,7 @@ def read_source(  # noqa: PLR0913 the last two belong to feedback
             max_length=max_length,
             min_events=min_events,
             strict=strict,
+            limits=data.limits,
         )
 
 

@@ -36,6 +36,7 @@ from client.home.home_model import (
 from client.home.local_attention import LocalAttention, train_attention
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, ranks
+from shared.models.influence import CAPS, InfluenceCaps
 
 __all__ = [
     "CUTOFF",
@@ -198,6 +199,7 @@ def choose(
     items: int,
     window: int,
     attention: LocalAttention | None = None,
+    caps: InfluenceCaps = CAPS,
 ) -> Choice:
     """Choose the home model that ranks held-out events best, where the difference is measurable.
 
@@ -207,15 +209,17 @@ def choose(
         items: V, the size of the catalogue.
         window: events T that a model reads, the most of all.
         attention: was trained on what is counted; None where there is no such model.
+        caps: on what one user adds to counts.
     """
     memory, strength = DEFAULT
     if not events.enough:
         home = Candidate(federated=False, memory=memory, strength=strength)
         chosen = Candidate(federated=True, memory=memory, strength=strength)
         return Choice(chosen, home, len(np.unique(events.users)))
-    comparison = _Comparison(events, items, window)
+    comparison = _Comparison(events, items, window, caps)
     joined = comparison.of(SoftmaxPrior(federated), federated=True)
-    own = comparison.of(FixedPrior(popularity_shares(events.counted, items)), federated=False)
+    popularity = popularity_shares(events.counted, items, caps)
+    own = comparison.of(FixedPrior(popularity), federated=False)
     trained, joined_best = None, joined
     if attention is not None:
         trained = comparison.of(attention.prior, federated=False, attention=True)
@@ -240,6 +244,7 @@ def build_home(
     federated: Scorer,
     items: int,
     attention: LocalAttention | None = None,
+    caps: InfluenceCaps = CAPS,
 ) -> HomeModel:
     """Return the home model of a candidate, which counts the given histories.
 
@@ -249,14 +254,15 @@ def build_home(
         federated: the federated model's logits.
         items: V, the size of the catalogue.
         attention: of the own data, where it is the candidate's prior.
+        caps: on what one user adds to counts.
     """
-    prior: Scorer = FixedPrior(popularity_shares(histories, items))
+    prior: Scorer = FixedPrior(popularity_shares(histories, items, caps))
     if candidate.attention:
         assert attention is not None
         prior = attention.prior_with(federated) if candidate.federated else attention.prior
     elif candidate.federated:
         prior = SoftmaxPrior(federated)
-    transitions = TransitionCounts.of(histories, items, candidate.memory)
+    transitions = TransitionCounts.of(histories, items, candidate.memory, caps)
     return HomeModel(transitions, prior, candidate.strength)
 
 
@@ -290,9 +296,10 @@ class _Comparison:
         events: the organisation's.
         items: V.
         window: events that a model reads.
+        caps: on what one user adds to counts.
     """
 
-    def __init__(self, events: HeldOutEvents, items: int, window: int) -> None:
+    def __init__(self, events: HeldOutEvents, items: int, window: int, caps: InfluenceCaps) -> None:
         most = max(1, min(MOST, MOST_NUMBERS // items, len(events.targets)))
         rows = np.linspace(0, len(events.targets) - 1, most).astype(np.int64)
         rows = rows[np.argsort(events.inputs.lengths[rows], kind="stable")]
@@ -301,7 +308,7 @@ class _Comparison:
         self._batches = [rows[start : start + _BATCH] for start in range(0, most, _BATCH)]
         self._window = max(window, *(memory.events for memory in MEMORIES))
         self._counts = {
-            memory: TransitionCounts.of(events.counted, items, memory) for memory in MEMORIES
+            memory: TransitionCounts.of(events.counted, items, memory, caps) for memory in MEMORIES
         }
 
     @torch.no_grad()

@@ -31,6 +31,7 @@ from shared.data.histories import Histories
 from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.evaluation.reordering import Reordered
 from shared.models.counts import Popularity, item_counts
+from shared.models.influence import CAPS, InfluenceCaps
 from shared.models.recent_counts import RecentCounts
 from shared.rerank.price import Price, price_of
 from shared.rerank.reranker import Reranker
@@ -144,6 +145,7 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
     attention: bool = False,
     say: Callable[[str, float], None] = lambda *_: None,
     reranker: Reranker | None = None,
+    caps: InfluenceCaps = CAPS,
 ) -> Evaluation:
     """Rank held-out events with all models.
 
@@ -157,6 +159,7 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         attention: whether an attention model of the own data is trained, too, for "home".
         say: is told what is done now, and which share in [0, 1] of all is done.
         reranker: chooses lists by another order, to see what that costs; None for none.
+        caps: on what one user adds to the counts of home models.
 
     Raises:
         ValueError: no user has two events.
@@ -173,7 +176,12 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         say(f"adapting the {NAMES[name]}", _STEPS_OF_CHOICE * done / steps)
 
     scorers, chosen = build_scorers(
-        counted, federated, items=items, window=window, attention=attention, say=adapting
+        *(counted, federated),
+        items=items,
+        window=window,
+        attention=attention,
+        say=adapting,
+        caps=caps,
     )
     reach = max(window, WINDOW * attention, *(memory.events for memory in MEMORIES))
     inputs, targets = counted.select(rows), histories.items[histories.offsets[1:][rows] - 1]
@@ -215,6 +223,7 @@ def build_scorers(
     window: int,
     attention: bool = False,
     say: Callable[[str, int], None] = lambda *_: None,
+    caps: InfluenceCaps = CAPS,
 ) -> tuple[dict[str, Scorer], Candidate]:
     """Return all models by the names at the top of this module, and the candidate that is adapted.
 
@@ -225,6 +234,7 @@ def build_scorers(
         window: events that a federated model reads, the most of all.
         attention: whether an attention model of the own data takes part in the choice.
         say: is told which published model is adapted now, and how many are.
+        caps: on what one user adds to the counts of home models.
     """
     scorers: dict[str, Scorer] = {
         "popularity": Popularity.from_counts(item_counts(counted, items)),
@@ -235,12 +245,12 @@ def build_scorers(
     own = events.train_attention(items) if attention else None
     for number, (name, scorer) in enumerate(federated.items()):
         say(name, number)
-        choice = choose(events, scorer, items=items, window=window, attention=own)
+        choice = choose(events, scorer, items=items, window=window, attention=own, caps=caps)
         if name == "federated":
-            scorers["home"] = build_home(choice.home, counted, scorer, items, own)
+            scorers["home"] = build_home(choice.home, counted, scorer, items, own, caps)
         chosen[name] = choice.chosen
         scorers[name] = scorer
-        scorers[f"{name}_home"] = build_home(choice.chosen, counted, scorer, items, own)
+        scorers[f"{name}_home"] = build_home(choice.chosen, counted, scorer, items, own, caps)
     return scorers, chosen["federated"]
 
 

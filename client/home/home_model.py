@@ -13,8 +13,9 @@ organisation has seen much of an item, its own counts decide, and elsewhere the 
 prior is the federated model's distribution after the whole history or, for comparison, the
 organisation's own popularity.
 
-The counts are exact. They protect nobody from the organisation itself: what one of its users is
-shown may depend on another one.
+The counts are exact, but for caps on what one user adds (`shared.models.influence`): a history that
+repeats itself would outweigh all others. They protect nobody from the organisation itself: what one
+of its users is shown may depend on another one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from torch import Tensor
 
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer
-from shared.models.counts import add_sparse, item_counts
+from shared.models.counts import add_sparse
+from shared.models.influence import CAPS, InfluenceCaps, capped_item_counts
 from shared.models.recent_counts import count_transitions
 
 __all__ = [
@@ -82,15 +84,18 @@ class TransitionCounts:
     totals: NDArray[np.float64]
 
     @classmethod
-    def of(cls, histories: Histories, items: int, memory: Memory) -> TransitionCounts:
+    def of(
+        cls, histories: Histories, items: int, memory: Memory, caps: InfluenceCaps = CAPS
+    ) -> TransitionCounts:
         """Count the pairs of events that are up to K apart, in memory O(K events + V).
 
         Args:
             histories: the organisation's users.
             items: V, the size of the catalogue.
             memory: how far back to look.
+            caps: on what one user adds.
         """
-        counts = count_transitions(histories, items, memory.weights).astype(np.float32)
+        counts = count_transitions(histories, items, memory.weights, caps).astype(np.float32)
         return cls(memory, counts, np.asarray(counts.sum(1, dtype=np.float64)).ravel())
 
 
@@ -213,7 +218,13 @@ class FixedPrior:
         return self.shares.to(histories.device).expand(len(histories), -1)
 
 
-def popularity_shares(histories: Histories, items: int) -> Tensor:
-    """Return the items' shares of events, float64 [V], after one is added to each count."""
-    counts = item_counts(histories, items) + 1
+def popularity_shares(histories: Histories, items: int, caps: InfluenceCaps = CAPS) -> Tensor:
+    """Return the items' shares of events, float64 [V], after one is added to each count.
+
+    Args:
+        histories: the organisation's users.
+        items: V, the size of the catalogue.
+        caps: on what one user adds.
+    """
+    counts = torch.from_numpy(capped_item_counts(histories, items, caps)) + 1
     return counts / counts.sum()

@@ -153,7 +153,9 @@ def evaluate_choices(
     inputs, targets = choices.inputs.select(rows), choices.targets[rows]
     weights = 1 / look_probabilities(choices.positions[rows], eta)
     reach = max(window, *(memory.events for memory in MEMORIES))
-    scorers, _ = build_scorers(given, federated, items=len(catalogue), window=window)
+    scorers, _ = build_scorers(
+        given, federated, items=len(catalogue), window=window, caps=site.data.caps
+    )
     models = {}
     for name, scorer in scorers.items():
         ranking = rank_users(scorer, inputs, targets, items=len(catalogue), window=reach, k=k)

@@ -105,6 +105,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         attention=attention,
         say=say,
         reranker=reranker,
+        caps=data.data.caps,
     )
 
 

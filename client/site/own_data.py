@@ -110,6 +110,7 @@ class OwnData:
                 source=self.data.source,
                 min_events=1,
                 users=users,
+                limits=self.data.limits,
             )
 
     def count_rows(self) -> int:

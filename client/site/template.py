@@ -72,6 +72,19 @@ KEYS = (
     Key(
         "data.endpoint", "of an object store other than Amazon's", "", "https://minio.example:9000"
     ),
+    Key(
+        "data.max_per_minute",
+        "most events of a user in a minute, later ones are dropped; 0: no limit",
+        500,
+    ),
+    Key("data.max_per_day", "most events of a user in 24 hours, likewise; 0: no limit", 2000),
+    Key("data.repeat_seconds", "within which a user's same item counts once; 0: always", 3600),
+    Key("data.max_user_item", "how often a user counts for an item at home; 0: no limit", 1),
+    Key(
+        "data.max_user_transition",
+        "how often a user counts for one item after another at home; 0: no limit",
+        1,
+    ),
     Key("policy.max_epsilon", "ε that your users may spend in all, over all runs, for ever"),
     Key("policy.delta", "the δ of that ε: far below 1 / population"),
     Key(

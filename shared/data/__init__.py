@@ -7,6 +7,7 @@ ids             one canonical form of ids; spellings of a missing value
 times           times, read exactly or refused
 interactions    rows of text as checked (user, item, time) events
 reading         interactions files as one history per user: what is refused, dropped and kept
+event_limits    how fast a user's events count; repeats
 summary         what reading found: dropped and merged rows, ties, doubts
 histories       the histories themselves
 splits          events held out for validation and test: leave-one-out, and by time

@@ -21,6 +21,8 @@ __all__ = ["Interactions", "collect"]
 _MICRO = 10**6
 _FRACTION = 10**18
 """What a unit of time is in units of `fraction`, for all units above a microsecond."""
+_PER_SECOND = (1, 10**3, 10**6, 10**9, 10**6)
+"""Units in a second of each form of a time, see `shared.data.times`."""
 
 Codes = npt.NDArray[np.int32]
 Ints = npt.NDArray[np.int64]
@@ -44,6 +46,7 @@ class Interactions:
         left_out: users of whom a row could not be read, bool [len(users)]; no row of theirs is
             here. All False after strict reading.
         nameless: rows without a readable user, which are not here.
+        forms: of each row's time, int8 [E]; None after strict reading, when all are of one.
     """
 
     users: tuple[str, ...]
@@ -57,6 +60,7 @@ class Interactions:
     item_spellings: Spellings = field(default_factory=Spellings)
     left_out: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
     nameless: int = 0
+    forms: Forms | None = None
 
     @property
     def moment(self) -> tuple[Ints, ...]:
@@ -66,13 +70,24 @@ class Interactions:
     def microseconds(self, rows: Ints) -> Ints | None:
         """Return the times of some rows in microseconds since 1970, rounded down.
 
-        None where they are positions. Rounding keeps the order of the times.
+        None where they are positions. Rounding keeps the order of a user's times: those of
+        another user may be of another form, and are read by that.
         """
         if not self.per_second:
             return None
-        if self.per_second > _MICRO:
-            return np.asarray(self.time[rows] // (self.per_second // _MICRO), np.int64)
-        factor = _MICRO // self.per_second
+        if self.forms is None:
+            return self._microseconds(rows, self.per_second)
+        micro = np.zeros(len(rows), np.int64)
+        forms = self.forms[rows]
+        for form, per_second in enumerate(_PER_SECOND):
+            some = forms == form
+            micro[some] = self._microseconds(rows[some], per_second)
+        return micro
+
+    def _microseconds(self, rows: Ints, per_second: int) -> Ints:
+        if per_second > _MICRO:
+            return np.asarray(self.time[rows] // (per_second // _MICRO), np.int64)
+        factor = _MICRO // per_second
         micro = self.time[rows] * factor
         if self.fraction is not None and factor > 1:
             micro += self.fraction[rows] // (_FRACTION // factor)
@@ -185,4 +200,5 @@ def _leave_out(read: Interactions, forms: Forms) -> Interactions:
         fraction=None if read.fraction is None else read.fraction[kept],
         left_out=left_out[:-1],
         nameless=int((~named).sum()),
+        forms=forms[kept],
     )

@@ -16,6 +16,8 @@ Rows are checked and cleaned by this table, from top to bottom:
 | one (user, item, time) several times                | later copies dropped, counted `duplicate`  |
 | an item outside the catalogue                       | dropped, counted `unknown_item`;           |
 |                                                     |   refused if nothing is left               |
+| events of a user beyond its limits                  | dropped, counted by rule, see              |
+|                                                     |   `shared.data.event_limits`               |
 | a user with fewer than `min_events` events left     | dropped, counted once in `short_history`;  |
 |                                                     |   refused if no user is left               |
 | a user with more than `max_length` events left      | only the last are kept                     |
@@ -41,6 +43,7 @@ import pyarrow.parquet as pq
 
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns, require_columns
+from shared.data.event_limits import NO_LIMITS, EventLimits
 from shared.data.histories import Histories, offsets_of
 from shared.data.ids import EXAMPLES, Batch, canonical_id, find_near_ids
 from shared.data.interactions import Interactions, collect
@@ -96,6 +99,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
     min_events: int = 2,
     strict: bool = True,
     users: Callable[[str], bool] | None = None,
+    limits: EventLimits = NO_LIMITS,
 ) -> Histories:
     """Read the interactions in several tables as if they were one file.
 
@@ -110,6 +114,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
             only then do the histories have times, if the source has times.
         users: whether to read the user of a canonical id; None reads all. To find nobody is then
             no error.
+        limits: on how fast a user's events count; those of others make no difference to it.
 
     Raises:
         DataError: see the table at the top of this module.
@@ -136,6 +141,9 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
         raise DataError(
             problem, file=source, field=columns.item, value=events.items[0], remedy=remedy
         )
+    limited = limits.dropped(events.user[rows], item[rows], events.microseconds(rows))
+    beyond = np.logical_or.reduce(list(limited.values()))
+    limited_rows, rows = rows[beyond], rows[~beyond]
     counts = np.bincount(events.user[rows], minlength=len(events.users))
     kept_users = np.flatnonzero(counts >= min_events)
     if complete and not len(kept_users):
@@ -147,6 +155,8 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
         "duplicate": int(repeated.sum()),
         "unknown_item": int((~repeated & (item == 0)).sum()),
         "short_history": len(events.users) - len(kept_users) - int(events.left_out.sum()),
+        **{reason: int(marks.sum()) for reason, marks in limited.items()},
+        "limited_user": len(np.unique(events.user[limited_rows])),
     }
     if not strict:
         dropped["unreadable_user"] = int(events.left_out.sum())
@@ -158,7 +168,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
         hints=(*_item_hints(unknown, catalogue), *_user_hints(events.users)),
     )
     long_enough = (counts >= min_events) | events.left_out
-    examples = _dropped_examples(events, internal_ids, repeated, long_enough)
+    examples = _dropped_examples(events, internal_ids, repeated, long_enough, limited_rows)
     summary = replace(summary, examples={**examples, **summary.examples})
     return replace(kept if max_length is None else kept.last(max_length), summary=summary)
 
@@ -205,6 +215,7 @@ def _dropped_examples(
     internal_ids: npt.NDArray[np.int64],
     repeated: npt.NDArray[np.bool_],
     long_enough: npt.NDArray[np.bool_],
+    limited: npt.NDArray[np.int64],
 ) -> dict[str, tuple[str, ...]]:
     """Return a few examples of what is dropped, by reason."""
     unknown = np.flatnonzero(internal_ids == 0)[:EXAMPLES]
@@ -217,6 +228,9 @@ def _dropped_examples(
         ],
         "unknown_item": [repr(events.items[number]) for number in unknown],
         "short_history": [repr(events.users[number]) for number in short],
+        "limited_user": [
+            repr(events.users[number]) for number in np.unique(events.user[limited])[:EXAMPLES]
+        ],
     }
     return {reason: tuple(shown) for reason, shown in examples.items() if shown}
 

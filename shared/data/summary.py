@@ -16,10 +16,13 @@ LARGEST_SHARE, LARGEST_RATIO = 0.05, 5
 _REASONS = {
     "duplicate": "repeat an earlier event (same user, item and time)",
     "unknown_item": "have an item outside the catalogue",
+    "repeat": "repeat their user's item too soon",
+    "over_minute": "are more than the limit of a user's events in a minute",
+    "over_day": "are more than the limit of a user's events in a day",
 }
 
 
-_PRIVATE_EXAMPLES = {"duplicate", "short_history", "unknown_item", "user"}
+_PRIVATE_EXAMPLES = {"duplicate", "limited_user", "short_history", "unknown_item", "user"}
 """Examples under these keys hold ids of users, or of items that no public catalogue has."""
 
 
@@ -29,9 +32,10 @@ class Summary:
 
     Attributes:
         rows: rows read.
-        dropped: reason -> rows or users left out: `duplicate` and `unknown_item` count rows,
-            `short_history` users. Reading that is not strict adds `unreadable_user`, which counts
-            users, and `unreadable_row`, rows without a readable user.
+        dropped: reason -> rows or users left out: `duplicate`, `unknown_item` and those of
+            `shared.data.event_limits` count rows, `short_history` users, and `limited_user` users
+            who lost rows to these limits. Reading that is not strict adds `unreadable_user`, which
+            counts users, and `unreadable_row`, rows without a readable user.
         rewritten: column -> rows whose id was not in the canonical form.
         merged: column -> ids that were written in more than one way.
         events: events kept, before any cut to the last ones.
@@ -75,6 +79,8 @@ class Summary:
         for reason, text in _REASONS.items():
             if count := self.dropped.get(reason, 0):
                 sentences.append(f"{count:,} of {self.rows:,} rows {text}{self._shown(reason)}")
+        if count := self.dropped.get("limited_user", 0):
+            sentences.append(f"{count:,} users lost events so{self._shown('limited_user')}")
         if count := self.dropped.get("short_history", 0):
             sentences.append(f"{count:,} users have too few events{self._shown('short_history')}")
         if count := self.dropped.get("unreadable_user", 0):

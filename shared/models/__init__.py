@@ -10,6 +10,7 @@ moments     the two statistics of a warm start: item popularity and a transition
 outer_products   the sum over users of normalised outer products, as one matrix product
 counts      popularity and first-order Markov baselines; item counts with and without noise
 recent_counts   counts over the last three events
+influence   how much one user adds to exact counts at most
 item_knn    item-based nearest neighbours
 ease        a linear item-to-item model with a closed form
 new_items   offsets of items that are new to training, from their features

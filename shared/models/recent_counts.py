@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shared.data.histories import Histories
 from shared.models.counts import add_sparse, item_counts
+from shared.models.influence import NO_CAPS, InfluenceCaps, influence_factors
 
 __all__ = ["WEIGHTS", "RecentCounts", "count_transitions"]
 
@@ -22,27 +23,35 @@ BACKOFF = 1e-3
 """Weight of popularity against one observed pair; below the least weight of a pair, 1 / 16."""
 
 
-def count_transitions(histories: Histories, items: int, weights: Sequence[float]) -> Any:  # noqa: ANN401 scipy has no types
+def count_transitions(
+    histories: Histories, items: int, weights: Sequence[float], caps: InfluenceCaps = NO_CAPS
+) -> Any:  # noqa: ANN401 scipy has no types
     """Count how often each item came after each other one, weighted by the distance.
 
     Args:
         histories: any number of users, with events in 1..V.
         items: V, the size of the catalogue.
         weights: w_1, w_2, ...: of a pair that is one event apart, two events, and so on.
+        caps: on what one user adds; see `shared.models.influence`.
 
     Returns:
         scipy CSR [V + 1, V], float64: in row i, column j - 1, the sum over d of w_d times the
         number of times that j came d events after i. Row 0 is empty. Memory: O(events * weights).
     """
     user = np.repeat(np.arange(len(histories)), histories.lengths)  # (events,)
-    counted, before, after = list[Any](), list[Any](), list[Any]()
+    counted, before, after, whose = list[Any](), list[Any](), list[Any](), list[Any]()
     for distance, weight in enumerate(weights, start=1):
         same_user = user[distance:] == user[:-distance]
         before.append(histories.items[:-distance][same_user])
         after.append(histories.items[distance:][same_user] - 1)
         counted.append(np.full(len(before[-1]), weight))
-    places = (np.concatenate(before), np.concatenate(after))
-    return coo_array((np.concatenate(counted), places), (items + 1, items)).tocsr()
+        whose.append(user[distance:][same_user])
+    places, counts = (np.concatenate(before), np.concatenate(after)), np.concatenate(counted)
+    if caps != NO_CAPS:
+        counts *= influence_factors(
+            histories, np.concatenate(whose), *places, counts, weights, caps
+        )
+    return coo_array((counts, places), (items + 1, items)).tocsr()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

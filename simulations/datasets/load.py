@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from shared.data.catalogue import Catalogue, items_from_table, read_items
 from shared.data.columns import Columns, ItemColumns, require_columns
+from shared.data.event_limits import LIMITS, EventLimits
 from shared.data.histories import Histories
 from shared.data.reading import histories_from_tables
 from shared.data.tables import SUFFIXES, MemoryTable, Table, file_tables
@@ -150,6 +151,7 @@ def load(
     columns: Columns | None = None,
     item_columns: ItemColumns | None = None,
     organisation: str = "",
+    limits: EventLimits = LIMITS,
 ) -> Dataset:
     """Read a folder's interactions and items; see the table on top of this module.
 
@@ -159,6 +161,7 @@ def load(
         item_columns: names of the item columns; None takes the layout's.
         organisation: column of interactions or users that names a user's organisation; "" where
             the lab assigns users.
+        limits: on how fast a user's events count, as a partner's data have them.
 
     Returns:
         The data set, named after its folder.
@@ -175,6 +178,7 @@ def load(
         catalogue,
         columns,
         source=str(interactions),
+        limits=limits,
     )
     users = layout.users(folder)
     groups = _read_groups(folder, users, columns.user, histories)

@@ -22,8 +22,10 @@ from shared.config import (
     WarmStartConfig,
 )
 from shared.data.columns import Columns, ItemColumns
+from shared.data.event_limits import LIMITS, NO_LIMITS, EventLimits
 from shared.data.ids import MISSING
 from shared.errors import ConfigError
+from shared.models.influence import CAPS, NO_CAPS, InfluenceCaps
 from shared.rerank.settings import RerankConfig
 from shared.sections import (
     Choice,
@@ -138,6 +140,8 @@ class LabConfig:
         missing: spellings of a missing id, with commas between; "" for none.
         catalogue_item: column of the items.
         catalogue_title: column of the items.
+        limits: whether events are limited as a partner's are by default (`[data]` of site.toml):
+            how fast they count, and how much one user adds to own counts.
     """
 
     data: str = ""
@@ -159,6 +163,17 @@ class LabConfig:
     missing: TextsOf = MISSING
     catalogue_item: str = ""
     catalogue_title: str = ""
+    limits: bool = True
+
+    @property
+    def event_limits(self) -> EventLimits:
+        """How fast a user's events count."""
+        return LIMITS if self.limits else NO_LIMITS
+
+    @property
+    def caps(self) -> InfluenceCaps:
+        """How much one user adds to an organisation's own counts."""
+        return CAPS if self.limits else NO_CAPS
 
     @property
     def scheme(self) -> Scheme | None:

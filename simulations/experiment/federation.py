@@ -80,6 +80,7 @@ class SimulatedSite:
     organisations: int = 1
 
 
+_NO_LIMITS = ("max_per_minute", "max_per_day", "repeat_seconds")
 _UNLIMITED = (
     *("max_length", "max_layers", "max_heads", "max_width", "max_own_items", "max_candidates"),
     *("max_events", "max_answers"),
@@ -117,7 +118,8 @@ def make_site(
         "catalogue": os.path.relpath(catalogue_folder, folder),
         "device": device,
         "anchor": _ANCHOR,  # beside the ledger: nothing of a simulation lies elsewhere
-        "data": {"source": _DATA, "missing": ""},  # the lab has read the ids
+        # The lab has read the ids, and has applied the limits.
+        "data": {"source": _DATA, "missing": "", **dict.fromkeys(_NO_LIMITS, 0)},
         "policy": {
             "max_epsilon": math.inf if privacy.epsilon is None else privacy.epsilon,
             "delta": privacy.delta,

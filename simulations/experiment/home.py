@@ -19,6 +19,7 @@ from client.home.private import Guarantee, build_private_home, measure_own_sums,
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
 from shared.evaluation.reordering import Reorder, Reordered
+from shared.models.influence import NO_CAPS
 from shared.privacy.noise import SeededRandom
 from simulations.experiment.baselines import Cases
 from simulations.experiment.kept_rankings import KeptRankings
@@ -27,6 +28,7 @@ from simulations.experiment.simulation import Simulation
 
 __all__ = ["RERANKED", "joining_section", "rank_home"]
 
+UNCAPPED = "-uncapped"
 HOME, ATTENTION, PRIVATE = "home", "home-attention", "federated_home_private"
 RERANKED = "_reranked"
 """Ends the names of rankings whose lists are in another order."""
@@ -57,14 +59,18 @@ def rank_home(
     reordered = [f"{name}{RERANKED}" for name in _MODELS] if reorder else []
     names = [*_MODELS, *reordered, *[PRIVATE] * simulation.config.home.private, HOME]
     kind = ATTENTION if simulation.config.home.attention else HOME
+    caps = simulation.config.lab.caps
+    kind += UNCAPPED * (caps == NO_CAPS)
     home = kept.get(kind) if kept else None
     for number, rows in enumerate(simulation.parts):
         train = simulation.split.train.select(rows)
         events, items = _held_out(simulation, train), cases.items
         attention = events.train_attention(items) if simulation.config.home.attention else None
-        choice = choose(events, federated, items=items, window=cases.window, attention=attention)
+        choice = choose(
+            *(events, federated), items=items, window=cases.window, attention=attention, caps=caps
+        )
         logits = _Remembered(federated)
-        adapted = build_home(choice.chosen, train, logits, items, attention)
+        adapted = build_home(choice.chosen, train, logits, items, attention, caps)
         own: list[Scorer] = [logits, adapted]
         if reorder is not None:
             own += [
@@ -73,7 +79,7 @@ def rank_home(
         if simulation.config.home.private:
             own.append(_private_home(simulation, number, logits))
         if home is None:
-            own.append(build_home(choice.home, train, logits, items, attention))
+            own.append(build_home(choice.home, train, logits, items, attention, caps))
         scorers.append(own)
     rankings = dict(zip(names, cases.rank_each(scorers), strict=False))
     if home is None:

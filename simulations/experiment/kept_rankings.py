@@ -22,7 +22,7 @@ from simulations.experiment.simulation import Simulation
 
 __all__ = ["KeptRankings"]
 
-_VERSION = "1"
+_VERSION = "2"
 """Raise it when a baseline changes."""
 
 

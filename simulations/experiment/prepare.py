@@ -126,6 +126,7 @@ def _load(config: SimulationConfig) -> Dataset:
         lab.columns,
         lab.item_columns,
         organisation="" if lab.scheme else lab.partition,
+        limits=lab.event_limits,
     )
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from client.checks.base import Expected, Status
 from client.checks.preflight import preflight
 from client.site.site import Site
+from shared.data.event_limits import NO_LIMITS, EventLimits
 from shared.data.histories import Histories
 from shared.data.reading import histories_from_tables
 from shared.data.tables import MemoryTable
@@ -57,10 +58,12 @@ BAD: dict[str, list[Row]] = {
 }
 
 
-def read(rows: list[Row]) -> Histories:
+def read(rows: list[Row], limits: EventLimits = NO_LIMITS) -> Histories:
     columns = [pa.array([row[n] for row in rows], pa.string()) for n in range(3)]
     table = MemoryTable(pa.table(columns, names=list(NAMES)), "here")
-    return histories_from_tables([table], some_catalogue(), source="here", strict=False)
+    return histories_from_tables(
+        [table], some_catalogue(), source="here", strict=False, limits=limits
+    )
 
 
 def by_user(histories: Histories) -> dict[str, list[int]]:
@@ -89,15 +92,18 @@ def test_what_is_left_out_is_counted() -> None:
 
 
 texts = st.sampled_from(["", "1", "i1", "i2", "2024-05-01", "1700000000000", "x", "NULL", "1.5"])
-some_rows = st.lists(st.tuples(st.sampled_from(["a", "b", "c", ""]), texts, texts), max_size=12)
+times = st.one_of(texts, st.integers(1_700_000_000, 1_700_000_009).map(str))
+some_rows = st.lists(st.tuples(st.sampled_from(["a", "b", "c", ""]), texts, times), max_size=12)
 
 
 @settings(max_examples=60, deadline=None)
 @given(some_rows, st.sampled_from("abc"))
 def test_removing_a_user_changes_no_other_users_history(rows: list[Any], user: str) -> None:
-    whole, rest = by_user(read(rows)), by_user(read([row for row in rows if row[0] != user]))
-    whole.pop(user, None)
-    assert whole == rest
+    others = [row for row in rows if row[0] != user]
+    for limits in (NO_LIMITS, EventLimits(per_minute=2, per_day=3, repeat_seconds=5)):
+        whole, rest = by_user(read(rows, limits)), by_user(read(others, limits))
+        whole.pop(user, None)
+        assert whole == rest
 
 
 # --- answering ------------------------------------------------------------------------------------

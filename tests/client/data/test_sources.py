@@ -7,6 +7,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,10 @@ class Places:
         self._secrets, self._request = secrets, request
 
     def put(self, kind: str, rows: Sequence[tuple[Any, Any, Any]], folder: Path) -> DataConfig:
-        """How site.toml names them then."""
+        """How site.toml names them then; every event counts."""
+        return replace(self._put(kind, rows, folder), repeat_seconds=0)
+
+    def _put(self, kind: str, rows: Sequence[tuple[Any, Any, Any]], folder: Path) -> DataConfig:
         where, _, form = kind.partition(" ")
         if where == "s3":
             return self._s3(form, rows, folder)
