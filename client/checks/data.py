@@ -115,7 +115,7 @@ def _users(facts: Facts) -> Verdict:
             "; ".join(doubts),
             "Give every person one id; list an id that stands for nobody in data.missing.",
         )
-    share = summary.largest_user[1] / summary.events
+    share = summary.largest_user[1] / summary.offered
     return passed(f"no user has more than {share:.1%} of the events")
 
 

@@ -26,6 +26,7 @@ from client.serving.batch import Batch, Summary, check_file, recommend_all
 from client.serving.explanation import CHOSE
 from client.serving.published import home_in_use
 from client.serving.recommender import Filters, Recommended, Recommender
+from client.serving.smoothed import load_recommender
 from client.site.site import FILE, Site
 from shared.errors import ConfigError, DataError
 from shared.system.command_line import messages, output, table_of, write_json
@@ -57,6 +58,12 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     ] = None,
     rerank: RerankOption = None,
     rerank_strength: RerankStrengthOption = None,
+    smooth: Annotated[
+        int,
+        typer.Option(
+            help="Mean over so many thinned histories, against small changes of a history; 0: off."
+        ),
+    ] = 0,
     include_seen: Annotated[
         bool, typer.Option("--include-seen", help="Also recommend what is in the history.")
     ] = False,
@@ -103,7 +110,9 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
         raise ConfigError("--home and --no-home contradict each other: leave one out.")
     lists = _Lists(allow, deny, tuple(category or ()), include_seen)
     stated = StatedRerank(rerank, rerank_strength)
-    request = _Request(model, k, lists, verb, stated, home=home, no_home=no_home, explain=explain)
+    request = _Request(
+        *(model, k, lists, verb, stated), home=home, no_home=no_home, explain=explain, smooth=smooth
+    )
     if history is not None:
         if out is not None:
             raise ConfigError("--out is for --users: the list of one history is printed.")
@@ -164,6 +173,7 @@ class _Request:
     home: Path | None
     no_home: bool
     explain: bool
+    smooth: int
 
     def home_of(self, folder: Path) -> Path | None:
         """Return the home model to use: the one that is named, or that of a site's folder."""
@@ -182,9 +192,10 @@ def _demands_private(folder: Path) -> bool:
 def _for_history(request: _Request, history: str, site: Path) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
     rerank = request.rerank.settings(folder)
-    recommender = Recommender.load(
+    recommender = load_recommender(
         request.model,
         request.home_of(folder),
+        samples=request.smooth,
         verb=request.verb,
         private=_demands_private(folder),
     )
@@ -204,9 +215,10 @@ def _for_users(
     home, columns = request.home_of(source.folder), source.data.columns
     asked = None if users == ALL else read_ids(Path(users), "user", columns.user)
     device, rerank = source.device, request.rerank.settings(source.folder)
-    recommender = Recommender.load(
+    recommender = load_recommender(
         request.model,
         home,
+        samples=request.smooth,
         device=device,
         verb=request.verb,
         private=_demands_private(source.folder),
@@ -243,6 +255,7 @@ def _for_users(
             ],
             "because": request.verb if request.explain else None,
             "rerank": asdict(rerank) if rerank.changes else None,
+            **({"smooth": request.smooth} if request.smooth else {}),
         },
     )
     return recommend_all(batch, lambda text: messages.print(text, soft_wrap=True)), home

@@ -144,7 +144,9 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
     limited = limits.dropped(events.user[rows], item[rows], events.microseconds(rows))
     beyond = np.logical_or.reduce(list(limited.values()))
     limited_rows, rows = rows[beyond], rows[~beyond]
+    offered = np.bincount(events.user[limited_rows], minlength=len(events.users))
     counts = np.bincount(events.user[rows], minlength=len(events.users))
+    offered += counts
     kept_users = np.flatnonzero(counts >= min_events)
     if complete and not len(kept_users):
         problem = f"no user has {min_events} events with items of the catalogue"
@@ -163,7 +165,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
         dropped["unreadable_row"] = events.nameless
     unknown = [events.items[number] for number in np.flatnonzero(internal_ids == 0)]
     summary = replace(
-        _summarise(events, rows, counts, kept_users),
+        _summarise(events, rows, offered, kept_users),
         dropped=dropped,
         hints=(*_item_hints(unknown, catalogue), *_user_hints(events.users)),
     )
@@ -176,7 +178,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
 def _summarise(
     events: Interactions,
     rows: npt.NDArray[np.int64],
-    counts: npt.NDArray[np.int64],
+    offered: npt.NDArray[np.int64],
     kept_users: npt.NDArray[np.int64],
 ) -> Summary:
     """Return what the kept rows look like, and how ids were written.
@@ -184,7 +186,7 @@ def _summarise(
     Args:
         events: all rows.
         rows: those that are kept, sorted.
-        counts: rows of each user among them.
+        offered: rows of each user among them and those that limits dropped.
         kept_users: users that are kept.
     """
     kept = np.zeros(len(events.users), np.bool_)
@@ -194,7 +196,7 @@ def _summarise(
     tied = np.zeros(len(rows), np.bool_)
     tied[1:] |= follows
     tied[:-1] |= follows
-    largest = int(kept_users[counts[kept_users].argmax()]) if len(kept_users) else None
+    largest = int(kept_users[offered[kept_users].argmax()]) if len(kept_users) else None
     spellings = {"user": events.user_spellings, "item": events.item_spellings}
     return Summary(
         rows=len(events.user),
@@ -202,7 +204,8 @@ def _summarise(
         merged={column: written.merged for column, written in spellings.items()},
         events=len(rows),
         ties=int(tied.sum()),
-        largest_user=("", 0) if largest is None else (events.users[largest], int(counts[largest])),
+        offered=int(offered[kept_users].sum()),
+        largest_user=("", 0) if largest is None else (events.users[largest], int(offered[largest])),
         users=len(kept_users),
         examples={
             column: written.examples for column, written in spellings.items() if written.examples

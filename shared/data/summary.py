@@ -40,7 +40,8 @@ class Summary:
         merged: column -> ids that were written in more than one way.
         events: events kept, before any cut to the last ones.
         ties: events kept that share user and time with another event.
-        largest_user: the user with the most events kept, and their number.
+        offered: events of the kept users before limits on how fast they count.
+        largest_user: the user with the most of these, and their number.
         users: users kept.
         examples: reason or column -> a few examples.
         hints: sentences about ids that are probably the same.
@@ -52,6 +53,7 @@ class Summary:
     merged: Mapping[str, int] = field(default_factory=dict)
     events: int = 0
     ties: int = 0
+    offered: int = 0
     largest_user: tuple[str, int] = ("", 0)
     users: int = 0
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -115,10 +117,10 @@ class Summary:
         """Return a sentence where one user has a doubtful share of all events, else ""."""
         user, count = self.largest_user
         limit = max(LARGEST_SHARE, LARGEST_RATIO / self.users) if self.users else 1.0
-        if not self.events or count <= limit * self.events:
+        if not self.offered or count <= limit * self.offered:
             return ""
         return (
-            f"{f'the user {user!r}' if user else 'one user'} has {count / self.events:.1%} of all "
+            f"{f'the user {user!r}' if user else 'one user'} has {count / self.offered:.1%} of all "
             "events: it may stand for unknown users, who would then count as one person"
         )
 

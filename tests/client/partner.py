@@ -54,7 +54,7 @@ class Partner:
         catalogue.save(self.folder / "catalogue")
         histories = some_histories(USERS)
         rows = [
-            f"{user},{catalogue.item_ids[item - 1]},{1_600_000_000 + place}"
+            f"{user},{catalogue.item_ids[item - 1]},{1_600_000_000 + 3600 * place}"
             for user, items in zip(histories.users, histories, strict=True)
             for place, item in enumerate(items)
         ]

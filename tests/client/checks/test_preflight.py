@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tests.client.partner import Partner
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
-OF_DATA = {"schema", "items", "users", "order", "population", "delta", "memory"}
+OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "memory"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference", "accepted"}
 
@@ -277,7 +277,7 @@ def column(partner: Partner) -> None:
 
 def giant_user(partner: Partner) -> None:
     item = partner.events.read_text().splitlines()[1].split(",")[1]
-    add_events(partner, *(f"-1,{item},{n}" for n in range(1000)))
+    add_events(partner, *(f"-1,{item},{3600 * n}" for n in range(1000)))
 
 
 def add_events(partner: Partner, *rows: str) -> None:
@@ -491,6 +491,13 @@ FAULTS = {
     ),
     "unknown items": Fault(
         "items", unknown_items, "newest catalogue", "outside the catalogue", status="warning"
+    ),
+    "a user who repeats an item every second": Fault(
+        "limits",
+        lambda p: add_events(p, *(f"spam,i{n % 2 + 1},{1_600_000_000 + n}" for n in range(40))),
+        "whose accounts they are",
+        "38 repeats; 1 users lost events so",
+        status="warning",
     ),
     "a user who stands for many": Fault(
         "users",
