@@ -9,6 +9,7 @@
 | sweep      | many simulations: grids and searches                                          |
 | calibrate  | what a privacy budget allows, before any data is read                         |
 | audit      | attack a run, and compare the result with its privacy claim                   |
+| attack     | users who craft their histories, and how far they move what others are shown  |
 | report     | one HTML page about a run, an audit or a sweep                                |
 | faults     | real processes that are killed, cut off or given false replies                |
 | benchmarks | timings                                                                       |

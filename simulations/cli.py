@@ -16,6 +16,7 @@ app = command_table(
     {
         "pretrain": "simulations.commands.pretrain:pretrain",
         "accountant": "simulations.commands.accountant:accountant_command",
+        "attack": "simulations.attack.command:attack_command",
         "audit": "simulations.audit.command:audit_command",
         "report": "simulations.report.command:report_command",
         "sweep": "simulations.sweep.command:sweep_command",

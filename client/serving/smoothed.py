@@ -94,7 +94,7 @@ def thinned(history: NDArray[np.int64], samples: int, deleted: float) -> NDArray
     return np.take_along_axis(np.where(kept, history, 0), order, 1)
 
 
-def load_recommender(  # noqa: PLR0913 as Recommender.load
+def load_recommender(
     folder: Path | str,
     home: Path | str | None = None,
     *,

@@ -1,0 +1,84 @@
+"""The size of a measurement, and the kinds of attacks.
+
+| attack    | users | what their histories hold                               | strongest against    |
+|-----------|-------|---------------------------------------------------------|----------------------|
+| `flood`   | 1     | 1,000 events in 100 seconds: popular item, payload, the | exact counts         |
+|           |       |   next popular item, payload, ...                       |                      |
+| `patient` | 1     | the same, an event every two hours: no limit drops any  | counts behind limits |
+| `pair`    | 1     | two events: popular item, payload; one user's whole     | clipped sums         |
+|           |       |   share of a clipped sum goes to one transition         |                      |
+| `pairs`   | 1%    | the same, each with another popular item                | clipped sums         |
+| `fillers` | 1%    | ten popular items, drawn as users choose them, then the | counts with caps     |
+|           |       |   payload: they look like users                         |                      |
+
+The payload of a push is the target. To bury a target, it is what competes with it: the items that
+are a little less popular, and for `pair` and `pairs` the popular items least like it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.errors import ConfigError
+
+__all__ = ["ATTACKS", "Attack", "AttackPlan", "Direction"]
+
+
+class Direction(StrEnum):
+    """What an attack wants of its target."""
+
+    PUSH = "push"
+    NUKE = "nuke"
+
+
+class Attack(StrEnum):
+    """Kinds of attacks; see the table at the top of this module."""
+
+    FLOOD = "flood"
+    PATIENT = "patient"
+    PAIR = "pair"
+    PAIRS = "pairs"
+    FILLERS = "fillers"
+
+    @property
+    def grouped(self) -> bool:
+        """Whether many users take part, or one."""
+        return self in (Attack.PAIRS, Attack.FILLERS)
+
+
+ATTACKS = tuple(Attack)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackPlan:
+    """The size of a measurement.
+
+    Attributes:
+        at: name of the organisation whose users attack; "" for the first.
+        share: crafted users of a group, as a share of the organisation's, in (0, .5].
+        federated_only: whether to leave out the home model and the blend, which depend on neither
+            noise nor robust rules but through the federated model.
+        evasion: users of whom small changes are tried; 0 tries none.
+        seed: of targets and crafted histories; the run has its own seed.
+    """
+
+    at: str = ""
+    share: float = 0.01
+    federated_only: bool = False
+    evasion: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("share", self.share, 0 < self.share <= 0.5, "a share above 0, up to .5"),
+            ("evasion", self.evasion, self.evasion >= 0, "0 or more users"),
+            ("attack-seed", self.seed, self.seed >= 0, "0 or more"),
+        )
+        for name, value, holds, expected in checks:
+            if not holds:
+                raise ConfigError(f"--{name} {value}: give {expected}.")
+
+    def users(self, population: int) -> int:
+        """Return how many crafted users a group has: at least one."""
+        return max(1, round(self.share * population))
