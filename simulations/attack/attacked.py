@@ -101,18 +101,19 @@ class Models:
             populations=base.populations,
         )
         attacked = replace(base, planted=planted)
+        folder = self.folder / str(len(self._trained))  # a ledger's place is never used again
         for number, name in enumerate(base.names):
-            write_changed_site(attacked, attacked.site(number), self.folder / SITES / name)
+            write_changed_site(attacked, attacked.site(number), folder / SITES / name)
         run = base.config.run(
             organisations=len(base.parts),
             catalogue=base.folder / CATALOGUE,
-            out=self.folder,
+            out=folder,
             resume=False,
         )
         engine = base.config.lab.engine
-        run_federation(run, sites_in(self.folder / SITES), engine=engine, observer=lambda _: None)
-        model = build_recommender(Checkpoint.load(self.folder), run, base.dataset.catalogue)
-        shutil.rmtree(self.folder)
+        run_federation(run, sites_in(folder / SITES), engine=engine, observer=lambda _: None)
+        model = build_recommender(Checkpoint.load(folder), run, base.dataset.catalogue)
+        shutil.rmtree(folder)
         return recommender(model)
 
 

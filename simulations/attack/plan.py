@@ -1,15 +1,15 @@
 """The size of a measurement, and the kinds of attacks.
 
-| attack    | users | what their histories hold                               | strongest against    |
-|-----------|-------|---------------------------------------------------------|----------------------|
-| `flood`   | 1     | 1,000 events in 100 seconds: popular item, payload, the | exact counts         |
-|           |       |   next popular item, payload, ...                       |                      |
-| `patient` | 1     | the same, an event every two hours: no limit drops any  | counts behind limits |
-| `pair`    | 1     | two events: popular item, payload; one user's whole     | clipped sums         |
-|           |       |   share of a clipped sum goes to one transition         |                      |
-| `pairs`   | 1%    | the same, each with another popular item                | clipped sums         |
-| `fillers` | 1%    | ten popular items, drawn as users choose them, then the | counts with caps     |
-|           |       |   payload: they look like users                         |                      |
+| attack    | users | what their histories hold                             | strongest against    |
+|-----------|-------|-------------------------------------------------------|----------------------|
+| `flood`   | 1     | 1,000 events in 100 seconds: popular item, payload,   | exact counts         |
+|           |       |   the next popular item, payload, ...                 |                      |
+| `patient` | 1     | the same, an event every two hours: no limit drops it | counts behind limits |
+| `pair`    | 1     | two events: popular item, payload; one user's whole   | clipped sums         |
+|           |       |   share of a clipped sum goes to one transition       |                      |
+| `pairs`   | 1%    | the same, each with another popular item              | clipped sums         |
+| `fillers` | 1%    | ten popular items, drawn as users choose them, then   | counts with caps     |
+|           |       |   the payload: they look like users                   |                      |
 
 The payload of a push is the target. To bury a target, it is what competes with it: the items that
 are a little less popular, and for `pair` and `pairs` the popular items least like it.
