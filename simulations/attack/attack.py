@@ -5,7 +5,7 @@ The result is attack.json (docs/formats.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from shared.models.influence import CAPS
 from simulations.attack.attacked import BLEND, FEDERATED, HOME, Models
 from simulations.attack.crafted import craft, limit
 from simulations.attack.evasion import measure_evasion
-from simulations.attack.plan import ATTACKS, AttackPlan, Direction
+from simulations.attack.plan import ATTACKS, Attack, AttackPlan, Direction
 from simulations.attack.targets import Scene, Target, choose_targets
 from simulations.attack.victims import Shown, how_shown
 from simulations.experiment.config import SimulationConfig
@@ -28,7 +28,7 @@ from simulations.experiment.prepare import prepare
 from simulations.experiment.result_json import versions, write
 from simulations.experiment.simulation import Reporter, Simulation
 
-__all__ = ["FILE", "attack"]
+__all__ = ["FILE", "attack", "mark_strongest"]
 
 FILE = "attack.json"
 _RUNS = "attacked"
@@ -56,7 +56,7 @@ def attack(
     number = _number(simulation, plan.at)
     train = simulation.split.train.select(simulation.parts[number])
     scene = Scene.of(train, simulation.dataset.catalogue)
-    targets = choose_targets(scene, plan.seed)
+    targets = [one for one in choose_targets(scene, plan.seed) if one.kind in plan.targets]
     models = Models.of(simulation, number, folder / _RUNS)
     measured = _Measured(simulation, models, scene, plan)
     rows = [
@@ -94,7 +94,7 @@ def attack(
             }
             for one in targets
         ],
-        "attacks": rows,
+        "attacks": mark_strongest(rows),
         "evasion": evasion,
         "seed": plan.seed,
         "versions": versions(),
@@ -173,6 +173,31 @@ class _Measured:
             part: how_shown(scorer, inputs, target, items=items, window=window)
             for part, (scorer, inputs) in scorers.items()
         }
+
+
+def mark_strongest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows, each with whether no other attack of its kind moves its target further.
+
+    Attacks of one user are compared with one another, and those of a group; without and with the
+    defence.
+    """
+    marked, best = [dict(row) for row in rows], dict[tuple[Any, ...], dict[str, Any]]()
+    for row in marked:
+        row["strongest"] = False
+        kind = Attack(row["attack"]).grouped
+        group = (row["part"], row["target"], row["direction"], kind, row["defended"])
+        if group not in best or _moved(row) > _moved(best[group]):
+            best[group] = row
+    for row in best.values():
+        row["strongest"] = True
+    return marked
+
+
+def _moved(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return by how much more lists show the target, and by how many ranks; of a nuke, the less."""
+    before, after = row["before"], row["after"]
+    shares, ranks = after["share"] - before["share"], before["rank"] - after["rank"]
+    return (shares, ranks) if row["direction"] == Direction.PUSH else (-shares, -ranks)
 
 
 def _number(simulation: Simulation, name: str) -> int:

@@ -10,7 +10,7 @@ import typer
 
 from shared.system.command_line import messages, output, table_of, write_json
 from simulations.attack.attack import FILE, attack
-from simulations.attack.plan import AttackPlan, Direction
+from simulations.attack.plan import KINDS, Attack, AttackPlan
 from simulations.commands.options import (
     CatalogueOption,
     ConfigOption,
@@ -29,7 +29,7 @@ from simulations.commands.options import (
 from simulations.commands.progress import Bars, bars
 from simulations.experiment.config import read_settings
 
-__all__ = ["attack_command", "strongest"]
+__all__ = ["attack_command"]
 
 _PLAN = AttackPlan()
 
@@ -51,6 +51,9 @@ def attack_command(  # noqa: PLR0913 each is a command-line option
         str,
         typer.Option(help="Organisation whose users attack.", show_default="the first"),
     ] = _PLAN.at,
+    targets: Annotated[
+        str, typer.Option(help="Kinds of items to push or to bury, with commas between.")
+    ] = ",".join(KINDS),
     share: Annotated[
         float, typer.Option(help="Crafted users of a group, as a share of its users.")
     ] = _PLAN.share,
@@ -89,7 +92,12 @@ def attack_command(  # noqa: PLR0913 each is a command-line option
     )
     settings = read_settings(config, options | {"lab.alone": False}, assignments or [])
     plan = AttackPlan(
-        at=at, share=share, federated_only=federated_only, evasion=evasion, seed=attack_seed
+        at=at,
+        targets=tuple(kind.strip() for kind in targets.split(",")),
+        share=share,
+        federated_only=federated_only,
+        evasion=evasion,
+        seed=attack_seed,
     )
     with bars() as drawn:
         record = attack(settings, plan, out, Bars(drawn))
@@ -102,18 +110,6 @@ def attack_command(  # noqa: PLR0913 each is a command-line option
     messages.print(f"Every attack by itself: {out / FILE}", soft_wrap=True)
 
 
-def strongest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the row of the attack that moves its target furthest."""
-    push = rows[0]["direction"] == Direction.PUSH
-
-    def strength(row: Mapping[str, Any]) -> tuple[float, float]:
-        gained = row["after"]["share"] - row["before"]["share"]
-        risen = row["before"]["rank"] - row["after"]["rank"]
-        return (gained, risen) if push else (-gained, -risen)
-
-    return max(rows, key=strength)
-
-
 def _print_attacks(record: Mapping[str, Any]) -> None:
     at, run = record["at"], record["run"]
     output.print(
@@ -124,18 +120,22 @@ def _print_attacks(record: Mapping[str, Any]) -> None:
         soft_wrap=True,
     )
     table = table_of("part", "attack", "users", "target", "before", "no defence", "defence")
-    groups: dict[tuple[str, str, bool, str], list[Mapping[str, Any]]] = {}
-    for row in record["attacks"]:
-        grouped = row["attack"] in ("pairs", "fillers")
-        groups.setdefault((row["part"], row["direction"], grouped, row["target"]), []).append(row)
-    for (part, direction, _, target), rows in sorted(groups.items()):
-        cells = []
-        for defended in (False, True):
-            worst = strongest([row for row in rows if row["defended"] is defended])
-            cells.append(f"{_shown(worst['after'])} {worst['attack']}")
-        users = rows[0]["crafted"]
-        table.add_row(part, direction, f"{users:,}", target, _shown(rows[0]["before"]), *cells)
+    rows = [row for row in record["attacks"] if row["strongest"]]
+    for plain in (row for row in rows if not row["defended"]):
+        [guarded] = [row for row in rows if row["defended"] and _same(row, plain)]
+        table.add_row(
+            *(plain["part"], plain["direction"], f"{plain['crafted']:,}", plain["target"]),
+            _shown(guarded["before"]),
+            *(f"{_shown(row['after'])} {row['attack']}" for row in (plain, guarded)),
+        )
     output.print(table)
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows are about the same part, target and number of attackers."""
+    alike = ("part", "target", "direction")
+    kinds = [Attack(row["attack"]).grouped for row in (one, other)]
+    return kinds[0] is kinds[1] and all(one[name] == other[name] for name in alike)
 
 
 def _shown(shown: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from enum import StrEnum
 
 from shared.errors import ConfigError
 
-__all__ = ["ATTACKS", "Attack", "AttackPlan", "Direction"]
+__all__ = ["ATTACKS", "KINDS", "Attack", "AttackPlan", "Direction"]
 
 
 class Direction(StrEnum):
@@ -48,6 +48,8 @@ class Attack(StrEnum):
 
 
 ATTACKS = tuple(Attack)
+KINDS = ("rare", "middle", "popular")
+"""Of targets, by the organisation's own events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class AttackPlan:
 
     Attributes:
         at: name of the organisation whose users attack; "" for the first.
+        targets: kinds of items, of `KINDS`.
         share: crafted users of a group, as a share of the organisation's, in (0, .5].
         federated_only: whether to leave out the home model and the blend, which depend on neither
             noise nor robust rules but through the federated model.
@@ -64,6 +67,7 @@ class AttackPlan:
     """
 
     at: str = ""
+    targets: tuple[str, ...] = KINDS
     share: float = 0.01
     federated_only: bool = False
     evasion: int = 40
@@ -71,6 +75,7 @@ class AttackPlan:
 
     def __post_init__(self) -> None:
         checks = (
+            ("targets", ",".join(self.targets), set(self.targets) <= set(KINDS), ", ".join(KINDS)),
             ("share", self.share, 0 < self.share <= 0.5, "a share above 0, up to .5"),
             ("evasion", self.evasion, self.evasion >= 0, "0 or more users"),
             ("attack-seed", self.seed, self.seed >= 0, "0 or more"),

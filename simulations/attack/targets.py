@@ -14,8 +14,9 @@ from shared.errors import ConfigError
 __all__ = ["Scene", "Target", "choose_targets"]
 
 Ints = NDArray[np.int64]
-_POPULAR, _RIVALS, _LIKELY = 100, 10, 10
-"""Items that predecessors are drawn from; rivals of a target; the first that no target is."""
+_POPULAR, _RIVALS, _LIKELY, _FEWEST = 100, 10, 10, 12
+"""Items that predecessors are drawn from; rivals of a target; the first that no target is; and the
+items with events that must be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Scene:
         """
         counts = np.bincount(histories.items, minlength=len(catalogue) + 1)
         ranked = np.argsort(-counts[1:], kind="stable") + 1
-        if (counts > 0).sum() < 3 * _LIKELY + 2:
+        if (counts > 0).sum() < _FEWEST:
             raise ConfigError(
                 "the attacked organisation has too few items with events: give more data."
             )
@@ -81,9 +82,11 @@ class Scene:
         return np.asarray(likely[likely != target][:_POPULAR], np.int64)
 
     def rivals(self, target: int) -> Ints:
-        """Return the items that are a little less popular than the target."""
+        """Return the items that are a little less popular than the target, or the last others."""
+        others = self.ranked[self.ranked != target]
         place = int(np.flatnonzero(self.ranked == target)[0])
-        return np.asarray(self.ranked[place + 1 : place + 1 + _RIVALS], np.int64)
+        place = max(0, min(place, len(others) - _RIVALS))
+        return np.asarray(others[place : place + _RIVALS], np.int64)
 
     def opposites(self, target: int) -> Ints:
         """Return the popular items least like the target, or its rivals without features."""
@@ -98,7 +101,7 @@ def choose_targets(scene: Scene, seed: int) -> tuple[Target, ...]:
     """Draw one item of each kind.
 
     Rare is one of the last tenth of the items with an event at the organisation, middle one of
-    those around the median, and popular one of the 11th to the 50th.
+    those around the median, and popular one of the 11th to the 50th, where there are so many.
     """
     rng = np.random.default_rng([seed, 0xA77AC])
     present = scene.ranked[scene.counts[scene.ranked] > 0]
@@ -106,7 +109,7 @@ def choose_targets(scene: Scene, seed: int) -> tuple[Target, ...]:
     parts = {
         "rare": present[-max(1, number // 10) :],
         "middle": present[int(0.45 * number) : int(0.55 * number) + 1],
-        "popular": present[_LIKELY : min(50, number // 2)],
+        "popular": present[min(_LIKELY, number // 4) : min(50, number // 2)],
     }
     drawn = {kind: int(rng.choice(items)) for kind, items in parts.items()}
     return tuple(Target(kind, item, int(scene.counts[item])) for kind, item in drawn.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,10 @@ def report_command(
     audit: Annotated[
         list[Path] | None, typer.Option(help="Folder of an audit to add. Repeatable.")
     ] = None,
+    attack: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of an attack by crafted histories to add. Repeatable."),
+    ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for each figure as SVG and PNG.")
     ] = None,
@@ -57,7 +62,9 @@ def report_command(
 
     sotto-lab report runs/demo --out demo.html --figures figures
     """
-    written = report(path, out, audits=audit or [], figures=figures, detail=detail)
+    written = report(
+        *(path, out), audits=audit or [], attacks=attack or [], figures=figures, detail=detail
+    )
     if as_json:
         write_json({"page": str(written.page), "figures": [str(file) for file in written.figures]})
         return
@@ -70,6 +77,7 @@ def report(
     out: Path,
     *,
     audits: list[Path],
+    attacks: Sequence[Path] = (),
     figures: Path | None = None,
     detail: str | None = None,
 ) -> ReportFiles:
@@ -79,13 +87,14 @@ def report(
         path: folder of a run, an audit or a sweep.
         out: the page; an older one is replaced.
         audits: folders of further audits.
+        attacks: folders of attacks by crafted histories.
         figures: folder for SVG and PNG files; created if absent.
         detail: name of the sweep's run to show in detail.
 
     Raises:
         ReportError: a file cannot be read or written.
     """
-    page = page_of(path, audits, detail)
+    page = page_of(path, audits, detail, attacks)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replacement(out) as temporary:

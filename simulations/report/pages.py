@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shared.errors import ReportError
 from simulations.experiment.result_json import FILE
 from simulations.report.page import Chapter, Page, commands_of, facts_of
+from simulations.report.reading.attacks import read_attacks
 from simulations.report.reading.audits import AUDIT, Audit, read_audit
 from simulations.report.reading.runs import CONFIG, Run, read_run
 from simulations.report.reading.sweeps import SETTINGS, TABLE, Sweep, read_sweep
+from simulations.report.sections.attack import attack_sections
 from simulations.report.sections.privacy import audit_sections, budget_section
 from simulations.report.sections.recommendations import run_sections, sweep_sections
 from simulations.report.text import claim, explanations
@@ -20,18 +24,29 @@ from simulations.report.text import claim, explanations
 __all__ = ["page_of"]
 
 
-def page_of(path: Path, others: list[Path], detail: str | None) -> Page:
+def page_of(
+    path: Path, others: list[Path], detail: str | None, attacks: Sequence[Path] = ()
+) -> Page:
     """Read a folder, and return its page.
 
     Args:
         path: folder of a run, an audit or a sweep.
         others: folders of further audits.
         detail: name of the sweep's run to show in detail.
+        attacks: folders of attacks by crafted histories.
 
     Raises:
         ReportError: a folder cannot be read, or `detail` does not fit.
     """
     audits = [read_audit(folder) for folder in others]
+    page = _page(path, audits, detail)
+    manipulated = attack_sections([read_attacks(folder) for folder in attacks])
+    if not manipulated:
+        return page
+    return replace(page, chapters=(*page.chapters, Chapter("Manipulation", "", (*manipulated,))))
+
+
+def _page(path: Path, audits: list[Audit], detail: str | None) -> Page:
     if (path / TABLE).exists() or (path / SETTINGS).exists():
         return _page_of_sweep(read_sweep(path), audits, detail)
     if detail is not None:

@@ -5,5 +5,6 @@
 | documents | JSON files by their schema, with errors that name the field                     |
 | runs      | result.json, config.toml and evaluation.parquet of a run                        |
 | audits    | audit.json                                                                      |
+| attacks   | attack.json                                                                     |
 | sweeps    | sweep.toml and sweep.parquet                                                    |
 """

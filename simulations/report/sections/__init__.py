@@ -4,5 +4,6 @@
 |-----------------|---------------------------------------------------------------------------|
 | section         | what a section consists of                                                |
 | privacy         | the spent budget, audits, membership inference                            |
+| attack          | crafted histories, and changes of single events                           |
 | recommendations | utility against ε, models, gains, groups of users, exposure               |
 """

@@ -94,7 +94,13 @@ def test_the_result_has_the_form_that_is_promised(private_run: Path) -> None:
         "interactions": USERS * EVENTS,
         "organisations": [],
         "rows": USERS * EVENTS,
-        "dropped": {"duplicate": 0, "short_history": 0, "unknown_item": 0},
+        "dropped": dict.fromkeys(
+            (
+                *("duplicate", "short_history", "unknown_item"),
+                *("repeat", "over_minute", "over_day", "limited_user"),
+            ),
+            0,
+        ),
         "rewritten": {"item": 0, "user": 0},
         "merged": {"item": 0, "user": 0},
         "ties": 0,
