@@ -6,6 +6,7 @@
 | commands   | its smaller commands, and the options that all share                          |
 | datasets   | read, download and encode public data                                         |
 | experiment | one simulated federation: settings, sites, training, baselines, result.json   |
+| over_use   | the model of over-use risk: invented users, federated training, figures       |
 | sweep      | many simulations: grids and searches                                          |
 | calibrate  | what a privacy budget allows, before any data is read                         |
 | audit      | attack a run, and compare the result with its privacy claim                   |

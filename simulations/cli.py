@@ -22,6 +22,7 @@ app = command_table(
         "sweep": "simulations.sweep.command:sweep_command",
         "calibrate": "simulations.calibrate.command:calibrate_command",
         "simulate": "simulations.commands.simulate:simulate_command",
+        "over-use": "simulations.over_use.command:over_use_command",
         "rerank": "simulations.commands.rerank:rerank_command",
         "prepare": "simulations.commands.simulate:prepare_command",
         "settings": "simulations.commands.settings:settings_command",

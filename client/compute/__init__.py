@@ -5,5 +5,6 @@
 - `batches`: physical batches of constant shape, independent of who is in them.
 - `statistics`: noised popularity and moment, for a warm start.
 - `evaluation`: noised ranking metrics of given weights.
+- `over_use`: one noised gradient of the model of over-use risk.
 - `memory`: keeps freed memory in the process.
 """

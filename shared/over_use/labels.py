@@ -65,10 +65,14 @@ class LabelRule:
             raise ConfigError(f"{self.events} events a day: choose a whole number >= 1.")
 
     def __str__(self) -> str:
-        limits = [] if self.hours is None else [f"more than {self.hours:g} hours"]
-        limits += [] if self.events is None else [f"at least {self.events} events"]
-        window = f"within the next {self.weeks:g} weeks"
-        return f"{' or '.join(limits)} a day on at least {self.days} days {window}"
+        limits = [] if self.hours is None else [f"more than {_count(self.hours, 'hour')}"]
+        limits += [] if self.events is None else [f"at least {_count(self.events, 'event')}"]
+        days, weeks = _count(self.days, "day"), _count(self.weeks, "week")
+        return f"{' or '.join(limits)} a day on at least {days} within the next {weeks}"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
 def label_by_rule(times: Floats, now: float, rule: LabelRule, sessions: SessionRule) -> bool:

@@ -1,9 +1,10 @@
 """Sessions of one user's event times, and bounded features of the last of them.
 
 A session ends where nothing happens for longer than the rule's gap. Each feature of a session is
-in [-1, 1] by its formula, for any times: none is scaled by what other users do.
+in [-1, 1] by its formula, for any times: none is scaled by what other users do. All but `growth`
+are 2x - 1 of a share x in [0, 1], so that they lie about 0, which gradient descent needs.
 
-| column        | is                                                                           |
+| column        | x, and `growth` itself                                                       |
 |---------------|------------------------------------------------------------------------------|
 | `events`      | log(1 + events), over log(1 + 500), at most 1                                |
 | `minutes`     | log(1 + minutes from first to last event), over log(1 + 720), at most 1      |
@@ -62,7 +63,7 @@ class SessionRule:
     """
 
     gap_minutes: float = 30.0
-    sessions: int = 32
+    sessions: int = 16
     weeks: float = 8.0
     night_from: float = 23.0
     night_until: float = 5.0
@@ -169,18 +170,19 @@ def features_of(
     first, last = own[begin], own[begin + events - 1]
     minutes, gaps = (last - first) / 60, (first[1:] - last[:-1]) / 3600
     hours = np.maximum(minutes, 1.0) / 60
-    columns = {
+    shares = {
         "events": _log_share(events, _MOST_EVENTS),
         "minutes": _log_share(minutes, _MOST_MINUTES),
         "gap": np.concatenate([[1.0], _log_share(gaps, _MOST_GAP_HOURS)]),
         "night": np.add.reduceat(rule.is_night(own).astype(np.float64), begin) / events,
         "pace": np.where(events > 1, _log_share(events / hours, _MOST_PACE), 0.0),
-        "growth": _growth(np.log1p(minutes)),
         "run": np.minimum(_recent_sessions(first) / _MOST_RUN, 1.0),
         "age": _log_share((now - last) / DAY, _MOST_AGE_DAYS),
         "recommended": np.add.reduceat(marks.astype(np.float64), begin) / events,
     }
-    rows = np.stack([columns[name] for name in FEATURES], axis=1)
+    features = {name: 2 * share - 1 for name, share in shares.items()}
+    features["growth"] = _growth(np.log1p(minutes))
+    rows = np.stack([features[name] for name in FEATURES], axis=1)
     return rows[-rule.sessions :].astype(np.float32)
 
 
