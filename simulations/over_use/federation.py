@@ -132,7 +132,8 @@ def train_together(
 
     Raises:
         AccountingError: no noise meets ε.
-        ConfigError: nothing is left of the honest organisations, or there are too many.
+        ConfigError: nothing is left of the honest organisations, there are too many, or δ is not
+            below one over an organisation's users.
         ClippingError: no bound on a user's part can be proven on this machine.
     """
     plans, release = _plan(organisations, training, privacy)
@@ -177,6 +178,12 @@ def _plan(
         raise ConfigError(
             f"of {count} organisations {shares} are counted on: take from 2 to "
             f"{MOST_ORGANISATIONS}, or fewer that may collude."
+        )
+    fewest = min(len(one.examples.labels) for one in organisations)
+    if privacy.private and not privacy.delta * fewest < 1:
+        raise ConfigError(
+            f"δ = {privacy.delta:g}, and an organisation has {fewest} training users: choose a δ "
+            "below one over its users."
         )
     if privacy.epsilon is not None:
         noise = noise_multiplier_for(

@@ -93,6 +93,12 @@ def test_without_noise_it_does_not_matter_who_holds_which_users(task: Task, tmp_
     assert cost["o0"].epsilon is None
 
 
+def test_a_delta_that_gives_a_user_away_is_refused(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="below one over its users"):
+        run(task, tmp_path, PrivacyConfig(epsilon=2.0, delta=0.02))
+    assert list(tmp_path.iterdir()) == []  # no ledger was made
+
+
 def test_a_ledger_that_is_there_is_not_made_anew(task: Task, tmp_path: Path) -> None:
     claim = PrivacyConfig(epsilon=2.0, delta=1e-5)
     run(task, tmp_path, claim, training=Training(rounds=1))
