@@ -24,7 +24,8 @@ def events_model(folder: Path) -> Path:
     with torch.no_grad():
         for weights in model.parameters():
             weights.zero_()
-        model.session_in.weight[0, FEATURES.index("events")] = 1.0
+        model.session_in.weight[0, FEATURES.index("events")] = 0.5  # of 2x - 1: the share x
+        model.session_in.bias[0] = 0.5
         model.risk_out.weight[0, 0] = 40.0
         model.risk_out.bias[0] = -14.0
     model.save_pretrained(folder)
