@@ -2,17 +2,19 @@
 
 An event's further use F is the number of events after it in its session (at most 50, so that one
 endless session does not decide). A session ends with a gap of more than 30 minutes. Early events of
-a session have more after them, whatever the item, so F is compared with the mean m(p) of all events
-at the same position p of a session:
+a session have more after them, and so have those of users who stay long, whatever the item. So F is
+compared with what is expected of the position p in the session and of the user u, and ē is the mean
+F of all events:
 
-    e(j) = ē · (Σ F + κ ē) / (Σ m(p) + κ ē),
+    w(u) = (Σ_u F + 5 ē) / (Σ_u m(p) + 5 ē),    m(p) the mean F at position p,
+    e(j) = ē · (Σ_j F + 20 ē) / (Σ_j m(p) w(u) + 20 ē),
 
-with sums over the events of item j, and ē the mean F of all events. An item with few events is near
-ē: κ = 20 events of the mean are added to it.
+with sums over the events of user u, and of item j. Users and items with few events are near the
+mean: 5 and 20 events of it are added to theirs.
 
 This, because over-use is use that goes on: ratings say what is liked, clicks what is begun, and
-neither what is not ended. It is an association: what keeps people may be the item, or the people
-who choose it. It is computed at home from exact data, and never sent.
+neither what is not ended. It is an association: what is chosen when people have time looks as if
+it took it. It is computed at home from exact data, and never sent.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from shared.data.histories import Histories
 
 __all__ = ["Engagement", "estimate_engagement"]
 
+Floats = NDArray[np.float64]
 _MICROSECONDS = 60 * 10**6
 _MOST = 50
 """Further events, and positions, beyond which all count alike."""
-_PRIOR_EVENTS = 20.0
+_PRIOR_OF_USER, _PRIOR_OF_ITEM = 5.0, 20.0
+"""Events of the mean that are added."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +82,19 @@ def estimate_engagement(histories: Histories, items: int, gap_minutes: float = 3
     mean = float(further.mean())
     if mean == 0:
         return Engagement(np.zeros(items + 1), 0.0)
-    observed = np.bincount(histories.items, further, items + 1)
-    expected = np.bincount(histories.items, of_position[position], items + 1)
-    prior = _PRIOR_EVENTS * mean
-    return Engagement(mean * (observed + prior) / (expected + prior), mean)
+    expected = of_position[position]
+    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    expected = (
+        expected * _ratios(user, further, expected, len(histories), _PRIOR_OF_USER * mean)[user]
+    )
+    ratios = _ratios(histories.items, further, expected, items + 1, _PRIOR_OF_ITEM * mean)
+    return Engagement(mean * ratios, mean)
+
+
+def _ratios(
+    group: NDArray[np.int64], observed: Floats, expected: Floats, groups: int, prior: float
+) -> Floats:
+    """Return observed over expected sums of each group, [groups]; `prior` is added to both."""
+    sums = (np.bincount(group, values, groups) + prior for values in (observed, expected))
+    ratios: Floats = next(sums) / next(sums)
+    return ratios

@@ -181,7 +181,7 @@ def row_of(
 
 
 def run(
-    folder: str, number: int, days: int, score: str, threshold: float, seed: int
+    folder: str, number: int, days: int, score: str, threshold: float, seed: int, *, alone: bool
 ) -> tuple[dict[str, float], list[Row]]:
     """Live through all months; return what the score is worth, and a row each."""
     service, others = prepare(folder, number, seed)
@@ -212,10 +212,9 @@ def run(
     }
     plain = months(service, days, (seed, 2, _MONTH))
     rows = [row_of("none", plain, plain, at_risk, days)]
-    arms: Mapping[str, Sequence[Measure]] = {
-        "all measures": list(Measure),
-        **{f"{measure} alone": [measure] for measure in Measure},
-    }
+    arms: dict[str, Sequence[Measure]] = {"all measures": list(Measure)}
+    if alone:
+        arms |= {f"{measure} alone": [measure] for measure in Measure}
     for name, measures in arms.items():
         messages.print(f"{name} ...")
         lived = months(
@@ -242,10 +241,19 @@ def main() -> None:
     parser.add_argument("--score", default="model", help="model, or an AUROC in (.5, 1)")
     parser.add_argument("--threshold", type=float, default=0.3, help="risk from which to protect")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-alone", action="store_true", help="leave out each measure alone")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    facts, rows = run(given.data, given.users, given.days, given.score, given.threshold, given.seed)
+    facts, rows = run(
+        given.data,
+        given.users,
+        given.days,
+        given.score,
+        given.threshold,
+        given.seed,
+        alone=not given.no_alone,
+    )
     if given.json:
         write_json({"score": facts, "rows": [asdict(row) for row in rows]})
         return

@@ -19,7 +19,6 @@ from simulations.benchmarks.wellbeing.users import (
     LOOK_MINUTES,
     Films,
     Users,
-    goes_on,
 )
 
 __all__ = ["BEGIN", "Month", "Service", "live", "ndcg"]
@@ -139,7 +138,7 @@ class _Visits:
     def run(self, now: float) -> float:
         """Live through one session; return when it ends."""
         month, begin = self.month, now
-        own = float(self._service.users.propensity[self._user])
+        films, users = self._service.films, self._service.users
         while now - begin < _MINUTE * _MOST_MINUTES and len(self._left) >= _K:
             shown, pause = self._ask(now)
             if not len(shown):
@@ -148,13 +147,15 @@ class _Visits:
                     return now
                 now += pause
                 continue
-            minutes = self._look(shown, now)
+            film = self._look(shown, now)
+            minutes = LOOK_MINUTES if film is None else FILM_MINUTES
             month.minutes += minutes
             month.at_night += minutes * (not 6 <= now % 86_400.0 / 3600 < 23)
             now += _MINUTE * minutes
             weights = _WEIGHTS[: len(shown)]
-            mean = float(self._service.films.engagement[shown] @ weights / weights.sum())
-            if not goes_on(own, mean, self._random):
+            mean = float(films.engagement[shown] @ weights / weights.sum())
+            engagement = mean if film is None else float(films.engagement[film])
+            if not users.goes_on(self._user, engagement, self._random):
                 break
         return now
 
@@ -180,8 +181,8 @@ class _Visits:
 
         return self._sessions.update("user", now, use)
 
-    def _look(self, shown: NDArray[np.int64], now: float) -> float:
-        """Look at a list and perhaps choose a film; return the minutes that it takes."""
+    def _look(self, shown: NDArray[np.int64], now: float) -> int | None:
+        """Look at a list, and return the film that is chosen; None for none."""
         month, names = self.month, shown.tolist()
         month.lists += 1
         month.ndcg.append(ndcg([film in self._truth for film in names], len(self._truth)))
@@ -190,11 +191,11 @@ class _Visits:
         chances = looks * np.where(liked, _CLICKS.relevant, _CLICKS.other)
         drawn = self._random.random(len(names)) < chances
         if not drawn.any():
-            return LOOK_MINUTES
+            return None
         film = names[int(drawn.argmax())]
         month.films.append(film)
         month.times.append(now)
         self._truth.discard(film)
         ids = self._service.ids[self._user]
         self._left = [column for column in self._left if ids[column] != film]
-        return FILM_MINUTES
+        return film

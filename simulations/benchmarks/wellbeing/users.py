@@ -4,19 +4,21 @@ All of it is invented; the numbers are stated here so that they can be doubted.
 
 | of a user with propensity a ~ N(0, 1)  | is                                                      |
 |----------------------------------------|---------------------------------------------------------|
-| sessions a day                         | Poisson, .7 exp(.3 a)                                   |
-| begin                                  | from 18 to 22 h or, with sigmoid(a - 2), from 22 to 2 h |
+| sessions a day                         | Poisson, .7 exp(.3 a + .5 b), with habit b ~ N(0, 1)    |
+| begin                                  | from 18 to 22 h or, with sigmoid(a + c - 2), from 22 to |
+|                                        |   2 h, with habit c ~ N(0, 1)                           |
 | a step of a session                    | looks at ten films and perhaps chooses one              |
 |                                        |   (`ClickModel`: .6 of relevant ones, .1 of others)     |
 | minutes of a step                      | 20 with a film, 2 without                               |
-| goes on after a step, with the chance  | sigmoid(.4 + a + exp(.4 a) g)                           |
+| goes on after a step, with the chance  | sigmoid(.3 + .9 a + .6 d + exp(.4 a) g), with habit     |
+|                                        |   d ~ N(0, 1)                                           |
 | when no film is shown                  | leaves, half the time; otherwise comes back after the   |
 |                                        |   pause, and goes on                                    |
 
-g is the mean engagement of the films shown, weighed by the looks at their positions. A film's true
-engagement is N(0, 1), correlated by .3 with the logarithm of its popularity, and lower by .5 for
-the two fifths of the films that are called finite. Propensity is all that users differ in, beside
-what they like; the tenth of the highest is at risk.
+g is the engagement of the film that was chosen, or the mean of those shown, weighed by the looks at
+their positions. A film's true engagement is N(0, 1), correlated by .3 with the logarithm of its
+popularity, and lower by .5 for the two fifths of the films that are called finite. The tenth of the
+highest propensity is at risk. Habits are not propensity: they make others look as if they were.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ __all__ = [
     "LOOK_MINUTES",
     "Films",
     "Users",
-    "goes_on",
     "invent_films",
     "invent_users",
 ]
@@ -68,22 +69,30 @@ class Users:
 
     Attributes:
         propensity: a, [N].
+        habits: b, c and d, [N, 3].
         at_risk: the tenth with the highest, bool [N].
     """
 
     propensity: Floats
+    habits: Floats
     at_risk: NDArray[np.bool_]
 
     def begins(self, user: int, days: int, random: np.random.Generator) -> list[float]:
         """Draw when a user comes, in seconds from the first midnight, ascending."""
-        own = float(self.propensity[user])
-        begins = []
-        for day, count in enumerate(random.poisson(0.7 * math.exp(0.3 * own), days).tolist()):
+        own, (often, late, _) = float(self.propensity[user]), self.habits[user].tolist()
+        begins, rate = [], 0.7 * math.exp(0.3 * own + 0.5 * often)
+        for day, count in enumerate(random.poisson(rate, days).tolist()):
             for _ in range(count):
-                night = random.random() < _sigmoid(own - 2)
+                night = random.random() < _sigmoid(own + late - 2)
                 hour = (22.0 if night else 18.0) + 4 * random.random()
                 begins.append(_DAY * day + _HOUR * hour)
         return sorted(begins)
+
+    def goes_on(self, user: int, engagement: float, random: np.random.Generator) -> bool:
+        """Draw whether a session goes on after a film, or a list, of some engagement."""
+        own, stays = float(self.propensity[user]), float(self.habits[user, 2])
+        chance = _sigmoid(0.3 + 0.9 * own + 0.6 * stays + math.exp(0.4 * own) * engagement)
+        return bool(random.random() < chance)
 
 
 def invent_films(counts: NDArray[np.int64], random: np.random.Generator) -> Films:
@@ -105,10 +114,4 @@ def invent_users(number: int, random: np.random.Generator) -> Users:
     """Invent users; the tenth of the highest propensity is at risk."""
     propensity = random.normal(size=number)
     least = np.sort(propensity)[-max(1, round(_AT_RISK * number))]
-    return Users(propensity, propensity >= least)
-
-
-def goes_on(propensity: float, shown: float, random: np.random.Generator) -> bool:
-    """Draw whether a session goes on after a list of mean engagement `shown`."""
-    chance = _sigmoid(0.4 + propensity + math.exp(0.4 * propensity) * shown)
-    return bool(random.random() < chance)
+    return Users(propensity, random.normal(size=(number, 3)), propensity >= least)
