@@ -192,7 +192,7 @@ class _Visits:
         drawn = self._random.random(len(names)) < chances
         if not drawn.any():
             return None
-        film = names[int(drawn.argmax())]
+        film: int = names[int(drawn.argmax())]
         month.films.append(film)
         month.times.append(now)
         self._truth.discard(film)
