@@ -32,7 +32,7 @@ from simulations.datasets.load import load
 
 __all__ = ["main"]
 
-_FEWEST, _CANDIDATES, _STRENGTH = 20, 1000, 10.0
+_FEWEST, _CANDIDATES, _STRENGTH = 20, 600, 10.0
 _EARLIER, _MONTH = 0, 1
 _KEYS: Mapping[Measure, Mapping[str, object]] = {
     Measure.CAP: {"cap": 60},
@@ -192,7 +192,8 @@ def run(
         np.concatenate([month.films for month in earlier]).astype(np.int64), minlength=films + 1
     )
     often = known >= 20
-    agreement = np.corrcoef(estimate.values[often], service.films.engagement[often])[0, 1]
+    pairs = estimate.values[often], service.films.engagement[often]
+    agreement = np.corrcoef(*pairs)[0, 1] if often.sum() > 2 else 0.0
     service = replace(service, engagement=estimate)
     at_risk = service.users.at_risk
     if score == "model":

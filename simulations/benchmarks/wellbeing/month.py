@@ -131,6 +131,7 @@ class _Visits:
         self._service, self._user, self._random = service, user, random
         self._policy, self._risk = policy, risk
         self._left = list(range(service.ids.shape[1]))  # columns of films not seen yet
+        self._column = {film: column for column, film in enumerate(service.ids[user].tolist())}
         self._truth = set(service.truth[user])
         self._sessions = Sessions(0.0 if policy is None else _MINUTE * policy.session_gap_minutes)
         self.month = Month()
@@ -185,10 +186,9 @@ class _Visits:
         """Look at a list, and return the film that is chosen; None for none."""
         month, names = self.month, shown.tolist()
         month.lists += 1
-        month.ndcg.append(ndcg([film in self._truth for film in names], len(self._truth)))
-        looks = _CLICKS.looks(len(names))
         liked = [film in self._truth for film in names]
-        chances = looks * np.where(liked, _CLICKS.relevant, _CLICKS.other)
+        month.ndcg.append(ndcg(liked, len(self._truth)))
+        chances = _WEIGHTS[: len(names)] * np.where(liked, _CLICKS.relevant, _CLICKS.other)
         drawn = self._random.random(len(names)) < chances
         if not drawn.any():
             return None
@@ -196,6 +196,5 @@ class _Visits:
         month.films.append(film)
         month.times.append(now)
         self._truth.discard(film)
-        ids = self._service.ids[self._user]
-        self._left = [column for column in self._left if ids[column] != film]
+        self._left.remove(self._column[film])
         return film
