@@ -113,8 +113,9 @@ def _room_table(config: SimulationConfig, room: Sequence[Fit]) -> Table:
     share = config.warm_start.share
     after = f", after statistics with {share:g} of ε" if share else ""
     steps = config.training.local_steps
+    instead = " instead of the plan's" if config.training.planned else ""
     output.print(
-        f"Rounds that fit, of {steps} step{'s' * (steps > 1)} at sample rate "
+        f"Rounds that fit{instead}, of {steps} step{'s' * (steps > 1)} at sample rate "
         f"{config.training.sample_rate:g}{after}:",
         soft_wrap=True,
     )
