@@ -44,7 +44,9 @@ MIN_SIGNAL_TO_NOISE = 4.0
 
 GENERATIONS = 2
 """Times that histories are drawn, from the weights that the ones before led to: a third changes
-nothing that can be measured (docs/experiments/recipe.md)."""
+nothing that can be measured (docs/utility.md)."""
+MIN_GAIN = 0.1
+"""Gain of the moment below which no histories are drawn: they would follow from noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ def _refine(
         return
     if public is not None:
         match_moment(model, moment, sample_public_states(public, table, recency), steps)
+        return
+    if moment.gain < MIN_GAIN:
         return
     first = model.feature_out.weight.detach().clone()
     for generation in range(GENERATIONS):
