@@ -7,19 +7,22 @@ what `client.logs` allows.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from client import logs
 from client.compute import evaluation, trainer
 from client.compute.evaluation import EvaluationPlan, evaluate, evaluation_points
+from client.compute.groups import user_counts
 from client.compute.memory import keep_freed_memory
 from client.compute.statistics import noised_statistic, statistic_points
 from client.compute.trainer import LocalPlan, gradient_points, train
@@ -38,6 +41,7 @@ from shared.config import LocalTraining
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ClippingError, ConfigError, Refused, WireError
+from shared.groups import columns_of
 from shared.message_records import step_asked
 from shared.messages import (
     AGGREGATE,
@@ -283,34 +287,37 @@ def _record_malformed(message: Message, context: Context) -> Refusal:
 def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
     """Do everything that may fail before the budget is charged."""
     model, histories, plan = _training(request, site, catalogue)
-    return lambda: train(model, histories, plan, site.random(request.round))
+    counts = _counts(site, request, histories)
+    return lambda: train(model, histories, plan, site.random(request.round), counts)
 
 
 def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> Computation:
     model, histories, plan = _evaluation(request, site, catalogue)
-    random = site.random(request.round, _EVALUATION)
-    return lambda: {"sums": evaluate(model, histories, plan, random)}
+    random, columns = site.random(request.round, _EVALUATION), _columns(site, request)
+    return lambda: {"sums": evaluate(model, histories, plan, random, columns)}
 
 
 def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
     table = item_descriptors(request.model, catalogue).numpy()
     histories = _histories(site, catalogue)
-    random = site.random(request.round, _STATISTICS)
-    return lambda: {"total": noised_statistic(histories, table, request, random)}
+    random, counts = site.random(request.round, _STATISTICS), _counts(site, request, histories)
+    return lambda: {"total": noised_statistic(histories, table, request, random, counts)}
 
 
 def _prepare_points(request: Request, site: Site, catalogue: Catalogue) -> PointsComputation:
     """Do for a masked answer what the functions above do for one that leaves as it is."""
     if isinstance(request, TrainRequest):
         model, histories, plan = _training(request, site, catalogue)
-        return lambda: gradient_points(model, histories, plan, site.random(request.round))
+        own = _counts(site, request, histories)
+        return lambda: gradient_points(model, histories, plan, site.random(request.round), own)
     if isinstance(request, EvaluateRequest):
         ranker, whole, measured = _evaluation(request, site, catalogue)
-        random = site.random(request.round, _EVALUATION)
-        return lambda: evaluation_points(ranker, whole, measured, random)
+        random, columns = site.random(request.round, _EVALUATION), _columns(site, request)
+        return lambda: evaluation_points(ranker, whole, measured, random, columns)
     table = item_descriptors(request.model, catalogue).numpy()
     read, source = _histories(site, catalogue), site.random(request.round, _STATISTICS)
-    return lambda: statistic_points(read, table, request, source)
+    counts = _counts(site, request, read)
+    return lambda: statistic_points(read, table, request, source, counts)
 
 
 def _training(
@@ -339,11 +346,27 @@ def _evaluation(
         noise_multiplier=request.noise_multiplier,
         trust=request.trust,
         k=request.k,
+        tables=request.tables,
     )
     model = _model(request, site, catalogue)
     with _refused_as_policy():
         evaluation.check_model(model)
     return model, _all_histories(site, catalogue), plan
+
+
+def _columns(site: Site, request: EvaluateRequest) -> Mapping[str, Mapping[str, str]]:
+    """Return what the site's table of users says of each user, where the request has groups."""
+    return site.user_columns(columns_of(request.tables))
+
+
+def _counts(
+    site: Site, request: TrainRequest | StatisticsRequest, histories: Histories
+) -> NDArray[np.float64] | None:
+    """Return what each user counts; None where the request weighs no groups."""
+    weighted = request.weighted
+    if weighted is None:
+        return None
+    return user_counts(weighted, histories, site.user_columns(columns_of([weighted.table])))
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from shared.messages import (
     StatisticsRequest,
     Summed,
     TrainRequest,
+    said_fields,
 )
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.outcomes import Refusal
@@ -436,6 +437,15 @@ def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Reque
             ),
             plan.evaluations,
         )
+    if plan.groups and Ask.EVALUATE in policy.answers:
+        measured = EvaluateRequest(
+            **common,
+            weights=weights,
+            noise_multiplier=plan.groups_noise,
+            sample_rate=1.0,
+            groups=plan.groups,
+        )
+        yield measured, 1
 
 
 _ASKED = {
@@ -495,9 +505,8 @@ def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
     Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets
     the first answer, which tells it nothing new.
     """
-    asked = flatten(request, without=_UNCHARGED)
-    if request.trust is Trust.LOCAL:
-        del asked["trust"]  # earlier versions recorded fingerprints without it
+    # Earlier versions recorded fingerprints without the fields that say nothing.
+    asked = said_fields(flatten(request, without=_UNCHARGED))
     return Entry(
         run=request.run,
         round=request.round,

@@ -30,8 +30,9 @@ from server.noise_plan import (
 from server.rounds.affordability import ask_whether_all_can_pay
 from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
+from server.rounds.groups import GroupMeasurement
 from server.rounds.participants import Participants, Partner
-from server.rounds.requests import Terms, plan_request
+from server.rounds.requests import Terms, groups_request, plan_request
 from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
 from server.runs.recommender import build_recommender, with_own_items
@@ -46,7 +47,7 @@ from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, ServerError
-from shared.models.attention import build, trainable
+from shared.models.attention import AttentionRecommender, build, trainable
 from shared.secure_aggregation.signing import public_to_text
 
 __all__ = ["MODEL", "Observer", "app", "make_app"]
@@ -116,7 +117,9 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
                 attempts=Attempts(out, checkpoint.run) if config.privacy.masked else None,
             )
             checkpoint = run_stages(federation, checkpoint, observer)
-            build_recommender(checkpoint, config, catalogue).save_pretrained(out / MODEL)
+            model = build_recommender(checkpoint, config, catalogue)
+            model.save_pretrained(out / MODEL)
+            measure_groups(federation, checkpoint, model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,11 +302,32 @@ def run_training_rounds(
     return checkpoint
 
 
+def measure_groups(
+    federation: Federation, checkpoint: Checkpoint, model: AttentionRecommender
+) -> None:
+    """Ask once how well the finished model serves each public group, where the run measures it."""
+    reporter, config = federation.reporter, with_own_items(federation.config, checkpoint)
+    if not config.groups.share or reporter.status.groups:
+        return
+    weights = {name: p.detach().cpu().numpy() for name, p in trainable(model).items()}
+    measurement = GroupMeasurement(
+        grid=federation.grid,
+        look_up=federation.participants.look_up,
+        config=config,
+        attempts=federation.attempts,
+        on_finish=reporter.groups_collected,
+    )
+    request = groups_request(config, _terms(config, checkpoint), weights)
+    reporter.groups_measured(measurement.ask(request))
+
+
 def _terms(config: RunConfig, checkpoint: Checkpoint) -> Terms:
+    noise = plan_noise(config)
     return Terms(
         run=checkpoint.run,
         catalogue=checkpoint.catalogue,
-        noise_multiplier=plan_noise(config).training,
+        noise_multiplier=noise.training,
+        groups_noise=noise.groups,
     )
 
 

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
-from shared.messages import Statistic
+from shared.groups import tables_of
+from shared.messages import Statistic, evaluation_bound
 from shared.models.moments import POPULARITY_FADE
-from shared.privacy.accounting.accountant import noise_multiplier_for
+from shared.privacy.accounting.accountant import epsilon, noise_multiplier_for
 from shared.privacy.distributed_noise import MOST_ORGANISATIONS, share_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = [
     "NoisePlan",
+    "about_groups",
     "check_masking",
     "most_own_items",
     "noise_for_share",
@@ -55,10 +57,12 @@ class NoisePlan:
         statistics: of one release that costs as much as all statistics together; 0 if none is
             asked for. See `noise_for_share`.
         training: of each step; 0 if there is none.
+        groups: of the one measurement of groups; 0 if there is none.
     """
 
     statistics: float = 0.0
     training: float = 0.0
+    groups: float = 0.0
 
 
 def check_masking(config: RunConfig, *, simulated: bool) -> None:
@@ -99,12 +103,15 @@ def plan_noise(config: RunConfig) -> NoisePlan:
         share=config.statistics_share,
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
+        measured=config.groups.share,
     )
     if not config.privacy.secure:
         return noise
     shares = config.privacy.honest_shares(config.server.organisations)
     return NoisePlan(
-        statistics=share_for(noise.statistics, shares), training=share_for(noise.training, shares)
+        statistics=share_for(noise.statistics, shares),
+        training=share_for(noise.training, shares),
+        groups=share_for(noise.groups, shares) if noise.groups else 0.0,
     )
 
 
@@ -129,7 +136,13 @@ def release_of(
 
 
 def split_epsilon(
-    epsilon: float, delta: float, *, share: float, sample_rate: float, steps: int
+    epsilon: float,
+    delta: float,
+    *,
+    share: float,
+    sample_rate: float,
+    steps: int,
+    measured: float = 0.0,
 ) -> NoisePlan:
     """Return the least noise for statistics of all users, then `steps` sums at `sample_rate`.
 
@@ -140,34 +153,57 @@ def split_epsilon(
             steps get more than the rest: composition costs less than the sum.
         sample_rate: of a step, in (0, 1].
         steps: >= 0; 0 if the share is 1.
+        measured: share of 1 / σ² of one release at ε, in [0, 1), that one measurement of groups of
+            all users gets; statistics get so much less of theirs. 0 measures nothing.
 
     Raises:
         AccountingError: no usable noise multiplier meets it.
     """
-    statistics, spent = 0.0, []
+    statistics, groups, spent = 0.0, 0.0, []
+    if measured > 0:
+        of_all = noise_multiplier_for(epsilon, delta, sample_rate=1.0, steps=1)
+        groups = noise_for_share(of_all, measured)
+        spent += [_of_all_users(ReleaseKind.EVALUATE, groups)]
     if share > 0:
-        statistics = noise_multiplier_for(share * epsilon, delta, sample_rate=1.0, steps=1)
-        spent = [
-            Release(
-                kind=ReleaseKind.STATISTICS,
-                noise_multiplier=statistics,
-                sample_rate=1.0,
-                steps=1,
-            )
-        ]
+        alone = noise_multiplier_for(share * epsilon, delta, sample_rate=1.0, steps=1)
+        statistics = noise_for_share(alone, 1 - measured)
+        spent += [_of_all_users(ReleaseKind.STATISTICS, statistics)]
     if not steps:
-        return NoisePlan(statistics=statistics)
+        return NoisePlan(statistics=statistics, groups=groups)
     training = noise_multiplier_for(
         epsilon, delta, sample_rate=sample_rate, steps=steps, spent=spent
     )
-    return NoisePlan(statistics=statistics, training=training)
+    return NoisePlan(statistics=statistics, training=training, groups=groups)
+
+
+def _of_all_users(kind: ReleaseKind, noise_multiplier: float) -> Release:
+    return Release(kind=kind, noise_multiplier=noise_multiplier, sample_rate=1.0, steps=1)
+
+
+def about_groups(config: RunConfig) -> str:
+    """Say what the measurement of groups asks for and costs, before it does; "" without one.
+
+    Raises:
+        AccountingError: no usable noise multiplier meets the run's ε.
+    """
+    share, tables = config.groups.share, tables_of(config.groups.tables)
+    if not share:
+        return ""
+    asked = release_of(config, ReleaseKind.EVALUATE, plan_noise(config).groups, 1.0, 1)
+    bound = evaluation_bound(len(tables))
+    return (
+        f"Groups: {sum(table.size for table in tables)} in {len(tables)} tables are measured once, "
+        f"with {share:.0%} of the budget (by itself ε = "
+        f"{epsilon([asked], config.privacy.delta):.2f}). A user changes these sums by "
+        f"{bound:.3g} at most; each gets noise of {asked.noise_multiplier * bound:.1f} users."
+    )
 
 
 def planned_releases(config: RunConfig) -> list[Release]:
     """Return what the run asks every site to release in all.
 
     The statistics are one release that costs as much as they do together. An evaluation costs as
-    much as a step and counts as one.
+    much as a step and counts as one; the measurement of groups is a release of its own.
 
     Raises:
         AccountingError: no usable noise multiplier meets the run's ε.
@@ -176,6 +212,7 @@ def planned_releases(config: RunConfig) -> list[Release]:
     sums = (
         (ReleaseKind.STATISTICS, noise.statistics, 1.0, int(config.statistics_share > 0)),
         (ReleaseKind.TRAIN, noise.training, config.training.sample_rate, config.noised_sums),
+        (ReleaseKind.EVALUATE, noise.groups, 1.0, int(config.groups.share > 0)),
     )
     return [
         release_of(config, kind, sigma, rate, steps) for kind, sigma, rate, steps in sums if steps

@@ -3,6 +3,7 @@
 - `config`: a run's settings; `sections`: how settings are declared and refused.
 - `messages`: every message between coordinator and partner, typed both ways.
 - `message_records`: the form of a message in Flower's records.
+- `groups`: public groups of users, and in which one a user is.
 - `errors`: the tree of exceptions.
 - `outcomes`: how a reply counts, and the refusals that a partner may send.
 - `data/`: interactions to histories; the public catalogue; tables of any file format.

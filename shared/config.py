@@ -16,8 +16,10 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from shared.errors import ConfigError
+from shared.groups import TASTE, GroupsConfig, tables_of
 from shared.sections import (
     Choice,
+    Fraction,
     ListOf,
     NonNegativeInt,
     NonNegativeNumber,
@@ -261,10 +263,14 @@ class TrainingConfig(LocalTraining):
             their steps are, and `warm_start.share`, chosen from ε, organisations, users and items
             when the run is made (`server.training_plan`).
         decay: of the learning rate over the rounds: "constant", or "linear" towards 0.
+        debias: τ in [0, 1] of logit adjustment (arXiv:2007.07314): the loss adds τ times an item's
+            log popularity to its score, so that the published scores leave it out. 0 leaves
+            nothing out; with 1 no item is ahead for being popular.
     """
 
     rounds: NonNegativeInt | Literal["plan"] = "plan"
     decay: Choice[Decay] = Decay.CONSTANT
+    debias: Fraction = 0.0
 
     @property
     def planned(self) -> bool:
@@ -454,6 +460,7 @@ class RunConfig:
         warm_start: what training begins with.
         training: what a site does in a round.
         server: how replies become weights.
+        groups: public groups of users, see `shared.groups`.
         paths: files and folders; not part of the run's identity.
         seed: of the initial weights, >= 0. Noise is never seeded from here.
     """
@@ -463,6 +470,7 @@ class RunConfig:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    groups: GroupsConfig = field(default_factory=GroupsConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     seed: NonNegativeInt = 0
 
@@ -489,6 +497,7 @@ class RunConfig:
         )
         if self.privacy.secure:
             _check_secure(self)
+        _check_groups(self)
 
     @property
     def statistics_share(self) -> float:
@@ -522,6 +531,10 @@ class RunConfig:
         free = ("paths.", *(f"server.{name}" for name in _FREE))
         if not self.privacy.secure:
             free += tuple(f"privacy.{name}" for name in _SECURE)
+        if self.groups == GroupsConfig():  # as of runs of versions that had no groups
+            free += ("groups.",)
+        if not self.training.debias:
+            free += ("training.debias",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
 
     @property
@@ -574,6 +587,22 @@ def _check_secure(config: RunConfig) -> None:
             f"server.weighting = '{config.server.weighting}' with privacy.trust = "
             f"'{privacy.trust}': what is summed is over all users alike. Choose 'population'.",
         )
+
+
+def _check_groups(config: RunConfig) -> None:
+    """Refuse what groups cannot be measured or weighed by."""
+    groups, model = config.groups, config.model
+    _require(
+        config.privacy.private or not groups.share,
+        f"groups.share = {groups.share} without privacy: a site's metrics are never exact. Set it "
+        "to 0, or set privacy.epsilon.",
+    )
+    named = {factor.name for table in tables_of(groups.tables) for factor in table.factors}
+    _require(
+        model.item_bias or not (TASTE in named or config.training.debias),
+        "model.item_bias = false with groups of taste or with training.debias: the model has no "
+        "popularity of its own. Set it to true.",
+    )
 
 
 def _require(condition: bool, message: str) -> None:

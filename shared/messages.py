@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from shared.config import LocalTraining, ModelConfig, Trust
 from shared.errors import ConfigError, SecureAggregationError, WireError
+from shared.groups import Table, Weighted, tables_of, weighted_of
 from shared.message_records import (
     ARRAYS,
     FIELDS,
@@ -89,10 +90,12 @@ __all__ = [
     "TrainReply",
     "TrainRequest",
     "Weights",
+    "evaluation_bound",
     "largest_masked_input",
     "refusal_in",
     "refusal_reply",
     "request_digest",
+    "said_fields",
     "summed_kind",
     "traffic",
 ]
@@ -110,7 +113,8 @@ AGGREGATE = f"{MessageType.QUERY}.{AGGREGATE_ACTION}"
 PROTOCOL = 2
 """Version of the messages; increased when one changes its form."""
 SUMS = ("hr", "ndcg", "users")
-"""The sums of an evaluation, in order; each user adds a value in [0, 1] to each."""
+"""The sums of an evaluation, in order; each user adds a value in [0, 1] to each. With groups, those
+over all users come first, then those of each table's cells."""
 
 STEPS = range(1, 6)
 """Steps of secure aggregation; see `shared.secure_aggregation.messages`."""
@@ -127,7 +131,15 @@ UncheckedWeights = Annotated[Weights, Unchecked]
 """Weights as a field: `read_weights` has checked each array's form as it was read."""
 
 _SUMS, _TOTAL = "sums", "total"
-_TRUST, _AGGREGATION_KEY = "trust", "aggregation_key"
+_LEFT_OUT: dict[str, Value] = {
+    "trust": str(Trust.LOCAL),
+    "aggregation_key": "",
+    "groups": "",
+    "weights_of_groups": "",
+    "groups_noise": 0.0,
+}
+"""Fields that a message leaves out where they say nothing, and what they say then: an earlier
+version, which does not know them, reads such a message."""
 _REFUSAL_BASE = 1000
 """Error codes from here on are ours; Flower's own are below."""
 
@@ -178,8 +190,7 @@ class DescribeReply:
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
-        left_out = () if self.aggregation_key else (_AGGREGATION_KEY,)
-        return pack(flatten(self, without=left_out))
+        return pack(said_fields(flatten(self)))
 
     @classmethod
     def from_content(cls, content: RecordDict) -> DescribeReply:
@@ -207,6 +218,9 @@ class PlanRequest(LocalTraining):
         training_noise: noise multiplier of each training step, and of each evaluation.
         rounds: of training, >= 0.
         evaluations: how many are asked for, >= 0.
+        groups: whose figures are asked for once, as in an `EvaluateRequest`.
+        groups_noise: noise multiplier of that, >= 0.
+        weights_of_groups: as in a `TrainRequest`.
         trust: as in a `TrainRequest`, of all of them.
     """
 
@@ -220,7 +234,13 @@ class PlanRequest(LocalTraining):
     training_noise: NonNegativeNumber
     rounds: NonNegativeInt
     evaluations: NonNegativeInt
+    groups: str = ""
+    groups_noise: NonNegativeNumber = 0.0
+    weights_of_groups: str = ""
     trust: Choice[Trust] = Trust.LOCAL
+
+    def __post_init__(self) -> None:
+        _check_groups(self.groups, self.weights_of_groups)
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -261,6 +281,7 @@ class TrainRequest(LocalTraining):
         noise_multiplier: noise over clip norm; 0 asks for a run without privacy.
         frozen: fingerprint of the weights that the partner's model must have beside these; ""
             leaves them unchecked.
+        weights_of_groups: what users of each group count, see `shared.groups`; "" all alike.
         trust: "local", the noise is the partner's whole one; or "secure-aggregation", its share.
     """
 
@@ -271,7 +292,16 @@ class TrainRequest(LocalTraining):
     weights: UncheckedWeights
     noise_multiplier: NonNegativeNumber
     frozen: str = ""
+    weights_of_groups: str = ""
     trust: Choice[Trust] = Trust.LOCAL
+
+    def __post_init__(self) -> None:
+        _check_groups("", self.weights_of_groups)
+
+    @property
+    def weighted(self) -> Weighted | None:
+        """What users of each group count; None where all count alike."""
+        return weighted_of(self.weights_of_groups)
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -317,6 +347,8 @@ class EvaluateRequest:
         sample_rate: in (0, 1].
         k: cut-off of the ranking, >= 1.
         frozen: as in a `TrainRequest`; so is `trust`.
+        groups: tables of groups whose figures are asked for, see `shared.groups`; "" asks for
+            those of all users alone.
         trust: whose noise protects the partner's users.
     """
 
@@ -329,12 +361,29 @@ class EvaluateRequest:
     sample_rate: ShareAboveZero
     k: PositiveInt = 10
     frozen: str = ""
+    groups: str = ""
     trust: Choice[Trust] = Trust.LOCAL
+
+    def __post_init__(self) -> None:
+        _check_groups(self.groups, "")
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of groups."""
+        return tables_of(self.groups)
+
+    @property
+    def numbers(self) -> int:
+        """How many sums are asked for: those over all users, and those of each cell."""
+        return len(SUMS) * (1 + sum(table.size for table in self.tables))
 
     @property
     def clip_norm(self) -> float:
-        """The public bound on one user's part of the sums: √3, its length where all are 1."""
-        return math.sqrt(len(SUMS))
+        """The public bound on one user's part of the sums: its length where all are 1.
+
+        √(3 (1 + G)): the user counts once for all users and in one cell of each of G tables.
+        """
+        return evaluation_bound(len(self.tables))
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -352,7 +401,7 @@ class EvaluateReply:
     """Noised sums over a site's users, and nothing else.
 
     Attributes:
-        sums: float32 [3], in the order of `SUMS`.
+        sums: float32 [m], in the order of `SUMS`, over all users, then of each table's cells.
     """
 
     sums: NDArray[np.float32]
@@ -362,12 +411,12 @@ class EvaluateReply:
         return pack(None, {_SUMS: self.sums})
 
     @classmethod
-    def from_content(cls, content: RecordDict) -> EvaluateReply:
-        """Read the message; raises WireError, also for any field besides the sums."""
+    def from_content(cls, content: RecordDict, numbers: int = len(SUMS)) -> EvaluateReply:
+        """Read the message; raises WireError, also for any field besides so many sums."""
         arrays = read_weights(only_records(content, ARRAYS))
-        if set(arrays) != {_SUMS} or arrays[_SUMS].shape != (len(SUMS),):
+        if set(arrays) != {_SUMS} or arrays[_SUMS].shape != (numbers,):
             shapes = {name: value.shape for name, value in arrays.items()}
-            raise WireError(f"an evaluation holds {shapes}, not {len(SUMS)} sums alone.")
+            raise WireError(f"an evaluation holds {shapes}, not {numbers} sums alone.")
         return cls(sums=arrays[_SUMS])
 
 
@@ -390,7 +439,8 @@ class StatisticsRequest:
         noise_multiplier: noise over the clip norm, which is 1; 0 asks for a run without privacy.
         statistic: which one.
         fade: how a user's older events weigh in popularity, in [0, 1].
-        trust: as in a `TrainRequest`.
+        weights_of_groups: as in a `TrainRequest`; so is `trust`.
+        trust: whose noise protects the partner's users.
     """
 
     run: str
@@ -400,7 +450,16 @@ class StatisticsRequest:
     noise_multiplier: NonNegativeNumber
     statistic: Choice[Statistic]
     fade: Fraction
+    weights_of_groups: str = ""
     trust: Choice[Trust] = Trust.LOCAL
+
+    def __post_init__(self) -> None:
+        _check_groups("", self.weights_of_groups)
+
+    @property
+    def weighted(self) -> Weighted | None:
+        """What users of each group count; None where all count alike."""
+        return weighted_of(self.weights_of_groups)
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -533,6 +592,11 @@ class AggregateReply:
         return cls(message=read_bytes(only_records(content, MESSAGE), most))
 
 
+def evaluation_bound(tables: int) -> float:
+    """Return how long one user's part of an evaluation with so many tables of groups may be."""
+    return math.sqrt(len(SUMS) * (1 + tables))
+
+
 def largest_masked_input(length: int) -> int:
     """Return the most bytes of a masked input of so many numbers."""
     return 8 * length + _MASKED_HEADER
@@ -576,8 +640,21 @@ def traffic(message: Message) -> int:
     return array_bytes(message.content) if message.has_content() else 0
 
 
+def said_fields(fields: dict[str, Value]) -> dict[str, Value]:
+    """Leave out fields that say nothing (`_LEFT_OUT`): so says a message without them."""
+    return {key: value for key, value in fields.items() if _LEFT_OUT.get(key) != value}
+
+
+def _check_groups(tables: str, weights: str) -> None:
+    try:
+        tables_of(tables)
+        weighted_of(weights)
+    except ConfigError as error:
+        raise WireError(str(error)) from None
+
+
 def _request_fields(request: Request | PlanRequest) -> dict[str, Value]:
-    flat = _without_local_trust(flatten(request, without=("weights",)))
+    flat = said_fields(flatten(request, without=("weights",)))
     fields = {name: flat.pop(name) for name in field_types(type(request)) if name in flat}
     return {"protocol": PROTOCOL} | fields | flat  # what is left is the model's
 
@@ -596,18 +673,9 @@ def _read_request(
         raise WireError(str(error)) from error
 
 
-def _without_local_trust(fields: dict[str, Value]) -> dict[str, Value]:
-    """Leave out that a request is of local trust: so says a message without the field."""
-    return {key: value for key, value in fields.items() if (key, value) != (_TRUST, Trust.LOCAL)}
-
-
 def _sent_types(cls: type, content: RecordDict) -> dict[str, type]:
-    """Return the types of the fields that a message holds; two are left out where they say nothing.
-
-    They are the `trust` of a request, where it is local, and the `aggregation_key` of a site that
-    has none.
-    """
-    absent = {name for name in (_TRUST, _AGGREGATION_KEY) if not has_field(content, name)}
+    """Return the types of the fields that a message holds, without those that say nothing."""
+    absent = {name for name in _LEFT_OUT if not has_field(content, name)}
     return {name: kind for name, kind in field_types(cls).items() if name not in absent}
 
 

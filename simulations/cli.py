@@ -24,6 +24,7 @@ app = command_table(
         "simulate": "simulations.commands.simulate:simulate_command",
         "over-use": "simulations.over_use.command:over_use_command",
         "rerank": "simulations.commands.rerank:rerank_command",
+        "fairness": "simulations.commands.fairness:fairness_command",
         "prepare": "simulations.commands.simulate:prepare_command",
         "settings": "simulations.commands.settings:settings_command",
         "data": command_table(

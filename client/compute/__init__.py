@@ -4,7 +4,8 @@
 - `noise_optimiser`: their step, by Opacus, on clipped sums.
 - `batches`: physical batches of constant shape, independent of who is in them.
 - `statistics`: noised popularity and moment, for a warm start.
-- `evaluation`: noised ranking metrics of given weights.
+- `evaluation`: noised ranking metrics of given weights, over all users and by group.
+- `groups`: in which public group each user is, and what its users count.
 - `over_use`: one noised gradient of the model of over-use risk.
 - `memory`: keeps freed memory in the process.
 """

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -86,11 +86,13 @@ class Batch:
         events: right-padded with 0, int64 [R, T + 1].
         candidates: item ids in 1..V, int64 [R, K].
         bits: random, int32 in 0..65535, [R, masked].
+        counts: what each user's gradient counts, float64 [R]; None is 1 for all.
     """
 
     events: Tensor
     candidates: Tensor
     bits: Tensor
+    counts: Tensor | None = None
 
     def repeated(self, rows: int) -> Batch:
         """Return this batch of one user with that user in so many rows."""
@@ -158,7 +160,12 @@ def shape_of(
 
 
 def physical_batches(
-    histories: Histories, users: NDArray[np.int64], shape: Shape, key: bytes, step: int
+    histories: Histories,
+    users: NDArray[np.int64],
+    shape: Shape,
+    key: bytes,
+    step: int,
+    counts: NDArray[np.float64] | None = None,
 ) -> Iterator[Batch]:
     """Cut one step's sample into physical batches; an empty sample makes one.
 
@@ -168,9 +175,17 @@ def physical_batches(
         shape: of every batch.
         key: secret, of the users' random streams.
         step: number of the step, >= 0.
+        counts: what the gradient of each user of `histories` counts, [N]; None is 1 for all.
     """
     for start in range(0, max(1, len(users)), shape.rows):
-        yield _batch(histories, users[start : start + shape.rows], shape, key, step)
+        rows = users[start : start + shape.rows]
+        batch = _batch(histories, rows, shape, key, step)
+        if counts is None:
+            yield batch
+            continue
+        of_rows = torch.zeros(shape.rows, dtype=torch.float64)
+        of_rows[: len(rows)] = torch.from_numpy(counts[rows])
+        yield replace(batch, counts=of_rows)
 
 
 def _batch(

@@ -3,8 +3,10 @@
 For each sampled user the model sees all events but the last and ranks the whole catalogue, without
 what the user has met before (`shared.evaluation.ranking`). A user's part of the sum is (HR@k,
 nDCG@k, 1), each in [0, 1], so its length is at most √3, whatever the data; the third sum counts
-users, so that means can be formed. The sum gets N(0, (σ√3)²) on each figure: one Poisson-subsampled
-Gaussian release, with the same unit and neighbours as a training step.
+users, so that means can be formed. Where figures of groups are asked for, the user adds the same
+three numbers once more in its cell of each of G tables (`shared.groups`), and nothing in any other
+cell, so that its length is at most C = √(3 (1 + G)). The sum gets N(0, (σC)²) on each figure: one
+Poisson-subsampled Gaussian release, with the same unit and neighbours as a training step.
 
 A user's part depends on that user, the weights and public constants alone, in every bit: a rank
 turns on the last bit of two scores. Scores are computed in batches of constant shape
@@ -17,7 +19,7 @@ same event was trained on elsewhere, or here before "evaluate" was allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,20 +34,31 @@ from client.compute.batches import (
     shape_of,
     user_numbers,
 )
+from client.compute.groups import UserColumns, user_cells
 from shared.config import Trust
 from shared.data.histories import Histories
 from shared.evaluation.ranking import ranks
+from shared.groups import Table
 from shared.models.attention import AttentionRecommender
+from shared.models.popularity import popularity_ranks
 from shared.privacy.clipping.layers import linear_maps_by_user
 from shared.privacy.clipping.probe import random_weights
 from shared.privacy.noise import RandomSource, noised
 from shared.privacy.noise_share import noised_points, noised_share
 from shared.privacy.sampling import poisson_samples
 
-__all__ = ["EvaluationPlan", "check_model", "evaluate", "evaluation_points", "noised_sums"]
+__all__ = [
+    "EvaluationPlan",
+    "check_model",
+    "evaluate",
+    "evaluation_points",
+    "noised_sums",
+]
 
 _POINTS = 2.0**40
 """Steps of the grid of the sums in a clip norm."""
+_USERS_AT_ONCE = 2**14
+"""Whose parts are held at a time; it does not change the sum, which is one of integers."""
 _MOST_ROWS = 1
 """Users scored at once. With more, scores can round by row although the check of rows passes: it
 looks at the scores of one invented user, which are few (docs/experiments/attacks.md)."""
@@ -60,6 +73,7 @@ class EvaluationPlan:
         clip_norm: bound C on the length of one user's part, > 0.
         noise_multiplier: noise over clip norm, > 0.
         k: the cut-off, >= 1.
+        tables: of groups.
         trust: whether that is the whole noise, or a share of one.
     """
 
@@ -67,6 +81,7 @@ class EvaluationPlan:
     clip_norm: float
     noise_multiplier: float
     k: int
+    tables: tuple[Table, ...] = ()
     trust: Trust = Trust.LOCAL
 
 
@@ -80,7 +95,11 @@ def check_model(model: AttentionRecommender) -> None:
 
 
 def evaluate(
-    model: AttentionRecommender, histories: Histories, plan: EvaluationPlan, random: RandomSource
+    model: AttentionRecommender,
+    histories: Histories,
+    plan: EvaluationPlan,
+    random: RandomSource,
+    columns: UserColumns | None = None,
 ) -> Tensor:
     """Return the noised sums of HR@k, nDCG@k and users over one Poisson sample.
 
@@ -89,53 +108,99 @@ def evaluate(
         histories: the site's private histories, whole; each has at least two events.
         plan: public constants.
         random: source of sample and noise.
+        columns: of the users, for groups; None where the site has none.
 
     Returns:
-        float32 [3], in the order of `shared.messages.SUMS`, on the CPU.
+        float32 [m], in the order of `shared.messages.SUMS`, over all users and then of each table's
+        cells, on the CPU.
     """
-    return noised_sums(_sampled_figures(model, histories, plan, random), plan, random)
+    figures, cells = _sampled(model, histories, plan, random, columns or {})
+    return noised_sums(figures, plan, random, cells)
 
 
 def evaluation_points(
-    model: AttentionRecommender, histories: Histories, plan: EvaluationPlan, random: RandomSource
+    model: AttentionRecommender,
+    histories: Histories,
+    plan: EvaluationPlan,
+    random: RandomSource,
+    columns: UserColumns | None = None,
 ) -> NDArray[np.int64]:
-    """Return the sums with a share of the noise, in steps of the grid: int64 [3].
+    """Return the sums with a share of the noise, in steps of the grid: int64 [m].
 
     Arguments are those of `evaluate`; so is the noise.
     """
-    total = _sum(_sampled_figures(model, histories, plan, random), plan)
+    figures, cells = _sampled(model, histories, plan, random, columns or {})
+    total = _sum(figures, plan, cells)
     return noised_points(total, plan.clip_norm, plan.noise_multiplier, random).numpy()
 
 
-def _sampled_figures(
-    model: AttentionRecommender, histories: Histories, plan: EvaluationPlan, random: RandomSource
-) -> NDArray[np.float64]:
+def _sampled(
+    model: AttentionRecommender,
+    histories: Histories,
+    plan: EvaluationPlan,
+    random: RandomSource,
+    columns: UserColumns,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return each sampled user's figures, [B, 3], and cells, [B, G]."""
     (rows,) = poisson_samples(len(histories), sample_rate=plan.sample_rate, steps=1, random=random)
     model.train(mode=False)
-    return _per_user(model, histories.select(rows), plan.k)
+    users, taste = histories.select(rows), popularity_ranks(model)
+    cells = user_cells(plan.tables, users.without_last(1), columns, taste)
+    return _per_user(model, users, plan.k), cells
 
 
-def noised_sums(figures: NDArray[np.float64], plan: EvaluationPlan, random: RandomSource) -> Tensor:
-    """Return the sum of the rows of `figures`, [B, M], clipped, with noise: float32 [M]."""
-    total = _sum(figures, plan)
+def noised_sums(
+    figures: NDArray[np.float64],
+    plan: EvaluationPlan,
+    random: RandomSource,
+    cells: NDArray[np.int64] | None = None,
+) -> Tensor:
+    """Return the sum of the users' parts, clipped, with noise: float32 [m].
+
+    Args:
+        figures: of each user, [B, 3].
+        plan: public constants.
+        random: source of the noise.
+        cells: of each user in each of the plan's tables, [B, G]; None where it has none.
+    """
+    total = _sum(figures, plan, cells)
     if plan.trust is Trust.LOCAL:
         return noised(total, plan.noise_multiplier * plan.clip_norm, random).float()
     return noised_share(total, plan.clip_norm, plan.noise_multiplier, random).float()
 
 
-def _sum(figures: NDArray[np.float64], plan: EvaluationPlan) -> Tensor:
-    """Sum the rows of `figures`, [B, M], each clipped to the plan's norm: float64 [M].
+def _sum(
+    figures: NDArray[np.float64], plan: EvaluationPlan, cells: NDArray[np.int64] | None
+) -> Tensor:
+    """Sum the users' parts, each clipped to the plan's norm: float64 [m].
 
     What is not finite counts as 0: it would show through any noise. The sum is one of integers, in
     multiples of the clip norm / 2^40: exact for up to 2^23 users, in any order.
     """
-    finite = np.nan_to_num(figures, nan=0.0, posinf=0.0, neginf=0.0)
-    step = plan.clip_norm / _POINTS
-    with np.errstate(over="ignore"):
-        norms = np.linalg.norm(finite, axis=1, keepdims=True)  # [B, 1]
-    longest = plan.clip_norm - step * finite.shape[1]  # rounding makes it a little longer
-    clipped = finite * np.minimum(1.0, longest / np.maximum(norms, 1e-12))
-    return torch.from_numpy(np.rint(clipped / step).astype(np.int64).sum(0) * step)
+    step, blocks = plan.clip_norm / _POINTS, []
+    cells = np.zeros((len(figures), 0), np.int64) if cells is None else cells
+    for start in range(0, max(1, len(figures)), _USERS_AT_ONCE):
+        rows = slice(start, start + _USERS_AT_ONCE)
+        parts = _parts(figures[rows], cells[rows], plan.tables)
+        finite = np.nan_to_num(parts, nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(finite, axis=1, keepdims=True)  # [B, 1]
+        longest = plan.clip_norm - step * finite.shape[1]  # rounding makes it a little longer
+        clipped = finite * np.minimum(1.0, longest / np.maximum(norms, 1e-12))
+        blocks.append(np.rint(clipped / step).astype(np.int64).sum(0))
+    return torch.from_numpy(np.sum(blocks, axis=0) * step)
+
+
+def _parts(
+    figures: NDArray[np.float64], cells: NDArray[np.int64], tables: Sequence[Table]
+) -> NDArray[np.float64]:
+    """Return each user's part: its figures, [B, 3], and again in each of its cells, [B, m]."""
+    blocks = [figures]
+    for place, table in enumerate(tables):
+        block = np.zeros((len(figures), table.size, figures.shape[1]))
+        block[np.arange(len(figures)), cells[:, place]] = figures
+        blocks.append(block.reshape(len(figures), -1))
+    return np.concatenate(blocks, axis=1)
 
 
 def _per_user(model: AttentionRecommender, users: Histories, k: int) -> NDArray[np.float64]:

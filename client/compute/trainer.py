@@ -89,7 +89,11 @@ def check_model(model: AttentionRecommender, plan: LocalPlan) -> None:
 
 
 def train(
-    model: AttentionRecommender, histories: Histories, plan: LocalPlan, random: RandomSource
+    model: AttentionRecommender,
+    histories: Histories,
+    plan: LocalPlan,
+    random: RandomSource,
+    counts: NDArray[np.float64] | None = None,
 ) -> dict[str, Tensor]:
     """Take the plan's steps and return how the trainable weights changed.
 
@@ -98,6 +102,7 @@ def train(
         histories: the site's private histories.
         plan: public constants.
         random: source of samples, noise, candidates and dropout masks.
+        counts: what each user's clipped gradient is multiplied with, in [0, 1], [N]; None is 1.
 
     Returns:
         Change of each trainable weight by name, finite, float32, on the CPU.
@@ -107,7 +112,7 @@ def train(
     model.train()
     key, steps = random.key(), _private_steps if plan.noise_multiplier > 0 else _plain_steps
     with _no_traces(model, weights.values()):
-        steps(model, _Samples(histories, plan, random, key))
+        steps(model, _Samples(histories, plan, random, key, counts))
     return {
         name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
         for name, p in weights.items()
@@ -115,7 +120,11 @@ def train(
 
 
 def gradient_points(
-    model: AttentionRecommender, histories: Histories, plan: LocalPlan, random: RandomSource
+    model: AttentionRecommender,
+    histories: Histories,
+    plan: LocalPlan,
+    random: RandomSource,
+    counts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Return one step's sum of clipped gradients with a share of the noise, on the grid.
 
@@ -126,13 +135,14 @@ def gradient_points(
         model: with the global weights, on the device to train on; left as it is.
         histories: the site's private histories.
         plan: public constants, of one step by "sgd".
-        random: as in `train`; so is the noise.
+        random: as in `train`; so are the noise and `counts`.
+        counts: of each user.
 
     Returns:
         int64 [m], in steps of the grid: all trainable weights, one after the other by name.
     """
     model.train()
-    samples = _Samples(histories, plan, random, random.key())
+    samples = _Samples(histories, plan, random, random.key(), counts)
     weights = trainable(model)
     with _no_traces(model, weights.values()):
         rows = _checked_rows(model, plan)
@@ -140,7 +150,7 @@ def gradient_points(
             (batches,) = samples.batches(_shape(model, plan, rows))
             clipping.zero_sums()
             for batch in batches:
-                clipping.backward(_batch_losses(model, batch))
+                clipping.backward(_batch_losses(model, batch), batch.counts)
             points = {
                 name: noised_points(
                     clipping.sum_of(p), plan.clip_norm, plan.noise_multiplier, random
@@ -158,6 +168,7 @@ class _Samples:
     plan: LocalPlan
     random: RandomSource
     key: bytes
+    counts: NDArray[np.float64] | None
 
     def batches(self, shape: Shape) -> Iterator[Iterator[Batch]]:
         """Return the physical batches of each step."""
@@ -168,7 +179,7 @@ class _Samples:
             random=self.random,
         )
         for step, users in enumerate(samples):
-            yield physical_batches(self.histories, users, shape, self.key, step)
+            yield physical_batches(self.histories, users, shape, self.key, step, self.counts)
 
 
 def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
@@ -201,7 +212,10 @@ def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
         for p in trainable(model).values():
             p.grad = torch.zeros_like(p)
         for batch in batches:
-            (_batch_losses(model, batch).sum() / plan.expected_batch).backward()
+            losses = _batch_losses(model, batch)
+            if batch.counts is not None:
+                losses = losses * batch.counts.to(losses)
+            (losses.sum() / plan.expected_batch).backward()
         optimiser.step()
 
 
@@ -224,7 +238,7 @@ def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
         for batches in samples.batches(_shape(model, plan, rows)):
             clipping.zero_sums()
             for batch in batches:
-                clipping.backward(_batch_losses(model, batch))
+                clipping.backward(_batch_losses(model, batch), batch.counts)
             optimiser.step()
 
 

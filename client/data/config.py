@@ -45,6 +45,8 @@ class DataConfig:
         missing: spellings of a missing id, with commas between; "" for none.
         credentials: file with the source's secrets; "" reads the environment.
         endpoint: address of an object store other than Amazon's: `https://host:port`.
+        users: file of the users' public groups, a row a user, under the same column of ids; "" has
+            none. `policy.group_columns` says which of its columns may be used.
         max_per_minute: most events of a user in 60 seconds; later ones are dropped; 0: no limit.
         max_per_day: most in 24 hours; likewise.
         repeat_seconds: seconds within which the same item of a user counts once; without times, in
@@ -65,6 +67,7 @@ class DataConfig:
     missing: TextsOf = MISSING
     credentials: str = ""
     endpoint: str = ""
+    users: str = ""
     max_per_minute: NonNegativeInt = LIMITS.per_minute
     max_per_day: NonNegativeInt = LIMITS.per_day
     repeat_seconds: NonNegativeInt = LIMITS.repeat_seconds

@@ -19,7 +19,6 @@ from client.site.policy import Policy
 from shared.config import ModelConfig, Trust
 from shared.errors import Refused
 from shared.messages import (
-    SUMS,
     EvaluateRequest,
     Request,
     Statistic,
@@ -152,7 +151,7 @@ def answer_numbers(request: Request, items: int) -> int:
     if isinstance(request, TrainRequest):
         return _trained_numbers(request.model, items)
     if isinstance(request, EvaluateRequest):
-        return len(SUMS)
+        return request.numbers
     is_popularity = request.statistic is Statistic.POPULARITY
     return items if is_popularity else request.model.described**2
 

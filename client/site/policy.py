@@ -16,6 +16,7 @@ from shared.sections import (
     PositiveNumber,
     Require,
     ShareAboveZero,
+    TextsOf,
     section,
 )
 
@@ -71,6 +72,8 @@ class Policy:
         max_stored_mb: room for the bodies of answers, > 0. Where it is full, those of older runs
             are dropped; a request whose own run has no more room is refused.
         max_answers: most requests that are ever charged, >= 1.
+        group_columns: columns of `data.users` by which a coordinator may have noised metrics of
+            groups, and weigh groups in training; users are "other" in any other column.
         answer_seconds: how long after a request its reply leaves, >= 0; 0 sends it when it is
             ready, which tells how long the computation took.
     """
@@ -98,6 +101,7 @@ class Policy:
     max_answer_mb: PositiveNumber = 256.0
     max_stored_mb: PositiveNumber = 1000.0
     max_answers: PositiveInt = 100_000
+    group_columns: TextsOf = ()
     answer_seconds: Annotated[
         float, Require(lambda s: 0 <= s <= LONGEST_LATENCY, "choose seconds from 0 to 3600")
     ] = 0.0

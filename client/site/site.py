@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import field
 from pathlib import Path
@@ -140,6 +140,7 @@ class Site:
             peers = _take_peers(tables)
             refuse_secrets(tables)
             _join_list(tables.get("policy"), "answers")
+            _join_list(tables.get("policy"), "group_columns")
             _join_list(tables.get("serve"), "interactions")
             return parse_sections(
                 cls, flat_tables(tables) | peers | {"folder": str(file.parent.resolve())}
@@ -256,6 +257,18 @@ class Site:
             feedback=feedback,
             feedback_times=self.serve.times,
         )
+
+    def user_columns(self, columns: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """Return the values of each user in those of the columns that the policy lets be used.
+
+        Raises:
+            SiteError: the table of users is not there.
+            DataError: it cannot be read, or lacks a column.
+        """
+        from client.data.user_columns import read_user_columns  # noqa: PLC0415 as torch
+
+        allowed = [name for name in columns if name in self.policy.group_columns]
+        return read_user_columns(self.data, Path(self.folder), allowed)
 
     def open_feedback(self, *, create: bool = False) -> FeedbackStore | None:
         """Open the store of feedback; None where it is an SQLite file that is not there.

@@ -31,7 +31,7 @@ class Key:
     name: str
     meaning: str
     default: Value | Sequence[str] | None = None
-    example: Value | Mapping[str, str] | None = None
+    example: Value | Sequence[str] | Mapping[str, str] | None = None
 
     @property
     def section(self) -> str:
@@ -72,6 +72,7 @@ KEYS = (
     Key(
         "data.endpoint", "of an object store other than Amazon's", "", "https://minio.example:9000"
     ),
+    Key("data.users", 'file of the users\' public groups; "" has none', "", "users.parquet"),
     Key(
         "data.max_per_minute",
         "most events of a user in a minute, later ones are dropped; 0: no limit",
@@ -115,6 +116,12 @@ KEYS = (
     Key("policy.max_answer_mb", "largest answer", 256.0),
     Key("policy.max_stored_mb", "room for the bodies of answers that are kept", 1000.0),
     Key("policy.max_answers", "most requests that are ever charged", 100000),
+    Key(
+        "policy.group_columns",
+        "columns of data.users by which noised metrics of groups may leave, and groups be weighed",
+        (),
+        ("gender", "age"),
+    ),
     Key("policy.answer_seconds", "when a reply leaves after its request; 0: when ready", 0.0),
     Key(
         "roster.peers",

@@ -77,7 +77,7 @@ def run_command(
     flower.nodes()  # before the folder is made: fails where no coordinator is up
     run = create_run(settings, name or config.stem, flat, bundle)
     _print_bundle(bundle)
-    if about := run.about_rounds:
+    for about in filter(None, (run.about_rounds, run.about_groups)):
         messages.print(about, markup=False, soft_wrap=True)
     with run.exclusive():
         run = start(settings, flower, run, AuditEvent.RUN_STARTED)

@@ -11,6 +11,7 @@
 - `replies`: checks of every kind of reply, before any arithmetic.
 - `statistics`: the sums of a warm start's statistics.
 - `evaluation`: metrics from noised sums.
+- `groups`: the one measurement of public groups, and the figures that follow from it.
 - `participants`: which organisations take part.
 - `grid`: Flower's Grid with deadlines, late replies and nudges.
 - `fetching`: downloads of replies, each on its own.

@@ -77,7 +77,7 @@ def part_of_statistic(
 
 
 def part_of_sums(points: Points, request: EvaluateRequest, partners: Sequence[Partner]) -> Sums:
-    """Return an equal part of an evaluation's sums, float32 [3].
+    """Return an equal part of an evaluation's sums, float32 [m].
 
     Raises:
         ReplyError: a sum is beyond what so many users and the noise reach.

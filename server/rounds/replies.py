@@ -202,7 +202,7 @@ def check_statistic(
 
 
 def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> Sums:
-    """Return the noised sums of metrics in a reply, if they may be added up: float32 [3].
+    """Return the noised sums of metrics in a reply, if they may be added up: float32 [m].
 
     Args:
         reply: a partner's answer.
@@ -215,7 +215,7 @@ def checked_sums(reply: Message, request: EvaluateRequest, population: int) -> S
     """
     content = reply_content(reply)
     try:
-        sums = EvaluateReply.from_content(content).sums
+        sums = EvaluateReply.from_content(content, request.numbers).sums
     except WireError as error:
         raise ReplyError(Outcome.MALFORMED, str(error)) from error
     check_sums(sums, request.noise_multiplier * request.clip_norm, population)

@@ -28,7 +28,6 @@ from shared.messages import (
     EVALUATE,
     PLAN,
     STATISTICS,
-    SUMS,
     TRAIN,
     EvaluateRequest,
     PlanRequest,
@@ -44,6 +43,7 @@ __all__ = [
     "Terms",
     "evaluate_request",
     "evaluation_spec",
+    "groups_request",
     "plan_request",
     "plan_spec",
     "statistic_spec",
@@ -61,11 +61,13 @@ class Terms:
         catalogue: fingerprint of the catalogue.
         noise_multiplier: of each training step, that every partner is asked to add; 0 without
             privacy.
+        groups_noise: likewise, of the measurement of groups; 0 where there is none.
     """
 
     run: str
     catalogue: str
     noise_multiplier: float
+    groups_noise: float = 0.0
 
 
 def plan_request(
@@ -102,6 +104,9 @@ def plan_request(
         **values_of(LocalTraining, config.training),
         rounds=config.training.number_of_rounds,
         evaluations=config.training.number_of_rounds // every if every else 0,
+        groups=config.groups.tables if config.groups.share else "",
+        groups_noise=terms.groups_noise if config.groups.share else 0.0,
+        weights_of_groups=config.groups.weights,
         trust=config.privacy.trust_asked,
     )
 
@@ -131,6 +136,7 @@ def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights
         weights=weights,
         noise_multiplier=terms.noise_multiplier,
         frozen=frozen_fingerprint(config.model),
+        weights_of_groups=config.groups.weights,
         trust=config.privacy.trust_asked,
         **values_of(LocalTraining, config.training.in_round(number)),
     )
@@ -197,6 +203,22 @@ def evaluate_request(
     )
 
 
+def groups_request(config: RunConfig, terms: Terms, weights: Weights) -> EvaluateRequest:
+    """Return the request for figures of groups under `weights`, of all users, once in a run."""
+    return EvaluateRequest(
+        run=terms.run,
+        round=config.training.number_of_rounds + 1,  # no evaluation of a round has this number
+        catalogue=terms.catalogue,
+        model=config.model,
+        weights=weights,
+        noise_multiplier=terms.groups_noise,
+        sample_rate=1.0,
+        frozen=frozen_fingerprint(config.model),
+        groups=config.groups.tables,
+        trust=config.privacy.trust_asked,
+    )
+
+
 def evaluation_spec(request: EvaluateRequest) -> CollectionSpec[Sums]:
     """Return the noised sums of an evaluation."""
 
@@ -204,14 +226,16 @@ def evaluation_spec(request: EvaluateRequest) -> CollectionSpec[Sums]:
         return checked_sums(reply, request, partner.population)
 
     return CollectionSpec(
-        name=f"the evaluation of round {request.round}",
+        name="the measurement of groups"
+        if request.groups
+        else f"the evaluation of round {request.round}",
         round=request.round,
         kind=EVALUATE,
         content=request.to_content(),
         check=check,
         sum=SumSpec(
             request=request,
-            length=len(SUMS),
+            length=request.numbers,
             part=lambda points, partners: part_of_sums(points, request, partners),
         ),
     )

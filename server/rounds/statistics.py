@@ -92,6 +92,7 @@ class StatisticsCollector:
             noise_multiplier=self.noise_multipliers[statistic],
             statistic=statistic,
             fade=self.fade,
+            weights_of_groups=self.config.groups.weights,
             trust=self.config.privacy.trust_asked,
         )
         spec = statistic_spec(request, shape)

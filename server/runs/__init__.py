@@ -11,4 +11,5 @@ publish      publish a run, finished or given up
 discard      delete a run, and keep its record
 recommender  build its recommender from a checkpoint
 model_card   write its model card, with the claimed ε
+transparency  its parts in plain words: what decides an order, how groups are served
 """

@@ -7,15 +7,17 @@ secure aggregation it counts each attempt at a sum for which an organisation may
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.noise_plan import plan_noise, release_of
+from server.runs.transparency import describe_groups, main_parameters
 from server.state.attempts import Charges
 from server.training_plan import about_rounds
 from shared.config import Masking, RunConfig
-from shared.messages import SUMS
+from shared.groups import tables_of
+from shared.messages import evaluation_bound
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -62,6 +64,9 @@ class Published:
         items: size of the catalogue.
         version: of Sotto.
         attempts: at sums under secure aggregation; 0 without masks.
+        groups: figures of public groups, released with noise; {} where there are none.
+        popularity: shares of the model's choices before any event, by tenth of the items, largest
+            first; () where they are not known.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Published:
     version: str
     asked_rounds: int = 0
     attempts: int = 0
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    popularity: Sequence[float] = ()
 
     @property
     def claimed_rounds(self) -> int:
@@ -90,6 +97,7 @@ def requested_releases(config: RunConfig, rounds: int) -> list[Release]:
         (ReleaseKind.STATISTICS, noise.statistics, 1.0, statistics),
         (ReleaseKind.TRAIN, noise.training, rate, rounds * config.training.local_steps),
         (ReleaseKind.EVALUATE, noise.training, rate, rounds // every if every else 0),
+        (ReleaseKind.EVALUATE, noise.groups, 1.0, int(config.groups.share > 0)),
     )
     return [
         release_of(config, kind, multiplier, sampled, steps)
@@ -140,7 +148,14 @@ def escape_markdown(text: str) -> str:
 
 def write_card(published: Published) -> str:
     """Return the text of README.md in the model's folder."""
-    sections = [_head(published), _privacy(published), _partners(published), _training(published)]
+    sections = [
+        _head(published),
+        main_parameters(published.config, published.popularity),
+        describe_groups(published.groups, escape_markdown),
+        _privacy(published),
+        _partners(published),
+        _training(published),
+    ]
     return "\n".join(sections)
 
 
@@ -178,7 +193,7 @@ public data only.
     sums = "\n".join(
         f"| {names.get(release.kind, release.kind)} | {release.steps} | "
         f"{release.noise_multiplier:.4g} | {release.sample_rate:g} | "
-        f"{_clip_norm(release.kind, config):.4g} |"
+        f"{_clip_norm(release, config):.4g} |"
         for release in _largest_releases(published)
     )
     return f"""\
@@ -270,7 +285,8 @@ def _sums(published: Published) -> int:
     """Return how many sums the finished rounds took."""
     config = published.config
     every, statistics = config.server.evaluate_every, 2 * (config.warm_start.share > 0)
-    return statistics + published.rounds + (published.rounds // every if every else 0)
+    groups = int(bool(published.groups))
+    return statistics + published.rounds + (published.rounds // every if every else 0) + groups
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -280,13 +296,16 @@ _NAMES = {
 """Of releases that are not called as their kind, in what every round asks for."""
 
 
-def _clip_norm(kind: ReleaseKind, config: RunConfig) -> float:
+def _clip_norm(release: Release, config: RunConfig) -> float:
+    groups = config.groups
+    asked = release_of(config, ReleaseKind.EVALUATE, plan_noise(config).groups, 1.0, 1)
+    of_groups = groups.share and release.noise_multiplier == asked.noise_multiplier
     bounds = {
         ReleaseKind.STATISTICS: STATISTIC_CLIP_NORM,
         ReleaseKind.TRAIN: config.training.clip_norm,
-        ReleaseKind.EVALUATE: math.sqrt(len(SUMS)),
+        ReleaseKind.EVALUATE: evaluation_bound(len(tables_of(groups.tables)) if of_groups else 0),
     }
-    return bounds[kind]
+    return bounds[release.kind]
 
 
 def _partners(published: Published) -> str:

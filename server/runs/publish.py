@@ -6,8 +6,11 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
 from server.runs.run import Run
+from server.runs.transparency import popularity_shares
 from server.settings import Settings
 from server.state.attempts import Attempts, Charges
 from server.state.audit_log import FILE as AUDIT
@@ -16,12 +19,14 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
+from shared.models.attention_config import OFFSET_SCALE
 from shared.system.files import move_durably
 
 __all__ = ["CARD", "publish"]
 
 CARD = "README.md"
 _MODEL, _CATALOGUE = "model", "catalogue"
+_WEIGHTS, _OFFSET = "model.safetensors", "item_scores.offset"
 
 
 def publish(settings: Settings, run: Run, out: Path) -> Published:
@@ -116,4 +121,18 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
         items=len(catalogue),
         version=version("sotto"),
         attempts=attempts.last,
+        groups={} if checkpoint else status.groups,
+        popularity=_popularity(run) if checkpoint is None else (),
     )
+
+
+def _popularity(run: Run) -> tuple[float, ...]:
+    """Return how a finished model would choose before any event; () where it has no popularity."""
+    file = run.out / _MODEL / _WEIGHTS
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            if _OFFSET not in opened.keys():  # noqa: SIM118 it is no mapping
+                return ()
+            return popularity_shares(OFFSET_SCALE * opened.get_tensor(_OFFSET)[:, 0])
+    except (OSError, SafetensorError) as error:
+        raise ServerError(f"{file} cannot be read ({error}): put a copy of it back.") from error

@@ -10,6 +10,7 @@ from server.state.checkpoint import Checkpoint
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, build, trainable
+from shared.models.popularity import adjust_logits
 
 __all__ = ["build_recommender", "with_own_items"]
 
@@ -17,11 +18,16 @@ __all__ = ["build_recommender", "with_own_items"]
 def build_recommender(
     checkpoint: Checkpoint, config: RunConfig, catalogue: Catalogue
 ) -> AttentionRecommender:
-    """Return the run's recommender with a checkpoint's weights, in evaluation mode."""
+    """Return the run's recommender with a checkpoint's weights, in evaluation mode.
+
+    With `training.debias`, its scores are those that the adjusted loss trained, without that share
+    of popularity (`shared.models.popularity`).
+    """
     model = build(with_own_items(config, checkpoint).model, catalogue)
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(torch.tensor(checkpoint.weights[name]))
+    adjust_logits(model, config.training.debias)
     model.train(mode=False)
     return model
 

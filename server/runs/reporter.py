@@ -204,6 +204,18 @@ class RunReporter:
         )
         self._tracker.log_round(self.status)
 
+    def groups_collected(self, report: CollectionReport) -> None:
+        """Report how the measurement of groups went."""
+        outcomes = _outcomes(report)
+        self._record(AuditEvent.GROUPS_MEASURED, outcomes=outcomes, **_sum(report))
+        if failures := report.failures:
+            log.warning("no figures of groups from %s", failures)
+        self._update(organisations=self._counted(report))
+
+    def groups_measured(self, figures: Mapping[str, Any]) -> None:
+        """Keep the figures of public groups, released with noise; {} where noise hides them."""
+        self._update(groups=dict(figures))
+
     def _counted(self, report: CollectionReport) -> dict[str, Organisation]:
         organisations = dict(self.status.organisations)
         for name, verdict in report.verdicts.items():

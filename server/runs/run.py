@@ -82,6 +82,14 @@ class Run:
         return about_rounds(config, config.server.users, _items(config))
 
     @property
+    def about_groups(self) -> str:
+        """What its measurement of groups asks for and costs, in a sentence, or ""."""
+        from server.noise_plan import about_groups  # noqa: PLC0415 as above
+
+        config = self.config
+        return "" if config.training.planned else about_groups(config)
+
+    @property
     def config_file(self) -> Path:
         """The parameters' file."""
         return self.folder / _CONFIG

@@ -55,6 +55,7 @@ class AuditEvent(StrEnum):
     STATISTIC_MISSED = "statistic-missed"
     ROUND_FINISHED = "round-finished"
     ROUND_MISSED = "round-missed"
+    GROUPS_MEASURED = "groups-measured"
     RUN_PAUSED = "run-paused"
     RUN_FAILED = "run-failed"
     RUN_FINISHED = "run-finished"

@@ -37,7 +37,7 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.model_folder import read_model, write_model
 from shared.errors import ConfigError
-from shared.models.attention_config import AttentionConfig, attention_config
+from shared.models.attention_config import OFFSET_SCALE, AttentionConfig, attention_config
 from shared.models.complete_weights import check_complete
 from shared.models.dropout import Dropout
 from shared.models.frozen import draw_frozen, fingerprint
@@ -244,7 +244,7 @@ class ItemScores(nn.Module):
         offset: whether each item has a learned offset.
     """
 
-    OFFSET_SCALE = 32.0
+    OFFSET_SCALE = OFFSET_SCALE
     """Constant factor of every offset.
 
     A user's gradient is clipped as a whole, over all weights. The gradient of the projections has

@@ -11,9 +11,10 @@ Where all items have equal scores, as in the untrained model, M is the part of t
 that depends on the data. One noised release of it replaces many noised gradient steps.
 
 Every user has the same weight: its moment and its popularity vector are scaled to length 1, or
-are 0. They are summed as integers, in multiples of 2^-40: the sum with a user is the sum without
-plus what that user adds, in every bit. `outer_products` shows it for moments. Rounding makes a
-popularity vector of d numbers longer by √d 2^-41 at most: 1e-9 for a million.
+are 0; or to a shorter length, where groups of users count differently. They are summed as integers,
+in multiples of 2^-40: the sum with a user is the sum without plus what that user adds, in every
+bit. `outer_products` shows it for moments. Rounding makes a popularity vector of d numbers longer
+by √d 2^-41 at most: 1e-9 for a million.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def popularity_sum(histories: Histories, items: int, fade: float) -> Floats:
+def popularity_sum(
+    histories: Histories, items: int, fade: float, counts: Floats | None = None
+) -> Floats:
     """Sum the recency-weighted popularity vectors of all users.
 
     A user's weight of an item is a^-fade if the user's last event with that item is the a-th from
@@ -70,28 +73,36 @@ def popularity_sum(histories: Histories, items: int, fade: float) -> Floats:
         histories: any number of users.
         items: catalogue size V.
         fade: exponent in [0, 1]; with 0 all items of a user weigh the same.
+        counts: the length of each user's vector, in [0, 1], [N]; None is 1 for all.
 
     Returns:
         float64 [V]; entry j belongs to item j + 1.
     """
     total = np.zeros(items, np.int64)
-    for history in histories:
+    lengths = np.ones(len(histories)) if counts is None else np.clip(counts, 0.0, 1.0)
+    for history, length in zip(histories, lengths, strict=True):
         if len(history) == 0:
             continue
         # From the end of the history: `unique` gives each item's first index, its last event.
         chosen, later_events = np.unique(history[::-1], return_index=True)
         weights = (1.0 + later_events) ** -fade
-        total[chosen - 1] += grid_points(weights / np.linalg.norm(weights))
+        total[chosen - 1] += grid_points(weights / np.linalg.norm(weights) * length)
     return total / POINTS_OF_LENGTH
 
 
-def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float) -> Floats:
+def moment_sum(
+    histories: Histories,
+    table: NDArray[np.float32],
+    recency: float,
+    counts: Floats | None = None,
+) -> Floats:
     """Sum the moments of states and next items over users, each scaled to Frobenius norm 1.
 
     Args:
         histories: any number of users; those with fewer than two events add nothing.
         table: item descriptors, [V, F].
         recency: weight of an event relative to the next one, in (0, 1].
+        counts: the length of each user's moment, in [0, 1], [N]; None is 1 for all.
 
     Returns:
         float64 [F, F]; rows belong to states, columns to next items.
@@ -99,8 +110,9 @@ def moment_sum(histories: Histories, table: NDArray[np.float32], recency: float)
     total = OuterProductSum(table, table.shape[1], MIN_MOMENT_NORM)
     with np.errstate(over="ignore", invalid="ignore"):
         normed = layer_norm(table)
-        for before, after in transition_batches(histories, table.shape[1]):
-            total.add(batch_states(normed, before, recency), after)
+        for rows, before, after in transition_batches(histories, table.shape[1]):
+            own = None if counts is None else counts[rows]
+            total.add(batch_states(normed, before, recency), after, own)
     return total.total()
 
 
@@ -109,7 +121,7 @@ def grid_points(vector: Floats) -> NDArray[np.int64]:
     return np.rint(vector * POINTS_OF_LENGTH).astype(np.int64)
 
 
-def transition_batches(histories: Histories, numbers: int) -> Iterator[tuple[Ints, Ints]]:
+def transition_batches(histories: Histories, numbers: int) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Yield the events of users of two or more, and the event that follows each, in batches.
 
     Users of similar length come together: T - 1 transitions are padded to a length that depends
@@ -120,7 +132,8 @@ def transition_batches(histories: Histories, numbers: int) -> Iterator[tuple[Int
         numbers: that an event takes, which bounds a batch.
 
     Yields:
-        Two int64 [B, L]: internal ids, and those one event later; 0 is padding.
+        The users' rows, int64 [B], and two int64 [B, L]: internal ids, and those one event later;
+        0 is padding.
     """
     counts = histories.lengths - 1
     steps = 2 ** np.maximum(0, np.log2(np.maximum(counts - 1, 1)).astype(np.int64) - 3)
@@ -132,6 +145,7 @@ def transition_batches(histories: Histories, numbers: int) -> Iterator[tuple[Int
             filled = places < counts[rows, None]  # [B, L]
             events = np.where(filled, histories.offsets[rows, None] + places, 0)
             yield (
+                rows,
                 np.where(filled, histories.items[events], 0),
                 np.where(filled, histories.items[events + filled], 0),
             )

@@ -95,7 +95,7 @@ class OuterProductSum:
         self._sums = np.zeros((capacity, width))  # G
         self._total = np.zeros((width, size), np.int64)
 
-    def add(self, rows: NDArray[np.float32], items: Ints) -> None:
+    def add(self, rows: NDArray[np.float32], items: Ints, counts: Floats | None = None) -> None:
         """Add some users, who have the same number of rows.
 
         How a user is padded may depend on nothing but itself.
@@ -103,25 +103,29 @@ class OuterProductSum:
         Args:
             rows: s_t, [B, T, D].
             items: whose target rows are e_t, in 1..V; 0 where there is none, [B, T].
+            counts: the length of each user's share, in [0, 1], [B]; None is 1 for all. A share is
+                multiplied with it before it is rounded, so that all that is said above holds.
         """
+        counts = np.ones(len(rows)) if counts is None else np.clip(counts, 0.0, 1.0)
         (_, length, width), size = rows.shape, self._targets.shape[1]
         largest = np.maximum(rows.max(2), -rows.min(2))  # [B, T]; NaN where a row has one
         finite = np.isfinite(largest) & self._finite[items - 1]
         keep = (finite | (items == 0)).all(1) & (items > 0).any(1)
         if not keep.all():
-            rows, items, largest = rows[keep], items[keep], largest[keep]
+            rows, items, largest, counts = rows[keep], items[keep], largest[keep], counts[keep]
         if not len(rows):
             return
         valid = (items > 0) & (largest > 0) & self._any[items - 1]
         integers, exponents = self._integers(rows, largest, items, valid)
         if length * (width + size) > width * size:
-            self._add_formed(integers, exponents, items)
+            self._add_formed(integers, exponents, items, counts)
             return
         weights, moved = self._weights(integers, exponents, items, valid)
+        weights *= counts
         bounds = weights * 2.0**_ROW_BITS * length
         far = (moved > _MOST_ROUNDED) | (bounds > _EXACT / 2)
         if far.any():
-            self._add_formed(integers[far], exponents[far], items[far])
+            self._add_formed(integers[far], exponents[far], items[far], counts[far])
             weights[far] = bounds[far] = 0
         integers *= weights[:, None, None]
         np.rint(integers, out=integers)
@@ -174,13 +178,13 @@ class OuterProductSum:
         moved = np.sqrt(row_sums(diagonals[1]) * (valid.sum(1) * width)) / (2 * _POINTS)
         return self._scale(norms, bounds, exponents, moved + _ROUNDED), moved
 
-    def _add_formed(self, integers: Floats, exponents: Ints, items: Ints) -> None:
+    def _add_formed(self, integers: Floats, exponents: Ints, items: Ints, counts: Floats) -> None:
         moved = math.sqrt(self._total.size) / (2 * _POINTS) + _ROUNDED
-        for own, exponent, chosen in zip(integers, exponents, items, strict=True):
+        for own, exponent, chosen, count in zip(integers, exponents, items, counts, strict=True):
             # Padded rows of `own` are 0.
             moment = _product(own.T, self._targets[chosen - 1].astype(np.float64))  # exact
             norm = np.sqrt(row_sums((moment**2).reshape(1, -1)))
-            weight = self._scale(norm, norm, exponent[None], np.array([moved]))
+            weight = count * self._scale(norm, norm, exponent[None], np.array([moved]))
             self._total += np.rint(moment * weight).astype(np.int64)
 
     def _add_rows(

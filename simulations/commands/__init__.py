@@ -4,6 +4,8 @@
 |------------------|--------------------------------------------------------------------------|
 | simulate         | `simulate` and `prepare`                                                 |
 | print_simulation | print the data and the result of a simulation                            |
+| fairness         | `fairness`: groups and rare items under logit adjustment                 |
+| print_groups     | print how well public groups are served                                  |
 | rerank           | `rerank`: what each order of lists costs, on a finished run              |
 | accountant       | `accountant`: solve for noise, steps or ε                                |
 | items            | `items encode`: compute item features                                    |

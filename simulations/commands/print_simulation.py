@@ -11,6 +11,7 @@ from rich.text import Text
 
 from shared.config import Masking
 from shared.system.command_line import messages, output
+from simulations.commands.print_groups import print_groups
 from simulations.experiment.hold_out import describe_timing
 from simulations.experiment.joining import describe_joining
 from simulations.experiment.result_json import Joining
@@ -50,8 +51,8 @@ def print_data(simulation: Simulation) -> None:
         messages.print(f"users without a test event, who train and are not evaluated: {untested:,}")
     for text in describe_timing(simulation.timing, len(histories) - untested):
         messages.print(Text(f"split: {text}"), soft_wrap=True)
-    if simulation.about_rounds:
-        messages.print(Text(simulation.about_rounds), soft_wrap=True)
+    for text in filter(None, (simulation.about_rounds, simulation.about_groups)):
+        messages.print(Text(text), soft_wrap=True)
     for text in summary.describe():
         messages.print(Text(f"data: {text}"), soft_wrap=True)
     for text in (*summary.warnings(), *map(str, simulation.dataset.catalogue.ignored)):
@@ -92,6 +93,8 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         output.print(f"{_TITLES[name]}: not computed ({reason})", soft_wrap=True)
     if "rerank" in result:
         _print_reranking(result["rerank"])
+    if "groups" in result:
+        print_groups(result["groups"])
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
     if evaluation.get("joining"):

@@ -25,6 +25,7 @@ from shared.data.columns import Columns, ItemColumns
 from shared.data.event_limits import LIMITS, NO_LIMITS, EventLimits
 from shared.data.ids import MISSING
 from shared.errors import ConfigError
+from shared.groups import GroupsConfig
 from shared.models.influence import CAPS, NO_CAPS, InfluenceCaps
 from shared.rerank.settings import RerankConfig
 from shared.sections import (
@@ -231,11 +232,12 @@ class SimulationConfig:
     """All of a simulation; the sections are those of `RunConfig`, `lab`, `rerank` and `home`.
 
     Attributes:
-        privacy: see `RunConfig`; so are `model`, `training`, `server` and `seed`.
+        privacy: see `RunConfig`; so are `model`, `training`, `server`, `groups` and `seed`.
         model: the recommender's shape.
         warm_start: what training begins with.
         training: what a site does in a round.
         server: how replies become weights.
+        groups: public groups of users.
         lab: data, organisations, engine.
         rerank: how lists are chosen from the scores, for a second measurement; training has no part
             in it, so it may change when a run is resumed.
@@ -248,6 +250,7 @@ class SimulationConfig:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    groups: GroupsConfig = field(default_factory=GroupsConfig)
     lab: LabConfig = field(default_factory=LabConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     home: HomeConfig = field(default_factory=HomeConfig)

@@ -10,11 +10,13 @@ import math
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tomli_w
 import torch
 from flwr.app import Context, Message, RecordDict
@@ -55,7 +57,7 @@ __all__ = [
 ]
 
 _HEADING = "# A simulated site: its noise repeats itself and protects nobody.\n"
-_DATA, _ANCHOR = "interactions.parquet", "ledger.anchor"
+_DATA, _USERS, _ANCHOR = "interactions.parquet", "users.parquet", "ledger.anchor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class SimulatedSite:
             event out of training.
         population: declared number of users; None takes the number of histories.
         organisations: how many take part in its run, itself included.
+        groups: by column, the public group of each user, in the order of `histories`.
     """
 
     organisation: str
@@ -78,6 +81,7 @@ class SimulatedSite:
     evaluates: bool = False
     population: int | None = None
     organisations: int = 1
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 _NO_LIMITS = ("max_per_minute", "max_per_day", "repeat_seconds")
@@ -108,6 +112,9 @@ def make_site(
     """
     folder.mkdir(parents=True)
     write_interactions(site.histories, catalogue, folder / _DATA)
+    if site.groups:
+        columns = {"user_id": site.histories.users} | dict(site.groups)
+        pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), folder / _USERS)
     answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
     # site.toml comes last, so that a folder with one is complete.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
@@ -119,11 +126,17 @@ def make_site(
         "device": device,
         "anchor": _ANCHOR,  # beside the ledger: nothing of a simulation lies elsewhere
         # The lab has read the ids, and has applied the limits.
-        "data": {"source": _DATA, "missing": "", **dict.fromkeys(_NO_LIMITS, 0)},
+        "data": {
+            "source": _DATA,
+            "missing": "",
+            "users": _USERS if site.groups else "",
+            **dict.fromkeys(_NO_LIMITS, 0),
+        },
         "policy": {
             "max_epsilon": math.inf if privacy.epsilon is None else privacy.epsilon,
             "delta": privacy.delta,
             "answers": answers,
+            "group_columns": list(site.groups),
             "min_noise_multiplier": 0.0,  # the run is the lab's own: ε alone limits it
             "max_clip_norm": 1e9,
             "max_steps": 1_000_000_000,

@@ -6,6 +6,7 @@ A run that lacks something would otherwise stop after its organisations have pai
 |--------------------------------------------------------------|-------------------------------|
 | the server, the noise plan or the model refuses a setting    | refused, as they say it       |
 | what `rerank.method` looks at of items                       | refused                       |
+| the data have no such column of groups, or no such value in it| refused, with those there are |
 | a rule that needs several organisations, with `lab.alone`    | refused: one trains by itself |
 | a device that is not there                                   | refused                       |
 | δ is not below 1 / an organisation's users                   | refused                       |
@@ -25,12 +26,13 @@ from server.aggregation.robust import check_aggregation
 from server.noise_plan import check_masking, plan_noise
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
+from shared.groups import tables_of, weighted_of
 from shared.models.attention import build
 from shared.rerank.reranker import check_reranking
 from simulations.experiment.config import by_itself
 from simulations.experiment.simulation import Simulation
 
-__all__ = ["check_requirements"]
+__all__ = ["check_groups", "check_requirements"]
 
 MIN_USERS, MIN_EVENTS = 2, 2
 """Fewest users of an organisation; fewest training events of a user that the model learns from."""
@@ -44,6 +46,7 @@ def check_requirements(simulation: Simulation) -> None:
     """
     _check_settings(simulation)
     check_reranking(simulation.config.rerank, simulation.dataset.catalogue)
+    check_groups(simulation)
     _check_held_out(simulation)
     _check_populations(simulation)
     for number, name in enumerate(simulation.names):
@@ -96,6 +99,28 @@ def _check_populations(simulation: Simulation) -> None:
         )
 
 
+def check_groups(simulation: Simulation) -> None:
+    """Refuse groups that nobody is in: a misspelt one would be measured as empty."""
+    settings, known = simulation.config.groups, simulation.dataset.groups
+    weighted = weighted_of(settings.weights)
+    for table in (*tables_of(settings.tables), *([weighted.table] if weighted else [])):
+        for factor in table.factors:
+            if not factor.values:
+                continue
+            if factor.name not in known:
+                raise ConfigError(
+                    f"groups of '{factor.name}': the data's table of users has no such column with "
+                    f"2 to 12 values; it has {', '.join(known) or 'none'}."
+                )
+            values = sorted(set(known[factor.name]))
+            for value in (value for of_class in factor.values for value in of_class):
+                if value not in values:
+                    raise ConfigError(
+                        f"groups of '{factor.name}': nobody has '{value}'; the values are "
+                        f"{', '.join(values)}."
+                    )
+
+
 def _check_held_out(simulation: Simulation) -> None:
     split = simulation.split
     if len(split.test_targets) and len(split.validation_targets):
@@ -123,7 +148,8 @@ def _check_organisation(simulation: Simulation, name: str, histories: Histories)
             f"{len(simulation.dataset.histories):,} in all: an organisation takes {MIN_USERS} or "
             "more. Choose fewer organisations, or bring more users."
         )
-    needed = MIN_EVENTS + (simulation.config.server.evaluate_every > 0)
+    config = simulation.config
+    needed = MIN_EVENTS + (config.server.evaluate_every > 0 or config.groups.share > 0)
     if histories.lengths.max() < needed:
         longest = int(simulation.dataset.histories.lengths.max())
         raise DataError(

@@ -49,6 +49,9 @@ __all__ = [
     "Exposure",
     "Finite",
     "FromZero",
+    "GroupTable",
+    "Groups",
+    "GroupsRelease",
     "Joining",
     "Plan",
     "Privacy",
@@ -283,6 +286,64 @@ class Evaluation(Document):
     joining: tuple[Joining, ...] | None = None
 
 
+class GroupFigures(Document):
+    """How well one public group is served; see `shared.evaluation.group_figures`."""
+
+    name: str
+    users: Finite
+    hr: Finite | None = None
+    ndcg: Finite | None = None
+    low: Finite | None = None
+    high: Finite | None = None
+
+
+class GroupTable(Document):
+    """The groups of one table, the worst of them and the gap to the best."""
+
+    table: str
+    groups: tuple[GroupFigures, ...]
+    worst: str | None = None
+    best: str | None = None
+    gap: Finite | None = None
+    gap_low: Finite | None = None
+    gap_high: Finite | None = None
+
+
+class GroupsRelease(Document):
+    """What the organisations released of groups, with noise; see `server.rounds.groups`.
+
+    Attributes:
+        k: cut-off of both figures.
+        organisations: how many answered.
+        noise: standard deviation of the noise in each sum.
+        share: of the run's budget, that it got.
+        epsilon_alone: what it would cost by itself.
+        all: figures of all users together.
+        tables: of groups.
+    """
+
+    k: Count
+    organisations: Count
+    noise: FromZero
+    share: UnitInterval
+    epsilon_alone: FromZero
+    all: dict[str, Finite]
+    tables: tuple[GroupTable, ...]
+
+
+class Groups(Document):
+    """How well public groups are served.
+
+    Attributes:
+        exact: by model, each table; of the events that are asked for.
+        released: of each user's last training event; None where nothing was released, or noise
+            hides it.
+    """
+
+    exact: dict[str, tuple[GroupTable, ...]]
+    released: GroupsRelease | None = None
+
+
 class BeforeAfter(Document):
     """Figures of one model, by name, of the lists of the highest scores and of those chosen."""
 
@@ -362,6 +423,7 @@ class Result(Document):
     plan: Plan | None = None
     evaluation: Evaluation
     rerank: Reranking | None = None
+    groups: Groups | None = None
     rounds: tuple[Round, ...] = ()
     cost: Cost
     seed: Count

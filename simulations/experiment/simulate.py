@@ -28,6 +28,7 @@ from simulations.experiment.evaluate import (
     reranking_section,
 )
 from simulations.experiment.federation import ledger_costs, run_federation, sites_in
+from simulations.experiment.groups import groups_section
 from simulations.experiment.kept_rankings import KeptRankings
 from simulations.experiment.simulation import (
     LOCAL_BASELINES,
@@ -76,6 +77,10 @@ def simulate(
     rankings, reranking = reranking_section(simulation, rankings)
     now = time.monotonic()
     optional: dict[str, Any] = {"rerank": reranking} if reranking else {}
+    status, run = RunStatus.load(simulation.folder), simulation.run_config(simulation.folder)
+    model = build_recommender(final, run, simulation.dataset.catalogue)
+    if groups := groups_section(simulation, rankings, model, status.groups):
+        optional["groups"] = groups
     if plan := simulation.plan:
         optional["plan"] = result_json.plan_section(plan)
     result = result_json.Result(
@@ -93,9 +98,7 @@ def simulate(
         rounds=result_json.rounds_section(
             AuditLog(simulation.folder / AUDIT).entries(), _Epsilons(simulation.folder).by_round
         ),
-        cost=result_json.cost(
-            RunStatus.load(simulation.folder), total=now - start, evaluate=now - evaluation_start
-        ),
+        cost=result_json.cost(status, total=now - start, evaluate=now - evaluation_start),
         seed=simulation.config.seed,
         versions=result_json.versions(),
         **optional,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from server.noise_plan import about_groups
 from server.state.checkpoint import Checkpoint
 from server.training_plan import TrainingPlan, about_rounds, plan_of
 from shared.config import RunConfig
 from shared.data.histories import Histories
 from shared.data.splits import HeldOut, TimeCuts
+from shared.groups import columns_of, tables_of, weighted_of
 from simulations.datasets.load import Dataset
 from simulations.experiment.config import SimulationConfig, by_itself
 from simulations.experiment.federation import SimulatedSite, make_site, sites_in
@@ -162,6 +164,11 @@ class Simulation:
         return about_rounds(*self._public_constants)
 
     @property
+    def about_groups(self) -> str:
+        """Return what the measurement of groups asks for and costs, in a sentence, or ""."""
+        return about_groups(self._public_constants[0])
+
+    @property
     def _public_constants(self) -> tuple[RunConfig, int, int]:
         """Return what a plan reckons with: the run's settings, users and items."""
         return (
@@ -183,9 +190,22 @@ class Simulation:
             population=self.populations[number],
             # The local baseline's noise is independent of the federation's.
             stream=number + len(self.parts) * local_baseline,
-            evaluates=self.config.server.evaluate_every > 0,
+            evaluates=self.config.server.evaluate_every > 0 or self.config.groups.share > 0,
             organisations=1 if local_baseline else len(self.parts),
+            groups=self._groups(number),
         )
+
+    def _groups(self, number: int) -> Mapping[str, Sequence[str]]:
+        """Return the groups of an organisation's users, where a table names them."""
+        settings = self.config.groups
+        weighted = weighted_of(settings.weights)
+        tables = [*tables_of(settings.tables), *([weighted.table] if weighted else [])]
+        if self.planted:  # invented users have none
+            return {}
+        rows = self.parts[number]
+        return {
+            name: [self.dataset.groups[name][row] for row in rows] for name in columns_of(tables)
+        }
 
     def run_config(self, folder: Path) -> RunConfig:
         """Return the configuration of the run in `folder`, which resumes if it has a checkpoint."""

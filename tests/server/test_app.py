@@ -35,8 +35,10 @@ from shared.config import (
     WarmStartConfig,
 )
 from shared.errors import CheckpointError, ConfigError, QuorumError
+from shared.groups import GroupsConfig
 from shared.messages import (
     DESCRIBE,
+    EVALUATE,
     PLAN,
     STATISTICS,
     TRAIN,
@@ -507,6 +509,31 @@ def test_the_claim_is_what_the_partners_count(private: Federation) -> None:
     assert private.releases() == [ROUNDS, ROUNDS]
     for ledger in private.ledgers:
         assert 0.98 * 4 < ledger.spent(DELTA) <= 4
+
+
+def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> None:
+    """The published weights are asked about; a run that is resumed does not ask again."""
+    groups = GroupsConfig(tables="gender=F|M; events=4|5", share=0.2)
+    federation = two(replace(config, privacy=PRIVATE, groups=groups))
+    for site, answers in zip(federation.sites, (["evaluate"], []), strict=True):
+        lines = f"policy.answers = {['describe', 'train', *answers]}\n"
+        lines += 'policy.group_columns = ["gender"]\ndata.users = "users.csv"\n'
+        (site / "site.toml").write_text(lines + (site / "site.toml").read_text())
+        rows = "".join(f"{user},{'FM'[user % 2]}\n" for user in range(12))
+        (site / "users.csv").write_text("user_id,gender\n" + rows)
+    federation.run()
+    status = RunStatus.load(federation.out)
+    released = [ledger.releases() for ledger in federation.ledgers]
+    assert [r.kind for r in released[0]] == ["train", "evaluate"]
+    assert [r.kind for r in released[1]] == ["train"]  # its policy declines metrics
+    assert 0.98 * 4 < federation.ledgers[0].spent(DELTA) <= 4
+    events = [entry["event"] for entry in AuditLog(federation.out / FILE).entries()]
+    assert events.count("groups-measured") == 1
+    assert status.groups in ({}, {**status.groups, "organisations": 1})
+    asked = federation.run(resume=True).sent
+    again = [message for message in asked if message.metadata.message_type == EVALUATE]
+    assert len(again) == (0 if status.groups else 2)
+    assert federation.releases() == [ROUNDS + 1, ROUNDS]
 
 
 def test_a_new_run_does_not_get_the_budget_back(

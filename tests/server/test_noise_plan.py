@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from server.noise_plan import (
     NoisePlan,
+    about_groups,
     check_masking,
     most_own_items,
     noise_for_share,
@@ -35,6 +36,7 @@ from shared.config import (
     Weighting,
 )
 from shared.errors import ConfigError
+from shared.groups import GroupsConfig
 from shared.messages import Statistic
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
@@ -137,6 +139,33 @@ def test_all_together_cost_what_was_asked_for(share: float, rate: float, steps: 
     accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(plan.training)), steps)
     assert accountant.get_epsilon(DELTA) == pytest.approx(4.0, rel=0.01)
     assert (plan.statistics > 0) is (share > 0)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(1.0, 0), (0.8, 2), (0.0, 3)])
+def test_a_measurement_of_groups_is_within_the_budget_by_another_accountant(
+    share: float, steps: int
+) -> None:
+    plan = split_epsilon(4.0, DELTA, share=share, sample_rate=1.0, steps=steps, measured=0.1)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
+    for noise, count in (
+        (plan.groups, 1),
+        (plan.statistics, int(share > 0)),
+        (plan.training, steps),
+    ):
+        if count:
+            accountant.compose(GaussianDpEvent(noise), count)
+    assert accountant.get_epsilon(DELTA) == pytest.approx(4.0, rel=0.01)
+
+
+def test_groups_are_a_release_of_their_own_and_said_before() -> None:
+    config = replace(CONFIG, groups=GroupsConfig(tables="gender=F|M; events=20", share=0.1))
+    planned = planned_releases(config)
+    assert [release.kind for release in planned] == [ReleaseKind.STATISTICS, ReleaseKind.EVALUATE]
+    assert 3.99 <= epsilon(planned, DELTA) <= 4.0
+    noise = planned[1].noise_multiplier * 3  # two tables and all users: a bound of √9
+    assert "A user changes these sums by 3 at most" in about_groups(config)
+    assert f"noise of {noise:.1f} users" in about_groups(config)
+    assert about_groups(CONFIG) == ""
 
 
 def test_statistics_alone_may_cost_it_all() -> None:

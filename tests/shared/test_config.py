@@ -128,6 +128,7 @@ def with_another(key: str) -> dict[str, Value]:
     fitting: dict[str, dict[str, Value]] = {
         "warm_start.share": {"model.hidden_size": 0},
         "privacy.trust": {"server.organisations": 8, "server.weighting": "population"},
+        "groups.share": {"groups.tables": "gender=F|M", "privacy.epsilon": 8.0},
     }
     return FLAT | fitting.get(key, {}) | {key: changed(key)}
 
@@ -148,6 +149,8 @@ def changed(key: str) -> Value:
         "server.strategy": "fedavgm",
         "server.weighting": "population",
         "server.aggregation": "median",
+        "groups.tables": "gender=F|M x age=18|25; events=20",
+        "groups.weights": "gender=F|M: 1, 0.5, 1",
     }
     if key in chosen:
         return chosen[key]

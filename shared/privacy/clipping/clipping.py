@@ -146,12 +146,14 @@ class PerUserClipping:
         """Return every weight's clipped sum."""
         return {weight: self.sum_of(weight) for weight in self._weights}
 
-    def backward(self, losses: Tensor) -> Tensor:
+    def backward(self, losses: Tensor, counts: Tensor | None = None) -> Tensor:
         """Add the clipped gradients of the users of one physical batch to the sums.
 
         Args:
             losses: one a user, [B], from a forward pass in this context. A user's loss depends on
                 no other user.
+            counts: of each user, in [0, 1], [B]: what its gradient is multiplied with after it was
+                clipped, so that it adds at most so much of the clip norm; None is 1 for all.
 
         Returns:
             Norm of each user's gradient before clipping, [B]. Private: never to leave.
@@ -174,8 +176,10 @@ class PerUserClipping:
         self._refuse_strays(computed[len(leaves) :])
         gradients = self._gradients
         self._forget()
+        ones = torch.ones(len(losses), dtype=torch.float64)
+        counted = (ones if counts is None else counts.double().clamp(0, 1)).to(losses.device)
         with torch.no_grad(), _full_precision(losses.device):
-            return self._add_clipped(gradients, losses)
+            return self._add_clipped(gradients, losses, counted)
 
     def _recorded(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if not torch.is_grad_enabled():
@@ -224,7 +228,9 @@ class PerUserClipping:
                 "optimiser instead of the loss."
             )
 
-    def _add_clipped(self, gradients: dict[Tensor, WeightGradient], losses: Tensor) -> Tensor:
+    def _add_clipped(
+        self, gradients: dict[Tensor, WeightGradient], losses: Tensor, counts: Tensor
+    ) -> Tensor:
         if not gradients:
             return torch.zeros_like(losses)
         for gradient in gradients.values():
@@ -239,7 +245,7 @@ class PerUserClipping:
         if self._weight_by_weight:
             squares |= {w: squared_norms(formed) for w, formed in small.items()}
             squares |= {w: torch.zeros_like(squared) for w in large}
-        scales = self._scales(squared, losses)
+        scales = self._scales(squared, losses) * counts
         for users in self._groups(large, len(losses)):
             formed = {w: gradient.form(users) for w, gradient in large.items()}
             for w, values in formed.items():
@@ -247,7 +253,7 @@ class PerUserClipping:
                 squared[users] += of_weight
                 if self._weight_by_weight:
                     squares[w][users] = of_weight
-            scales[users] = self._scales(squared[users], losses[users])
+            scales[users] = self._scales(squared[users], losses[users]) * counts[users]
             for w, values in formed.items():
                 self._sum_for(w).add(*_points(values, scales[users]))
         self._flat_sum_for(form).add(*_points(flat, scales))
