@@ -14,6 +14,7 @@ from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDp
 from dp_accounting.pld import PLDAccountant
 
 from shared.errors import ConfigError
+from shared.sections import Value
 from simulations.commands.fairness import fairness_command
 from simulations.experiment.config import SimulationConfig, read_settings
 from simulations.experiment.fairness import fairness_trade_off
@@ -27,7 +28,8 @@ DELTA = 1e-2
 
 
 def settings(data: Path, *assignments: str) -> SimulationConfig:
-    options = {"privacy.epsilon": 100.0, "privacy.delta": DELTA, "lab.data": str(data)}
+    options: dict[str, Value | None] = {"privacy.epsilon": 100.0, "privacy.delta": DELTA}
+    options["lab.data"] = str(data)
     own = ["lab.organisations=2", "training.rounds=1", f"groups.tables={TABLES}"]
     return read_settings(None, options, [*TINY_SETTINGS, *own, *assignments])
 
