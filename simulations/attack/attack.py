@@ -20,7 +20,7 @@ from shared.models.influence import CAPS
 from simulations.attack.attacked import BLEND, FEDERATED, HOME, Models
 from simulations.attack.crafted import craft, limit
 from simulations.attack.evasion import measure_evasion
-from simulations.attack.plan import ATTACKS, Attack, AttackPlan, Direction
+from simulations.attack.plan import ATTACKS, Attack, AttackPlan, Direction, Parts
 from simulations.attack.targets import Scene, Target, choose_targets
 from simulations.attack.victims import Shown, how_shown
 from simulations.experiment.config import SimulationConfig
@@ -57,7 +57,7 @@ def attack(
     train = simulation.split.train.select(simulation.parts[number])
     scene = Scene.of(train, simulation.dataset.catalogue)
     targets = [one for one in choose_targets(scene, plan.seed) if one.kind in plan.targets]
-    models = Models.of(simulation, number, folder / _RUNS)
+    models = Models.of(simulation, number, folder / _RUNS, published=plan.parts is Parts.HOME)
     measured = _Measured(simulation, models, scene, plan)
     rows = [
         row
@@ -77,6 +77,7 @@ def attack(
             "organisation": simulation.names[number],
             "users": len(train),
             "crafted": plan.users(len(train)),
+            "parts": str(plan.parts),
         },
         "defence": {
             "max_per_minute": LIMITS.per_minute,
@@ -162,10 +163,10 @@ class _Measured:
         everybody = simulation.evaluation_split.test_inputs
         own = set(simulation.split.train.select(simulation.parts[self.models.number]).users)
         neighbours = everybody.select([n for n, user in enumerate(everybody.users) if user in own])
-        scorers: dict[str, tuple[Scorer, Histories]] = {
-            FEDERATED: (self.models.federated(crafted), everybody)
-        }
-        if not self.plan.federated_only:
+        scorers: dict[str, tuple[Scorer, Histories]] = {}
+        if self.plan.parts is not Parts.HOME:
+            scorers[FEDERATED] = self.models.federated(crafted), everybody
+        if self.plan.parts is not Parts.FEDERATED:
             at_home = self.models.at_home(crafted, capped=capped)
             scorers |= {name: (at_home[name], neighbours) for name in (HOME, BLEND)}
         window = self.models.window

@@ -38,18 +38,22 @@ class Models:
         simulation: prepared; none of its users is crafted.
         number: of the attacked organisation.
         folder: for runs, each of which is removed again.
+        published: whether the federated model was trained before the attack.
     """
 
     simulation: Simulation
     number: int
     folder: Path
+    published: bool
     _trained: dict[bytes, Scorer]
     _adapted: dict[tuple[bytes, bool], Mapping[str, Scorer]]
 
     @classmethod
-    def of(cls, simulation: Simulation, number: int, folder: Path) -> Models:
+    def of(
+        cls, simulation: Simulation, number: int, folder: Path, *, published: bool = False
+    ) -> Models:
         """Start without any model."""
-        return cls(simulation, number, folder, {}, {})
+        return cls(simulation, number, folder, published, {}, {})
 
     def federated(self, crafted: Histories) -> Scorer:
         """Return the model that all organisations train, with the run's own noise.
@@ -57,6 +61,8 @@ class Models:
         Args:
             crafted: users who are added; nobody declares them.
         """
+        if self.published:
+            crafted = crafted.select(np.zeros(0, np.int64))
         key = _key(crafted)
         if key not in self._trained:
             self._trained[key] = self._train(crafted)

@@ -10,7 +10,7 @@ import typer
 
 from shared.system.command_line import messages, output, table_of, write_json
 from simulations.attack.attack import FILE, attack
-from simulations.attack.plan import KINDS, Attack, AttackPlan
+from simulations.attack.plan import KINDS, Attack, AttackPlan, Parts
 from simulations.commands.options import (
     CatalogueOption,
     ConfigOption,
@@ -57,9 +57,13 @@ def attack_command(  # noqa: PLR0913 each is a command-line option
     share: Annotated[
         float, typer.Option(help="Crafted users of a group, as a share of its users.")
     ] = _PLAN.share,
-    federated_only: Annotated[
-        bool, typer.Option("--federated-only", help="Leave out what is done at home.")
-    ] = _PLAN.federated_only,
+    parts: Annotated[
+        Parts,
+        typer.Option(
+            help="The federated model and what is made of it at home; either alone: home beside a "
+            "model that was published before the attack."
+        ),
+    ] = _PLAN.parts,
     evasion: Annotated[
         int, typer.Option(help="Users of whom single events are changed; 0: none.")
     ] = _PLAN.evasion,
@@ -75,7 +79,7 @@ def attack_command(  # noqa: PLR0913 each is a command-line option
 
     sotto-lab attack --epsilon 8 --delta 1e-5 --rounds 0 --out runs/attack
 
-    sotto-lab attack --epsilon 8 --delta 1e-5 --rounds 0 --federated-only \
+    sotto-lab attack --epsilon 8 --delta 1e-5 --rounds 0 --parts federated \
 --set server.aggregation=median --set server.malicious=1 --out runs/attack-median
     """
     options = settings_from(
@@ -95,7 +99,7 @@ def attack_command(  # noqa: PLR0913 each is a command-line option
         at=at,
         targets=tuple(kind.strip() for kind in targets.split(",")),
         share=share,
-        federated_only=federated_only,
+        parts=parts,
         evasion=evasion,
         seed=attack_seed,
     )

@@ -21,7 +21,7 @@ from client.serving.smoothed import DELETED, Smoothed
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, rank_users, top_items
 from simulations.attack.attacked import BLEND, FEDERATED, Models
-from simulations.attack.plan import AttackPlan
+from simulations.attack.plan import AttackPlan, Parts
 from simulations.attack.targets import Scene
 
 __all__ = ["Change", "changed_histories", "kept_shares", "measure_evasion"]
@@ -55,7 +55,7 @@ def measure_evasion(models: Models, plan: AttackPlan) -> list[dict[str, Any]]:
     some = np.linspace(0, len(rows) - 1, min(plan.evasion, len(rows))).astype(np.int64)
     scene, items = Scene.of(train, simulation.dataset.catalogue), len(simulation.dataset.catalogue)
     plain: dict[str, tuple[Scorer, bool]] = {FEDERATED: (models.federated(nobody), True)}
-    if not plan.federated_only:
+    if plan.parts is not Parts.FEDERATED:
         plain[BLEND] = models.at_home(nobody, capped=True)[BLEND], False
     found = []
     for name, (scorer, logits) in plain.items():

@@ -22,7 +22,7 @@ from enum import StrEnum
 
 from shared.errors import ConfigError
 
-__all__ = ["ATTACKS", "KINDS", "Attack", "AttackPlan", "Direction"]
+__all__ = ["ATTACKS", "KINDS", "Attack", "AttackPlan", "Direction", "Parts"]
 
 
 class Direction(StrEnum):
@@ -47,6 +47,19 @@ class Attack(StrEnum):
         return self in (Attack.PAIRS, Attack.FILLERS)
 
 
+class Parts(StrEnum):
+    """What is attacked.
+
+    ALL: the federated model, and what is made of it at home. FEDERATED: the federated model alone,
+    on which alone robust rules bear. HOME: own counts alone, beside a federated model that was
+    published before the attack; it is trained once.
+    """
+
+    ALL = "all"
+    FEDERATED = "federated"
+    HOME = "home"
+
+
 ATTACKS = tuple(Attack)
 KINDS = ("rare", "middle", "popular")
 """Of targets, by the organisation's own events."""
@@ -60,8 +73,7 @@ class AttackPlan:
         at: name of the organisation whose users attack; "" for the first.
         targets: kinds of items, of `KINDS`.
         share: crafted users of a group, as a share of the organisation's, in (0, .5].
-        federated_only: whether to leave out the home model and the blend, which depend on neither
-            noise nor robust rules but through the federated model.
+        parts: what is attacked.
         evasion: users of whom small changes are tried; 0 tries none.
         seed: of targets and crafted histories; the run has its own seed.
     """
@@ -69,7 +81,7 @@ class AttackPlan:
     at: str = ""
     targets: tuple[str, ...] = KINDS
     share: float = 0.01
-    federated_only: bool = False
+    parts: Parts = Parts.ALL
     evasion: int = 40
     seed: int = 0
 
