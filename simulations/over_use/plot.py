@@ -66,6 +66,7 @@ def _auroc(axes: Axes, result: Mapping[str, Any]) -> None:
         axes.errorbar(value["mean"], place, xerr=error, fmt="o", color=colour, capsize=3)
     axes.set_yticks(range(len(figures)), list(figures))
     axes.invert_yaxis()
-    axes.set_xlabel("AUROC (bars: one standard error over splits)")
-    axes.set_title("Grey: without noise", fontsize="medium")
+    bars = " (bars: one standard error over splits)" if result["splits"] > 1 else ""
+    axes.set_xlabel(f"AUROC{bars}")
+    axes.set_title("Blue: trained together; grey: others, without noise", fontsize="medium")
     axes.grid(alpha=0.25)
