@@ -21,15 +21,18 @@ EXAMPLES = {
     "experiments/no-privacy.md",
     "experiments/secure-aggregation.md",
     "experiments/speed.md",
+    "fairness.md",
     "items.md",
     "lab.md",
     "node-reference.md",
+    "over-use.md",
     "privacy.md",
     "rerank.md",
     "run.md",
     "secure-aggregation.md",
     "serve.md",
     "utility.md",
+    "wellbeing.md",
 }
 """Pages with `bash` blocks, which no test runs: other data, a GPU, systemd, Docker or root."""
 EXECUTED = {"join.md", "recommend.md", "run.md", "tutorial.md"}
