@@ -131,6 +131,6 @@ def test_blocks_are_of_a_known_kind(page: Path) -> None:
     """A command is either executed by a test (`sh`) or stands where it cannot be (`bash`)."""
     name = str(page.relative_to(DOCS))
     kinds = {block.language for block in blocks(page)}
-    assert kinds <= {"sh", "bash", "text", "toml", "python", "yaml"}
+    assert kinds <= {"sh", "bash", "text", "toml", "python", "yaml", "json"}
     assert ("sh" in kinds) == (name in EXECUTED)
     assert ("bash" in kinds) == (name in EXAMPLES)
