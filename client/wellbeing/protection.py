@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -127,7 +127,9 @@ class Protection:
             if policy.items
             else None
         )
-        histories = site.load_histories(
+        # Limits on how fast events count are against crafted histories; use is use.
+        data = replace(site.data, max_per_minute=0, max_per_day=0, repeat_seconds=0)
+        histories = replace(site, data=data).load_histories(
             catalogue, _MOST_EVENTS, min_events=1, feedback=site.read_feedback()
         )
         if histories.times is None:
