@@ -39,9 +39,9 @@ class EventLimits:
 
     Attributes:
         per_minute: most events of a user in 60 seconds; 0 for no limit. Ratings are imported in
-            bursts: in MovieLens latest-small the fastest user has 500 in a minute, so the default
+            bursts: in MovieLens latest-small the fastest user has 392 in a minute, so the default
             drops none of them.
-        per_day: most in 24 hours; 0 for no limit. The most of a user there are 1,587.
+        per_day: most in 24 hours; 0 for no limit. The most of a user there are 1,585.
         repeat_seconds: seconds within which the same item counts once; 0 counts every event.
     """
 
