@@ -234,7 +234,8 @@ def _choose_by(
         if swapped := int((before != places).sum()):
             sentence = f"{swapped} of {length} items gave way to others that have an end."
             actions.append(Action(Measure.FINITE, sentence))
-    return places, actions
+    # What one measure took out, the other may bring back: then nothing was done.
+    return places, [] if np.array_equal(places, plain) else actions
 
 
 def _damped(candidates: Candidates, strength: float) -> Places:

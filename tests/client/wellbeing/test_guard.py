@@ -40,6 +40,9 @@ def candidates(
 
 FOUR = candidates([0.4, 0.3, 0.2, 0.1], [4.0, 1.0, 1.0, 2.0], [0, 0, 1, 0])
 
+UNDONE = Candidates(np.zeros(2), np.zeros(2), np.array([False, True]), np.array([1]), 0.0)
+"""Damping shows the first of equal items, and the preference for finite ones the second again."""
+
 
 def measures(decision: Decision) -> list[str]:
     return [str(action.measure) for action in decision.actions]
@@ -192,6 +195,7 @@ def situations(draw: st.DrawFn) -> tuple[Candidates, Session]:
 @given(policies(), situations(), SHARES, SHARES)
 @settings(max_examples=400, deadline=None)
 @example(policy(damping=1.0), (FOUR, FRESH), 0.0, 1.0)
+@example(policy(damping=1.0, finite_worth=2.0), (UNDONE, FRESH), 0.0, 1.0)
 def test_no_risk_makes_a_list_longer_or_more_engaging(
     chosen: WellbeingConfig, situation: tuple[Candidates, Session], one: float, other: float
 ) -> None:
