@@ -19,7 +19,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
-from shared.models.attention_config import OFFSET_SCALE
+from shared.models.offsets import OFFSET_SCALE
 from shared.system.files import move_durably
 
 __all__ = ["CARD", "publish"]

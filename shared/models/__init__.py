@@ -13,6 +13,7 @@ recent_counts   counts over the last three events
 influence   how much one user adds to exact counts at most
 item_knn    item-based nearest neighbours
 ease        a linear item-to-item model with a closed form
+offsets     the scale of items' offsets
 popularity  the popularity in a model's offsets, and scores without a part of it
 new_items   offsets of items that are new to training, from their features
 complete_weights   refuse a model file that does not hold exactly the model's tensors

@@ -37,10 +37,11 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.model_folder import read_model, write_model
 from shared.errors import ConfigError
-from shared.models.attention_config import OFFSET_SCALE, AttentionConfig, attention_config
+from shared.models.attention_config import AttentionConfig, attention_config
 from shared.models.complete_weights import check_complete
 from shared.models.dropout import Dropout
 from shared.models.frozen import draw_frozen, fingerprint
+from shared.models.offsets import OFFSET_SCALE
 from shared.models.products import align, linear_by_user, product_by_user
 
 __all__ = [

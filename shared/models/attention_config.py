@@ -13,10 +13,7 @@ from pydantic import TypeAdapter
 from shared.config import ModelConfig
 from shared.models.products import LARGE, NUMBERS
 
-__all__ = ["OFFSET_SCALE", "AttentionConfig", "attention_config", "mask_size"]
-
-OFFSET_SCALE = 32.0
-"""Constant factor of every item's offset, see `shared.models.attention.ItemScores`."""
+__all__ = ["AttentionConfig", "attention_config", "mask_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
