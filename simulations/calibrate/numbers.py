@@ -23,7 +23,7 @@ from server.noise_plan import (
     statistics_noise,
     statistics_part,
 )
-from server.training_plan import with_plan
+from server.training_plan import about_rounds, with_plan
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
@@ -115,11 +115,17 @@ class Calibration:
         epsilon: of every organisation's users.
         delta: of the claim.
         sums: in the order of their release.
+        features: of every item, that transitions are learned by; 0 without statistics.
+        own_items: items at most that have a direction of their own beside these.
+        plan: what was chosen for the rounds, in a sentence; "" where nothing is said of them.
     """
 
     epsilon: float
     delta: float
     sums: tuple[NoisedSum, ...]
+    features: int = 0
+    own_items: int = 0
+    plan: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +198,14 @@ def calibrate(
             populations=populations,
         )
         sums.append(step)
-    return Calibration(epsilon=run.privacy.epsilon, delta=run.privacy.delta, sums=tuple(sums))
+    return Calibration(
+        epsilon=run.privacy.epsilon,
+        delta=run.privacy.delta,
+        sums=tuple(sums),
+        features=run.model.feature_size if run.statistics_share else 0,
+        own_items=own_items,
+        plan=about_rounds(run, sum(populations), items),
+    )
 
 
 def _check(

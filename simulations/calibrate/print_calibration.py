@@ -23,6 +23,9 @@ def calibration_data(calibrations: Sequence[Calibration], room: Sequence[Fit]) -
             {
                 "epsilon": one.epsilon,
                 "delta": one.delta,
+                "features": one.features,
+                "own_items": one.own_items,
+                "plan": one.plan,
                 "sums": [_figures(noised) for noised in one.sums],
             }
             for one in calibrations
@@ -55,6 +58,9 @@ def print_tables(
         f"{len(populations)} organisations of {' to '.join(f'{n:,}' for n in users)} users, "
         f"δ = {calibrations[0].delta:g}; of the data, only the list of items was read"
     )
+    for one in calibrations:
+        if chosen := " ".join(_chosen(one)):
+            output.print(f"ε = {one.epsilon:g}: {chosen}", soft_wrap=True)
     output.print(_noise_table(calibrations))
     output.print(
         "noise: its norm, σ C √numbers. signal: the largest norm of the sum, if all users' "
@@ -64,6 +70,17 @@ def print_tables(
         soft_wrap=True,
     )
     output.print(_room_table(config, room))
+
+
+def _chosen(one: Calibration) -> list[str]:
+    """Return what follows from the noise: directions of transitions, and rounds."""
+    said = []
+    if one.features:
+        said.append(
+            f"Transitions are learned in {one.features:,} features and in directions of their own "
+            f"of {one.own_items:,} items at most."
+        )
+    return [*said, one.plan] if one.plan else said
 
 
 def _noise_table(calibrations: Sequence[Calibration]) -> Table:

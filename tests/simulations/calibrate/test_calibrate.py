@@ -27,6 +27,7 @@ from simulations.calibrate.numbers import (
     items_of,
     trained_numbers,
 )
+from simulations.calibrate.print_calibration import print_tables
 from simulations.cli import main
 from simulations.experiment.config import SimulationConfig, read_settings
 from tests.simulations.conftest import ITEMS
@@ -292,3 +293,18 @@ def test_a_mistake_is_explained(
     assert message in " ".join(printed.err.split())
     assert "Traceback" not in printed.err
     assert printed.out == ""
+
+
+def test_the_capacity_that_the_noise_allows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """More users: less noise for each item, more items with a direction of their own."""
+    few, many = (
+        calibrate(settings("training.rounds=plan"), (users,) * 4, 1000) for users in (500, 50_000)
+    )
+    assert many.own_items > few.own_items > 0
+    for one in (few, many):
+        assert (one.features + one.own_items) ** 2 == one.sums[1].numbers
+    print_tables(settings("training.rounds=plan"), [few, many], [])
+    said = capsys.readouterr().out
+    assert f"{many.features} features and in directions of their own of {many.own_items} " in said
+    assert few.plan != many.plan
+    assert all(one.plan in said for one in (few, many))
