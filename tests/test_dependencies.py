@@ -46,7 +46,13 @@ def test_what_is_imported_is_stated(package: str) -> None:
     assert unstated == set()
 
 
-def test_transformers_is_imported_where_items_are_encoded_alone() -> None:
+def test_transformers_is_imported_by_encoders_and_for_those_who_load_models_by_it() -> None:
     """It takes seconds to import, which no process of a run is to wait for."""
     users = {name for name in MODULES if "transformers" in imported_packages(name)}
-    assert users == {"shared.item_features.encoder", "simulations.commands.items"}
+    assert users == {
+        "shared.item_features.encoder",
+        "shared.models.pretrained",
+        "simulations.commands.items",
+    }
+    loaders = {name for name in MODULES if "shared.models.pretrained" in MODULES[name].read_text()}
+    assert loaders == {"shared.models.pretrained"}

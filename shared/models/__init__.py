@@ -1,6 +1,7 @@
 """The recommender, its training losses, and the count models that it is compared with.
 
 attention   the recommender: causal self-attention, scored over the whole catalogue
+pretrained  the same behind the interface of transformers, for code that loads models with it
 attention_config   its configuration, and sizes that follow from it
 losses      cross-entropy per user, over the catalogue or over drawn candidates
 frozen      weights that no message carries, drawn alike everywhere, and their fingerprint

@@ -45,6 +45,7 @@ from shared.models.offsets import OFFSET_SCALE
 from shared.models.products import align, linear_by_user, product_by_user
 
 __all__ = [
+    "KIND",
     "Attention",
     "AttentionRecommender",
     "Block",
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 
-_KIND = {"model_type": "sotto-attention"}
+KIND = {"model_type": "sotto-attention"}
 """Stands beside the shape of a saved model."""
 INITIAL_STD = 0.02
 """Standard deviation of initial weights, as in arXiv:2309.07602."""
@@ -349,7 +350,7 @@ class AttentionRecommender(nn.Module):
         Raises:
             OSError: a file cannot be written.
         """
-        write_model(folder, _KIND | asdict(self.config), self.state_dict())
+        write_model(folder, KIND | asdict(self.config), self.state_dict())
 
     @property
     def device(self) -> torch.device:
