@@ -79,11 +79,13 @@ def _half_the_noise() -> Iterator[None]:
 
 @contextmanager
 def _no_clipping() -> Iterator[None]:
-    def counts(histories: Histories, items: int, _: float) -> Floats:
+    def counts(histories: Histories, items: int, *_: object) -> Floats:
         chosen = [np.unique(history) for history in histories]
         return np.bincount(np.concatenate(chosen) - 1, minlength=items).astype(float)
 
-    def moments(histories: Histories, table: NDArray[np.float32], recency: float) -> Floats:
+    def moments(
+        histories: Histories, table: NDArray[np.float32], recency: float, *_: object
+    ) -> Floats:
         normed, total = layer_norm(table), np.zeros((table.shape[1],) * 2)
         for history in histories:
             if len(history) > 1:

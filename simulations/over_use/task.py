@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.data.columns import Columns
+from shared.data.event_limits import NO_LIMITS
 from shared.data.ids import canonical_id
 from shared.errors import ConfigError, DataError
 from shared.over_use.labels import (
@@ -120,7 +121,8 @@ def data_task(
         ConfigError: too few users have either label.
         DataError: the folder cannot be read, or has no times.
     """
-    rule, data = rule or SessionRule(weeks=DATA_WEEKS), load(folder)
+    # Limits against crafted histories would hide use.
+    rule, data = rule or SessionRule(weeks=DATA_WEEKS), load(folder, limits=NO_LIMITS)
     if data.histories.times is None:
         raise DataError(
             "the interactions have positions, and sessions are made of times",

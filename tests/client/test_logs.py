@@ -281,9 +281,10 @@ def test_a_real_node_notes_each_request(
     client.app.app(sites.message(round=2, sample_rate=0.25, local_steps=10**6), real(site))
     (site / "interactions.parquet").write_bytes(SECRET.encode())
     client.app.app(sites.message(round=3), real(site))
-    answered, declined, failed = (
+    limited, answered, declined, failed = (
         json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")
     )
+    assert limited["event"] == "limited"  # some of these users repeat an item in a row
     assert {line["organisation"] for line in (answered, declined, failed)} == {"alpha"}
     assert [line["round"] for line in (answered, declined, failed)] == [1, 2, 3]
     assert (answered["event"], answered["kind"], answered["run"]) == ("answered", "train", "r")

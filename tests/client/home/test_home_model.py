@@ -18,6 +18,7 @@ from client.home.home_model import (
     popularity_shares,
 )
 from shared.data.histories import Histories
+from shared.models.influence import NO_CAPS
 
 ITEMS, WINDOW = 7, 6
 
@@ -57,7 +58,8 @@ def expected(own: Histories, memory: Memory, strength: float, row: list[int]) ->
 @pytest.mark.parametrize("strength", [0.5, 64.0])
 def test_scores_are_the_sum_of_posterior_means(memory: Memory, strength: float) -> None:
     own, asked = histories(1), histories(2)
-    model = HomeModel(TransitionCounts.of(own, ITEMS, memory), SoftmaxPrior(logits), strength)
+    counts = TransitionCounts.of(own, ITEMS, memory, NO_CAPS)
+    model = HomeModel(counts, SoftmaxPrior(logits), strength)
     scores = model(asked.padded(range(len(asked)), WINDOW))
     for row, of_user in zip(asked, scores, strict=True):
         assert of_user.tolist() == pytest.approx(
@@ -89,8 +91,11 @@ def test_the_parts_after_one_history_are_those_of_the_blend(strength: float) -> 
 
 
 def test_popularity_gives_every_item_a_share() -> None:
-    shares = popularity_shares(Histories.from_lists([[2, 2, 3]]), 4)
+    own = Histories.from_lists([[2, 2, 3]])
+    shares = popularity_shares(own, 4, NO_CAPS)
     assert shares.tolist() == pytest.approx([1 / 7, 3 / 7, 2 / 7, 1 / 7])
+    capped = popularity_shares(own, 4)  # by default a user counts once
+    assert capped.tolist() == pytest.approx([1 / 6, 2 / 6, 2 / 6, 1 / 6])
     assert FixedPrior(shares)(torch.zeros(5, 2, dtype=torch.int64)).shape == (5, 4)
 
 

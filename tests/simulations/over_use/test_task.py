@@ -22,7 +22,7 @@ def write(folder: Path, over_use: list[str] | None = None, *, positions: bool = 
         starts = [0, DAY, 2 * DAY] if user % 2 else [0]
         for start in starts:
             rows += [f"u{user},i{k},{int(start) + START + 60 * k}" for k in range(5)]
-    rows += [f"last,i0,{START + int(40 * DAY)}"]
+    rows += [f"last,i{k},{START + int(40 * DAY) + 60 * k}" for k in range(3)]
     if positions:
         rows = ["user_id,item_id,position"] + [f"u{n // 5},i{n % 5},{n % 5}" for n in range(50)]
     (folder / "interactions.csv").write_text("\n".join(rows))
