@@ -17,9 +17,10 @@ from shared.data.histories import Histories
 from shared.groups import tables_of, weighted_of
 from shared.models.attention import AttentionRecommender, build
 from shared.models.moments import moment_sum, popularity_sum
+from shared.models.popularity import popularity_ranks
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom
-from tests.conftest import DESCRIBED, some_catalogue
+from tests.conftest import DESCRIBED, some_catalogue, some_histories
 
 TABLES = tables_of("gender=F|M x age=18|25; events=3|6; taste=3")
 WEIGHTED = weighted_of("gender=F|M: 1, 0.3, 0.55")
@@ -140,3 +141,18 @@ def test_a_users_clipped_gradient_is_as_long_as_it_counts() -> None:
         assert torch.allclose(moved, COUNTS[user] * unweighted, rtol=1e-3, atol=1e-9)
     beyond = total(torch.full((len(events),), 7.0), all_present)
     assert torch.equal(beyond, total(None, all_present))
+
+
+def test_hostile_offsets_put_every_item_somewhere() -> None:
+    """The largest finite weights: no rank is undefined, whatever items a user has."""
+    model = build(DESCRIBED, some_catalogue())
+    assert model.item_scores.offset is not None
+    most = float(np.finfo(np.float32).max)
+    for values in ((most,) * ITEMS, (-most, most) * (ITEMS // 2), (most, *(0.0,) * (ITEMS - 1))):
+        with torch.no_grad():
+            model.item_scores.offset.copy_(torch.tensor(values)[:, None])
+        places = popularity_ranks(model)
+        assert np.isfinite(places).all()
+        assert ((places >= 0) & (places <= 1)).all()
+        cells = user_cells(tables_of("taste=5"), some_histories(40), {}, places)
+        assert ((cells >= 0) & (cells < 5)).all()
