@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -287,6 +288,8 @@ def run_training_rounds(
                 optimiser=strategy.state,
             )
         checkpoint.save(federation.out)
+        if federation.attempts is not None:
+            federation.attempts.sums.drop(checkpoint.round)
         if rounds:
             reporter.round_finished(report, strategy.metrics)
         observer(checkpoint)
@@ -307,8 +310,18 @@ def measure_groups(
 ) -> None:
     """Ask once how well the finished model serves each public group, where the run measures it."""
     reporter, config = federation.reporter, with_own_items(federation.config, checkpoint)
-    if not config.groups.share or reporter.status.groups:
+    if not config.groups.share:
         return
+    if checkpoint.groups is None:
+        checkpoint = replace(checkpoint, groups=_ask_for_groups(federation, checkpoint, model))
+        checkpoint.save(federation.out)  # decided, whatever came of it: a resumed run does not ask
+    reporter.groups_measured(checkpoint.groups or {})
+
+
+def _ask_for_groups(
+    federation: Federation, checkpoint: Checkpoint, model: AttentionRecommender
+) -> Mapping[str, Any]:
+    reporter, config = federation.reporter, with_own_items(federation.config, checkpoint)
     weights = {name: p.detach().cpu().numpy() for name, p in trainable(model).items()}
     measurement = GroupMeasurement(
         grid=federation.grid,
@@ -318,7 +331,7 @@ def measure_groups(
         on_finish=reporter.groups_collected,
     )
     request = groups_request(config, _terms(config, checkpoint), weights)
-    reporter.groups_measured(measurement.ask(request))
+    return measurement.ask(request)
 
 
 def _terms(config: RunConfig, checkpoint: Checkpoint) -> Terms:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
@@ -135,6 +136,7 @@ def release_of(
     return own.with_shares(config.privacy.honest_shares(config.server.organisations))
 
 
+@lru_cache(maxsize=256)
 def split_epsilon(
     epsilon: float,
     delta: float,

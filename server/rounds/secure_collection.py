@@ -18,7 +18,8 @@ that is in the sum counts with an equal part of it (`server.rounds.parts`).
 
 An attempt that fails before step 3 costs nobody anything. One that fails later has cost those
 whose masked inputs were computed, and their budget pays for the next one, too. Whom step 3 is sent
-to is on disk before it leaves (`server.state.attempts`): the model card's claim counts it.
+to is on disk before it leaves (`server.state.attempts`): the model card's claim counts it. A sum
+that is known is on disk, too (`server.state.sums`): a run that is resumed does not ask again.
 
 Each masked input is added to the sum as it comes, and not kept.
 
@@ -58,6 +59,7 @@ from shared.messages import (
     EvaluateRequest,
     Request,
     TrainRequest,
+    request_digest,
     summed_kind,
     traffic,
 )
@@ -159,6 +161,7 @@ class SecureCollection(CollectionBase[Value]):
         self._masking: set[str] = set()  # asked for a masked input in this attempt
         self._asked_in: dict[str, tuple[int, int]] = {}  # attempt and step, by message id
         self._problem, self._number = "", 0
+        self._digest, self._once = request_digest(spec.sum.request), False
 
     def collect(self, grid: Grid, look_up: LookUp, on_miss: OnMiss) -> None:
         """Ask, and ask again until there is a sum of enough organisations.
@@ -166,6 +169,8 @@ class SecureCollection(CollectionBase[Value]):
         Raises:
             QuorumError: there is none.
         """
+        if self._take_kept():
+            return
         retries = _Retries(self._server, self._server.retries, on_miss)
         while not self._attempt(grid, look_up, retries):
             if self.hopeless or not retries.wait(self.report):
@@ -176,7 +181,10 @@ class SecureCollection(CollectionBase[Value]):
     retry_until_quorum = collect
 
     def ask_once(self, grid: Grid, look_up: LookUp) -> None:
-        """Make one attempt, which may come to nothing."""
+        """Make one attempt, which may come to nothing; none if one was made before a resume."""
+        self._once = True
+        if self._take_kept():
+            return
         retries = _Retries(self._server, 0, lambda _: None)
         if not self._attempt(grid, look_up, retries):
             log.warning("%s: %s", self._spec.name, self._problem)
@@ -248,7 +256,28 @@ class SecureCollection(CollectionBase[Value]):
                 f"ones add up to ({error}). Which of them added something else nobody can tell: "
                 "ask them before you resume. Another attempt costs each of them as much again."
             ) from error
+        users = [(partner.organisation, partner.population) for partner in survivors]
+        self._counter.sums.keep(self._spec.round, self._digest, points, users)
         self._valid = {partner.organisation: (partner, part) for partner in survivors}
+        return True
+
+    def _take_kept(self) -> bool:
+        """Take what an earlier start of the run knew; return whether that is the end of it."""
+        kept = self._counter.sums.find(self._spec.round, self._digest)
+        if kept is None:
+            return False
+        if not len(kept.points):
+            self._problem = "it was asked for before the run was resumed, and is not asked again"
+            log.warning("%s: %s", self._spec.name, self._problem)
+            return True
+        survivors = [
+            Partner(node_id=0, organisation=name, population=users, connected=False)
+            for name, users in kept.survivors
+        ]
+        part = self._sum.part(kept.points, survivors)
+        self._valid = {partner.organisation: (partner, part) for partner in survivors}
+        self._verdicts = dict.fromkeys(self._valid, Verdict(Outcome.VALID, "its sum was kept"))
+        log.info("%s: its sum was kept, and nobody is asked again", self._spec.name)
         return True
 
     def _may_be_invited(self, partner: Partner) -> bool:
@@ -316,6 +345,8 @@ class SecureCollection(CollectionBase[Value]):
         asked = [name for name, _ in sent]
         new = [name for name in asked if name not in self._masking]
         self._masking.update(new)
+        if self._once and new:
+            self._counter.sums.keep(self._spec.round, self._digest, None)
         self._counter.ask(self._release, new)
         try:
             self._send(attempt, step, sent, grid)

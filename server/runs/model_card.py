@@ -65,6 +65,7 @@ class Published:
         version: of Sotto.
         attempts: at sums under secure aggregation; 0 without masks.
         groups: figures of public groups, released with noise; {} where there are none.
+        measurements: sums of such figures that were released, hidden by noise or not.
         popularity: shares of the model's choices before any event, by tenth of the items, largest
             first; () where they are not known.
     """
@@ -80,6 +81,7 @@ class Published:
     asked_rounds: int = 0
     attempts: int = 0
     groups: Mapping[str, Any] = field(default_factory=dict)
+    measurements: int = 0
     popularity: Sequence[float] = ()
 
     @property
@@ -285,8 +287,8 @@ def _sums(published: Published) -> int:
     """Return how many sums the finished rounds took."""
     config = published.config
     every, statistics = config.server.evaluate_every, 2 * (config.warm_start.share > 0)
-    groups = int(bool(published.groups))
-    return statistics + published.rounds + (published.rounds // every if every else 0) + groups
+    evaluations = published.rounds // every if every else 0
+    return statistics + published.rounds + evaluations + published.measurements
 
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

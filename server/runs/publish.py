@@ -122,6 +122,7 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
         version=version("sotto"),
         attempts=attempts.last,
         groups={} if checkpoint else status.groups,
+        measurements=status.measurements,
         popularity=_popularity(run) if checkpoint is None else (),
     )
 

@@ -210,7 +210,10 @@ class RunReporter:
         self._record(AuditEvent.GROUPS_MEASURED, outcomes=outcomes, **_sum(report))
         if failures := report.failures:
             log.warning("no figures of groups from %s", failures)
-        self._update(organisations=self._counted(report))
+        released = int(report.attempts > 0 and report.valid > 0)  # else it was before a resume
+        self._update(
+            organisations=self._counted(report), measurements=self.status.measurements + released
+        )
 
     def groups_measured(self, figures: Mapping[str, Any]) -> None:
         """Keep the figures of public groups, released with noise; {} where noise hides them."""

@@ -2,6 +2,7 @@
 
 checkpoint   what a run needs to go on: weights, round, server optimiser
 attempts     the numbers of attempts at sums, of which none repeats
+sums         sums that are known, until a checkpoint holds what follows from them
 status       what a run is doing, how far it has come, and what it has cost
 audit_log    a hash-chained log of who did what
 run_lock     one process at a time works in a run's folder

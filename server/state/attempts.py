@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from server.state.sums import KeptSums
 from shared.errors import CheckpointError
 from shared.privacy.release import Release, ReleaseKind, merge
 from shared.system.files import write_atomically
@@ -74,6 +75,8 @@ class Attempts:
 
     def __init__(self, folder: Path, run: str) -> None:
         self._file, self._run = folder / _FILE, run
+        self.sums = KeptSums(folder)
+        """What came of them, until a checkpoint holds it."""
 
     @property
     def last(self) -> int:

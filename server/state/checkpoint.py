@@ -49,6 +49,8 @@ class Checkpoint:
         own_items: items with a direction of their own, see `ModelConfig`; None until the warm
             start has chosen them.
         answers: digests of the partners' last answers; see `server.rounds.collection.Memory`.
+        groups: figures of the finished model by public group, {} where noise hides them; None until
+            they were asked for.
         weights: global trainable weights.
         optimiser: the server optimiser's arrays by name; empty for one without state.
     """
@@ -61,6 +63,7 @@ class Checkpoint:
     popularity_share: float | None = None
     own_items: tuple[int, ...] | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Any] | None = None
     weights: Weights
     optimiser: State = field(default_factory=dict)
 

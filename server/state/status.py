@@ -126,6 +126,8 @@ class RunStatus:
         round_bytes_down: size of the arrays sent in the last finished round.
         metrics: released with noise; empty where none was asked for.
         metrics_round: the round that they belong to; 0 without any.
+        measurements: sums of groups' figures that were released under secure aggregation; one that
+            was taken from disk after a resume may be missing.
         groups: figures of the finished model by public group, released with noise, as
             `server.rounds.groups.measured_groups` returns them; empty where none were asked for.
         schema: raised whenever a field changes its meaning or goes.
@@ -153,6 +155,7 @@ class RunStatus:
     round_bytes_down: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     metrics_round: int = 0
+    measurements: int = 0
     groups: Mapping[str, Any] = field(default_factory=dict)
     schema: int = 1
 

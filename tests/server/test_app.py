@@ -512,7 +512,9 @@ def test_the_claim_is_what_the_partners_count(private: Federation) -> None:
 
 
 def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> None:
-    """The published weights are asked about; a run that is resumed does not ask again."""
+    """The published weights are asked about; a run that is resumed does not ask again, though
+    noise hides the answer.
+    """
     groups = GroupsConfig(tables="gender=F|M; events=4|5", share=0.2)
     federation = two(replace(config, privacy=PRIVATE, groups=groups))
     for site, answers in zip(federation.sites, (["evaluate"], []), strict=True):
@@ -529,10 +531,10 @@ def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> N
     assert 0.98 * 4 < federation.ledgers[0].spent(DELTA) <= 4
     events = [entry["event"] for entry in AuditLog(federation.out / FILE).entries()]
     assert events.count("groups-measured") == 1
-    assert status.groups in ({}, {**status.groups, "organisations": 1})
+    assert status.groups == {}  # of 12 users
+    (federation.out / "progress.json").unlink()
     asked = federation.run(resume=True).sent
-    again = [message for message in asked if message.metadata.message_type == EVALUATE]
-    assert len(again) == (0 if status.groups else 2)
+    assert not [message for message in asked if message.metadata.message_type == EVALUATE]
     assert federation.releases() == [ROUNDS + 1, ROUNDS]
 
 

@@ -41,7 +41,7 @@ from shared.config import (
     Trust,
     Weighting,
 )
-from shared.errors import QuorumError
+from shared.errors import CheckpointError, QuorumError
 from shared.messages import (
     AGGREGATE,
     STEPS,
@@ -500,3 +500,48 @@ def test_an_answer_that_came_late_is_reported_with_the_next_sum(
     second.collect(grid, lambda _: federation.partners, federation.missed.append)
     assert second.report.late == ("beta",)
     assert second.report.valid == 5
+
+
+# --- what a run that is resumed knows -----------------------------------------------------------
+
+
+def test_a_sum_that_was_released_is_taken_from_disk(federation: Federation, tmp_path: Path) -> None:
+    federation.fails("beta", 2, silent)
+    before = federation.collect()
+    asked = federation.asked("alpha")
+    federation.attempts = Attempts(tmp_path, "r")  # a coordinator that was started again
+    again = federation.collect()
+    assert federation.asked("alpha") == asked
+    assert [p.organisation for p, _ in again.valid] == [p.organisation for p, _ in before.valid]
+    for (_, one), (_, other) in zip(before.valid, again.valid, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in START)
+    assert (again.report.attempts, again.report.valid) == (0, 4)
+    federation.attempts.sums.drop(1)
+    assert federation.collect().report.attempts == 0  # it is of round 2
+    federation.attempts.sums.drop(2)
+    assert federation.collect().report.attempts == 1
+    assert federation.collect(training(3)).report.attempts == 1  # another request
+
+
+def test_what_is_asked_for_once_is_not_asked_again_though_it_came_to_nothing(
+    grid_of: MakeGrid, tmp_path: Path
+) -> None:
+    """Its attempt may have been charged; one that ended before the charge is made again."""
+    federation = make(grid_of, tmp_path, 3)
+    spec = evaluation_spec(evaluate_request(CONFIG, TERMS, 1, START))
+    for attempt, step in ((1, 1), (2, 3)):
+        for name in ("beta", "gamma"):
+            federation.fails(name, step, silent, attempt=attempt)
+    for attempts in (1, 2, 2):
+        collection = SecureCollection(spec, CONFIG, Memory(), Attempts(tmp_path, "r"))
+        collection.ask_once(federation.grid, lambda _: federation.partners)
+        assert collection.valid == []
+        assert Attempts(tmp_path, "r").last == attempts
+
+
+def test_a_damaged_sum_is_no_reason_to_ask_again(federation: Federation, tmp_path: Path) -> None:
+    federation.collect()
+    [file] = (tmp_path / "sums").iterdir()
+    file.write_bytes(b"no sum")
+    with pytest.raises(CheckpointError, match="charged again"):
+        federation.collect()
