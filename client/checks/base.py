@@ -22,6 +22,7 @@ from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError, SottoError
+from shared.groups import Table, tables_of
 
 __all__ = [
     "Check",
@@ -103,6 +104,7 @@ class Expected:
         sample_rate: of a round, in (0, 1]; None takes the last charged round's.
         local_steps: noised sums in a round, >= 1; None takes the last charged round's, or 1.
         model: shape of the recommender.
+        groups: tables of public groups, as a run's `groups.tables`; "" expects none.
         candidates: as in `client.compute.trainer.LocalPlan`, >= 0.
 
     Raises:
@@ -114,6 +116,7 @@ class Expected:
     local_steps: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     candidates: int = 0
+    groups: str = ""
 
     def __post_init__(self) -> None:
         noise, rate, steps = self.noise_multiplier, self.sample_rate, self.local_steps
@@ -127,6 +130,15 @@ class Expected:
         for flag, value, holds, allowed in ranges:
             if not holds:
                 raise ConfigError(f"{flag} {value}: choose a number {allowed}.")
+        try:
+            tables_of(self.groups)
+        except ConfigError as error:
+            raise ConfigError(f"--groups: {error}") from None
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of public groups."""
+        return tables_of(self.groups)
 
 
 class Facts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from client.checks import app, connection, data, files, machine, privacy, roster
+from client.checks import app, connection, data, files, groups, machine, privacy, roster
 from client.checks.base import Expected, Facts, Finding, Status
 from client.site.site import FILE, Site
 from shared.errors import SottoError
@@ -21,6 +21,7 @@ SITE = FILE
 CHECKS = (
     *files.CHECKS,
     *data.CHECKS,
+    *groups.CHECKS,
     *privacy.CHECKS,
     *roster.CHECKS,
     *app.CHECKS,

@@ -51,6 +51,10 @@ def check_command(  # noqa: PLR0913 each is a command-line option
     hidden_size: Annotated[int, typer.Option(help="Of the model, to estimate memory.")] = 456,
     max_length: Annotated[int, typer.Option(help="Of the model, to estimate memory.")] = 50,
     candidates: Annotated[int, typer.Option(help="Of the run, to estimate memory.")] = 0,
+    groups: Annotated[
+        str,
+        typer.Option(help="The run's groups.tables, to look for users that are in none of them."),
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Check whether the node can join; exit with 0 if so, 1 if doubtful, 2 if it cannot."""
@@ -60,6 +64,7 @@ def check_command(  # noqa: PLR0913 each is a command-line option
         local_steps=local_steps,
         model=ModelConfig(hidden_size=hidden_size, max_length=max_length),
         candidates=candidates,
+        groups=groups,
     )
     results = preflight(site, expected)
     findings = list(results) if as_json else _print_findings(results)

@@ -13,7 +13,8 @@ that user's groups alone, and is never an error: that would tell of the user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from client.data.config import DataConfig
@@ -22,10 +23,27 @@ from shared.data.ids import canonical_id
 from shared.data.tables import file_tables
 from shared.errors import SiteError
 
-__all__ = ["read_user_columns"]
+__all__ = ["UserRow", "read_user_columns", "user_rows"]
 
 UserColumns = Mapping[str, Mapping[str, str]]
 """By user, in canonical form: its values by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """One row of the table.
+
+    Attributes:
+        user: canonical id.
+        values: by column, in canonical form; "" where there is none.
+        source: the file.
+        number: of the row in it, from 1; the header is not counted.
+    """
+
+    user: str
+    values: Mapping[str, str]
+    source: str
+    number: int
 
 
 def read_user_columns(data: DataConfig, folder: Path, columns: Sequence[str]) -> UserColumns:
@@ -42,21 +60,26 @@ def read_user_columns(data: DataConfig, folder: Path, columns: Sequence[str]) ->
     """
     if not data.users or not columns:
         return {}
-    path = folder / data.users
-    if not path.exists():
-        raise SiteError(f"data.users = '{data.users}': not in {folder}. Check the path.")
     read: dict[str, dict[str, str]] = {}
-    for table in file_tables(path):
-        roles = {"user": data.user} | {name: name for name in columns}
-        require_columns(roles, table.columns, table.source, '{role} = "{name}"')
-        for batch in table.batches([data.user, *columns]):
-            users, *values = (column.to_pylist() for column in batch.columns)
-            for user, *row in zip(users, *values, strict=True):
-                _add(read, canonical_id(user or ""), dict(zip(columns, row, strict=True)))
+    for row in user_rows(data, folder, columns):
+        values = {name: text for name, text in row.values.items() if text}
+        read[row.user] = values if read.get(row.user, values) == values else {}
     return read
 
 
-def _add(read: dict[str, dict[str, str]], user: str, row: Mapping[str, str | None]) -> None:
-    texts = {name: canonical_id(text or "") for name, text in row.items()}
-    values = {name: text for name, text in texts.items() if text}
-    read[user] = values if read.get(user, values) == values else {}
+def user_rows(data: DataConfig, folder: Path, columns: Sequence[str]) -> Iterator[UserRow]:
+    """Yield every row; arguments and errors are those of `read_user_columns`."""
+    path = folder / data.users
+    if not path.exists():
+        raise SiteError(f"data.users = '{data.users}': not in {folder}. Check the path.")
+    for table in file_tables(path):
+        roles = {"user": data.user} | {name: name for name in columns}
+        require_columns(roles, table.columns, table.source, '{role} = "{name}"')
+        number = 0
+        for batch in table.batches([data.user, *columns]):
+            users, *values = (column.to_pylist() for column in batch.columns)
+            for user, *row in zip(users, *values, strict=True):
+                number += 1
+                texts = (canonical_id(text or "") for text in row)
+                values_of_user = dict(zip(columns, texts, strict=True))
+                yield UserRow(canonical_id(user or ""), values_of_user, table.source, number)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tests.client.partner import Partner
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
-OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "memory"}
+OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "groups", "memory"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference", "accepted"}
 
@@ -324,7 +324,58 @@ def with_peers(partner: Partner, count: int = 3, *keys: bytes) -> Path:
     return partner.site / "aggregation_key"
 
 
+def with_users(*rows: str, header: str = "user_id,gender") -> Callable[[Partner], object]:
+    """A table of users, F and M in turn, with these rows at its end."""
+
+    def plant(partner: Partner) -> None:
+        lines = [header, *(f"user{n},{'FM'[n % 2]}" for n in range(USERS)), *rows, ""]
+        (partner.folder / "users.csv").write_text("\n".join(lines))
+        partner.edit("[data]", f'[data]\nusers = "{partner.folder / "users.csv"}"')
+        partner.edit("[policy]", '[policy]\ngroup_columns = ["gender"]')
+
+    return plant
+
+
+def without_users(partner: Partner) -> None:
+    with_users()(partner)
+    (partner.folder / "users.csv").unlink()
+
+
 FAULTS = {
+    "no table of users": Fault(
+        "groups",
+        without_users,
+        "Correct data.users",
+        "users.csv': not in",
+    ),
+    "no column of groups": Fault(
+        "groups",
+        with_users(header="user_id,sex"),
+        'gender = "sex"',
+        "users.csv, field 'gender': the column is missing; the columns found are user_id, sex",
+    ),
+    "columns without a table": Fault(
+        "groups",
+        edited("[policy]", '[policy]\ngroup_columns = ["gender"]'),
+        "data.users",
+        'all users are in the group "other"',
+        status="warning",
+    ),
+    "a user in two rows": Fault(
+        "groups",
+        with_users("user3,M", "user3 ,F"),
+        "one row a user",
+        "users.csv, row 202, field 'gender', value 'F': user 'user3' has 'M' in an earlier row; "
+        "such rows: 1",
+        status="warning",
+    ),
+    "a value in two forms": Fault(
+        "groups",
+        with_users("another,f"),
+        "one way",
+        "users.csv, row 201, field 'gender', value 'f': elsewhere it is 'F'",
+        status="warning",
+    ),
     "too few peers": Fault(
         "roster",
         lambda p: with_peers(p, 2),
@@ -677,6 +728,27 @@ def test_a_fault_shows_by_its_name_and_changes_nothing_else(joined: Partner, fau
     assert fault.remedy in finding["remedy"]
     assert finding["remedy"].strip()
     assert code == {"warning": 1, "error": 2}[fault.status]
+
+
+def test_users_without_a_group_are_named_with_their_row(joined: Partner) -> None:
+    with_users("another,X", "one more,")(joined)
+    _, findings = joined.check()
+    assert findings["groups"]["status"] == "ok"
+    assert "202 users in the table, 0 users with events have no row" in findings["groups"]["found"]
+    assert "gender: F 100, M 100, X 1, none 1" in findings["groups"]["found"]
+    _, findings = joined.check("--groups", "gender=F|M x age=18; events=20")
+    finding = findings["groups"]
+    assert "row 201, field 'gender', value 'X': no group has it; 1 users" in finding["found"]
+    assert "groups by age are expected" in finding["found"]
+    assert finding["status"] == "warning"
+    table = joined.folder / "users.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:150]))
+    _, findings = joined.check()
+    assert "users.csv, field 'user_id': no row for 'user" in findings["groups"]["found"]
+    assert findings["groups"]["status"] == "warning"
+    code, _, err = joined.types("check", "--site", joined.site, "--groups", "gender")
+    assert code == 2
+    assert "--groups: 'gender' names no groups" in err
 
 
 def test_the_roster_says_which_epsilon_follow(joined: Partner) -> None:
