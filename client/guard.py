@@ -445,7 +445,7 @@ def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Reque
             sample_rate=1.0,
             groups=plan.groups,
         )
-        yield measured, 1
+        yield measured, 1 + plan.reweighings
 
 
 _ASKED = {

@@ -31,6 +31,7 @@ from server.noise_plan import (
 from server.rounds.affordability import ask_whether_all_can_pay
 from server.rounds.collection import Memory
 from server.rounds.grid import PatientGrid
+from server.rounds.group_weights import reweighed
 from server.rounds.groups import GroupMeasurement
 from server.rounds.participants import Participants, Partner
 from server.rounds.requests import Terms, groups_request, plan_request
@@ -48,6 +49,7 @@ from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, ServerError
+from shared.messages import Weights
 from shared.models.attention import AttentionRecommender, build, trainable
 from shared.secure_aggregation.signing import public_to_text
 
@@ -276,6 +278,13 @@ def run_training_rounds(
     )
     strategy.restore(checkpoint.optimiser, memory)
 
+    def weigh(number: int, weights: Weights) -> str | None:
+        nonlocal checkpoint
+        checkpoint = weigh_groups(federation, checkpoint, number, weights)
+        return checkpoint.group_weights or None
+
+    strategy.weigh = weigh
+
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint
         if rounds:
@@ -309,20 +318,41 @@ def measure_groups(
     federation: Federation, checkpoint: Checkpoint, model: AttentionRecommender
 ) -> None:
     """Ask once how well the finished model serves each public group, where the run measures it."""
-    reporter, config = federation.reporter, with_own_items(federation.config, checkpoint)
-    if not config.groups.share:
+    reporter = federation.reporter
+    if not federation.config.groups.share:
         return
     if checkpoint.groups is None:
-        checkpoint = replace(checkpoint, groups=_ask_for_groups(federation, checkpoint, model))
+        weights = {name: p.detach().cpu().numpy() for name, p in trainable(model).items()}
+        figures = _ask_for_groups(federation, checkpoint, weights)
+        checkpoint = replace(checkpoint, groups=figures)
         checkpoint.save(federation.out)  # decided, whatever came of it: a resumed run does not ask
     reporter.groups_measured(checkpoint.groups or {})
 
 
+def weigh_groups(
+    federation: Federation, checkpoint: Checkpoint, number: int, weights: Weights
+) -> Checkpoint:
+    """Measure groups before a round that weighs them anew; return the checkpoint with the weights.
+
+    It is saved before the round is asked for: a request must stay the same when it is repeated.
+    """
+    settings = federation.config.groups
+    rounds = federation.config.training.number_of_rounds
+    if number not in settings.measured_before(rounds) or checkpoint.weighed >= number:
+        return checkpoint
+    figures = _ask_for_groups(federation, checkpoint, weights, number)
+    before = checkpoint.group_weights or settings.first_weights
+    after = reweighed(settings, before, figures)
+    checkpoint = replace(checkpoint, group_weights=after, weighed=number)
+    checkpoint.save(federation.out)
+    federation.reporter.groups_weighed(number, after)
+    return checkpoint
+
+
 def _ask_for_groups(
-    federation: Federation, checkpoint: Checkpoint, model: AttentionRecommender
+    federation: Federation, checkpoint: Checkpoint, weights: Weights, before: int = 0
 ) -> Mapping[str, Any]:
     reporter, config = federation.reporter, with_own_items(federation.config, checkpoint)
-    weights = {name: p.detach().cpu().numpy() for name, p in trainable(model).items()}
     measurement = GroupMeasurement(
         grid=federation.grid,
         look_up=federation.participants.look_up,
@@ -330,8 +360,8 @@ def _ask_for_groups(
         attempts=federation.attempts,
         on_finish=reporter.groups_collected,
     )
-    request = groups_request(config, _terms(config, checkpoint), weights)
-    return measurement.ask(request)
+    request = groups_request(config, _terms(config, checkpoint), weights, before)
+    return measurement.ask(request, before)
 
 
 def _terms(config: RunConfig, checkpoint: Checkpoint) -> Terms:

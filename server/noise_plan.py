@@ -58,7 +58,7 @@ class NoisePlan:
         statistics: of one release that costs as much as all statistics together; 0 if none is
             asked for. See `noise_for_share`.
         training: of each step; 0 if there is none.
-        groups: of the one measurement of groups; 0 if there is none.
+        groups: of each measurement of groups; 0 if there is none.
     """
 
     statistics: float = 0.0
@@ -105,6 +105,7 @@ def plan_noise(config: RunConfig) -> NoisePlan:
         sample_rate=config.training.sample_rate,
         steps=config.noised_sums,
         measured=config.groups.share,
+        measurements=config.measurements,
     )
     if not config.privacy.secure:
         return noise
@@ -145,6 +146,7 @@ def split_epsilon(
     sample_rate: float,
     steps: int,
     measured: float = 0.0,
+    measurements: int = 1,
 ) -> NoisePlan:
     """Return the least noise for statistics of all users, then `steps` sums at `sample_rate`.
 
@@ -155,8 +157,9 @@ def split_epsilon(
             steps get more than the rest: composition costs less than the sum.
         sample_rate: of a step, in (0, 1].
         steps: >= 0; 0 if the share is 1.
-        measured: share of 1 / σ² of one release at ε, in [0, 1), that one measurement of groups of
-            all users gets; statistics get so much less of theirs. 0 measures nothing.
+        measured: share of 1 / σ² of one release at ε, in [0, 1), that measurements of groups of
+            all users get; statistics get so much less of theirs. 0 measures nothing.
+        measurements: how many divide that share, >= 1.
 
     Raises:
         AccountingError: no usable noise multiplier meets it.
@@ -164,8 +167,8 @@ def split_epsilon(
     statistics, groups, spent = 0.0, 0.0, []
     if measured > 0:
         of_all = noise_multiplier_for(epsilon, delta, sample_rate=1.0, steps=1)
-        groups = noise_for_share(of_all, measured)
-        spent += [_of_all_users(ReleaseKind.EVALUATE, groups)]
+        groups = noise_for_share(of_all, measured / measurements)
+        spent += [_of_all_users(ReleaseKind.EVALUATE, groups, measurements)]
     if share > 0:
         alone = noise_multiplier_for(share * epsilon, delta, sample_rate=1.0, steps=1)
         statistics = noise_for_share(alone, 1 - measured)
@@ -178,8 +181,8 @@ def split_epsilon(
     return NoisePlan(statistics=statistics, training=training, groups=groups)
 
 
-def _of_all_users(kind: ReleaseKind, noise_multiplier: float) -> Release:
-    return Release(kind=kind, noise_multiplier=noise_multiplier, sample_rate=1.0, steps=1)
+def _of_all_users(kind: ReleaseKind, noise_multiplier: float, steps: int = 1) -> Release:
+    return Release(kind=kind, noise_multiplier=noise_multiplier, sample_rate=1.0, steps=steps)
 
 
 def about_groups(config: RunConfig) -> str:
@@ -191,12 +194,14 @@ def about_groups(config: RunConfig) -> str:
     share, tables = config.groups.share, tables_of(config.groups.tables)
     if not share:
         return ""
-    asked = release_of(config, ReleaseKind.EVALUATE, plan_noise(config).groups, 1.0, 1)
+    times = config.measurements
+    asked = release_of(config, ReleaseKind.EVALUATE, plan_noise(config).groups, 1.0, times)
+    often = "once" if times == 1 else f"{times} times, the last after the last round"
     bound = evaluation_bound(len(tables))
     return (
-        f"Groups: {sum(table.size for table in tables)} in {len(tables)} tables are measured once, "
-        f"with {share:.0%} of the budget (by itself ε = "
-        f"{epsilon([asked], config.privacy.delta):.2f}). A user changes these sums by "
+        f"Groups: {sum(table.size for table in tables)} in {len(tables)} tables are measured "
+        f"{often}, with {share:.0%} of the budget (by itself ε = "
+        f"{epsilon([asked], config.privacy.delta):.2f}). A user changes the sums of one by "
         f"{bound:.3g} at most; each gets noise of {asked.noise_multiplier * bound:.1f} users."
     )
 
@@ -214,7 +219,7 @@ def planned_releases(config: RunConfig) -> list[Release]:
     sums = (
         (ReleaseKind.STATISTICS, noise.statistics, 1.0, int(config.statistics_share > 0)),
         (ReleaseKind.TRAIN, noise.training, config.training.sample_rate, config.noised_sums),
-        (ReleaseKind.EVALUATE, noise.groups, 1.0, int(config.groups.share > 0)),
+        (ReleaseKind.EVALUATE, noise.groups, 1.0, config.measurements),
     )
     return [
         release_of(config, kind, sigma, rate, steps) for kind, sigma, rate, steps in sums if steps

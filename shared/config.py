@@ -511,6 +511,13 @@ class RunConfig:
         rounds = self.training.number_of_rounds
         return self.training.steps + (rounds // every if every else 0)
 
+    @property
+    def measurements(self) -> int:
+        """How often groups are measured: after the last round, and before those that weigh anew."""
+        if not self.groups.share:
+            return 0
+        return 1 + len(self.groups.measured_before(self.training.number_of_rounds))
+
     @classmethod
     def from_flat(cls, flat: Mapping[str, Value]) -> RunConfig:
         """Read `section.key` entries.

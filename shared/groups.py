@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from shared.errors import ConfigError
-from shared.sections import ShareBelowOne, section
+from shared.sections import NonNegativeNumber, ShareBelowOne, section
 
 __all__ = [
     "EVENTS",
@@ -41,11 +41,14 @@ __all__ = [
     "robust_weights",
     "tables_of",
     "weighted_of",
+    "weights_text",
 ]
 
 OTHER, EVENTS, TASTE = "other", "events", "taste"
 MOST_TABLES, MOST_FACTORS, MOST_CELLS, LONGEST = 8, 3, 200, 2000
 """Of one text: tables, what is crossed in one, cells of all tables, characters."""
+MOST_REWEIGHINGS = 4
+"""Measurements within a run after which groups are weighed anew."""
 MOST_CLASSES = 20
 """Of `taste`."""
 
@@ -152,11 +155,15 @@ class GroupsConfig:
         weights: what users of each group count in statistics and gradients, as
             `gender=F|M: 1, 0.6, 1`: a table, and the weight of each cell, "other" last; they are
             divided by the largest. "" weighs all alike.
+        robust: step size η >= 0 with which the weights of the first table's groups follow from
+            noised figures within the run: it measures before some of the rounds, too, and the
+            measurements divide the share. 0 leaves the weights as they are stated.
     """
 
     tables: str = ""
     share: ShareBelowOne = 0.0
     weights: str = ""
+    robust: NonNegativeNumber = 0.0
 
     def __post_init__(self) -> None:
         _named("groups.tables", tables_of, self.tables)
@@ -166,6 +173,45 @@ class GroupsConfig:
                 f"groups.share = {self.share} without groups.tables: name the groups that are to "
                 "be measured, or leave the share out."
             )
+        self._check_robust()
+
+    def _check_robust(self) -> None:
+        if not self.robust:
+            return
+        if not self.share or self.weights:
+            instead = "leave groups.weights out" if self.weights else "state groups.share"
+            raise ConfigError(
+                f"groups.robust = {self.robust:g} takes the weights from the run's own measurement "
+                f"of groups: {instead}, or set groups.robust = 0."
+            )
+        table = tables_of(self.tables)[0]
+        if any(factor.name == TASTE for factor in table.factors):
+            raise ConfigError(
+                f"groups.robust = {self.robust:g} weighs the groups of '{table.text}': taste is "
+                "known by a finished model alone, and has no weight. Put another table first."
+            )
+
+    @property
+    def first_weights(self) -> str:
+        """The weights of the first round, as `weights` states them."""
+        if not self.robust:
+            return self.weights
+        table = tables_of(self.tables)[0]
+        return weights_text(table, [1.0] * table.size)
+
+    def measured_before(self, rounds: int) -> tuple[int, ...]:
+        """Return the rounds, 1-based, before which groups are measured to weigh them.
+
+        Each round of a few, and some evenly apart of many: measurements divide one share.
+
+        >>> robust = GroupsConfig(tables="gender=F|M", share=0.1, robust=5.0)
+        >>> robust.measured_before(2), robust.measured_before(10), GroupsConfig().measured_before(2)
+        ((1, 2), (1, 3, 6, 8), ())
+        """
+        if not self.robust:
+            return ()
+        times = min(rounds, MOST_REWEIGHINGS)
+        return tuple(1 + number * rounds // times for number in range(times))
 
 
 @lru_cache(maxsize=64)
@@ -216,6 +262,15 @@ def weighted_of(text: str) -> Weighted | None:
         raise ConfigError(f"'{stated.strip()}': choose finite weights above 0.")
     largest = max(weights)
     return Weighted(table, tuple(weight / largest for weight in weights))
+
+
+def weights_text(table: Table, weights: Sequence[float]) -> str:
+    """Return the text that states a table's weights.
+
+    >>> weights_text(tables_of("gender=F|M")[0], [1, 0.6, 1])
+    'gender=F|M: 1.000000, 0.600000, 1.000000'
+    """
+    return f"{table.text}: {', '.join(f'{weight:.6f}' for weight in weights)}"
 
 
 def columns_of(texts: Sequence[Table]) -> tuple[str, ...]:

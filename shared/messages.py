@@ -137,6 +137,7 @@ _LEFT_OUT: dict[str, Value] = {
     "groups": "",
     "weights_of_groups": "",
     "groups_noise": 0.0,
+    "reweighings": 0,
 }
 """Fields that a message leaves out where they say nothing, and what they say then: an earlier
 version, which does not know them, reads such a message."""
@@ -220,6 +221,7 @@ class PlanRequest(LocalTraining):
         evaluations: how many are asked for, >= 0.
         groups: whose figures are asked for once, as in an `EvaluateRequest`.
         groups_noise: noise multiplier of that, >= 0.
+        reweighings: how many more times they are asked for, between rounds, >= 0.
         weights_of_groups: as in a `TrainRequest`.
         trust: as in a `TrainRequest`, of all of them.
     """
@@ -236,6 +238,7 @@ class PlanRequest(LocalTraining):
     evaluations: NonNegativeInt
     groups: str = ""
     groups_noise: NonNegativeNumber = 0.0
+    reweighings: NonNegativeInt = 0
     weights_of_groups: str = ""
     trust: Choice[Trust] = Trust.LOCAL
 

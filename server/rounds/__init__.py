@@ -11,7 +11,8 @@
 - `replies`: checks of every kind of reply, before any arithmetic.
 - `statistics`: the sums of a warm start's statistics.
 - `evaluation`: metrics from noised sums.
-- `groups`: the one measurement of public groups, and the figures that follow from it.
+- `groups`: a measurement of public groups, and the figures that follow from it.
+- `group_weights`: what groups count in the next rounds, by these figures.
 - `participants`: which organisations take part.
 - `grid`: Flower's Grid with deadlines, late replies and nudges.
 - `fetching`: downloads of replies, each on its own.

@@ -1,7 +1,8 @@
-"""Ask once, after the last round, how well the model serves each public group, and divide the sums.
+"""Ask once how well the model serves each public group, and divide the sums.
 
-One noised release of every organisation that answers "evaluate"; it depends on the published
-weights, and nothing of the run depends on it.
+One noised release of every organisation that answers "evaluate". That after the last round is of
+the published weights, and nothing of the run depends on it; others weigh the groups in the rounds
+that follow (`server.rounds.group_weights`).
 """
 
 from __future__ import annotations
@@ -49,12 +50,17 @@ class GroupMeasurement:
     on_finish: Callable[[CollectionReport], None] = lambda _: None
     attempts: Attempts | None = None
 
-    def ask(self, request: EvaluateRequest) -> dict[str, Any]:
+    def ask(self, request: EvaluateRequest, before: int = 0) -> dict[str, Any]:
         """Return the figures of all users and of each table's groups; {} where noise hides all.
 
         Organisations that do not answer are left out: a partner may decline metrics.
+
+        Args:
+            request: what is asked.
+            before: the round that it precedes; 0 for the measurement after the last one.
         """
-        spec = evaluation_spec(request)
+        when = f" before round {before}" if before else ""
+        spec = evaluation_spec(request, f"the measurement of groups{when}")
         collection = collection_of(spec, self.config, Memory(), self.attempts)
         if isinstance(collection, SecureCollection):
             collection.ask_once(self.grid, self.look_up)

@@ -106,7 +106,8 @@ def plan_request(
         evaluations=config.training.number_of_rounds // every if every else 0,
         groups=config.groups.tables if config.groups.share else "",
         groups_noise=terms.groups_noise if config.groups.share else 0.0,
-        weights_of_groups=config.groups.weights,
+        reweighings=max(config.measurements - 1, 0),
+        weights_of_groups=config.groups.first_weights,
         trust=config.privacy.trust_asked,
     )
 
@@ -126,8 +127,24 @@ def plan_spec(request: PlanRequest) -> CollectionSpec[bool]:
     )
 
 
-def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights) -> TrainRequest:
-    """Return the request of training round `number`, 1-based, that begins with `weights`."""
+def train_request(
+    config: RunConfig,
+    terms: Terms,
+    number: int,
+    weights: Weights,
+    weights_of_groups: str | None = None,
+) -> TrainRequest:
+    """Return the request of training round `number`, 1-based, that begins with `weights`.
+
+    Args:
+        config: the run's parameters.
+        terms: what every request holds.
+        number: of the round.
+        weights: global trainable weights.
+        weights_of_groups: what users of each group count; None takes those of the run.
+    """
+    if weights_of_groups is None:
+        weights_of_groups = config.groups.weights
     return TrainRequest(
         run=terms.run,
         round=number,
@@ -136,7 +153,7 @@ def train_request(config: RunConfig, terms: Terms, number: int, weights: Weights
         weights=weights,
         noise_multiplier=terms.noise_multiplier,
         frozen=frozen_fingerprint(config.model),
-        weights_of_groups=config.groups.weights,
+        weights_of_groups=weights_of_groups,
         trust=config.privacy.trust_asked,
         **values_of(LocalTraining, config.training.in_round(number)),
     )
@@ -192,7 +209,7 @@ def evaluate_request(
     """
     return EvaluateRequest(
         run=terms.run,
-        round=number,
+        round=_evaluation_number(config, number),
         catalogue=terms.catalogue,
         model=config.model,
         weights=weights,
@@ -203,11 +220,20 @@ def evaluate_request(
     )
 
 
-def groups_request(config: RunConfig, terms: Terms, weights: Weights) -> EvaluateRequest:
-    """Return the request for figures of groups under `weights`, of all users, once in a run."""
+def groups_request(
+    config: RunConfig, terms: Terms, weights: Weights, before: int = 0
+) -> EvaluateRequest:
+    """Return the request for figures of groups under `weights`, of all users.
+
+    Args:
+        config: the run's parameters.
+        terms: what every request holds.
+        weights: global trainable weights.
+        before: the round that it precedes; 0 for the one after the last round.
+    """
     return EvaluateRequest(
         run=terms.run,
-        round=config.training.number_of_rounds + 1,  # no evaluation of a round has this number
+        round=_evaluation_number(config, config.training.number_of_rounds + 1, before),
         catalogue=terms.catalogue,
         model=config.model,
         weights=weights,
@@ -219,16 +245,28 @@ def groups_request(config: RunConfig, terms: Terms, weights: Weights) -> Evaluat
     )
 
 
-def evaluation_spec(request: EvaluateRequest) -> CollectionSpec[Sums]:
-    """Return the noised sums of an evaluation."""
+def _evaluation_number(config: RunConfig, after: int, before: int = 0) -> int:
+    """Return the number of an evaluation, or of a measurement of groups: they ascend with time.
+
+    Args:
+        config: the run's parameters.
+        after: the round that an evaluation follows; one more than the last one for the measurement
+            after it.
+        before: the round that a measurement precedes; 0 for another one.
+    """
+    if not config.groups.robust:
+        return after
+    return 2 * before if before else 2 * after + (after <= config.training.number_of_rounds)
+
+
+def evaluation_spec(request: EvaluateRequest, name: str = "") -> CollectionSpec[Sums]:
+    """Return the noised sums of an evaluation; `name` is another one than by its round."""
 
     def check(reply: Message, partner: Partner) -> Sums:
         return checked_sums(reply, request, partner.population)
 
     return CollectionSpec(
-        name="the measurement of groups"
-        if request.groups
-        else f"the evaluation of round {request.round}",
+        name=name or f"the evaluation of round {request.round}",
         round=request.round,
         kind=EVALUATE,
         content=request.to_content(),

@@ -7,7 +7,7 @@ growing waits, and finally raises a `QuorumError`; finished rounds are saved.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,6 +39,7 @@ __all__ = ["FederatedStrategy"]
 log = logging.getLogger("sotto.server")
 R = TypeVar("R", TrainRequest, EvaluateRequest)
 Value = TypeVar("Value")
+Weigh = Callable[[int, Weights], str | None]
 
 
 class FederatedStrategy(Strategy):
@@ -72,6 +73,9 @@ class FederatedStrategy(Strategy):
         self._memory = Memory()
         self._training: _Asked[TrainRequest, Weights] | None = None
         self._evaluation: _Asked[EvaluateRequest, Sums] | None = None
+        self.weigh: Weigh = lambda _, __: None
+        """Called with each round's number and weights before it is asked for; returns what users of
+        each group count in it, None as the run states."""
         self.metrics: Mapping[str, float] = {}
         """Metrics released with the last round; empty if none were, or noise hides them."""
 
@@ -100,7 +104,9 @@ class FederatedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Return one request for every partner that is connected."""
         number = self._rounds_done + server_round
-        request = train_request(self._config, self._terms, number, to_weights(arrays))
+        weights = to_weights(arrays)
+        of_groups = self.weigh(number, weights)
+        request = train_request(self._config, self._terms, number, weights, of_groups)
         spec = training_spec(request, self._config.server.max_update_norm)
         collection = collection_of(spec, self._config, self.memory, self._attempts)
         self._training = _Asked(request, collection, grid)
@@ -133,7 +139,7 @@ class FederatedStrategy(Strategy):
         if not every or number % every:
             return []
         request = evaluate_request(self._config, self._terms, number, to_weights(arrays))
-        spec = evaluation_spec(request)
+        spec = evaluation_spec(request, f"the evaluation of round {number}")
         collection = collection_of(spec, self._config, Memory(), self._attempts)
         self._evaluation = _Asked(request, collection, grid)
         return collection.requests(grid, self._look_up(grid))
@@ -145,17 +151,18 @@ class FederatedStrategy(Strategy):
         if self._evaluation is None:
             return None
         collection, request = self._evaluation.collection, self._evaluation.request
+        number = self._rounds_done + server_round
         collection.take(replies)
         if isinstance(collection, SecureCollection):
             collection.ask_once(self._evaluation.grid, self._look_up)
         if failures := collection.report.failures:
-            log.warning("round %d: no metrics from %s", request.round, failures)
+            log.warning("round %d: no metrics from %s", number, failures)
         means = mean_metrics([sums for _, sums in collection.valid], request)
         if means is None:
-            log.warning("round %d: too few users for metrics above the noise", request.round)
+            log.warning("round %d: too few users for metrics above the noise", number)
             return None
         figures = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        log.info("round %d, %d organisations: %s", request.round, len(collection.valid), figures)
+        log.info("round %d, %d organisations: %s", number, len(collection.valid), figures)
         self.metrics = means
         return MetricRecord(dict(means))
 

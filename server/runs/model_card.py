@@ -99,7 +99,7 @@ def requested_releases(config: RunConfig, rounds: int) -> list[Release]:
         (ReleaseKind.STATISTICS, noise.statistics, 1.0, statistics),
         (ReleaseKind.TRAIN, noise.training, rate, rounds * config.training.local_steps),
         (ReleaseKind.EVALUATE, noise.training, rate, rounds // every if every else 0),
-        (ReleaseKind.EVALUATE, noise.groups, 1.0, int(config.groups.share > 0)),
+        (ReleaseKind.EVALUATE, noise.groups, 1.0, config.measurements),
     )
     return [
         release_of(config, kind, multiplier, sampled, steps)

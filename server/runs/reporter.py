@@ -215,6 +215,11 @@ class RunReporter:
             organisations=self._counted(report), measurements=self.status.measurements + released
         )
 
+    def groups_weighed(self, number: int, weights: str) -> None:
+        """Report what users of each group count from a round on."""
+        log.info("round %d: groups count as %s", number, weights)
+        self._update(group_weights=weights)
+
     def groups_measured(self, figures: Mapping[str, Any]) -> None:
         """Keep the figures of public groups, released with noise; {} where noise hides them."""
         self._update(groups=dict(figures))

@@ -129,7 +129,7 @@ def _popularity(config: RunConfig, popularity: Sequence[float]) -> str:
 
 
 def _not_used(config: RunConfig) -> str:
-    weighted = weighted_of(config.groups.weights)
+    weighted = weighted_of(config.groups.first_weights)
     if weighted is None:
         return (
             "Age, gender, place and other properties of a user are not used, neither for the order "

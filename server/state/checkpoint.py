@@ -51,6 +51,9 @@ class Checkpoint:
         answers: digests of the partners' last answers; see `server.rounds.collection.Memory`.
         groups: figures of the finished model by public group, {} where noise hides them; None until
             they were asked for.
+        group_weights: what users of each group count, as `groups.weights` states it, where it
+            follows from figures; "" before the first.
+        weighed: the last round that groups were measured for; 0 before the first.
         weights: global trainable weights.
         optimiser: the server optimiser's arrays by name; empty for one without state.
     """
@@ -64,6 +67,8 @@ class Checkpoint:
     own_items: tuple[int, ...] | None = None
     answers: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, Any] | None = None
+    group_weights: str = ""
+    weighed: int = 0
     weights: Weights
     optimiser: State = field(default_factory=dict)
 

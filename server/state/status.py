@@ -128,6 +128,8 @@ class RunStatus:
         metrics_round: the round that they belong to; 0 without any.
         measurements: sums of groups' figures that were released under secure aggregation; one that
             was taken from disk after a resume may be missing.
+        group_weights: what users of each group count in training, where it follows from figures;
+            "" elsewhere.
         groups: figures of the finished model by public group, released with noise, as
             `server.rounds.groups.measured_groups` returns them; empty where none were asked for.
         schema: raised whenever a field changes its meaning or goes.
@@ -156,6 +158,7 @@ class RunStatus:
     metrics: Mapping[str, float] = field(default_factory=dict)
     metrics_round: int = 0
     measurements: int = 0
+    group_weights: str = ""
     groups: Mapping[str, Any] = field(default_factory=dict)
     schema: int = 1
 

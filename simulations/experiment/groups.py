@@ -100,6 +100,6 @@ def exact_figures(
 
 def _release(config: RunConfig, released: Mapping[str, Any]) -> dict[str, Any]:
     noise = plan_noise(config).groups
-    asked = release_of(config, ReleaseKind.EVALUATE, noise, 1.0, 1)
+    asked = release_of(config, ReleaseKind.EVALUATE, noise, 1.0, config.measurements)
     alone = epsilon([asked], config.privacy.delta)
     return dict(released) | {"epsilon_alone": alone, "share": config.groups.share}

@@ -19,6 +19,8 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from server.app import MODEL, Observer, coordinate, make_app
 from server.noise_plan import plan_noise, popularity_share
+from server.rounds.group_weights import reweighed
+from server.rounds.groups import GroupMeasurement
 from server.runs.recommender import build_recommender
 from server.state.audit_log import FILE, AuditLog
 from server.state.checkpoint import Checkpoint
@@ -43,6 +45,7 @@ from shared.messages import (
     STATISTICS,
     TRAIN,
     DescribeReply,
+    EvaluateRequest,
     TrainRequest,
     Weights,
     refusal_reply,
@@ -536,6 +539,41 @@ def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> N
     asked = federation.run(resume=True).sent
     assert not [message for message in asked if message.metadata.message_type == EVALUATE]
     assert federation.releases() == [ROUNDS + 1, ROUNDS]
+
+
+def test_groups_weigh_in_the_next_rounds_by_what_was_released(
+    two: Make, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights follow from the noised figures, are the same after a kill, and cost what was said."""
+    groups = GroupsConfig(tables="gender=F|M", share=0.2, robust=5.0)
+    federation = two(replace(config, privacy=PRIVATE, groups=groups))
+    for site in federation.sites:
+        lines = 'policy.answers = ["describe", "train", "evaluate"]\n'
+        (site / "site.toml").write_text(lines + (site / "site.toml").read_text())
+    released, ask = dict[int, dict[str, Any]](), GroupMeasurement.ask
+
+    def said(self: GroupMeasurement, request: EvaluateRequest, before: int = 0) -> dict[str, Any]:
+        ask(self, request, before)
+        figures = [{"ndcg": ndcg} for ndcg in (0.1 * before, 0.2, None)]
+        released[before] = {"all": {"ndcg": 0.2}, "tables": [{"groups": figures}]}
+        return released[before]
+
+    monkeypatch.setattr(GroupMeasurement, "ask", said)
+    with pytest.raises(Killed):
+        federation.run(observer=killed_after(2))
+    asked = federation.run(resume=True).sent
+    assert list(released) == [1, 2, 3, 0]
+    weights, expected = groups.first_weights, dict[int, str]()
+    for number in (1, 2, 3):
+        weights = expected[number] = reweighed(groups, weights, released[number])
+    assert len({*expected.values()}) == 2  # in round 2 all figures are alike
+    requests = [TrainRequest.from_content(one.content) for one in asked if round_of(one)]
+    assert {one.round: one.weights_of_groups for one in requests} == {3: expected[3]}
+    assert federation.checkpoint.group_weights == expected[3]
+    for ledger in federation.ledgers:
+        steps = {str(release.kind): release.steps for release in ledger.releases()}
+        assert steps == {"train": ROUNDS, "evaluate": ROUNDS + 1}
+        assert 0.98 * 4 < ledger.spent(DELTA) <= 4
 
 
 def test_a_new_run_does_not_get_the_budget_back(

@@ -157,13 +157,31 @@ def test_a_measurement_of_groups_is_within_the_budget_by_another_accountant(
     assert accountant.get_epsilon(DELTA) == pytest.approx(4.0, rel=0.01)
 
 
+@pytest.mark.parametrize(("rounds", "times"), [(2, 3), (9, 5)])
+def test_measurements_between_rounds_divide_the_share_by_another_accountant(
+    rounds: int, times: int
+) -> None:
+    groups = GroupsConfig(tables="gender=F|M; events=20", share=0.1, robust=5.0)
+    training = TrainingConfig(rounds=rounds, sample_rate=1.0)
+    config = replace(CONFIG, groups=groups, training=training)
+    plan = plan_noise(config)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, 1e-3)
+    for noise, count in ((plan.groups, times), (plan.statistics, 1), (plan.training, rounds)):
+        accountant.compose(GaussianDpEvent(noise), count)
+    assert accountant.get_epsilon(DELTA) == pytest.approx(config.privacy.epsilon, rel=0.01)
+    once = plan_noise(replace(config, groups=replace(groups, robust=0.0)))
+    assert plan.groups == pytest.approx(once.groups * math.sqrt(times))
+    assert (plan.statistics, plan.training) == pytest.approx((once.statistics, once.training))
+    assert f"measured {times} times" in about_groups(config)
+
+
 def test_groups_are_a_release_of_their_own_and_said_before() -> None:
     config = replace(CONFIG, groups=GroupsConfig(tables="gender=F|M; events=20", share=0.1))
     planned = planned_releases(config)
     assert [release.kind for release in planned] == [ReleaseKind.STATISTICS, ReleaseKind.EVALUATE]
     assert 3.99 <= epsilon(planned, DELTA) <= 4.0
     noise = planned[1].noise_multiplier * 3  # two tables and all users: a bound of √9
-    assert "A user changes these sums by 3 at most" in about_groups(config)
+    assert "A user changes the sums of one by 3 at most" in about_groups(config)
     assert f"noise of {noise:.1f} users" in about_groups(config)
     assert about_groups(CONFIG) == ""
 
