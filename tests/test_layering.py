@@ -383,6 +383,8 @@ def test_only_the_guard_reads_a_risk() -> None:
     assert client_importers("shared.over_use.model") - trains == {"client.wellbeing.protection"}
     assert client_modules_with(WORDS) == {"client.wellbeing.protection", "client.wellbeing.guard"}
     assert client_importers("client.wellbeing") - guard == {
+        "client.serving.batch",
+        "client.serving.guarded",
         "client.serving.service.current",
         "client.serving.service.guarding",
     }

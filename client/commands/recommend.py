@@ -24,10 +24,12 @@ from client.commands.rerank_options import RerankOption, RerankStrengthOption, S
 from client.home.store import HOME_FILE
 from client.serving.batch import Batch, Summary, check_file, recommend_all
 from client.serving.explanation import CHOSE
+from client.serving.guarded import load_file_protection
 from client.serving.published import home_in_use
 from client.serving.recommender import Filters, Recommended, Recommender
 from client.serving.smoothed import load_recommender
 from client.site.site import FILE, Site
+from client.site.wellbeing import Measure, WellbeingConfig
 from shared.errors import ConfigError, DataError
 from shared.system.command_line import messages, output, table_of, write_json
 
@@ -226,8 +228,11 @@ def _for_users(
     filters = request.lists.filters(recommender, columns.item)
     recommender.check(request.k, filters)
     recommender.reranker(rerank)
-    if source.site is not None and source.site.wellbeing.on:
-        messages.print("The wellbeing guard is of `serve` alone: these lists are not guarded.")
+    policy, protection = None, None
+    if source.site is not None:
+        policy = source.site.wellbeing.for_files
+        protection = load_file_protection(source.site, recommender.catalogue)
+        _say_what_is_not_kept(source.site.wellbeing)
     messages.print("reading your data ...")
     named = None if asked is None else hashlib.sha256("\n".join(asked).encode()).hexdigest()
     batch = Batch(
@@ -237,6 +242,7 @@ def _for_users(
         filters=filters,
         explain=request.explain,
         rerank=rerank,
+        protection=protection,
         file=out,
         request={
             "model": _digest(request.model / "model" / "model.safetensors"),
@@ -256,9 +262,32 @@ def _for_users(
             "because": request.verb if request.explain else None,
             "rerank": asdict(rerank) if rerank.changes else None,
             **({"smooth": request.smooth} if request.smooth else {}),
+            **({"wellbeing": _guard_digest(source.folder, policy)} if policy else {}),
         },
     )
     return recommend_all(batch, lambda text: messages.print(text, soft_wrap=True)), home
+
+
+def _say_what_is_not_kept(policy: WellbeingConfig) -> None:
+    named = {Measure.QUIET: "quiet hours", Measure.PAUSE: "pauses"}
+    left = [name for measure, name in named.items() if measure in policy.measures]
+    if policy.on and left:
+        messages.print(
+            f"The wellbeing guard's {' and '.join(left)} are of the moment when a list is shown: "
+            "keep them where you show these lists.",
+            soft_wrap=True,
+        )
+
+
+def _guard_digest(folder: Path, policy: WellbeingConfig) -> str:
+    """Return what tells one state of the guard's policy, model and tables from another."""
+    files = [
+        *sorted((folder / policy.model).iterdir()),
+        folder / policy.users,
+        folder / policy.items,
+    ]
+    parts = [repr(policy), *(_digest(file) for file in files if file.is_file())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _read_items(file: Path, column: str, recommender: Recommender) -> frozenset[str]:
@@ -328,6 +357,12 @@ def _print_summary(summary: Summary, out: Path, home: Path | None) -> None:
         output.print(
             f"{summary.without_history:,} of the users have no event with an item of the "
             "catalogue: they got what the model recommends without a history.",
+            soft_wrap=True,
+        )
+    if summary.guarded:
+        output.print(
+            f"{summary.guarded:,} lists were changed by the wellbeing guard: the column "
+            "`wellbeing` says how.",
             soft_wrap=True,
         )
     if summary.short_lists:

@@ -11,8 +11,9 @@ home model, list of users, state of the data) are discarded.
 | `.csv`          | the same columns, with a header                                               |
 | `.jsonl`        | one object a line, with these keys                                            |
 
-With explanations there is a column more, `because`: a sentence. The file is readable by its owner
-alone: it says what users chose or may choose.
+With explanations there is a column more, `because`: a sentence. With the wellbeing guard there is
+`wellbeing`: what was done to the user's list, in sentences; "" for most. The file is readable by
+its owner alone: it says what users chose or may choose.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from client.serving.recommender import Filters, Recommender
+from client.serving.guarded import guard_file
+from client.serving.recommender import Filters, Lists, Recommender
 from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.rerank.settings import RerankConfig
 from shared.system.files import PRIVATE, atomic_replacement, write_atomically
 from shared.system.locks import exclusive_lock
+
+if TYPE_CHECKING:
+    from client.wellbeing.protection import Protection
 
 __all__ = ["SUFFIXES", "Batch", "Summary", "check_file", "recommend_all"]
 
@@ -58,6 +63,7 @@ class Batch:
         explain: whether to add reasons.
         rerank: another order of what is shown.
         file: is replaced when all is done; its suffix is one of `SUFFIXES`.
+        protection: decides on lists of users at risk of over-use; None where nobody is protected.
         request: what the result depends on, as JSON holds it: blocks of another one are discarded.
     """
 
@@ -69,6 +75,7 @@ class Batch:
     file: Path
     request: Mapping[str, object]
     rerank: RerankConfig = field(default_factory=RerankConfig)
+    protection: Protection | None = None
 
     @property
     def parts(self) -> Path:
@@ -84,6 +91,7 @@ class Summary:
         users: how many were answered.
         without_history: those of them who have no event with an item of the catalogue.
         short_lists: those of them for whom filters left fewer than k items.
+        guarded: those whose list the wellbeing guard has changed.
         rows: recommendations.
         resumed: users whose block was there already.
         seconds: of this run.
@@ -92,6 +100,7 @@ class Summary:
     users: int = 0
     without_history: int = 0
     short_lists: int = 0
+    guarded: int = 0
     rows: int = 0
     resumed: int = 0
     seconds: float = 0.0
@@ -211,7 +220,7 @@ def _write_blocks(batch: Batch, say: Callable[[str], None]) -> Summary:
 
 
 def _counts(summary: Summary) -> dict[str, int]:
-    names = ("users", "without_history", "short_lists", "rows")
+    names = ("users", "without_history", "short_lists", "guarded", "rows")
     return {name: getattr(summary, name) for name in names}
 
 
@@ -224,8 +233,10 @@ def _add(summary: Summary, counts: Mapping[str, int], *, resumed: bool) -> None:
 def _write_block(batch: Batch, users: Histories, name: str) -> dict[str, int]:
     """Write one block, then what it counts: who finds the counts finds the block."""
     lists = batch.recommender.rank_many(users, batch.k, filters=batch.filters, rerank=batch.rerank)
-    ids = lists.ids
-    table = _table(batch, users, ids, lists.scores)
+    short, said = int((lists.ids[:, -1] == 0).sum()), [""] * len(users)
+    if batch.protection is not None:
+        lists, said = guard_file(batch.protection, batch.recommender, users, lists, batch.filters)
+    table = _table(batch, users, lists, said)
     suffix = batch.file.suffix.lower()
     with atomic_replacement(batch.parts / f"{name}{suffix}") as file:
         _write_table(table, file, suffix)
@@ -233,16 +244,16 @@ def _write_block(batch: Batch, users: Histories, name: str) -> dict[str, int]:
     counts = {
         "users": len(users),
         "without_history": int((users.lengths == 0).sum()),
-        "short_lists": int((ids[:, -1] == 0).sum()),
+        "short_lists": short,
+        "guarded": sum(map(bool, said)),
         "rows": table.num_rows,
     }
     write_atomically(batch.parts / f"{name}.json", json.dumps(counts).encode())
     return counts
 
 
-def _table(
-    batch: Batch, users: Histories, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
-) -> pa.Table:
+def _table(batch: Batch, users: Histories, lists: Lists, said: Sequence[str]) -> pa.Table:
+    ids, scores = lists.ids, lists.scores
     row, place = np.nonzero(ids)
     items = pa.array(ids[row, place] - 1)
     catalogue = batch.recommender.catalogue
@@ -262,6 +273,8 @@ def _table(
             ],
             pa.string(),
         )
+    if batch.protection is not None:
+        columns["wellbeing"] = pa.array(said, pa.string()).take(pa.array(row))
     return pa.table(columns)
 
 
@@ -302,5 +315,6 @@ def _join_parquet(blocks: Sequence[Path], whole: Path) -> None:
 
 
 def _header(batch: Batch) -> str:
-    names = ["user", "rank", "item", "title", "score", *(["because"] if batch.explain else [])]
+    names = ["user", "rank", "item", "title", "score"]
+    names += ["because"] * batch.explain + ["wellbeing"] * (batch.protection is not None)
     return ",".join(f'"{name}"' for name in names) + "\n"

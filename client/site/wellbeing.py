@@ -15,6 +15,7 @@ common one does not hold. `client.wellbeing` does it.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import time
 from enum import StrEnum
 from typing import Annotated
@@ -180,6 +181,17 @@ class WellbeingConfig:
             Measure.FINITE: self.finite_worth > 1,
         }
         return tuple(measure for measure, holds in on.items() if holds)
+
+    @property
+    def for_files(self) -> WellbeingConfig | None:
+        """The policy of lists in a file, which are shown at a time that is not known.
+
+        Without quiet hours and pauses: whoever shows the lists keeps them. None where nothing else
+        is on.
+        """
+        if not self.on or not set(self.measures) - {Measure.QUIET, Measure.PAUSE}:
+            return None
+        return replace(self, quiet_hours="", pause_after_minutes=0.0)
 
     def threshold_of(self, measure: Measure) -> float:
         """Return the risk from which a measure holds."""

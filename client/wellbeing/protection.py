@@ -193,6 +193,17 @@ class Protection:
         text = json.dumps(log, ensure_ascii=False)
         return Shown(ids[decision.places], decision.places, decision, text)
 
+    def decide_first(
+        self,
+        user: str,
+        ids: NDArray[np.int64],
+        scores: NDArray[np.floating],
+        plain: NDArray[np.int64],
+        now: float,
+    ) -> Shown:
+        """Decide as `decide`, on the first list of a session."""
+        return self.decide(user, ids, scores, plain, Session(last=now, since=now), now)
+
     def _may_be_scored(self, user: str, wish: bool | None) -> bool:
         if wish is not None:
             return wish

@@ -15,39 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.feedback import FeedbackEvent, FeedbackStore
-from client.serving.recommender import Filters, Lists, Recommender
+from client.serving.guarded import Pool
+from client.serving.recommender import Lists
 from client.serving.service import recommender_pb2 as pb
-from client.site.wellbeing import Measure
 from client.wellbeing.sessions import Sessions
-from shared.data.histories import Histories
 
 if TYPE_CHECKING:
     from client.wellbeing.guard import Session
     from client.wellbeing.protection import Protection, Shown
 
-__all__ = ["GuardedList", "ListGuard", "Pool", "plain_list", "pools"]
+__all__ = ["GuardedList", "ListGuard", "plain_list"]
 
-_CHOOSING = {Measure.DAMPING, Measure.FINITE}
-"""Measures that choose among more candidates than the list has."""
 _REPLAYED = 24 * 3600
 """Seconds of logged lists that are read when the service starts: no session is longer."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pool:
-    """What one protected user's list is chosen from.
-
-    Attributes:
-        ids: internal ids of the candidates, int64 [C].
-        scores: their probabilities, float32 [C].
-        ranks: by score alone, int64 [C]; 0 behind all candidates.
-        plain: places of what would be shown, in order, int64 [k].
-    """
-
-    ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    ranks: NDArray[np.int64]
-    plain: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,55 +108,3 @@ def plain_list(lists: Lists, row: int) -> GuardedList:
     length = int((lists.ids[row] > 0).sum())
     ranks = None if lists.before is None else lists.before[row][:length]
     return GuardedList(lists.ids[row][:length], lists.scores[row][:length], ranks)
-
-
-def pools(
-    protection: Protection,
-    recommender: Recommender,
-    histories: Histories,
-    lists: Lists,
-    rows: Sequence[int],
-    filters: Filters,
-) -> dict[int, Pool]:
-    """Return, by row, what the lists of protected users are chosen from.
-
-    Args:
-        protection: whose policy holds.
-        recommender: ranks.
-        histories: of all N users.
-        lists: what they would be shown.
-        rows: users who are protected.
-        filters: which items may be recommended.
-    """
-    if not rows:
-        return {}
-    policy = protection.policy
-    more: Lists | None = None
-    if _CHOOSING & set(policy.measures):
-        number = min(len(recommender.catalogue), max(lists.ids.shape[1], policy.candidates))
-        more = recommender.rank_many(histories.select(rows), number, filters=filters)
-    return {row: _pool(lists, row, more, place) for place, row in enumerate(rows)}
-
-
-def _pool(lists: Lists, row: int, more: Lists | None, place: int) -> Pool:
-    own, scores = lists.ids[row], lists.scores[row]
-    length = int((own > 0).sum())
-    own, scores = own[:length], scores[:length]
-    ranks = np.arange(1, length + 1) if lists.before is None else lists.before[row][:length]
-    if more is None:
-        return Pool(own, scores, ranks, np.arange(length))
-    found = more.ids[place]
-    found = found[found > 0]
-    number = {item: at for at, item in enumerate(found.tolist())}
-    others = np.array([item not in number for item in own.tolist()], np.bool_)
-    at = iter(range(len(found), len(found) + length))
-    plain = [
-        next(at) if other else number[item]
-        for item, other in zip(own.tolist(), others, strict=True)
-    ]
-    return Pool(
-        np.concatenate([found, own[others]]),
-        np.concatenate([more.scores[place][: len(found)], scores[others]]),
-        np.concatenate([np.arange(1, len(found) + 1), ranks[others]]),
-        np.array(plain, np.int64),
-    )

@@ -21,11 +21,12 @@ from client.data.feedback import Exposure, FeedbackEvent, GuardDecision
 from client.data.interactions import Kind
 from client.logs import Event, Fields, cause, note
 from client.serving.explanation import Explanation
+from client.serving.guarded import Pool, pools
 from client.serving.recommender import Filters
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service.admission import Admission
 from client.serving.service.current import Loaded
-from client.serving.service.guarding import GuardedList, ListGuard, Pool, plain_list, pools
+from client.serving.service.guarding import GuardedList, ListGuard, plain_list
 from client.serving.service.metrics import ServiceMetrics
 from client.serving.service.status import Code, ServiceError
 from client.serving.service.writer import FeedbackWriter
