@@ -70,8 +70,9 @@ from shared.messages import (
     refusal_reply,
     traffic,
 )
-from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
+from shared.models.attention import AttentionRecommender, item_descriptors, trainable
 from shared.models.frozen import fingerprint
+from shared.models.registry import build_recommender
 from shared.outcomes import Refusal
 from shared.sections import LONGEST_NAME, values_of
 
@@ -381,7 +382,7 @@ def _refused_as_policy() -> Iterator[None]:
 def _model(
     request: TrainRequest | EvaluateRequest, site: Site, catalogue: Catalogue
 ) -> AttentionRecommender:
-    model = build(request.model, catalogue)
+    model = build_recommender(request.model, catalogue)
     load_weights(model, request)
     model.to(site.torch_device())
     return model

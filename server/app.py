@@ -50,7 +50,8 @@ from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, ServerError
 from shared.messages import Weights
-from shared.models.attention import AttentionRecommender, build, trainable
+from shared.models.attention import AttentionRecommender, trainable
+from shared.models.registry import build
 from shared.secure_aggregation.signing import public_to_text
 
 __all__ = ["MODEL", "Observer", "app", "make_app"]

@@ -42,6 +42,7 @@ __all__ = [
     "LocalTraining",
     "Masking",
     "ModelConfig",
+    "ModelKind",
     "Optimiser",
     "PathsConfig",
     "PrivacyConfig",
@@ -54,6 +55,12 @@ __all__ = [
     "WarmStartConfig",
     "Weighting",
 ]
+
+
+class ModelKind(StrEnum):
+    """Which model of the family is trained; see `shared.models.registry`."""
+
+    ATTENTION = "attention"
 
 
 class ItemRepresentation(StrEnum):
@@ -149,6 +156,7 @@ class ModelConfig:
     """The recommender's shape.
 
     Attributes:
+        kind: which model of the family, as "attention".
         items: "ids" (learned), "features" (public, frozen) or "both".
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
@@ -164,6 +172,7 @@ class ModelConfig:
         trained: "scores" trains how states score features, and offsets; "all" every weight.
     """
 
+    kind: Choice[ModelKind] = ModelKind.ATTENTION
     items: Choice[ItemRepresentation] = ItemRepresentation.FEATURES
     tied: bool = True
     item_bias: bool = True
@@ -542,6 +551,8 @@ class RunConfig:
             free += ("groups.",)
         if not self.training.debias:
             free += ("training.debias",)
+        if self.model.kind is ModelKind.ATTENTION:  # as of runs of versions that had no other
+            free += ("model.kind",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
 
     @property

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
-from shared.config import LocalTraining, ModelConfig, Trust
+from shared.config import LocalTraining, ModelConfig, ModelKind, Trust
 from shared.errors import ConfigError, SecureAggregationError, WireError
 from shared.groups import Table, Weighted, tables_of, weighted_of
 from shared.message_records import (
@@ -138,6 +138,7 @@ _LEFT_OUT: dict[str, Value] = {
     "weights_of_groups": "",
     "groups_noise": 0.0,
     "reweighings": 0,
+    "model.kind": str(ModelKind.ATTENTION),
 }
 """Fields that a message leaves out where they say nothing, and what they say then: an earlier
 version, which does not know them, reads such a message."""
@@ -197,7 +198,7 @@ class DescribeReply:
     def from_content(cls, content: RecordDict) -> DescribeReply:
         """Read the message from Flower records; raises WireError."""
         record = only_records(content, FIELDS)
-        return cls(**read_fields(record, _sent_types(cls, record)))
+        return cls(**read_fields(record, _without_absent(field_types(cls), record)))
 
 
 @section(error=WireError)
@@ -665,21 +666,32 @@ def _request_fields(request: Request | PlanRequest) -> dict[str, Value]:
 def _read_request(
     content: RecordDict, cls: type[Request | PlanRequest], *records: str
 ) -> dict[str, Any]:
-    model_types = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
     record = only_records(content, *(records or (ARRAYS, FIELDS)))
-    fields = read_fields(record, {"protocol": int} | _sent_types(cls, record) | model_types)
+    model_types = {f"model.{key}": type(v) for key, v in flatten(ModelConfig()).items()}
+    model_types = _without_absent(model_types, record)
+    types = _without_absent(field_types(cls), record)
+    fields = read_fields(record, {"protocol": int} | types | model_types)
     _protocol(fields)
     model = {key.removeprefix("model."): fields.pop(key) for key in model_types}
+    _check_kind(model.get("kind", ModelKind.ATTENTION))
     try:
         return fields | {"model": parse_sections(ModelConfig, model)}
     except ConfigError as error:
         raise WireError(str(error)) from error
 
 
-def _sent_types(cls: type, content: RecordDict) -> dict[str, type]:
-    """Return the types of the fields that a message holds, without those that say nothing."""
+def _without_absent(types: dict[str, type], content: RecordDict) -> dict[str, type]:
+    """Leave out fields that say nothing and that a message does not hold."""
     absent = {name for name in _LEFT_OUT if not has_field(content, name)}
-    return {name: kind for name, kind in field_types(cls).items() if name not in absent}
+    return {name: kind for name, kind in types.items() if name not in absent}
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in list(ModelKind):
+        raise WireError(
+            f"model.kind = {kind[:LONGEST_NAME]!r}, and this release knows "
+            f"{', '.join(ModelKind)}: install the coordinator's release, or decline."
+        )
 
 
 def _protocol_of(content: RecordDict) -> int:

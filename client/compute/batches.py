@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from shared.data.histories import Histories
 from shared.errors import ClippingError
-from shared.models.attention_config import AttentionConfig, mask_size
+from shared.models.attention_config import AttentionConfig
+from shared.models.registry import ModelShape
 from shared.privacy.noise import user_bytes
 
 __all__ = [
@@ -47,13 +48,10 @@ __all__ = [
     "most_rows",
     "physical_batches",
     "shape_of",
-    "user_numbers",
 ]
 
 NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
 """Largest part of a physical batch, in numbers; bounds memory."""
-LAYERS_ALIVE = 64
-"""About how many values a position's hidden state is kept in, until the batch is done."""
 FEWEST, PARTS = 8, 8
 """Rows that a batch has at least, where memory allows, and parts of an expected sample: larger
 batches waste more on empty rows, smaller ones are slow."""
@@ -109,7 +107,7 @@ class Batch:
         )
 
 
-def most_rows(config: AttentionConfig, candidates: int, expected: float, device: str) -> int:
+def most_rows(config: ModelShape, candidates: int, expected: float, device: str) -> int:
     """Return R, the rows of a physical batch: from public constants alone.
 
     Args:
@@ -118,24 +116,9 @@ def most_rows(config: AttentionConfig, candidates: int, expected: float, device:
         expected: users in a step, sample rate times declared population.
         device: "cpu" or "cuda".
     """
-    scored = config.max_length + candidates if candidates else config.items
-    numbers = user_numbers(
-        config.max_length, scored, config.hidden_size, config.layers * config.heads
-    )
+    numbers = config.pass_numbers(candidates)
     most = NUMBERS_AT_ONCE.get(device, NUMBERS_AT_ONCE["cpu"]) // numbers
     return max(1, min(most, max(FEWEST, math.ceil(expected / PARTS))))
-
-
-def user_numbers(length: int, scored: int, width: int, heads: int) -> int:
-    """Return about how many numbers one user's pass keeps.
-
-    Args:
-        length: T.
-        scored: items that each place scores.
-        width: hidden size D.
-        heads: attention heads of all layers together.
-    """
-    return length * (scored + LAYERS_ALIVE * width + 4 * heads * length)
 
 
 def shape_of(
@@ -155,7 +138,7 @@ def shape_of(
         length=length,
         items=config.items,
         candidates=candidates,
-        masked=mask_size(config),
+        masked=config.mask_numbers(),
     )
 
 

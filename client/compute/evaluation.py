@@ -32,7 +32,6 @@ from client.compute.batches import (
     independent_rows,
     invented_batch,
     shape_of,
-    user_numbers,
 )
 from client.compute.groups import UserColumns, user_cells
 from shared.config import Trust
@@ -241,10 +240,8 @@ def _checked_rows(model: AttentionRecommender) -> int:
         ClippingError: scores differ from call to call.
     """
     config = model.config
-    numbers = user_numbers(
-        config.max_length, config.items, config.hidden_size, config.layers * config.heads
-    )
-    most = max(1, min(_MOST_ROWS, NUMBERS_AT_ONCE[model.device.type] // numbers))
+    numbers = NUMBERS_AT_ONCE[model.device.type]
+    most = max(1, min(_MOST_ROWS, numbers // config.pass_numbers(0)))
     key = f"{config} {model.device} {most} {torch.get_num_threads()}"
     if key not in _checked:
         with random_weights(model), torch.no_grad(), linear_maps_by_user(model):

@@ -35,7 +35,6 @@ from shared.config import LocalTraining, Optimiser, Trust
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.dropout import Dropout
-from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource
@@ -186,18 +185,7 @@ def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
     """Return one loss a user, [R]; 0 for the batch's empty rows."""
     Dropout.give(model, batch.bits.to(model.device))
     with _half_precision(model.device):
-        return _losses(model, batch.events.to(model.device), batch.candidates.to(model.device))
-
-
-def _losses(model: AttentionRecommender, events: Tensor, candidates: Tensor) -> Tensor:
-    """Return one loss a user, [B], of right-padded events [B, T + 1]."""
-    inputs, targets = next_item_pairs(events)
-    if candidates.shape[1] == 0:
-        return loss_per_user(model(inputs), targets)
-    # A place without a target scores item 1, which then counts for nothing.
-    ranked = torch.cat([targets.clamp(min=1), candidates], dim=1)
-    scores = model.score(model.states(inputs), ranked)
-    return sampled_loss_per_user(scores, targets, candidates)
+        return model.losses(batch.events.to(model.device), batch.candidates.to(model.device))
 
 
 def _half_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -294,7 +282,7 @@ def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:
     ranked = users.flip(1)[:, : 3 * (plan.candidates > 0)]
     probe(
         model,
-        lambda rows: _losses(model, users[rows], ranked[rows]),
+        lambda rows: model.losses(users[rows], ranked[rows]),
         torch.arange(count, device=model.device),
     )
 

@@ -18,6 +18,7 @@ from shared.data.catalogue import Catalogue
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
 from shared.models.attention import AttentionRecommender
+from shared.models.registry import load_recommender
 
 __all__ = ["home_in_use", "home_place", "load_published", "scorer_of"]
 
@@ -70,7 +71,7 @@ def scorer_of(model: AttentionRecommender) -> Scorer:
 
 def _load_model(folder: Path, items: int) -> AttentionRecommender:
     try:
-        model = AttentionRecommender.from_pretrained(folder)
+        model = load_recommender(folder)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise DataError(
             f"no model is there ({error})",

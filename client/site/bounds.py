@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from client.compute.batches import most_rows, user_numbers
+from client.compute.batches import most_rows
 from client.site.policy import Policy
 from shared.config import ModelConfig, Trust
 from shared.errors import Refused
@@ -25,7 +25,7 @@ from shared.messages import (
     StatisticsRequest,
     TrainRequest,
 )
-from shared.models.attention_config import attention_config, mask_size
+from shared.models.registry import bare, shape_of_model
 from shared.outcomes import Refusal
 
 __all__ = [
@@ -49,8 +49,8 @@ _BYTES, _BATCH_COPIES, _WEIGHT_COPIES = 4, 5, 12
 """Bytes of a number, and how often the numbers of a batch and of the weights are held."""
 _MASKED_BYTES = 8
 """Of a masked number."""
-_RANKED_ROWS, _RANKED_STATES = 1, 16
-"""Users that are ranked together, and hidden states of each position that are alive then."""
+_RANKED_ROWS = 1
+"""Users that are ranked together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ def check_bounds(
     Raises:
         Refused: it asks for more, or names items that are not there.
     """
+    _check_kind(request.model, policy)
     for limit in (*_shape_limits(request.model, policy), *_request_limits(request, policy, items)):
         limit.check()
     _check_model(request, items)
@@ -104,20 +105,19 @@ def needed_memory(
     do not change it; a statistic is counted at the longest history that the policy lets in.
     """
     model = request.model
-    weights = _weight_numbers(model, items)
+    shape = shape_of_model(model, items)
     if isinstance(request, StatisticsRequest):
         # States and their sums in float64, of one user at a time, and some sums [F, F].
         size = model.described
         part = 6.0 * policy.max_events * size + 4.0 * size * size + 2.0 * items
     elif isinstance(request, EvaluateRequest):
-        states = _RANKED_STATES * model.width + 2 * model.layers * model.heads * model.max_length
-        part = float(_RANKED_ROWS * (model.max_length * states + items))
+        part = float(_RANKED_ROWS * shape.ranking_numbers())
     else:
         expected = request.sample_rate * population
         return training_memory(
             model, request.candidates, expected=expected, items=items, device=device
         )
-    return _BYTES * (_BATCH_COPIES * part + _WEIGHT_COPIES * weights)
+    return _BYTES * (_BATCH_COPIES * part + _WEIGHT_COPIES * shape.weight_numbers())
 
 
 def training_memory(
@@ -136,8 +136,10 @@ def training_memory(
         items: catalogue size V.
         device: "cpu" or "cuda".
     """
-    part = _training_numbers(model, candidates, expected, items, device)
-    return _BYTES * (_BATCH_COPIES * part + _WEIGHT_COPIES * _weight_numbers(model, items))
+    shape = shape_of_model(model, items)
+    rows = most_rows(shape, candidates, expected, device)
+    part = float(rows * (shape.pass_numbers(candidates) + shape.mask_numbers()))
+    return _BYTES * (_BATCH_COPIES * part + _WEIGHT_COPIES * shape.weight_numbers())
 
 
 def answer_bytes(request: Request, items: int) -> int:
@@ -160,11 +162,20 @@ def answer_numbers(request: Request, items: int) -> int:
 def _trained_numbers(model: ModelConfig, items: int) -> int:
     import torch  # noqa: PLC0415 takes seconds, and an estimate of memory needs no model
 
-    from shared.models.attention import AttentionRecommender, trainable  # noqa: PLC0415 as torch
+    from shared.models.attention import trainable  # noqa: PLC0415 as torch
 
     with torch.device("meta"):  # shapes alone, without memory
-        made = AttentionRecommender(attention_config(model, items))
+        made = bare(model, items)
     return sum(weight.numel() for weight in trainable(made).values())
+
+
+def _check_kind(model: ModelConfig, policy: Policy) -> None:
+    if model.kind not in policy.kinds:
+        raise Refused(
+            Refusal.POLICY,
+            f"model.kind '{model.kind}', where policy.kinds allows "
+            f"{', '.join(policy.kinds) or 'none'}",
+        )
 
 
 def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
@@ -202,20 +213,3 @@ def _check_model(request: Request, items: int) -> None:
         )
     if isinstance(request, StatisticsRequest) and not model.items.uses_features:
         raise Refused(Refusal.MALFORMED, f"a statistic with model.items = '{model.items}'")
-
-
-def _weight_numbers(model: ModelConfig, items: int) -> float:
-    width, size = model.width, model.described
-    tables = items * (size + width * model.items.learns_ids * (1 + (not model.tied)))
-    blocks = 12 * model.layers * width * width
-    return float(tables + blocks + 2 * size * width + model.max_length * width)
-
-
-def _training_numbers(
-    model: ModelConfig, candidates: int, expected: float, items: int, device: str
-) -> float:
-    config = attention_config(model, items)
-    rows = most_rows(config, candidates, expected, device)
-    scored = config.max_length + candidates if candidates else items
-    user = user_numbers(config.max_length, scored, config.hidden_size, config.layers * config.heads)
-    return float(rows * (user + mask_size(config)))

@@ -6,6 +6,7 @@ import math
 from enum import StrEnum
 from typing import Annotated
 
+from shared.config import ModelKind
 from shared.sections import (
     Choice,
     ListOf,
@@ -51,6 +52,7 @@ class Policy:
             secure aggregation colluded with the coordinator, > 0; `inf`, the default, sets none.
         answers: which requests are answered at all. "evaluate" lets noised metrics leave, and
             keeps each user's last event out of training: see `client.compute.evaluation`.
+        kinds: which kinds of model are trained and measured, see `shared.models.registry`.
         min_noise_multiplier: least noise over clip norm, >= 0; None, the default, is 0.3, or 0
             where `max_epsilon` is `inf`.
         max_sample_rate: largest chance of a user to be in a sum, in (0, 1].
@@ -84,6 +86,7 @@ class Policy:
         float, Require(lambda epsilon: epsilon > 0, "choose a number above 0")
     ] = math.inf
     answers: ListOf[Choice[Ask]] = (Ask.DESCRIBE, Ask.STATISTICS, Ask.TRAIN)
+    kinds: ListOf[Choice[ModelKind]] = (ModelKind.ATTENTION,)
     min_noise_multiplier: OptionalOf[NonNegativeNumber] = None
     max_sample_rate: ShareAboveZero = 1.0
     max_clip_norm: PositiveNumber = 100.0

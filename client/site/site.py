@@ -140,6 +140,7 @@ class Site:
             peers = _take_peers(tables)
             refuse_secrets(tables)
             _join_list(tables.get("policy"), "answers")
+            _join_list(tables.get("policy"), "kinds")
             _join_list(tables.get("policy"), "group_columns")
             _join_list(tables.get("serve"), "interactions")
             return parse_sections(

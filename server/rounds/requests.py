@@ -36,7 +36,7 @@ from shared.messages import (
     TrainRequest,
     Weights,
 )
-from shared.models.attention import frozen_fingerprint
+from shared.models.registry import frozen_fingerprint
 from shared.sections import values_of
 
 __all__ = [

@@ -175,10 +175,10 @@ An attention recommender over {published.items:,} items, trained with Sotto {pub
 
 ```python
 from shared.data.catalogue import Catalogue
-from shared.models.attention import AttentionRecommender
+from shared.models.registry import load_recommender
 
 catalogue = Catalogue.load("catalogue")
-model = AttentionRecommender.from_pretrained("model")
+model = load_recommender("model")
 ```
 """
 

@@ -9,7 +9,8 @@ import torch
 from server.state.checkpoint import Checkpoint
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
-from shared.models.attention import AttentionRecommender, build, trainable
+from shared.models import registry
+from shared.models.attention import AttentionRecommender, trainable
 from shared.models.popularity import adjust_logits
 
 __all__ = ["build_recommender", "with_own_items"]
@@ -23,7 +24,7 @@ def build_recommender(
     With `training.debias`, its scores are those that the adjusted loss trained, without that share
     of popularity (`shared.models.popularity`).
     """
-    model = build(with_own_items(config, checkpoint).model, catalogue)
+    model = registry.build_recommender(with_own_items(config, checkpoint).model, catalogue)
     with torch.no_grad():
         for name, parameter in trainable(model).items():
             parameter.copy_(torch.tensor(checkpoint.weights[name]))

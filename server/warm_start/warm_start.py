@@ -34,8 +34,9 @@ from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.messages import Statistic, Weights
-from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
+from shared.models.attention import AttentionRecommender, item_descriptors, trainable
 from shared.models.moments import POPULARITY_FADE
+from shared.models.registry import build_recommender
 
 __all__ = ["FirstWeights", "OwnItemsChoice", "compute_first_weights", "select_own_items"]
 
@@ -112,7 +113,7 @@ def compute_first_weights(
     moment = estimate_moment(summed.total, summed.noise_std, prior.moment(table, shape.recency))
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build(shape, catalogue)
+        model = build_recommender(shape, catalogue)
     set_first_weights(model, moment, popularity)
     _refine(model.eval(), moment, popularity, prior.histories, config)
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}

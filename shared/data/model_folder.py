@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["read_model", "write_model"]
+__all__ = ["read_model", "read_shape", "write_model"]
 
 _SHAPE, _WEIGHTS = "config.json", "model.safetensors"
 
@@ -45,4 +45,13 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[bytes, dict[str, Tensor]
         OSError: a file is missing or cannot be read.
         SafetensorError: the file of weights is damaged.
     """
-    return (Path(folder) / _SHAPE).read_bytes(), load_file(Path(folder) / _WEIGHTS)
+    return read_shape(folder), load_file(Path(folder) / _WEIGHTS)
+
+
+def read_shape(folder: str | os.PathLike[str]) -> bytes:
+    """Read the shape as it is written.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+    """
+    return (Path(folder) / _SHAPE).read_bytes()

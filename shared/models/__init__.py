@@ -1,5 +1,6 @@
 """The recommender, its training losses, and the count models that it is compared with.
 
+registry    the kinds of model that `model.kind` names, and where each is
 attention   the recommender: causal self-attention, scored over the whole catalogue
 pretrained  the same behind the interface of transformers, for code that loads models with it
 attention_config   its configuration, and sizes that follow from it

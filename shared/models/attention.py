@@ -27,7 +27,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +39,8 @@ from shared.errors import ConfigError
 from shared.models.attention_config import AttentionConfig, attention_config
 from shared.models.complete_weights import check_complete
 from shared.models.dropout import Dropout
-from shared.models.frozen import draw_frozen, fingerprint
+from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.models.offsets import OFFSET_SCALE
 from shared.models.products import align, linear_by_user, product_by_user
 
@@ -51,17 +51,17 @@ __all__ = [
     "Block",
     "ItemScores",
     "append_own_directions",
+    "bare",
     "build",
-    "frozen_fingerprint",
+    "from_pretrained",
     "item_descriptors",
+    "shape_of_model",
     "trainable",
 ]
 
 
 KIND = {"model_type": "sotto-attention"}
 """Stands beside the shape of a saved model."""
-INITIAL_STD = 0.02
-"""Standard deviation of initial weights, as in arXiv:2309.07602."""
 INITIAL_ATTENTION_GAIN = 32.0
 """Initial gain of the attention output over the residual, in a model that uses features."""
 
@@ -445,6 +445,25 @@ class AttentionRecommender(nn.Module):
         """
         return self.score(self.last_states(histories))
 
+    def losses(self, events: Tensor, candidates: Tensor) -> Tensor:
+        """Return each user's loss: the mean cross-entropy of what followed each event.
+
+        Args:
+            events: item ids in 1..V, right-padded with 0, int64 [B, T + 1].
+            candidates: item ids in 1..V among which each next one is ranked, int64 [B, K]; with
+                K = 0 it is ranked among all.
+
+        Returns:
+            [B]; 0 for a user without a next item.
+        """
+        inputs, targets = next_item_pairs(events)
+        if candidates.shape[1] == 0:
+            return loss_per_user(self(inputs), targets)
+        # A place without a target scores item 1, which then counts for nothing.
+        ranked = torch.cat([targets.clamp(min=1), candidates], dim=1)
+        scores = self.score(self.states(inputs), ranked)
+        return sampled_loss_per_user(scores, targets, candidates)
+
     def last_states(self, histories: Tensor) -> Tensor:
         """Return the hidden state after each history's last event: [B, T] -> [B, D].
 
@@ -582,15 +601,21 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     return recommender
 
 
-@lru_cache(maxsize=8)
-def frozen_fingerprint(model: ModelConfig) -> str:
-    """Return the fingerprint of the weights that `build` freezes; the catalogue has no part."""
-    with torch.random.fork_rng([]):
-        recommender = AttentionRecommender(attention_config(model, items=1))
-    draw_frozen(recommender, INITIAL_STD)
-    return fingerprint(recommender)
+def shape_of_model(model: ModelConfig, items: int) -> AttentionConfig:
+    """Return the shape that the settings give; as `attention_config`."""
+    return attention_config(model, items)
 
 
-def trainable(model: AttentionRecommender) -> dict[str, nn.Parameter]:
+def bare(model: ModelConfig, items: int) -> AttentionRecommender:
+    """Return a recommender of this shape, untrained and without public features."""
+    return AttentionRecommender(attention_config(model, items))
+
+
+def from_pretrained(folder: str | os.PathLike[str]) -> AttentionRecommender:
+    """Load a saved recommender; see `AttentionRecommender.from_pretrained`."""
+    return AttentionRecommender.from_pretrained(folder)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights that training changes and messages carry, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

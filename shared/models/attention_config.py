@@ -10,10 +10,15 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from shared.config import ModelConfig
+from shared.config import ItemRepresentation, ModelConfig
 from shared.models.products import LARGE, NUMBERS
 
-__all__ = ["AttentionConfig", "attention_config", "mask_size"]
+__all__ = ["AttentionConfig", "attention_config"]
+
+LAYERS_ALIVE = 64
+"""About how many values a position's hidden state is kept in, until a training pass is done."""
+RANKED_STATES = 16
+"""Hidden states of each position that are alive while a user's items are ranked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,41 @@ class AttentionConfig:
         """
         return TypeAdapter(cls).validate_json(text, strict=True)
 
+    @property
+    def described(self) -> int:
+        """Columns of an item's descriptor, F."""
+        return self.feature_size + len(self.own_items)
+
+    def pass_numbers(self, candidates: int) -> int:
+        """Return about how many numbers one user's training pass keeps.
+
+        Args:
+            candidates: drawn for each user; 0 ranks the whole catalogue.
+        """
+        length = self.max_length
+        scored = length + candidates if candidates else self.items
+        heads = self.layers * self.heads
+        return length * (scored + LAYERS_ALIVE * self.hidden_size + 4 * heads * length)
+
+    def mask_numbers(self) -> int:
+        """Return how many numbers of one user's are masked in a pass over `max_length` events."""
+        length, width = self.max_length, self.hidden_size
+        attended = length * (length + -length % NUMBERS if length < LARGE else length)
+        layer = self.heads * attended + 2 * length * width
+        return length * width + self.layers * layer if self.dropout else 0
+
+    def ranking_numbers(self) -> int:
+        """Return about how many numbers are kept while the catalogue is ranked for one user."""
+        attended = 2 * self.layers * self.heads * self.max_length
+        return self.max_length * (RANKED_STATES * self.hidden_size + attended) + self.items
+
+    def weight_numbers(self) -> int:
+        """Return about how many numbers the weights and the items' tables have."""
+        width, size = self.hidden_size, self.described
+        learned = ItemRepresentation(self.item_representation).learns_ids * (2 - self.tied)
+        tables, blocks = self.items * (size + width * learned), 12 * self.layers * width * width
+        return tables + blocks + 2 * size * width + self.max_length * width
+
 
 def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
     """Translate the run's model settings into the recommender's own configuration.
@@ -84,11 +124,3 @@ def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
         dropout=model.dropout,
         trained=str(model.trained),
     )
-
-
-def mask_size(config: AttentionConfig) -> int:
-    """Return how many numbers of one user's are masked in a pass over `max_length` events."""
-    length, width = config.max_length, config.hidden_size
-    attended = length * (length + -length % NUMBERS if length < LARGE else length)
-    layer = config.heads * attended + 2 * length * width
-    return length * width + config.layers * layer if config.dropout else 0

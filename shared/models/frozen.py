@@ -15,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["draw_frozen", "fingerprint"]
+__all__ = ["INITIAL_STD", "draw_frozen", "fingerprint"]
+
+INITIAL_STD = 0.02
+"""Standard deviation of initial weights, as in arXiv:2309.07602."""
 
 
 def draw_frozen(model: nn.Module, std: float) -> None:

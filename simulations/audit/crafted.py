@@ -35,7 +35,8 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.messages import TrainReply, TrainRequest, Weights
-from shared.models.attention import build, trainable
+from shared.models.attention import trainable
+from shared.models.registry import build
 
 __all__ = ["SHAPE", "canaries_with", "choose_trigger", "crafted_requests", "presence"]
 

@@ -22,8 +22,9 @@ from shared.config import Optimiser, Trust
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.messages import StatisticsRequest, TrainRequest
-from shared.models.attention import AttentionRecommender, build, item_descriptors, trainable
+from shared.models.attention import AttentionRecommender, item_descriptors, trainable
 from shared.models.moments import STATISTIC_CLIP_NORM
+from shared.models.registry import build_recommender
 from shared.privacy.noise import SeededRandom
 from simulations.audit.recorder import RecordedAnswer
 
@@ -58,7 +59,7 @@ class Replay:
         self._table: Floats32 | None = None
         self._model: AttentionRecommender | None = None
         if isinstance(request, TrainRequest):
-            self._model = build(request.model, catalogue)
+            self._model = build_recommender(request.model, catalogue)
             self.clip_norm, steps = request.clip_norm, request.local_steps
         else:
             self._table = item_descriptors(request.model, catalogue).numpy()

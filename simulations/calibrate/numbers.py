@@ -27,9 +27,9 @@ from server.training_plan import about_rounds, with_plan
 from shared.config import RunConfig
 from shared.errors import AccountingError, ConfigError
 from shared.messages import Statistic
-from shared.models.attention import AttentionRecommender, trainable
-from shared.models.attention_config import attention_config
+from shared.models.attention import trainable
 from shared.models.moments import STATISTIC_CLIP_NORM
+from shared.models.registry import bare
 from shared.privacy.accounting.accountant import noise_multiplier_for, rounds_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations.datasets.load import EMBEDDED, load_items
@@ -231,12 +231,10 @@ def trained_numbers(run: RunConfig, items: int, own_items: int) -> int:
         items: catalogue size V.
         own_items: how many of them have a direction of their own.
     """
-    model, described = run.model, run.model.items.uses_features
-    config = attention_config(replace(model, own_items=tuple(range(1, own_items + 1))), items)
-    with torch.random.fork_rng(devices=[]):
-        features = torch.zeros(items, model.feature_size) if described else None
-        recommender = AttentionRecommender(config, features)
-    return sum(parameter.numel() for parameter in trainable(recommender).values())
+    model = replace(run.model, own_items=tuple(range(1, own_items + 1)))
+    with torch.device("meta"):  # shapes alone
+        made = bare(model, items)
+    return sum(parameter.numel() for parameter in trainable(made).values())
 
 
 def items_of(config: SimulationConfig) -> int:

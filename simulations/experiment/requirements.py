@@ -27,7 +27,7 @@ from server.noise_plan import check_masking, plan_noise
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.groups import tables_of, weighted_of
-from shared.models.attention import build
+from shared.models.registry import build
 from shared.rerank.reranker import check_reranking
 from simulations.experiment.config import by_itself
 from simulations.experiment.simulation import Simulation

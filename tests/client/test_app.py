@@ -33,7 +33,8 @@ from shared.messages import (
     Weights,
     refusal_in,
 )
-from shared.models.attention import build, frozen_fingerprint
+from shared.models.attention import build
+from shared.models.registry import frozen_fingerprint
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value

@@ -126,6 +126,12 @@ def test_an_absurd_model_is_refused_before_anything_is_read(
     assert refused(sites, request).code is Refusal.POLICY
 
 
+def test_a_kind_of_model_that_the_policy_does_not_list_is_refused(sites: Sites) -> None:
+    error = refused(sites, sites.request(), kinds=())
+    assert error.code is Refusal.POLICY
+    assert "model.kind 'attention', where policy.kinds allows none" in str(error)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

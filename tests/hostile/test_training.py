@@ -119,7 +119,7 @@ def test_cancelling_factors_do_not_either() -> None:
 
 def shapes_seen(lists: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
     seen: set[tuple[int, ...]] = set()
-    losses = trainer._losses
+    losses = AttentionRecommender.losses
 
     def recorded(model: AttentionRecommender, events: Tensor, candidates: Tensor) -> Tensor:
         seen.add(tuple(events.shape))
@@ -128,7 +128,7 @@ def shapes_seen(lists: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> set[
     attack_model = attack("cancellation")
     clipped_sums(attack_model, [[1, 2]])  # what is checked once in a process
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_losses", recorded)
+        patch.setattr(AttentionRecommender, "losses", recorded)
         clipped_sums(attack_model, lists)
     return seen
 

@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.config import ItemRepresentation, ModelConfig, Optimiser, Trained
+from shared.config import ItemRepresentation, ModelConfig, ModelKind, Optimiser, Trained
 from shared.errors import WireError
 from shared.messages import (
     AGGREGATE,
@@ -456,6 +456,20 @@ def test_a_missing_field_is_refused(message: str, key: str) -> None:
     kind, content = copied(message)
     del fields_of(content)[key]
     with pytest.raises(WireError, match=rf"fields differ .*'{key}'"):
+        kind.from_content(content)
+
+
+def test_the_usual_kind_of_model_is_left_out_and_an_unknown_one_is_refused() -> None:
+    """Versions that knew one kind read such a message, and theirs are read here."""
+    kind, content = copied("train request")
+    assert "model.kind" not in fields_of(content)
+    assert kind.from_content(content).model.kind is ModelKind.ATTENTION
+    fields_of(content)["model.kind"] = "attention"
+    assert kind.from_content(content).model == request().model
+    fields_of(content)["model.kind"] = "oracle"
+    with pytest.raises(
+        WireError, match=r"model\.kind = 'oracle', and this release knows attention"
+    ):
         kind.from_content(content)
 
 

@@ -7,8 +7,9 @@ import torch
 
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
-from shared.models.attention import build, frozen_fingerprint, trainable
+from shared.models.attention import build, trainable
 from shared.models.frozen import fingerprint, isometry
+from shared.models.registry import frozen_fingerprint
 
 KNOWN = "c9802b08ec0c6ba91bdf754846c1e4ac2193d573f46fa8dcb93b7cb2a50b2540"
 
