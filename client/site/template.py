@@ -194,7 +194,8 @@ KEYS = (
         "genres; with calibrated also popularity, with diverse also features",
         "genres",
     ),
-    Key("rerank.rare", "popularity deciles, from the last, that are rare for exposure", 5),
+    Key("rerank.rare_places", "with calibrated or diverse: share of places for rare items", 0.0),
+    Key("rerank.rare", "popularity deciles, from the last, that are rare", 5),
     Key("rerank.candidates", "items that a list is chosen from", 200),
     Key("home.private", "whether what one user is shown hides your other users", False),
     Key(

@@ -1,7 +1,8 @@
 """Choose lists from the candidates of users' scores, by the settings.
 
-Items are chosen one by one, each time the one that the objective gains most by. No objective looks
-at the order of a list, so what was chosen is shown in the order of the scores.
+Items are chosen one by one, each time the one that the objective gains most by; where a share of
+the places is for rare items, of these alone once no more places are left than they still need.
+No objective looks at the order of a list, so what was chosen is shown in the order of the scores.
 
 | case                                          | what happens                                     |
 |-----------------------------------------------|--------------------------------------------------|
@@ -9,6 +10,7 @@ at the order of a list, so what was chosen is shown in the order of the scores.
 | gains are equal, up to 1e-9                   | the candidate of the higher score; then that of  |
 |                                               |   the catalogue's order                          |
 | fewer candidates than k                       | a shorter list                                   |
+| fewer rare candidates than their places       | all of them, and others                          |
 | a history is empty, or has no group           | `calibrated` keeps the order of the scores       |
 | no item has what the method looks at (genres, | refused                                          |
 |   features)                                   |                                                  |
@@ -103,9 +105,11 @@ class Reranker:
         self._table: NDArray[np.floating] | None = None
         if not config.changes:
             return
-        if config.method is Method.EXPOSURE:
+        if config.method is Method.EXPOSURE or config.rare_places:
             self.protected = rare_items(items.popularity, config.rare)
-        elif config.method is Method.CALIBRATED:
+        if config.method is Method.EXPOSURE:
+            return
+        if config.method is Method.CALIBRATED:
             self._table = _with_padding(_groups(config, items))
         else:
             self._table = _with_padding(_vectors(config, items))
@@ -126,16 +130,17 @@ class Reranker:
     def _choose(
         self, ids: Ints, scores: NDArray[np.floating], histories: Histories, k: int
     ) -> Ints:
-        present, weight = ids > 0, self.config.weight
+        present, config = ids > 0, self.config
+        rare, least = present, np.zeros(len(ids), np.int64)
         if self.protected is not None:
-            rare = self.protected[ids - 1]
-            return choose_protected(present, rare, places_for(histories, weight, k), k)
+            share = config.weight if config.method is Method.EXPOSURE else config.rare_places
+            rare, least = present & self.protected[ids - 1], places_for(histories, share, k)
         if self._table is None:
-            return choose_protected(present, present, np.zeros(len(ids), np.int64), k)
+            return choose_protected(present, rare, least, k)
         relevance = np.where(present, scores, -np.inf).astype(np.float64)
         best = relevance.max(1, keepdims=True, initial=np.finfo(np.float64).min)
         relevance = np.where(present, (relevance - best).clip(min=-1e6), -np.inf)
-        return _greedy(self._gain(relevance, ids, histories, k), present, k)
+        return _greedy(self._gain(relevance, ids, histories, k), present, k, rare, least)
 
     def _gain(self, relevance: Floats, ids: Ints, histories: Histories, k: int) -> _Gain:
         assert self._table is not None
@@ -165,18 +170,34 @@ def check_reranking(config: RerankConfig, catalogue: Catalogue) -> None:
     )
 
 
-def _greedy(gain: _Gain, present: NDArray[np.bool_], k: int) -> Ints:
-    """Choose the candidate of the highest gain k times: places [B, k], -1 where none is left."""
+def _greedy(
+    gain: _Gain, present: NDArray[np.bool_], k: int, rare: NDArray[np.bool_], least: Ints
+) -> Ints:
+    """Choose the candidate of the highest gain k times, so many of them rare, where there are.
+
+    Args:
+        gain: of each candidate, [B, C].
+        present: whether there is a candidate, [B, C].
+        k: length of a list.
+        rare: which candidates are rare, [B, C].
+        least: how many of them are chosen at least, [B].
+
+    Returns:
+        Places [B, k], -1 where none is left.
+    """
     left, rows = present.copy(), np.arange(len(present))
+    lengths, due = present.sum(1).clip(max=k), np.minimum(least, rare.sum(1))
     places = np.full((len(present), k), -1, np.int64)
     for number in range(min(k, present.shape[1])):
-        values = np.where(left, np.round(gain(), _DIGITS), -np.inf)
+        allowed = left & (rare | (due < lengths - number)[:, None]) if due.any() else left
+        values = np.where(allowed, np.round(gain(), _DIGITS), -np.inf)
         best = values.argmax(1)
         some = left[rows, best]
         if not some.any():
             break
         places[some, number] = best[some]
         left[rows, best] = False
+        due -= some & rare[rows, best] & (due > 0)
         if number + 1 < k:
             gain.add(best)
     last = present.shape[1]

@@ -10,7 +10,7 @@ from shared.errors import ConfigError
 from shared.evaluation.exposure import DECILES
 from shared.sections import Choice, Fraction, OptionalOf, PositiveInt, Require, section
 
-__all__ = ["By", "Method", "RerankConfig", "changed"]
+__all__ = ["COMBINED", "By", "Method", "RerankConfig", "changed"]
 
 
 class Method(StrEnum):
@@ -38,6 +38,8 @@ _CHOICES = {
     Method.CALIBRATED: (By.GENRES, By.POPULARITY),
     Method.DIVERSE: (By.GENRES, By.FEATURES),
 }
+COMBINED = tuple(_CHOICES)
+"""Methods that go together with a share of places for rare items."""
 _STRENGTHS = {Method.NONE: 0.0, Method.CALIBRATED: 0.5, Method.DIVERSE: 0.2, Method.EXPOSURE: 0.1}
 """Where none is stated."""
 _MOST = 1000
@@ -54,6 +56,8 @@ class RerankConfig:
             0 changes nothing.
         by: what is looked at: with `calibrated` "genres" or "popularity", with `diverse` "genres"
             or "features"; `exposure` looks at popularity always.
+        rare_places: with `calibrated` or `diverse`, a share of each list's places that rare items
+            get in any case, in [0, 1]: both at once. `exposure` has it as its strength.
         rare: how many of the ten popularity deciles, from the least popular, are rare.
         candidates: of the highest scores that a list is chosen from; k where that is more.
     """
@@ -61,6 +65,7 @@ class RerankConfig:
     method: Choice[Method] = Method.NONE
     strength: OptionalOf[Fraction] = None
     by: Choice[By] = By.GENRES
+    rare_places: Fraction = 0.0
     rare: Annotated[
         int, Require(lambda n: 1 <= n < DECILES, f"choose a whole number from 1 to {DECILES - 1}")
     ] = 5
@@ -74,6 +79,13 @@ class RerankConfig:
             raise ConfigError(
                 f"rerank.by = '{self.by}' does not fit rerank.method = '{self.method}': it takes "
                 f"{' or '.join(map(repr, map(str, choices)))}."
+            )
+
+        if self.rare_places and self.method not in _CHOICES:
+            raise ConfigError(
+                f"rerank.rare_places = {self.rare_places:g} does not fit rerank.method = "
+                f"'{self.method}': it goes with {' or '.join(map(repr, map(str, _CHOICES)))}, and "
+                "'exposure' has rerank.strength for it."
             )
 
     @property
@@ -90,7 +102,8 @@ class RerankConfig:
         if self.method is Method.NONE:
             return "none"
         by = f" by {self.by}" if self.method in _CHOICES else ""
-        return f"{self.method}{by}, strength {self.weight:g}"
+        also = f", {self.rare_places:.3g} of places rare" if self.rare_places else ""
+        return f"{self.method}{by}{also}, strength {self.weight:g}"
 
 
 def changed(

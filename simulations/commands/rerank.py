@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from shared.errors import ConfigError
-from shared.rerank.settings import Method
+from shared.rerank.settings import COMBINED, Method
 from shared.system.command_line import messages, output, write_json
 from simulations.experiment.prepare import reopen
 from simulations.experiment.trade_off import WAYS, Point, trade_off
@@ -47,6 +47,10 @@ def rerank_command(
             metavar="NUMBER,...", help="Strengths of every method.", show_default="the method's own"
         ),
     ] = None,
+    rare_places: Annotated[
+        float,
+        typer.Option(help="Share of places for rare items, with calibrated and diverse: both."),
+    ] = 0.0,
     every: Annotated[int, typer.Option(min=1, help="Ask every so many-th test user.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="File for a picture of the curves.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -60,7 +64,7 @@ def rerank_command(
         raise ConfigError(f"--plot {plot}: choose a name that ends in {', '.join(_FORMATS)}.")
     stated = None if strengths is None else _numbers(strengths)
     settings = [
-        replace(way, strength=strength)
+        replace(way, strength=strength, rare_places=rare_places * (way.method in COMBINED))
         for way in WAYS
         if not methods or way.method in methods
         for strength in stated or _numbers(_STRENGTHS[way.method])

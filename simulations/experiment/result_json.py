@@ -358,6 +358,7 @@ class Reranking(Document):
         method: "calibrated", "diverse" or "exposure".
         strength: in [0, 1].
         by: what is looked at of items.
+        rare_places: share of places that rare items got in any case; None where it is the method.
         rare: how many of the ten popularity deciles are rare.
         candidates: of the highest scores that a list was chosen from.
         models: by name; with the figures of `shared.rerank.price.Price`.
@@ -366,6 +367,7 @@ class Reranking(Document):
     method: str
     strength: UnitInterval
     by: str
+    rare_places: UnitInterval | None = None
     rare: Count
     candidates: Count
     models: dict[str, BeforeAfter]
@@ -557,6 +559,7 @@ def reranking_section(
         method=str(settings.method),
         strength=settings.weight,
         by=str(settings.by),
+        rare_places=settings.rare_places or None,
         rare=settings.rare,
         candidates=settings.candidates,
         models={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,36 @@ def test_shares_of_places_are_met_in_the_mean() -> None:
     histories = Histories.from_lists([[n, n + 3] for n in range(1, 4001)])
     assert places_for(histories, 0.25, 10).mean() == pytest.approx(2.5, abs=0.01)
     assert set(places_for(histories, 0.3, 10)) == {3}
+
+
+@pytest.mark.parametrize("method", [Method.CALIBRATED, Method.DIVERSE])
+def test_calibrated_or_diverse_lists_have_their_rare_places(method: Method) -> None:
+    """By the greedy objective under that constraint, written out in loops."""
+    own, (ids, scores, histories) = traits(12, 3), case(12, 40, 3)
+    config = RerankConfig(method=method, strength=0.6, rare_places=0.5, rare=3)
+    objective = calibrated_value if method is Method.CALIBRATED else diverse_value
+    found = Reranker(config, own)(ids, scores, histories, 4)
+    rare = rare_items(own.popularity, 3)[ids - 1]
+    assert rare.sum(1).min() == 3
+    shown = np.take_along_axis(rare, found, 1).sum(1)
+    assert (shown >= 2).all()
+    free = Reranker(RerankConfig(method=method, strength=0.6), own)(ids, scores, histories, 4)
+    enough = np.take_along_axis(rare, free, 1).sum(1) >= 2
+    assert 0 < enough.sum() < len(ids)
+    for row in range(len(ids)):
+        value: Any = objective(own, config, histories[row])
+        relevance = scores[row] - scores[row].max()
+        chosen: list[int] = []
+        for number in range(4):
+            only_rare = 2 - rare[row, chosen].sum() >= 4 - number
+            values = [
+                -np.inf
+                if column in chosen or (only_rare and not rare[row, column])
+                else value(ids[row, [*chosen, column]].tolist(), relevance[[*chosen, column]].sum())
+                for column in range(12)
+            ]
+            chosen.append(int(np.argmax(np.round(values, 8))))
+        assert sorted(chosen) == found[row].tolist()
 
 
 def test_without_history_calibration_keeps_the_order() -> None:
