@@ -16,7 +16,14 @@ from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, ItemScores
 from shared.models.moments import layer_norm, moment_sum, popularity_sum
 
-__all__ = ["Posterior", "Prior", "estimate_moment", "estimate_popularity", "set_first_weights"]
+__all__ = [
+    "Posterior",
+    "Prior",
+    "dependence",
+    "estimate_moment",
+    "estimate_popularity",
+    "set_first_weights",
+]
 
 LOGIT_RMS = 0.5
 """Root mean square of the moment's part of the logits; the rest is popularity."""
@@ -25,6 +32,8 @@ MIN_SIGNAL_SHARE = 0.1
 _MIN_POPULARITY = 0.05
 """Lower bound on an item's popularity, over the mean: noise hides smaller values."""
 _TINY = 1e-9
+_ROUNDING = 1e-12
+"""Share of a moment's energy below which a difference is rounding."""
 
 Floats = NDArray[np.float64]
 
@@ -104,6 +113,8 @@ def _wiener_posterior(noised: Floats, noise_std: float, prior: Floats) -> Poster
 def set_first_weights(model: AttentionRecommender, moment: Posterior, popularity: Floats) -> None:
     """Set the weights with which the logits are a bilinear form of state and item, and popularity.
 
+    The form is `dependence`: what the moment says beyond popularity, which the offsets hold.
+
     Args:
         model: of features, untrained.
         moment: [F, F]; the logits shrink where its `signal_share` is below `MIN_SIGNAL_SHARE`.
@@ -112,13 +123,41 @@ def set_first_weights(model: AttentionRecommender, moment: Posterior, popularity
     table = model.features.table.detach().cpu().numpy().astype(np.float64)  # [V, F]
     normed, weight = layer_norm(table), popularity / popularity.sum()
     past = (normed * weight[:, None]).T @ normed  # [F, F]: approximate second moment of a state
-    power = float(np.sum((moment.mean.T @ past @ moment.mean) * (table.T @ table)) / len(table))
+    form = dependence(moment.mean, weight @ normed, weight @ table)  # [F, F], rows of states
+    power = float(np.sum((form.T @ past @ form) * (table.T @ table)) / len(table))
     target_rms = LOGIT_RMS * min(1.0, moment.signal_share / MIN_SIGNAL_SHARE)
     scale = target_rms / math.sqrt(power) if power > 0 else 0.0
     with torch.no_grad():
-        model.feature_out.weight.copy_(torch.from_numpy(scale * moment.mean.T))
+        model.feature_out.weight.copy_(torch.from_numpy(scale * form.T))
         if model.item_scores.offset is not None:
             logs = np.log(weight) - np.log(weight).mean()
             model.item_scores.offset.copy_(
                 torch.from_numpy(logs / ItemScores.OFFSET_SCALE)[:, None]
             )
+
+
+def dependence(moment: Floats, state: Floats, following: Floats) -> Floats:
+    """Return a moment without its least-squares fit on the moment of independent events.
+
+    If what comes next did not depend on what came before, the moment would be a multiple of the
+    mean state times the mean description of the next item, whatever the popularities.
+
+    Args:
+        moment: [F, F], rows of states.
+        state: mean state, [F].
+        following: mean description of the next item, [F].
+
+    Returns:
+        [F, F]; zeros where rounding is all that is left.
+
+    >>> dependence(np.array([[2.0, 2.0], [0.0, 1.0]]), np.array([1.0, 0.0]), np.array([1.0, 1.0]))
+    array([[0., 0.],
+           [0., 1.]])
+    """
+    independent = np.outer(state, following)
+    energy = float((independent**2).sum())
+    if not energy:
+        return moment
+    rest = moment - independent * (float((moment * independent).sum()) / energy)
+    meaningful = float((rest**2).sum()) > _ROUNDING * float((moment**2).sum())
+    return rest if meaningful else np.zeros_like(moment)

@@ -8,6 +8,7 @@ from server.warm_start.denoise import (
     LOGIT_RMS,
     Posterior,
     Prior,
+    dependence,
     estimate_moment,
     estimate_popularity,
     set_first_weights,
@@ -15,7 +16,7 @@ from server.warm_start.denoise import (
 from shared.config import ModelConfig
 from shared.data.histories import Histories
 from shared.models.attention import build
-from shared.models.moments import moment_sum
+from shared.models.moments import layer_norm, moment_sum
 from tests.conftest import DESCRIBED, ITEMS, some_catalogue, some_histories
 
 DRAW = np.random.default_rng(7)
@@ -81,7 +82,9 @@ def test_the_recommender_then_scores_by_moment_and_popularity() -> None:
     with torch.no_grad():
         scores = model.next_item_scores(history)[0].numpy()
         state = model.states(history)[0, -1].numpy()
-    bilinear = state @ moment @ table.T
+    shares = popular / popular.sum()
+    form = dependence(moment, shares @ layer_norm(table), shares @ table)
+    bilinear = state @ form @ table.T
     rest = scores - np.log(popular)
     rest, bilinear = rest - rest.mean(), bilinear - bilinear.mean()
     scale = (rest @ bilinear) / (bilinear @ bilinear)
@@ -108,3 +111,28 @@ def test_the_prior_comes_from_public_users() -> None:
     assert Prior(public).moment(table, 0.75).any()
     assert not Prior(None).moment(table, 0.75).any()
     np.testing.assert_array_equal(Prior(None).popularity(5, 0.5), np.ones(5))
+
+
+def test_events_that_do_not_depend_on_those_before_leave_popularity_alone() -> None:
+    """Their moment is the product of two means: no score should depend on the history."""
+    catalogue = some_catalogue()
+    model = build(DESCRIBED, catalogue)
+    model.train(mode=False)
+    table = model.features.table.numpy().astype(np.float64)
+    popular = DRAW.uniform(0.1, 9, ITEMS)
+    shares = popular / popular.sum()
+    moment = 7 * np.outer(shares @ layer_norm(table.astype(np.float32)), shares @ table)
+    set_first_weights(model, Posterior(moment), popular)
+    with torch.no_grad():
+        one, other = model.next_item_scores(torch.tensor([[5, 2, 9], [3, 4, 1]])).numpy()
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_what_depends_is_orthogonal_to_what_does_not() -> None:
+    moment, state, following = DRAW.standard_normal((4, 4)), *DRAW.standard_normal((2, 4))
+    left = dependence(moment, state, following)
+    assert (left * np.outer(state, following)).sum() == pytest.approx(0, abs=1e-12)
+    removed = moment - left
+    np.testing.assert_allclose(
+        removed / np.outer(state, following), removed[0, 0] / (state[0] * following[0])
+    )
