@@ -6,11 +6,12 @@ more than any noise. So nothing about the private data decides a shape:
 
 | what | is |
 |---|---|
-| length of every history | the model's T, one event more as target, right-padded; less where the |
-|                         |   site's policy never lets as many be read |
-| rows of every batch | a constant of the model, the plan and the device; missing users are empty |
-| batches of a step | users / rows, rounded up; one at least |
-| order of users | that of the site's histories |
+| length of a history | the least of a few constants that holds it, right-padded (`shapes_of`): |
+|                     |   its own user's length alone decides which |
+| rows of a batch | a constant of that length, the model, the plan and the device; missing |
+|                 |   users are empty |
+| batches of a step | of each length users / rows, rounded up; one in all at least |
+| order of users | by these lengths, then that of the site's histories; sums do not depend on it |
 | random numbers of a user | a stream of its own (`shared.privacy.noise.user_bytes`) |
 
 An empty user has no target: its loss and gradient are 0.
@@ -23,7 +24,7 @@ where they do. A batch of one user is independent of others by itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -48,6 +49,7 @@ __all__ = [
     "most_rows",
     "physical_batches",
     "shape_of",
+    "shapes_of",
 ]
 
 NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
@@ -55,6 +57,8 @@ NUMBERS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
 FEWEST, PARTS = 8, 8
 """Rows that a batch has at least, where memory allows, and parts of an expected sample: larger
 batches waste more on empty rows, smaller ones are slow."""
+SHORTEST, HALVED = 8, 2
+"""Events below which no shorter batches are worth their checks, and how often they are halved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,13 @@ class Batch:
         )
 
 
-def most_rows(config: ModelShape, candidates: int, expected: float, device: str) -> int:
+def most_rows(
+    config: ModelShape,
+    candidates: int,
+    expected: float,
+    device: str,
+    length: int | None = None,
+) -> int:
     """Return R, the rows of a physical batch: from public constants alone.
 
     Args:
@@ -115,8 +125,9 @@ def most_rows(config: ModelShape, candidates: int, expected: float, device: str)
         candidates: drawn for each user; 0 ranks the whole catalogue.
         expected: users in a step, sample rate times declared population.
         device: "cpu" or "cuda".
+        length: events of the batch's histories; None: as many as the model reads.
     """
-    numbers = config.pass_numbers(candidates)
+    numbers = config.pass_numbers(candidates, length)
     most = NUMBERS_AT_ONCE.get(device, NUMBERS_AT_ONCE["cpu"]) // numbers
     return max(1, min(most, max(FEWEST, math.ceil(expected / PARTS))))
 
@@ -142,10 +153,41 @@ def shape_of(
     )
 
 
+def shapes_of(
+    config: AttentionConfig,
+    candidates: int,
+    expected: float,
+    device: str,
+    longest: int | None = None,
+) -> tuple[Shape, ...]:
+    """Return the shapes of a step's batches, of ascending length: from public constants alone.
+
+    Each is half as long as the next one, so that histories of ten events are not padded to fifty.
+
+    Args:
+        config: the model's shape.
+        candidates: drawn for each user; 0 ranks the whole catalogue.
+        expected: users in a step.
+        device: "cpu" or "cuda".
+        longest: as in `shape_of`.
+
+    >>> [shape.length for shape in shapes_of(AttentionConfig(items=9, max_length=50), 0, 99, "cpu")]
+    [13, 25, 50]
+    """
+    whole = shape_of(config, candidates, 1, longest)
+    lengths = [whole.length]
+    while len(lengths) <= HALVED and (half := -(-lengths[-1] // 2)) >= SHORTEST:
+        lengths.append(half)
+    return tuple(
+        replace(whole, length=length, rows=most_rows(config, candidates, expected, device, length))
+        for length in reversed(lengths)
+    )
+
+
 def physical_batches(
     histories: Histories,
     users: NDArray[np.int64],
-    shape: Shape,
+    shapes: Sequence[Shape],
     key: bytes,
     step: int,
     counts: NDArray[np.float64] | None = None,
@@ -155,20 +197,26 @@ def physical_batches(
     Args:
         histories: the site's.
         users: rows of `histories`, the sample.
-        shape: of every batch.
+        shapes: of batches, of ascending length; a user comes into the shortest that holds all of
+            its events that are read.
         key: secret, of the users' random streams.
         step: number of the step, >= 0.
         counts: what the gradient of each user of `histories` counts, [N]; None is 1 for all.
     """
-    for start in range(0, max(1, len(users)), shape.rows):
-        rows = users[start : start + shape.rows]
-        batch = _batch(histories, rows, shape, key, step)
-        if counts is None:
-            yield batch
-            continue
-        of_rows = torch.zeros(shape.rows, dtype=torch.float64)
-        of_rows[: len(rows)] = torch.from_numpy(counts[rows])
-        yield replace(batch, counts=of_rows)
+    lengths = np.array([shape.length for shape in shapes[:-1]], np.int64)
+    kinds = np.searchsorted(lengths, histories.lengths[users] - 1)
+    for kind, shape in enumerate(shapes):
+        of_kind = users[kinds == kind]
+        first = kind == 0 and not len(users)
+        for start in range(0, len(of_kind) + first, shape.rows):
+            rows = of_kind[start : start + shape.rows]
+            batch = _batch(histories, rows, shape, key, step)
+            if counts is None:
+                yield batch
+                continue
+            of_rows = torch.zeros(shape.rows, dtype=torch.float64)
+            of_rows[: len(rows)] = torch.from_numpy(counts[rows])
+            yield replace(batch, counts=of_rows)
 
 
 def _batch(

@@ -11,9 +11,9 @@ and the sum is one of integers (`shared.privacy.clipping.grid`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -27,9 +27,8 @@ from client.compute.batches import (
     independent_rows,
     invented_batch,
     layer_values,
-    most_rows,
     physical_batches,
-    shape_of,
+    shapes_of,
 )
 from shared.config import LocalTraining, Optimiser, Trust
 from shared.data.histories import Histories
@@ -84,7 +83,7 @@ def check_model(model: AttentionRecommender, plan: LocalPlan) -> None:
     if plan.noise_multiplier > 0:
         model.train()
         with _no_traces(model, trainable(model).values()):
-            _checked_rows(model, plan)
+            _checked_shapes(model, plan)
 
 
 def train(
@@ -144,9 +143,9 @@ def gradient_points(
     samples = _Samples(histories, plan, random, random.key(), counts)
     weights = trainable(model)
     with _no_traces(model, weights.values()):
-        rows = _checked_rows(model, plan)
+        shapes = _checked_shapes(model, plan)
         with PerUserClipping(model, plan.clip_norm) as clipping:
-            (batches,) = samples.batches(_shape(model, plan, rows))
+            (batches,) = samples.batches(shapes)
             clipping.zero_sums()
             for batch in batches:
                 clipping.backward(_batch_losses(model, batch), batch.counts)
@@ -169,7 +168,7 @@ class _Samples:
     key: bytes
     counts: NDArray[np.float64] | None
 
-    def batches(self, shape: Shape) -> Iterator[Iterator[Batch]]:
+    def batches(self, shapes: Sequence[Shape]) -> Iterator[Iterator[Batch]]:
         """Return the physical batches of each step."""
         samples = poisson_samples(
             len(self.histories),
@@ -178,7 +177,7 @@ class _Samples:
             random=self.random,
         )
         for step, users in enumerate(samples):
-            yield physical_batches(self.histories, users, shape, self.key, step, self.counts)
+            yield physical_batches(self.histories, users, shapes, self.key, step, self.counts)
 
 
 def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
@@ -195,8 +194,8 @@ def _half_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
     plan = samples.plan
-    optimiser, rows = _optimiser(model, plan), _most_rows(model, plan)
-    for batches in samples.batches(_shape(model, plan, rows)):
+    optimiser = _optimiser(model, plan)
+    for batches in samples.batches(_shapes(model, plan)):
         for p in trainable(model).values():
             p.grad = torch.zeros_like(p)
         for batch in batches:
@@ -212,7 +211,7 @@ def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
     from client.compute.noise_optimiser import SourcedNoiseOptimizer  # noqa: PLC0415
 
     plan = samples.plan
-    rows = _checked_rows(model, plan)
+    shapes = _checked_shapes(model, plan)
     with PerUserClipping(model, plan.clip_norm) as clipping:
         optimiser = SourcedNoiseOptimizer(
             _optimiser(model, plan),
@@ -223,7 +222,7 @@ def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
             expected_batch=plan.expected_batch,
             trust=plan.trust,
         )
-        for batches in samples.batches(_shape(model, plan, rows)):
+        for batches in samples.batches(shapes):
             clipping.zero_sums()
             for batch in batches:
                 clipping.backward(_batch_losses(model, batch), batch.counts)
@@ -244,34 +243,39 @@ def _no_traces(
             vars(p).pop("summed_grad", None)
 
 
-def _most_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
-    return most_rows(model.config, plan.candidates, plan.expected_batch, model.device.type)
+def _shapes(model: AttentionRecommender, plan: LocalPlan) -> tuple[Shape, ...]:
+    return shapes_of(
+        model.config, plan.candidates, plan.expected_batch, model.device.type, plan.max_events
+    )
 
 
-def _shape(model: AttentionRecommender, plan: LocalPlan, rows: int) -> Shape:
-    return shape_of(model.config, plan.candidates, rows, plan.max_events)
+_checked: dict[str, tuple[Shape, ...]] = {}
 
 
-_checked: dict[str, int] = {}
+def _checked_shapes(model: AttentionRecommender, plan: LocalPlan) -> tuple[Shape, ...]:
+    """Return the shapes of a step, with as many rows as leave no user's share depending on its row.
 
-
-def _checked_rows(model: AttentionRecommender, plan: LocalPlan) -> int:
-    """Return the rows of a batch in which no user's share depends on its row; once a shape.
+    All are checked, once in a process, whether a history needs them or not: neither a refusal nor
+    the most memory that is used depends on the histories.
 
     Raises:
         ClippingError: the model's per-user gradients would be wrong, or differ from call to call.
     """
-    rows = _most_rows(model, plan)
+    shapes = _shapes(model, plan)
     setting = (model.config, model.dtype, model.device, torch.get_num_threads())
-    key = f"{setting} {_shape(model, plan, rows)}"
+    key = f"{setting} {shapes}"
     if key not in _checked:
         _probe(model, plan)
         with random_weights(model), PerUserClipping(model, CHECKED_NORM) as clipping:
-            _checked[key] = independent_rows(
-                rows,
-                lambda tried: _rows_agree(model, clipping, _shape(model, plan, tried)),
-            )
+            _checked[key] = tuple(_checked_rows(model, clipping, shape) for shape in shapes)
     return _checked[key]
+
+
+def _checked_rows(model: AttentionRecommender, clipping: PerUserClipping, shape: Shape) -> Shape:
+    rows = independent_rows(
+        shape.rows, lambda tried: _rows_agree(model, clipping, replace(shape, rows=tried))
+    )
+    return replace(shape, rows=rows)
 
 
 def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:

@@ -434,7 +434,7 @@ class AttentionRecommender(nn.Module):
             described[..., size:]
             * table[rows, torch.arange(size, table.shape[1], device=table.device)]
         )
-        out: Tensor = scores.index_add(-1, rows, own)
+        out: Tensor = scores.index_add(-1, rows, own.to(scores.dtype))  # half precision, on a GPU
         return out
 
     def next_item_scores(self, histories: Tensor) -> Tensor:

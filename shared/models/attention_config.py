@@ -70,13 +70,14 @@ class AttentionConfig:
         """Columns of an item's descriptor, F."""
         return self.feature_size + len(self.own_items)
 
-    def pass_numbers(self, candidates: int) -> int:
+    def pass_numbers(self, candidates: int, length: int | None = None) -> int:
         """Return about how many numbers one user's training pass keeps.
 
         Args:
             candidates: drawn for each user; 0 ranks the whole catalogue.
+            length: events that are read; None: as many as the model reads.
         """
-        length = self.max_length
+        length = self.max_length if length is None else length
         scored = length + candidates if candidates else self.items
         heads = self.layers * self.heads
         return length * (scored + LAYERS_ALIVE * self.hidden_size + 4 * heads * length)

@@ -64,8 +64,11 @@ class ModelShape(Protocol):
     All are upper estimates in numbers of float32.
     """
 
-    def pass_numbers(self, candidates: int) -> int:
-        """Return what one user's training pass keeps; 0 candidates rank the whole catalogue."""
+    def pass_numbers(self, candidates: int, length: int | None = None) -> int:
+        """Return what one user's training pass keeps; 0 candidates rank the whole catalogue.
+
+        Where batches of shorter histories are shorter, `length` is their events.
+        """
 
     def mask_numbers(self) -> int:
         """Return the random numbers of one user's dropout masks in a pass."""

@@ -308,7 +308,7 @@ def test_on_a_gpu_a_users_share_is_the_same_bits(items: str, candidates: int) ->
         for user in ([3] * (LENGTH + 1), [1, 2, 3], []):
             found = excess(model, OTHERS, user, replace(PLAN, candidates=candidates))
             assert_bounded(found)
-    rows = [rows for key, rows in trainer._checked.items() if "cuda" in key]
+    rows = [s.rows for key, shapes in trainer._checked.items() if "cuda" in key for s in shapes]
     assert rows
     assert min(rows) > 1
 
@@ -317,4 +317,6 @@ def test_a_model_of_the_usual_size_has_more_than_one_row() -> None:
     """The check of rows passes with this machine's kernels; else training is slow."""
     config = AttentionConfig(items=100, hidden_size=16, layers=1, max_length=20, dropout=0.0)
     plan = replace(PLAN, population=100)
-    assert trainer._checked_rows(AttentionRecommender(config), plan) > 1
+    shapes = trainer._checked_shapes(AttentionRecommender(config), plan)
+    assert [shape.length for shape in shapes] == [10, 20]
+    assert min(shape.rows for shape in shapes) > 1

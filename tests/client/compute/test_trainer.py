@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.testing import assert_close
 
-from client.compute import trainer
+from client.compute import batches, trainer
 from client.compute.batches import physical_batches, shape_of
 from client.compute.trainer import LocalPlan, train
 from shared.config import Optimiser
@@ -106,8 +106,7 @@ def recommender(
         item_representation=items,
         feature_size=F,
         hidden_size=D,
-        max_length=T,
-        **fields | shape,
+        **{"max_length": T} | fields | shape,
     )
     draw = torch.Generator().manual_seed(seed)
     model = AttentionRecommender(config, torch.randn(V, F, generator=draw))
@@ -119,7 +118,7 @@ def recommender(
 
 def set_rows(patch: pytest.MonkeyPatch, rows: int) -> None:
     """Makes physical batches of so many users."""
-    patch.setattr(trainer, "most_rows", lambda *_: rows)
+    patch.setattr(batches, "most_rows", lambda *_: rows)
 
 
 def change(
@@ -143,7 +142,7 @@ def clipped_sum(model: AttentionRecommender, users: Lists, clip_norm: float) -> 
 
 def gradient(model: AttentionRecommender, user: Sequence[int]) -> Weights:
     """One user's gradient by plain autograd, from a batch of one that has no padding."""
-    events = list(user[-(T + 1) :])
+    events = list(user[-(model.config.max_length + 1) :])
     weights = trainable(model)
     if len(events) < 2:
         return {name: torch.zeros_like(p) for name, p in weights.items()}
@@ -252,9 +251,9 @@ def test_batches_are_no_longer_than_what_is_read_of_any_history(
     lengths = set[int]()
     cut = physical_batches
 
-    def noted(histories: Any, users: Any, shape: Any, *rest: Any) -> Any:  # noqa: ANN401
-        lengths.add(shape.length)
-        return cut(histories, users, shape, *rest)
+    def noted(histories: Any, users: Any, shapes: Any, *rest: Any) -> Any:  # noqa: ANN401
+        lengths.add(shapes[-1].length)
+        return cut(histories, users, shapes, *rest)
 
     monkeypatch.setattr(trainer, "physical_batches", noted)
     model, users = recommender().double(), [user[-4:] for user in USERS]
@@ -262,6 +261,27 @@ def test_batches_are_no_longer_than_what_is_read_of_any_history(
     whole = change(model, users, fine)
     assert_same(change(model, users, replace(fine, max_events=4)), whole)
     assert lengths == {T, 3}
+
+
+def test_short_histories_come_in_short_batches_which_changes_no_sum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A user's own length alone decides: in any company the same events are read, to the last."""
+    model = recommender(max_length=40).double()
+    users = [[1 + (3 * i + n) % V for i in range(n)] for n in (0, 1, 2, 10, 11, 12, 21, 22, 41, 60)]
+    expected = by_brute_force(model, users, BETWEEN)
+    read: dict[int, int] = {}
+    losses = trainer._batch_losses
+
+    def noted(model: Any, batch: Any) -> Any:  # noqa: ANN401
+        for row in batch.events[(batch.events != 0).any(1)]:
+            read[int((row != 0).sum())] = batch.events.shape[1]
+        return losses(model, batch)
+
+    monkeypatch.setattr(trainer, "_batch_losses", noted)
+    assert_same(clipped_sum(model, users, BETWEEN), expected)
+    shorter = {1: 11, 2: 11, 10: 11, 11: 11, 12: 21, 21: 21, 22: 41, 41: 41}
+    assert {n: read[n] for n in shorter} == shorter
 
 
 def test_in_single_precision_it_is_the_same_sum() -> None:
@@ -278,7 +298,7 @@ def test_with_dropout_it_is_the_sum_under_the_same_masks() -> None:
     got = clipped_sum(model, [user], BETWEEN)
     shape = shape_of(model.config, 0, 1)
     histories = Histories.from_lists([user])
-    (batch,) = physical_batches(histories, np.array([0]), shape, silent().key(), 0)
+    (batch,) = physical_batches(histories, np.array([0]), [shape], silent().key(), 0)
     Dropout.give(model, batch.bits)
     assert_same(got, by_brute_force(model.train(), [user], BETWEEN))
     without = clipped_sum(recommender().double(), [user], BETWEEN)
