@@ -14,6 +14,10 @@ more than any noise. So nothing about the private data decides a shape:
 | order of users | by these lengths, then that of the site's histories; sums do not depend on it |
 | random numbers of a user | a stream of its own (`shared.privacy.noise.user_bytes`) |
 
+All shapes are checked, and so computed, before a history is read (`client.compute.trainer`): the
+most memory that a step takes does not tell whether there is a long history. Time does, as it tells
+how many users and events there are (the threat model has it).
+
 An empty user has no target: its loss and gradient are 0.
 
 With constant shapes, a user's bits can only depend on its row. `independent_rows` checks that they

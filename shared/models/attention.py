@@ -83,11 +83,18 @@ def _multiple(layer: nn.Linear) -> float | None:
         return None
     if layer.bias is not None and bool(layer.bias.any()):
         return None
-    factor, others = float(weight[0, 0]), int(weight.count_nonzero())
-    if factor == 0:
-        return 0.0 if others == 0 else None
-    square = weight.shape[0] == weight.shape[1] == others
-    return factor if square and bool((weight.diagonal() == factor).all()) else None
+    if not bool(weight[0, 0]):
+        return 0.0 if _all_zero(weight) else None
+    size = len(weight)
+    if weight.shape[1] != size or not bool((weight.diagonal() == weight[0, 0]).all()):
+        return None
+    beside = weight.flatten()[1:].view(size - 1, size + 1)[:, :-1]  # all but the diagonal
+    return float(weight[0, 0]) if _all_zero(beside) else None
+
+
+def _all_zero(values: Tensor) -> bool:
+    """Return whether all values are 0, in one quick pass; False for NaN."""
+    return values.numel() == 0 or all(bool(value == 0) for value in values.aminmax())
 
 
 class Attention(nn.Module):

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -20,10 +21,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from client.compute import trainer
-from client.compute.trainer import LocalPlan, train
+from client.compute.batches import Batch
+from client.compute.trainer import LocalPlan, check_model, train
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.attention_config import AttentionConfig
+from shared.privacy.clipping import clipping, factors
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
 from simulations.benchmarks.hostile_search import (
@@ -52,6 +55,15 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@contextmanager
+def no_matrix_formed() -> Iterator[None]:
+    """Sum every matrix's gradients in factors, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(factors, "FORMED", 0)
+        patch.setattr(clipping, "pays", lambda *_: True)
+        yield
+
+
 def assert_bounded(found: Excess) -> None:
     assert found.finite
     assert found.others == 0
@@ -69,6 +81,13 @@ def test_an_attack_moves_a_sum_by_one_users_share_alone(
 ) -> None:
     set_threads(threads)
     assert_bounded(excess(attack(name), OTHERS, user))
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+@pytest.mark.parametrize("user", [[3] * (LENGTH + 1), [1, 3] * 20])
+def test_nor_does_it_where_gradients_are_summed_in_factors(name: str, user: list[int]) -> None:
+    with no_matrix_formed():
+        assert_bounded(excess(attack(name), OTHERS, user))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:
@@ -109,9 +128,9 @@ def test_cancelling_factors_do_not_either() -> None:
     half = torch.randn(1, 500, 32, generator=draw)
     states = torch.cat([half, half * (1 + 1e-6 * torch.randn(half.shape, generator=draw))], dim=1)
     signs = torch.cat([torch.ones(500), -torch.ones(500)])[:, None] * 1e6
-    with PerUserClipping(layer, 1.0) as clipping:
-        clipping.backward((layer(states) * signs).sum((1, 2)))
-        assert 0.999 <= float(clipping.sum_of(layer.weight).norm()) <= 1
+    with PerUserClipping(layer, 1.0) as book:
+        book.backward((layer(states) * signs).sum((1, 2)))
+        assert 0.999 <= float(book.sum_of(layer.weight).norm()) <= 1
 
 
 # --- shapes --------------------------------------------------------------------------------------
@@ -140,6 +159,27 @@ def test_shapes_are_public_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(shapes == seen[0] for shapes in seen)
     assert len(seen[0]) == 1
     assert next(iter(seen[0]))[1] == LENGTH + 1
+
+
+def test_the_longest_batch_is_computed_whatever_the_histories(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before any of them is read: a node that runs out of memory does so for everybody."""
+    model = AttentionRecommender(AttentionConfig(items=9, hidden_size=4, max_length=40))
+    seen = list[int]()
+    losses = trainer._batch_losses
+
+    def recorded(model: AttentionRecommender, batch: Batch) -> Tensor:
+        seen.append(batch.events.shape[1])
+        return losses(model, batch)
+
+    monkeypatch.setattr(trainer, "_batch_losses", recorded)
+    monkeypatch.setattr(trainer, "_checked", {})
+    check_model(model, PLAN)
+    assert set(seen) == {11, 21, 41}
+    seen.clear()
+    clipped_sums(model, [[1, 2, 3]])
+    assert set(seen) == {11}
 
 
 MEMORY = """
@@ -212,13 +252,14 @@ def test_a_user_moves_a_sum_by_its_own_share_and_no_more(
     """Wherever the user stands, bit for bit, and every share is one alone."""
     model = hostile_model(np.random.default_rng(seed), dropout=dropout)
     plan = replace(PLAN, clip_norm=2.0**clip, candidates=candidates)
-    place = data.draw(st.integers(0, len(others)))
+    place, unformed = data.draw(st.integers(0, len(others))), data.draw(st.booleans())
     lists = [*others[:place], user, *others[place:]]
     names = [f"user {number}" for number in range(len(lists))]
 
     def total(rows: list[int]) -> Tensor:
         histories = Histories.from_lists([lists[r] for r in rows], [names[r] for r in rows])
-        return sums_of(model, histories, plan)
+        with no_matrix_formed() if unformed else nullcontext():
+            return sums_of(model, histories, plan)
 
     everybody = list(range(len(lists)))
     shares = [total([row]) for row in everybody]

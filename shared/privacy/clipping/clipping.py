@@ -18,6 +18,9 @@ longer than C, for any finite weights, however its places cancel. The sum is one
 that it moves by exactly what a user adds when that user is added or removed: no rounding of a sum,
 no order and no division into batches enters the sensitivity.
 
+A large matrix that has few places in a history is not formed: `shared.privacy.clipping.outer_sums`
+measures what it adds, and how much of C its rounding takes; s is chosen from what is left of C.
+
 That a user's numbers G are the same bits whoever else is in the batch is not settled here but in
 `client.compute.batches`.
 
@@ -53,6 +56,7 @@ from shared.models.attention import ItemScores
 from shared.privacy.clipping.factors import RUN, FlatForm, WeightGradient, squared_norms
 from shared.privacy.clipping.grid import GridSum, grid_bits
 from shared.privacy.clipping.layers import RULES, linear_maps_by_user, objection
+from shared.privacy.clipping.outer_sums import Factored, OuterSum, pays
 
 __all__ = ["LARGEST_NORM", "SMALLEST_NORM", "PerUserClipping"]
 
@@ -104,6 +108,7 @@ class PerUserClipping:
         self._tables = _tables_in(self._layers)
         self._sums: dict[Tensor, GridSum] = {}
         self._flat_sums: dict[FlatForm, GridSum] = {}
+        self._outer_sums: dict[Tensor, OuterSum] = {}
         self._weight_by_weight = weight_by_weight
         self.weight_norms: dict[Tensor, Tensor] = {}
         self._users: int | None = None
@@ -131,6 +136,7 @@ class PerUserClipping:
         self._forget()
         self._sums.clear()
         self._flat_sums.clear()
+        self._outer_sums.clear()
 
     def sum_of(self, weight: Tensor) -> Tensor:
         """Return a weight's clipped sum since `zero_sums`, float64. Private: never to leave."""
@@ -140,7 +146,10 @@ class PerUserClipping:
         for form, points in self._flat_sums.items():
             if weight in form.starts:
                 total += form.part(points.total(), weight)
-        return total.double().mul_(self._step(weight.dtype))
+        exact = total.double().mul_(self._step(weight.dtype))
+        if weight in self._outer_sums:
+            exact += self._outer_sums[weight].total() * self._clip_norm
+        return exact
 
     def sums(self) -> dict[Tensor, Tensor]:
         """Return every weight's clipped sum."""
@@ -236,16 +245,19 @@ class PerUserClipping:
         for gradient in gradients.values():
             gradient.join()
         small = {w: g.formed for w, g in gradients.items() if g.formed is not None}
-        large = {w: g for w, g in gradients.items() if g.outers}
-        tables = {w: g.rows[0] for w, g in gradients.items() if w not in small and w not in large}
+        factored = {w: Factored.of(g.outers[0]) for w, g in gradients.items() if _unformed(w, g)}
+        large = {w: g for w, g in gradients.items() if g.outers and w not in factored}
+        tables = {w: g.rows[0] for w, g in gradients.items() if g.rows and w not in large}
         form = FlatForm(small)
         flat = form.join(small, like=losses)
         squares = {w: squared_norms(rows.gradients) for w, rows in tables.items()}
+        squares |= {w: users.squared for w, users in factored.items()}
         squared = _total([squared_norms(flat), *squares.values()], losses)
+        reserved = _total([users.reserved for users in factored.values()], losses)
         if self._weight_by_weight:
             squares |= {w: squared_norms(formed) for w, formed in small.items()}
             squares |= {w: torch.zeros_like(squared) for w in large}
-        scales = self._scales(squared, losses) * counts
+        scales = self._scales(squared, losses, reserved) * counts
         for users in self._groups(large, len(losses)):
             formed = {w: gradient.form(users) for w, gradient in large.items()}
             for w, values in formed.items():
@@ -253,10 +265,14 @@ class PerUserClipping:
                 squared[users] += of_weight
                 if self._weight_by_weight:
                     squares[w][users] = of_weight
-            scales[users] = self._scales(squared[users], losses[users]) * counts[users]
+            scaled = self._scales(squared[users], losses[users], reserved[users])
+            scales[users] = scaled * counts[users]
             for w, values in formed.items():
                 self._sum_for(w).add(*_points(values, scales[users]))
         self._flat_sum_for(form).add(*_points(flat, scales))
+        for w, in_factors in factored.items():
+            # The scales count in steps of the grid of formed gradients.
+            self._outer_sum_for(w).add(in_factors, scales * 2.0 ** -grid_bits(w.dtype))
         for w, rows in tables.items():
             self._sum_for(w).add_rows(rows.ids, *_points(rows.gradients, scales))
         self.weight_norms = {w: square.sqrt().to(w.dtype) for w, square in squares.items()}
@@ -272,6 +288,11 @@ class PerUserClipping:
             self._flat_sums[form] = GridSum(torch.Size([form.numbers]), self._weights[0])
         return self._flat_sums[form]
 
+    def _outer_sum_for(self, weight: Tensor) -> OuterSum:
+        if weight not in self._outer_sums:
+            self._outer_sums[weight] = OuterSum(*weight.shape)
+        return self._outer_sums[weight]
+
     def _groups(self, large: dict[Tensor, WeightGradient], users: int) -> Iterator[slice]:
         """Users whose large gradients are formed at once; all groups are of one size."""
         if not large or users == 0:
@@ -284,18 +305,30 @@ class PerUserClipping:
     def _step(self, dtype: torch.dtype) -> float:
         return math.ldexp(self._clip_norm, -grid_bits(dtype))
 
-    def _scales(self, squared: Tensor, losses: Tensor) -> Tensor:
+    def _scales(self, squared: Tensor, losses: Tensor, reserved: Tensor) -> Tensor:
         """Return the factor to each user's gradient, in steps of the grid, float64 [B]."""
         dtype, root = self._weights[0].dtype, math.sqrt(sum(w.numel() for w in self._weights))
         step, roundoff = self._step(dtype), torch.finfo(dtype).eps / 2
         bound = squared.sqrt() * (1 + (RUN + 8) * roundoff) + root * _UNDERFLOW
-        factors = ((self._clip_norm - 0.5 * root * step) / bound).clamp(0, 1)
+        left = self._clip_norm * (1 - reserved) - 0.5 * root * step
+        factors = (left / bound).clamp(0, 1)
         finite = squared.isfinite() & losses.isfinite()
         return (factors / step).where(finite, 0)
 
     def _forget(self) -> None:
         self._leaves: list[Tensor] = []
         self._gradients: dict[Tensor, WeightGradient] = {}
+
+
+def _unformed(weight: Tensor, gradient: WeightGradient) -> bool:
+    """Return whether users' gradients of a weight are summed without being formed.
+
+    Where a GPU multiplies in float64 slowly, it does not pay; nor for rows of a table.
+    """
+    if not gradient.outers or gradient.rows or weight.device.type != "cpu":
+        return False
+    places = gradient.outers[0].inputs.shape[1]
+    return weight.dtype == torch.float32 and pays(places, weight.shape[1], weight.shape[0])
 
 
 def _points(values: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

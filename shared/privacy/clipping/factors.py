@@ -26,7 +26,16 @@ from torch import Tensor
 
 from shared.models.products import product_by_user
 
-__all__ = ["RUN", "FlatForm", "Outer", "Rows", "WeightGradient", "exact", "squared_norms"]
+__all__ = [
+    "RUN",
+    "FlatForm",
+    "Outer",
+    "Rows",
+    "WeightGradient",
+    "exact",
+    "power_of_two",
+    "squared_norms",
+]
 
 FORMED = 2**15
 """Numbers in the largest gradient of one user that is formed for all users of a batch at once."""
@@ -86,7 +95,7 @@ class Rows:
         largest = torch.cat([values.abs().flatten(1), values.new_zeros(len(values), 1)], 1).amax(1)
         finite = largest.isfinite()
         exponents = torch.frexp(largest.where(finite, 0)).exponent.long()
-        up, down = _power_of_two(bits - exponents), _power_of_two(exponents - bits)
+        up, down = power_of_two(bits - exponents), power_of_two(exponents - bits)
         up, down = up[:, None, None], down.where(finite, math.nan)[:, None, None]
         points = (values * up).nan_to_num_(0.0, 0.0, 0.0).round_().long()
         across = slots[..., None].expand_as(points)
@@ -231,7 +240,7 @@ def squared_norms(values: Tensor) -> Tensor:
     return total
 
 
-def _power_of_two(exponents: Tensor) -> Tensor:
+def power_of_two(exponents: Tensor) -> Tensor:
     """Return 2^exponents, exactly, of int64 in -1022..1023; float64."""
     return ((exponents + 1023) << 52).view(torch.float64)
 
