@@ -15,7 +15,7 @@ from rich.table import Table
 
 from shared.sections import Value, flatten
 from shared.system.command_line import output, write_json
-from simulations.experiment.config import SimulationConfig
+from simulations.experiment.config import OWN_DEFAULTS, SimulationConfig
 
 __all__ = ["Setting", "settings", "settings_command"]
 
@@ -62,7 +62,8 @@ def settings(cls: type = SimulationConfig, prefix: str = "") -> list[Setting]:
         if dataclasses.is_dataclass(kind):
             listed += settings(typing.cast(type, kind), f"{key}.")
         else:
-            listed.append(Setting(key, _default(item), meanings[item.name]))
+            default = OWN_DEFAULTS.get(key, _default(item))
+            listed.append(Setting(key, default, meanings[item.name]))
     return listed
 
 

@@ -44,6 +44,7 @@ from shared.sections import (
 from simulations.experiment.partition import Scheme
 
 __all__ = [
+    "OWN_DEFAULTS",
     "RERANK",
     "SETTINGS",
     "Engine",
@@ -62,6 +63,9 @@ SETTINGS = "config.toml"
 """The file of a run that holds its settings."""
 RERANK = "rerank"
 """The section that may change when a run is resumed."""
+OWN_DEFAULTS = {"server.deadline_seconds": 86_400.0}
+"""Defaults that differ from those of a real run: organisations that compute one after the other on
+one machine are not late."""
 UNUSED_DELTA = 1e-9
 """Stands where a δ must, in a run without privacy, where it means nothing."""
 
@@ -298,7 +302,8 @@ def read_settings(
     Raises:
         ConfigError: the file cannot be read, or a key or value does not fit.
     """
-    flat = read_toml(file) if file is not None else {}
+    flat: dict[str, Value] = dict(OWN_DEFAULTS)
+    flat |= read_toml(file) if file is not None else {}
     flat |= {key: value for key, value in options.items() if value is not None}
     flat |= dict(_assignment(text) for text in assignments)
     if flat.get("privacy.epsilon") == "none":
