@@ -18,6 +18,7 @@ descriptor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,13 +118,29 @@ def match_moment(
 @torch.no_grad()
 def model_moment(model: AttentionRecommender, public: PublicStates) -> Tensor:
     """Return Σ share · (expected next descriptor ⊗ state), [F, F], rows of next items."""
-    table, offsets = model.features.table, _offsets(model)
     total = torch.zeros_like(model.feature_out.weight)
-    size = max(1, MAX_SCORES // len(table))
+    size = max(1, MAX_SCORES // model.config.items)
+    describe = _expected_descriptor(model)
     for past, share in zip(public.states.split(size), public.shares.split(size), strict=True):
-        expected = F.softmax(model.feature_out(past) @ table.T + offsets, dim=1) @ table
+        expected = describe(F.softmax(model.score(past), dim=1))
         total += (expected * share[:, None]).T @ past
     return total
+
+
+def _expected_descriptor(model: AttentionRecommender) -> Callable[[Tensor], Tensor]:
+    """Return the map of distributions over the items [S, V] to their mean descriptors [S, F].
+
+    Of the own directions, which are most columns, each has one item: no product is needed.
+    """
+    table, size = model.features.table, model.config.feature_size
+    features = table[:, :size].contiguous()
+    rows = torch.tensor(model.config.own_items, dtype=torch.int64) - 1
+    lengths = table[rows, torch.arange(size, table.shape[1])]
+
+    def describe(chances: Tensor) -> Tensor:
+        return torch.cat([chances @ features, chances[:, rows] * lengths], dim=1)
+
+    return describe
 
 
 def step_size(model: AttentionRecommender, public: PublicStates) -> float:
