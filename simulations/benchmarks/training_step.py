@@ -1,16 +1,17 @@
 """What a site's private training step costs: against a plain one, and against an earlier version.
 
     python -m simulations.benchmarks.training_step [--items 3400 50000] [--length 50 100]
-        [--histories full short bounded] [--trained all scores] [--users 64] [--repeats 5]
-        [--before FOLDER]
+        [--histories full short bounded] [--trained all scores] [--own 0] [--users 64]
+        [--repeats 5] [--before FOLDER]
 
 Goes through the trainer, batches as it makes them and noise included; `private_step` measures
 clipping alone. FOLDER is a checkout of another version, whose steps take turns with this one's.
 Histories are full (T + 1 events), short (2 to 20 events, 7 on average), or bounded: short, and the
 site's policy says that no more than 20 are ever read. A model that trains "all"
 learns tied ids, in two blocks; one that trains "scores" scores 64 public features, in one block.
-The hidden size is 64. Processes take turns; ratios are within a turn, figures medians.
-Seconds are the process's own (CPU time), with one thread.
+The hidden size is 64. With --own N, it scores 256 features and N own directions, at the width of
+all of them, as a run does by default. Processes take turns; ratios are within a turn, figures
+medians. Seconds are the process's own (CPU time), with one thread.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Case:
         histories: "full", "short" or "bounded".
         trained: "all" or "scores".
         users: of the site; all of them are in every step.
+        own: directions of single items beside the features; 0 for the small model.
     """
 
     items: int
@@ -55,6 +57,7 @@ class Case:
     histories: str
     trained: str
     users: int
+    own: int = 0
 
 
 def measure(case: Case, kind: str) -> float:
@@ -105,11 +108,13 @@ def _random() -> Any:  # noqa: ANN401
 def _model(case: Case) -> Any:  # noqa: ANN401
     torch.manual_seed(0)
     models, scores = import_module("shared.models.attention"), case.trained == "scores"
+    size = 256 if case.own else 64
     config = models.AttentionConfig(
         items=case.items,
         item_representation="features" if scores else "ids",
-        feature_size=64 if scores else 0,
-        hidden_size=64,
+        feature_size=size if scores else 0,
+        own_items=tuple(range(1, case.own + 1)) if scores else (),
+        hidden_size=size + case.own if scores else 64,
         layers=1 if scores else 2,
         heads=1 if scores else 2,
         max_length=case.length,
@@ -146,7 +151,12 @@ def main() -> None:
         options.items, options.length, options.histories, options.trained
     ):
         case = Case(
-            items=items, length=length, histories=histories, trained=trained, users=options.users
+            items=items,
+            length=length,
+            histories=histories,
+            trained=trained,
+            users=options.users,
+            own=options.own,
         )
         what = f"V = {items:,}, T = {length}, {histories} histories, trained = '{trained}'"
         sys.stdout.write(f"{what}: {_compare(case, folders, options.repeats)}\n")
@@ -203,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     for flag, choices in kinds.items():
         parser.add_argument(flag, nargs="+", choices=choices, default=choices)
     parser.add_argument("--users", type=int, default=64)
+    parser.add_argument("--own", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--before", type=Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -183,7 +183,7 @@ def moved(gain: float, steps: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("gain", [0.01, 0.1, 0.5, 0.9])
 def test_a_step_is_shortened_by_the_noise_as_the_formula_says(gain: float) -> None:
-    ridge = RIDGE * (1 - gain) / gain
+    ridge = RIDGE / 4 * (1 - gain) / gain
     torch.testing.assert_close(moved(gain, 1), moved(1.0, 1) / (1 + ridge))
 
 
@@ -204,7 +204,7 @@ def test_every_step_makes_the_posterior_likelier(gain: float) -> None:
         model.feature_out.weight.copy_(0.1 * target)
     first, public = model.feature_out.weight.detach().clone(), states_of(model)
     scale = float((model_moment(model, public) * first).sum() / (target * first).sum())
-    ridge = RIDGE * (1 - gain) / gain / refine.step_size(model, public)
+    ridge = RIDGE / 4 * (1 - gain) / gain / refine.step_size(model, public)
 
     def objective(steps: int) -> float:
         with torch.no_grad():
