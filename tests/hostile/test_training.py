@@ -193,7 +193,7 @@ from client.compute.trainer import train
 from simulations.benchmarks.hostile_search import PLAN
 config = AttentionConfig(items=50, hidden_size=16, layers=1, heads=16, dropout=0.1, max_length=600)
 model, random = AttentionRecommender(config), np.random.default_rng(0)
-lists = [[int(i) for i in random.integers(1, 51, 8)] for _ in range(50)]
+lists = [[int(i) for i in random.integers(1, 51, 8)] for _ in range(16)]  # two batches
 for times in (1, 75):  # in a process each: the imports are the dear part
     if os.fork() == 0:
         lists[0] = lists[0] * times
