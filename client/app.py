@@ -18,9 +18,10 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
+from torch import nn
 
 from client import logs
-from client.compute import evaluation, trainer
+from client.compute import evaluation, over_use, trainer
 from client.compute.evaluation import EvaluationPlan, evaluate, evaluation_points
 from client.compute.groups import user_counts
 from client.compute.memory import keep_freed_memory
@@ -33,6 +34,7 @@ from client.secure_aggregation.answering import Mask, Points, answer_step
 from client.secure_aggregation.sessions import Sessions
 from client.site.aggregation_key import load_identity, protocol_roster, public_if_any
 from client.site.locate import locate
+from client.site.over_use import load_examples, users_stamp
 from client.site.policy import Ask
 from client.site.simulated import simulated_node
 from client.site.site import Site
@@ -74,6 +76,9 @@ from shared.models.attention import AttentionRecommender, item_descriptors, trai
 from shared.models.frozen import fingerprint
 from shared.models.registry import build_recommender
 from shared.outcomes import Refusal
+from shared.over_use.examples import Examples as OverUseExamples
+from shared.over_use.model import OverUseModel
+from shared.over_use_task import OverUseTask, task_of
 from shared.sections import LONGEST_NAME, values_of
 
 __all__ = ["app", "load_weights"]
@@ -287,6 +292,9 @@ def _record_malformed(message: Message, context: Context) -> Refusal:
 
 def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
     """Do everything that may fail before the budget is charged."""
+    if request.task is not None:
+        watched, examples, own_plan = _over_use(request, request.task, site, catalogue)
+        return lambda: over_use.train(watched, examples, own_plan, site.random(request.round))
     model, histories, plan = _training(request, site, catalogue)
     counts = _counts(site, request, histories)
     return lambda: train(model, histories, plan, site.random(request.round), counts)
@@ -307,6 +315,10 @@ def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalo
 
 def _prepare_points(request: Request, site: Site, catalogue: Catalogue) -> PointsComputation:
     """Do for a masked answer what the functions above do for one that leaves as it is."""
+    if isinstance(request, TrainRequest) and request.task is not None:
+        watched, examples, terms = _over_use(request, request.task, site, catalogue)
+        noise = site.random(request.round)
+        return lambda: over_use.gradient_points(watched, examples, terms, noise)
     if isinstance(request, TrainRequest):
         model, histories, plan = _training(request, site, catalogue)
         own = _counts(site, request, histories)
@@ -325,17 +337,32 @@ def _training(
     request: TrainRequest, site: Site, catalogue: Catalogue
 ) -> tuple[AttentionRecommender, Histories, LocalPlan]:
     keep_freed_memory()
-    plan = LocalPlan(
+    plan, model = _plan(request, site), _model(request, site, catalogue)
+    with _refused_as_policy():
+        trainer.check_model(model, plan)
+    return model, _histories(site, catalogue), plan
+
+
+def _plan(request: TrainRequest, site: Site) -> LocalPlan:
+    return LocalPlan(
         population=site.population,
         noise_multiplier=request.noise_multiplier,
         max_events=site.policy.max_events,
         trust=request.trust,
         **values_of(LocalTraining, request),
     )
-    model = _model(request, site, catalogue)
+
+
+def _over_use(
+    request: TrainRequest, task: OverUseTask, site: Site, catalogue: Catalogue
+) -> tuple[OverUseModel, OverUseExamples, LocalPlan]:
+    """Prepare the model of over-use, its examples and the plan, as `_training` does."""
+    model, plan = over_use.build_model(request.model), _plan(request, site)
+    load_weights(model, request)
+    model.to(site.torch_device())
     with _refused_as_policy():
-        trainer.check_model(model, plan)
-    return model, _histories(site, catalogue), plan
+        over_use.check_model(model, plan)
+    return model, _examples(site, catalogue, task, request.model.max_length), plan
 
 
 def _evaluation(
@@ -388,7 +415,7 @@ def _model(
     return model
 
 
-def load_weights(model: AttentionRecommender, request: TrainRequest | EvaluateRequest) -> None:
+def load_weights(model: nn.Module, request: TrainRequest | EvaluateRequest) -> None:
     """Load the request's global weights into the model.
 
     Raises:
@@ -466,6 +493,22 @@ def _load_histories(site: Site, catalogue: Catalogue) -> Histories:
     if histories.dropped["limited_user"]:
         note(Event.LIMITED)
     return histories
+
+
+def _examples(
+    site: Site, catalogue: Catalogue, task: OverUseTask, sessions: int
+) -> OverUseExamples:
+    version = site.data_version()
+    if version is None:
+        return load_examples(site, catalogue, task, sessions)
+    return _read_examples(site, catalogue, task.text, sessions, (version, users_stamp(site)))
+
+
+@lru_cache(maxsize=64)
+def _read_examples(
+    site: Site, catalogue: Catalogue, task: str, sessions: int, _: Hashable
+) -> OverUseExamples:
+    return load_examples(site, catalogue, task_of(task), sessions)
 
 
 @lru_cache(maxsize=64)

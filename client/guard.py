@@ -38,6 +38,8 @@ from shared.messages import (
 )
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.outcomes import Refusal
+from shared.over_use.labels import COLUMN
+from shared.over_use_task import LabelSource, OverUseTask
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.distributed_noise import LARGEST_SHARE, MOST_NUMBERS, SMALLEST_SHARE
 from shared.privacy.release import Release, ReleaseKind
@@ -345,6 +347,8 @@ class Guard:
     def _check_bounds(self, request: Request) -> Room:
         """Return the room that the answer needs, if the request is within all bounds."""
         site, items = self._site, len(self._catalogue)
+        if isinstance(request, TrainRequest) and request.task is not None:
+            check_own_labels(site, request.task)
         check_bounds(
             request,
             site.policy,
@@ -386,6 +390,21 @@ def admit(site: Site, ask: Ask) -> None:
         raise Refused(Refusal.POLICY, f"policy.answers does not list '{ask}'")
 
 
+def check_own_labels(site: Site, task: OverUseTask) -> None:
+    """Refuse a task whose times or labels the partner's settings do not have.
+
+    Raises:
+        Refused: events have positions, or there is no table of users; it does not depend on data.
+    """
+    problem = ""
+    if site.data.time == "position":
+        problem = "data.time = 'position': sessions are known by times"
+    elif task.label is LabelSource.COLUMN and not site.data.users:
+        problem = f"the label is the column {COLUMN} of data.users, which names no table"
+    if problem:
+        raise Refused(Refusal.POLICY, problem)
+
+
 def _is_one_sum(request: TrainRequest) -> bool:
     """Return whether the mean of the answers is a function of the sum of the noised gradients."""
     return request.local_steps == 1 and request.optimiser is Optimiser.SGD
@@ -422,10 +441,11 @@ def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Reque
             yield asked, plan.statistics
     if plan.rounds:
         terms = values_of(LocalTraining, plan)
-        yield (
-            TrainRequest(**common, weights=weights, noise_multiplier=plan.training_noise, **terms),
-            plan.rounds,
-        )
+        asked_for: dict[str, Any] = {
+            "noise_multiplier": plan.training_noise,
+            "over_use": plan.over_use,
+        }
+        yield TrainRequest(**common, weights=weights, **asked_for, **terms), plan.rounds
     # Where a site does not answer it, the run does without this site's metrics.
     if plan.evaluations and Ask.EVALUATE in policy.answers:
         yield (

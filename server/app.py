@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from server import logs
 from server.aggregation.quorum import minimum_organisations, with_secure_quorum
@@ -37,7 +38,7 @@ from server.rounds.participants import Participants, Partner
 from server.rounds.requests import Terms, groups_request, plan_request
 from server.rounds.statistics import StatisticsCollector
 from server.rounds.strategy import FederatedStrategy
-from server.runs.recommender import build_recommender, with_own_items
+from server.runs.recommender import build_model, with_own_items
 from server.runs.reporter import RunReporter
 from server.state.attempts import Attempts
 from server.state.checkpoint import Checkpoint
@@ -50,8 +51,8 @@ from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
 from shared.errors import CheckpointError, ConfigError, ServerError
 from shared.messages import Weights
-from shared.models.attention import AttentionRecommender, trainable
-from shared.models.registry import build
+from shared.models.attention import trainable
+from shared.models.registry import Examples, build, examples_of
 from shared.secure_aggregation.signing import public_to_text
 
 __all__ = ["MODEL", "Observer", "app", "make_app"]
@@ -121,7 +122,7 @@ def coordinate(grid: Grid, config: RunConfig, observer: Observer) -> None:
                 attempts=Attempts(out, checkpoint.run) if config.privacy.masked else None,
             )
             checkpoint = run_stages(federation, checkpoint, observer)
-            model = build_recommender(checkpoint, config, catalogue)
+            model = build_model(checkpoint, config, catalogue)
             model.save_pretrained(out / MODEL)
             measure_groups(federation, checkpoint, model)
 
@@ -219,6 +220,8 @@ def compute_warm_start(federation: Federation, checkpoint: Checkpoint) -> tuple[
         The checkpoint with these weights, and what the first round must know of the statistics.
     """
     config, catalogue, started = federation.config, federation.catalogue, time.monotonic()
+    if examples_of(config.model.kind) is not Examples.HISTORIES:
+        return replace(checkpoint, warm_started=True), Memory()
     public = read_public(Path(config.paths.catalogue).expanduser(), catalogue)
     collector = None
     if checkpoint.popularity_share is not None:
@@ -315,9 +318,7 @@ def run_training_rounds(
     return checkpoint
 
 
-def measure_groups(
-    federation: Federation, checkpoint: Checkpoint, model: AttentionRecommender
-) -> None:
+def measure_groups(federation: Federation, checkpoint: Checkpoint, model: nn.Module) -> None:
     """Ask once how well the finished model serves each public group, where the run measures it."""
     reporter = federation.reporter
     if not federation.config.groups.share:

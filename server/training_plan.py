@@ -21,7 +21,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.noise_plan import relative_noise
-from shared.config import Decay, Optimiser, RunConfig, TrainingConfig, WarmStartConfig, Weighting
+from shared.config import (
+    Decay,
+    ModelKind,
+    Optimiser,
+    RunConfig,
+    StrategyName,
+    TrainingConfig,
+    WarmStartConfig,
+    Weighting,
+)
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import noise_multiplier_for
 from shared.privacy.distributed_noise import share_for
@@ -43,6 +52,8 @@ DROWNED = 1.5
 """ν above which rounds are not expected to learn anything."""
 PAYS = 0.6
 """ν below which rounds pay."""
+OVER_USE_ROUNDS, OVER_USE_EXACT_ROUNDS, OVER_USE_RATE = 60, 80, 0.1
+"""Rounds of a model of over-use with noise and without, and the rate of the server's Adam."""
 TOO_LONG = 4
 """Times the best sum of learning rates above which rounds chosen by hand are warned of."""
 
@@ -177,10 +188,32 @@ def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
     """
     if not config.training.planned:
         return config
+    if config.model.kind is ModelKind.OVER_USE:
+        return _plan_over_use(config)
     _check(config, users)
     plan = plan_of(config, users, items)
     assert plan is not None
     return _chosen(plan, config)
+
+
+def _plan_over_use(config: RunConfig) -> RunConfig:
+    """Return the parameters of a run that trains the model of over-use: none of them is of items.
+
+    Rounds and rates were chosen on invented users (docs/over-use.md).
+    """
+    rounds = OVER_USE_ROUNDS if config.privacy.private else OVER_USE_EXACT_ROUNDS
+    server = replace(
+        config.server,
+        strategy=StrategyName.FEDADAM,
+        learning_rate=OVER_USE_RATE,
+        weighting=Weighting.POPULATION,
+    )
+    return replace(
+        config,
+        training=replace(config.training, rounds=rounds, decay=Decay.LINEAR),
+        warm_start=replace(config.warm_start, share=0.0),
+        server=server,
+    )
 
 
 def _sigma(config: RunConfig) -> float:

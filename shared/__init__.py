@@ -4,6 +4,7 @@
 - `messages`: every message between coordinator and partner, typed both ways.
 - `message_records`: the form of a message in Flower's records.
 - `groups`: public groups of users, and in which one a user is.
+- `over_use_task`: what is read of users to train the model of over-use.
 - `errors`: the tree of exceptions.
 - `outcomes`: how a reply counts, and the refusals that a partner may send.
 - `data/`: interactions to histories; the public catalogue; tables of any file format.

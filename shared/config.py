@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from shared.errors import ConfigError
 from shared.groups import TASTE, GroupsConfig, tables_of
+from shared.over_use_task import NO_END, OverUseTask
 from shared.sections import (
     Choice,
     Fraction,
@@ -61,6 +62,8 @@ class ModelKind(StrEnum):
     """Which model of the family is trained; see `shared.models.registry`."""
 
     ATTENTION = "attention"
+    OVER_USE = "over-use"
+    """No recommender: the risk of over-use, from when users were active (`shared.over_use`)."""
 
 
 class ItemRepresentation(StrEnum):
@@ -470,6 +473,7 @@ class RunConfig:
         training: what a site does in a round.
         server: how replies become weights.
         groups: public groups of users, see `shared.groups`.
+        over_use: what a run of the kind "over-use" reads, see `shared.over_use_task`.
         paths: files and folders; not part of the run's identity.
         seed: of the initial weights, >= 0. Noise is never seeded from here.
     """
@@ -480,6 +484,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     groups: GroupsConfig = field(default_factory=GroupsConfig)
+    over_use: OverUseTask = field(default_factory=OverUseTask)
     paths: PathsConfig = field(default_factory=PathsConfig)
     seed: NonNegativeInt = 0
 
@@ -500,13 +505,22 @@ class RunConfig:
             "a warm start needs item features. Set the share to 0, or items to 'features'.",
         )
         _require(
-            not self.warm_start.share or self.model.hidden_size == 0,
+            not self.warm_start.share
+            or self.model.hidden_size == 0
+            or self.model.kind is ModelKind.OVER_USE,
             f"model.hidden_size = {self.model.hidden_size} with a warm start, whose model is as "
             "wide as the features: set it to 0, or warm_start.share to 0.",
         )
         if self.privacy.secure:
             _check_secure(self)
         _check_groups(self)
+        if self.model.kind is ModelKind.OVER_USE:
+            _check_over_use(self)
+
+    @property
+    def task_text(self) -> str:
+        """What a request says of `over_use`; "" for other kinds."""
+        return self.over_use.text if self.model.kind is ModelKind.OVER_USE else ""
 
     @property
     def statistics_share(self) -> float:
@@ -553,6 +567,8 @@ class RunConfig:
             free += ("training.debias",)
         if self.model.kind is ModelKind.ATTENTION:  # as of runs of versions that had no other
             free += ("model.kind",)
+        if self.model.kind is not ModelKind.OVER_USE:  # says nothing of them
+            free += ("over_use.",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}
 
     @property
@@ -621,6 +637,30 @@ def _check_groups(config: RunConfig) -> None:
         "model.item_bias = false with groups of taste or with training.debias: the model has no "
         "popularity of its own. Set it to true.",
     )
+
+
+def _check_over_use(config: RunConfig) -> None:
+    """Refuse what a model of over-use does not have: statistics, rankings, popularity."""
+    _require(bool(config.over_use.until), NO_END)
+    share = config.warm_start.share
+    _require(
+        config.training.planned or not share,
+        f"warm_start.share = {share} with model.kind = '{config.model.kind}', which has no warm "
+        "start: set it to 0, or leave training.rounds to the plan.",
+    )
+    absent = {
+        "server.evaluate_every": config.server.evaluate_every,
+        "groups.share": config.groups.share,
+        "groups.weights": config.groups.weights,
+        "training.debias": config.training.debias,
+        "training.candidates": config.training.candidates,
+    }
+    for key, value in absent.items():
+        _require(
+            not value,
+            f"{key} = {value} with model.kind = '{config.model.kind}', which ranks nothing: leave "
+            "it out. How good its risks are is measured at home, and in the lab.",
+        )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -39,6 +39,7 @@ from shared.message_records import (
     without_step,
 )
 from shared.outcomes import Refusal
+from shared.over_use_task import OverUseTask, task_of
 from shared.sections import (
     LONGEST_NAME,
     Choice,
@@ -139,6 +140,7 @@ _LEFT_OUT: dict[str, Value] = {
     "groups_noise": 0.0,
     "reweighings": 0,
     "model.kind": str(ModelKind.ATTENTION),
+    "over_use": "",
 }
 """Fields that a message leaves out where they say nothing, and what they say then: an earlier
 version, which does not know them, reads such a message."""
@@ -224,6 +226,7 @@ class PlanRequest(LocalTraining):
         groups_noise: noise multiplier of that, >= 0.
         reweighings: how many more times they are asked for, between rounds, >= 0.
         weights_of_groups: as in a `TrainRequest`.
+        over_use: as in a `TrainRequest`.
         trust: as in a `TrainRequest`, of all of them.
     """
 
@@ -241,10 +244,12 @@ class PlanRequest(LocalTraining):
     groups_noise: NonNegativeNumber = 0.0
     reweighings: NonNegativeInt = 0
     weights_of_groups: str = ""
+    over_use: str = ""
     trust: Choice[Trust] = Trust.LOCAL
 
     def __post_init__(self) -> None:
         _check_groups(self.groups, self.weights_of_groups)
+        _check_task(self.over_use, self.model)
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -286,6 +291,7 @@ class TrainRequest(LocalTraining):
         frozen: fingerprint of the weights that the partner's model must have beside these; ""
             leaves them unchecked.
         weights_of_groups: what users of each group count, see `shared.groups`; "" all alike.
+        over_use: what is read for a model of over-use, see `shared.over_use_task`; "" for others.
         trust: "local", the noise is the partner's whole one; or "secure-aggregation", its share.
     """
 
@@ -297,15 +303,22 @@ class TrainRequest(LocalTraining):
     noise_multiplier: NonNegativeNumber
     frozen: str = ""
     weights_of_groups: str = ""
+    over_use: str = ""
     trust: Choice[Trust] = Trust.LOCAL
 
     def __post_init__(self) -> None:
         _check_groups("", self.weights_of_groups)
+        _check_task(self.over_use, self.model)
 
     @property
     def weighted(self) -> Weighted | None:
         """What users of each group count; None where all count alike."""
         return weighted_of(self.weights_of_groups)
+
+    @property
+    def task(self) -> OverUseTask | None:
+        """What is read for a model of over-use; None for another kind."""
+        return task_of(self.over_use) if self.over_use else None
 
     def to_content(self) -> RecordDict:
         """Return the message as Flower records."""
@@ -653,6 +666,18 @@ def _check_groups(tables: str, weights: str) -> None:
     try:
         tables_of(tables)
         weighted_of(weights)
+    except ConfigError as error:
+        raise WireError(str(error)) from None
+
+
+def _check_task(text: str, model: ModelConfig) -> None:
+    """Refuse a task that is none, or that the kind of model does not go with."""
+    if bool(text) != (model.kind is ModelKind.OVER_USE):
+        task = "comes with" if text else "lacks"
+        raise WireError(f"a request for model.kind = '{model.kind}' {task} a task of over-use.")
+    try:
+        if text:
+            task_of(text)
     except ConfigError as error:
         raise WireError(str(error)) from None
 

@@ -30,18 +30,19 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "hash_chain": set(),
         "sections": {"errors"},
         "groups": {"errors", "sections"},
-        "config": {"errors", "groups", "sections"},
+        "over_use_task": {"errors", "sections"},
+        "config": {"errors", "groups", "over_use_task", "sections"},
         "message_records": {"errors"},
         "messages": {
-            *("config", "errors", "groups", "message_records", "outcomes", "secure_aggregation"),
-            "sections",
+            *("config", "errors", "groups", "message_records", "outcomes", "over_use_task"),
+            *("secure_aggregation", "sections"),
         },
         "system": {"errors"},
         "data": {"errors", "system"},
         "evaluation": {"data"},
         "rerank": {"data", "errors", "evaluation", "sections"},
         "models": {"config", "data", "errors"},
-        "over_use": {"data", "errors", "models"},
+        "over_use": {"config", "data", "errors", "models", "over_use_task"},
         "item_features": {"data", "errors"},
         "privacy": {"errors", "models"},
         "secure_aggregation": {"errors"},
@@ -98,7 +99,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "simulations": {
         "datasets": set(),
         "experiment": {"datasets"},
-        "commands": {"datasets", "experiment"},
+        "commands": {"datasets", "experiment", "over_use"},
         "attack": {"commands", "experiment"},
         "over_use": {"datasets", "experiment"},
         "audit": {"commands", "experiment"},
@@ -379,7 +380,8 @@ def client_importers(package: str) -> set[str]:
 def test_only_the_guard_reads_a_risk() -> None:
     """What ranks, explains, adapts or answers a coordinator has no name for it."""
     guard = {name for name in MODULES if name.startswith("client.wellbeing.")}
-    trains = {"client.compute.over_use"}  # and asks for nobody's risk, as the next line shows
+    # They train it, and ask for nobody's risk, as the next line shows.
+    trains = {"client.compute.over_use", "client.app"}
     assert client_importers("shared.over_use.model") - trains == {"client.wellbeing.protection"}
     assert client_modules_with(WORDS) == {"client.wellbeing.protection", "client.wellbeing.guard"}
     assert client_importers("client.wellbeing") - guard == {

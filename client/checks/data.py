@@ -9,7 +9,10 @@ from pathlib import Path
 
 from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.data.sources import open_source
+from client.site.over_use import load_use, own_values
+from shared.config import ModelKind
 from shared.errors import DataError
+from shared.over_use.labels import COLUMN, label_of
 
 __all__ = ["CHECKS"]
 
@@ -154,6 +157,30 @@ def _delta(facts: Facts) -> Verdict:
     return passed(comparison)
 
 
+def _over_use(facts: Facts) -> Verdict:
+    """Look at what a run of the kind "over-use" would read; nothing of it is sent."""
+    site = facts.site
+    if ModelKind.OVER_USE not in site.policy.kinds:
+        return passed(f"policy.kinds does not list '{ModelKind.OVER_USE}': it is refused")
+    read = load_use(site, facts.catalogue, site.policy.max_events)
+    found = f"'{ModelKind.OVER_USE}' is allowed; {len(read):,} users have events with times"
+    values = own_values(site, read.users)
+    if values is None:
+        return doubtful(
+            f"{found}; data.users has no column {COLUMN}",
+            "Add it; until then runs are answered that label users by a rule.",
+        )
+    labels = [label_of(value) for value in values]
+    over, other, odd = labels.count(1.0), labels.count(0.0), labels.count(None)
+    found += f"; {COLUMN} is 1 for {over:,} and 0 for {other:,} of them"
+    if odd:
+        remedy = "Write 1, 0, or nothing where it is not known."
+        return doubtful(f"{found}; {odd:,} have another value, and are left out", remedy)
+    if not over or not other:
+        return doubtful(found, "A model learns from users with 1 and from others with 0.")
+    return passed(found)
+
+
 _READ = ("catalogue", "data", "schema")
 CHECKS = (
     Check("catalogue", _catalogue, "Get the whole catalogue again, and check `catalogue`."),
@@ -165,4 +192,5 @@ CHECKS = (
     Check("order", _order, "", _READ),
     Check("population", _population, "", _READ),
     Check("delta", _delta, "", _READ),
+    Check("over-use", _over_use, "Mend the times, or the column.", _READ),
 )

@@ -1,16 +1,14 @@
-"""One noised gradient of the over-use model on one site's users; knows no message and no ledger.
+"""Training of the over-use model on one site's users; knows no message, no file and no ledger.
 
-A step is that of `client.compute.trainer`: Poisson samples of users, one loss a user, per-user
-clipping, noise of the site's own source, as a whole or as its share of one noise. Physical batches
-have one shape, and `check_model` finds how many rows a batch may have so that no user's part
-depends on its row (`client.compute.batches`).
+A step is that of `client.compute.trainer`, by the same optimiser: Poisson samples of users, one
+loss a user, per-user clipping, noise of the site's own source, as a whole or as its share of one
+noise. Physical batches have one shape, and `check_model` finds how many rows a batch may have so
+that no user's part depends on its row (`client.compute.batches`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,69 +16,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batches import independent_rows, layer_values
-from shared.config import Trust
+from client.compute.batches import independent_rows, layer_values, most_rows
+from client.compute.trainer import LocalPlan, make_optimiser
+from shared.config import ModelConfig
+from shared.over_use.examples import Examples
+from shared.over_use.kind import OverUseShape, bare
 from shared.over_use.model import OverUseModel, loss_per_user
-from shared.over_use.sessions import FEATURES, Sessions
+from shared.over_use.sessions import FEATURES
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
-from shared.privacy.noise import RandomSource, noised
+from shared.privacy.noise import RandomSource
 from shared.privacy.noise_share import noised_points
 from shared.privacy.sampling import poisson_samples
-from shared.sections import (
-    Choice,
-    NonNegativeNumber,
-    PositiveInt,
-    PositiveNumber,
-    ShareAboveZero,
-    section,
-)
 
-__all__ = ["Examples", "OverUsePlan", "check_model", "gradient_points", "gradient_sum"]
+__all__ = ["build_model", "check_model", "gradient_points", "train"]
 
-MOST_ROWS = 512
-"""Rows of a physical batch, at most."""
 PROBED_USERS = 5
 """Invented users that the model's clipping is checked on."""
 CHECKED_NORM = 2.0**-20
 """Clip norm of the check of rows: low, so that all bits are kept, and a power of two."""
 
 
-@section()
-class OverUsePlan:
-    """What one step asks of a site: public constants only.
-
-    Attributes:
-        population: declared users N.
-        sample_rate: chance that a given user is in the step, q.
-        clip_norm: bound C on what one user adds.
-        noise_multiplier: noise over clip norm; 0 sums plain gradients: no clipping, no noise.
-        trust: whether that is the whole noise, or a share of one.
-    """
-
-    population: PositiveInt
-    sample_rate: ShareAboveZero
-    clip_norm: PositiveNumber
-    noise_multiplier: NonNegativeNumber
-    trust: Choice[Trust] = Trust.LOCAL
-
-    @property
-    def most_rows(self) -> int:
-        """Rows of a physical batch, from public constants."""
-        return max(1, min(MOST_ROWS, math.ceil(self.sample_rate * self.population)))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Examples:
-    """A site's users with a label: private.
-
-    Attributes:
-        sessions: their features.
-        labels: who over-used, [users].
-    """
-
-    sessions: Sessions
-    labels: NDArray[np.bool_]
+def build_model(model: ModelConfig) -> OverUseModel:
+    """Return a model of this shape, whose weights a request brings."""
+    return bare(model, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +63,103 @@ class _Batch:
 _checked: dict[str, int] = {}
 
 
-def check_model(model: OverUseModel, plan: OverUsePlan) -> int:
-    """Return the rows of a batch in which no user's part depends on its row; once a shape.
+def check_model(model: OverUseModel, plan: LocalPlan) -> None:
+    """Check what `train` relies on; it depends on the request and on public constants alone.
 
     Raises:
         ClippingError: no bound on a user's part can be proven on this machine.
     """
-    key = f"{model.config} {plan.most_rows} {torch.get_num_threads()}"
+    if plan.noise_multiplier > 0:
+        _checked_rows(model, plan)
+
+
+def train(
+    model: OverUseModel, examples: Examples, plan: LocalPlan, random: RandomSource
+) -> dict[str, Tensor]:
+    """Take the plan's steps and return how the weights changed.
+
+    Args:
+        model: starts from the global weights, on the device to train on; left trained.
+        examples: the site's private users.
+        plan: public constants.
+        random: source of samples and noise.
+
+    Returns:
+        Change of each weight by name, finite, float32, on the CPU.
+    """
+    weights = dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in weights.items()}
+    steps = _private_steps if plan.noise_multiplier > 0 else _plain_steps
+    steps(model, examples, plan, random)
+    for p in weights.values():
+        p.grad = None
+        vars(p).pop("summed_grad", None)
+    return {
+        name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
+        for name, p in weights.items()
+    }
+
+
+def gradient_points(
+    model: OverUseModel, examples: Examples, plan: LocalPlan, random: RandomSource
+) -> NDArray[np.int64]:
+    """Return one step's sum of clipped gradients with a share of the noise, on the grid.
+
+    What is masked and summed over organisations is this, int64 [m], by name, as in
+    `trainer.gradient_points`; so are the arguments.
+    """
+    rows = _checked_rows(model, plan)
+    with PerUserClipping(model, plan.clip_norm) as clipping:
+        (batches,) = _steps(examples, plan, rows, random)
+        clipping.zero_sums()
+        for batch in batches:
+            clipping.backward(_losses(model, batch))
+        points = {
+            name: noised_points(clipping.sum_of(p), plan.clip_norm, plan.noise_multiplier, random)
+            for name, p in model.named_parameters()
+        }
+    return np.concatenate([points[name].flatten().numpy() for name in sorted(points)])
+
+
+def _private_steps(
+    model: OverUseModel, examples: Examples, plan: LocalPlan, random: RandomSource
+) -> None:
+    # With it comes Opacus, which takes seconds.
+    from client.compute.noise_optimiser import SourcedNoiseOptimizer  # noqa: PLC0415
+
+    rows = _checked_rows(model, plan)
+    with PerUserClipping(model, plan.clip_norm) as clipping:
+        optimiser = SourcedNoiseOptimizer(
+            make_optimiser(model, plan),
+            clipping,
+            random,
+            noise_multiplier=plan.noise_multiplier,
+            clip_norm=plan.clip_norm,
+            expected_batch=plan.expected_batch,
+            trust=plan.trust,
+        )
+        for batches in _steps(examples, plan, rows, random):
+            clipping.zero_sums()
+            for batch in batches:
+                clipping.backward(_losses(model, batch))
+            optimiser.step()
+
+
+def _plain_steps(
+    model: OverUseModel, examples: Examples, plan: LocalPlan, random: RandomSource
+) -> None:
+    optimiser = make_optimiser(model, plan)
+    for batches in _steps(examples, plan, _most_rows(model, plan), random):
+        optimiser.zero_grad(set_to_none=False)
+        for batch in batches:
+            (_losses(model, batch).sum() / plan.expected_batch).backward()
+        optimiser.step()
+
+
+def _checked_rows(model: OverUseModel, plan: LocalPlan) -> int:
+    """Return the rows of a batch in which no user's part depends on its row; once a shape."""
+    most, place = _most_rows(model, plan), model.session_in.weight.device
+    key = f"{model.config} {most} {place} {torch.get_num_threads()}"
     if key not in _checked:
         places = model.config.rule.sessions
         users = PROBED_USERS + (places == PROBED_USERS)
@@ -118,84 +167,33 @@ def check_model(model: OverUseModel, plan: OverUsePlan) -> int:
 
         probe(model, lambda rows: _losses(model, invented.of(rows)), torch.arange(users))
         with random_weights(model), PerUserClipping(model, CHECKED_NORM) as clipping:
-            _checked[key] = independent_rows(
-                plan.most_rows, lambda rows: _rows_agree(model, clipping, rows)
-            )
+            _checked[key] = independent_rows(most, lambda rows: _rows_agree(model, clipping, rows))
     return _checked[key]
 
 
-def gradient_sum(
-    model: OverUseModel, examples: Examples, plan: OverUsePlan, random: RandomSource
-) -> dict[str, Tensor]:
-    """Return one step's sum of clipped gradients with the site's whole noise, float64 by name.
-
-    Args:
-        model: with the global weights; left as it is.
-        examples: the site's private users.
-        plan: public constants.
-        random: source of sample and noise.
-    """
-    if plan.noise_multiplier == 0:
-        return _plain_sum(model, examples, plan, random)
-    scale = plan.noise_multiplier * plan.clip_norm
-    with _clipped(model, examples, plan, random) as sums:
-        return {name: noised(total, scale, random) for name, total in sums.items()}
-
-
-def gradient_points(
-    model: OverUseModel, examples: Examples, plan: OverUsePlan, random: RandomSource
-) -> NDArray[np.int64]:
-    """Return the same on the grid with a share of the noise, int64 [m], by name.
-
-    What is masked and summed over organisations is this, as in `trainer.gradient_points`.
-    """
-    with _clipped(model, examples, plan, random) as sums:
-        points = [
-            noised_points(sums[name], plan.clip_norm, plan.noise_multiplier, random)
-            for name in sorted(sums)
-        ]
-    return np.concatenate([part.flatten().numpy() for part in points])
-
-
-@contextmanager
-def _clipped(
-    model: OverUseModel, examples: Examples, plan: OverUsePlan, random: RandomSource
-) -> Iterator[dict[str, Tensor]]:
-    """Yield one sample's clipped sum of each weight, without noise."""
-    rows = check_model(model, plan)
-    with PerUserClipping(model, plan.clip_norm) as clipping:
-        clipping.zero_sums()
-        for batch in _batches(examples, plan, rows, random):
-            clipping.backward(_losses(model, batch))
-        yield {name: clipping.sum_of(p) for name, p in model.named_parameters()}
-
-
-def _plain_sum(
-    model: OverUseModel, examples: Examples, plan: OverUsePlan, random: RandomSource
-) -> dict[str, Tensor]:
-    weights = dict(model.named_parameters())
-    totals = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in weights.items()}
-    for batch in _batches(examples, plan, plan.most_rows, random):
-        gradients = torch.autograd.grad(_losses(model, batch).sum(), list(weights.values()))
-        for total, gradient in zip(totals.values(), gradients, strict=True):
-            total.add_(gradient)
-    return totals
+def _most_rows(model: OverUseModel, plan: LocalPlan) -> int:
+    config = model.config
+    shape = OverUseShape(config.rule.sessions, config.hidden_size, config.heads)
+    return most_rows(shape, 0, plan.expected_batch, model.session_in.weight.device.type)
 
 
 def _losses(model: OverUseModel, batch: _Batch) -> Tensor:
-    features = batch.features.to(model.session_in.weight.dtype)
-    return loss_per_user(model(features, batch.mask), batch.labels, batch.present)
+    weight = model.session_in.weight
+    features, mask = batch.features.to(weight), batch.mask.to(weight.device)
+    labels, present = batch.labels.to(weight.device), batch.present.to(weight.device)
+    return loss_per_user(model(features, mask), labels, present)
 
 
-def _batches(
-    examples: Examples, plan: OverUsePlan, rows: int, random: RandomSource
-) -> Iterator[_Batch]:
-    """Cut one Poisson sample into batches of one shape; an empty sample makes one."""
-    (users,) = poisson_samples(
-        len(examples.labels), sample_rate=plan.sample_rate, steps=1, random=random
+def _steps(
+    examples: Examples, plan: LocalPlan, rows: int, random: RandomSource
+) -> Iterator[Iterator[_Batch]]:
+    """Yield each step's Poisson sample in batches of one shape; an empty sample makes one."""
+    samples = poisson_samples(
+        len(examples), sample_rate=plan.sample_rate, steps=plan.local_steps, random=random
     )
-    for start in range(0, max(1, len(users)), rows):
-        yield _batch(examples, users[start : start + rows], rows)
+    for users in samples:
+        starts = range(0, max(1, len(users)), rows)
+        yield (_batch(examples, users[start : start + rows], rows) for start in starts)
 
 
 def _batch(examples: Examples, users: NDArray[np.int64], rows: int) -> _Batch:

@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.compute.batches import (
     Batch,
@@ -41,7 +41,7 @@ from shared.privacy.noise_share import noised_points
 from shared.privacy.sampling import poisson_samples
 from shared.sections import Choice, NonNegativeNumber, PositiveInt, Require, section
 
-__all__ = ["LocalPlan", "check_model", "gradient_points", "train"]
+__all__ = ["LocalPlan", "check_model", "gradient_points", "make_optimiser", "train"]
 
 PROBED_USERS, PROBED_EVENTS = 3, 5
 """Invented users that a model's clipping is checked on, one more where as many as events, and the
@@ -194,7 +194,7 @@ def _half_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
     plan = samples.plan
-    optimiser = _optimiser(model, plan)
+    optimiser = make_optimiser(model, plan)
     for batches in samples.batches(_shapes(model, plan)):
         for p in trainable(model).values():
             p.grad = torch.zeros_like(p)
@@ -214,7 +214,7 @@ def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
     shapes = _checked_shapes(model, plan)
     with PerUserClipping(model, plan.clip_norm) as clipping:
         optimiser = SourcedNoiseOptimizer(
-            _optimiser(model, plan),
+            make_optimiser(model, plan),
             clipping,
             samples.random,
             noise_multiplier=plan.noise_multiplier,
@@ -316,8 +316,9 @@ def _rows_agree(model: AttentionRecommender, clipping: PerUserClipping, shape: S
     return rows_alike and alike and torch.equal(in_all, share * shape.rows)
 
 
-def _optimiser(model: AttentionRecommender, plan: LocalPlan) -> torch.optim.Optimizer:
-    parameters = list(trainable(model).values())
+def make_optimiser(model: nn.Module, plan: LocalPlan) -> torch.optim.Optimizer:
+    """Return the plan's local optimiser, fresh, over the weights that training changes."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
     if plan.optimiser is Optimiser.SGD:
         return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)

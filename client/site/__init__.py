@@ -16,6 +16,7 @@
 - `user_count`: notices that many users came or went since the data was last read.
 - `source`: a source before there is a site: its files and columns.
 - `own_data`: the interactions, a site's or a file's, for what is done with them at home.
+- `over_use`: users as examples of the model of over-use: own events, own labels.
 - `proxies`: which HTTP proxy leads to the coordinator.
 
 The [data] table is `client.data.config`.

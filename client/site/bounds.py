@@ -25,7 +25,7 @@ from shared.messages import (
     StatisticsRequest,
     TrainRequest,
 )
-from shared.models.registry import bare, shape_of_model
+from shared.models.registry import Examples, bare, examples_of, shape_of_model
 from shared.outcomes import Refusal
 
 __all__ = [
@@ -211,5 +211,7 @@ def _check_model(request: Request, items: int) -> None:
         raise Refused(
             Refusal.MALFORMED, f"model.own_items names item {model.own_items[-1]} of {items}"
         )
+    if examples_of(model.kind) is not Examples.HISTORIES and not isinstance(request, TrainRequest):
+        raise Refused(Refusal.MALFORMED, f"model.kind '{model.kind}' is trained, and nothing else")
     if isinstance(request, StatisticsRequest) and not model.items.uses_features:
         raise Refused(Refusal.MALFORMED, f"a statistic with model.items = '{model.items}'")

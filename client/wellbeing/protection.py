@@ -14,6 +14,10 @@ decisions, and the text that the partner's own log keeps of them.
 |   was read last, or is a history that a request sends      |                                     |
 
 No score is computed of a user who opted out, nor, with who = "opted-in", of one who did not opt in.
+
+A model from a published run is calibrated here, on the partner's own users with a label: the run's
+rule or column, up to the run's `until`. With fewer than `FEWEST` users of either label, or without
+the column, it stays as it came. Nothing of it leaves.
 """
 
 from __future__ import annotations
@@ -22,12 +26,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from client.site.over_use import examples_in, load_use
 from client.site.site import Site
 from client.site.wellbeing import WellbeingConfig, Who
 from client.wellbeing.engagement import Engagement, estimate_engagement
@@ -36,14 +41,23 @@ from client.wellbeing.tables import UserChoice, read_finite_items, read_user_cho
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import canonical_id
-from shared.errors import DataError
+from shared.errors import DataError, SiteError
+from shared.over_use_task import task_of
 
-__all__ = ["Protection", "RiskModel", "Shown"]
+if TYPE_CHECKING:
+    from shared.over_use.model import OverUseModel
+
+__all__ = ["FEWEST", "Protection", "RiskModel", "Shown"]
+
+FEWEST = 10
+"""Users of either label that a calibration needs."""
 
 _MOST_EVENTS = 100_000
 """Last events of a user that are read."""
 _SECONDS = 1e-6
 _NOBODY = UserChoice(None)
+_PUBLISHED = "model"
+"""Folder of the model within that of a published run."""
 
 
 class RiskModel(Protocol):
@@ -120,24 +134,15 @@ class Protection:
         policy, folder = site.wellbeing, Path(site.folder)
         if not policy.on:
             return None
-        model = _load_model(folder / policy.model)
+        model, own = _load_model(folder / policy.model), site.read_feedback()
         choices = read_user_choices(folder / policy.users, site.data.user) if policy.users else None
         finite = (
             read_finite_items(folder / policy.items, site.data.item, catalogue)
             if policy.items
             else None
         )
-        # Limits on how fast events count are against crafted histories; use is use.
-        data = replace(site.data, max_per_minute=0, max_per_day=0, repeat_seconds=0)
-        histories = replace(site, data=data).load_histories(
-            catalogue, _MOST_EVENTS, min_events=1, feedback=site.read_feedback()
-        )
-        if histories.times is None:
-            raise DataError(
-                "its events have positions and no times, and sessions are known by times",
-                file=site.data.source,
-                remedy="Bring times, or set wellbeing.who = 'nobody'.",
-            )
+        histories = load_use(site, catalogue, _MOST_EVENTS, feedback=own)
+        _calibrate(model, histories, site)
         return cls(policy, model, histories, catalogue, choices=choices, finite=finite)
 
     def protects(self, user: str, wish: bool | None = None) -> bool:
@@ -222,14 +227,35 @@ class Protection:
         self._risks |= dict(zip(rows, risks.tolist(), strict=True))
 
 
-def _load_model(folder: Path) -> RiskModel:
+def _load_model(folder: Path) -> OverUseModel:
+    """Load a model of over-use, or that of a published run's folder."""
     from shared.over_use.model import OverUseModel  # noqa: PLC0415 with torch, for this alone
 
     try:
-        return OverUseModel.from_pretrained(folder)
+        published = folder / _PUBLISHED
+        return OverUseModel.from_pretrained(published if published.is_dir() else folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(
             f"the model of over-use cannot be read ({error})",
             file=folder,
-            remedy="Name the folder that holds config.json and model.safetensors of one.",
+            remedy="Name the folder of a published run, or the one that holds config.json and "
+            "model.safetensors.",
         ) from error
+
+
+def _calibrate(model: OverUseModel, histories: Histories, site: Site) -> None:
+    """Fit slope and offset of a published model on the partner's own users; see the top."""
+    config = model.config
+    if not config.task or (config.slope, config.offset) != (1.0, 0.0):
+        return
+    try:
+        examples = examples_in(histories, site, task_of(config.task), config.rule.sessions)
+    except (DataError, SiteError):  # the column is not there
+        return
+    over = int(examples.labels.sum())
+    if min(over, len(examples) - over) < FEWEST:
+        return
+    from shared.over_use.calibration import fit_platt  # noqa: PLC0415 with scipy
+
+    slope, offset = fit_platt(model.logits(examples.sessions), examples.labels)
+    model.config = replace(config, slope=slope, offset=offset)

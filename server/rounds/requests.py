@@ -108,6 +108,7 @@ def plan_request(
         groups_noise=terms.groups_noise if config.groups.share else 0.0,
         reweighings=max(config.measurements - 1, 0),
         weights_of_groups=config.groups.first_weights,
+        over_use=config.task_text,
         trust=config.privacy.trust_asked,
     )
 
@@ -154,6 +155,7 @@ def train_request(
         noise_multiplier=terms.noise_multiplier,
         frozen=frozen_fingerprint(config.model),
         weights_of_groups=weights_of_groups,
+        over_use=config.task_text,
         trust=config.privacy.trust_asked,
         **values_of(LocalTraining, config.training.in_round(number)),
     )

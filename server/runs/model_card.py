@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.noise_plan import plan_noise, release_of
+from server.runs.over_use_card import over_use_head, what_the_score_is
 from server.runs.transparency import describe_groups, main_parameters
 from server.state.attempts import Charges
 from server.training_plan import about_rounds
-from shared.config import Masking, RunConfig
+from shared.config import Masking, ModelKind, RunConfig
 from shared.groups import tables_of
 from shared.messages import evaluation_bound
 from shared.models.moments import STATISTIC_CLIP_NORM
@@ -150,10 +151,18 @@ def escape_markdown(text: str) -> str:
 
 def write_card(published: Published) -> str:
     """Return the text of README.md in the model's folder."""
+    ranks = published.config.model.kind is not ModelKind.OVER_USE
+    about = (
+        (
+            main_parameters(published.config, published.popularity),
+            describe_groups(published.groups, escape_markdown),
+        )
+        if ranks
+        else (what_the_score_is(published.config),)
+    )
     sections = [
         _head(published),
-        main_parameters(published.config, published.popularity),
-        describe_groups(published.groups, escape_markdown),
+        *about,
         _privacy(published),
         _partners(published),
         _training(published),
@@ -162,6 +171,16 @@ def write_card(published: Published) -> str:
 
 
 def _head(published: Published) -> str:
+    if published.config.model.kind is ModelKind.OVER_USE:
+        parts, version = len(published.parts), published.version
+        return f"""\
+---
+library_name: sotto
+tags: [federated-learning, differential-privacy]
+---
+# {escape_markdown(published.name)}
+
+{over_use_head(published.config, parts, version)}"""
     return f"""\
 ---
 library_name: sotto

@@ -60,9 +60,9 @@ def publish(settings: Settings, run: Run, out: Path) -> Published:
             shutil.copytree(run.out / _MODEL, new / _MODEL)
         else:
             # With them comes torch, which a finished run's model does without.
-            from server.runs.recommender import build_recommender  # noqa: PLC0415
+            from server.runs.recommender import build_model  # noqa: PLC0415
 
-            model = build_recommender(checkpoint, run.config, catalogue)
+            model = build_model(checkpoint, run.config, catalogue)
             model.save_pretrained(new / _MODEL)
         catalogue.save(new / _CATALOGUE)
         (new / CARD).write_text(write_card(published), encoding="utf-8")

@@ -111,7 +111,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
         max_length: number of last events to keep of each user, >= 1; None keeps all.
         min_events: drop users with fewer events; >= 1.
         strict: whether a row that cannot be read is an error, and so is to find no user at all;
-            only then do the histories have times, if the source has times.
+            users of whom a row cannot be read are left out otherwise.
         users: whether to read the user of a canonical id; None reads all. To find nobody is then
             no error.
         limits: on how fast a user's events count; those of others make no difference to it.
@@ -151,7 +151,7 @@ def histories_from_tables(  # noqa: PLR0913 what is read, and how
     if complete and not len(kept_users):
         problem = f"no user has {min_events} events with items of the catalogue"
         raise DataError(problem, file=source, remedy="Bring more data, or ask for fewer events.")
-    times = events.microseconds(rows) if strict else None
+    times = events.microseconds(rows)
     kept = Histories(events.users, item[rows], offsets_of(counts), times).select(kept_users)
     dropped = {
         "duplicate": int(repeated.sum()),
@@ -290,11 +290,19 @@ def _at_least_one(**limits: int | None) -> None:
             raise ConfigError(f"{name} is {limit}. It must be 1 or more.")
 
 
-def write_interactions(histories: Histories, catalogue: Catalogue, path: Path | str) -> None:
+def write_interactions(
+    histories: Histories, catalogue: Catalogue, path: Path | str, *, timed: bool = False
+) -> None:
     """Write a Parquet file from which `read_histories` with min_events=1 reads the same histories.
 
     Its columns are user_id, item_id and position, which counts a user's events from 0. Users
     without events are left out.
+
+    Args:
+        histories: what is written.
+        catalogue: of their items.
+        path: the file.
+        timed: whether `timestamp`, in microseconds, takes the place of the position.
     """
     lengths = histories.lengths
     positions = np.arange(histories.events) - np.repeat(histories.offsets[:-1], lengths)
@@ -305,5 +313,8 @@ def write_interactions(histories: Histories, catalogue: Catalogue, path: Path | 
         "item_id": ids.take(pa.array(histories.items - 1)),
         "position": pa.array(positions, pa.int64()),
     }
+    if timed:
+        del columns["position"]
+        columns["timestamp"] = pa.array(histories.times, pa.int64())
     with atomic_replacement(Path(path)) as temporary:
         pq.write_table(pa.table(columns), temporary)

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from shared.errors import ConfigError, DataError
 from shared.over_use.sessions import DAY, WEEK, SessionRule
 
-__all__ = ["COLUMN", "LabelRule", "label_by_rule", "labels_from_column", "presents_after_sessions"]
+__all__ = [
+    "COLUMN",
+    "LabelRule",
+    "label_by_rule",
+    "label_of",
+    "labels_from_column",
+    "presents_after_sessions",
+]
 
 COLUMN = "over_use"
 """Column of a table of users."""
@@ -137,8 +144,8 @@ def labels_from_column(values: Sequence[str | None], file: Path | str) -> Floats
     """
     labels = np.empty(len(values))
     for row, value in enumerate(values):
-        text = (value or "").strip().lower()
-        if text not in _VALUES:
+        label = label_of(value)
+        if label is None:
             raise DataError(
                 "it says neither that the user over-used nor that the user did not",
                 file=file,
@@ -147,5 +154,14 @@ def labels_from_column(values: Sequence[str | None], file: Path | str) -> Floats
                 value=value,
                 remedy="Write 1, 0, or nothing where it is not known.",
             )
-        labels[row] = _VALUES[text]
+        labels[row] = label
     return labels
+
+
+def label_of(value: str | None) -> float | None:
+    """Return 1, 0, or NaN where a value says nothing; None where it is none of the table above.
+
+    >>> label_of("True"), label_of("0"), label_of("maybe")
+    (1.0, 0.0, None)
+    """
+    return _VALUES.get((value or "").strip().lower())

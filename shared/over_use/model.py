@@ -45,6 +45,8 @@ class OverUseConfig:
         slope: of the calibration: the risk is sigmoid(slope * logit + offset).
         offset: see `slope`.
         label: what was predicted, in words.
+        task: what its training read of users, as `shared.over_use_task.task_of` reads it; "" where
+            nobody said.
     """
 
     rule: SessionRule = field(default_factory=SessionRule)
@@ -53,6 +55,7 @@ class OverUseConfig:
     slope: float = 1.0
     offset: float = 0.0
     label: str = ""
+    task: str = ""
 
     @classmethod
     def from_json(cls, text: bytes) -> OverUseConfig:

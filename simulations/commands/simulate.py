@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tomli_w
 import typer
@@ -30,12 +31,19 @@ from simulations.commands.options import (
 )
 from simulations.commands.print_simulation import print_data, print_result
 from simulations.commands.progress import Bars, bars
-from simulations.experiment.config import read_settings
+from simulations.experiment.config import SETTINGS, read_settings
 from simulations.experiment.prepare import prepare, reopen
 from simulations.experiment.simulate import simulate
 from simulations.experiment.simulation import Simulation
 
-__all__ = ["prepare_command", "simulate_command"]
+__all__ = ["LabTask", "prepare_command", "simulate_command"]
+
+
+class LabTask(StrEnum):
+    """What is trained."""
+
+    RECOMMEND = "recommend"
+    OVER_USE = "over-use"
 
 
 def simulate_command(  # noqa: PLR0913 each is a command-line option
@@ -56,6 +64,13 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
     assignments: SetOption = None,
     rerank: RerankOption = None,
     rerank_strength: RerankStrengthOption = None,
+    task: Annotated[
+        LabTask,
+        typer.Option(
+            help="'recommend': a recommender. 'over-use': the risk of over-use, from when users "
+            "were active; without --data on invented users, 'movielens' is the embedded data."
+        ),
+    ] = LabTask.RECOMMEND,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json at the end.")] = False,
     baselines: Annotated[
@@ -63,7 +78,7 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
         typer.Option(help="Folder that keeps baselines without ε, for further runs on these data."),
     ] = None,
 ) -> None:
-    """Train one recommender over simulated organisations, and evaluate it.
+    """Train one model over simulated organisations, and evaluate it.
 
     Settings come from --config, then from the options, then from --set; the later one wins.
     `sotto-lab settings` lists them all.
@@ -83,6 +98,9 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
         rerank=rerank,
         rerank_strength=rerank_strength,
     )
+    if task is LabTask.OVER_USE:
+        _simulate_over_use(config, options, assignments or [], out, resume=resume, as_json=as_json)
+        return
     if resume:
         simulation = reopen(out, options, assignments or [])
     else:
@@ -94,6 +112,31 @@ def simulate_command(  # noqa: PLR0913 each is a command-line option
         write_json(result)
     else:
         print_result(result, out)
+
+
+def _simulate_over_use(
+    file: Path | None,
+    options: dict[str, Any],
+    assignments: list[str],
+    out: Path,
+    *,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    # With them comes scipy, which a recommender does without.
+    from simulations.over_use.command import print_result as print_risks  # noqa: PLC0415
+    from simulations.over_use.simulate import (  # noqa: PLC0415
+        read_over_use_settings,
+        simulate_over_use,
+    )
+
+    source = out / SETTINGS if resume and (out / SETTINGS).is_file() else file
+    settings = read_over_use_settings(source, options, assignments)
+    result = simulate_over_use(settings, out, messages.print, resume=resume)
+    if as_json:
+        write_json(result)
+    else:
+        print_risks(result, out)
 
 
 def prepare_command(  # noqa: PLR0913 each is a command-line option

@@ -27,6 +27,7 @@ from shared.data.ids import MISSING
 from shared.errors import ConfigError
 from shared.groups import GroupsConfig
 from shared.models.influence import CAPS, NO_CAPS, InfluenceCaps
+from shared.over_use_task import OverUseTask
 from shared.rerank.settings import RerankConfig
 from shared.sections import (
     Choice,
@@ -145,6 +146,7 @@ class LabConfig:
         missing: spellings of a missing id, with commas between; "" for none.
         catalogue_item: column of the items.
         catalogue_title: column of the items.
+        cohort: users that are invented for the task "over-use" where there is no `data`, >= 50.
         limits: whether events are limited as a partner's are by default (`[data]` of site.toml):
             how fast they count, and how much one user adds to own counts.
     """
@@ -168,6 +170,7 @@ class LabConfig:
     missing: TextsOf = MISSING
     catalogue_item: str = ""
     catalogue_title: str = ""
+    cohort: Annotated[int, Require(lambda n: n >= 50, "choose a whole number >= 50")] = 2000
     limits: bool = True
 
     @property
@@ -236,12 +239,13 @@ class SimulationConfig:
     """All of a simulation; the sections are those of `RunConfig`, `lab`, `rerank` and `home`.
 
     Attributes:
-        privacy: see `RunConfig`; so are `model`, `training`, `server`, `groups` and `seed`.
+        privacy: see `RunConfig`; so are the next ones, and `seed`.
         model: the recommender's shape.
         warm_start: what training begins with.
         training: what a site does in a round.
         server: how replies become weights.
         groups: public groups of users.
+        over_use: what the task "over-use" reads; the lab sets `until`.
         lab: data, organisations, engine.
         rerank: how lists are chosen from the scores, for a second measurement; training has no part
             in it, so it may change when a run is resumed.
@@ -255,6 +259,7 @@ class SimulationConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     groups: GroupsConfig = field(default_factory=GroupsConfig)
+    over_use: OverUseTask = field(default_factory=OverUseTask)
     lab: LabConfig = field(default_factory=LabConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     home: HomeConfig = field(default_factory=HomeConfig)

@@ -32,7 +32,7 @@ from client.site.site import FILE, Site
 from server.app import Observer, make_app
 from server.flower_internals import Run, TaskIdentity
 from server.rounds.grid import PatientGrid
-from shared.config import PrivacyConfig, RunConfig
+from shared.config import ModelKind, PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
@@ -73,6 +73,7 @@ class SimulatedSite:
         population: declared number of users; None takes the number of histories.
         organisations: how many take part in its run, itself included.
         groups: by column, the public group of each user, in the order of `histories`.
+        timed: whether the data have the events' times, and not their positions alone.
     """
 
     organisation: str
@@ -82,6 +83,7 @@ class SimulatedSite:
     population: int | None = None
     organisations: int = 1
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    timed: bool = False
 
 
 _NO_LIMITS = ("max_per_minute", "max_per_day", "repeat_seconds")
@@ -111,7 +113,7 @@ def make_site(
     Under secure aggregation its roster counts on all of the run's organisations.
     """
     folder.mkdir(parents=True)
-    write_interactions(site.histories, catalogue, folder / _DATA)
+    write_interactions(site.histories, catalogue, folder / _DATA, timed=site.timed)
     if site.groups:
         columns = {"user_id": site.histories.users} | dict(site.groups)
         pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), folder / _USERS)
@@ -136,6 +138,7 @@ def make_site(
             "max_epsilon": math.inf if privacy.epsilon is None else privacy.epsilon,
             "delta": privacy.delta,
             "answers": answers,
+            "kinds": list(map(str, ModelKind)),
             "group_columns": list(site.groups),
             "min_noise_multiplier": 0.0,  # the run is the lab's own: ε alone limits it
             "max_clip_norm": 1e9,

@@ -47,6 +47,7 @@ class Cohort:
         times: of each user's events, ascending, in seconds since 1970.
         recommended: which events were played by themselves.
         now: the present of all users.
+        end: when their events end.
         risk: the latent risk z of each user.
         hours: expected hours a day after the present, from the latent numbers alone.
         groups: each user's age and work.
@@ -55,6 +56,7 @@ class Cohort:
     times: list[Floats]
     recommended: list[NDArray[np.bool_]]
     now: float
+    end: float
     risk: Floats
     hours: Floats
     groups: dict[str, tuple[str, ...]]
@@ -88,6 +90,7 @@ def make_cohort(users: int, seed: int) -> Cohort:
         times=np.split(times[order], cuts),
         recommended=np.split(played[order], cuts),
         now=_START + WEEK * OBSERVED_WEEKS,
+        end=_START + WEEK * WEEKS,
         risk=risk,
         hours=rate * minutes * later / 60,
         groups={

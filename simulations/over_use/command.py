@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +12,16 @@ from rich.table import Column, Table
 
 from shared.config import PrivacyConfig, Trust
 from shared.errors import ConfigError
-from shared.over_use.labels import LabelRule
+from shared.over_use_task import OverUseTask
 from shared.system.command_line import messages, output, write_json
-from simulations.over_use.federation import Training
+from simulations.experiment.config import Engine
+from simulations.over_use.federation import Plan
 from simulations.over_use.plot import check_format, draw
 from simulations.over_use.run import FILE, Experiment, run_experiment
-from simulations.over_use.task import COHORT_RULE, DATA_RULE, Task, cohort_task, data_task
+from simulations.over_use.task import COHORT, COHORT_TASK, DATA_TASK, read_task
 
-__all__ = ["over_use_command"]
+__all__ = ["over_use_command", "print_result"]
 
-COHORT, EMBEDDED = "cohort", "movielens"
 _COLUMNS = {
     "auroc": "AUROC",
     "f1": "F1",
@@ -48,13 +49,18 @@ def over_use_command(  # noqa: PLR0913 each is a command-line option
     ] = Trust.SECURE_AGGREGATION,
     organisations: Annotated[int, typer.Option(min=1, help="Number of organisations.")] = 4,
     users: Annotated[int, typer.Option(min=50, help="Users of the cohort.")] = 4000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds with noise.")] = 60,
-    plain_rounds: Annotated[int, typer.Option(min=1, help="Rounds without noise.")] = 150,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds.", show_default="60 with noise, 80 without")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Runs the apps in this process or on Ray.")
+    ] = Engine.INPROCESS,
     splits: Annotated[int, typer.Option(min=1, help="Divisions of the users to measure on.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of users, weights, samples and noise.")] = 0,
     after_sessions: Annotated[
-        int, typer.Option(min=1, help="A data set's users are judged after so many sessions.")
-    ] = 1,
+        int | None,
+        typer.Option(min=0, help="A user's present is after so many sessions; 0: one for all."),
+    ] = None,
     hours: Annotated[
         float | None, typer.Option(help="Label: more than so many hours a day ...")
     ] = None,
@@ -83,20 +89,22 @@ def over_use_command(  # noqa: PLR0913 each is a command-line option
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out}: the folder is not empty. Choose a new one.")
     stated = {"hours": hours, "events": events, "days": days, "weeks": weeks}
-    rule = _rule(COHORT_RULE if data == COHORT else DATA_RULE, stated)
+    settings = _settings(
+        COHORT_TASK if data == COHORT else DATA_TASK, stated | {"after_sessions": after_sessions}
+    )
+    claims = [
+        PrivacyConfig(
+            epsilon=epsilon, delta=delta, trust=trust if organisations > 1 else Trust.LOCAL
+        )
+        for epsilon in _budgets(epsilons)
+    ]
     experiment = Experiment(
-        claims=[
-            PrivacyConfig(
-                epsilon=epsilon, delta=delta, trust=trust if organisations > 1 else Trust.LOCAL
-            )
-            for epsilon in _budgets(epsilons)
-        ],
+        plans=[Plan(privacy=claim, rounds=rounds, engine=engine) for claim in claims],
         organisations=organisations,
         splits=splits,
         seed=seed,
-        training=Training(rounds=rounds, rounds_without_noise=plain_rounds),
     )
-    task = _task(data, users, seed, after_sessions, rule)
+    task = read_task(data, users, seed, settings)
     result = run_experiment(task, experiment, out, messages.print)
     if plot is not None:
         draw(result, plot)
@@ -106,20 +114,12 @@ def over_use_command(  # noqa: PLR0913 each is a command-line option
         print_result(result, out)
 
 
-def _task(data: str, users: int, seed: int, after_sessions: int, rule: LabelRule) -> Task:
-    if data == COHORT:
-        return cohort_task(users, seed, rule)
-    folder = None if data == EMBEDDED else Path(data)
-    return data_task(folder, after_sessions=after_sessions, label=rule)
-
-
-def _rule(default: LabelRule, stated: Mapping[str, Any]) -> LabelRule:
-    """Return the default rule with what was stated; stated hours or events replace both."""
-    values = {name: getattr(default, name) for name in stated}
+def _settings(default: OverUseTask, stated: Mapping[str, Any]) -> OverUseTask:
+    """Return the default with what was stated; stated hours or events replace both."""
+    values: dict[str, Any] = {}
     if stated["hours"] is not None or stated["events"] is not None:
-        values |= {"hours": None, "events": None}
-    given = {name: value for name, value in stated.items() if value is not None}
-    return LabelRule(**(values | given))
+        values = {"hours": None, "events": None}
+    return replace(default, **values | {k: v for k, v in stated.items() if v is not None})
 
 
 def _budgets(text: str) -> list[float | None]:

@@ -1,303 +1,164 @@
-"""Rounds of DP-SGD over several organisations, each with its own users and its own ledger.
+"""Train the model of over-use over simulated organisations, by the apps of a real run.
 
-What a node does for the recommender, in the same order and with the same parts: each organisation
-checks the model, charges its ledger on disk, and only then computes a clipped, noised gradient of
-its users (`client.compute.over_use`). Under secure aggregation it adds its share of one noise, on
-the grid, and the coordinator adds the organisations' integers modulo 2^64. Left out are masks,
-which cancel in that sum, and the transport.
-
-Noise, steps and sample rate follow from ε and public constants, so that the releases of all rounds
-together cost each organisation's users ε at most; its ledger would refuse a round beyond that. What
-the coordinator does with a noised sum (Adam, the mean of the last weights) costs nothing.
+A simulated organisation is a folder with site.toml, data and ledger, as in every simulation
+(`simulations.experiment.federation`); its data are its users' event times, on one item, and where
+the label is a column, their table of users. All messages, checks, charges and masks are those of a
+real run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from client.compute.over_use import (
-    Examples,
-    OverUsePlan,
-    check_model,
-    gradient_points,
-    gradient_sum,
+from server.app import MODEL
+from server.state.checkpoint import Checkpoint
+from server.training_plan import with_plan
+from shared.config import (
+    ModelConfig,
+    ModelKind,
+    PathsConfig,
+    PrivacyConfig,
+    RunConfig,
+    ServerConfig,
+    TrainingConfig,
+    Trust,
 )
-from client.ledger.ledger import Entry, Ledger
-from shared.config import PrivacyConfig, Trust
+from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import ConfigError
-from shared.hash_chain import canonical_text
-from shared.over_use.model import OverUseConfig, OverUseModel
-from shared.privacy.accounting.accountant import noise_multiplier_for
-from shared.privacy.distributed_noise import MOST_ORGANISATIONS, share_for
-from shared.privacy.noise import SeededRandom
-from shared.privacy.noise_share import from_points
-from shared.privacy.release import Release, ReleaseKind
-from shared.sections import PositiveInt, PositiveNumber, ShareAboveZero, flatten, section
+from shared.over_use.labels import COLUMN
+from shared.over_use.model import OverUseModel
+from shared.over_use_task import LabelSource
+from simulations.experiment.config import Engine
+from simulations.experiment.federation import (
+    LedgerCost,
+    SimulatedSite,
+    ledger_costs,
+    make_site,
+    run_federation,
+    sites_in,
+)
+from simulations.over_use.task import SESSIONS, Task
 
-__all__ = ["Cost", "Organisation", "Training", "initial_model", "train_alone", "train_together"]
+__all__ = ["SHAPE", "Plan", "run_config", "train_together"]
 
-_RUN = "over-use"
-_MOMENTS = (0.9, 0.999)
-"""Decay of Adam's means of gradients and of their squares."""
-
-
-@section("over_use")
-class Training:
-    """How the model is trained: public constants.
-
-    Attributes:
-        rounds: steps with noise.
-        rounds_without_noise: steps of a run without privacy.
-        learning_rate: of the coordinator's Adam, on the mean gradient.
-        clip_norm: bound on what one user adds.
-        sample_rate: chance that a given user is in a step.
-        averaged: share of the steps, from the last one back, of whose weights the mean is taken.
-    """
-
-    rounds: PositiveInt = 60
-    rounds_without_noise: PositiveInt = 150
-    learning_rate: PositiveNumber = 0.1
-    clip_norm: PositiveNumber = 1.0
-    sample_rate: ShareAboveZero = 1.0
-    averaged: ShareAboveZero = 0.3
+SHAPE = ModelConfig(kind=ModelKind.OVER_USE, max_length=SESSIONS, hidden_size=16, heads=2)
+_ITEMS = Catalogue(("use",), ("use",), ((),), (None,))
+"""Which item an event is of is not read."""
+Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Organisation:
-    """One of them: its users, and where its ledger is.
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the model is trained.
 
     Attributes:
-        name: and user base.
-        examples: its training users.
-        folder: of its ledger; created where it is missing.
+        privacy: the claim.
+        model: the model's shape.
+        rounds: how many; None takes as many as the plan.
+        training: of a round; what a plan chooses is left to it.
+        server: how replies become weights; likewise.
+        engine: what runs the apps.
     """
 
-    name: str
-    examples: Examples
-    folder: Path
+    privacy: PrivacyConfig
+    model: ModelConfig = SHAPE
+    rounds: int | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    engine: Engine = Engine.INPROCESS
 
-    def ledger(self) -> Ledger:
-        """Create the organisation's ledger."""
-        self.folder.mkdir(parents=True)
-        return Ledger.create(self.folder / "ledger.sqlite", self.name, self.folder / "anchor")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What the ledger of one organisation says after a run.
-
-    Attributes:
-        epsilon: of all releases; None without noise.
-        epsilon_if_all_collude: where only its own noise counts.
-        noise_multiplier: of a step, that the claim rests on.
-        steps: that were charged.
-    """
-
-    epsilon: float | None
-    epsilon_if_all_collude: float | None
-    noise_multiplier: float
-    steps: int
+    def by_itself(self) -> Plan:
+        """Return that of an organisation alone at home, without noise."""
+        privacy = replace(self.privacy, epsilon=None, trust=Trust.LOCAL)
+        return replace(self, privacy=privacy)
 
 
-def initial_model(config: OverUseConfig, seed: int) -> OverUseModel:
-    """Return the model that everybody begins with; the same for the same seed."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return OverUseModel(config)
+def run_config(
+    task: Task, plan: Plan, organisations: int, folder: Path, seed: int, *, resume: bool = False
+) -> RunConfig:
+    """Return the settings of a run over so many organisations, in a folder."""
+    config = RunConfig(
+        privacy=plan.privacy,
+        model=plan.model,
+        training=plan.training,
+        server=replace(plan.server, organisations=organisations),
+        over_use=task.settings,
+        paths=PathsConfig(catalogue=str(folder / "catalogue"), out=str(folder), resume=resume),
+        seed=seed,
+    )
+    config = with_plan(config, len(task), len(_ITEMS))
+    if plan.rounds is None:
+        return config
+    return replace(config, training=replace(config.training, rounds=plan.rounds))
 
 
 def train_together(
-    organisations: Sequence[Organisation],
-    model: OverUseModel,
-    training: Training,
-    privacy: PrivacyConfig,
-    seed: int,
-) -> dict[str, Cost]:
-    """Train the model in place, and return what it cost at each organisation.
+    task: Task, parts: Sequence[Ints], plan: Plan, folder: Path, seed: int
+) -> tuple[OverUseModel, dict[str, LedgerCost]]:
+    """Train a model over organisations, and return it and what their ledgers say.
+
+    A run that is in the folder goes on where it was interrupted.
 
     Args:
-        organisations: none of them has a ledger yet.
-        model: the initial one.
-        training: how.
-        privacy: the claim; without an ε there is no noise.
-        seed: of samples and noise; the lab's data are public.
+        task: users and labels.
+        parts: the users of each organisation, by their place in the task.
+        plan: how.
+        folder: of sites, checkpoint and model.
+        seed: of weights, samples and noise; the lab's data are public.
 
     Raises:
-        AccountingError: no noise meets ε.
-        ConfigError: nothing is left of the honest organisations, there are too many, or δ is not
-            below one over an organisation's users.
-        ClippingError: no bound on a user's part can be proven on this machine.
+        ConfigError: δ is not below one over an organisation's users, or a setting does not fit.
+        SottoError: the coordinator failed.
     """
-    plans, release = _plan(organisations, training, privacy)
-    ledgers = [organisation.ledger() for organisation in organisations]
-    steps = training.rounds if privacy.private else training.rounds_without_noise
-    users = training.sample_rate * sum(plan.population for plan in plans)
-    coordinator = _Coordinator(model, training, steps)
-    for number in range(1, steps + 1):
-        for ledger, plan in zip(ledgers, plans, strict=True):
-            check_model(model, plan)
-            _charge(ledger, release, plan, number, privacy)
-        coordinator.step(_total(model, organisations, plans, (seed, number)), users)
-    coordinator.finish()
-    return {
-        one.name: _cost(ledger, privacy.delta)
-        for one, ledger in zip(organisations, ledgers, strict=True)
-    }
+    config = run_config(task, plan, len(parts), folder, seed, resume=Checkpoint.exists(folder))
+    _check_delta(parts, plan.privacy)
+    if not config.paths.resume:
+        _ITEMS.save(folder / "catalogue")
+        for number, users in enumerate(parts):
+            site = folder / "sites" / f"organisation-{number + 1}"
+            if not (site / "site.toml").exists():
+                _make_site(task, users, config, site, number)
+    sites = sites_in(folder / "sites")
+    run_federation(config, sites, engine=plan.engine, observer=lambda _: None)
+    return OverUseModel.from_pretrained(folder / MODEL), ledger_costs(sites)
 
 
-def train_alone(examples: Examples, model: OverUseModel, training: Training, seed: int) -> None:
-    """Train the model in place on one organisation's users, at home: without noise, no ledger."""
-    plan = OverUsePlan(
-        population=len(examples.labels),
-        sample_rate=training.sample_rate,
-        clip_norm=training.clip_norm,
-        noise_multiplier=0.0,
-    )
-    coordinator = _Coordinator(model, training, training.rounds_without_noise)
-    for number in range(training.rounds_without_noise):
-        total = gradient_sum(model, examples, plan, SeededRandom(seed, 0, number))
-        coordinator.step(total, plan.sample_rate * plan.population)
-    coordinator.finish()
-
-
-def _plan(
-    organisations: Sequence[Organisation], training: Training, privacy: PrivacyConfig
-) -> tuple[list[OverUsePlan], Release]:
-    """Return what each organisation is asked for, and what a step is to its ledger."""
-    count, share = len(organisations), 0.0
-    shares = privacy.honest_shares(count)
-    if privacy.secure and not 1 <= shares <= count <= MOST_ORGANISATIONS:
+def _check_delta(parts: Sequence[Ints], privacy: PrivacyConfig) -> None:
+    most = max(len(users) for users in parts)
+    if not privacy.delta * most < 1:
         raise ConfigError(
-            f"of {count} organisations {shares} are counted on: take from 2 to "
-            f"{MOST_ORGANISATIONS}, or fewer that may collude."
+            f"privacy.delta = {privacy.delta:g}, and an organisation has {most} training users: "
+            "choose a δ below one over its users."
         )
-    fewest = min(len(one.examples.labels) for one in organisations)
-    if privacy.private and not privacy.delta * fewest < 1:
-        raise ConfigError(
-            f"δ = {privacy.delta:g}, and an organisation has {fewest} training users: choose a δ "
-            "below one over its users."
-        )
-    if privacy.epsilon is not None:
-        noise = noise_multiplier_for(
-            privacy.epsilon,
-            privacy.delta,
-            sample_rate=training.sample_rate,
-            steps=training.rounds,
-        )
-        share = share_for(noise, shares) if privacy.secure else noise
-    plans = [
-        OverUsePlan(
-            population=len(one.examples.labels),
-            sample_rate=training.sample_rate,
-            clip_norm=training.clip_norm,
-            noise_multiplier=share,
-            trust=privacy.trust_asked,
-        )
-        for one in organisations
-    ]
-    own = Release(
-        kind=ReleaseKind.TRAIN,
-        noise_multiplier=share,
-        sample_rate=training.sample_rate,
-        steps=1,
+
+
+def _make_site(task: Task, users: Ints, config: RunConfig, folder: Path, number: int) -> None:
+    times = [np.round(task.times[user] * 1e6).astype(np.int64).tolist() for user in users]
+    histories = Histories.from_lists(
+        [[1] * len(own) for own in times], [f"user-{user}" for user in users], times
     )
-    return plans, own.with_shares(shares) if privacy.secure else own
-
-
-def _charge(
-    ledger: Ledger, release: Release, plan: OverUsePlan, number: int, privacy: PrivacyConfig
-) -> None:
-    asked = canonical_text(flatten(plan))
-    entry = Entry(
-        run=_RUN,
-        round=number,
-        release=release,
-        clip_norm=plan.clip_norm,
-        request=hashlib.sha256(asked.encode()).hexdigest(),
+    over_use = [str(int(value)) for value in task.labels[users]]
+    by_column = task.settings.label is LabelSource.COLUMN
+    site = SimulatedSite(
+        organisation=folder.name,
+        histories=histories,
+        stream=number,
+        organisations=config.server.organisations,
+        groups={COLUMN: over_use} if by_column else {},
+        timed=True,
     )
-    most = math.inf if privacy.epsilon is None else privacy.epsilon
-    ledger.charge(entry, max_epsilon=most, delta=privacy.delta)
-
-
-def _total(
-    model: OverUseModel,
-    organisations: Sequence[Organisation],
-    plans: Sequence[OverUsePlan],
-    path: tuple[int, int],
-) -> dict[str, Tensor]:
-    """Return the sum of all organisations' answers to one round, float64 by name.
-
-    Args:
-        model: with the global weights.
-        organisations: whose answers are summed.
-        plans: what each is asked for.
-        path: seed and number of the round.
-    """
-    seed, number = path
-    asked = [
-        (one.examples, plan, SeededRandom(seed, place, number))
-        for place, (one, plan) in enumerate(zip(organisations, plans, strict=True))
-    ]
-    if plans[0].trust is Trust.SECURE_AGGREGATION:
-        points = [gradient_points(model, *terms) for terms in asked]
-        # int64 wraps, and so does the sum under masks.
-        return _named(from_points(torch.from_numpy(np.sum(points, 0)), plans[0].clip_norm), model)
-    answers = [gradient_sum(model, *terms) for terms in asked]
-    return {name: torch.stack([answer[name] for answer in answers]).sum(0) for name in answers[0]}
-
-
-def _named(numbers: Tensor, model: OverUseModel) -> dict[str, Tensor]:
-    """Cut numbers of all weights, one after the other by name."""
-    weights = dict(sorted(model.named_parameters()))
-    parts = numbers.split([p.numel() for p in weights.values()])
-    return {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
-
-
-class _Coordinator:
-    """Takes steps along noised sums, by Adam (Kingma & Ba 2015, arXiv:1412.6980)."""
-
-    def __init__(self, model: OverUseModel, training: Training, steps: int) -> None:
-        self._weights, self._rate = dict(model.named_parameters()), training.learning_rate
-        self._first = steps - max(1, round(training.averaged * steps))
-        self._step, zeros = 0, {name: torch.zeros_like(p) for name, p in self._weights.items()}
-        self._mean, self._square, self._kept = ({**zeros} for _ in range(3))
-
-    def step(self, total: dict[str, Tensor], users: float) -> None:
-        """Step along the sum over the expected users."""
-        self._step += 1
-        with torch.no_grad():
-            for name, p in self._weights.items():
-                gradient = (total[name] / users).to(p.dtype)
-                self._mean[name] = _MOMENTS[0] * self._mean[name] + (1 - _MOMENTS[0]) * gradient
-                square = (1 - _MOMENTS[1]) * gradient**2
-                self._square[name] = _MOMENTS[1] * self._square[name] + square
-                mean = self._mean[name] / (1 - _MOMENTS[0] ** self._step)
-                root = (self._square[name] / (1 - _MOMENTS[1] ** self._step)).sqrt()
-                p.sub_(self._rate * mean / (root + 1e-8))
-                if self._step > self._first:
-                    self._kept[name] = self._kept[name] + p
-
-    def finish(self) -> None:
-        """Give the model the mean of the last weights."""
-        with torch.no_grad():
-            for name, p in self._weights.items():
-                p.copy_(self._kept[name] / (self._step - self._first))
-
-
-def _cost(ledger: Ledger, delta: float) -> Cost:
-    releases = ledger.releases()
-    epsilon, alone = ledger.spent(delta), ledger.spent_if_all_collude(delta)
-    return Cost(
-        epsilon=epsilon if math.isfinite(epsilon) else None,
-        epsilon_if_all_collude=alone if math.isfinite(alone) else None,
-        noise_multiplier=releases[0].noise_multiplier,
-        steps=sum(release.steps for release in releases),
+    make_site(
+        folder,
+        site,
+        _ITEMS,
+        catalogue_folder=Path(config.paths.catalogue),
+        privacy=config.privacy,
+        seed=config.seed,
+        device="cpu",
     )

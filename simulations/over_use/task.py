@@ -1,6 +1,9 @@
 """Users with a present, sessions up to it, and a label from what came later.
 
-| users                      | the present                   | the label                      |
+What is read of them is `shared.over_use_task`, as at a partner's node. The lab states `until`: for
+the cohort the end of its last week, for a data set its last event.
+
+| users                      | their present                 | their label                    |
 |----------------------------|-------------------------------|--------------------------------|
 | of the cohort              | the end of its eighth week    | the rule, on the weeks after   |
 | of a data set              | after a number of sessions of | the rule, on the weeks after   |
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +29,34 @@ from shared.data.columns import Columns
 from shared.data.event_limits import NO_LIMITS
 from shared.data.ids import canonical_id
 from shared.errors import ConfigError, DataError
-from shared.over_use.labels import (
-    COLUMN,
-    LabelRule,
-    label_by_rule,
-    labels_from_column,
-    presents_after_sessions,
-)
-from shared.over_use.sessions import WEEK, SessionRule, Sessions, session_features
+from shared.over_use.examples import Examples, examples_of, label_meaning, presents, session_rule
+from shared.over_use.labels import COLUMN, labels_from_column, presents_after_sessions
+from shared.over_use.sessions import SessionRule, Sessions
+from shared.over_use_task import LabelSource, OverUseTask
 from simulations.datasets.groups import read_users
 from simulations.datasets.load import load
 from simulations.over_use.cohort import make_cohort
 
-__all__ = ["COHORT_RULE", "DATA_RULE", "DATA_WEEKS", "Task", "cohort_task", "data_task"]
+__all__ = [
+    "COHORT",
+    "COHORT_TASK",
+    "DATA_TASK",
+    "EMBEDDED",
+    "SESSIONS",
+    "Task",
+    "cohort_task",
+    "data_task",
+    "read_task",
+]
 
-COHORT_RULE = LabelRule(weeks=4, days=4, hours=1.0)
-DATA_RULE = LabelRule(weeks=4, days=2, events=5)
-DATA_WEEKS = 520.0
-"""How far back a data set's events are read: until a user's present they are few."""
+COHORT, EMBEDDED = "cohort", "movielens"
+"""Names of data that are no folder: invented users, and the embedded data set."""
+
+COHORT_TASK = OverUseTask()
+DATA_TASK = OverUseTask(days=2, hours=None, events=5, after_sessions=1, history_weeks=520.0)
+"""A data set's events are read far back: until a user's present they are few."""
+SESSIONS = 16
+"""Last sessions that the model reads, where nobody says more."""
 FEWEST = 10
 """Users with each of both labels that an experiment needs."""
 
@@ -57,8 +71,7 @@ class Task:
         name: of the data.
         times: of each user's events, all of them, ascending, in seconds since 1970.
         now: each user's present.
-        rule: what a session is.
-        label: what was predicted, in words.
+        settings: what is read of them.
         sessions: each user's last sessions up to the present.
         labels: who over-used after it.
         groups: for each grouping, every user's group.
@@ -69,8 +82,7 @@ class Task:
     name: str
     times: Sequence[Floats]
     now: Floats
-    rule: SessionRule
-    label: str
+    settings: OverUseTask
     sessions: Sessions
     labels: NDArray[np.bool_]
     groups: dict[str, tuple[str, ...]]
@@ -80,49 +92,62 @@ class Task:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def rule(self) -> SessionRule:
+        """What a session is."""
+        return session_rule(self.settings, self.sessions.mask.shape[1])
 
-def cohort_task(users: int, seed: int, label: LabelRule = COHORT_RULE) -> Task:
-    """Return invented users and their labels."""
-    cohort, rule = make_cohort(users, seed), SessionRule()
-    now = np.full(users, cohort.now)
-    labels = [label_by_rule(own, cohort.now, label, rule) for own in cohort.times]
+    @property
+    def label(self) -> str:
+        """What is predicted, in words."""
+        return label_meaning(self.settings)
+
+    def examples(self, users: NDArray[np.int64]) -> Examples:
+        """Return some users' examples."""
+        return Examples(self.sessions, self.labels).of(users)
+
+
+def cohort_task(
+    users: int, seed: int, settings: OverUseTask = COHORT_TASK, sessions: int = SESSIONS
+) -> Task:
+    """Return invented users and their labels; `until` of the settings is the cohort's own."""
+    cohort = make_cohort(users, seed)
+    settings = _until(settings, cohort.end)
+    examples, kept = examples_of(cohort.times, settings, sessions)
     return _checked(
         Task(
             name="cohort",
-            times=cohort.times,
-            now=now,
-            rule=rule,
-            label=str(label),
-            sessions=session_features(cohort.times, now, rule, cohort.recommended),
-            labels=np.array(labels),
-            groups=cohort.groups,
-            left_out={},
-            ceiling=cohort.hours,
+            times=[cohort.times[user] for user in kept],
+            now=presents(cohort.times, settings)[kept],
+            settings=settings,
+            sessions=examples.sessions,
+            labels=examples.labels,
+            groups={
+                name: tuple(values[user] for user in kept) for name, values in cohort.groups.items()
+            },
+            left_out={"fewer sessions": users - len(kept)} if len(kept) < users else {},
+            ceiling=cohort.hours[kept],
         )
     )
 
 
 def data_task(
-    folder: Path | None,
-    *,
-    after_sessions: int = 1,
-    label: LabelRule = DATA_RULE,
-    rule: SessionRule | None = None,
+    folder: Path | None, settings: OverUseTask = DATA_TASK, sessions: int = SESSIONS
 ) -> Task:
     """Return a data set's users and their labels; see the table on top of this module.
 
     Args:
         folder: with the lab's data; None for the embedded MovieLens latest-small.
-        after_sessions: each user's present is when so many sessions are over; >= 1.
-        label: the rule; not used where the table of users has the column.
-        rule: what a session is; None reads `DATA_WEEKS` back.
+        settings: what is read; `until` is the data's own, and the label that of the table of users
+            where it has the column.
+        sessions: last sessions of a user that are read.
 
     Raises:
         ConfigError: too few users have either label.
         DataError: the folder cannot be read, or has no times.
     """
     # Limits against crafted histories would hide use.
-    rule, data = rule or SessionRule(weeks=DATA_WEEKS), load(folder, limits=NO_LIMITS)
+    data = load(folder, limits=NO_LIMITS)
     if data.histories.times is None:
         raise DataError(
             "the interactions have positions, and sessions are made of times",
@@ -131,38 +156,57 @@ def data_task(
         )
     moments = data.histories.times / 1e6
     times = np.split(moments, data.histories.offsets[1:-1])
-    now = presents_after_sessions(times, after_sessions, rule)
-    few = np.isnan(now)
     column = None if folder is None else _column(folder, data.histories.users)
-    if column is None:
-        unknown = ~few & (now + WEEK * label.weeks > moments.max())
-        marks = [
-            label_by_rule(own, float(at), label, rule) for own, at in zip(times, now, strict=True)
-        ]
-        over = np.array(marks)
-    else:
-        unknown, over = ~few & np.isnan(column), column == 1
-    kept = np.flatnonzero(~few & ~unknown)
-    own_times, own_now = [times[user] for user in kept], now[kept]
+    source = LabelSource.RULE if column is None else LabelSource.COLUMN
+    settings = _until(replace(settings, label=source), float(moments.max()))
+    examples, kept = examples_of(times, settings, sessions, column)
+    least = max(settings.after_sessions, 1)
+    few = np.isnan(presents_after_sessions(times, least, session_rule(settings, sessions)))
+    left_out = np.setdiff1d(np.arange(len(times)), kept)
     task = Task(
         name=data.name,
-        times=own_times,
-        now=own_now,
-        rule=rule,
-        label=str(label) if column is None else f"the column {COLUMN}",
-        sessions=session_features(own_times, own_now, rule),
-        labels=over[kept],
+        times=[times[user] for user in kept],
+        now=presents(times, settings)[kept],
+        settings=settings,
+        sessions=examples.sessions,
+        labels=examples.labels,
         groups={
             name: tuple(values[user] for user in kept)
             for name, values in data.groups.items()
             if name != COLUMN
         },
         left_out={
-            f"fewer than {after_sessions} sessions": int(few.sum()),
-            "label not known": int(unknown.sum()),
+            f"fewer than {least} sessions": int(few[left_out].sum()),
+            "label not known": int((~few[left_out]).sum()),
         },
     )
     return _checked(replace(task, groups=task.groups or _activity(task)))
+
+
+def read_task(
+    data: str, users: int, seed: int, settings: OverUseTask, sessions: int = SESSIONS
+) -> Task:
+    """Return invented users, the embedded data's, or a folder's, with their labels.
+
+    Args:
+        data: `COHORT`, `EMBEDDED`, or a folder.
+        users: of the cohort.
+        seed: of the cohort.
+        settings: what is read of them.
+        sessions: last sessions of a user that the model reads.
+
+    Raises:
+        ConfigError: too few users have either label.
+        DataError: the folder cannot be read.
+    """
+    if data == COHORT:
+        return cohort_task(users, seed, settings, sessions)
+    return data_task(None if data == EMBEDDED else Path(data), settings, sessions)
+
+
+def _until(settings: OverUseTask, moment: float) -> OverUseTask:
+    """Return the settings with the end of the data, in microseconds as a partner's data have it."""
+    return replace(settings, until=datetime.fromtimestamp(moment, UTC).isoformat())
 
 
 def _column(folder: Path, users: Sequence[str]) -> Floats | None:

@@ -70,6 +70,12 @@ def by_user(histories: Histories) -> dict[str, list[int]]:
     return dict(zip(histories.users, map(np.ndarray.tolist, histories), strict=True))
 
 
+def times_of(histories: Histories) -> dict[str, list[int]]:
+    assert histories.times is not None
+    own = np.split(histories.times, histories.offsets[1:-1])
+    return dict(zip(histories.users, map(np.ndarray.tolist, own), strict=False))
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
@@ -101,9 +107,10 @@ some_rows = st.lists(st.tuples(st.sampled_from(["a", "b", "c", ""]), texts, time
 def test_removing_a_user_changes_no_other_users_history(rows: list[Any], user: str) -> None:
     others = [row for row in rows if row[0] != user]
     for limits in (NO_LIMITS, EventLimits(per_minute=2, per_day=3, repeat_seconds=5)):
-        whole, rest = by_user(read(rows, limits)), by_user(read(others, limits))
-        whole.pop(user, None)
-        assert whole == rest
+        for what in (by_user, times_of):
+            whole, rest = what(read(rows, limits)), what(read(others, limits))
+            whole.pop(user, None)
+            assert whole == rest
 
 
 # --- answering ------------------------------------------------------------------------------------

@@ -36,8 +36,8 @@ COLD = RunConfig(
 FLAT = COLD.to_flat()
 FLOATS = [key for key, value in FLAT.items() if isinstance(value, float)]
 INTS = [key for key, value in FLAT.items() if type(value) is int]
-NUMBER_OR_NONE = "privacy.colluding"
-TEXTS = [key for key, value in FLAT.items() if isinstance(value, str) and key != NUMBER_OR_NONE]
+NUMBER_OR_NONE = ("privacy.colluding", "over_use.events")
+TEXTS = [key for key, value in FLAT.items() if isinstance(value, str) and key not in NUMBER_OR_NONE]
 SWITCHES = [key for key, value in FLAT.items() if isinstance(value, bool)]
 
 counts = st.integers(1, 2**31)
@@ -129,6 +129,11 @@ def with_another(key: str) -> dict[str, Value]:
         "warm_start.share": {"model.hidden_size": 0},
         "privacy.trust": {"server.organisations": 8, "server.weighting": "population"},
         "groups.share": {"groups.tables": "gender=F|M", "privacy.epsilon": 8.0},
+        "groups.robust": {
+            "groups.tables": "gender=F|M",
+            "groups.share": 0.1,
+            "privacy.epsilon": 8.0,
+        },
     }
     return FLAT | fitting.get(key, {}) | {key: changed(key)}
 
@@ -152,6 +157,9 @@ def changed(key: str) -> Value:
         "server.aggregation": "median",
         "groups.tables": "gender=F|M x age=18|25; events=20",
         "groups.weights": "gender=F|M: 1, 0.5, 1",
+        "over_use.until": "2026-11-01",
+        "over_use.label": "column",
+        "over_use.events": 5,
     }
     if key in chosen:
         return chosen[key]
@@ -345,7 +353,44 @@ def test_the_width_is_shared_out_among_the_heads() -> None:
 # --- identity ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [key for key in FLAT if key != "model.kind"])
+OF_OVER_USE = [key for key in FLAT if key.startswith("over_use.")]
+
+
+@pytest.mark.parametrize("key", OF_OVER_USE)
+def test_what_is_read_of_users_shapes_a_model_of_over_use_alone(key: str) -> None:
+    kind = {"model.kind": "over-use", "over_use.until": "2026-10-01"}
+    changed_key = {key: changed(key)}
+    assert (
+        RunConfig.from_flat(FLAT | kind | changed_key).fingerprint
+        != RunConfig.from_flat(FLAT | kind).fingerprint
+    )
+    recommender = RunConfig.from_flat(FLAT | changed_key)
+    assert recommender.fingerprint == RunConfig.from_flat(FLAT).fingerprint
+    assert recommender.task_text == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"over_use.until": ""}, "over_use.until is not set"),
+        ({"over_use.until": "soon"}, "over_use.until = 'soon': give a date"),
+        ({"over_use.hours": "none"}, "the rule counts nothing"),
+        ({"over_use.days": 30}, "over_use.days = 30"),
+        ({"over_use.utc_offset_hours": 15.0}, "over_use.utc_offset_hours = 15.0"),
+        ({"warm_start.share": 0.5}, "which has no warm start"),
+        ({"training.debias": 0.5}, "which ranks nothing"),
+        ({"groups.tables": "a=b|c", "groups.share": 0.1, "privacy.epsilon": 8.0}, "ranks nothing"),
+    ],
+)
+def test_a_model_of_over_use_has_neither_statistics_nor_rankings(
+    changes: dict[str, Value], problem: str
+) -> None:
+    kind: dict[str, Value] = {"model.kind": "over-use", "over_use.until": "2026-10-01"}
+    with pytest.raises(ConfigError, match=problem):
+        RunConfig.from_flat(FLAT | kind | changes)
+
+
+@pytest.mark.parametrize("key", [key for key in FLAT if key not in ("model.kind", *OF_OVER_USE)])
 def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
     other = RunConfig.from_flat(with_another(key))
     free = key.startswith("paths.") or key in (

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
 OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "groups", "memory"}
+OF_DATA |= {"over-use"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference", "accepted"}
 
@@ -583,6 +584,27 @@ FAULTS = {
         edited("delta = 0.0001", "delta = 0.001"),
         "policy.delta of 0.0005",
         "1 / users = 0.005",
+        status="warning",
+    ),
+    "over-use without labels": Fault(
+        "over-use",
+        edited('# kinds = ["attention"]', 'kinds = ["attention", "over-use"]'),
+        "label users by a rule",
+        "200 users have events with times; data.users has no column over_use",
+        status="warning",
+    ),
+    "labels that are none": Fault(
+        "over-use",
+        lambda p: (
+            p.edit('# kinds = ["attention"]', 'kinds = ["attention", "over-use"]'),
+            p.edit('# users = "users.parquet"', 'users = "users.csv"'),
+            (p.site / "users.csv").write_text(
+                "user_id,over_use\nuser0,perhaps\n"
+                + "".join(f"user{n},{n % 2}\n" for n in range(1, USERS))
+            ),
+        ),
+        "nothing where it is not known",
+        "over_use is 1 for 100 and 0 for 99 of them; 1 have another value",
         status="warning",
     ),
     "no anchor": Fault(

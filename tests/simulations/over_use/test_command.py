@@ -16,8 +16,8 @@ from simulations.over_use.measure import Outcomes, split_users
 from simulations.over_use.task import cohort_task
 
 
-def lab(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["sotto-lab", "over-use", *map(str, arguments)])
+def lab(monkeypatch: pytest.MonkeyPatch, *arguments: object, command: str = "over-use") -> int:
+    monkeypatch.setattr(sys, "argv", ["sotto-lab", command, *map(str, arguments)])
     with pytest.raises(SystemExit) as left:
         main()
     return int(left.value.code or 0)
@@ -34,10 +34,10 @@ def test_a_run_writes_figures_models_ledgers_and_a_picture(
         1,
         "--rounds",
         2,
-        "--plain-rounds",
-        2,
         "--organisations",
         2,
+        "--trust",
+        "local",
         "--out",
         out,
     ]
@@ -58,13 +58,34 @@ def test_a_run_writes_figures_models_ledgers_and_a_picture(
     assert "the folder is not empty" in capsys.readouterr().err
 
 
+def test_simulate_runs_the_task_and_goes_on_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = ["--task", "over-use", "--out", out, "--epsilon", 8, "--delta", 1e-5, "--rounds", 2]
+    options += ["--organisations", 2, "--set", "lab.cohort=150", "--set", "over_use.days=2"]
+    assert lab(monkeypatch, *options, "--json", command="simulate") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["splits"] == 1
+    assert result["runs"]["ε = 8"]["over_use.days"] == 2
+    assert result["runs"]["ε = 8"]["model.max_length"] == 16
+    assert result["privacy"]["ε = 8"]["organisations"]["organisation-2"]["epsilon"] <= 8
+    again = ["--task", "over-use", "--out", out, "--resume", "--json"]
+    assert lab(monkeypatch, *again, command="simulate") == 0
+    assert json.loads(capsys.readouterr().out)["models"] == result["models"]
+    assert lab(monkeypatch, *again, "--epsilon", 4, command="simulate") == 2
+    assert "other settings" in capsys.readouterr().err
+    assert lab(monkeypatch, *options, command="simulate") == 2
+    assert "not an empty folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         (["--epsilons", "eight"], "--epsilons eight"),
         (["--epsilons", "0"], "privacy.epsilon"),
         (["--plot", "figure.txt"], "--plot figure.txt"),
-        (["--days", "0"], "0 days"),
+        (["--days", "0"], "over_use.days = 0"),
         (["--data", "nowhere"], "nowhere"),
     ],
 )

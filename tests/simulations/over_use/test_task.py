@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shared.errors import ConfigError, DataError
-from shared.over_use.labels import LabelRule
-from shared.over_use.sessions import DAY, SessionRule, session_features
-from simulations.over_use.task import data_task
+from shared.over_use.sessions import DAY, session_features
+from simulations.over_use.task import DATA_TASK, data_task
 
 START = 1_700_000_000
 
@@ -36,23 +36,23 @@ def write(folder: Path, over_use: list[str] | None = None, *, positions: bool = 
 
 
 def test_labels_are_of_those_who_come_back_and_features_of_what_was_before(tmp_path: Path) -> None:
-    task = data_task(write(tmp_path), label=LabelRule(days=2, events=5))
+    task = data_task(write(tmp_path))
     assert len(task) == 30
     assert task.left_out == {"fewer than 1 sessions": 0, "label not known": 1}
     assert task.labels.tolist() == [bool(user % 2) for user in range(30)]
     assert len(np.unique(task.sessions.features, axis=0)) == 1  # all did the same up to then
     past = [own[own <= at] for own, at in zip(task.times, task.now, strict=True)]
-    again = session_features(past, task.now, SessionRule(weeks=520.0))
+    again = session_features(past, task.now, task.rule)
     np.testing.assert_array_equal(again.features, task.sessions.features)
     with pytest.raises(ConfigError, match="0 of 30 users"):
-        data_task(tmp_path, label=LabelRule(days=9, events=5))
+        data_task(tmp_path, replace(DATA_TASK, days=9))
 
 
 def test_a_column_of_the_users_is_the_label(tmp_path: Path) -> None:
     values = ["yes"] * 10 + ["0"] * 15 + [""] * 5
     task = data_task(write(tmp_path, values))
     assert len(task) == 25
-    assert task.label == "the column over_use"
+    assert task.label == "the partner's column over_use, within the next 4 weeks"
     assert task.labels.tolist() == [True] * 10 + [False] * 15
     write(tmp_path, ["yes", "2"])
     with pytest.raises(DataError, match=r"users.csv, row 2, field 'over_use', value '2'"):
