@@ -199,7 +199,8 @@ def with_plan(config: RunConfig, users: int, items: int) -> RunConfig:
 def _plan_over_use(config: RunConfig) -> RunConfig:
     """Return the parameters of a run that trains the model of over-use: none of them is of items.
 
-    Rounds and rates were chosen on invented users (docs/over-use.md).
+    Rounds and rate were chosen on invented users (docs/over-use.md), with a mean over the last
+    rounds' weights; a local rate that falls to 0 takes its place.
     """
     rounds = OVER_USE_ROUNDS if config.privacy.private else OVER_USE_EXACT_ROUNDS
     server = replace(
