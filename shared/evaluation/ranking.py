@@ -9,8 +9,9 @@ Every figure follows one order: items by score, equal scores in the order of the
 target behind all that tie with it. So a target whose rank is at most k is in the list of k, no
 other target is, and a model that scores all items alike earns nothing.
 
-`hit_rate`, `ndcg` and `mrr` are means over N >= 1 users, in [0, 1]. They take 1-based ranks, int64
-[N], and a cut-off k >= 1, and raise ValueError for values or sizes below 1.
+`hit_rate`, `recall`, `precision`, `f1`, `ndcg` and `mrr` are means over N >= 1 users, in [0, 1].
+They take 1-based ranks, int64 [N], and a cut-off k >= 1, and raise ValueError for values or sizes
+below 1.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ __all__ = [
     "Ranking",
     "Scorer",
     "coverage",
+    "f1",
     "hit_rate",
     "mrr",
     "ndcg",
+    "precision",
     "rank_users",
     "rank_users_by",
     "ranks",
+    "recall",
     "top_items",
 ]
 
@@ -236,6 +240,41 @@ def ndcg(ranks: Tensor, k: int) -> float:
     return _mean_gain(1 / torch.log2(1 + ranks.double()), ranks, k)
 
 
+def recall(ranks: Tensor, k: int) -> float:
+    """Return recall@k: of one relevant item a user, the share that is found, which is HR@k.
+
+    van Rijsbergen, "Information Retrieval", 1979, chapter 7, as are `precision` and `f1`.
+
+    Example:
+        >>> recall(torch.tensor([1, 3, 40, 11]), k=10)
+        0.5
+    """
+    return hit_rate(ranks, k)
+
+
+def precision(ranks: Tensor, k: int) -> float:
+    """Return precision@k = mean of [rank <= k] / k: the share of a list that is relevant.
+
+    Example:
+        >>> precision(torch.tensor([1, 3, 40, 11]), k=10)
+        0.05
+    """
+    return hit_rate(ranks, k) / k
+
+
+def f1(ranks: Tensor, k: int) -> float:
+    """Return F1@k = mean of 2 [rank <= k] / (k + 1), of precision and recall.
+
+    Of one user precision is 1 / k and recall 1 where the target is found. The mean of the users'
+    own is the harmonic mean of the means, too.
+
+    Example:
+        >>> f1(torch.tensor([1, 3, 40, 40]), k=3)
+        0.25
+    """
+    return 2 * hit_rate(ranks, k) / (k + 1)
+
+
 def mrr(ranks: Tensor, k: int) -> float:
     """Return MRR@k = mean of [rank <= k] / rank.
 
@@ -290,6 +329,21 @@ class Metrics:
     coverage: float
     users: int
     k: int
+
+    @property
+    def recall(self) -> float:
+        """Recall@k: of one target a user, HR@k."""
+        return self.hr
+
+    @property
+    def precision(self) -> float:
+        """Precision@k."""
+        return self.hr / self.k
+
+    @property
+    def f1(self) -> float:
+        """F1@k."""
+        return 2 * self.hr / (self.k + 1)
 
     def as_dict(self) -> dict[str, float]:
         """Return the figures under the names that `result.json` gives them.
