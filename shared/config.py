@@ -62,6 +62,7 @@ class ModelKind(StrEnum):
     """Which model of the family is trained; see `shared.models.registry`."""
 
     ATTENTION = "attention"
+    LSTM = "lstm"
     OVER_USE = "over-use"
     """No recommender: the risk of over-use, from when users were active (`shared.over_use`)."""
 
@@ -159,7 +160,7 @@ class ModelConfig:
     """The recommender's shape.
 
     Attributes:
-        kind: which model of the family, as "attention".
+        kind: which model of the family: "attention" or "lstm".
         items: "ids" (learned), "features" (public, frozen) or "both".
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
@@ -172,6 +173,7 @@ class ModelConfig:
         recency: what an event weighs at first, relative to the one after it, in (0, 1].
         max_length: last events of a history that are read, >= 1.
         dropout: in [0, 1).
+        recurrent_size: width of the recurrence of kind "lstm", >= 1.
         trained: "scores" trains how states score features, and offsets; "all" every weight.
     """
 
@@ -187,9 +189,15 @@ class ModelConfig:
     recency: ShareAboveZero = 0.75
     max_length: PositiveInt = 50
     dropout: ShareBelowOne = 0.0
+    recurrent_size: PositiveInt = 32
     trained: Choice[Trained] = Trained.SCORES
 
     def __post_init__(self) -> None:
+        _require(
+            self.kind is not ModelKind.LSTM or self.trained is Trained.ALL,
+            f"model.trained = '{self.trained}' with model.kind = '{self.kind}', whose own weights "
+            "would stay as they are: choose 'all'.",
+        )
         _require(
             self.items.uses_features or self.hidden_size != 0,
             "model.hidden_size = 0 is as wide as the features, and model.items = 'ids' has none: "
@@ -567,6 +575,8 @@ class RunConfig:
             free += ("training.debias",)
         if self.model.kind is ModelKind.ATTENTION:  # as of runs of versions that had no other
             free += ("model.kind",)
+        if self.model.kind is not ModelKind.LSTM:
+            free += ("model.recurrent_size",)
         if self.model.kind is not ModelKind.OVER_USE:  # says nothing of them
             free += ("over_use.",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}

@@ -140,6 +140,7 @@ _LEFT_OUT: dict[str, Value] = {
     "groups_noise": 0.0,
     "reweighings": 0,
     "model.kind": str(ModelKind.ATTENTION),
+    "model.recurrent_size": ModelConfig().recurrent_size,
     "over_use": "",
 }
 """Fields that a message leaves out where they say nothing, and what they say then: an earlier

@@ -23,7 +23,7 @@ from client.commands.own_source import (
 from client.commands.rerank_options import RerankOption, RerankStrengthOption, StatedRerank
 from client.home.store import HOME_FILE
 from client.serving.batch import Batch, Summary, check_file, recommend_all
-from client.serving.explanation import CHOSE
+from client.serving.explanation import CHOSE, attends_by_item
 from client.serving.guarded import load_file_protection
 from client.serving.published import home_in_use
 from client.serving.recommender import Filters, Recommended, Recommender
@@ -323,7 +323,10 @@ def _because(one: Recommended) -> str | None:
 
 
 def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
-    more = ("because", "home", "popularity", "federation") if explain else ()
+    more: tuple[str, ...] = ("because", "home", "popularity", "federation") if explain else ()
+    reasons = [one.explanation for one in listed if one.explanation is not None]
+    by_item = attends_by_item(reasons)
+    more += ("attends to",) if by_item else ()
     moved = any(one.before is not None for one in listed)
     table = table_of("rank", *(["by score"] if moved else []), "item", "title", "score", *more)
     for one in listed:
@@ -335,6 +338,9 @@ def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
             parts = (reason.home, reason.popularity, reason.federated)
             cells.append(reason.sentence)
             cells += [f"{part / reason.score:.0%}" for part in parts]
+            if by_item:
+                named = [f"{event.name} {event.attention:.0%}" for event in reason.attended]
+                cells.append(", ".join(named))
         table.add_row(*cells)
     output.print(table)
     if not listed:

@@ -367,6 +367,7 @@ class PartnerConsole:
             "recommended.html",
             tried=tried,
             strip=heat([event.attention for event in tried.history]),
+            heat=heat,
             parts_bar=parts_bar,
             difference_bar=difference_bar,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from client.console.desk import Blend, Table
+from client.serving.explanation import attends_by_item, mean_attention
 from shared.errors import RequestError
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class HistoryEvent:
         place: from 0.
         item: public id.
         title: the title, or the id where there is none.
-        attention: of the federated model's last event to it; None where it does not read it.
+        attention: of the federated model to it, the mean over the items that are shown; None where
+            it does not read it.
     """
 
     place: int
@@ -138,6 +140,7 @@ class Trial:
         blend: of published model and own counts.
         dismissed: items that the user dismissed, which are left out.
         model: its name.
+        by_item: whether the model attends otherwise to the history for each item.
     """
 
     user: str
@@ -146,6 +149,7 @@ class Trial:
     blend: Blend
     dismissed: int
     model: str
+    by_item: bool = False
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:
@@ -206,7 +210,8 @@ def try_it(table: Table, question: Question) -> Trial:
         ),
         explain=True,
     )
-    attention = _attention(listed)
+    reasons = [one.explanation for one in listed if one.explanation is not None]
+    attention = mean_attention(reasons)
     return Trial(
         user=question.user,
         history=tuple(
@@ -218,14 +223,8 @@ def try_it(table: Table, question: Question) -> Trial:
         blend=table.blends[question.blend],
         dismissed=len(dismissed),
         model=loaded.model,
+        by_item=attends_by_item(reasons),
     )
-
-
-def _attention(listed: list[Recommended]) -> dict[int, float | None]:
-    """Return attention by place: it is the same whichever item is scored."""
-    if not listed or listed[0].explanation is None:
-        return {}
-    return {event.place: event.attention for event in listed[0].explanation.events}
 
 
 def _shown(table: Table, one: Recommended) -> Shown:

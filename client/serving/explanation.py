@@ -20,9 +20,10 @@ popularity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["CHOSE", "Explanation", "PastEvent"]
+__all__ = ["CHOSE", "Explanation", "PastEvent", "attends_by_item", "mean_attention"]
 
 CHOSE = "chose"
 """What users do with items, where nothing else is said."""
@@ -30,6 +31,7 @@ _LEAST_SHARE = 0.05
 """Share of the score below which an event is not named."""
 _LEAST_OF_FIRST = 0.3
 """The second event is named if its difference is at least this share of the first one's."""
+_MOST_ATTENDED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class PastEvent:
         item: public id.
         title: the item's title; may be empty.
         difference: by how much the score falls without the event; negative if it rises.
-        attention: how much the federated model's last event attends to this one, in [0, 1], the
-            mean over its blocks and heads; None where it does not read the event.
+        attention: how much the federated model attends to this event, in [0, 1]: of kind "lstm" for
+            the recommended item, else from the last event, the mean over blocks and heads; None
+            where it does not read the event.
     """
 
     place: int
@@ -97,6 +100,12 @@ class Explanation:
         return tuple(event for event in strongest if event.difference >= least)
 
     @property
+    def attended(self) -> tuple[PastEvent, ...]:
+        """The three events, at most, that the federated model attends to most, the first most."""
+        read = [event for event in self.events if event.attention]
+        return tuple(sorted(read, key=lambda event: -(event.attention or 0.0))[:_MOST_ATTENDED])
+
+    @property
     def sentence(self) -> str:
         """The reason in words, such as "because you watched A and B"."""
         if self.named:
@@ -104,3 +113,18 @@ class Explanation:
         if not self.events or self.popularity >= self.score / 2:
             return "because it is popular"
         return f"because of all that you {self.verb}"
+
+
+def attends_by_item(reasons: Sequence[Explanation]) -> bool:
+    """Return whether the model attends otherwise to a history for one item than for another."""
+    return len({tuple(event.attention for event in reason.events) for reason in reasons}) > 1
+
+
+def mean_attention(reasons: Sequence[Explanation]) -> Mapping[int, float | None]:
+    """Return the mean attention over some items' explanations of one history, by event's place."""
+    by_place: dict[int, list[float]] = {}
+    for reason in reasons:
+        for event in reason.events:
+            kept = by_place.setdefault(event.place, [])
+            kept += [] if event.attention is None else [event.attention]
+    return {place: sum(own) / len(own) if own else None for place, own in by_place.items()}

@@ -47,7 +47,8 @@ def export_onnx(folder: Path, file: Path) -> None:
         file: its folder must be there.
 
     Raises:
-        ConfigError: `onnx` or `onnxscript` is not installed, or the file cannot be written.
+        ConfigError: `onnx` or `onnxscript` is not installed, the model is of another kind than
+            "attention", or the file cannot be written.
         DataError: see `load_published`.
     """
     try:
@@ -58,6 +59,8 @@ def export_onnx(folder: Path, file: Path) -> None:
             f"the package {error.name} is not installed: pip install 'sotto[onnx]'."
         ) from error
     catalogue, model = load_published(folder)
+    if not model.ranks_by_products:
+        raise ConfigError(f"a model of type {model.model_type} is not exported: serve it here.")
     # What a frozen layer holds decides how it is computed, and a graph has no such choice.
     model.requires_grad_(requires_grad=True)
     example = torch.zeros(2, model.config.max_length, dtype=torch.int64)

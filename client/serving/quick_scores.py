@@ -118,8 +118,13 @@ class ModelSearch:
     """Searches the catalogue with a model on the CPU; several threads may use one.
 
     Args:
-        model: on the CPU.
+        model: of which `fits` holds.
     """
+
+    @staticmethod
+    def fits(model: AttentionRecommender) -> bool:
+        """Return whether the model's scores are products of vectors, on the CPU."""
+        return model.ranks_by_products and model.device.type == "cpu"
 
     def __init__(self, model: AttentionRecommender) -> None:
         self._vectors, self._local = ItemVectors(model), threading.local()

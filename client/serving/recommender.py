@@ -21,7 +21,7 @@ the list is shorter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,6 +113,7 @@ class Lists:
     before: npt.NDArray[np.int64] | None = None
 
 
+ItemAttention = Callable[[Tensor, Tensor], Tensor]
 Rerank = RerankConfig | str | None
 """How lists are chosen: settings, or the name of a method with its own strength."""
 _NO_FILTERS = Filters()
@@ -132,8 +133,8 @@ class Recommender:
             attention model of the own data.
         verb: what users do with items, in the past tense; for explanations.
         search: finds the highest scores of `federated`; None scores the whole catalogue with it.
-        attention: how much the last event attends to each of the events that the federated model
-            reads, [B, T] -> [B, min(T, window)]; None where it cannot be said.
+        attention: how much each of the events that the federated model reads counts for each of K
+            items, [B, T], [K] -> [B, K, min(T, window)]; None where it cannot be said.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class Recommender:
         *,
         verb: str = CHOSE,
         search: Search | None = None,
-        attention: Scorer | None = None,
+        attention: ItemAttention | None = None,
     ) -> None:
         self._search_federated = search_with(federated) if search is None else search
         self.catalogue, self.verb = catalogue, verb
@@ -187,8 +188,8 @@ class Recommender:
             else load_home(Path(home), federated, catalogue.fingerprint, private=private)
         )
 
-        def attention(rows: Tensor, /) -> Tensor:
-            return model.last_attention(rows.to(device))
+        def attention(rows: Tensor, items: Tensor, /) -> Tensor:
+            return model.item_attention(rows.to(device), items)
 
         return cls(
             catalogue,
@@ -196,7 +197,7 @@ class Recommender:
             model.config.max_length,
             adapted,
             verb=verb,
-            search=ModelSearch(model) if model.device.type == "cpu" else None,
+            search=ModelSearch(model) if ModelSearch.fits(model) else None,
             attention=attention,
         )
 
@@ -449,7 +450,7 @@ class Recommender:
             total = sum(parts)
             without = self._without_each(history, read, columns)  # [events, K]
             differences = (total - without).tolist()
-            attention = self._attended(history)
+            attention = self._attended(history, columns + 1)
         reasons = []
         for column, (home, popularity, federated) in enumerate(zip(*parts, strict=True)):
             events = tuple(
@@ -458,7 +459,7 @@ class Recommender:
                     item=self.catalogue.item_ids[item - 1],
                     title=self.catalogue.titles[item - 1],
                     difference=differences[number][column],
-                    attention=attention[read + number],
+                    attention=attention[column][read + number],
                 )
                 for number, item in enumerate(history[read:])
             )
@@ -486,13 +487,13 @@ class Recommender:
             )
         return self._hidden(filters)
 
-    def _attended(self, history: Sequence[int]) -> list[float | None]:
-        """Return the attention to each event of a history; None for those that are not read."""
+    def _attended(self, history: Sequence[int], items: Tensor) -> list[list[float | None]]:
+        """Return the attention to each event for each item; None for events that are not read."""
         unread = max(0, len(history) - self._reads)
         if self._attention is None or not history:
-            return [None] * len(history)
-        weights = self._attention(torch.tensor([history[unread:]]))[0].tolist()
-        return [None] * unread + weights
+            return [[None] * len(history) for _ in items]
+        weights = self._attention(torch.tensor([history[unread:]]), items)[0].tolist()
+        return [[None] * unread + of_item for of_item in weights]
 
     def _find(
         self, ids: Sequence[str], where: str, *, skip_unknown: bool = False

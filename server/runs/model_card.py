@@ -188,9 +188,9 @@ tags: [recommender-systems, federated-learning, differential-privacy]
 ---
 # {escape_markdown(published.name)}
 
-An attention recommender over {published.items:,} items, trained with Sotto {published.version} by
-{len(published.parts)} organisations together. `catalogue/` holds its items, `model/` its weights
-(safetensors) and its shape.
+A recommender of kind "{published.config.model.kind}" over {published.items:,} items, trained
+with Sotto {published.version} by {len(published.parts)} organisations together. `catalogue/` holds
+its items, `model/` its weights (safetensors) and its shape.
 
 ```python
 from shared.data.catalogue import Catalogue

@@ -27,6 +27,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,6 @@ from shared.models.offsets import OFFSET_SCALE
 from shared.models.products import align, linear_by_user, product_by_user
 
 __all__ = [
-    "KIND",
     "Attention",
     "AttentionRecommender",
     "Block",
@@ -55,13 +55,12 @@ __all__ = [
     "build",
     "from_pretrained",
     "item_descriptors",
+    "public_features",
     "shape_of_model",
     "trainable",
 ]
 
 
-KIND = {"model_type": "sotto-attention"}
-"""Stands beside the shape of a saved model."""
 INITIAL_ATTENTION_GAIN = 32.0
 """Initial gain of the attention output over the residual, in a model that uses features."""
 
@@ -300,7 +299,17 @@ class AttentionRecommender(nn.Module):
         config: the model's shape.
         features: public item features [V, feature_size]. Not needed where items are represented
             by ids only, or where weights are loaded afterwards.
+
+    Attributes:
+        model_type: stands beside the shape of a saved model.
+        shape: the class of its configuration.
+        ranks_by_products: whether a score is the product of one query a history with one vector an
+            item, which fast search and export need (`client.serving.item_vectors`).
     """
+
+    model_type: ClassVar[str] = "sotto-attention"
+    shape: ClassVar[type[AttentionConfig]] = AttentionConfig
+    ranks_by_products: ClassVar[bool] = True
 
     def __init__(self, config: AttentionConfig, features: Tensor | None = None) -> None:
         super().__init__()
@@ -331,7 +340,7 @@ class AttentionRecommender(nn.Module):
             self.item_scores.requires_grad_(requires_grad=True)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> AttentionRecommender:
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
         """Load a model that `save_pretrained` wrote, in evaluation mode.
 
         Args:
@@ -345,7 +354,7 @@ class AttentionRecommender(nn.Module):
         """
         shape, weights = read_model(folder)
         with torch.device("meta"):  # shapes alone: the file has the numbers
-            model = cls(AttentionConfig.from_json(shape))
+            model = cls(cls.shape.from_json(shape))
         check_complete(weights, model.state_dict(), folder)
         model.to_empty(device="cpu")
         model.load_state_dict(weights)
@@ -357,7 +366,8 @@ class AttentionRecommender(nn.Module):
         Raises:
             OSError: a file cannot be written.
         """
-        write_model(folder, KIND | asdict(self.config), self.state_dict())
+        about = {"model_type": self.model_type} | asdict(self.config)
+        write_model(folder, about, self.state_dict())
 
     @property
     def device(self) -> torch.device:
@@ -506,6 +516,13 @@ class AttentionRecommender(nn.Module):
             x = block(x)
         return torch.stack(parts).mean(0)
 
+    def item_attention(self, histories: Tensor, items: Tensor) -> Tensor:
+        """Return how much each event counts for each item: [B, T], [K] -> [B, K, S].
+
+        Here `last_attention`, which is the same for all items.
+        """
+        return self.last_attention(histories)[:, None].expand(-1, len(items), -1)
+
     def _window(self, histories: Tensor, lengths: Tensor) -> Tensor:
         """Keep the last `max_length` events, right-padded: [B, T] -> [B, min(T, max_length)]."""
         size = self.config.max_length
@@ -575,10 +592,15 @@ def item_descriptors(model: ModelConfig, catalogue: Catalogue) -> Tensor:
     Raises:
         ConfigError: the catalogue does not have the features that the model reads.
     """
-    return append_own_directions(_public_features(model, catalogue), model.own_items)
+    return append_own_directions(public_features(model, catalogue), model.own_items)
 
 
-def _public_features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
+def public_features(model: ModelConfig, catalogue: Catalogue) -> Tensor:
+    """Return the catalogue's features, [V, feature_size], if they are those that a model reads.
+
+    Raises:
+        ConfigError: they are not.
+    """
     features = catalogue.features
     size = 0 if features is None else features.shape[1]
     if features is None or size != model.feature_size:
@@ -602,7 +624,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     Raises:
         ConfigError: the catalogue does not have the features that the model reads.
     """
-    features = _public_features(model, catalogue) if model.items.uses_features else None
+    features = public_features(model, catalogue) if model.items.uses_features else None
     recommender = AttentionRecommender(attention_config(model, len(catalogue)), features)
     draw_frozen(recommender, INITIAL_STD)
     return recommender

@@ -7,6 +7,7 @@ the shape alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from pydantic import TypeAdapter
 
@@ -57,7 +58,7 @@ class AttentionConfig:
     trained: str = "all"
 
     @classmethod
-    def from_json(cls, text: bytes) -> AttentionConfig:
+    def from_json(cls, text: bytes) -> Self:
         """Read a shape from an object of its settings; keys that a shape has not are ignored.
 
         Raises:

@@ -11,32 +11,41 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from shared.models.attention import KIND, AttentionRecommender
+from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
 from shared.models.losses import loss_per_user
+from shared.models.lstm import LstmConfig, LstmRecommender
+from shared.models.registry import load_recommender
 
-__all__ = ["PreTrainedRecommender", "PreTrainedRecommenderConfig"]
+__all__ = [
+    "PreTrainedLstm",
+    "PreTrainedLstmConfig",
+    "PreTrainedRecommender",
+    "PreTrainedRecommenderConfig",
+]
 
 
 class PreTrainedRecommenderConfig(PreTrainedConfig):
     """The shape of a recommender: the fields of `AttentionConfig`."""
 
-    model_type = KIND["model_type"]
+    model_type = AttentionRecommender.model_type
+    recommender: ClassVar[type[AttentionRecommender]] = AttentionRecommender
     max_length: int = AttentionConfig.max_length  # elsewhere an option of generation, and left out
 
     @property
     def shape(self) -> AttentionConfig:
         """The fields of `AttentionConfig`; defaults where the file has none."""
         stated = vars(self)
-        given = {f.name: stated[f.name] for f in fields(AttentionConfig) if f.name in stated}
-        return AttentionConfig(**given | {"own_items": tuple(given.get("own_items", ()))})
+        kind = self.recommender.shape
+        given = {f.name: stated[f.name] for f in fields(kind) if f.name in stated}
+        return kind(**given | {"own_items": tuple(given.get("own_items", ()))})
 
 
 class PreTrainedRecommender(PreTrainedModel):
@@ -55,7 +64,7 @@ class PreTrainedRecommender(PreTrainedModel):
         self, config: PreTrainedRecommenderConfig, recommender: AttentionRecommender | None = None
     ) -> None:
         super().__init__(config)
-        self.recommender = recommender or AttentionRecommender(config.shape)
+        self.recommender = recommender or config.recommender(config.shape)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # fewer ways to load
@@ -72,10 +81,10 @@ class PreTrainedRecommender(PreTrainedModel):
             dtype: of the weights; None keeps the file's.
 
         Raises:
-            As `AttentionRecommender.from_pretrained`.
+            As `shared.models.registry.load_recommender`.
         """
-        recommender = AttentionRecommender.from_pretrained(folder)
-        model = cls(PreTrainedRecommenderConfig(**asdict(recommender.config)), recommender)
+        recommender = load_recommender(folder)
+        model = cls(cls.config_class(**asdict(recommender.config)), recommender)
         model.train(mode=False)
         if dtype is not None:
             model.recommender.to(dtype)
@@ -84,7 +93,7 @@ class PreTrainedRecommender(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]  # fewer ways to save
         self, folder: str | os.PathLike[str]
     ) -> None:
-        """Write a folder that `AttentionRecommender.from_pretrained` reads, too.
+        """Write a folder that `load_recommender` reads, too.
 
         Raises:
             OSError: a file cannot be written.
@@ -107,5 +116,21 @@ class PreTrainedRecommender(PreTrainedModel):
         return CausalLMOutput(loss=loss, logits=logits)
 
 
+class PreTrainedLstmConfig(PreTrainedRecommenderConfig):
+    """The shape of a recommender of kind "lstm"."""
+
+    model_type = LstmRecommender.model_type
+    recommender = LstmRecommender
+    max_length: int = LstmConfig.max_length
+
+
+class PreTrainedLstm(PreTrainedRecommender):
+    """An `LstmRecommender` behind the interface of transformers."""
+
+    config_class = PreTrainedLstmConfig
+
+
 AutoConfig.register(PreTrainedRecommenderConfig.model_type, PreTrainedRecommenderConfig)
 AutoModel.register(PreTrainedRecommenderConfig, PreTrainedRecommender)
+AutoConfig.register(PreTrainedLstmConfig.model_type, PreTrainedLstmConfig)
+AutoModel.register(PreTrainedLstmConfig, PreTrainedLstm)

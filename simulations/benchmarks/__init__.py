@@ -18,6 +18,7 @@
 | batch        | `sotto-node recommend` for a million users, killed and started again         |
 | day/         | a day of a partner that serves: clicks, adaptations, a federated run, kills |
 | wellbeing/   | a simulated month of the wellbeing guard: hours of use, and NDCG            |
+| central      | what a kind of model reaches without privacy, all users in one place         |
 | memory       | the memory allocator                                                         |
 | hostile_search | searches for weights with which one user exceeds the clip norm             |
 """

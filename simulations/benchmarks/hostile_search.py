@@ -113,8 +113,12 @@ def excess(
     )
 
 
-def hostile_model(random: np.random.Generator, **shape: Any) -> AttentionRecommender:  # noqa: ANN401
-    """Return a recommender whose every trainable weight is one of `_values`."""
+def hostile_model(
+    random: np.random.Generator,
+    kind: type[AttentionRecommender] = AttentionRecommender,
+    **shape: Any,  # noqa: ANN401
+) -> AttentionRecommender:
+    """Return a recommender of a kind whose every trainable weight is one of `_values`."""
     fields: dict[str, Any] = {
         "items": ITEMS,
         "item_representation": str(random.choice(["ids", "features", "both"])),
@@ -129,7 +133,7 @@ def hostile_model(random: np.random.Generator, **shape: Any) -> AttentionRecomme
         "dropout": 0.0,
     }
     features = torch.from_numpy(random.standard_normal((ITEMS, 5))).float()
-    model = AttentionRecommender(AttentionConfig(**fields | shape), features)
+    model = kind(kind.shape(**fields | shape), features)
     with torch.no_grad():
         for weight in trainable(model).values():
             weight.copy_(_values(random, tuple(weight.shape)))

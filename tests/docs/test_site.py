@@ -24,6 +24,7 @@ EXAMPLES = {
     "fairness.md",
     "items.md",
     "lab.md",
+    "lstm.md",
     "node-reference.md",
     "over-use.md",
     "privacy.md",

@@ -26,6 +26,7 @@ from client.compute.trainer import LocalPlan, check_model, train
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.attention_config import AttentionConfig
+from shared.models.lstm import LstmRecommender
 from shared.privacy.clipping import clipping, factors
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
@@ -88,6 +89,16 @@ def test_an_attack_moves_a_sum_by_one_users_share_alone(
 def test_nor_does_it_where_gradients_are_summed_in_factors(name: str, user: list[int]) -> None:
     with no_matrix_formed():
         assert_bounded(excess(attack(name), OTHERS, user))
+
+
+@pytest.mark.parametrize("items", ["features", "ids"])
+def test_a_recurrence_with_candidate_wise_attention_is_bounded_as_well(items: str) -> None:
+    shape = {"item_representation": items, "tied": True, "item_bias": True, "recency": 0.75}
+    shape |= {"layers": 1, "heads": 1, "trained": "all"}
+    for seed in range(12):
+        model = hostile_model(np.random.default_rng(seed), LstmRecommender, **shape)
+        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, OTHERS, user))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.config import ModelKind
+from shared.config import ModelConfig, ModelKind, Trained
 from shared.models.attention import trainable
 from shared.models.frozen import fingerprint
 from shared.models.registry import (
@@ -24,6 +24,13 @@ from shared.models.registry import (
 )
 from tests.conftest import DESCRIBED, ITEMS, some_catalogue
 
+
+def of_kind(kind: ModelKind) -> ModelConfig:
+    """Settings of a kind; all but the first train every weight."""
+    trained = Trained.SCORES if kind is ModelKind.ATTENTION else Trained.ALL
+    return replace(DESCRIBED, kind=kind, trained=trained)
+
+
 RECOMMENDERS = [kind for kind in ModelKind if examples_of(kind) is Examples.HISTORIES]
 
 
@@ -35,7 +42,7 @@ def test_every_kind_has_its_line_and_its_own_name_in_files() -> None:
 @pytest.mark.parametrize("kind", RECOMMENDERS)
 def test_what_is_saved_is_loaded_as_the_same_kind(kind: ModelKind, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    made = build_recommender(replace(DESCRIBED, kind=kind), some_catalogue())
+    made = build_recommender(of_kind(kind), some_catalogue())
     for weight in trainable(made).values():
         torch.nn.init.normal_(weight, std=0.1)
     made.save_pretrained(tmp_path)
@@ -50,7 +57,7 @@ def test_what_is_saved_is_loaded_as_the_same_kind(kind: ModelKind, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", RECOMMENDERS)
 def test_sizes_and_frozen_weights_are_known_before_a_model_is_made(kind: ModelKind) -> None:
-    model = replace(DESCRIBED, kind=kind)
+    model = of_kind(kind)
     made, shape = build_recommender(model, some_catalogue()), shape_of_model(model, ITEMS)
     with torch.device("meta"):
         shapes = {name: weight.shape for name, weight in trainable(bare(model, ITEMS)).items()}
