@@ -68,7 +68,11 @@ def test_what_may_be_changed_is_what_the_fingerprint_leaves_out() -> None:
     free = {key for key in config.to_flat() if key not in config.identity}
     # Settings of secure aggregation belong to a run's identity only where privacy.trust says so.
     free -= {f"privacy.{name}" for name in ("trust", "colluding", "dropouts", "masking")}
-    # And those of groups and of logit adjustment only where they say something.
-    free -= {"groups.tables", "groups.share", "groups.weights", "training.debias"}
+    # And those of groups, logit adjustment and kinds of model only where they say something.
+    free -= {"groups.tables", "groups.share", "groups.weights", "groups.robust", "training.debias"}
+    free -= {key for key in free if key.startswith("over_use.")} | {
+        "model.kind",
+        "model.recurrent_size",
+    }
     told = TEXT.split("when a run is resumed: ")[1].split(" and paths")[0]
     assert set(re.findall(r"`([\w.]+)`", told)) == {k for k in free if not k.startswith("paths.")}

@@ -570,7 +570,7 @@ def test_a_node_joins_a_superlink_and_runs_the_vetted_bundle_alone(
         began = time.monotonic()
         node.terminate()
         assert node.wait(30) == 0, log.read_text()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
     until(lambda: not of_group(partner.site), seconds=5)
     assert "wrong" not in log.read_text()
     with lock_node(partner.site):
