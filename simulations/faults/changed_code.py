@@ -18,7 +18,7 @@ App = Callable[[Message, Context], Message]
 ANSWER_LINE = "            return app(message, context)\n"
 """The line of client/node/worker.py that answers a request."""
 FIRST_LINE = "from __future__ import annotations\n"
-LEASE_SECONDS = 20.0
+LEASE_SECONDS = 30.0
 """Longest time until the coordinator sees that a node of a copy with short leases is gone."""
 _SHORT_LEASES = f"""
 import flwr.common.constant
@@ -36,7 +36,7 @@ def change_packages(
         copy: the new folder; an older one is replaced.
         answer: called with the vetted app and what it would be called with. It lies in the package
             `simulations`, and may read files beside its module, which are then the copy's.
-        short_leases: whether a node that is killed counts as gone after 20 s at most, not 60 s.
+        short_leases: whether a node that is killed counts as gone after 30 s at most, not 60 s.
 
     Returns:
         The folder of the copy's `simulations.faults`.
