@@ -1,6 +1,6 @@
 """Lists of users whom the wellbeing guard protects: what each is chosen from, and those of a file.
 
-One function decides, whoever asks: `client.wellbeing.protection`. A service asks for one list after
+One function decides for both: `client.wellbeing.protection`. A service asks for one list after
 the other, each with the user's session (`client.serving.service.guarding`). A list in a file is
 shown at another time than it is made, so it is decided on as the first of a session, by the
 measures that do not depend on the time (`WellbeingConfig.for_files`).

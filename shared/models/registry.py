@@ -1,7 +1,7 @@
 """The kinds of model that a run may train: what each is, and where it is.
 
 A run's setting `model.kind` names one. The table `KINDS` says in which module the kind is, which is
-imported when it is needed; what the module gives is stated by `KindModule`. Whoever builds, loads
+imported when it is needed; what the module gives is stated by `KindModule`. Code that builds, loads
 or sizes a model does it here, and so works for a kind that is added.
 
 | a kind reads | its examples                                     | its model                     |

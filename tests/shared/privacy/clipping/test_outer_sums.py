@@ -105,7 +105,7 @@ def test_the_sum_with_a_user_is_the_sum_without_and_its_share_in_every_bit(
     alone = [points(users, slice(row, row + 1)) for row in range(6)]
     assert torch.equal(whole, torch.stack(alone).sum(0))
     assert torch.equal(whole, points(users, slice(4)) + points(users, slice(4, 6)))
-    # And a user's numbers are the same whoever is beside it.
+    # A user's numbers do not depend on the batch.
     outer = cancelling(seed, 6, places)
     single = Factored.of(Outer(outer.inputs[2:3], outer.gradients[2:3]))
     assert torch.equal(single.gradients[0], users.gradients[2])
