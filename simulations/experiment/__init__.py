@@ -17,9 +17,10 @@
 | kept_rankings    | baselines that do not depend on ε, computed once for many runs           |
 | cold             | items without any training event                                         |
 | evaluate         | rank the test items with every model                                     |
+| curves           | curves.json: what accuracy is given up for, at several strengths         |
 | fairness         | groups and rare items under logit adjustment, on a finished run          |
 | groups           | how well public groups are served, exactly and as it was released        |
-| trade_off        | what each order of lists costs, at several strengths, on a finished run  |
+| reranking        | what each order of lists costs, at several strengths, on a finished run  |
 | user_ranks       | evaluation.parquet: the rank of each user's test item                    |
 | result_json      | the fields of result.json, and their values; a new column goes here      |
 | accountants      | solve for noise, steps or ε, by several accountants                      |

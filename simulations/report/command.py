@@ -32,7 +32,7 @@ class ReportFiles:
     figures: tuple[Path, ...]
 
 
-def report_command(
+def report_command(  # noqa: PLR0913 each is an option
     path: Annotated[Path, typer.Argument(help="Folder of a run, an audit or a sweep.")],
     *,
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
@@ -42,6 +42,10 @@ def report_command(
     attack: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of an attack by crafted histories to add. Repeatable."),
+    ] = None,
+    curves: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that fairness or rerank wrote, to add. Repeatable."),
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for each figure as SVG and PNG.")
@@ -63,7 +67,12 @@ def report_command(
     sotto-lab report runs/demo --out demo.html --figures figures
     """
     written = report(
-        *(path, out), audits=audit or [], attacks=attack or [], figures=figures, detail=detail
+        *(path, out),
+        audits=audit or [],
+        attacks=attack or [],
+        curves=curves or [],
+        figures=figures,
+        detail=detail,
     )
     if as_json:
         write_json({"page": str(written.page), "figures": [str(file) for file in written.figures]})
@@ -78,6 +87,7 @@ def report(
     *,
     audits: list[Path],
     attacks: Sequence[Path] = (),
+    curves: Sequence[Path] = (),
     figures: Path | None = None,
     detail: str | None = None,
 ) -> ReportFiles:
@@ -88,13 +98,14 @@ def report(
         out: the page; an older one is replaced.
         audits: folders of further audits.
         attacks: folders of attacks by crafted histories.
+        curves: folders with a curves.json.
         figures: folder for SVG and PNG files; created if absent.
         detail: name of the sweep's run to show in detail.
 
     Raises:
         ReportError: a file cannot be read or written.
     """
-    page = page_of(path, audits, detail, attacks)
+    page = page_of(path, audits, detail, attacks=attacks, curves=curves)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_replacement(out) as temporary:

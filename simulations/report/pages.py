@@ -14,18 +14,25 @@ from simulations.experiment.result_json import FILE
 from simulations.report.page import Chapter, Page, commands_of, facts_of
 from simulations.report.reading.attacks import read_attacks
 from simulations.report.reading.audits import AUDIT, Audit, read_audit
+from simulations.report.reading.curves import read_curves
 from simulations.report.reading.runs import CONFIG, Run, read_run
 from simulations.report.reading.sweeps import SETTINGS, TABLE, Sweep, read_sweep
 from simulations.report.sections.attack import attack_sections
 from simulations.report.sections.privacy import audit_sections, budget_section
 from simulations.report.sections.recommendations import run_sections, sweep_sections
+from simulations.report.sections.trade_offs import trade_off_sections
 from simulations.report.text import claim, explanations
 
 __all__ = ["page_of"]
 
 
 def page_of(
-    path: Path, others: list[Path], detail: str | None, attacks: Sequence[Path] = ()
+    path: Path,
+    others: list[Path],
+    detail: str | None,
+    *,
+    attacks: Sequence[Path] = (),
+    curves: Sequence[Path] = (),
 ) -> Page:
     """Read a folder, and return its page.
 
@@ -34,16 +41,19 @@ def page_of(
         others: folders of further audits.
         detail: name of the sweep's run to show in detail.
         attacks: folders of attacks by crafted histories.
+        curves: folders with a curves.json.
 
     Raises:
         ReportError: a folder cannot be read, or `detail` does not fit.
     """
     audits = [read_audit(folder) for folder in others]
     page = _page(path, audits, detail)
-    manipulated = attack_sections([read_attacks(folder) for folder in attacks])
-    if not manipulated:
-        return page
-    return replace(page, chapters=(*page.chapters, Chapter("Manipulation", "", (*manipulated,))))
+    further = {
+        "What accuracy is given up for": trade_off_sections([read_curves(one) for one in curves]),
+        "Manipulation": attack_sections([read_attacks(folder) for folder in attacks]),
+    }
+    added = (Chapter(title, "", tuple(of)) for title, of in further.items() if of)
+    return replace(page, chapters=(*page.chapters, *added))
 
 
 def _page(path: Path, audits: list[Audit], detail: str | None) -> Page:

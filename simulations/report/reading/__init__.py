@@ -6,5 +6,6 @@
 | runs      | result.json, config.toml and evaluation.parquet of a run                        |
 | audits    | audit.json                                                                      |
 | attacks   | attack.json                                                                     |
+| curves    | curves.json                                                                     |
 | sweeps    | sweep.toml and sweep.parquet                                                    |
 """

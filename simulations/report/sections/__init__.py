@@ -5,5 +5,6 @@
 | section         | what a section consists of                                                |
 | privacy         | the spent budget, audits, membership inference                            |
 | attack          | crafted histories, and changes of single events                           |
+| trade_offs      | what accuracy is given up for: groups, rare items, other lists            |
 | recommendations | utility against ε, models, gains, groups of users, exposure               |
 """

@@ -13,13 +13,14 @@ import pytest
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ReportError
 from shared.sections import Value
 from simulations.commands.fairness import fairness_command
 from simulations.experiment.config import SimulationConfig, read_settings
-from simulations.experiment.fairness import fairness_trade_off
+from simulations.experiment.fairness import fairness_curves
 from simulations.experiment.prepare import prepare, reopen
 from simulations.experiment.simulate import simulate
+from simulations.report.command import report
 from tests.simulations.conftest import TINY_SETTINGS, USERS
 from tests.simulations.experiment.test_simulate import Silent
 
@@ -81,7 +82,8 @@ def test_the_measurement_is_one_release_within_the_runs_epsilon(folder: Path) ->
 
 
 def test_other_strengths_are_measured_without_training(folder: Path) -> None:
-    points = fairness_trade_off(reopen(folder, {}, []), [0.0, 0.5, 1.0])
+    curves = fairness_curves(reopen(folder, {}, []), [0.5, 1.0])
+    points = [curves.plain, *curves.curves[0].points]
     result = json.loads((folder / "result.json").read_text())
     assert points[1].ndcg == pytest.approx(result["evaluation"]["models"]["federated"]["ndcg@10"])
     gender = result["groups"]["exact"]["federated"][0]
@@ -90,16 +92,28 @@ def test_other_strengths_are_measured_without_training(folder: Path) -> None:
     assert points[0].exposure_rare != points[2].exposure_rare
 
 
-def test_the_command_draws_and_prints(
+def test_the_command_prints_and_writes_curves_that_a_report_draws(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "curves.svg"
-    fairness_command(folder, debias="0,0.5", plot=picture)
-    assert picture.stat().st_size > 1000
+    out = tmp_path / "curves"
+    fairness_command(folder, debias="0.5", beside=[folder], out=out)
     assert 'groups.weights = "gender=F|M: ' in capsys.readouterr().out
+    debiased, weighed = json.loads((out / "curves.json").read_text())["curves"]
+    assert (debiased["name"], weighed["name"]) == ("logit adjustment", "weights of groups")
+    page = tmp_path / "report.html"
+    report(folder, page, audits=[], curves=[out], figures=tmp_path)
+    assert (tmp_path / "fairness-1.svg").stat().st_size > 1000
+    html = page.read_text()
+    for point in (*debiased["points"], *weighed["points"]):
+        assert f"{point['ndcg@10']:.4f}" in html
+        assert point["setting"] in html
     for odd in ("0,2", "a"):
         with pytest.raises(ConfigError, match=f"--debias {odd}"):
             fairness_command(folder, debias=odd)
+    with pytest.raises(ConfigError, match="it is a run's folder"):
+        fairness_command(folder, out=folder)
+    with pytest.raises(ReportError, match=r"curves\.json cannot be read"):
+        report(folder, page, audits=[], curves=[folder])
 
 
 @pytest.mark.parametrize(

@@ -62,17 +62,18 @@ def test_what_items_lack_is_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_has_a_table_of_prices_and_a_picture(
+def test_a_finished_run_has_curves_of_prices(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = finished.parent / "curves.svg"
+    out = finished.parent / "curves"
     exposure = [Method.EXPOSURE]
-    rerank_command(finished, methods=exposure, strengths="0,0.5", plot=picture, as_json=True)
-    plain, same, exposed = json.loads(capsys.readouterr().out)
-    assert plain["rerank"] == "none"
-    assert plain | {"rerank": ""} == same | {"rerank": ""}
+    rerank_command(finished, methods=exposure, strengths="0,0.5", out=out, as_json=True)
+    curves = json.loads(capsys.readouterr().out)
+    assert curves == json.loads((out / "curves.json").read_text())
+    plain, [curve] = curves["plain"], curves["curves"]
+    same, exposed = curve["points"]
+    assert plain | {"setting": ""} == same | {"setting": ""}
     assert exposed["exposure_rare"] > plain["exposure_rare"]
-    assert picture.read_text().startswith("<?xml")
     with pytest.raises(ConfigError, match="--strengths much"):
         rerank_command(finished, strengths="much")
     with pytest.raises(ConfigError, match=r"rerank\.strength = 2"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from server.runs.recommender import build_recommender
 from server.state.checkpoint import Checkpoint
 from shared.evaluation.ranking import rank_users_by
 from shared.evaluation.reordering import Reordered
-from shared.rerank.price import Price, price_of
+from shared.rerank.price import price_of
 from shared.rerank.reranker import ItemTraits, Reranker
 from shared.rerank.settings import By, Method, RerankConfig
 from simulations.experiment.baselines import recommender
+from simulations.experiment.curves import Curve, CurvePoint, Curves
 from simulations.experiment.simulation import Simulation
 
-__all__ = ["WAYS", "Point", "trade_off"]
+__all__ = ["WAYS", "rerank_curves"]
 
 WAYS: tuple[RerankConfig, ...] = (
     RerankConfig(method=Method.CALIBRATED),
@@ -31,28 +32,15 @@ WAYS: tuple[RerankConfig, ...] = (
 """What is compared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One order of lists and its figures.
-
-    Attributes:
-        settings: by which lists were chosen; `none` for those of the highest scores.
-        price: the figures.
-    """
-
-    settings: RerankConfig
-    price: Price
-
-
 @torch.inference_mode()
-def trade_off(
+def rerank_curves(
     simulation: Simulation, settings: Sequence[RerankConfig], *, every: int = 1
-) -> list[Point]:
-    """Measure the federated model's lists in each order, and first as they are.
+) -> Curves:
+    """Measure the federated model's lists in each order, and as they are.
 
     Args:
         simulation: finished.
-        settings: the orders.
+        settings: the orders; those of one method stand together.
         every: only every so many-th test user is asked, >= 1.
 
     Raises:
@@ -80,7 +68,23 @@ def trade_off(
         window=simulation.config.model.max_length,
     )
     counts = np.bincount(asked.train.items, minlength=len(catalogue) + 1)[1:]
-    return [
-        Point(one, price_of(ranking, inputs, counts, catalogue.genres))
+    points = [
+        CurvePoint(
+            setting=f"{one.weight:g}",
+            hr=price.hr,
+            ndcg=price.ndcg,
+            coverage=price.coverage,
+            exposure_rare=price.exposure_rare,
+            calibration_error=price.calibration_error,
+            distance=price.distance,
+        )
         for one, ranking in zip(orders, rankings, strict=True)
+        for price in [price_of(ranking, inputs, counts, catalogue.genres)]
     ]
+    together = groupby(zip(settings, points[1:], strict=True), key=lambda pair: _way(pair[0]))
+    curves = [Curve(name=name, points=tuple(point for _, point in of)) for name, of in together]
+    return Curves.of("rerank", simulation, points[0], curves)
+
+
+def _way(settings: RerankConfig) -> str:
+    return str(settings).partition(", strength")[0]
