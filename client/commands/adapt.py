@@ -9,16 +9,19 @@ from typing import Annotated
 
 import typer
 from rich.text import Text
+from torch import Tensor
 
 from client.commands.options import JsonOption, SiteOption, open_ledger
 from client.commands.own_source import (
     DataOption,
     ItemColumnOption,
+    OwnSource,
     TimeColumnOption,
     UserColumnOption,
     find_source,
 )
 from client.home.adapt import FEWEST, Choice, build_home, choose, last_events
+from client.home.friends import FriendsChoice, fit_friends
 from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior
 from client.home.local_attention import LocalAttention, MeanLogits
 from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
@@ -27,6 +30,7 @@ from client.ledger.ledger import Ledger
 from client.serving.published import load_published, scorer_of
 from client.site.site import Site
 from shared.data.catalogue import Catalogue
+from shared.data.friends import read_friends
 from shared.errors import ConfigError
 from shared.privacy.accounting.accountant import epsilon as epsilon_of
 from shared.privacy.noise import RandomSource, SystemRandom
@@ -71,6 +75,14 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
             "take it where it is measurably better.",
         ),
     ] = False,
+    friends: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of who is whose friend (user, friend, kind, weight): taken where lists are "
+            "measurably better with what friends chose.",
+            show_default="the site's data.friends",
+        ),
+    ] = None,
     data: DataOption = None,
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
@@ -87,6 +99,8 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
             "--attention trains on exact data, which a private home model must not show: leave it "
             "out."
         )
+    if friends is not None and wanted:
+        raise ConfigError("--friends reads exact data, as --attention does: leave it out.")
     if terms is None and (epsilon is not None or delta is not None):
         raise ConfigError("--epsilon and --delta are for --private: add it, or leave them out.")
     file = source.home if out is None else out
@@ -115,11 +129,30 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
     caps = source.data.data.caps
     choice = choose(events, federated, items=items, window=window, attention=own, caps=caps)
     home = build_home(choice.chosen, histories, federated, items, own, caps)
+    of_friends = None
+    if (place := _friends_file(source, friends)) is not None:
+        messages.print("reading friends ...")
+        table = read_friends(place, frozenset(histories.users))
+        counted = build_home(choice.chosen, events.counted, federated, items, own, caps)
+
+        def states(rows: Tensor) -> Tensor:
+            return recommender.last_states(rows.to(recommender.device))
+
+        homes = counted, home
+        home, of_friends = fit_friends(events, homes, histories, table, states, window)
     _save(file, home, catalogue, None)
     if as_json:
-        write_json(asdict(choice) | {"file": str(file)})
+        more = {} if of_friends is None else {"friends": asdict(of_friends)}
+        write_json(asdict(choice) | more | {"file": str(file)})
     else:
-        _print(choice, file)
+        _print(choice, of_friends, file)
+
+
+def _friends_file(source: OwnSource, named: Path | None) -> Path | None:
+    """Return the table of friends: the one that is named, or that of the data."""
+    if named is not None:
+        return named
+    return source.folder / source.data.data.friends if source.data.data.friends else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +232,7 @@ def _save(file: Path, home: HomeModel, catalogue: Catalogue, guarantee: Guarante
             shift=None if of_model is None else of_model.shift,
             attention=own.model if isinstance(own, LocalAttention) else None,
             mean=mean,
+            friends=home.friends,
         )
     except OSError as error:
         raise ConfigError(
@@ -225,7 +259,7 @@ def _print_private(terms: _Terms, file: Path) -> None:
     output.print(f"Written to {file}: noised counts alone. Nothing was sent.", soft_wrap=True)
 
 
-def _print(choice: Choice, file: Path) -> None:
+def _print(choice: Choice, friends: FriendsChoice | None, file: Path) -> None:
     if choice.ndcg is None:
         output.print(
             f"{choice.users} of your users have two events or more; from {FEWEST} on, numbers are "
@@ -241,10 +275,11 @@ def _print(choice: Choice, file: Path) -> None:
             ),
             ("your own data alone", choice.ndcg_home),
             ("adapted", choice.ndcg),
+            *([] if friends is None else [("adapted, with friends", friends.ndcg)]),
         ]
         table = table_of("model", "NDCG@10")
         for name, value in rows:
-            table.add_row(name, f"{value:.4f}")
+            table.add_row(name, "-" if value is None else f"{value:.4f}")
         output.print(table)
         output.print(f"On the last events of {choice.users:,} users, which also chose the numbers.")
         output.print(Text(f"Chosen: {choice.chosen.describe()}."), soft_wrap=True)
@@ -254,6 +289,14 @@ def _print(choice: Choice, file: Path) -> None:
                 "or two of one core.",
                 soft_wrap=True,
             )
+    if friends is not None:
+        output.print(
+            f"{friends.users:,} users have a friend; {friends.describe()}. What a user is shown "
+            "may tell what a friend chose."
+            if friends.alpha
+            else f"{friends.users:,} users have a friend; {friends.describe()}.",
+            soft_wrap=True,
+        )
     output.print(
         f"Written to {file}: exact counts of your data. Nothing was sent, and nothing was charged. "
         "It protects your users from nobody who reads it: keep it as you keep the data.",

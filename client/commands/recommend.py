@@ -325,6 +325,8 @@ def _because(one: Recommended) -> str | None:
 def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
     more: tuple[str, ...] = ("because", "home", "popularity", "federation") if explain else ()
     reasons = [one.explanation for one in listed if one.explanation is not None]
+    social = any(reason.friends for reason in reasons)
+    more += ("friends",) if social else ()
     by_item = attends_by_item(reasons)
     more += ("attends to",) if by_item else ()
     moved = any(one.before is not None for one in listed)
@@ -335,7 +337,8 @@ def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
             cells.insert(1, str(one.before or "later"))
         if one.explanation is not None:
             reason = one.explanation
-            parts = (reason.home, reason.popularity, reason.federated)
+            parts = [reason.home, reason.popularity, reason.federated]
+            parts += [reason.friends] if social else []
             cells.append(reason.sentence)
             cells += [f"{part / reason.score:.0%}" for part in parts]
             if by_item:

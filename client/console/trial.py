@@ -209,6 +209,7 @@ def try_it(table: Table, question: Question) -> Trial:
             categories=frozenset({question.category} if question.category else ()),
         ),
         explain=True,
+        user=question.user,
     )
     reasons = [one.explanation for one in listed if one.explanation is not None]
     attention = mean_attention(reasons)

@@ -47,6 +47,7 @@ class DataConfig:
         endpoint: address of an object store other than Amazon's: `https://host:port`.
         users: file of the users' public groups, a row a user, under the same column of ids; "" has
             none. `policy.group_columns` says which of its columns may be used.
+        friends: file of who is whose friend, for home models (`shared.data.friends`); "" has none.
         max_per_minute: most events of a user in 60 seconds; later ones are dropped; 0: no limit.
         max_per_day: most in 24 hours; likewise.
         repeat_seconds: seconds within which the same item of a user counts once; without times, in
@@ -68,6 +69,7 @@ class DataConfig:
     credentials: str = ""
     endpoint: str = ""
     users: str = ""
+    friends: str = ""
     max_per_minute: NonNegativeInt = LIMITS.per_minute
     max_per_day: NonNegativeInt = LIMITS.per_day
     repeat_seconds: NonNegativeInt = LIMITS.repeat_seconds

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from torch import Tensor
 
+from client.home.friends_part import FriendsPart
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer
 from shared.models.counts import add_sparse
@@ -124,22 +125,37 @@ class HomeModel:
         transitions: the organisation's own.
         prior: scores int64 [B, T] as probabilities [B, V], each row's sum 1.
         strength: μ, transitions that the prior is worth; > 0, and infinite for the prior alone.
+        friends: what users' friends chose, which counts where the user is named; None for none.
     """
 
     transitions: TransitionCounts
     prior: Scorer
     strength: float
+    friends: FriendsPart | None = None
 
     def __call__(self, histories: Tensor, /) -> Tensor:
         """Score int64 [B, T], right-padded with 0, as float32 [B, V]."""
         return self.blend(histories, self.prior(histories).float())
 
-    def after(self, history: NDArray[np.int64]) -> CountShares:
+    def after(self, history: NDArray[np.int64], user: str = "") -> CountShares:
         """Return the parts of `blend` for one history, without a number for every item.
 
         Args:
             history: internal ids, int64 [events], oldest first; may be empty.
+            user: whose friends count, in canonical form; "" for nobody's.
         """
+        counts = self._after(history)
+        found = None if self.friends is None else self.friends.shares(user)
+        if self.friends is None or found is None:
+            return counts
+        alpha, columns = self.friends.alpha, np.union1d(counts.columns, found[0])
+        values = np.zeros(len(columns))
+        values[np.searchsorted(columns, counts.columns)] = alpha / counts.total * counts.values
+        values[np.searchsorted(columns, found[0])] += (1 - alpha) * found[1]
+        prior = alpha * counts.prior / counts.total
+        return CountShares(columns, values.astype(np.float32), prior, float(values.sum()) + prior)
+
+    def _after(self, history: NDArray[np.int64]) -> CountShares:
         nothing = CountShares(np.zeros(0, np.int64), np.zeros(0, np.float32), 1.0, 1.0)
         counts, memory = self.transitions.counts, self.transitions.memory
         last = history[-memory.events :][::-1]

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from client.home.friends_part import FriendsPart
 from client.home.home_model import (
     FixedPrior,
     HomeModel,
@@ -30,6 +31,8 @@ from client.home.home_model import (
 )
 from client.home.local_attention import LocalAttention
 from client.home.private import Guarantee
+from shared.data.friends import FriendTable
+from shared.data.histories import Histories
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
 from shared.models.attention import AttentionRecommender
@@ -44,6 +47,8 @@ HOME_FILE = "home.safetensors"
 _FORM = "sotto-home-1"
 _ATTENTION = "attention."
 """Begins the names of the own attention model's weights."""
+_FRIENDS = "friends."
+"""Begins the names of what is known of friends."""
 _REMEDY = "Make it anew: sotto-node adapt."
 
 
@@ -58,6 +63,7 @@ def save_home(  # noqa: PLR0913 what the file holds
     shift: Tensor | None = None,
     attention: AttentionRecommender | None = None,
     mean: bool = False,
+    friends: FriendsPart | None = None,
 ) -> None:
     """Write a home model, durably and readable by the owner alone.
 
@@ -72,6 +78,7 @@ def save_home(  # noqa: PLR0913 what the file holds
         shift: of the federated model's logits, [V]; None for none.
         attention: of the own data, where it is the prior.
         mean: whether it is so together with the federated model.
+        friends: what users' friends chose; None for none.
 
     Raises:
         OSError: it cannot be written.
@@ -101,6 +108,9 @@ def save_home(  # noqa: PLR0913 what the file holds
             f"{_ATTENTION}{name}": value.cpu().numpy()
             for name, value in attention.state_dict().items()
         }
+    if friends is not None:
+        about["friends"] = json.dumps({"alpha": friends.alpha, "beta": friends.beta})
+        arrays |= {f"{_FRIENDS}{name}": value for name, value in _of_friends(friends).items()}
     if guarantee is not None:
         about |= {"epsilon": repr(guarantee.epsilon), "delta": repr(guarantee.delta)}
     write_atomically(file, save(arrays, metadata=about), mode=PRIVATE)
@@ -132,7 +142,45 @@ def load_home(file: Path, federated: Scorer, catalogue: str, *, private: bool = 
         TransitionCounts(memory, counts, np.asarray(counts.sum(1, dtype=np.float64)).ravel()),
         _prior(file, about, arrays, federated),
         math.inf if strength is None else float(strength),
+        _friends(file, about, arrays),
     )
+
+
+def _of_friends(friends: FriendsPart) -> dict[str, NDArray[Any]]:
+    table = friends.table
+    names = "\n".join(table.users).encode()  # no canonical id holds a line's end
+    return {
+        "users": np.frombuffer(names, np.uint8),
+        "offsets": table.offsets,
+        "friends": table.friends,
+        "weights": table.weights,
+        "attention": friends.attention,
+        "items": friends.items.items,
+        "item_offsets": friends.items.offsets,
+    }
+
+
+def _friends(
+    file: Path, about: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]
+) -> FriendsPart | None:
+    if "friends" not in about:
+        return None
+    try:
+        of = {
+            name.removeprefix(_FRIENDS): value
+            for name, value in arrays.items()
+            if name.startswith(_FRIENDS)
+        }
+        users = tuple(of["users"].tobytes().decode().split("\n"))
+        table = FriendTable(users, of["offsets"], of["friends"], of["weights"])
+        items = Histories(users, of["items"], of["item_offsets"])
+        numbers = json.loads(about["friends"])
+        alpha, beta = float(numbers["alpha"]), float(numbers["beta"])
+        return FriendsPart(table, of["attention"], items, alpha, beta)
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"what it says of friends is damaged ({error})", file=file, remedy=_REMEDY
+        ) from error
 
 
 def _prior(

@@ -268,8 +268,8 @@ def _table(batch: Batch, users: Histories, lists: Lists, said: Sequence[str]) ->
         columns["because"] = pa.array(
             [
                 reason.sentence
-                for history, own in zip(users, ids, strict=True)
-                for reason in batch.recommender.explain(history.tolist(), own[own > 0])
+                for user, history, own in zip(users.users, users, ids, strict=True)
+                for reason in batch.recommender.explain(history.tolist(), own[own > 0], user=user)
             ],
             pa.string(),
         )

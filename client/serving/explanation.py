@@ -15,7 +15,8 @@ score falls if the event is removed. Differences of several events need not add 
 
 where w is the weight of the prior in the blend. `federated` is negative where the federated model
 finds the item less likely after this history than without one, and 0 where the prior is own
-popularity.
+popularity. With friends (`client.home.friends`) these three are times α, and a fourth part,
+`friends`, is what the user's friends add.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Explanation:
         popularity: the part that a user without history would get, >= 0.
         federated: the part that the federated model adds for this history.
         verb: what users do with items, in the past tense.
+        friends: the part of the user's friends, >= 0.
     """
 
     events: tuple[PastEvent, ...]
@@ -77,11 +79,12 @@ class Explanation:
     popularity: float
     federated: float
     verb: str = CHOSE
+    friends: float = 0.0
 
     @property
     def score(self) -> float:
-        """The sum of the three parts."""
-        return self.home + self.popularity + self.federated
+        """The sum of the parts."""
+        return self.home + self.popularity + self.federated + self.friends
 
     @property
     def named(self) -> tuple[PastEvent, ...]:
@@ -107,7 +110,12 @@ class Explanation:
 
     @property
     def sentence(self) -> str:
-        """The reason in words, such as "because you watched A and B"."""
+        """The reason in words, such as "because you watched A and B".
+
+        It names no friend.
+        """
+        if self.friends > self.score / 2:
+            return f"because your friends {self.verb} it"
         if self.named:
             return f"because you {self.verb} {' and '.join(event.name for event in self.named)}"
         if not self.events or self.popularity >= self.score / 2:

@@ -254,6 +254,7 @@ class Recommender:
         explain: bool = False,
         skip_unknown: bool = False,
         rerank: Rerank = None,
+        user: str = "",
     ) -> list[Recommended]:
         """Return the k items that are most likely next, best first.
 
@@ -264,6 +265,7 @@ class Recommender:
             explain: add the reasons to each item, which takes about one more scoring an event.
             skip_unknown: leave out items of the history that the catalogue does not have.
             rerank: another order of what is shown, as "calibrated" or its settings.
+            user: whose history it is, for the friends that the home model knows; "" for nobody's.
 
         Raises:
             UnknownItemError: the history or the filters name an item that is not there.
@@ -271,11 +273,12 @@ class Recommender:
             ConfigError: `rerank` does not fit the catalogue.
         """
         places, numbers = self._find(history, "the history", skip_unknown=skip_unknown)
-        lists = self.rank_many(Histories.from_lists([numbers]), k, filters=filters, rerank=rerank)
+        given = Histories.from_lists([numbers], [canonical_id(user)])
+        lists = self.rank_many(given, k, filters=filters, rerank=rerank)
         items = lists.ids[0][lists.ids[0] > 0]
         reasons: Sequence[Explanation | None] = [None] * len(items)
         if explain and len(items):
-            reasons = self.explain(numbers, items, places)
+            reasons = self.explain(numbers, items, places, canonical_id(user))
         before = None if lists.before is None else lists.before[0]
         return self._listed(items, lists.scores[0], reasons, before)
 
@@ -306,7 +309,8 @@ class Recommender:
         rest = iter(histories)
         while part := list(islice(rest, _MOST_ROWS)):
             found = [self._find(one, "the history", skip_unknown=skip_unknown)[1] for one in part]
-            lists = self.rank_many(Histories.from_lists(found), k, filters=filters, rerank=rerank)
+            given = Histories.from_lists(found, [""] * len(found))
+            lists = self.rank_many(given, k, filters=filters, rerank=rerank)
             for row, ids in enumerate(lists.ids):
                 before = None if lists.before is None else lists.before[row]
                 yield self._listed(ids[ids > 0], lists.scores[row], [None] * k, before)
@@ -332,7 +336,7 @@ class Recommender:
 
         Args:
             histories: internal ids of N users; all events of a user are seen, and its last ones
-                are read.
+                are read. Friends of the users that it names count, where the home model has them.
             k: length of a list, in 1..V.
             filters: which items may be recommended.
             rerank: another order of what is shown.
@@ -434,6 +438,7 @@ class Recommender:
         history: Sequence[int],
         items: npt.ArrayLike,
         places: Sequence[int] | None = None,
+        user: str = "",
     ) -> list[Explanation]:
         """Return why items have their scores after a history.
 
@@ -441,14 +446,16 @@ class Recommender:
             history: internal ids, oldest first.
             items: internal ids of K items.
             places: each event's position in the history that was given; counted from 0 by default.
+            user: whose friends count, in canonical form; "" for nobody's.
         """
         columns = torch.from_numpy(np.asarray(items, np.int64) - 1)  # [K]
         read = max(0, len(history) - self._window)  # the first event that is read
         positions = range(len(history)) if places is None else places
+        of_friends, rest = self._of_friends(user, columns)
         with torch.inference_mode():
-            parts = self._parts(history, columns)
+            parts = [rest * part for part in self._parts(history, columns)]
             total = sum(parts)
-            without = self._without_each(history, read, columns)  # [events, K]
+            without = rest * self._without_each(history, read, columns)  # [events, K]
             differences = (total - without).tolist()
             attention = self._attended(history, columns + 1)
         reasons = []
@@ -464,8 +471,19 @@ class Recommender:
                 for number, item in enumerate(history[read:])
             )
             shares = float(home), float(popularity), float(federated)
-            reasons.append(Explanation(events, *shares, verb=self.verb))
+            friends = of_friends[column]
+            reasons.append(Explanation(events, *shares, verb=self.verb, friends=friends))
         return reasons
+
+    def _of_friends(self, user: str, columns: Tensor) -> tuple[list[float], float]:
+        """Return the part of a user's friends in K items, and the weight of all else."""
+        friends = None if self.home is None else self.home.friends
+        found = None if friends is None else friends.shares(user)
+        if friends is None or found is None:
+            return [0.0] * len(columns), 1.0
+        share = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
+        parts = [(1 - friends.alpha) * share.get(column, 0.0) for column in columns.tolist()]
+        return parts, friends.alpha
 
     def check(self, k: int, filters: Filters = _NO_FILTERS) -> Mask | None:
         """Refuse a length or filters that cannot be; return which items the filters leave out.
@@ -554,13 +572,15 @@ class Recommender:
         ids = np.zeros((len(part), k), np.int64)
         chances = np.zeros((len(part), k), np.float32)
         nothing = np.zeros(0, np.int64)
-        for place, (history, scores) in enumerate(zip(part, self._search(rows), strict=True)):
+        for place, (user, history, scores) in enumerate(
+            zip(part.users, part, self._search(rows), strict=True)
+        ):
             columns, best = best_items(
                 scores,
                 k,
                 mask=hidden,
                 seen=nothing if seen is None else history - 1,
-                counts=None if self.home is None else self.home.after(history),
+                counts=None if self.home is None else self.home.after(history, user),
             )
             ids[place, : len(columns)], chances[place, : len(best)] = columns + 1, best
         return ids, chances

@@ -74,6 +74,9 @@ KEYS = (
     ),
     Key("data.users", 'file of the users\' public groups; "" has none', "", "users.parquet"),
     Key(
+        "data.friends", 'file of who is whose friend, read at home; "" has none', "", "friends.csv"
+    ),
+    Key(
         "data.max_per_minute",
         "most events of a user in a minute, later ones are dropped; 0: no limit",
         500,

@@ -11,6 +11,7 @@ event_limits    how fast a user's events count; repeats
 summary         what reading found: dropped and merged rows, ties, doubts
 histories       the histories themselves
 splits          events held out for validation and test: leave-one-out, and by time
+friends         who is whose friend, for what a partner does at home
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features were computed
 model_folder    the files of a saved model: its shape, and its weights by name

@@ -19,6 +19,8 @@
 | day/         | a day of a partner that serves: clicks, adaptations, a federated run, kills |
 | wellbeing/   | a simulated month of the wellbeing guard: hours of use, and NDCG            |
 | central      | what a kind of model reaches without privacy, all users in one place         |
+| friends      | what friends bring at home, with real friends and shuffled ones              |
+| linked_users | what learning the weights of friends costs where one user enters others' losses |
 | memory       | the memory allocator                                                         |
 | hostile_search | searches for weights with which one user exceeds the clip norm             |
 """

@@ -32,6 +32,7 @@ EXAMPLES = {
     "run.md",
     "secure-aggregation.md",
     "serve.md",
+    "social.md",
     "utility.md",
     "wellbeing.md",
 }

@@ -215,7 +215,9 @@ class Operations:
     ) -> None:
         """Answer questions with the same k and filters in one pass."""
         first = questions[0]
-        histories = Histories.from_lists([question.numbers for question in questions])
+        histories = Histories.from_lists(
+            [question.numbers for question in questions], [question.user for question in questions]
+        )
         try:
             lists = loaded.recommender.rank_many(
                 histories, first.k, filters=first.filters, rerank=loaded.rerank
@@ -263,7 +265,7 @@ class Operations:
                 score=score,
             )
         if question.explain and numbers:
-            reasons = loaded.recommender.explain(question.numbers, ids)
+            reasons = loaded.recommender.explain(question.numbers, ids, user=question.user)
             for item, reason in zip(response.items, reasons, strict=True):
                 item.explanation.CopyFrom(_explanation(reason))
             if listed.ranks is not None:

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from client.home.home_model import Memory, TransitionCounts
-from client.home.store import save_home
+from client.home.store import load_home, save_home
+from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.models.attention import build
 from tests.conftest import ITEMS, MODEL, some_catalogue, some_histories
@@ -208,3 +211,43 @@ def test_lists_are_in_the_order_that_is_asked_for_or_that_of_the_site(
     ):
         assert sotto_node(*history, *words) == 2
         assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_users_of_a_site_with_friends_get_what_friends_chose(
+    sites: Sites, published: Path, tmp_path: Path, sotto_node: Command, capsys: Capture
+) -> None:
+    """Users in pairs who chose the same; the published model knows nothing."""
+    site = sites.make("alpha", {"data.friends": "friends.csv"}, users=60)
+    draw = np.random.default_rng(0)
+    pairs = [draw.permutation(ITEMS)[:6] + 1 for _ in range(40)]
+    rows = [draw.permutation(pair).tolist() for pair in pairs for _ in range(2)]
+    data = Histories.from_lists(rows, [f"u{number}" for number in range(80)])
+    write_interactions(data, sites.catalogue, site / "interactions.parquet")
+    lines = [f"u{2 * pair},u{2 * pair + 1}" for pair in range(40)]
+    adapt, out = ("adapt", published, "--site", site), tmp_path / "lists.parquet"
+    (site / "friends.csv").write_text("\n".join(["user,friend", *lines, "u0,u99"]))
+    assert sotto_node(*adapt) == 2
+    assert "row 41, field 'friend', value 'u99'" in capsys.readouterr().err
+    assert not (site / "home.safetensors").exists()
+    (site / "friends.csv").write_text("\n".join(["user,friend", *lines[1:]]))
+    assert sotto_node(*adapt, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["friends"]["ndcg"] > answer["friends"]["ndcg_without"] == answer["ndcg"]
+    assert answer["friends"]["users"] == 78
+    asked = ("recommend", "--model", published, "--users", "all", "--site", site, "--out", out)
+    assert sotto_node(*asked, "--include-seen", "--explain", "--k", 6) == 0
+    found = lists(out)
+    of_friends = [
+        len(set(found[f"u{user}"]) & {f"i{j}" for j in rows[user ^ 1]}) for user in range(80)
+    ]
+    assert np.mean(of_friends[2:]) > np.mean(of_friends[:2])
+    assert sotto_node("adapt", published, "--site", site) == 0
+    assert "What a user is shown may tell what a friend chose" in capsys.readouterr().out
+    private = ("--private", "--epsilon", 1)
+    with (site / "site.toml").open("a") as settings:
+        settings.write("\n[home]\nmax_epsilon = 1.0\n")
+    assert sotto_node(*adapt, *private, "--friends", site / "friends.csv") == 2
+    assert "exact data" in capsys.readouterr().err
+    assert sotto_node(*adapt, *private) == 0
+    file = site / "home.safetensors"
+    assert load_home(file, torch.Tensor.float, sites.catalogue.fingerprint).friends is None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import client.serving.recommender as module
+from client.home.friends_part import FriendsPart
 from client.home.home_model import (
     FixedPrior,
     HomeModel,
@@ -24,6 +25,7 @@ from client.home.home_model import (
 from client.home.store import save_home
 from client.serving.recommender import Filters, Recommender
 from shared.data.catalogue import Catalogue
+from shared.data.friends import FriendTable
 from shared.data.histories import Histories
 from shared.errors import DataError, RequestError, UnknownItemError
 from shared.evaluation.ranking import Scorer
@@ -305,3 +307,34 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         (tmp_path / "model" / "config.json").write_text(text)
         with pytest.raises(DataError):
             Recommender.load(tmp_path)
+
+
+def test_friends_of_the_user_that_is_named_count() -> None:
+    """The score of each item is α of the one without friends, and what friends chose."""
+    own = Histories.from_lists([[1, 2], [7, 8], [8, 9, 10]], ["u", "v", "w"])
+    table = FriendTable.from_edges({("u", "v"): 1.0, ("u", "w"): 3.0})
+    friends = FriendsPart(table, np.array([0.25, 0.75], np.float32), own, 0.6, 0.0)
+    plain = made("counts")
+    assert plain.home is not None
+    social = plain.with_home(replace(plain.home, friends=friends))
+    chances = 0.6 * distribution(plain, [1, 2])
+    chances[[6, 7]] += 0.4 * 0.25 / 2
+    chances[[7, 8, 9]] += 0.4 * 0.75 / 3
+    order = [int(j) + 1 for j in chances.argsort(descending=True, stable=True) if j not in (0, 1)]
+    listed = social.recommend(ids(1, 2), 8, explain=True, user=" u")
+    assert [one.item for one in listed] == ids(*order[:8])
+    for one in listed:
+        assert one.score == pytest.approx(float(chances[int(one.item[1:]) - 1]), rel=1e-5)
+        assert one.explanation is not None
+        assert one.explanation.score == pytest.approx(one.score, rel=1e-5)
+    best = listed[0].explanation
+    assert best is not None
+    assert best.friends > best.score / 2
+    assert best.sentence == "because your friends watched it"
+    given = Histories.from_lists([[1, 2], [1, 2]], ["u", "v"])
+    lists = social.rank_many(given, 8)
+    assert lists.ids[0].tolist() == order[:8]
+    alone = [one.item for one in plain.recommend(ids(1, 2), 8)]
+    assert ids(*lists.ids[1].tolist()) == alone
+    assert [one.item for one in social.recommend(ids(1, 2), 8)] == alone
+    assert [one.item for one in next(iter(social.recommend_each([ids(1, 2)], 8)))] == alone

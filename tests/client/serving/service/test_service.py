@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from client.home.friends_part import FriendsPart
+from client.home.home_model import Memory, TransitionCounts
+from client.home.store import save_home
 from client.serving import item_index
 from client.serving.recommender import Filters, Recommender
 from client.serving.service import recommender_pb2 as pb
@@ -28,6 +32,7 @@ from client.serving.service.clients import add_client
 from client.serving.service.serve import Service
 from client.serving.service.status import Code
 from client.site.site import Site
+from shared.data.friends import FriendTable
 from shared.errors import ConfigError, SiteError
 from shared.models.attention import build
 from tests.client.authority import Authority
@@ -573,3 +578,24 @@ def test_lists_are_reranked_where_the_site_says_so(home: Sites) -> None:
     site = home.make("unfit", {"rerank.method": "calibrated"}, users=20)  # no item has a genre
     with pytest.raises(ConfigError, match="no item of the catalogue has a genre"):
         Service(Site.load(site), folder)
+
+
+def test_friends_of_a_named_user_count(home: Sites) -> None:
+    folder, site = publish(home, home.folder / "published"), home.make("befriended", users=20)
+    own = Site.load(site).load_histories(home.catalogue, 50, min_events=1)
+    table = FriendTable.from_edges({(own.users[3], own.users[4]): 1.0})
+    friends = FriendsPart(table, np.ones(1, np.float32), own.select([3, 4]), 0.1, 0.0)
+    counts = TransitionCounts.of(own, len(home.catalogue), Memory(1, 1.0))
+    fingerprint = home.catalogue.fingerprint
+    save_home(site / "home.safetensors", counts, 8.0, None, fingerprint, friends=friends)
+    model = Recommender.load(folder, site / "home.safetensors")
+    items = [home.catalogue.item_ids[number - 1] for number in own[3]]
+    with running(site, folder) as service:
+        named = service.ask(user=own.users[3], k=3, explain=True)
+        nobody = service.ask(history={"items": items}, k=3)
+    expected = model.recommend(items, 3, user=own.users[3], explain=True)
+    assert [item.item for item in named.items] == [one.item for one in expected]
+    assert named.items[0].explanation.sentence == "because your friends chose it"
+    alone = model.recommend(items, 3)
+    assert [item.item for item in nobody.items] == [one.item for one in alone]
+    assert [one.score for one in alone] != [one.score for one in expected]
