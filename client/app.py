@@ -22,9 +22,11 @@ from torch import nn
 
 from client import logs
 from client.compute import evaluation, over_use, trainer
+from client.compute.batches import Beside
 from client.compute.evaluation import EvaluationPlan, evaluate, evaluation_points
 from client.compute.groups import user_counts
 from client.compute.memory import keep_freed_memory
+from client.compute.queries import AskedBeside
 from client.compute.statistics import noised_statistic, statistic_points
 from client.compute.trainer import LocalPlan, gradient_points, train
 from client.guard import Computation, Guard, Masking, PointsComputation
@@ -39,7 +41,7 @@ from client.site.policy import Ask
 from client.site.simulated import simulated_node
 from client.site.site import Site
 from client.site.user_count import keep_user_count
-from shared.config import LocalTraining
+from shared.config import LocalTraining, ModelKind
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ClippingError, ConfigError, Refused, WireError
@@ -74,6 +76,7 @@ from shared.messages import (
 )
 from shared.models.attention import AttentionRecommender, item_descriptors, trainable
 from shared.models.frozen import fingerprint
+from shared.models.query_text import index_of
 from shared.models.registry import build_recommender
 from shared.outcomes import Refusal
 from shared.over_use.examples import Examples as OverUseExamples
@@ -296,8 +299,11 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         watched, examples, own_plan = _over_use(request, request.task, site, catalogue)
         return lambda: over_use.train(watched, examples, own_plan, site.random(request.round))
     model, histories, plan = _training(request, site, catalogue)
-    counts = _counts(site, request, histories)
-    return lambda: train(model, histories, plan, site.random(request.round), counts)
+    counts, beside = (
+        _counts(site, request, histories),
+        _beside(request, site, catalogue, histories),
+    )
+    return lambda: train(model, histories, plan, site.random(request.round), counts, beside)
 
 
 def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> Computation:
@@ -321,8 +327,12 @@ def _prepare_points(request: Request, site: Site, catalogue: Catalogue) -> Point
         return lambda: over_use.gradient_points(watched, examples, terms, noise)
     if isinstance(request, TrainRequest):
         model, histories, plan = _training(request, site, catalogue)
-        own = _counts(site, request, histories)
-        return lambda: gradient_points(model, histories, plan, site.random(request.round), own)
+        own, beside = (
+            _counts(site, request, histories),
+            _beside(request, site, catalogue, histories),
+        )
+        chance = site.random(request.round)
+        return lambda: gradient_points(model, histories, plan, chance, own, beside)
     if isinstance(request, EvaluateRequest):
         ranker, whole, measured = _evaluation(request, site, catalogue)
         random, columns = site.random(request.round, _EVALUATION), _columns(site, request)
@@ -341,6 +351,16 @@ def _training(
     with _refused_as_policy():
         trainer.check_model(model, plan)
     return model, _histories(site, catalogue), plan
+
+
+def _beside(
+    request: TrainRequest, site: Site, catalogue: Catalogue, histories: Histories
+) -> Beside | None:
+    """Return what the kind of model reads of users beside their histories; None for nothing."""
+    if request.model.kind is not ModelKind.QUERY or not site.data.queries:
+        return None
+    queries = site.load_queries(histories, catalogue, strict=False)
+    return AskedBeside(histories, queries, index_of(catalogue))
 
 
 def _plan(request: TrainRequest, site: Site) -> LocalPlan:

@@ -63,6 +63,7 @@ class ModelKind(StrEnum):
 
     ATTENTION = "attention"
     LSTM = "lstm"
+    QUERY = "query"
     OVER_USE = "over-use"
     """No recommender: the risk of over-use, from when users were active (`shared.over_use`)."""
 
@@ -160,7 +161,7 @@ class ModelConfig:
     """The recommender's shape.
 
     Attributes:
-        kind: which model of the family: "attention" or "lstm".
+        kind: which model of the family: "attention", "lstm" or "query".
         items: "ids" (learned), "features" (public, frozen) or "both".
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
@@ -174,6 +175,7 @@ class ModelConfig:
         max_length: last events of a history that are read, >= 1.
         dropout: in [0, 1).
         recurrent_size: width of the recurrence of kind "lstm", >= 1.
+        query_size: width of the two towers of kind "query", >= 1.
         trained: "scores" trains how states score features, and offsets; "all" every weight.
     """
 
@@ -190,6 +192,7 @@ class ModelConfig:
     max_length: PositiveInt = 50
     dropout: ShareBelowOne = 0.0
     recurrent_size: PositiveInt = 32
+    query_size: PositiveInt = 32
     trained: Choice[Trained] = Trained.SCORES
 
     def __post_init__(self) -> None:
@@ -577,6 +580,8 @@ class RunConfig:
             free += ("model.kind",)
         if self.model.kind is not ModelKind.LSTM:
             free += ("model.recurrent_size",)
+        if self.model.kind is not ModelKind.QUERY:
+            free += ("model.query_size",)
         if self.model.kind is not ModelKind.OVER_USE:  # says nothing of them
             free += ("over_use.",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}

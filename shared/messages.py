@@ -141,6 +141,7 @@ _LEFT_OUT: dict[str, Value] = {
     "reweighings": 0,
     "model.kind": str(ModelKind.ATTENTION),
     "model.recurrent_size": ModelConfig().recurrent_size,
+    "model.query_size": ModelConfig().query_size,
     "over_use": "",
 }
 """Fields that a message leaves out where they say nothing, and what they say then: an earlier

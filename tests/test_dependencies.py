@@ -16,7 +16,7 @@ EXTRAS = {
     "shared": ("server", "client"),
     "client": ("client", "ann", "onnx", "postgresql"),
     "server": ("server", "mlflow"),
-    "simulations": ("lab", "server", "client", "dev"),
+    "simulations": ("lab", "server", "client", "dev", "bm25"),
 }
 """What is installed where a package is used; of shared's, what both sides have."""
 

@@ -157,6 +157,23 @@ def _delta(facts: Facts) -> Verdict:
     return passed(comparison)
 
 
+def _queries(facts: Facts) -> Verdict:
+    """Look at what a run of the kind "query" would read beside histories; nothing of it is sent."""
+    site = facts.site
+    if not site.data.queries:
+        return passed("data.queries names no table")
+    read = site.load_queries(facts.histories, facts.catalogue)
+    users = int((read.offsets[1:] > read.offsets[:-1]).sum())
+    found = f"{len(read):,} queries of {users:,} users who have a history"
+    if not len(read):
+        return doubtful(found, "Check the columns of users and items, and `data.query_column`.")
+    if ModelKind.QUERY not in site.policy.kinds:
+        return doubtful(
+            found, f"To have them learned from, list '{ModelKind.QUERY}' in policy.kinds."
+        )
+    return passed(found)
+
+
 def _over_use(facts: Facts) -> Verdict:
     """Look at what a run of the kind "over-use" would read; nothing of it is sent."""
     site = facts.site
@@ -192,5 +209,6 @@ CHECKS = (
     Check("order", _order, "", _READ),
     Check("population", _population, "", _READ),
     Check("delta", _delta, "", _READ),
+    Check("queries", _queries, "Mend the table, or leave data.queries out.", _READ),
     Check("over-use", _over_use, "Mend the times, or the column.", _READ),
 )

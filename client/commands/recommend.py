@@ -53,6 +53,12 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
             metavar="ID,ID,...", help="Instead of users: items, oldest first; '' for none."
         ),
     ] = None,
+    query: Annotated[
+        str,
+        typer.Option(
+            metavar="WORDS", help="What the user looks for, for a model of the kind 'query'."
+        ),
+    ] = "",
     k: Annotated[int, typer.Option("--k", help="Length of a list.")] = 10,
     out: Annotated[
         Path | None,
@@ -118,12 +124,14 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if history is not None:
         if out is not None:
             raise ConfigError("--out is for --users: the list of one history is printed.")
-        listed = _for_history(request, history, site)
+        listed = _for_history(request, history, query, site)
         if as_json:
             write_json([_as_json(one) for one in listed])
         else:
             _print_list(listed, explain=explain)
         return
+    if query:
+        raise ConfigError("--query is for --history: one user looks for something at a time.")
     if out is None or users is None:
         raise ConfigError("name the file for the lists: --out FILE.parquet, .csv or .jsonl.")
     check_file(out)
@@ -191,7 +199,7 @@ def _demands_private(folder: Path) -> bool:
     return (folder / FILE).exists() and Site.load(folder).home.private
 
 
-def _for_history(request: _Request, history: str, site: Path) -> list[Recommended]:
+def _for_history(request: _Request, history: str, query: str, site: Path) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
     rerank = request.rerank.settings(folder)
     recommender = load_recommender(
@@ -201,7 +209,7 @@ def _for_history(request: _Request, history: str, site: Path) -> list[Recommende
         verb=request.verb,
         private=_demands_private(folder),
     )
-    return recommender.recommend(
+    return recommender.for_query(query).recommend(
         [item.strip() for item in history.split(",") if item.strip()],
         request.k,
         filters=request.lists.filters(recommender, ITEM),

@@ -6,6 +6,7 @@
 - `statistics`: noised popularity and moment, for a warm start.
 - `evaluation`: noised ranking metrics of given weights, over all users and by group.
 - `groups`: in which public group each user is, and what its users count.
+- `queries`: queries of users as a training step reads them.
 - `over_use`: one noised gradient of the model of over-use risk.
 - `memory`: keeps freed memory in the process.
 """

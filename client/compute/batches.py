@@ -31,6 +31,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ from shared.privacy.noise import user_bytes
 __all__ = [
     "NUMBERS_AT_ONCE",
     "Batch",
+    "Beside",
     "Shape",
     "independent_rows",
     "invented_batch",
@@ -93,26 +95,55 @@ class Batch:
         candidates: item ids in 1..V, int64 [R, K].
         bits: random, int32 in 0..65535, [R, masked].
         counts: what each user's gradient counts, float64 [R]; None is 1 for all.
+        beside: what the model reads beside histories, [R, ...] each; empty rows are 0.
     """
 
     events: Tensor
     candidates: Tensor
     bits: Tensor
     counts: Tensor | None = None
+    beside: tuple[Tensor, ...] = ()
 
     def repeated(self, rows: int) -> Batch:
-        """Return this batch of one user with that user in so many rows."""
-        return Batch(*(x.repeat(rows, 1) for x in (self.events, self.candidates, self.bits)))
+        """Return a batch with this one's first user in so many rows."""
+        return Batch(
+            self.events[:1].repeat(rows, 1),
+            self.candidates[:1].repeat(rows, 1),
+            self.bits[:1].repeat(rows, 1),
+            beside=tuple(x[:1].expand(rows, *x.shape[1:]).contiguous() for x in self.beside),
+        )
 
     def with_last(self, user: Batch | None) -> Batch:
         """Return this batch with another's first user in the last row; None leaves it empty."""
         row = self if user is None else user
-        events = torch.zeros_like(self.events[:1]) if user is None else user.events[:1]
+        present = user is not None
         return Batch(
-            torch.cat([self.events[:-1], events]),
+            torch.cat([self.events[:-1], row.events[:1] * present]),
             torch.cat([self.candidates[:-1], row.candidates[:1]]),
             torch.cat([self.bits[:-1], row.bits[:1]]),
+            beside=tuple(
+                torch.cat([own[:-1], other[:1] * present])
+                for own, other in zip(self.beside, row.beside, strict=True)
+            ),
         )
+
+
+class Beside(Protocol):
+    """What a kind reads of users beside their histories; private."""
+
+    def of(
+        self, users: NDArray[np.int64], shape: Shape, key: bytes, step: int
+    ) -> tuple[Tensor, ...]:
+        """Return it in a batch of this shape, [R, ...] each; 0 in the rows after the users'.
+
+        What a user's row holds depends on that user and public constants alone.
+
+        Args:
+            users: rows of the site's histories.
+            shape: of the batch.
+            key: secret, of the users' random streams.
+            step: number of the step, >= 0.
+        """
 
 
 def most_rows(
@@ -195,6 +226,7 @@ def physical_batches(
     key: bytes,
     step: int,
     counts: NDArray[np.float64] | None = None,
+    beside: Beside | None = None,
 ) -> Iterator[Batch]:
     """Cut one step's sample into physical batches; an empty sample makes one.
 
@@ -206,6 +238,7 @@ def physical_batches(
         key: secret, of the users' random streams.
         step: number of the step, >= 0.
         counts: what the gradient of each user of `histories` counts, [N]; None is 1 for all.
+        beside: what the model reads beside histories; None where it reads nothing.
     """
     lengths = np.array([shape.length for shape in shapes[:-1]], np.int64)
     kinds = np.searchsorted(lengths, histories.lengths[users] - 1)
@@ -215,6 +248,8 @@ def physical_batches(
         for start in range(0, len(of_kind) + first, shape.rows):
             rows = of_kind[start : start + shape.rows]
             batch = _batch(histories, rows, shape, key, step)
+            if beside is not None:
+                batch = replace(batch, beside=beside.of(rows, shape, key, step))
             if counts is None:
                 yield batch
                 continue

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from client.compute.batches import (
     Batch,
+    Beside,
     Shape,
     independent_rows,
     invented_batch,
@@ -92,6 +93,7 @@ def train(
     plan: LocalPlan,
     random: RandomSource,
     counts: NDArray[np.float64] | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, Tensor]:
     """Take the plan's steps and return how the trainable weights changed.
 
@@ -101,6 +103,7 @@ def train(
         plan: public constants.
         random: source of samples, noise, candidates and dropout masks.
         counts: what each user's clipped gradient is multiplied with, in [0, 1], [N]; None is 1.
+        beside: what the model reads of the users beside their histories; None reads nothing.
 
     Returns:
         Change of each trainable weight by name, finite, float32, on the CPU.
@@ -110,7 +113,7 @@ def train(
     model.train()
     key, steps = random.key(), _private_steps if plan.noise_multiplier > 0 else _plain_steps
     with _no_traces(model, weights.values()):
-        steps(model, _Samples(histories, plan, random, key, counts))
+        steps(model, _Samples(histories, plan, random, key, counts, beside))
     return {
         name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
         for name, p in weights.items()
@@ -123,6 +126,7 @@ def gradient_points(
     plan: LocalPlan,
     random: RandomSource,
     counts: NDArray[np.float64] | None = None,
+    beside: Beside | None = None,
 ) -> NDArray[np.int64]:
     """Return one step's sum of clipped gradients with a share of the noise, on the grid.
 
@@ -135,12 +139,13 @@ def gradient_points(
         plan: public constants, of one step by "sgd".
         random: as in `train`; so are the noise and `counts`.
         counts: of each user.
+        beside: as in `train`.
 
     Returns:
         int64 [m], in steps of the grid: all trainable weights, one after the other by name.
     """
     model.train()
-    samples = _Samples(histories, plan, random, random.key(), counts)
+    samples = _Samples(histories, plan, random, random.key(), counts, beside)
     weights = trainable(model)
     with _no_traces(model, weights.values()):
         shapes = _checked_shapes(model, plan)
@@ -167,6 +172,7 @@ class _Samples:
     random: RandomSource
     key: bytes
     counts: NDArray[np.float64] | None
+    beside: Beside | None = None
 
     def batches(self, shapes: Sequence[Shape]) -> Iterator[Iterator[Batch]]:
         """Return the physical batches of each step."""
@@ -177,14 +183,17 @@ class _Samples:
             random=self.random,
         )
         for step, users in enumerate(samples):
-            yield physical_batches(self.histories, users, shapes, self.key, step, self.counts)
+            yield physical_batches(
+                self.histories, users, shapes, self.key, step, self.counts, self.beside
+            )
 
 
 def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
     """Return one loss a user, [R]; 0 for the batch's empty rows."""
     Dropout.give(model, batch.bits.to(model.device))
+    given = (batch.events, batch.candidates, *batch.beside)
     with _half_precision(model.device):
-        return model.losses(batch.events.to(model.device), batch.candidates.to(model.device))
+        return model.losses(*(x.to(model.device) for x in given))
 
 
 def _half_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -284,9 +293,10 @@ def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:
     items = torch.arange(count * (events + 1), device=model.device)
     users = 1 + items.view(count, -1) * 7 % model.config.items
     ranked = users.flip(1)[:, : 3 * (plan.candidates > 0)]
+    given = (users, ranked, *model.invented_beside(count, events, seed=0))
     probe(
         model,
-        lambda rows: model.losses(users[rows], ranked[rows]),
+        lambda rows: model.losses(*(x[rows] for x in given)),
         torch.arange(count, device=model.device),
     )
 
@@ -296,8 +306,14 @@ def _rows_agree(model: AttentionRecommender, clipping: PerUserClipping, shape: S
 
     So does every layer's output, and every gradient of one: a sum's grid hides some bits.
     """
-    one, others = invented_batch(shape, seed=1), invented_batch(shape, seed=2)
-    everywhere = Batch(one.events[:1], one.candidates[:1], one.bits[:1]).repeated(shape.rows)
+    one, others = (
+        replace(
+            invented_batch(shape, seed),
+            beside=model.invented_beside(shape.rows, shape.length, seed),
+        )
+        for seed in (1, 2)
+    )
+    everywhere = one.repeated(shape.rows)
     present, absent = others.with_last(one), others.with_last(None)
 
     def total(batch: Batch) -> Tensor:

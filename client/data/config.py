@@ -48,6 +48,9 @@ class DataConfig:
         users: file of the users' public groups, a row a user, under the same column of ids; "" has
             none. `policy.group_columns` says which of its columns may be used.
         friends: file of who is whose friend, for home models (`shared.data.friends`); "" has none.
+        queries: file of what users asked for in words, a row a query with its user, item, time and
+            text, for the kind "query"; "" has none. See `client.data.queries`.
+        query_column: its column of texts.
         max_per_minute: most events of a user in 60 seconds; later ones are dropped; 0: no limit.
         max_per_day: most in 24 hours; likewise.
         repeat_seconds: seconds within which the same item of a user counts once; without times, in
@@ -70,6 +73,8 @@ class DataConfig:
     endpoint: str = ""
     users: str = ""
     friends: str = ""
+    queries: str = ""
+    query_column: str = "query"
     max_per_minute: NonNegativeInt = LIMITS.per_minute
     max_per_day: NonNegativeInt = LIMITS.per_day
     repeat_seconds: NonNegativeInt = LIMITS.repeat_seconds

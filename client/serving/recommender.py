@@ -38,6 +38,7 @@ from client.home.store import load_home
 from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
 from client.serving.explanation import CHOSE, Explanation, PastEvent
 from client.serving.published import load_published, scorer_of
+from client.serving.query_words import QueryWords
 from client.serving.quick_scores import ModelSearch
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
@@ -53,6 +54,7 @@ __all__ = ["Filters", "Lists", "Recommended", "Recommender", "Rerank"]
 _NUMBERS = 2**24
 """Scores that are held at once."""
 _MOST_ROWS = 256
+_LEAST = float(np.finfo(np.float32).tiny)
 _KEPT_RERANKERS = 8
 _KEPT_FILTERS = 32
 """Filters whose items are not looked up again; each holds a byte an item."""
@@ -150,6 +152,7 @@ class Recommender:
     ) -> None:
         self._search_federated = search_with(federated) if search is None else search
         self.catalogue, self.verb = catalogue, verb
+        self._words: QueryWords | None = None
         self._federated, self._attention, self._reads = federated, attention, window
         self._take_home(home)
         forms = {canonical_id(item): number for item, number in catalogue.index.items()}
@@ -191,7 +194,7 @@ class Recommender:
         def attention(rows: Tensor, items: Tensor, /) -> Tensor:
             return model.item_attention(rows.to(device), items)
 
-        return cls(
+        made = cls(
             catalogue,
             federated,
             model.config.max_length,
@@ -200,6 +203,48 @@ class Recommender:
             search=ModelSearch(model) if ModelSearch.fits(model) else None,
             attention=attention,
         )
+        return made.reading(QueryWords.of(model, catalogue))
+
+    def reading(self, words: QueryWords | None) -> Recommender:
+        """Return a recommender of the same model that reads queries; None reads none."""
+        other = copy(self)
+        other._words = words
+        return other
+
+    def for_query(self, text: str) -> Recommender:
+        """Return a recommender that ranks for what a user looks for, in words, as well.
+
+        The score of item j is proportional to p(j)^w times the exponential of what the words say of
+        it, with p the probability without a query and w the model's weight of the user.
+
+        Args:
+            text: the query; one that is empty or blank changes nothing.
+
+        Raises:
+            RequestError: the model reads no queries, or this query has no word or is too long.
+        """
+        if not text.strip():
+            return self
+        if self._words is None:
+            raise RequestError(
+                "this model reads no queries: leave the query out, or take one of the kind 'query'."
+            )
+        evidence, weight = self._words(text)
+
+        @torch.no_grad()
+        def asked(rows: Tensor, /) -> Tensor:
+            raw = self._raw(rows).cpu()
+            if self.home is not None:
+                raw = (raw / raw.sum(1, keepdim=True)).clamp(min=_LEAST).log()
+            return weight * raw + evidence
+
+        other = copy(self)
+        other._federated, other._search_federated = asked, search_with(asked)
+        other._reads, other._words = self._window, None
+        if self.home is not None:
+            other._attention = None
+        other._take_home(None)
+        return other
 
     def build_index(self) -> bool:
         """Search an approximate index of the items from now on (`client.serving.item_index`).

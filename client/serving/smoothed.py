@@ -23,6 +23,7 @@ from torch import Tensor
 from client.home.store import load_home
 from client.serving.explanation import CHOSE
 from client.serving.published import load_published, scorer_of
+from client.serving.query_words import QueryWords
 from client.serving.recommender import Recommender
 from shared.errors import ConfigError
 from shared.evaluation.ranking import Scorer
@@ -129,7 +130,8 @@ def load_recommender(
         adapted = load_home(Path(home), scorer, fingerprint, private=private)
     window = Recommender(catalogue, scorer, model.config.max_length, adapted).window
     smoothed = Smoothed(adapted or scorer, adapted is None, samples, deleted)
-    return Recommender(catalogue, smoothed, window, verb=verb)
+    made = Recommender(catalogue, smoothed, window, verb=verb)
+    return made.reading(QueryWords.of(model, catalogue))
 
 
 def _uniform(item: NDArray[np.uint64], number: NDArray[np.uint64]) -> NDArray[np.float64]:

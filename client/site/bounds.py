@@ -184,6 +184,7 @@ def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
     yield _Limit("heads", model.heads, min(policy.max_heads, MOST_HEADS))
     yield _Limit("width", model.width, min(policy.max_width, WIDEST))
     yield _Limit("recurrent_size", model.recurrent_size, min(policy.max_width, WIDEST))
+    yield _Limit("query_size", model.query_size, min(policy.max_width, WIDEST))
     yield _Limit("feature_size", model.feature_size, min(policy.max_width, WIDEST))
     yield _Limit("own items", len(model.own_items), min(policy.max_own_items, MOST_OWN_ITEMS))
     yield _Limit("recency", model.recency, least=SMALLEST_RECENCY)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from client.data.interactions import Interaction
     from shared.data.catalogue import Catalogue
     from shared.data.histories import Histories
+    from shared.data.queries import Queries
     from shared.privacy.noise import RandomSource
 
 __all__ = ["FILE", "Site"]
@@ -258,6 +259,26 @@ class Site:
             feedback=feedback,
             feedback_times=self.serve.times,
         )
+
+    def load_queries(
+        self, histories: Histories, catalogue: Catalogue, *, strict: bool = True
+    ) -> Queries:
+        """Return what the users of some histories asked for in words.
+
+        Args:
+            histories: the site's.
+            catalogue: the items.
+            strict: whether a row that cannot be read is an error; otherwise it is left out.
+
+        Raises:
+            SiteError: the table of queries is not there.
+            DataError: it cannot be read, see `client.data.queries`.
+        """
+        from client.data.queries import read_queries  # noqa: PLC0415 with DuckDB
+        from shared.data.queries import queries_of  # noqa: PLC0415 as torch
+
+        asked = read_queries(self.data, Path(self.folder), catalogue, strict=strict)
+        return queries_of(histories, asked)
 
     def user_columns(self, columns: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Return the values of each user in those of the columns that the policy lets be used.

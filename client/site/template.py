@@ -73,6 +73,8 @@ KEYS = (
         "data.endpoint", "of an object store other than Amazon's", "", "https://minio.example:9000"
     ),
     Key("data.users", 'file of the users\' public groups; "" has none', "", "users.parquet"),
+    Key("data.queries", 'file of what users asked for in words; "" has none', "", "queries.csv"),
+    Key("data.query_column", "its column of texts; ids and times are called as above", "query"),
     Key(
         "data.friends", 'file of who is whose friend, read at home; "" has none', "", "friends.csv"
     ),

@@ -10,6 +10,7 @@ reading         interactions files as one history per user: what is refused, dro
 event_limits    how fast a user's events count; repeats
 summary         what reading found: dropped and merged rows, ties, doubts
 histories       the histories themselves
+queries         what users asked for in words, and where that stands in their histories
 splits          events held out for validation and test: leave-one-out, and by time
 friends         who is whose friend, for what a partner does at home
 catalogue       the public item list with its features and fingerprint

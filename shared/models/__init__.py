@@ -4,6 +4,8 @@ registry    the kinds of model that `model.kind` names, and where each is
 attention   the recommender: causal self-attention, scored over the whole catalogue
 pretrained  the same behind the interface of transformers, for code that loads models with it
 lstm        a recurrence over the history, with attention for every candidate item
+query       what a user looks for in words: two towers over the scores of the first
+query_text  words of queries and items, hashed and matched
 attention_config   its configuration, and sizes that follow from it
 losses      cross-entropy per user, over the catalogue or over drawn candidates
 frozen      weights that no message carries, drawn alike everywhere, and their fingerprint

@@ -462,13 +462,19 @@ class AttentionRecommender(nn.Module):
         """
         return self.score(self.last_states(histories))
 
-    def losses(self, events: Tensor, candidates: Tensor) -> Tensor:
+    def losses(
+        self,
+        events: Tensor,
+        candidates: Tensor,
+        *beside: Tensor,
+    ) -> Tensor:
         """Return each user's loss: the mean cross-entropy of what followed each event.
 
         Args:
             events: item ids in 1..V, right-padded with 0, int64 [B, T + 1].
             candidates: item ids in 1..V among which each next one is ranked, int64 [B, K]; with
                 K = 0 it is ranked among all.
+            *beside: what a kind reads beside histories, [B, ...] each; here nothing.
 
         Returns:
             [B]; 0 for a user without a next item.
@@ -480,6 +486,16 @@ class AttentionRecommender(nn.Module):
         ranked = torch.cat([targets.clamp(min=1), candidates], dim=1)
         scores = self.score(self.states(inputs), ranked)
         return sampled_loss_per_user(scores, targets, candidates)
+
+    def invented_beside(self, rows: int, length: int, seed: int) -> tuple[Tensor, ...]:
+        """Return what `losses` reads beside histories, of invented users, [rows, ...] each.
+
+        Args:
+            rows: users.
+            length: events that the model reads of each.
+            seed: tells calls apart; one seed gives the same in every call.
+        """
+        return ()
 
     def last_states(self, histories: Tensor) -> Tensor:
         """Return the hidden state after each history's last event: [B, T] -> [B, D].

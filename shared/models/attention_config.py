@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from shared.config import ItemRepresentation, ModelConfig
 from shared.models.products import LARGE, NUMBERS
 
-__all__ = ["AttentionConfig", "attention_config"]
+__all__ = ["LAYERS_ALIVE", "AttentionConfig", "attention_config"]
 
 LAYERS_ALIVE = 64
 """About how many values a position's hidden state is kept in, until a training pass is done."""

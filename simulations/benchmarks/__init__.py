@@ -18,6 +18,7 @@
 | batch        | `sotto-node recommend` for a million users, killed and started again         |
 | day/         | a day of a partner that serves: clicks, adaptations, a federated run, kills |
 | wellbeing/   | a simulated month of the wellbeing guard: hours of use, and NDCG            |
+| query        | how well a film is found by words, with the user and without, beside BM25    |
 | central      | what a kind of model reaches without privacy, all users in one place         |
 | friends      | what friends bring at home, with real friends and shuffled ones              |
 | linked_users | what learning the weights of friends costs where one user enters others' losses |

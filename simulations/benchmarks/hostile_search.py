@@ -15,7 +15,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from client.compute import noise_optimiser
+from client.compute.batches import Beside
 from client.compute.trainer import LocalPlan, train
 from shared.config import Optimiser
 from shared.data.histories import Histories
@@ -36,6 +37,7 @@ from shared.privacy.noise import RandomSource, SeededRandom
 __all__ = ["ATTACKS", "PLAN", "Excess", "climb", "clipped_sums", "excess", "hostile_model"]
 
 Lists = Sequence[Sequence[int]]
+MakeBeside = Callable[[Histories], Beside]
 LARGEST = float(np.finfo(np.float32).max)
 PLAN = LocalPlan(
     local_steps=1,
@@ -74,6 +76,7 @@ def clipped_sums(
     users: Lists,
     plan: LocalPlan = PLAN,
     random: RandomSource | None = None,
+    beside: MakeBeside | None = None,
 ) -> Tensor:
     """Return the sums that noise would be added to in the last step, flat, as the trainer forms."""
     sums: list[Tensor] = []
@@ -83,7 +86,9 @@ def clipped_sums(
         return torch.zeros_like(total)
 
     with patch.object(noise_optimiser, "noised", recorded), _weights_kept(model):
-        train(model, Histories.from_lists(users), plan, random or SeededRandom(3))
+        histories = Histories.from_lists(users)
+        read = None if beside is None else beside(histories)
+        train(model, histories, plan, random or SeededRandom(3), beside=read)
     return torch.cat(sums[-len(trainable(model)) :])
 
 
@@ -99,13 +104,25 @@ def _weights_kept(model: AttentionRecommender) -> Iterator[None]:
 
 
 def excess(
-    model: AttentionRecommender, others: Lists, user: Sequence[int], plan: LocalPlan = PLAN
+    model: AttentionRecommender,
+    others: Lists,
+    user: Sequence[int],
+    plan: LocalPlan = PLAN,
+    beside: MakeBeside | None = None,
 ) -> Excess:
-    """Return what a user's presence, as the last of all, does to the sum of the others."""
-    with_user = clipped_sums(model, [*others, user], plan)
-    change = with_user - clipped_sums(model, others, plan)
+    """Return what a user's presence, as the last of all, does to the sum of the others.
+
+    Args:
+        model: with a coordinator's weights.
+        others: histories.
+        user: history of the user who comes and goes.
+        plan: public constants.
+        beside: makes what the model reads of users beside their histories.
+    """
+    with_user = clipped_sums(model, [*others, user], plan, beside=beside)
+    change = with_user - clipped_sums(model, others, plan, beside=beside)
     # Under the name that it has among the others: random numbers go by name.
-    user_only = clipped_sums(model, [*([] for _ in others), user], plan)
+    user_only = clipped_sums(model, [*([] for _ in others), user], plan, beside=beside)
     return Excess(
         moved=float(change.norm()) / plan.clip_norm,
         others=float((change - user_only).norm()) / plan.clip_norm,

@@ -6,6 +6,7 @@
 | movielens            | MovieLens's own file format and codes                                |
 | recbole              | RecBole's atomic files                                               |
 | groups               | public groups of users (age, gender) for the lab's figures           |
+| queries              | what users asked for in words, such as MovieLens's tags              |
 | organisations        | the organisation of each user, from a column of the data              |
 | download             | fetch a published data set and verify its checksum                   |
 | encode               | compute item features once and save them with the catalogue          |

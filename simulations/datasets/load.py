@@ -28,6 +28,7 @@ from shared.data.catalogue import Catalogue, items_from_table, read_items
 from shared.data.columns import Columns, ItemColumns, require_columns
 from shared.data.event_limits import LIMITS, EventLimits
 from shared.data.histories import Histories
+from shared.data.queries import Asked
 from shared.data.reading import histories_from_tables
 from shared.data.tables import SUFFIXES, MemoryTable, Table, file_tables
 from shared.errors import DataError
@@ -52,6 +53,7 @@ class Dataset:
         histories: one per user, over that catalogue.
         groups: for each grouping, every user's group in the order of `histories`; may be empty.
         organisations: of every user, in the order of `histories`; empty where no column names it.
+        queries: what users asked for in words; empty where no table is named.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Dataset:
     histories: Histories
     groups: Groups = field(default_factory=dict)
     organisations: tuple[str, ...] = ()
+    queries: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

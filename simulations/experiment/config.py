@@ -124,6 +124,8 @@ class LabConfig:
             `model.feature_size` features are used. "" makes features of tf-idf.
         public: folder of interactions that everybody may know, in one of the forms of `data`, with
             the same item ids: they make features, and a warm start expects what they say.
+        queries: table of what users asked for in words, for the kind "query"
+            (`simulations.datasets.queries`); "" has none.
         organisations: how many share the users, >= 1.
         partition: "user", "size" or "taste"; or a column of the interactions or of users.* that
             names each user's organisation, which decides `organisations`, too.
@@ -154,6 +156,7 @@ class LabConfig:
     data: str = ""
     catalogue: str = ""
     public: str = ""
+    queries: str = ""
     organisations: int = 4
     partition: str = str(Scheme.USER)
     concentration: float = 0.5

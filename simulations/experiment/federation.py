@@ -36,6 +36,7 @@ from shared.config import ModelKind, PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
 from shared.data.histories import Histories
+from shared.data.queries import Asked
 from shared.data.reading import read_histories, write_interactions
 from shared.privacy.release import Release
 from shared.secure_aggregation.signing import public_to_text
@@ -58,6 +59,7 @@ __all__ = [
 
 _HEADING = "# A simulated site: its noise repeats itself and protects nobody.\n"
 _DATA, _USERS, _ANCHOR = "interactions.parquet", "users.parquet", "ledger.anchor"
+_QUERIES = "queries.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class SimulatedSite:
         organisations: how many take part in its run, itself included.
         groups: by column, the public group of each user, in the order of `histories`.
         timed: whether the data have the events' times, and not their positions alone.
+        queries: what its users asked for in words.
     """
 
     organisation: str
@@ -84,6 +87,7 @@ class SimulatedSite:
     organisations: int = 1
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     timed: bool = False
+    queries: Sequence[Asked] = ()
 
 
 _NO_LIMITS = ("max_per_minute", "max_per_day", "repeat_seconds")
@@ -117,6 +121,8 @@ def make_site(
     if site.groups:
         columns = {"user_id": site.histories.users} | dict(site.groups)
         pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), folder / _USERS)
+    if site.queries:
+        pq.write_table(_query_table(site.queries, catalogue), folder / _QUERIES)
     answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
     # site.toml comes last, so that a folder with one is complete.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
@@ -132,6 +138,7 @@ def make_site(
             "source": _DATA,
             "missing": "",
             "users": _USERS if site.groups else "",
+            "queries": _QUERIES if site.queries else "",
             **dict.fromkeys(_NO_LIMITS, 0),
         },
         "policy": {
@@ -150,6 +157,20 @@ def make_site(
         "lab": {"seed": seed, "stream": site.stream, "simulated": True},
     }
     (folder / FILE).write_text(_HEADING + tomli_w.dumps(settings), encoding="utf-8")
+
+
+def _query_table(queries: Sequence[Asked], catalogue: Catalogue) -> pa.Table:
+    """Return queries as a partner has them; those without a time have positions."""
+    timed = all(one.time is not None for one in queries)
+    moments = [one.time if timed else place for place, one in enumerate(queries)]
+    return pa.table(
+        {
+            "user_id": [one.user for one in queries],
+            "item_id": [catalogue.item_ids[one.item - 1] for one in queries],
+            "query": [one.text for one in queries],
+            "timestamp" if timed else "position": moments,
+        }
+    )
 
 
 def _roster(privacy: PrivacyConfig, organisations: int) -> dict[str, dict[str, int]]:

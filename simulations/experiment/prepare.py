@@ -18,6 +18,7 @@ from shared.errors import CheckpointError, ConfigError
 from shared.rerank.reranker import check_reranking
 from shared.sections import flatten
 from simulations.datasets.load import Dataset, load
+from simulations.datasets.queries import read_query_table
 from simulations.experiment.cold import cold_items, without_items
 from simulations.experiment.config import RERANK, SETTINGS, SimulationConfig, read_settings
 from simulations.experiment.federation import site_histories, sites_in
@@ -121,13 +122,16 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
 
 def _load(config: SimulationConfig) -> Dataset:
     lab = config.lab
-    return load(
+    dataset = load(
         Path(lab.data) if lab.data else None,
         lab.columns,
         lab.item_columns,
         organisation="" if lab.scheme else lab.partition,
         limits=lab.event_limits,
     )
+    if not lab.queries:
+        return dataset
+    return replace(dataset, queries=read_query_table(Path(lab.queries), dataset.catalogue))
 
 
 def _planned(simulation: Simulation) -> SimulationConfig:

@@ -15,6 +15,7 @@ from server.state.checkpoint import Checkpoint
 from server.training_plan import TrainingPlan, about_rounds, plan_of
 from shared.config import RunConfig
 from shared.data.histories import Histories
+from shared.data.queries import Asked
 from shared.data.splits import HeldOut, TimeCuts
 from shared.groups import columns_of, tables_of, weighted_of
 from simulations.datasets.load import Dataset
@@ -184,6 +185,7 @@ class Simulation:
             number: of the organisation.
             local_baseline: whether it trains by itself, with noise of its own.
         """
+        queries = self._queries(number)
         return SimulatedSite(
             organisation=self.names[number],
             histories=self.histories(number),
@@ -193,7 +195,16 @@ class Simulation:
             evaluates=self.config.server.evaluate_every > 0 or self.config.groups.share > 0,
             organisations=1 if local_baseline else len(self.parts),
             groups=self._groups(number),
+            # A query stands in its user's history by time.
+            timed=bool(queries) and self.dataset.histories.times is not None,
+            queries=queries,
         )
+
+    def _queries(self, number: int) -> Sequence[Asked]:
+        """Return the queries of an organisation's users; users that an audit invents have none."""
+        users = self.dataset.histories.users
+        own = {users[row] for row in self.parts[number]} if not self.planted else set()
+        return [one for one in self.dataset.queries if one.user in own]
 
     def _groups(self, number: int) -> Mapping[str, Sequence[str]]:
         """Return the groups of an organisation's users, where a table names them."""

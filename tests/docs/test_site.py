@@ -28,6 +28,7 @@ EXAMPLES = {
     "node-reference.md",
     "over-use.md",
     "privacy.md",
+    "query.md",
     "rerank.md",
     "run.md",
     "secure-aggregation.md",

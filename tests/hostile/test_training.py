@@ -22,11 +22,15 @@ from torch import Tensor
 
 from client.compute import trainer
 from client.compute.batches import Batch
+from client.compute.queries import AskedBeside
 from client.compute.trainer import LocalPlan, check_model, train
 from shared.data.histories import Histories
+from shared.data.queries import Asked, queries_of
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.attention_config import AttentionConfig
 from shared.models.lstm import LstmRecommender
+from shared.models.query import QueryRecommender
+from shared.models.query_text import WordIndex
 from shared.privacy.clipping import clipping, factors
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
@@ -43,6 +47,7 @@ from simulations.benchmarks.hostile_search import (
     excess,
     hostile_model,
 )
+from tests.conftest import some_catalogue
 
 search = settings(max_examples=40, deadline=None)
 threads = pytest.mark.parametrize("threads", [1, 2])
@@ -99,6 +104,26 @@ def test_a_recurrence_with_candidate_wise_attention_is_bounded_as_well(items: st
         model = hostile_model(np.random.default_rng(seed), LstmRecommender, **shape)
         for user in ([3, 4, 5], [3] * (LENGTH + 1)):
             assert_bounded(excess(model, OTHERS, user))
+
+
+def asked_beside(histories: Histories) -> AskedBeside:
+    """A query for every event of every user: the longest histories have more than a step reads."""
+    asked = [
+        Asked(name, f"i{item} of {place}", int(item))
+        for name, history in zip(histories.users, histories, strict=True)
+        for place, item in enumerate(history)
+    ]
+    return AskedBeside(histories, queries_of(histories, asked), WordIndex(some_catalogue(ITEMS)))
+
+
+@pytest.mark.parametrize("items", ["features", "ids"])
+def test_towers_over_queries_are_bounded_as_well(items: str) -> None:
+    shape = {"item_representation": items, "tied": True, "layers": 1, "heads": 1, "query_size": 2}
+    shape |= {"trained": "all" if items == "ids" else "scores", "recency": 0.75}
+    for seed in range(4):
+        model = hostile_model(np.random.default_rng(seed), QueryRecommender, **shape)
+        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, OTHERS, user, beside=asked_beside))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:

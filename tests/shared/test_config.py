@@ -402,6 +402,7 @@ def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
         "server.retries",
         "server.retry_seconds",
         "model.recurrent_size",  # of kind "lstm" alone
+        "model.query_size",  # of kind "query" alone
         "server.users",  # what a plan chose shapes the result
     )
     assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -83,6 +83,7 @@ class _Question:
     filters: Filters
     explain: bool
     wish: bool | None = None
+    query: str = ""
 
 
 class Operations:
@@ -199,11 +200,11 @@ class Operations:
             pb.RecommendResponse(model=loaded.model, request_id=request.request_id, rerank=rerank)
             for request in requests
         ]
-        together: dict[tuple[int, Filters], list[_Question]] = defaultdict(list)
+        together: dict[tuple[int, Filters, str], list[_Question]] = defaultdict(list)
         for place, request in enumerate(requests):
             try:
                 question = _read_question(place, request, loaded)
-                together[question.k, question.filters].append(question)
+                together[question.k, question.filters, question.query].append(question)
             except (ServiceError, RequestError) as error:
                 _refuse(responses[place], error)
         for questions in together.values():
@@ -213,12 +214,13 @@ class Operations:
     def _answer_alike(
         self, questions: Sequence[_Question], loaded: Loaded, responses: list[pb.RecommendResponse]
     ) -> None:
-        """Answer questions with the same k and filters in one pass."""
+        """Answer questions with the same k, filters and query in one pass."""
         first = questions[0]
         histories = Histories.from_lists(
             [question.numbers for question in questions], [question.user for question in questions]
         )
         try:
+            loaded = replace(loaded, recommender=loaded.recommender.for_query(first.query))
             lists = loaded.recommender.rank_many(
                 histories, first.k, filters=first.filters, rerank=loaded.rerank
             )
@@ -346,7 +348,7 @@ def _read_question(place: int, request: pb.RecommendRequest, loaded: Loaded) -> 
         sentence = "name a `user`, or give a `history`, which may be empty."
         raise ServiceError(Code.INVALID_ARGUMENT, sentence)
     k = request.k if request.HasField("k") else _DEFAULT_K
-    return _Question(place, user, numbers, k, filters, request.explain, wish)
+    return _Question(place, user, numbers, k, filters, request.explain, wish, request.query)
 
 
 def _read_wish(request: pb.RecommendRequest, of_user: bool, loaded: Loaded) -> bool | None:

@@ -41,7 +41,7 @@ class History(_message.Message):
     def __init__(self, items: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "history", "k", "filters", "explain", "skip_unknown", "allow_unknown_user", "request_id", "wellbeing")
+    __slots__ = ("user", "history", "k", "filters", "explain", "skip_unknown", "allow_unknown_user", "request_id", "wellbeing", "query")
     USER_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class RecommendRequest(_message.Message):
     ALLOW_UNKNOWN_USER_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WELLBEING_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
     user: str
     history: History
     k: int
@@ -60,7 +61,8 @@ class RecommendRequest(_message.Message):
     allow_unknown_user: bool
     request_id: str
     wellbeing: bool
-    def __init__(self, user: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., explain: _Optional[bool] = ..., skip_unknown: _Optional[bool] = ..., allow_unknown_user: _Optional[bool] = ..., request_id: _Optional[str] = ..., wellbeing: _Optional[bool] = ...) -> None: ...
+    query: str
+    def __init__(self, user: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., explain: _Optional[bool] = ..., skip_unknown: _Optional[bool] = ..., allow_unknown_user: _Optional[bool] = ..., request_id: _Optional[str] = ..., wellbeing: _Optional[bool] = ..., query: _Optional[str] = ...) -> None: ...
 
 class SimilarRequest(_message.Message):
     __slots__ = ("items", "k", "filters", "request_id")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
 OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "groups", "memory"}
-OF_DATA |= {"over-use"}
+OF_DATA |= {"over-use", "queries"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference", "accepted"}
 
@@ -342,6 +342,13 @@ def without_users(partner: Partner) -> None:
     (partner.folder / "users.csv").unlink()
 
 
+def write_queries(partner: Partner, rows: str) -> None:
+    """Gives the site a table of queries."""
+    partner.edit('# queries = "queries.csv"', 'queries = "queries.csv"')
+    file = partner.site / "queries.csv"
+    file.write_text(f"user_id,item_id,query,position\n{rows}\n")
+
+
 FAULTS = {
     "no table of users": Fault(
         "groups",
@@ -585,6 +592,20 @@ FAULTS = {
         "policy.delta of 0.0005",
         "1 / users = 0.005",
         status="warning",
+    ),
+    "queries that nothing may learn from": Fault(
+        "queries",
+        lambda p: write_queries(p, "user0,i1,red,5\nnobody,i1,blue,5"),
+        "list 'query' in policy.kinds",
+        "1 queries of 1 users who have a history",
+        status="warning",
+    ),
+    "a query that is empty": Fault(
+        "queries",
+        lambda p: write_queries(p, "user0,i1,red,5\nuser0,i1,,5"),
+        "Leave the row out",
+        "row 2",
+        status="error",
     ),
     "over-use without labels": Fault(
         "over-use",

@@ -1,17 +1,22 @@
-"""A whole run of another kind of model: under masks, saved, loaded, served and explained."""
+"""A whole run of other kinds of model: saved, loaded, served and explained; one of them masked."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from client.cli import main as node
 from client.serving.recommender import Recommender
 from server.state.checkpoint import Checkpoint
+from shared.errors import RequestError
 from shared.models.lstm import LstmRecommender
+from shared.models.query import SHARES_SCALE, QueryRecommender
 from shared.models.registry import load_recommender
 from simulations.cli import main
 from tests.simulations.conftest import TINY_SETTINGS
@@ -22,19 +27,25 @@ RUN = (
 )
 
 
+def simulate(
+    data: Path, out: Path, epsilon: str, settings: Sequence[str], patch: pytest.MonkeyPatch
+) -> None:
+    """Runs `sotto-lab simulate` in this process."""
+    options = ["simulate", "--data", str(data), "--epsilon", epsilon, "--delta", "1e-2"]
+    words = [*options, "--out", str(out), *(f"--set={one}" for one in settings)]
+    patch.setattr(sys, "argv", ["sotto-lab", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+
+
 def test_a_masked_run_trains_saves_and_serves_a_recurrent_model(
     tiny_data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, settings = tmp_path / "run", (*TINY_SETTINGS, *RUN, "training.rounds=2")
-    options = ["simulate", "--data", str(tiny_data), "--epsilon", "8", "--delta", "1e-2"]
-    words = [*options, "--out", str(out), *(f"--set={one}" for one in settings)]
-    monkeypatch.setattr(sys, "argv", ["sotto-lab", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert not end.value.code, capsys.readouterr().err
+    simulate(tiny_data, out, "8", settings, monkeypatch)
     result = json.loads((out / "result.json").read_text())
     assert result["privacy"]["trust"] == "secure-aggregation"
     assert {"federated", "federated_home"} <= set(result["evaluation"]["models"])
@@ -58,3 +69,42 @@ def test_a_masked_run_trains_saves_and_serves_a_recurrent_model(
         assert None not in shares[-1]
         assert sum(share or 0.0 for share in shares[-1]) == pytest.approx(1, abs=1e-5)
     assert shares[0] != shares[1]  # attention is the item's own
+
+
+def test_a_run_learns_from_queries_and_serves_them(
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without noise, so that what moved was moved by the queries that the sites read."""
+    out, table = tmp_path / "run", tmp_path / "queries.csv"
+    rows = [f"u{user},i{user % 12},story {user % 12 % 5},{user % 4}" for user in range(24)]
+    table.write_text("\n".join(["user_id,item_id,query,timestamp", *rows]) + "\n")
+    settings = ["model.kind=query", f"lab.queries={table}", "lab.organisations=2"]
+    settings += ["model.query_size=2", "training.rounds=1"]
+    simulate(tiny_data, out, "none", (*TINY_SETTINGS, *settings), monkeypatch)
+    model = load_recommender(out / "model")
+    assert isinstance(model, QueryRecommender)
+    assert model.query_out.weight.any()
+    assert (model.query_shares.weight != 1 / SHARES_SCALE).all()
+
+    recommender = Recommender.load(out)
+    history = list(recommender.catalogue.item_ids[:3])
+    plain = recommender.recommend(history, 4)
+    assert recommender.for_query("  ").recommend(history, 4) == plain
+    with torch.no_grad():  # as it starts, where words decide
+        model.query_out.weight.zero_()
+        model.query_shares.weight.copy_(torch.tensor([[100.0], [1.0]]) / SHARES_SCALE)
+    model.save_pretrained(out / "model")
+    capsys.readouterr()
+    words = ["--history", ",".join(history), "--query", "STORY 2", "--k", "3", "--json"]
+    monkeypatch.setattr(sys, "argv", ["sotto-node", "recommend", "--model", str(out), *words])
+    with pytest.raises(SystemExit) as end:
+        node()
+    assert not end.value.code
+    listed = json.loads(capsys.readouterr().out)
+    assert all("story 2" in one["title"] for one in listed)
+    assert sum(one["score"] for one in listed) <= 1 + 1e-6
+    with pytest.raises(RequestError, match="has no letter and no digit"):
+        recommender.for_query("?!")
