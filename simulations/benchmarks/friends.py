@@ -83,8 +83,14 @@ def permuted(table: FriendTable, seed: int) -> FriendTable:
     return FriendTable.from_edges(edges)
 
 
-def measure(folder: Path, run: Path) -> None:
-    """Print what a published model reaches at home with friends and without."""
+def measure(folder: Path, run: Path, numbers: Sequence[tuple[float, float]] = ()) -> None:
+    """Print what a published model reaches at home with friends and without.
+
+    Args:
+        folder: what `prepare` wrote.
+        run: the published folder.
+        numbers: α and β that are measured with all friends besides, as learned elsewhere.
+    """
     catalogue, model = load_published(run)
     histories = load(folder).histories
     table = read_friends(folder / "friends.csv", frozenset(histories.users))
@@ -103,14 +109,17 @@ def measure(folder: Path, run: Path) -> None:
     pair = homes[0], homes[1]
     real, found = fit_friends(events, pair, counted, table, model.last_states, window)
     test.show(f"with friends: {found.describe()}", real.friends)
+    states = user_states(model.last_states, table, counted, window)
+    for alpha, beta in numbers:
+        part = blend_friends(counted, table, states, alpha, beta)
+        test.show(f"with friends: α = {alpha:g}, β = {beta:g}, as stated", part)
     for seed in range(SHUFFLES):
         other = permuted(table, seed)
         fitted, found = fit_friends(events, pair, counted, other, model.last_states, window)
         test.show(f"shuffled {seed}: {found.describe()}", fitted.friends)
         if real.friends is not None:
             states = user_states(model.last_states, other, counted, window)
-            numbers = real.friends.alpha, real.friends.beta
-            same = blend_friends(counted, other, states, *numbers)
+            same = blend_friends(counted, other, states, real.friends.alpha, real.friends.beta)
             test.show(f"shuffled {seed}: with the same numbers", same)
 
 
@@ -187,8 +196,12 @@ def main() -> None:
     parser.add_argument("action", choices=["prepare", "measure"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("other", type=Path)
+    parser.add_argument("--alpha", type=float, nargs="*", default=[], help="besides, at β = 0")
     options = parser.parse_args()
-    (prepare if options.action == "prepare" else measure)(options.folder, options.other)
+    if options.action == "prepare":
+        prepare(options.folder, options.other)
+    else:
+        measure(options.folder, options.other, [(alpha, 0.0) for alpha in options.alpha])
 
 
 if __name__ == "__main__":
