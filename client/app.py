@@ -44,6 +44,7 @@ from client.site.user_count import keep_user_count
 from shared.config import LocalTraining, ModelKind
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
+from shared.data.queries import Asked, queries_of
 from shared.errors import ClippingError, ConfigError, Refused, WireError
 from shared.groups import columns_of
 from shared.message_records import step_asked
@@ -359,8 +360,10 @@ def _beside(
     """Return what the kind of model reads of users beside their histories; None for nothing."""
     if request.model.kind is not ModelKind.QUERY or not site.data.queries:
         return None
-    queries = site.load_queries(histories, catalogue, strict=False)
-    return AskedBeside(histories, queries, index_of(catalogue))
+    table = Path(site.folder, site.data.queries)
+    stamp = _stamp(table) if table.is_file() else None
+    asked = _load_asked(site, catalogue) if stamp is None else _read_asked(site, catalogue, stamp)
+    return AskedBeside(histories, queries_of(histories, asked), index_of(catalogue))
 
 
 def _plan(request: TrainRequest, site: Site) -> LocalPlan:
@@ -513,6 +516,15 @@ def _load_histories(site: Site, catalogue: Catalogue) -> Histories:
     if histories.dropped["limited_user"]:
         note(Event.LIMITED)
     return histories
+
+
+@lru_cache(maxsize=64)
+def _read_asked(site: Site, catalogue: Catalogue, _: tuple[int, int]) -> list[Asked]:
+    return _load_asked(site, catalogue)
+
+
+def _load_asked(site: Site, catalogue: Catalogue) -> list[Asked]:
+    return site.load_queries(catalogue, strict=False)
 
 
 def _examples(

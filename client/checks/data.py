@@ -11,6 +11,7 @@ from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.data.sources import open_source
 from client.site.over_use import load_use, own_values
 from shared.config import ModelKind
+from shared.data.queries import queries_of
 from shared.errors import DataError
 from shared.over_use.labels import COLUMN, label_of
 
@@ -162,7 +163,7 @@ def _queries(facts: Facts) -> Verdict:
     site = facts.site
     if not site.data.queries:
         return passed("data.queries names no table")
-    read = site.load_queries(facts.histories, facts.catalogue)
+    read = queries_of(facts.histories, site.load_queries(facts.catalogue))
     users = int((read.offsets[1:] > read.offsets[:-1]).sum())
     found = f"{len(read):,} queries of {users:,} users who have a history"
     if not len(read):

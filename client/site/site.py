@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from client.data.interactions import Interaction
     from shared.data.catalogue import Catalogue
     from shared.data.histories import Histories
-    from shared.data.queries import Queries
+    from shared.data.queries import Asked
     from shared.privacy.noise import RandomSource
 
 __all__ = ["FILE", "Site"]
@@ -260,13 +260,10 @@ class Site:
             feedback_times=self.serve.times,
         )
 
-    def load_queries(
-        self, histories: Histories, catalogue: Catalogue, *, strict: bool = True
-    ) -> Queries:
-        """Return what the users of some histories asked for in words.
+    def load_queries(self, catalogue: Catalogue, *, strict: bool = True) -> list[Asked]:
+        """Return what users asked for in words.
 
         Args:
-            histories: the site's.
             catalogue: the items.
             strict: whether a row that cannot be read is an error; otherwise it is left out.
 
@@ -275,10 +272,8 @@ class Site:
             DataError: it cannot be read, see `client.data.queries`.
         """
         from client.data.queries import read_queries  # noqa: PLC0415 with DuckDB
-        from shared.data.queries import queries_of  # noqa: PLC0415 as torch
 
-        asked = read_queries(self.data, Path(self.folder), catalogue, strict=strict)
-        return queries_of(histories, asked)
+        return read_queries(self.data, Path(self.folder), catalogue, strict=strict)
 
     def user_columns(self, columns: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Return the values of each user in those of the columns that the policy lets be used.

@@ -22,11 +22,14 @@ from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
 from shared.models.losses import loss_per_user
 from shared.models.lstm import LstmConfig, LstmRecommender
+from shared.models.query import QueryConfig, QueryRecommender
 from shared.models.registry import load_recommender
 
 __all__ = [
     "PreTrainedLstm",
     "PreTrainedLstmConfig",
+    "PreTrainedQuery",
+    "PreTrainedQueryConfig",
     "PreTrainedRecommender",
     "PreTrainedRecommenderConfig",
 ]
@@ -130,7 +133,23 @@ class PreTrainedLstm(PreTrainedRecommender):
     config_class = PreTrainedLstmConfig
 
 
+class PreTrainedQueryConfig(PreTrainedRecommenderConfig):
+    """The shape of a recommender of kind "query"."""
+
+    model_type = QueryRecommender.model_type
+    recommender = QueryRecommender
+    max_length: int = QueryConfig.max_length
+
+
+class PreTrainedQuery(PreTrainedRecommender):
+    """A `QueryRecommender` behind the interface of transformers; a pass has no query."""
+
+    config_class = PreTrainedQueryConfig
+
+
 AutoConfig.register(PreTrainedRecommenderConfig.model_type, PreTrainedRecommenderConfig)
 AutoModel.register(PreTrainedRecommenderConfig, PreTrainedRecommender)
 AutoConfig.register(PreTrainedLstmConfig.model_type, PreTrainedLstmConfig)
 AutoModel.register(PreTrainedLstmConfig, PreTrainedLstm)
+AutoConfig.register(PreTrainedQueryConfig.model_type, PreTrainedQueryConfig)
+AutoModel.register(PreTrainedQueryConfig, PreTrainedQuery)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from shared.config import ModelKind, Trained
 from shared.errors import DataError
 from shared.models.attention import AttentionRecommender, build
 from shared.models.losses import loss_per_user
 from shared.models.pretrained import PreTrainedRecommender
+from shared.models.registry import build_recommender
 from tests.conftest import DESCRIBED, some_catalogue
 
 EVENTS = torch.tensor([[3, 5, 1, 0], [2, 2, 7, 9]])
@@ -39,6 +41,14 @@ def test_transformers_reads_a_published_folder_and_writes_one(saved: Path, tmp_p
     model.save_pretrained(tmp_path / "again")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", [ModelKind.LSTM, ModelKind.QUERY])
+def test_so_it_does_for_other_kinds(kind: ModelKind, tmp_path: Path) -> None:
+    shape = replace(DESCRIBED, kind=kind, trained=Trained.ALL, recurrent_size=4, query_size=2)
+    own = build_recommender(shape, some_catalogue()).eval()
+    own.save_pretrained(tmp_path)
+    assert torch.equal(AutoModel.from_pretrained(str(tmp_path))(EVENTS).logits, own(EVENTS))
 
 
 def test_a_shape_alone_makes_an_untrained_model(saved: Path) -> None:
