@@ -56,6 +56,8 @@ SHARES_SCALE = OFFSET_SCALE
 """Constant factor of g and w, for the reason that offsets have one: see `ItemScores`."""
 _ALIVE = 6
 """How many numbers a query's score of an item is kept in, until a pass is done."""
+_STATES_KEPT = 4
+"""The same of a hidden state of the core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,11 @@ class QueryConfig(AttentionConfig):
         Queries are ranked among the whole catalogue, whatever the candidates.
         """
         places = self.max_length if length is None else length
+        # The core's pass of a query is over before that of the next one begins.
         core = places * (LAYERS_ALIVE * self.hidden_size + 4 * self.layers * self.heads * places)
         towers = _ALIVE * (self.items + self.query_size + self.vector_size) + 2 * BUCKETS
-        return super().pass_numbers(candidates, length) + QUERIES * (core + towers)
+        kept = _STATES_KEPT * places * self.hidden_size
+        return super().pass_numbers(candidates, length) + core + QUERIES * (towers + kept)
 
     def mask_numbers(self) -> int:
         """Return how many numbers of one user's are masked: of its history, and of each query."""
