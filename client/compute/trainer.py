@@ -49,6 +49,9 @@ PROBED_USERS, PROBED_EVENTS = 3, 5
 most events of each; never more than the model reads."""
 CHECKED_NORM = 2.0**-20
 """Clip norm of the check of rows: low, so that all bits are kept, and a power of two."""
+CHECKED_DEVIATION = 0.02
+"""Standard deviation of the weights in it, as at a usual start. With larger ones a softmax over
+many items gives subnormal numbers, with which a processor computes about eight times as long."""
 
 
 @section()
@@ -275,7 +278,10 @@ def _checked_shapes(model: AttentionRecommender, plan: LocalPlan) -> tuple[Shape
     key = f"{setting} {shapes}"
     if key not in _checked:
         _probe(model, plan)
-        with random_weights(model), PerUserClipping(model, CHECKED_NORM) as clipping:
+        with (
+            random_weights(model, CHECKED_DEVIATION),
+            PerUserClipping(model, CHECKED_NORM) as clipping,
+        ):
             _checked[key] = tuple(_checked_rows(model, clipping, shape) for shape in shapes)
     return _checked[key]
 

@@ -112,10 +112,14 @@ def _brief(values: Tensor) -> str:
 
 
 @contextmanager
-def random_weights(model: nn.Module) -> Iterator[None]:
+def random_weights(model: nn.Module, deviation: float = 0.1) -> Iterator[None]:
     """Give the trainable weights normal values for a while, the same in every call.
 
     Weights, gradients and modes are afterwards what they were before.
+
+    Args:
+        model: whose weights.
+        deviation: their standard deviation, > 0.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     before = [(p, p.detach().clone(), p.grad) for p in weights]
@@ -123,7 +127,7 @@ def random_weights(model: nn.Module) -> Iterator[None]:
     try:
         with torch.no_grad(), _same_masks(weights[0].device):
             for p in weights:
-                p.normal_(std=0.1)
+                p.normal_(std=deviation)
         yield
     finally:
         for module, training in modes:
