@@ -160,11 +160,11 @@ def answer_numbers(request: Request, items: int) -> int:
 
 @lru_cache(maxsize=8)
 def _trained_numbers(model: ModelConfig, items: int) -> int:
-    import torch  # noqa: PLC0415 takes seconds, and an estimate of memory needs no model
+    # torch takes seconds, and an estimate of memory needs no model
+    from shared.models.attention import trainable  # noqa: PLC0415
+    from shared.models.shapes import shapes_alone  # noqa: PLC0415
 
-    from shared.models.attention import trainable  # noqa: PLC0415 as torch
-
-    with torch.device("meta"):  # shapes alone, without memory
+    with shapes_alone():
         made = bare(model, items)
     return sum(weight.numel() for weight in trainable(made).values())
 

@@ -21,5 +21,6 @@ ease        a linear item-to-item model with a closed form
 offsets     the scale of items' offsets
 popularity  the popularity in a model's offsets, and scores without a part of it
 new_items   offsets of items that are new to training, from their features
+shapes      models without numbers, for the shapes of their weights
 complete_weights   refuse a model file that does not hold exactly the model's tensors
 """

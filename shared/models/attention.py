@@ -44,6 +44,7 @@ from shared.models.frozen import INITIAL_STD, draw_frozen
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.models.offsets import OFFSET_SCALE
 from shared.models.products import align, linear_by_user, product_by_user
+from shared.models.shapes import shapes_alone
 
 __all__ = [
     "Attention",
@@ -353,7 +354,7 @@ class AttentionRecommender(nn.Module):
             ValueError: `config.json` is damaged, or of another shape.
         """
         shape, weights = read_model(folder)
-        with torch.device("meta"):  # shapes alone: the file has the numbers
+        with shapes_alone():  # the file has the numbers
             model = cls(cls.shape.from_json(shape))
         check_complete(weights, model.state_dict(), folder)
         model.to_empty(device="cpu")

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from server.noise_plan import (
     most_own_items,
     plan_noise,
@@ -30,6 +28,7 @@ from shared.messages import Statistic
 from shared.models.attention import trainable
 from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.models.registry import bare
+from shared.models.shapes import shapes_alone
 from shared.privacy.accounting.accountant import noise_multiplier_for, rounds_for
 from shared.privacy.release import Release, ReleaseKind
 from simulations.datasets.load import EMBEDDED, load_items
@@ -232,7 +231,7 @@ def trained_numbers(run: RunConfig, items: int, own_items: int) -> int:
         own_items: how many of them have a direction of their own.
     """
     model = replace(run.model, own_items=tuple(range(1, own_items + 1)))
-    with torch.device("meta"):  # shapes alone
+    with shapes_alone():
         made = bare(model, items)
     return sum(parameter.numel() for parameter in trainable(made).values())
 
