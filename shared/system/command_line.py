@@ -17,6 +17,7 @@ and names are printed as they are. A style is an argument (`style=`, or a `Text`
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import math
 import sys
@@ -109,7 +110,11 @@ class _Placed(TyperCommand):
     def load(self) -> click.Command:
         """Import the command."""
         module, _, name = self.place.partition(":")
-        command = getattr(import_module(module), name)
+        gc.disable()  # what is imported stays; to look for garbage in it takes a tenth of the time
+        try:
+            command = getattr(import_module(module), name)
+        finally:
+            gc.enable()
         if not isinstance(command, typer.Typer):
             function, command = command, command_group("")
             command.command(self.name)(function)

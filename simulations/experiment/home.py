@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ttest_rel
 from torch import Tensor
 
 from client.home.adapt import HeldOutEvents, build_home, choose, last_events
@@ -143,6 +142,8 @@ def joining_section(
 
 
 def _joining(name: str | None, rows: NDArray[np.int64], rankings: dict[str, Ranking]) -> Joining:
+    from scipy.stats import ttest_rel  # noqa: PLC0415 it takes a second to import
+
     home, joined = (rankings[model].select(rows) for model in ("home", "federated_home"))
     gains = [_gains(ranking) for ranking in (joined, home)]
     differ = bool((gains[0] != gains[1]).any())

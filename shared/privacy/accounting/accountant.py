@@ -18,7 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from shared.errors import AccountingError
 from shared.privacy.accounting.composition import SLACK, Form, composed_epsilon
@@ -189,6 +188,7 @@ def noise_multiplier_for(
 
 def _fit_noise(cost: Callable[[float], float], target: float, low: float, high: float) -> float:
     """Find the noise between `low`, which exceeds the target's cost, and `high`, which does not."""
+    from scipy.optimize import brentq  # noqa: PLC0415 as in `composition`
 
     def excess(log_noise: float) -> float:
         aim = (1 - TOLERANCE / 4) * target

@@ -27,7 +27,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
-from scipy.optimize import brentq
 from scipy.special import logsumexp, ndtr, ndtri, roots_hermitenorm
 
 __all__ = ["SLACK", "Form", "composed_epsilon"]
@@ -197,4 +196,6 @@ class _Sum:
             return 0.0
         if allowed <= 0:
             return math.inf
+        from scipy.optimize import brentq  # noqa: PLC0415 many processes of a node need no root
+
         return float(brentq(excess, 0.0, t[-1] + mesh, xtol=1e-12, rtol=1e-10))

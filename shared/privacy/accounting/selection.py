@@ -25,7 +25,6 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from shared.errors import AccountingError
 from shared.privacy.accounting.accountant import divergences
@@ -114,6 +113,7 @@ def _gamma(law: TrialLaw, mean: float) -> float:
         return 1 / mean
     if mean == 1:
         return 1.0
+    from scipy.optimize import brentq  # noqa: PLC0415 as in `composition`
 
     def excess(log_odds: float) -> float:
         odds = math.exp(log_odds)  # 1 / γ - 1; then E[K] = odds / log(1 + odds)
