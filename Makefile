@@ -4,11 +4,12 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 BIN := .venv/bin
 READY := .venv/.ready
-# A file's tests stay on one worker, with what they share; tests/conftest.py orders the files.
-TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A file's tests stay on one worker, with what they share; tests/conftest.py orders the files. Four
+# workers keep two cores busy: the longest files wait for the processes of a federation.
+TESTS := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 # The tests start dozens of processes, and without bytecode each would compile all sources again.
 unexport PYTHONDONTWRITEBYTECODE
-# Three workers and the processes that they start share the cores: more threads only wait.
+# The workers and the processes that they start share the cores: more threads only wait.
 test check: export OMP_NUM_THREADS = 1
 
 help:  ## what each target does

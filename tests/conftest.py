@@ -5,6 +5,7 @@ Test modules name these types for the type checker alone: `if TYPE_CHECKING: fro
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import logging
@@ -61,7 +62,10 @@ def keep_files_in_memory() -> None:
 
 keep_files_in_memory()
 
-# Threads cost more than they bring at these sizes, and two test workers share the cores.
+# Imports make objects that stay: nothing of them can be collected.
+gc.disable()
+
+# Threads cost more than they bring at these sizes, and the test workers share the cores.
 torch.set_num_threads(1)
 
 ITEMS, FEATURES = 20, 4
@@ -80,19 +84,23 @@ DESCRIBED = ModelConfig(feature_size=FEATURES, max_length=5)
 
 LONGEST = (
     "docs/test_federation.py",
+    "docs/test_tutorial.py",
     "test_secure_deployment.py",
     "hostile/test_training.py",
-    "docs/test_tutorial.py",
-    "simulations/sweep/test_sweep.py",
     "simulations/audit/test_audit.py",
     "simulations/experiment/test_simulate.py",
-    "client/node/test_up.py",
-    "docs/test_recommend.py",
     "simulations/experiment/test_federation.py",
-    "server/test_kill.py",
+    "docs/test_recommend.py",
+    "simulations/sweep/test_sweep.py",
+    "client/node/test_up.py",
+    "client/compute/test_trainer.py",
+    "shared/privacy/accounting/test_accountant.py",
+    "shared/privacy/clipping/test_clipping.py",
+    "shared/privacy/test_noise.py",
     "client/ledger/test_kill.py",
-    "client/data/test_sources.py",
-    "client/serving/service/test_feedback.py",
+    "server/test_secure_kill.py",
+    "client/secure_aggregation/test_kill.py",
+    "server/test_kill.py",
     "simulations/benchmarks/day/test_day.py",
 )
 """Files that take longest, the longest first: one that was begun last would run on alone."""
@@ -106,6 +114,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files; all others stay in their order."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of every later collection, here and in forks of this process."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Let everything be freed at the end; a library reports what is not."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -72,7 +72,8 @@ def test_nothing_of_flower_is_loaded_before_it_is_asked_for() -> None:
 def test_no_other_module_names_flowers_private_parts() -> None:
     trees = {path: TREES[path] for path in MODULES.values()}
     for path in (ROOT / "tests").rglob("*.py"):
-        trees[path] = ast.parse(path.read_text(encoding="utf-8"))
+        if "flwr" in (text := path.read_text(encoding="utf-8")):
+            trees[path] = ast.parse(text)
     named = {
         path.relative_to(ROOT).as_posix()
         for path, tree in trees.items()

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -22,10 +23,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
+import client.cli
+import server.cli
+import simulations.cli
+from shared.system import command_line
+
+PROGRAMS = {
+    "sotto-node": client.cli.main,
+    "sotto-server": server.cli.main,
+    "sotto-lab": simulations.cli.main,
+}
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -114,6 +127,33 @@ class Shell:
         )
         assert done.returncode in codes, f"$ {script}\n{done.stdout}\nexit {done.returncode}"
         return done.stdout
+
+    def run_here(self, command: str) -> str:
+        """Run one of Sotto's commands in this process: each start of one takes seconds.
+
+        It reaches no network of the wrapper's, and begins in `folder`. Returns what it prints: as
+        at a terminal, or with `--json` on stdout alone.
+        """
+        out = io.StringIO()
+        words = shlex.split(command.replace("\\\n", " ").replace("\n", " "))
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            chdir(self.folder),
+            redirect_stdout(out),
+            redirect_stderr(io.StringIO() if "--json" in words else out),
+        ):
+            files = {word: [*map(str, Path().glob(word))] for word in words if "*" in word}
+            arguments = [name for word in words for name in files.get(word, [word])]
+            patched.setattr(sys, "argv", arguments)
+            patched.setattr(sys, "stdin", io.StringIO("y\n"))
+            for console in (command_line.output, command_line.messages):
+                patched.setattr(console, "width", int(self.variables["COLUMNS"]))
+            patched.setenv("HOME", self.variables["HOME"])
+            patched.delenv("XDG_STATE_HOME", raising=False)
+            with pytest.raises(SystemExit) as ended:
+                PROGRAMS[words[0]]()
+        assert not ended.value.code, out.getvalue()
+        return out.getvalue()
 
     def start(self, script: str, says: str = "") -> None:
         """Start a block in a terminal of its own, and wait for what it says."""

@@ -9,7 +9,6 @@ in-process engine.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import random
@@ -23,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,8 +33,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import client.cli
-import server.cli
 from client.site.setup import make_site
 from server.runs.run import read_config
 from server.state.checkpoint import Checkpoint
@@ -141,31 +138,7 @@ class Person:
     def type(self, command: str, more: str = "") -> None:
         """Do the block of a command alone, with `more` behind it."""
         [block] = [block for block in self.rest if command in block.text]
-        self.type_here(f"{self.personal(block.text)} {more}")
-
-    def type_here(self, command: str) -> str:
-        """Return what a command prints, in this process: a start of each takes seconds.
-
-        It reaches no network.
-        """
-        folder, out = self.shell.folder, io.StringIO()
-        words = shlex.split(command.replace("\\\n", " ").replace("\n", " "))
-        files = {word: [str(file) for file in folder.glob(word)] for word in words if "*" in word}
-        arguments = [name for word in words for name in files.get(word, [word])]
-        with (
-            pytest.MonkeyPatch.context() as patched,
-            chdir(folder),
-            redirect_stdout(out),
-            redirect_stderr(io.StringIO() if "--json" in words else out),
-        ):
-            patched.setattr(sys, "argv", arguments)
-            patched.setattr(sys, "stdin", io.StringIO("y\n"))
-            patched.setenv("HOME", self.shell.variables["HOME"])
-            patched.delenv("XDG_STATE_HOME", raising=False)
-            with pytest.raises(SystemExit) as ended:
-                {"sotto-node": client.cli.main, "sotto-server": server.cli.main}[words[0]]()
-        assert ended.value.code == 0, out.getvalue()
-        return out.getvalue()
+        self.shell.run_here(f"{self.personal(block.text)} {more}")
 
     def do(self, block: Block) -> str:
         """Do what one block says."""
@@ -385,7 +358,7 @@ def story(federation: Federation) -> Story:
     federation.exchange_keys()
     for one in others:  # "Repeat `invite` and `accept` for each partner."
         same = Person(coordinator.shell, [], one.name)
-        same.type_here(same.personal('sotto-server invite "Alpha Books" --server coordinator'))
+        same.shell.run_here(same.personal('sotto-server invite "Alpha Books" --server coordinator'))
         same.shell.run(same.personal(accept.text.replace("sotto-server list", "")))
     coordinator.follow(until="[privacy]")
     for one in others:
@@ -434,7 +407,7 @@ def test_the_published_card_claims_what_the_ledgers_say(story: Story) -> None:
     card = (published / "README.md").read_text()
     [worst] = re.findall(r"\| worst ε \| ([\d.]+) \|", card)
     for name, partner in story.federation.partners.items():
-        spent = json.loads(partner.type_here("sotto-node budget --site site --json"))["spent"]
+        spent = json.loads(partner.shell.run_here("sotto-node budget --site site --json"))["spent"]
         assert spent == pytest.approx(float(worst), abs=0.001)
         assert re.search(rf"\| {name} \| 2,?000 \|", card), card
     assert 0 < float(worst) <= 8
@@ -479,7 +452,7 @@ def test_rounds_are_reported_and_give_the_weights_of_the_in_process_engine(
     rounds = re.findall(rf"round (\d) of {ROUNDS}: 3 valid replies of 3", printed)
     assert rounds[-1] == str(ROUNDS)
     assert rounds == sorted(rounds)
-    status = made.coordinator.type_here("sotto-server status --server coordinator --json")
+    status = made.coordinator.shell.run_here("sotto-server status --server coordinator --json")
     [row] = [row for row in json.loads(status) if row["name"] == "open"]
     assert (row["state"], row["round"], row["starts"]) == ("finished", ROUNDS, 1)
     listed = json.loads(shell.run("sotto-server list --json\n"))

@@ -61,6 +61,8 @@ def test_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
     for block in typed:
         if block.title:
             (folder / block.title).write_text(block.text)
+        elif block.text.startswith("sotto-node "):
+            printed.append(shell.run_here(block.text))
         else:
             printed.append(shell.run(block.text))
     assert time.monotonic() - began < MOST_SECONDS

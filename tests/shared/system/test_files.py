@@ -323,6 +323,8 @@ def test_no_other_module_locks_syncs_or_replaces_a_file() -> None:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             return False
         moves = node.func.attr == "replace" and len(node.args) == 1 and not node.keywords
+        if node.func.attr not in ("fsync", "replace", "mkstemp"):
+            return False
         return moves or ast.unparse(node.func) in ("os.fsync", "os.replace", "tempfile.mkstemp")
 
     elsewhere = {
