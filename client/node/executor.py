@@ -51,7 +51,10 @@ _FETCH = 5.0
 _AWAY = 2.0
 """Seconds until a SuperNode that does not answer is asked again."""
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_PRELOADED = ["client.app", "client.node.worker", "client.compute.noise_optimiser"]
+_PRELOADED = [
+    *("client.app", "client.node.worker", "client.compute.noise_optimiser"),
+    "torch._dynamo",  # torch's compiler, which the first optimiser of a process imports
+]
 """Brings the libraries that an app needs; the app itself is the bundle's own."""
 
 
