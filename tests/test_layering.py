@@ -400,6 +400,7 @@ def test_only_the_guard_reads_a_risk() -> None:
 def test_who_is_whose_friend_is_read_at_home_alone() -> None:
     """What answers a coordinator, and what serves it, has no name for the table."""
     assert client_importers("shared.data.friends") == {
+        "client.checks.data",
         "client.commands.adapt",
         "client.home.friends",
         "client.home.friends_part",

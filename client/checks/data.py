@@ -10,9 +10,11 @@ from pathlib import Path
 from client.checks.base import Check, Facts, Verdict, doubtful, failed, passed
 from client.data.sources import open_source
 from client.site.over_use import load_use, own_values
+from client.site.own_data import OwnData
 from shared.config import ModelKind
+from shared.data.friends import read_friends
 from shared.data.queries import queries_of
-from shared.errors import DataError
+from shared.errors import DataError, SiteError
 from shared.over_use.labels import COLUMN, label_of
 
 __all__ = ["CHECKS"]
@@ -175,6 +177,22 @@ def _queries(facts: Facts) -> Verdict:
     return passed(found)
 
 
+def _friends(facts: Facts) -> Verdict:
+    """Look at what `sotto-node adapt` reads at home; the node itself does without."""
+    site = facts.site
+    if not site.data.friends:
+        return passed("data.friends names no table")
+    users = frozenset(OwnData.of_site(site).histories(facts.catalogue).users)
+    try:
+        table = read_friends(Path(site.folder, site.data.friends), users)
+    except (DataError, SiteError) as error:
+        remedy = "Until then sotto-node adapt refuses the table; the node does without it."
+        return doubtful(str(error).removesuffix("."), remedy)
+    befriended = int((table.degrees > 0).sum())
+    most = int(table.degrees.max(initial=0))
+    return passed(f"{befriended:,} users have a friend, {most:,} at most; they count at home alone")
+
+
 def _over_use(facts: Facts) -> Verdict:
     """Look at what a run of the kind "over-use" would read; nothing of it is sent."""
     site = facts.site
@@ -211,5 +229,6 @@ CHECKS = (
     Check("population", _population, "", _READ),
     Check("delta", _delta, "", _READ),
     Check("queries", _queries, "Mend the table, or leave data.queries out.", _READ),
+    Check("friends", _friends, "", _READ),
     Check("over-use", _over_use, "Mend the times, or the column.", _READ),
 )

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
 OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "groups", "memory"}
-OF_DATA |= {"over-use", "queries"}
+OF_DATA |= {"over-use", "queries", "friends"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference", "accepted"}
 
@@ -606,6 +606,16 @@ FAULTS = {
         "Leave the row out",
         "row 2",
         status="error",
+    ),
+    "a friend who is no user": Fault(
+        "friends",
+        lambda p: (
+            p.edit('# friends = "friends.csv"', 'friends = "friends.csv"'),
+            (p.site / "friends.csv").write_text("user,friend\nuser0,user1\nuser0,nobody\n"),
+        ),
+        "the node does without it",
+        "row 2, field 'friend', value 'nobody'",
+        status="warning",
     ),
     "over-use without labels": Fault(
         "over-use",
