@@ -72,6 +72,8 @@ class Explanation:
         federated: the part that the federated model adds for this history.
         verb: what users do with items, in the past tense.
         friends: the part of the user's friends, >= 0.
+        query: what the user looked for, in words; "" for nothing. The parts are then those of the
+            score for these words: `popularity` is what a user without history would get for them.
     """
 
     events: tuple[PastEvent, ...]
@@ -80,6 +82,7 @@ class Explanation:
     federated: float
     verb: str = CHOSE
     friends: float = 0.0
+    query: str = ""
 
     @property
     def score(self) -> float:
@@ -114,6 +117,10 @@ class Explanation:
 
         It names no friend.
         """
+        if self.query:
+            chosen = " and ".join(event.name for event in self.named)
+            also = f", and you {self.verb} {chosen}" if chosen else ""
+            return f"because it fits '{self.query}'{also}"
         if self.friends > self.score / 2:
             return f"because your friends {self.verb} it"
         if self.named:

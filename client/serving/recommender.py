@@ -153,6 +153,7 @@ class Recommender:
         self._search_federated = search_with(federated) if search is None else search
         self.catalogue, self.verb = catalogue, verb
         self._words: QueryWords | None = None
+        self._query = ""
         self._federated, self._attention, self._reads = federated, attention, window
         self._take_home(home)
         forms = {canonical_id(item): number for item, number in catalogue.index.items()}
@@ -240,7 +241,7 @@ class Recommender:
 
         other = copy(self)
         other._federated, other._search_federated = asked, search_with(asked)
-        other._reads, other._words = self._window, None
+        other._reads, other._words, other._query = self._window, None, text.strip()
         if self.home is not None:
             other._attention = None
         other._take_home(None)
@@ -516,8 +517,10 @@ class Recommender:
                 for number, item in enumerate(history[read:])
             )
             shares = float(home), float(popularity), float(federated)
-            friends = of_friends[column]
-            reasons.append(Explanation(events, *shares, verb=self.verb, friends=friends))
+            reason = Explanation(
+                events, *shares, verb=self.verb, friends=of_friends[column], query=self._query
+            )
+            reasons.append(reason)
         return reasons
 
     def _of_friends(self, user: str, columns: Tensor) -> tuple[list[float], float]:

@@ -85,6 +85,7 @@ def test_the_users_part_is_whatever_is_shown_without_a_query(folder: Path, sites
         assert sum(s.values()) == pytest.approx(1, abs=1e-4)
         reason = asked[0].explanation
         assert reason is not None
+        assert reason.sentence.startswith("because it fits 'i7'")
         assert reason.score == pytest.approx(asked[0].score, rel=1e-3)
 
 
