@@ -28,6 +28,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import ClassVar, Self
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +77,30 @@ def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
     return layer(x) if factor is None else x * factor
 
 
+Versions = list[tuple[ReferenceType[Tensor], int]]
+_multiples: WeakKeyDictionary[nn.Linear, tuple[Versions, float | None]] = WeakKeyDictionary()
+"""What `_multiple` found of a layer, for these tensors at these versions."""
+
+
 def _multiple(layer: nn.Linear) -> float | None:
     """Return c where a frozen layer maps x to c x; None elsewhere, and for one that is trained."""
-    weight = layer.weight
-    if any(p.requires_grad for p in layer.parameters()):
+    weights = list(layer.parameters())
+    if any(p.requires_grad for p in weights):
         return None
+    if any(p.is_inference() for p in weights):  # they have no version
+        return _read_multiple(layer)
+    known, factor = _multiples.get(layer, ([], None))
+    if len(known) != len(weights) or any(
+        kept() is not p or version != p._version
+        for (kept, version), p in zip(known, weights, strict=True)
+    ):
+        factor = _read_multiple(layer)
+        _multiples[layer] = ([(ref(p), p._version) for p in weights], factor)
+    return factor
+
+
+def _read_multiple(layer: nn.Linear) -> float | None:
+    weight = layer.weight
     if layer.bias is not None and bool(layer.bias.any()):
         return None
     if not bool(weight[0, 0]):

@@ -28,6 +28,8 @@ on numbers of this user alone:
    chosen (`reserved`).
 5. Wᵀ A is computed from slices of 26 bits of W, at most 2^9 places a product, in integers below
    2^(25 + 18 + 9) < 2^53, exactly, and added in int64, whose high bits are kept apart in time.
+   While no entry can exceed 2^53, products of one slice are added up in float64, also exactly, and
+   by the product itself.
 """
 
 from __future__ import annotations
@@ -129,6 +131,8 @@ class OuterSum:
         self._total = torch.zeros(outputs, inputs, dtype=torch.int64)
         self._high = torch.zeros_like(self._total)
         self._users = 0
+        self._recent = torch.zeros_like(self._total, dtype=torch.float64)
+        self._largest = 0.0  # that an entry of `_recent` can have
 
     def add(self, users: Factored, scales: Tensor) -> None:
         """Add some users' shares.
@@ -141,12 +145,29 @@ class OuterSum:
             self._carry()
         self._users += len(scales)
         weights = (scales * power_of_two(users.exponents + POINT_BITS)).where(scales > 0, 0)
-        rest = (users.gradients * weights[:, None, None]).round_().long().flatten(0, 1)
+        whole = (users.gradients * weights[:, None, None]).round_().flatten(0, 1)
         inputs = users.inputs.flatten(0, 1)
-        for own, of_inputs in zip(rest.split(_PLACES), inputs.split(_PLACES), strict=True):
-            self._add_product(own, of_inputs)
+        for own, of_inputs in zip(whole.split(_PLACES), inputs.split(_PLACES), strict=True):
+            largest = max(map(abs, map(float, own.aminmax())))
+            if largest < 2.0 ** (_SLICE - 1):
+                self._add_recent(own, of_inputs, largest)
+            else:
+                self._add_slices(own.long(), of_inputs)
 
-    def _add_product(self, rest: Tensor, inputs: Tensor) -> None:
+    def _add_recent(self, whole: Tensor, inputs: Tensor, largest: float) -> None:
+        """Add a product of one slice, whose numbers are at most `largest`."""
+        most = largest * 2.0**_INPUT_BITS * len(whole)
+        if self._largest + most > 2.0**53:
+            self._settle()
+        self._largest += most
+        self._recent.addmm_(whole.mT, inputs)
+
+    def _settle(self) -> None:
+        self._total += self._recent.long()
+        self._recent.zero_()
+        self._largest = 0.0
+
+    def _add_slices(self, rest: Tensor, inputs: Tensor) -> None:
         half, shift = 2 ** (_SLICE - 1), 0
         while bool(rest.any()):
             low = ((rest + half) & (2**_SLICE - 1)) - half  # in [-half, half)
@@ -160,6 +181,7 @@ class OuterSum:
         return (self._high.double() * 2.0**_CARRIED + self._total.double()) * 2.0**-POINT_BITS
 
     def _carry(self) -> None:
+        self._settle()
         self._high += self._total >> _CARRIED
         self._total &= 2**_CARRIED - 1
         self._users = 0
