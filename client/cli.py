@@ -9,6 +9,7 @@ from shared.system.command_line import command_table, run
 __all__ = ["main"]
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before a command imports Flower
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages for large tensors
 
 app = command_table(
     "Connect your data, join a federation, watch what leaves and what it cost.",

@@ -10,6 +10,7 @@ from shared.system.command_line import command_table, run
 __all__ = ["main"]
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before a command imports Flower
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages for large tensors
 
 app = command_table(
     "Simulate federations, sweep privacy budgets, audit claims.",
