@@ -23,6 +23,7 @@ from shared.privacy.distributed_noise import MOST_ORGANISATIONS, share_for
 from shared.privacy.release import Release, ReleaseKind
 
 __all__ = [
+    "MIN_SHARE",
     "NoisePlan",
     "about_groups",
     "check_masking",

@@ -5,6 +5,11 @@ enter as one number, ν: the noise on an item's popularity, if all of ε went in
 number of users an item has (`server.noise_plan.relative_noise`). ν is 0 without privacy, .4 on
 MovieLens-1M with secure aggregation at ε = 8, 1 with local noise, and 19 on the embedded data.
 
+What a step's noise does to a score is the noise of one weight, σ √K / N, times √D, the length of a
+state, with D the numbers that describe an item. In a catalogue of few items that is more than
+ν = σ √K V / N says. Where it is, it counts as ν does, in proportion to √D / V, which is 1 where the
+constants below were chosen.
+
 A step moves the weights by the learning rate times the mean clipped gradient, whose length is a
 public constant, and adds noise in proportion to ν. Both grow with the sum L of all learning rates.
 The loss falls by a multiple of L and rises by a multiple of (ν L)², so that the best L falls as
@@ -20,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.noise_plan import relative_noise
+from server.noise_plan import MIN_SHARE, most_own_items, relative_noise
 from shared.config import (
     Decay,
     ModelKind,
@@ -54,6 +59,8 @@ PAYS = 0.6
 """ν below which rounds pay."""
 OVER_USE_ROUNDS, OVER_USE_EXACT_ROUNDS, OVER_USE_RATE = 60, 80, 0.1
 """Rounds of a model of over-use with noise and without, and the rate of the server's Adam."""
+USUAL_ITEMS, USUAL_WIDTH = 3883, 1056
+"""Items V and numbers D that describe one, where the constants above were chosen."""
 TOO_LONG = 4
 """Times the best sum of learning rates above which rounds chosen by hand are warned of."""
 
@@ -115,7 +122,7 @@ def about_rounds(config: RunConfig, users: int, items: int) -> str:
     if not config.warm_start.share or not users or not training.rounds or not _plain(training):
         return ""
     organisations = config.server.organisations
-    noise = relative_noise(_sigma(config), organisations, users, items)
+    noise = _noise(_sigma(config), organisations, users, items, _width(config, items))
     rates = (training.in_round(n + 1).learning_rate for n in range(training.number_of_rounds))
     length, best = sum(rates), _best_length(noise)
     if length <= TOO_LONG * best:
@@ -129,7 +136,7 @@ def about_rounds(config: RunConfig, users: int, items: int) -> str:
 
 
 def plan_training(
-    noise_multiplier: float, organisations: int, users: int, items: int
+    noise_multiplier: float, organisations: int, users: int, items: int, width: int = 0
 ) -> TrainingPlan:
     """Return the plan for a run's public constants.
 
@@ -139,11 +146,12 @@ def plan_training(
         organisations: >= 1.
         users: of all of them, >= 1.
         items: catalogue size V.
+        width: numbers D that describe an item, at most; 0 is not known.
 
     >>> plan_training(0.0, 8, 6040, 3883)
     TrainingPlan(noise=0.0, share=0.82, rounds=4, learning_rate=0.0002)
     """
-    noise = relative_noise(noise_multiplier, organisations, users, items)
+    noise = _noise(noise_multiplier, organisations, users, items, width)
     if not noise:
         return TrainingPlan(
             noise=0.0, share=STATISTICS, rounds=EXACT_ROUNDS, learning_rate=RATE_OF_ADAM
@@ -169,7 +177,8 @@ def plan_of(config: RunConfig, users: int, items: int) -> TrainingPlan | None:
     """
     if not config.warm_start.share or not users:
         return None
-    plan = plan_training(_sigma(config), config.server.organisations, users, items)
+    organisations, width = config.server.organisations, _width(config, items)
+    plan = plan_training(_sigma(config), organisations, users, items, width)
     return plan if config.training.planned or _chosen(plan, config) == config else None
 
 
@@ -226,6 +235,20 @@ def _sigma(config: RunConfig) -> float:
     if privacy.secure:
         return share_for(sigma, privacy.honest_shares(config.server.organisations))
     return sigma
+
+
+def _noise(sigma: float, organisations: int, users: int, items: int, width: int) -> float:
+    """Return ν, or what a step's noise does to a score, as a ν: the larger one."""
+    noise = relative_noise(sigma, organisations, users, items)
+    of_scores = (USUAL_ITEMS / items) * math.sqrt(width / USUAL_WIDTH)
+    return noise * max(1.0, of_scores)
+
+
+def _width(config: RunConfig, items: int) -> int:
+    """Return how many numbers describe an item, at most."""
+    own = min(items, most_own_items(config.warm_start.own_items, MIN_SHARE))
+    described = config.model.feature_size * config.model.items.uses_features + own
+    return config.model.hidden_size or described
 
 
 def _best_length(noise: float) -> float:
