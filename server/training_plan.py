@@ -5,16 +5,13 @@ enter as one number, ν: the noise on an item's popularity, if all of ε went in
 number of users an item has (`server.noise_plan.relative_noise`). ν is 0 without privacy, .4 on
 MovieLens-1M with secure aggregation at ε = 8, 1 with local noise, and 19 on the embedded data.
 
-What a step's noise does to a score is the noise of one weight, σ √K / N, times √D, the length of a
-state, with D the numbers that describe an item. In a catalogue of few items that is more than
-ν = σ √K V / N says. Where it is, it counts as ν does, in proportion to √D / V, which is 1 where the
-constants below were chosen.
-
 A step moves the weights by the learning rate times the mean clipped gradient, whose length is a
 public constant, and adds noise in proportion to ν. Both grow with the sum L of all learning rates.
 The loss falls by a multiple of L and rises by a multiple of (ν L)², so that the best L falls as
 1 / ν²; as 1 / ν where what there is to learn is used up before. Gradient steps of one unit diverge
-above `MOST_RATE`. Without noise nothing is clipped, and each site goes through its users by Adam.
+above `MOST_RATE`, and above V / 2 D where more than V / 2 numbers D describe an item: a step moves
+all scores by the same numbers, and few items share the chances. Without noise nothing is clipped,
+and each site goes through its users by Adam.
 The constants were chosen on MovieLens-1M validation events (docs/experiments/recipe.md).
 """
 
@@ -59,8 +56,8 @@ PAYS = 0.6
 """ν below which rounds pay."""
 OVER_USE_ROUNDS, OVER_USE_EXACT_ROUNDS, OVER_USE_RATE = 60, 80, 0.1
 """Rounds of a model of over-use with noise and without, and the rate of the server's Adam."""
-USUAL_ITEMS, USUAL_WIDTH = 3883, 1056
-"""Items V and numbers D that describe one, where the constants above were chosen."""
+ITEMS_A_NUMBER = 2.0
+"""Items for each number that describes one, below which steps are shorter."""
 TOO_LONG = 4
 """Times the best sum of learning rates above which rounds chosen by hand are warned of."""
 
@@ -122,9 +119,9 @@ def about_rounds(config: RunConfig, users: int, items: int) -> str:
     if not config.warm_start.share or not users or not training.rounds or not _plain(training):
         return ""
     organisations = config.server.organisations
-    noise = _noise(_sigma(config), organisations, users, items, _width(config, items))
+    noise = relative_noise(_sigma(config), organisations, users, items)
     rates = (training.in_round(n + 1).learning_rate for n in range(training.number_of_rounds))
-    length, best = sum(rates), _best_length(noise)
+    length, best = sum(rates), _best_length(noise, _most_rate(items, _width(config, items)))
     if length <= TOO_LONG * best:
         return ""
     return (
@@ -151,13 +148,14 @@ def plan_training(
     >>> plan_training(0.0, 8, 6040, 3883)
     TrainingPlan(noise=0.0, share=0.82, rounds=4, learning_rate=0.0002)
     """
-    noise = _noise(noise_multiplier, organisations, users, items, width)
+    noise = relative_noise(noise_multiplier, organisations, users, items)
     if not noise:
         return TrainingPlan(
             noise=0.0, share=STATISTICS, rounds=EXACT_ROUNDS, learning_rate=RATE_OF_ADAM
         )
-    length = _best_length(noise)
-    rounds = min(max(math.ceil(length / MOST_RATE), FEWEST_ROUNDS), MOST_ROUNDS)
+    most = _most_rate(items, width)
+    length = _best_length(noise, most)
+    rounds = min(max(math.ceil(length / most), FEWEST_ROUNDS), MOST_ROUNDS)
     # Between the two bounds the share moves with the noise's logarithm.
     drowned = math.log(max(noise, PAYS) / PAYS) / math.log(DROWNED / PAYS)
     share = STATISTICS + (STATISTICS_WHERE_DROWNED - STATISTICS) * min(drowned, 1.0)
@@ -237,11 +235,9 @@ def _sigma(config: RunConfig) -> float:
     return sigma
 
 
-def _noise(sigma: float, organisations: int, users: int, items: int, width: int) -> float:
-    """Return ν, or what a step's noise does to a score, as a ν: the larger one."""
-    noise = relative_noise(sigma, organisations, users, items)
-    of_scores = (USUAL_ITEMS / items) * math.sqrt(width / USUAL_WIDTH)
-    return noise * max(1.0, of_scores)
+def _most_rate(items: int, width: int) -> float:
+    """Return the learning rate of a round above which gradient steps overshoot."""
+    return min(MOST_RATE, items / (ITEMS_A_NUMBER * width)) if width else MOST_RATE
 
 
 def _width(config: RunConfig, items: int) -> int:
@@ -251,9 +247,9 @@ def _width(config: RunConfig, items: int) -> int:
     return config.model.hidden_size or described
 
 
-def _best_length(noise: float) -> float:
+def _best_length(noise: float, most_rate: float) -> float:
     """Return the best sum of all rounds' learning rates at a noise ν."""
-    longest = MOST_ROUNDS * MOST_RATE
+    longest = MOST_ROUNDS * most_rate
     return min(LENGTH_AT_UNIT_NOISE / (noise * max(noise, 1.0)), longest) if noise else math.inf
 
 
