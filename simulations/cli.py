@@ -21,6 +21,7 @@ app = command_table(
         "audit": "simulations.audit.command:audit_command",
         "report": "simulations.report.command:report_command",
         "sweep": "simulations.sweep.command:sweep_command",
+        "compare": "simulations.sweep.compare:compare_command",
         "calibrate": "simulations.calibrate.command:calibrate_command",
         "simulate": "simulations.commands.simulate:simulate_command",
         "over-use": "simulations.over_use.command:over_use_command",

@@ -3,6 +3,8 @@
 | module      | what it is for                                                                |
 |-------------|-------------------------------------------------------------------------------|
 | command     | `sotto-lab sweep`                                                             |
+| compare     | `sotto-lab compare`                                                           |
+| comparison  | kinds of model side by side, and which to take                                |
 | options     | its options                                                                   |
 | print_sweep | its output: planned runs, tables, JSON                                        |
 | axes        | settings that vary, and names of runs                                         |

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class SweepOptions:
         assignments: `section.key=value` texts.
         axes: settings that vary.
         keep: which files of a finished run are kept.
+        variants: name -> settings by key, of one recipe; another axis.
     """
 
     recipes: Sequence[Path] = ()
@@ -50,12 +51,14 @@ class SweepOptions:
     assignments: Sequence[str] = ()
     axes: tuple[Axis, ...] = ()
     keep: Keep | None = None
+    variants: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Return whether no option was given."""
         given = any(value is not None for value in self.options.values())
-        return not (self.recipes or given or self.assignments or self.axes or self.keep)
+        stated = self.recipes or self.assignments or self.axes or self.keep or self.variants
+        return not (given or stated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +218,12 @@ def _recipes(asked: SweepOptions) -> dict[str, dict[str, Value]]:
         if name in recipes:
             raise ConfigError(f"two recipes are called '{name}': rename one of the files.")
         options = {k: v for k, v in asked.options.items() if v is not None} | first
-        settings = flatten(read_settings(file, options, asked.assignments))
-        for key in PATHS:
-            if settings[key]:
-                settings[key] = str(Path(str(settings[key])).resolve())
-        recipes[name] = settings
+        for variant, changes in asked.variants.items() or [(name, {})]:
+            settings = flatten(read_settings(file, {**options, **changes}, asked.assignments))
+            for key in PATHS:
+                if settings[key]:
+                    settings[key] = str(Path(str(settings[key])).resolve())
+            recipes[variant] = settings
     return recipes
 
 

@@ -1,0 +1,194 @@
+"""Kinds of model side by side: figures, cost, and which to take at each ε.
+
+What is compared is what a partner uses: the federated model adapted at home, or the federated one
+where that was not measured. Of two kinds at one ε, the users are the same, so that the test is of
+paired differences: of each user's part of NDCG@10, mean over the seeds (Student's t).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.stats import ttest_rel
+
+from shared.errors import CheckpointError
+from simulations.experiment.user_ranks import EVALUATION
+from simulations.sweep.axes import EPSILON, RECIPE
+from simulations.sweep.folder import SweepFolder
+from simulations.sweep.table import Cell, Outcome, cells
+
+__all__ = ["Compared", "advice", "compare"]
+
+K = 10
+_LUCK = 0.05
+"""From which p on a difference may be luck."""
+Gains = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One kind at one ε, means over its seeds.
+
+    Attributes:
+        kind: of model.
+        epsilon: of the settings; None without privacy.
+        seeds: finished runs.
+        ndcg: NDCG@10 of the federated model.
+        home: the same, adapted at home; None where it was not measured.
+        hr: HR@10, which is recall@10 of one relevant item a user.
+        f1: F1@10.
+        coverage: share of the catalogue that is in some list.
+        spent: the highest ε of an organisation's ledger; None without privacy.
+        seconds: of training.
+        megabytes: sent and received by all organisations in a round; None without rounds.
+    """
+
+    kind: str
+    epsilon: float | None
+    seeds: int
+    ndcg: float
+    home: float | None
+    hr: float
+    f1: float
+    coverage: float
+    spent: float | None
+    seconds: float
+    megabytes: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON has them."""
+        return asdict(self)
+
+    @property
+    def used(self) -> float:
+        """What a partner gets: NDCG@10 at home where it was measured."""
+        return self.ndcg if self.home is None else self.home
+
+
+def compare(outcomes: Sequence[Outcome]) -> list[Compared]:
+    """Return a row for each kind and ε that has a finished run, by ε and kind in order."""
+    rows = [_row(cell) for cell in cells(outcomes) if cell.finished]
+    order = {epsilon: place for place, epsilon in enumerate(dict.fromkeys(r.epsilon for r in rows))}
+    return sorted(rows, key=lambda row: order[row.epsilon])
+
+
+def _row(cell: Cell) -> Compared:
+    done = [one for one in cell.outcomes if one.result is not None]
+    results = [one.result for one in done if one.result is not None]
+    figures = {name: cell.figure(f"{name}@{K}") for name in ("ndcg", "hr", "coverage")}
+    means = {name: math.nan if found is None else found[0] for name, found in figures.items()}
+    home = cell.figure(f"ndcg@{K}", "federated_home")
+    spent = [one["epsilon"] for result in results for one in result["privacy"]["organisations"]]
+    costs = [result["cost"] for result in results]
+    traffic = [
+        (cost["bytes_up_per_round"] + cost["bytes_down_per_round"]) / 1e6
+        for cost in costs
+        if cost.get("bytes_up_per_round") is not None
+    ]
+    return Compared(
+        kind=_kind(done[0]),
+        epsilon=_epsilon(done[0]),
+        seeds=len(done),
+        ndcg=means["ndcg"],
+        home=None if home is None else home[0],
+        hr=means["hr"],
+        f1=2 * means["hr"] / (K + 1),  # precision is HR / k, recall is HR
+        coverage=means["coverage"],
+        spent=None if _epsilon(done[0]) is None else max(spent),
+        seconds=statistics.fmean(cost["seconds"]["train"] for cost in costs),
+        megabytes=statistics.fmean(traffic) if traffic else None,
+    )
+
+
+def advice(outcomes: Sequence[Outcome], folder: SweepFolder) -> list[str]:
+    """Return a sentence for each ε: which kind to take, how much better it is, and how surely.
+
+    Args:
+        outcomes: of all runs.
+        folder: of the comparison, with the runs' ranks.
+
+    Raises:
+        CheckpointError: a finished run's file of ranks is damaged.
+    """
+    rows, sentences = compare(outcomes), []
+    for epsilon in dict.fromkeys(row.epsilon for row in rows):
+        here = sorted((row for row in rows if row.epsilon == epsilon), key=lambda row: -row.used)
+        if len(here) > 1:
+            gains = {row.kind: _gains(folder, _runs(outcomes, row.kind, epsilon)) for row in here}
+            sentences.append(_sentence(here, gains))
+    return sentences
+
+
+def _sentence(rows: Sequence[Compared], gains: dict[str, Gains]) -> str:
+    """Name the best kind, or the quickest of those that may be as good."""
+    best = rows[0]
+    chances = {row.kind: _chance(gains[best.kind], gains[row.kind]) for row in rows[1:]}
+    alike = [row for row in rows[1:] if chances[row.kind] >= _LUCK]
+    quickest = min([best, *alike], key=lambda row: row.seconds)
+    others = ", ".join(
+        f"{row.kind} {row.used:.4f} (p = {chances[row.kind]:.2g})" for row in rows[1:]
+    )
+    where = "without noise" if best.epsilon is None else f"at ε = {best.epsilon:g}"
+    what = "NDCG@10" if best.home is None else "NDCG@10 at home"
+    found = f"{what} {best.kind} {best.used:.4f}, {others}"
+    if quickest is best:
+        return f"Take {best.kind} {where}: {found}."
+    return (
+        f"Take {quickest.kind} {where}, which trains in {quickest.seconds:,.0f} s instead of "
+        f"{best.seconds:,.0f} s and may be as good: {found}."
+    )
+
+
+def _chance(one: Gains, other: Gains) -> float:
+    """Return p of the paired difference; 1 where no user ranks otherwise."""
+    return float(ttest_rel(one, other).pvalue) if bool((one != other).any()) else 1.0
+
+
+def _runs(outcomes: Sequence[Outcome], kind: str, epsilon: float | None) -> list[str]:
+    return [
+        one.run.name
+        for one in outcomes
+        if one.result is not None and _kind(one) == kind and _epsilon(one) == epsilon
+    ]
+
+
+def _gains(folder: SweepFolder, runs: Sequence[str]) -> Gains:
+    """Return each user's part of NDCG@10, mean over the runs, in the order of the users."""
+    gains: Gains = np.mean([_gains_of(folder.run(name) / EVALUATION) for name in runs], axis=0)
+    return gains
+
+
+def _gains_of(file: Path) -> Gains:
+    try:
+        table = pq.read_table(file, columns=["user", "model", "rank"]).to_pydict()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error!s:.80}): remove the run's folder, and the run is "
+            "repeated."
+        ) from error
+    models = set(table["model"])
+    model = "federated_home" if "federated_home" in models else "federated"
+    ranks = {
+        user: rank
+        for user, of, rank in zip(table["user"], table["model"], table["rank"], strict=True)
+        if of == model
+    }
+    ordered = np.array([ranks[user] for user in sorted(ranks)], np.float64)
+    return np.where(ordered <= K, 1 / np.log2(1 + ordered), 0.0)
+
+
+def _kind(outcome: Outcome) -> str:
+    return str(outcome.run.values.get(RECIPE, outcome.run.config.model.kind))
+
+
+def _epsilon(outcome: Outcome) -> float | None:
+    value = outcome.run.values.get(EPSILON, outcome.run.config.privacy.epsilon)
+    return float(value) if isinstance(value, int | float) else None

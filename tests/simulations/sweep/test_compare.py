@@ -1,0 +1,106 @@
+"""Kinds of model side by side: one run each, a table, and advice that a test of users bears out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from simulations.cli import main
+from simulations.sweep.axes import parse_axes
+from simulations.sweep.compare import _variants
+from simulations.sweep.comparison import advice, compare
+from simulations.sweep.folder import SweepFolder
+from simulations.sweep.plan import Plan, SweepOptions
+from simulations.sweep.work import Grid
+from tests.simulations.report.folders import HIT_RATES, RunSpec, write_run
+
+SETTINGS = ("privacy.delta=1e-5", "lab.data=films")
+
+
+def kinds(folder: Path, rates: Mapping[str, float], seconds: Mapping[str, float]) -> SweepFolder:
+    """A comparison whose runs are finished: hit rates at home and seconds by kind."""
+    variants = _variants(",".join(rates))
+    axes = parse_axes("8", None, [])
+    options = SweepOptions(options={}, assignments=SETTINGS, variants=variants, axes=axes)
+    plan, made = Plan.of(options), SweepFolder(folder)
+    made.write_plan(plan)
+    for run in plan.runs():
+        kind = str(run.config.model.kind)
+        hits = {**HIT_RATES, "federated_home": rates[kind]}
+        result = write_run(made.run(run.name), RunSpec(epsilon=8.0, rates=hits, seed=len(kind)))
+        result["cost"]["seconds"]["train"] = seconds[kind]
+        (made.run(run.name) / "result.json").write_text(json.dumps(result))
+    return made
+
+
+def test_each_kind_is_a_variant_with_the_weights_that_it_trains() -> None:
+    options = SweepOptions(
+        options={},
+        assignments=SETTINGS,
+        variants=_variants("attention,lstm"),
+        axes=parse_axes("4,none", "0,1", []),
+    )
+    runs = Plan.of(options).runs()
+    assert [run.name for run in runs[:4]] == [
+        f"recipe={kind},epsilon={epsilon},seed=0"
+        for kind in ("attention", "lstm")
+        for epsilon in ("4", "none")
+    ]
+    assert {(str(r.config.model.kind), str(r.config.model.trained)) for r in runs} == {
+        ("attention", "scores"),
+        ("lstm", "all"),
+    }
+    again = Plan.of(options)
+    assert again.differences(Plan.of(options)) == []
+
+
+def test_a_better_kind_is_recommended_and_one_that_may_be_as_good_by_its_cost(
+    tmp_path: Path,
+) -> None:
+    costs = {"attention": 40.0, "lstm": 300.0}
+    better = kinds(tmp_path / "better", {"attention": 0.1, "lstm": 0.4}, costs)
+    outcomes = Grid(Plan.from_toml(better.plan_file).runs(), better).outcomes
+    attention, lstm = compare(outcomes)
+    assert (attention.kind, lstm.kind, lstm.seconds) == ("attention", "lstm", 300)
+    assert lstm.f1 == pytest.approx(2 * 0.1 * lstm.hr / (0.1 + 1))
+    [sentence] = advice(outcomes, better)
+    assert sentence.startswith("Take lstm at ε = 8: NDCG@10 at home lstm 0.")
+
+    alike = kinds(tmp_path / "alike", {"attention": 0.2, "lstm": 0.2}, costs)
+    outcomes = Grid(Plan.from_toml(alike.plan_file).runs(), alike).outcomes
+    [sentence] = advice(outcomes, alike)
+    assert sentence.startswith("Take attention at ε = 8")
+
+
+def test_the_command_continues_a_folder_and_prints_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = {"attention": 40.0, "lstm": 300.0}
+    kinds(tmp_path / "kinds", {"attention": 0.1, "lstm": 0.4}, costs)
+    settings = [word for one in SETTINGS for word in ("--set", one)]
+    words = ["compare", "--epsilons", "8", *settings, "--out", str(tmp_path / "kinds")]
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["sotto-lab", *words, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        shown = capsys.readouterr().out
+        assert "Take lstm at" in shown
+    assert [row["kind"] for row in json.loads(shown)["kinds"]] == ["attention", "lstm"]
+
+
+@pytest.mark.parametrize("wrong", ["attention", "attention,attention", "attention,over-use", "gru"])
+def test_kinds_that_cannot_be_compared_are_refused(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "--kinds", wrong, "--out", str(tmp_path / "kinds")]
+    monkeypatch.setattr(sys, "argv", ["sotto-lab", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert f"--kinds {wrong}" in capsys.readouterr().err
+    assert not (tmp_path / "kinds").exists()
