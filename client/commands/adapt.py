@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -31,7 +31,10 @@ from client.serving.published import load_published, scorer_of
 from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.friends import read_friends
+from shared.data.histories import Histories
 from shared.errors import ConfigError
+from shared.models.attention import AttentionRecommender
+from shared.models.influence import InfluenceCaps
 from shared.privacy.accounting.accountant import epsilon as epsilon_of
 from shared.privacy.noise import RandomSource, SystemRandom
 from shared.privacy.release import Release
@@ -103,49 +106,82 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
         raise ConfigError("--friends reads exact data, as --attention does: leave it out.")
     if terms is None and (epsilon is not None or delta is not None):
         raise ConfigError("--epsilon and --delta are for --private: add it, or leave them out.")
-    file = source.home if out is None else out
+    file, place = source.home if out is None else out, _friends_file(source, friends)
     catalogue, recommender = load_published(model, source.device)
     messages.print("reading your data ...")
     # At home, what users chose of what was recommended counts at once.
     histories = source.data.histories(catalogue)
-    federated = scorer_of(recommender)
     if terms is not None:
-        _check_place(file)
-        messages.print("counting, with noise ...")
-        sums = measure_own_sums(histories, len(catalogue), terms.charge(), terms.random)
-        _save(file, build_private_home(sums, federated), catalogue, terms.guarantee)
-        if as_json:
-            write_json(terms.report() | {"file": str(file)})
-        else:
-            _print_private(terms, file)
-        return
+        if place is not None:
+            messages.print(
+                f"{place.name} is left out: a private home model takes no friends.", markup=False
+            )
+        _adapt_privately(histories, recommender, catalogue, terms, file)
+        report: dict[str, Any] = terms.report()
+    else:
+        choice, home, of_friends = _adapt_exactly(
+            histories, recommender, source.data.data.caps, place, attention=attention
+        )
+        _save(file, home, catalogue, None)
+        report = asdict(choice) | ({} if of_friends is None else {"friends": asdict(of_friends)})
+    if as_json:
+        write_json(report | {"file": str(file)})
+    elif terms is not None:
+        _print_private(terms, file)
+    else:
+        _print(choice, of_friends, file)
+
+
+def _adapt_privately(
+    histories: Histories,
+    recommender: AttentionRecommender,
+    catalogue: Catalogue,
+    terms: _Terms,
+    file: Path,
+) -> None:
+    """Count with noise, after it is charged, and save the home model."""
+    _check_place(file)
+    messages.print("counting, with noise ...")
+    sums = measure_own_sums(histories, len(catalogue), terms.charge(), terms.random)
+    _save(file, build_private_home(sums, scorer_of(recommender)), catalogue, terms.guarantee)
+
+
+def _adapt_exactly(
+    histories: Histories,
+    recommender: AttentionRecommender,
+    caps: InfluenceCaps,
+    friends: Path | None,
+    *,
+    attention: bool,
+) -> tuple[Choice, HomeModel, FriendsChoice | None]:
+    """Choose the home model on the users' last events, and whether friends are part of it.
+
+    Args:
+        histories: of the own users.
+        recommender: the published model.
+        caps: on one user's part of own counts.
+        friends: table of friends; None has none.
+        attention: whether an attention model is trained on own data, too.
+    """
     messages.print("comparing on the last event of your users ...")
-    items = len(catalogue)
+    federated, items = scorer_of(recommender), recommender.config.items
     events, own = last_events(histories), None
     if attention:
         messages.print("training an attention model on your data ...")
         own = events.train_attention(items)
     window = recommender.config.max_length
-    caps = source.data.data.caps
     choice = choose(events, federated, items=items, window=window, attention=own, caps=caps)
     home = build_home(choice.chosen, histories, federated, items, own, caps)
-    of_friends = None
-    if (place := _friends_file(source, friends)) is not None:
-        messages.print("reading friends ...")
-        table = read_friends(place, frozenset(histories.users))
-        counted = build_home(choice.chosen, events.counted, federated, items, own, caps)
+    if friends is None:
+        return choice, home, None
+    messages.print("reading friends ...")
+    table = read_friends(friends, frozenset(histories.users))
+    counted = build_home(choice.chosen, events.counted, federated, items, own, caps)
 
-        def states(rows: Tensor) -> Tensor:
-            return recommender.last_states(rows.to(recommender.device))
+    def states(rows: Tensor) -> Tensor:
+        return recommender.last_states(rows.to(recommender.device))
 
-        homes = counted, home
-        home, of_friends = fit_friends(events, homes, histories, table, states, window)
-    _save(file, home, catalogue, None)
-    if as_json:
-        more = {} if of_friends is None else {"friends": asdict(of_friends)}
-        write_json(asdict(choice) | more | {"file": str(file)})
-    else:
-        _print(choice, of_friends, file)
+    return choice, *fit_friends(events, (counted, home), histories, table, states, window)
 
 
 def _friends_file(source: OwnSource, named: Path | None) -> Path | None:

@@ -84,9 +84,13 @@ PRIVATE = {"home.private": True, "home.epsilon": 4.0, "home.max_epsilon": 5.0}
 def test_a_private_model_is_charged_and_holds_noise_alone(
     sites: Sites, published: Path, sotto_node: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    site = sites.make("alpha", PRIVATE, users=60)
+    site = sites.make("alpha", {**PRIVATE, "data.friends": "friends.csv"}, users=60)
     assert sotto_node("adapt", published, "--site", site, "--json") == 0
-    answer = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    assert "friends.csv is left out: a private home model takes no friends" in " ".join(
+        shown.err.split()
+    )
+    answer = json.loads(shown.out)
     assert (answer["epsilon"], answer["delta"], answer["max_epsilon"]) == (4.0, 1e-3, 5.0)
     assert answer["spent"] == pytest.approx(4.0, rel=0.01)
     assert set(answer) == {"epsilon", "delta", "spent", "max_epsilon", "file"}
