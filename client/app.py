@@ -28,7 +28,8 @@ from client.compute.groups import user_counts
 from client.compute.memory import keep_freed_memory
 from client.compute.queries import AskedBeside
 from client.compute.statistics import noised_statistic, statistic_points
-from client.compute.trainer import LocalPlan, gradient_points, train
+from client.compute.steps import LocalPlan
+from client.compute.trainer import gradient_points, train
 from client.guard import Computation, Guard, Masking, PointsComputation
 from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note

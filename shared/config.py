@@ -255,7 +255,7 @@ class LocalTraining:
 
     Declared once, in the order of the wire. A run's settings (`TrainingConfig`), the request to a
     partner (`shared.messages.TrainRequest`) and what the partner's trainer takes
-    (`client.compute.trainer.LocalPlan`) extend it.
+    (`client.compute.steps.LocalPlan`) extend it.
 
     Attributes:
         sample_rate: chance of each user to be in a step, in (0, 1].

@@ -301,6 +301,7 @@ def test_a_room_says_what_is_inside_and_imports_nothing() -> None:
 
 def test_what_computes_knows_no_message_and_no_file() -> None:
     computing = (
+        "client.compute.steps",
         "client.compute.trainer",
         "shared.models.",
         "shared.privacy.",

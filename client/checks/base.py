@@ -105,7 +105,7 @@ class Expected:
         local_steps: noised sums in a round, >= 1; None takes the last charged round's, or 1.
         model: shape of the recommender.
         groups: tables of public groups, as a run's `groups.tables`; "" expects none.
-        candidates: as in `client.compute.trainer.LocalPlan`, >= 0.
+        candidates: as in `client.compute.steps.LocalPlan`, >= 0.
 
     Raises:
         ConfigError: a value is out of its range.

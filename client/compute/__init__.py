@@ -1,6 +1,7 @@
 """What is computed from one site's users; knows no message, no file and no ledger.
 
-- `trainer`: private training steps (DP-SGD, one user one sample).
+- `steps`: private training steps (DP-SGD, one user one sample), of whatever model.
+- `trainer`: their batches and losses, of recommenders.
 - `noise_optimiser`: their step, by Opacus, on clipped sums.
 - `batches`: physical batches of constant shape, independent of who is in them.
 - `statistics`: noised popularity and moment, for a warm start.

@@ -1,9 +1,8 @@
 """Training of the over-use model on one site's users; knows no message, no file and no ledger.
 
-A step is that of `client.compute.trainer`, by the same optimiser: Poisson samples of users, one
-loss a user, per-user clipping, noise of the site's own source, as a whole or as its share of one
-noise. Physical batches have one shape, and `check_model` finds how many rows a batch may have so
-that no user's part depends on its row (`client.compute.batches`).
+Steps are those of `client.compute.steps`, of Poisson samples of users with one loss a user.
+Physical batches have one shape, and `check_model` finds how many rows a batch may have so that no
+user's part depends on its row (`client.compute.batches`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.compute.batches import independent_rows, layer_values, most_rows
-from client.compute.trainer import LocalPlan, make_optimiser
+from client.compute.steps import LocalPlan, Losses, change_of, noised_gradient, take_steps
 from shared.config import ModelConfig
 from shared.over_use.examples import Examples
 from shared.over_use.kind import OverUseShape, bare
@@ -26,7 +25,6 @@ from shared.over_use.sessions import FEATURES
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource
-from shared.privacy.noise_share import noised_points
 from shared.privacy.sampling import poisson_samples
 
 __all__ = ["build_model", "check_model", "gradient_points", "train"]
@@ -87,17 +85,12 @@ def train(
     Returns:
         Change of each weight by name, finite, float32, on the CPU.
     """
-    weights = dict(model.named_parameters())
-    before = {name: p.detach().clone() for name, p in weights.items()}
-    steps = _private_steps if plan.noise_multiplier > 0 else _plain_steps
-    steps(model, examples, plan, random)
-    for p in weights.values():
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    take_steps(model, plan, random, _losses_of_steps(model, examples, plan, random))
+    for p in model.parameters():
         p.grad = None
         vars(p).pop("summed_grad", None)
-    return {
-        name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
-        for name, p in weights.items()
-    }
+    return change_of(model, before)
 
 
 def gradient_points(
@@ -108,52 +101,34 @@ def gradient_points(
     What is masked and summed over organisations is this, int64 [m], by name, as in
     `trainer.gradient_points`; so are the arguments.
     """
-    rows = _checked_rows(model, plan)
-    with PerUserClipping(model, plan.clip_norm) as clipping:
-        (batches,) = _steps(examples, plan, rows, random)
-        clipping.zero_sums()
-        for batch in batches:
-            clipping.backward(_losses(model, batch))
-        points = {
-            name: noised_points(clipping.sum_of(p), plan.clip_norm, plan.noise_multiplier, random)
-            for name, p in model.named_parameters()
-        }
-    return np.concatenate([points[name].flatten().numpy() for name in sorted(points)])
+    (losses,) = _losses_of_steps(model, examples, plan, random)
+    return noised_gradient(model, plan, random, losses)
 
 
-def _private_steps(
+def _losses_of_steps(
     model: OverUseModel, examples: Examples, plan: LocalPlan, random: RandomSource
-) -> None:
-    # With it comes Opacus, which takes seconds.
-    from client.compute.noise_optimiser import SourcedNoiseOptimizer  # noqa: PLC0415
+) -> Iterator[Losses]:
+    """Return the losses of each step's Poisson sample in batches of one shape, at least one.
 
-    rows = _checked_rows(model, plan)
-    with PerUserClipping(model, plan.clip_norm) as clipping:
-        optimiser = SourcedNoiseOptimizer(
-            make_optimiser(model, plan),
-            clipping,
-            random,
-            noise_multiplier=plan.noise_multiplier,
-            clip_norm=plan.clip_norm,
-            expected_batch=plan.expected_batch,
-            trust=plan.trust,
-        )
-        for batches in _steps(examples, plan, rows, random):
-            clipping.zero_sums()
-            for batch in batches:
-                clipping.backward(_losses(model, batch))
-            optimiser.step()
+    Raises:
+        ClippingError: as `check_model`.
+    """
+    private = plan.noise_multiplier > 0
+    # At once, since it records gradients itself; the losses follow one by one.
+    rows = _checked_rows(model, plan) if private else _most_rows(model, plan)
+    return _losses_in(model, examples, plan, rows, random)
 
 
-def _plain_steps(
-    model: OverUseModel, examples: Examples, plan: LocalPlan, random: RandomSource
-) -> None:
-    optimiser = make_optimiser(model, plan)
-    for batches in _steps(examples, plan, _most_rows(model, plan), random):
-        optimiser.zero_grad(set_to_none=False)
-        for batch in batches:
-            (_losses(model, batch).sum() / plan.expected_batch).backward()
-        optimiser.step()
+def _losses_in(
+    model: OverUseModel, examples: Examples, plan: LocalPlan, rows: int, random: RandomSource
+) -> Iterator[Losses]:
+    samples = poisson_samples(
+        len(examples), sample_rate=plan.sample_rate, steps=plan.local_steps, random=random
+    )
+    for users in samples:
+        starts = range(0, max(1, len(users)), rows)
+        batches = (_batch(examples, users[start : start + rows], rows) for start in starts)
+        yield ((_losses(model, batch), None) for batch in batches)
 
 
 def _checked_rows(model: OverUseModel, plan: LocalPlan) -> int:
@@ -182,18 +157,6 @@ def _losses(model: OverUseModel, batch: _Batch) -> Tensor:
     features, mask = batch.features.to(weight), batch.mask.to(weight.device)
     labels, present = batch.labels.to(weight.device), batch.present.to(weight.device)
     return loss_per_user(model(features, mask), labels, present)
-
-
-def _steps(
-    examples: Examples, plan: LocalPlan, rows: int, random: RandomSource
-) -> Iterator[Iterator[_Batch]]:
-    """Yield each step's Poisson sample in batches of one shape; an empty sample makes one."""
-    samples = poisson_samples(
-        len(examples), sample_rate=plan.sample_rate, steps=plan.local_steps, random=random
-    )
-    for users in samples:
-        starts = range(0, max(1, len(users)), rows)
-        yield (_batch(examples, users[start : start + rows], rows) for start in starts)
 
 
 def _batch(examples: Examples, users: NDArray[np.int64], rows: int) -> _Batch:

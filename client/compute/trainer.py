@@ -14,12 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from client.compute.batches import (
     Batch,
@@ -31,18 +30,16 @@ from client.compute.batches import (
     physical_batches,
     shapes_of,
 )
-from shared.config import LocalTraining, Optimiser, Trust
+from client.compute.steps import LocalPlan, Losses, change_of, noised_gradient, take_steps
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.dropout import Dropout
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource
-from shared.privacy.noise_share import noised_points
 from shared.privacy.sampling import poisson_samples
-from shared.sections import Choice, NonNegativeNumber, PositiveInt, Require, section
 
-__all__ = ["LocalPlan", "check_model", "gradient_points", "make_optimiser", "train"]
+__all__ = ["check_model", "gradient_points", "train"]
 
 PROBED_USERS, PROBED_EVENTS = 3, 5
 """Invented users that a model's clipping is checked on, one more where as many as events, and the
@@ -52,28 +49,6 @@ CHECKED_NORM = 2.0**-20
 CHECKED_DEVIATION = 0.02
 """Standard deviation of the weights in it, as at a usual start. With larger ones a softmax over
 many items gives subnormal numbers, with which a processor computes about eight times as long."""
-
-
-@section()
-class LocalPlan(LocalTraining):
-    """What one request asks of a site: public constants only.
-
-    Attributes:
-        population: declared users N; `sample_rate * population` is the divisor of every sum.
-        noise_multiplier: noise over clip norm; 0 trains without privacy: no clipping, no noise.
-        max_events: most events that the site reads of any history, >= 2: batches are no longer.
-        trust: whether that is the whole noise, or a share of one.
-    """
-
-    population: PositiveInt
-    noise_multiplier: NonNegativeNumber
-    max_events: Annotated[int, Require(lambda n: n >= 2, "choose a whole number >= 2")] = 10**9
-    trust: Choice[Trust] = Trust.LOCAL
-
-    @property
-    def expected_batch(self) -> float:
-        """Expected users in a step, from public constants."""
-        return self.sample_rate * self.population
 
 
 def check_model(model: AttentionRecommender, plan: LocalPlan) -> None:
@@ -114,13 +89,10 @@ def train(
     weights = trainable(model)
     before = {name: p.detach().clone() for name, p in weights.items()}
     model.train()
-    key, steps = random.key(), _private_steps if plan.noise_multiplier > 0 else _plain_steps
+    samples = _Samples(histories, plan, random, random.key(), counts, beside)
     with _no_traces(model, weights.values()):
-        steps(model, _Samples(histories, plan, random, key, counts, beside))
-    return {
-        name: (p.detach() - before[name]).to("cpu", torch.float32).nan_to_num_()
-        for name, p in weights.items()
-    }
+        take_steps(model, plan, random, samples.losses(model))
+    return change_of(model, before)
 
 
 def gradient_points(
@@ -149,21 +121,9 @@ def gradient_points(
     """
     model.train()
     samples = _Samples(histories, plan, random, random.key(), counts, beside)
-    weights = trainable(model)
-    with _no_traces(model, weights.values()):
-        shapes = _checked_shapes(model, plan)
-        with PerUserClipping(model, plan.clip_norm) as clipping:
-            (batches,) = samples.batches(shapes)
-            clipping.zero_sums()
-            for batch in batches:
-                clipping.backward(_batch_losses(model, batch), batch.counts)
-            points = {
-                name: noised_points(
-                    clipping.sum_of(p), plan.clip_norm, plan.noise_multiplier, random
-                )
-                for name, p in weights.items()
-            }
-    return np.concatenate([points[name].flatten().numpy() for name in sorted(points)])
+    with _no_traces(model, trainable(model).values()):
+        (losses,) = samples.losses(model)
+        return noised_gradient(model, plan, random, losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +137,18 @@ class _Samples:
     counts: NDArray[np.float64] | None
     beside: Beside | None = None
 
-    def batches(self, shapes: Sequence[Shape]) -> Iterator[Iterator[Batch]]:
-        """Return the physical batches of each step."""
+    def losses(self, model: AttentionRecommender) -> Iterator[Losses]:
+        """Return the losses of each step's sample, in physical batches.
+
+        Raises:
+            ClippingError: as `check_model`.
+        """
+        private = self.plan.noise_multiplier > 0
+        # At once, since it records gradients itself; the losses follow one by one.
+        shapes = _checked_shapes(model, self.plan) if private else _shapes(model, self.plan)
+        return self._losses(model, shapes)
+
+    def _losses(self, model: AttentionRecommender, shapes: Sequence[Shape]) -> Iterator[Losses]:
         samples = poisson_samples(
             len(self.histories),
             sample_rate=self.plan.sample_rate,
@@ -186,9 +156,10 @@ class _Samples:
             random=self.random,
         )
         for step, users in enumerate(samples):
-            yield physical_batches(
+            batches = physical_batches(
                 self.histories, users, shapes, self.key, step, self.counts, self.beside
             )
+            yield ((_batch_losses(model, batch), batch.counts) for batch in batches)
 
 
 def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
@@ -202,43 +173,6 @@ def _batch_losses(model: AttentionRecommender, batch: Batch) -> Tensor:
 def _half_precision(device: torch.device) -> AbstractContextManager[object]:
     """On a GPU the pass is in bfloat16; norms, factors and sums never are."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def _plain_steps(model: AttentionRecommender, samples: _Samples) -> None:
-    plan = samples.plan
-    optimiser = make_optimiser(model, plan)
-    for batches in samples.batches(_shapes(model, plan)):
-        for p in trainable(model).values():
-            p.grad = torch.zeros_like(p)
-        for batch in batches:
-            losses = _batch_losses(model, batch)
-            if batch.counts is not None:
-                losses = losses * batch.counts.to(losses)
-            (losses.sum() / plan.expected_batch).backward()
-        optimiser.step()
-
-
-def _private_steps(model: AttentionRecommender, samples: _Samples) -> None:
-    # With it comes Opacus, which takes seconds, and statistics do without.
-    from client.compute.noise_optimiser import SourcedNoiseOptimizer  # noqa: PLC0415
-
-    plan = samples.plan
-    shapes = _checked_shapes(model, plan)
-    with PerUserClipping(model, plan.clip_norm) as clipping:
-        optimiser = SourcedNoiseOptimizer(
-            make_optimiser(model, plan),
-            clipping,
-            samples.random,
-            noise_multiplier=plan.noise_multiplier,
-            clip_norm=plan.clip_norm,
-            expected_batch=plan.expected_batch,
-            trust=plan.trust,
-        )
-        for batches in samples.batches(shapes):
-            clipping.zero_sums()
-            for batch in batches:
-                clipping.backward(_batch_losses(model, batch), batch.counts)
-            optimiser.step()
 
 
 @contextmanager
@@ -336,11 +270,3 @@ def _rows_agree(model: AttentionRecommender, clipping: PerUserClipping, shape: S
         alike = all(torch.equal(values[-1], x) for values, x in zip(seen, first, strict=True))
     share -= total(absent)
     return rows_alike and alike and torch.equal(in_all, share * shape.rows)
-
-
-def make_optimiser(model: nn.Module, plan: LocalPlan) -> torch.optim.Optimizer:
-    """Return the plan's local optimiser, fresh, over the weights that training changes."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if plan.optimiser is Optimiser.SGD:
-        return torch.optim.SGD(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    return torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)

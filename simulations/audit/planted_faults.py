@@ -27,6 +27,7 @@ from torch import Tensor
 
 import client.compute.noise_optimiser
 import client.compute.statistics
+import client.compute.steps
 import client.compute.trainer
 import client.ledger.ledger
 import client.site.site
@@ -99,6 +100,7 @@ def _no_clipping() -> Iterator[None]:
         patch.object(client.compute.statistics, "popularity_sum", counts),
         patch.object(client.compute.statistics, "moment_sum", moments),
         patch.object(client.compute.trainer, "PerUserClipping", unclipped),
+        patch.object(client.compute.steps, "PerUserClipping", unclipped),
         # The coordinator would refuse sums that no clipped users add up to.
         patch("server.rounds.replies.MAX_DEVIATIONS", 1e9),
     ):

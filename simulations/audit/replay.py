@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import client.compute.statistics
+import client.compute.steps
 import client.compute.trainer
 from client.app import load_weights
 from shared.config import Optimiser, Trust
@@ -96,7 +97,7 @@ class Replay:
         return total.numpy().ravel()
 
     def _step(self, request: TrainRequest, histories: Histories) -> Floats32:
-        plan = client.compute.trainer.LocalPlan(
+        plan = client.compute.steps.LocalPlan(
             local_steps=1,
             sample_rate=1.0,
             population=1,

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from client.compute import noise_optimiser
 from client.compute.batches import Beside
-from client.compute.trainer import LocalPlan, train
+from client.compute.steps import LocalPlan
+from client.compute.trainer import train
 from shared.config import Optimiser
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable

@@ -23,7 +23,8 @@ from torch import Tensor
 from client.compute import trainer
 from client.compute.batches import Batch
 from client.compute.queries import AskedBeside
-from client.compute.trainer import LocalPlan, check_model, train
+from client.compute.steps import LocalPlan
+from client.compute.trainer import check_model, train
 from shared.data.histories import Histories
 from shared.data.queries import Asked, queries_of
 from shared.models.attention import AttentionRecommender, trainable

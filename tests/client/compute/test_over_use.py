@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.compute.over_use import check_model, gradient_points, train
-from client.compute.trainer import LocalPlan
+from client.compute.steps import LocalPlan
 from shared.config import Trust
 from shared.errors import ClippingError
 from shared.over_use.examples import Examples

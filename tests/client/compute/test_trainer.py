@@ -26,7 +26,8 @@ from torch.testing import assert_close
 
 from client.compute import batches, trainer
 from client.compute.batches import physical_batches, shape_of
-from client.compute.trainer import LocalPlan, train
+from client.compute.steps import LocalPlan
+from client.compute.trainer import train
 from shared.config import Optimiser
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, trainable

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from client.compute.trainer import LocalPlan, train
+from client.compute.steps import LocalPlan
+from client.compute.trainer import train
 from shared.config import ItemRepresentation, ModelConfig, ModelKind, Trained
 from shared.data.histories import Histories
 from shared.errors import ConfigError

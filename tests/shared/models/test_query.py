@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from client.compute.batches import Shape
 from client.compute.queries import AskedBeside
-from client.compute.trainer import LocalPlan, check_model, gradient_points, train
+from client.compute.steps import LocalPlan
+from client.compute.trainer import check_model, gradient_points, train
 from shared.config import ItemRepresentation, ModelConfig, ModelKind, Trained, Trust
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
