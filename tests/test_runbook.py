@@ -73,6 +73,7 @@ def test_what_may_be_changed_is_what_the_fingerprint_leaves_out() -> None:
     free -= {key for key in free if key.startswith("over_use.")} | {
         "model.kind",
         "model.recurrent_size",
+        "model.query_size",
     }
     told = TEXT.split("when a run is resumed: ")[1].split(" and paths")[0]
     assert set(re.findall(r"`([\w.]+)`", told)) == {k for k in free if not k.startswith("paths.")}
