@@ -79,7 +79,7 @@ def _rare(measured: Curves) -> str:
     ndcg, name, point = max(doubled, key=lambda one: one[0])
     return (
         f"Rare items get {point.exposure_rare:.1%} instead of {plain.exposure_rare:.1%} of all "
-        f"places with {name}, {_stated(point)}, for {_change(ndcg, plain.ndcg)} NDCG@10."
+        f"places with {name}, {_stated(point)}, for {_price(ndcg, plain.ndcg)}."
     )
 
 
@@ -105,12 +105,22 @@ def _groups(measured: Curves) -> list[str]:
     return [
         f"The worst group has {worst:.4f} ({point.tables[0].worst}) instead of "
         f"{plain.worst[0]:.4f} ({plain.tables[0].worst}) with {name}, {_stated(point)}, "
-        f"for {_change(point.ndcg, plain.ndcg)} NDCG@10."
+        f"for {_price(point.ndcg, plain.ndcg)}."
     ]
 
 
 def _stated(point: CurvePoint) -> str:
     return point.setting if "=" in point.setting else f"strength {point.setting}"
+
+
+def _price(ndcg: float, before: float) -> str:
+    """Say how NDCG@10 changes.
+
+    >>> _price(0.19, 0.2), _price(0.202, 0.2)
+    ('5.0% less NDCG@10', '1.0% more NDCG@10')
+    """
+    change = ndcg / before - 1 if before else 0.0
+    return f"{abs(change):.1%} {'less' if change < 0 else 'more'} NDCG@10"
 
 
 def _change(figure: float, before: float) -> str:
