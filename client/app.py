@@ -301,10 +301,8 @@ def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computa
         watched, examples, own_plan = _over_use(request, request.task, site, catalogue)
         return lambda: over_use.train(watched, examples, own_plan, site.random(request.round))
     model, histories, plan = _training(request, site, catalogue)
-    counts, beside = (
-        _counts(site, request, histories),
-        _beside(request, site, catalogue, histories),
-    )
+    counts = _counts(site, request, histories)
+    beside = _beside(request, site, catalogue, histories)
     return lambda: train(model, histories, plan, site.random(request.round), counts, beside)
 
 
@@ -329,10 +327,8 @@ def _prepare_points(request: Request, site: Site, catalogue: Catalogue) -> Point
         return lambda: over_use.gradient_points(watched, examples, terms, noise)
     if isinstance(request, TrainRequest):
         model, histories, plan = _training(request, site, catalogue)
-        own, beside = (
-            _counts(site, request, histories),
-            _beside(request, site, catalogue, histories),
-        )
+        own = _counts(site, request, histories)
+        beside = _beside(request, site, catalogue, histories)
         chance = site.random(request.round)
         return lambda: gradient_points(model, histories, plan, chance, own, beside)
     if isinstance(request, EvaluateRequest):

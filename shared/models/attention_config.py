@@ -6,15 +6,15 @@ the shape alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypeVar
 
 from pydantic import TypeAdapter
 
 from shared.config import ItemRepresentation, ModelConfig
 from shared.models.products import LARGE, NUMBERS
 
-__all__ = ["LAYERS_ALIVE", "AttentionConfig", "attention_config"]
+__all__ = ["LAYERS_ALIVE", "AttentionConfig", "attention_config", "extended"]
 
 LAYERS_ALIVE = 64
 """About how many values a position's hidden state is kept in, until a training pass is done."""
@@ -126,3 +126,20 @@ def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
         dropout=model.dropout,
         trained=str(model.trained),
     )
+
+
+C = TypeVar("C", bound=AttentionConfig)
+
+
+def extended(kind: type[C], model: ModelConfig, items: int, **own: int) -> C:
+    """Return the shape of a kind that extends the recommender: its own sizes beside the shared.
+
+    Args:
+        kind: the class of its configuration.
+        model: the settings.
+        items: catalogue size V.
+        own: the kind's own sizes, by name.
+    """
+    base = attention_config(model, items)
+    sizes: dict[str, Any] = {field.name: getattr(base, field.name) for field in fields(base)}
+    return kind(**sizes | own)

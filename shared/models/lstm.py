@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from shared.config import ItemRepresentation, ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, Block, ItemScores, public_features
-from shared.models.attention_config import AttentionConfig, attention_config
+from shared.models.attention_config import AttentionConfig, extended
 from shared.models.frozen import INITIAL_STD, draw_frozen
 from shared.models.products import product_by_user
 
@@ -335,9 +335,7 @@ def _unit(past: Tensor, keys: Tensor, unit: int) -> Tensor:  # -> (B, T, K)
 
 def shape_of_model(model: ModelConfig, items: int) -> LstmConfig:
     """Return the shape that the settings give over a catalogue of so many items."""
-    base = attention_config(model, items)
-    shared = {field.name: getattr(base, field.name) for field in fields(base)}
-    return LstmConfig(**shared, recurrent_size=model.recurrent_size)
+    return extended(LstmConfig, model, items, recurrent_size=model.recurrent_size)
 
 
 def build(model: ModelConfig, catalogue: Catalogue) -> LstmRecommender:

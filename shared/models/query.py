@@ -25,7 +25,7 @@ whose gradient is that user's.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from shared.config import ItemRepresentation, ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, ItemScores, public_features
-from shared.models.attention_config import LAYERS_ALIVE, AttentionConfig, attention_config
+from shared.models.attention_config import LAYERS_ALIVE, AttentionConfig, extended
 from shared.models.frozen import INITIAL_STD, draw_frozen
 from shared.models.losses import loss_per_user
 from shared.models.offsets import OFFSET_SCALE
@@ -200,9 +200,7 @@ class QueryRecommender(AttentionRecommender):
 
 def shape_of_model(model: ModelConfig, items: int) -> QueryConfig:
     """Return the shape that the settings give over a catalogue of so many items."""
-    base = attention_config(model, items)
-    shared = {field.name: getattr(base, field.name) for field in fields(base)}
-    return QueryConfig(**shared, query_size=model.query_size)
+    return extended(QueryConfig, model, items, query_size=model.query_size)
 
 
 def build(model: ModelConfig, catalogue: Catalogue) -> QueryRecommender:
