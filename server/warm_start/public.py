@@ -15,10 +15,11 @@ from scipy.sparse.linalg import svds
 
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
+from shared.data.feature_blocks import FeatureBlock
 from shared.data.histories import Histories
 from shared.data.reading import read_histories, write_interactions
 from shared.errors import ConfigError
-from shared.item_features.whitening import signs, whitened
+from shared.item_features.whitening import signs, whitened, whitened_where_described
 from shared.models.moments import POPULARITY_FADE, popularity_sum
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
 
 PUBLIC = "public.parquet"
 """File of public interactions, in the coordinator's catalogue folder."""
+PUBLIC_BLOCK = "public"
+"""Name of the block of co-occurrence, in a catalogue of several blocks."""
 TEXT_SHARE = 0.4
 """Share of the features that describe text."""
 _DAMPING = 20.0
@@ -49,7 +52,8 @@ def pretrain_features(catalogue: Catalogue, public: Histories, size: int) -> Cat
     direction.
 
     Args:
-        catalogue: with text features; the strongest `text_feature_count(size)` are used.
+        catalogue: with text features; the strongest `text_feature_count(size)` are used. Where it
+            has blocks, each is whitened by itself, and co-occurrence is a further block, "public".
         public: interactions with its items that everybody may know.
         size: number of features F.
 
@@ -64,14 +68,29 @@ def pretrain_features(catalogue: Catalogue, public: Histories, size: int) -> Cat
             f"a catalogue with {catalogue.feature_size} features cannot be given {size}: make some "
             "of its text first (sotto-lab items encode), and ask for 2 or more."
         )
-    text = catalogue.features.numpy().astype(np.float64)[:, : text_feature_count(size)]
-    directions = co_occurrence_directions(public, len(catalogue), size - text.shape[1])
-    together = whitened(directions, size)
-    vectors = np.concatenate([text, together[:, : size - text.shape[1]]], axis=1)
+    described = min(text_feature_count(size), catalogue.feature_size)
+    if described < len(catalogue.blocks):
+        raise ConfigError(
+            f"{size} features leave {described} for {len(catalogue.blocks)} blocks: ask for more."
+        )
+    text = catalogue.with_strongest(catalogue, described)
+    directions = co_occurrence_directions(public, len(catalogue), size - described)
+    together = whitened(directions, size)[:, : size - described]
     weights = popularity_sum(public, len(catalogue), POPULARITY_FADE) + _UNSEEN_WEIGHT
+    assert text.features is not None
+    vectors = np.concatenate([text.features.numpy().astype(np.float64), together], axis=1)
     import torch  # noqa: PLC0415 takes seconds, and most of this module does without
 
-    return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
+    if not text.blocks:
+        return catalogue.with_features(torch.from_numpy(whitened(vectors, size, weights)))
+    blocks = [*text.blocks, FeatureBlock(name=PUBLIC_BLOCK, size=size - described)]
+    ends = np.cumsum([block.size for block in blocks])[:-1]
+    parts = [
+        whitened_where_described(part, part.shape[1], weights)
+        for part in np.split(vectors, ends, axis=1)
+    ]
+    features = torch.from_numpy(np.concatenate(parts, axis=1))
+    return catalogue.with_features(features, blocks=blocks)
 
 
 def text_feature_count(size: int) -> int:

@@ -14,6 +14,7 @@ queries         what users asked for in words, and where that stands in their hi
 splits          events held out for validation and test: leave-one-out, and by time
 friends         who is whose friend, for what a partner does at home
 catalogue       the public item list with its features and fingerprint
-feature_source  how a catalogue's features were computed
+feature_source  how a catalogue's features of text were computed
+feature_blocks  which columns of the features are of which modality
 model_folder    the files of a saved model: its shape, and its weights by name
 """

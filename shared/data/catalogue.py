@@ -25,6 +25,13 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from shared.data.columns import ItemColumns, require_columns
+from shared.data.feature_blocks import (
+    MOST_BLOCKS,
+    FeatureBlock,
+    blocks_from_text,
+    blocks_to_text,
+    shared_out,
+)
 from shared.data.feature_source import FeatureSource
 from shared.data.ids import MISSING, canonical_id, inexact_id
 from shared.data.tables import file_tables, read_table
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Catalogue", "IgnoredValues", "items_from_table", "read_items"]
 
 ITEMS_FILE, FEATURES_FILE = "items.parquet", "features.safetensors"
-_SOURCE = "source"
+_SOURCE, _BLOCKS = "source", "blocks"
 _NO_GENRES = "(no genres listed)"
 _TRAILING_YEAR = re.compile(r"\((\d{4})\)\s*$")
 _YEAR = re.compile(r"(-?\d{1,9})(?:\.0)?")
@@ -81,6 +88,7 @@ class Catalogue:
         years: length V; None where unknown.
         features: float32 [V, F]; row i describes the item with internal id i + 1.
         source: how the features were computed, if recorded; not part of the fingerprint.
+        blocks: which columns of the features are of which modality; () where all are of one.
         ignored: what could not be read of optional columns; not part of the fingerprint.
 
     Raises:
@@ -94,6 +102,7 @@ class Catalogue:
     features: torch.Tensor | None = None
     source: FeatureSource | None = None
     ignored: tuple[IgnoredValues, ...] = ()
+    blocks: tuple[FeatureBlock, ...] = ()
     _index: dict[str, int] = field(init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
@@ -112,6 +121,8 @@ class Catalogue:
             _check_features(self.features, len(self.item_ids))
         if self.source is not None and self.source.size != self.feature_size:
             raise ValueError(f"{self.feature_size} features an item, not {self.source.size}")
+        if self.blocks:
+            _check_blocks(self.blocks, self.feature_size)
         object.__setattr__(self, "_index", index)
 
     def __len__(self) -> int:
@@ -134,7 +145,10 @@ class Catalogue:
 
     @property
     def fingerprint(self) -> str:
-        """The catalogue's version: SHA-256 in hex over ids, titles, genres, years and features."""
+        """The catalogue's version: SHA-256 in hex over ids, titles, genres, years and features.
+
+        It covers names and sizes of blocks, too, where there are any.
+        """
         if not self._fingerprint:
             object.__setattr__(self, "_fingerprint", self._digest())
         return self._fingerprint
@@ -144,16 +158,44 @@ class Catalogue:
         """Features per item, F; 0 without any."""
         return 0 if self.features is None else self.features.shape[1]
 
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Columns of each block, which add up to `feature_size`; one block where none is named."""
+        return tuple(block.size for block in self.blocks) or (self.feature_size,)
+
     def with_features(
-        self, features: torch.Tensor, source: FeatureSource | None = None
+        self,
+        features: torch.Tensor,
+        source: FeatureSource | None = None,
+        blocks: Sequence[FeatureBlock] = (),
     ) -> Catalogue:
         """Return the same items with `features`, [V, F], stored as float32 on the CPU."""
         stored = features.detach().to("cpu").float().contiguous()
-        return replace(self, features=stored, source=source)
+        return replace(self, features=stored, source=source, blocks=tuple(blocks))
 
     def without_features(self) -> Catalogue:
         """Return the same items without features."""
-        return replace(self, features=None, source=None)
+        return replace(self, features=None, source=None, blocks=())
+
+    def with_strongest(self, described: Catalogue, size: int) -> Catalogue:
+        """Return these items with the strongest `size` features that another catalogue has of them.
+
+        Blocks get equal numbers of them; what a small one does not need, the others get.
+
+        Raises:
+            ValueError: there are fewer features, or more blocks.
+        """
+        sizes = described.block_sizes
+        if described.features is None or not len(sizes) <= size <= sum(sizes):
+            raise ValueError(f"no {size} features of {sum(sizes)} in {len(sizes)} blocks")
+        import torch  # noqa: PLC0415 takes seconds
+
+        kept = shared_out(sizes, size)
+        parts = described.features.split(sizes, dim=1)
+        features = torch.cat([part[:, :n] for part, n in zip(parts, kept, strict=True)], dim=1)
+        blocks = [replace(b, size=n) for b, n in zip(described.blocks, kept, strict=False)]
+        source = described.source and replace(described.source, size=size)
+        return self.with_features(features, source, blocks)
 
     def save(self, folder: Path | str) -> None:
         """Write `items.parquet`, and `features.safetensors` if there are features.
@@ -168,6 +210,8 @@ class Catalogue:
             metadata = {"fingerprint": self.fingerprint}
             if self.source is not None:
                 metadata[_SOURCE] = self.source.to_text()
+            if self.blocks:
+                metadata[_BLOCKS] = blocks_to_text(self.blocks)
             from safetensors.torch import save_file  # noqa: PLC0415 with torch, which takes seconds
 
             with atomic_replacement(features) as temporary:
@@ -193,7 +237,8 @@ class Catalogue:
                 metadata = stored.metadata() or {}
                 text = metadata.get(_SOURCE)
                 source = None if text is None else FeatureSource.from_text(text)
-                catalogue = items.with_features(stored.get_tensor("features"), source)
+                blocks = blocks_from_text(metadata.get(_BLOCKS, "[]"))
+                catalogue = items.with_features(stored.get_tensor("features"), source, blocks)
         except (OSError, SafetensorError, ValueError):
             problem = "the item features cannot be read or do not fit the items"
         else:
@@ -210,6 +255,9 @@ class Catalogue:
             digest.update(
                 self.features.detach().cpu().contiguous().numpy().astype("<f4", copy=False).data
             )
+        if self.blocks:
+            named = [[block.name, block.size] for block in self.blocks]
+            digest.update(json.dumps(named).encode())
         return digest.hexdigest()
 
     def _table(self) -> pa.Table:
@@ -227,6 +275,13 @@ def _check_features(features: torch.Tensor, items: int) -> None:
     if str(features.dtype) != "torch.float32" or features.ndim != 2 or len(features) != items:
         actual = f"{features.dtype} {list(features.shape)}"
         raise ValueError(f"features must be float32 [{items}, F], not {actual}")
+
+
+def _check_blocks(blocks: Sequence[FeatureBlock], size: int) -> None:
+    if sum(block.size for block in blocks) != size or len(blocks) > MOST_BLOCKS:
+        raise ValueError(f"{len(blocks)} blocks that do not make up {size} features an item")
+    if len({block.name for block in blocks}) != len(blocks):
+        raise ValueError("two blocks of features have the same name")
 
 
 _ITEM_COLUMNS = ItemColumns()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fixed_rotation", "signs", "unit_rows", "whitened"]
+__all__ = ["fixed_rotation", "signs", "unit_rows", "whitened", "whitened_where_described"]
 
 _MIN_STRENGTH = 1e-6
 """Relative singular value below which a direction is treated as rounding error."""
@@ -42,6 +42,24 @@ def whitened(
     components = (centred @ (right.T * scale))[:, :size]
     features = np.zeros((len(vectors), size), dtype=np.float32)
     features[:, : components.shape[1]] = components.round(6) + 0.0  # turns -0 into 0
+    return features
+
+
+def whitened_where_described(
+    vectors: NDArray[np.float64], size: int, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float32]:
+    """Whiten the vectors of the items that have one; those of zeros stay zeros.
+
+    Args:
+        vectors: [V, D].
+        size: as of `whitened`, as are the weights.
+        weights: of all items.
+    """
+    described = vectors.any(1)
+    features = np.zeros((len(vectors), size), dtype=np.float32)
+    if described.any():
+        given = None if weights is None else weights[described]
+        features[described] = whitened(vectors[described], size, given)
     return features
 
 

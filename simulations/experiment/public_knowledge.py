@@ -90,5 +90,9 @@ def text_catalogue(items: Catalogue, folder: str, size: int) -> Catalogue:
             f"model.feature_size = {size}, but the catalogue in {folder} has {stored.feature_size} "
             "features an item: choose fewer, or encode the items with that --size."
         )
-    source = stored.source and replace(stored.source, size=size)
-    return items.with_features(stored.features[:, :size], source)
+    if size < len(stored.blocks):
+        raise ConfigError(
+            f"model.feature_size = {size}, but the catalogue in {folder} has "
+            f"{len(stored.blocks)} blocks of features: choose at least one feature of each."
+        )
+    return items.with_strongest(stored, size)

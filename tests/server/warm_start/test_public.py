@@ -14,6 +14,7 @@ from server.warm_start.public import (
     save_public,
 )
 from shared.data.catalogue import Catalogue
+from shared.data.feature_blocks import FeatureBlock
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.models.moments import POPULARITY_FADE, popularity_sum
@@ -70,6 +71,22 @@ def test_text_keeps_its_share_of_the_features() -> None:
     assert features is not None
     assert again is not None
     assert features.equal(again)
+
+
+def test_blocks_stay_apart_and_public_interactions_are_one_more() -> None:
+    """Each is white by itself; an item that lacks a block still has zeros there."""
+    blocks = (FeatureBlock(name="text", size=4), FeatureBlock(name="image", size=2))
+    table = text_of(items()).clone()
+    table[:5, 4:] = 0
+    made = pretrain_features(items().with_features(table, blocks=blocks), PUBLIC_USERS, 10)
+    assert [(b.name, b.size) for b in made.blocks] == [("text", 2), ("image", 2), ("public", 6)]
+    features = text_of(made).numpy().astype(np.float64)
+    assert not features[:5, 2:4].any()
+    weights = popularity_sum(PUBLIC_USERS, V, POPULARITY_FADE)[5:] + 0.3
+    image, share = features[5:, 2:4], weights / weights.sum()
+    np.testing.assert_allclose((image * share[:, None]).T @ image, np.eye(2), atol=1e-4)
+    with pytest.raises(ConfigError, match="leave 1 for 2 blocks"):
+        pretrain_features(items().with_features(table, blocks=blocks), PUBLIC_USERS, 3)
 
 
 @pytest.mark.parametrize(("bare", "size"), [(True, 9), (False, 1)])

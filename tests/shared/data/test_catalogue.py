@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from shared.data.catalogue import Catalogue, read_items
 from shared.data.columns import ItemColumns
+from shared.data.feature_blocks import FeatureBlock
 from shared.data.feature_source import FeatureSource
 from shared.errors import DataError
 
@@ -338,3 +339,46 @@ def test_movielens_1m_items() -> None:
     assert len(items) == 3883
     assert (items.item_ids[0], items.titles[0], items.years[0]) == ("1", "Toy Story (1995)", 1995)
     assert all(items.genres)
+
+
+# --- blocks of features --------------------------------------------------------------------------
+
+BLOCKS = (FeatureBlock(name="text", size=3, source='{"a": 1}'), FeatureBlock(name="image", size=2))
+SIDE_BY_SIDE = TOY.with_features(torch.arange(10.0).reshape(2, 5), blocks=BLOCKS)
+
+
+def test_blocks_are_saved_and_the_fingerprint_covers_names_and_sizes(tmp_path: Path) -> None:
+    assert SIDE_BY_SIDE.features is not None
+    SIDE_BY_SIDE.save(tmp_path)
+    loaded = Catalogue.load(tmp_path)
+    assert (loaded.blocks, loaded.block_sizes) == (BLOCKS, (3, 2))
+    assert loaded.fingerprint == SIDE_BY_SIDE.fingerprint
+    plain = TOY.with_features(SIDE_BY_SIDE.features)
+    assert (plain.blocks, plain.block_sizes) == ((), (5,))
+    others = [plain, replace(SIDE_BY_SIDE, blocks=(replace(BLOCKS[0], name="other"), BLOCKS[1]))]
+    others += [SIDE_BY_SIDE.with_features(SIDE_BY_SIDE.features, blocks=BLOCKS[::-1])]
+    assert SIDE_BY_SIDE.fingerprint not in {other.fingerprint for other in others}
+    unknown = replace(SIDE_BY_SIDE, blocks=tuple(replace(block, source="") for block in BLOCKS))
+    assert SIDE_BY_SIDE.fingerprint == unknown.fingerprint
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [BLOCKS[:1], (replace(BLOCKS[0], name="image"), BLOCKS[1])],
+)
+def test_blocks_that_do_not_make_up_the_features_are_refused(
+    blocks: tuple[FeatureBlock, ...],
+) -> None:
+    with pytest.raises(ValueError, match="block"):
+        replace(SIDE_BY_SIDE, blocks=blocks)
+
+
+def test_the_strongest_features_are_taken_of_every_block() -> None:
+    fewer = TOY.with_strongest(SIDE_BY_SIDE, 4)
+    assert fewer.features is not None
+    assert fewer.features[0].tolist() == [0.0, 1.0, 3.0, 4.0]
+    assert [block.size for block in fewer.blocks] == [2, 2]
+    assert fewer.blocks[0].source == BLOCKS[0].source
+    for size in (1, 6):
+        with pytest.raises(ValueError, match="of 5 in 2 blocks"):
+            TOY.with_strongest(SIDE_BY_SIDE, size)
