@@ -64,6 +64,7 @@ class ModelKind(StrEnum):
     ATTENTION = "attention"
     LSTM = "lstm"
     QUERY = "query"
+    MODALITIES = "modalities"
     OVER_USE = "over-use"
     """No recommender: the risk of over-use, from when users were active (`shared.over_use`)."""
 
@@ -161,7 +162,7 @@ class ModelConfig:
     """The recommender's shape.
 
     Attributes:
-        kind: which model of the family: "attention", "lstm" or "query".
+        kind: which model of the family: "attention", "lstm", "query" or "modalities".
         items: "ids" (learned), "features" (public, frozen) or "both".
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
@@ -200,6 +201,11 @@ class ModelConfig:
             self.kind is not ModelKind.LSTM or self.trained is Trained.ALL,
             f"model.trained = '{self.trained}' with model.kind = '{self.kind}', whose own weights "
             "would stay as they are: choose 'all'.",
+        )
+        _require(
+            self.kind is not ModelKind.MODALITIES or self.items.uses_features,
+            f"model.kind = '{self.kind}' weighs blocks of features, and model.items = "
+            f"'{self.items}' has none: choose 'features' or 'both'.",
         )
         _require(
             self.items.uses_features or self.hidden_size != 0,

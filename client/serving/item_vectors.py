@@ -56,7 +56,7 @@ class ItemVectors:
         if kind.learns_ids:
             tables.append(model.item.weight if config.tied else model.item_out.weight)
         if kind.uses_features:
-            own, features = config.own_items, model.features.table
+            own, features = config.own_items, model.item_table()
             tables.append(features[:, : self._features])
             rows = torch.tensor(own, dtype=torch.int64) - 1
             self._own_scales = features[rows, self._features :].diagonal().numpy()

@@ -42,7 +42,7 @@ class LastState:
         assert isinstance(block, Block)
         kind = ItemRepresentation(config.item_representation)
         self._items = _numbers(model.item.weight) if kind.learns_ids else None
-        self._features = model.features.table.numpy() if kind.uses_features else None
+        self._features = model.item_table().numpy() if kind.uses_features else None
         self._feature_in = model.feature_in.weight.detach().T if kind.uses_features else None
         self._positions, self._window = _numbers(model.position.weight), config.max_length
         self._normed, self._final = _Norm(block.attention_norm), _Norm(model.norm)

@@ -86,7 +86,11 @@ class Policy:
         float, Require(lambda epsilon: epsilon > 0, "choose a number above 0")
     ] = math.inf
     answers: ListOf[Choice[Ask]] = (Ask.DESCRIBE, Ask.STATISTICS, Ask.TRAIN)
-    kinds: ListOf[Choice[ModelKind]] = (ModelKind.ATTENTION, ModelKind.LSTM)
+    kinds: ListOf[Choice[ModelKind]] = (
+        ModelKind.ATTENTION,
+        ModelKind.LSTM,
+        ModelKind.MODALITIES,
+    )
     min_noise_multiplier: OptionalOf[NonNegativeNumber] = None
     max_sample_rate: ShareAboveZero = 1.0
     max_clip_norm: PositiveNumber = 100.0

@@ -104,7 +104,11 @@ KEYS = (
         'what is answered; add "evaluate" for noised metrics',
         ("describe", "statistics", "train"),
     ),
-    Key("policy.kinds", "kinds of model that are trained and measured", ("attention", "lstm")),
+    Key(
+        "policy.kinds",
+        "kinds of model that are trained and measured",
+        ("attention", "lstm", "modalities"),
+    ),
     Key("policy.min_noise_multiplier", "least noise over clip norm of any request", None, 0.3),
     Key("policy.max_sample_rate", "largest chance of a user to be in a noised sum", 1.0),
     Key("policy.max_clip_norm", "largest bound on one user's part of a sum", 100.0),

@@ -69,6 +69,7 @@ class Published:
         measurements: sums of such figures that were released, hidden by noise or not.
         popularity: shares of the model's choices before any event, by tenth of the items, largest
             first; () where they are not known.
+        modalities: what each block of features weighs, by its name; {} where there are no gates.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Published:
     groups: Mapping[str, Any] = field(default_factory=dict)
     measurements: int = 0
     popularity: Sequence[float] = ()
+    modalities: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def claimed_rounds(self) -> int:
@@ -154,7 +156,7 @@ def write_card(published: Published) -> str:
     ranks = published.config.model.kind is not ModelKind.OVER_USE
     about = (
         (
-            main_parameters(published.config, published.popularity),
+            main_parameters(published.config, published.popularity, published.modalities),
             describe_groups(published.groups, escape_markdown),
         )
         if ranks

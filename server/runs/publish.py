@@ -6,6 +6,8 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from server.runs.model_card import Participation, Published, claimed_epsilon, write_card
@@ -19,6 +21,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
+from shared.models.gates import GATES, gate_shares
 from shared.models.offsets import OFFSET_SCALE
 from shared.system.files import move_durably
 
@@ -124,16 +127,33 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
         groups={} if checkpoint else status.groups,
         measurements=status.measurements,
         popularity=_popularity(run) if checkpoint is None else (),
+        modalities=_modalities(run, catalogue) if checkpoint is None else {},
     )
 
 
 def _popularity(run: Run) -> tuple[float, ...]:
     """Return how a finished model would choose before any event; () where it has no popularity."""
+    offsets = _weights(run, _OFFSET)
+    return () if offsets is None else popularity_shares(OFFSET_SCALE * offsets[:, 0])
+
+
+def _modalities(run: Run, catalogue: Catalogue) -> dict[str, float]:
+    """Return what each block of features weighs; {} where a model has no gates or one block."""
+    gates = _weights(run, GATES) if catalogue.blocks else None
+    if gates is None:
+        return {}
+    names = [block.name for block in catalogue.blocks]
+    return dict(zip(names, gate_shares(gates[: len(names), 0].tolist()), strict=True))
+
+
+def _weights(run: Run, name: str) -> NDArray[np.float32] | None:
+    """Return the weights of a finished model that have a name; None where it has none of it."""
     file = run.out / _MODEL / _WEIGHTS
     try:
         with safe_open(file, framework="numpy") as opened:
-            if _OFFSET not in opened.keys():  # noqa: SIM118 it is no mapping
-                return ()
-            return popularity_shares(OFFSET_SCALE * opened.get_tensor(_OFFSET)[:, 0])
+            if name not in opened.keys():  # noqa: SIM118 it is no mapping
+                return None
+            weights: NDArray[np.float32] = opened.get_tensor(name)
+            return weights
     except (OSError, SafetensorError) as error:
         raise ServerError(f"{file} cannot be read ({error}): put a copy of it back.") from error

@@ -35,12 +35,15 @@ def popularity_shares(logits: NDArray[np.floating[Any]]) -> tuple[float, ...]:
     return tuple(float(part.sum()) for part in np.array_split(ordered, DECILES))
 
 
-def main_parameters(config: RunConfig, popularity: Sequence[float]) -> str:
+def main_parameters(
+    config: RunConfig, popularity: Sequence[float], modalities: Mapping[str, float] | None = None
+) -> str:
     """Return the section about what decides the order of a list.
 
     Args:
         config: the run's parameters.
         popularity: `popularity_shares` of the model; () where it is not known.
+        modalities: what each block of an item's features weighs, by its name; may be empty.
     """
     model = config.model
     rows = [
@@ -51,7 +54,7 @@ def main_parameters(config: RunConfig, popularity: Sequence[float]) -> str:
         ),
         (
             "how items are described, and what users of all organisations chose after what",
-            "much: it says which items go with the user's own",
+            "much: it says which items go with the user's own" + _gates(modalities or {}),
             "few users chose the same items, and many chose alike ones",
         ),
     ]
@@ -80,6 +83,14 @@ decides); dismissing an item; other orders, by the user's own genres or populari
 with more variety, or with a place for rare items (`rerank`); and the reason for each item \
 (`explain`).
 """
+
+
+def _gates(modalities: Mapping[str, float]) -> str:
+    """Return what each block weighs in the description of an item that has all, as a clause."""
+    if not modalities:
+        return ""
+    shares = [f"{name} {share:.0%}" for name, share in modalities.items()]
+    return f". Of the description, {', '.join(shares)}"
 
 
 def describe_groups(groups: Mapping[str, Any], escape: Escape) -> str:

@@ -5,6 +5,8 @@ attention   the recommender: causal self-attention, scored over the whole catalo
 pretrained  the same behind the interface of transformers, for code that loads models with it
 lstm        a recurrence over the history, with attention for every candidate item
 query       what a user looks for in words: two towers over the scores of the first
+modalities  blocks of features, a learned gate for each, over the first
+gates       what those gates weigh, read from a file
 query_text  words of queries and items, hashed and matched
 attention_config   its configuration, and sizes that follow from it
 losses      cross-entropy per user, over the catalogue or over drawn candidates

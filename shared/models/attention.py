@@ -467,13 +467,25 @@ class AttentionRecommender(nn.Module):
         if candidates is not None or table.shape[1] == size:
             return score(described, table, candidates)
         scores: Tensor = score(described[..., :size], table[:, :size], None)  # (..., V)
+        return self._add_own(scores, described[..., size:])
+
+    def _add_own(self, scores: Tensor, described: Tensor) -> Tensor:
+        """Add to scores [..., V] what own directions [..., O] say of their items."""
+        table, size = self.features.table, self.config.feature_size
+        if table.shape[1] == size:
+            return scores
         rows = torch.tensor(self.config.own_items, device=table.device) - 1
-        own = (
-            described[..., size:]
-            * table[rows, torch.arange(size, table.shape[1], device=table.device)]
-        )
+        own = described * table[rows, torch.arange(size, table.shape[1], device=table.device)]
         out: Tensor = scores.index_add(-1, rows, own.to(scores.dtype))  # half precision, on a GPU
         return out
+
+    def item_table(self) -> Tensor:
+        """Return the vectors that features give items, [V, F], for products outside training."""
+        return self.features.table
+
+    def _features_of(self, rows: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
+        features: Tensor = self.features(rows)
+        return features
 
     def next_item_scores(self, histories: Tensor) -> Tensor:
         """Score the items that may follow each history's last event: [B, T] -> [B, V].
@@ -581,7 +593,7 @@ class AttentionRecommender(nn.Module):
         if kind.learns_ids:
             x = x + self.item(rows) * real
         if kind.uses_features:
-            x = x + _apply(self.feature_in, self.features(rows)) * real
+            x = x + _apply(self.feature_in, self._features_of(rows)) * real
         out: Tensor = self.dropout(x)
         return out
 

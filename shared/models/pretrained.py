@@ -22,12 +22,15 @@ from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
 from shared.models.losses import loss_per_user
 from shared.models.lstm import LstmConfig, LstmRecommender
+from shared.models.modalities import ModalitiesConfig, ModalitiesRecommender
 from shared.models.query import QueryConfig, QueryRecommender
 from shared.models.registry import load_recommender
 
 __all__ = [
     "PreTrainedLstm",
     "PreTrainedLstmConfig",
+    "PreTrainedModalities",
+    "PreTrainedModalitiesConfig",
     "PreTrainedQuery",
     "PreTrainedQueryConfig",
     "PreTrainedRecommender",
@@ -133,6 +136,20 @@ class PreTrainedLstm(PreTrainedRecommender):
     config_class = PreTrainedLstmConfig
 
 
+class PreTrainedModalitiesConfig(PreTrainedRecommenderConfig):
+    """The shape of a recommender of kind "modalities"."""
+
+    model_type = ModalitiesRecommender.model_type
+    recommender = ModalitiesRecommender
+    max_length: int = ModalitiesConfig.max_length
+
+
+class PreTrainedModalities(PreTrainedRecommender):
+    """A `ModalitiesRecommender` behind the interface of transformers."""
+
+    config_class = PreTrainedModalitiesConfig
+
+
 class PreTrainedQueryConfig(PreTrainedRecommenderConfig):
     """The shape of a recommender of kind "query"."""
 
@@ -153,3 +170,5 @@ AutoConfig.register(PreTrainedLstmConfig.model_type, PreTrainedLstmConfig)
 AutoModel.register(PreTrainedLstmConfig, PreTrainedLstm)
 AutoConfig.register(PreTrainedQueryConfig.model_type, PreTrainedQueryConfig)
 AutoModel.register(PreTrainedQueryConfig, PreTrainedQuery)
+AutoConfig.register(PreTrainedModalitiesConfig.model_type, PreTrainedModalitiesConfig)
+AutoModel.register(PreTrainedModalitiesConfig, PreTrainedModalities)

@@ -118,6 +118,7 @@ KINDS: Mapping[ModelKind, Kind] = {
     ModelKind.ATTENTION: Kind(module="shared.models.attention", model_type="sotto-attention"),
     ModelKind.LSTM: Kind(module="shared.models.lstm", model_type="sotto-lstm"),
     ModelKind.QUERY: Kind(module="shared.models.query", model_type="sotto-query"),
+    ModelKind.MODALITIES: Kind(module="shared.models.modalities", model_type="sotto-modalities"),
     ModelKind.OVER_USE: Kind(
         module="shared.over_use.kind", model_type="sotto-over-use", examples=Examples.SESSIONS
     ),

@@ -23,6 +23,7 @@ EXAMPLES = {
     "experiments/speed.md",
     "fairness.md",
     "items.md",
+    "modalities.md",
     "lab.md",
     "lstm.md",
     "node-reference.md",

@@ -30,6 +30,7 @@ from shared.data.queries import Asked, queries_of
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.attention_config import AttentionConfig
 from shared.models.lstm import LstmRecommender
+from shared.models.modalities import ModalitiesRecommender
 from shared.models.query import QueryRecommender
 from shared.models.query_text import WordIndex
 from shared.privacy.clipping import clipping, factors
@@ -125,6 +126,18 @@ def test_towers_over_queries_are_bounded_as_well(items: str) -> None:
         model = hostile_model(np.random.default_rng(seed), QueryRecommender, **shape)
         for user in ([3, 4, 5], [3] * (LENGTH + 1)):
             assert_bounded(excess(model, OTHERS, user, beside=asked_beside))
+
+
+@pytest.mark.parametrize("shape", [{"trained": "scores"}, {"trained": "all", "dropout": 0.2}])
+def test_gates_of_modalities_are_bounded_as_well(shape: dict[str, object]) -> None:
+    fixed = {"item_representation": "features", "layers": 1, "heads": 1, "recency": 0.75}
+    for seed in range(6):
+        model = hostile_model(np.random.default_rng(seed), ModalitiesRecommender, **fixed | shape)
+        assert isinstance(model, ModalitiesRecommender)
+        model.present[1], model.columns[0, 3:], model.columns[1, 3:] = 1, 0, 1
+        model.present[0, 2::3] = 0
+        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, OTHERS, user))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:

@@ -619,7 +619,9 @@ FAULTS = {
     ),
     "over-use without labels": Fault(
         "over-use",
-        edited('# kinds = ["attention", "lstm"]', 'kinds = ["attention", "over-use"]'),
+        edited(
+            '# kinds = ["attention", "lstm", "modalities"]', 'kinds = ["attention", "over-use"]'
+        ),
         "label users by a rule",
         "200 users have events with times; data.users has no column over_use",
         status="warning",
@@ -627,7 +629,9 @@ FAULTS = {
     "labels that are none": Fault(
         "over-use",
         lambda p: (
-            p.edit('# kinds = ["attention", "lstm"]', 'kinds = ["attention", "over-use"]'),
+            p.edit(
+                '# kinds = ["attention", "lstm", "modalities"]', 'kinds = ["attention", "over-use"]'
+            ),
             p.edit('# users = "users.parquet"', 'users = "users.csv"'),
             (p.site / "users.csv").write_text(
                 "user_id,over_use\nuser0,perhaps\n"

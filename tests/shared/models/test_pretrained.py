@@ -43,7 +43,7 @@ def test_transformers_reads_a_published_folder_and_writes_one(saved: Path, tmp_p
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", [ModelKind.LSTM, ModelKind.QUERY])
+@pytest.mark.parametrize("kind", [ModelKind.LSTM, ModelKind.QUERY, ModelKind.MODALITIES])
 def test_so_it_does_for_other_kinds(kind: ModelKind, tmp_path: Path) -> None:
     shape = replace(DESCRIBED, kind=kind, trained=Trained.ALL, recurrent_size=4, query_size=2)
     own = build_recommender(shape, some_catalogue()).eval()

@@ -14,11 +14,17 @@ import torch
 from client.cli import main as node
 from client.serving.recommender import Recommender
 from server.state.checkpoint import Checkpoint
+from shared.data.catalogue import Catalogue
+from shared.data.feature_blocks import FeatureBlock
 from shared.errors import RequestError
+from shared.item_features.tfidf import text_features
+from shared.models.gates import gate_shares
 from shared.models.lstm import LstmRecommender
+from shared.models.modalities import ModalitiesRecommender
 from shared.models.query import SHARES_SCALE, QueryRecommender
 from shared.models.registry import load_recommender
 from simulations.cli import main
+from simulations.datasets.load import load_items
 from tests.simulations.conftest import TINY_SETTINGS
 
 RUN = (
@@ -108,3 +114,32 @@ def test_a_run_learns_from_queries_and_serves_them(
     assert sum(one["score"] for one in listed) <= 1 + 1e-6
     with pytest.raises(RequestError, match="has no letter and no digit"):
         recommender.for_query("?!")
+
+
+def test_a_run_learns_gates_of_modalities_and_serves_them(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise, so that what moved was moved by users; half of the items have no picture."""
+    out, catalogue, items = tmp_path / "run", tmp_path / "catalogue", load_items(tiny_data)
+    pictures = torch.randn(len(items), 4, generator=torch.Generator().manual_seed(0))
+    pictures[::2] = 0
+    blocks = (FeatureBlock(name="text", size=4), FeatureBlock(name="image", size=4))
+    features = torch.cat([text_features(items, 4), pictures], dim=1)
+    items.with_features(features, blocks=blocks).save(catalogue)
+    settings = ["model.kind=modalities", f"lab.catalogue={catalogue}", "lab.organisations=2"]
+    settings += ["training.rounds=2"]
+    simulate(tiny_data, out, "none", (*TINY_SETTINGS, *settings), monkeypatch)
+    model = load_recommender(out / "model")
+    assert isinstance(model, ModalitiesRecommender)
+    assert [block.size for block in Catalogue.load(out / "catalogue").blocks] == [2, 2]
+    first, second = gate_shares(model.gates.weight[:2, 0].tolist())
+    assert first != second
+    assert not model.gates.weight[2:].any()
+    recommender = Recommender.load(out)
+    history = list(recommender.catalogue.item_ids[:3])
+    listed = recommender.recommend(history, 4, explain=True)
+    rows = torch.tensor([[1, 2, 3]])
+    scores = model.next_item_scores(rows)[0].index_fill(0, rows[0] - 1, -torch.inf)
+    best = [recommender.catalogue.item_ids[place] for place in scores.topk(4).indices]
+    assert [one.item for one in listed] == best
+    assert all(one.explanation is not None for one in listed)

@@ -1,0 +1,32 @@
+"""The gates of the kind "modalities", apart from the model: who reads a file needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shared.models.offsets import OFFSET_SCALE
+
+__all__ = ["GATES", "GATES_SCALE", "LARGEST_GATE", "gate_shares"]
+
+GATES = "gates.weight"
+"""Name of the weights, in a saved model."""
+GATES_SCALE = OFFSET_SCALE
+"""Constant factor of a gate's logit γ, see `shared.models.attention.ItemScores`."""
+LARGEST_GATE = 10.0
+"""Bound on |γ|: no gate, nor the inverse of a sum of them, leaves float32's range."""
+
+
+def gate_shares(weights: Sequence[float]) -> list[float]:
+    """Return what each block weighs in an item that has all of them; they add up to 1.
+
+    Args:
+        weights: of the gates of a catalogue's blocks, γ / `GATES_SCALE`.
+
+    >>> gate_shares([0.0, 0.0])
+    [0.5, 0.5]
+    """
+    logits = np.clip(GATES_SCALE * np.asarray(weights, np.float64), -LARGEST_GATE, LARGEST_GATE)
+    gates = np.exp(logits)
+    return [float(share) for share in gates / gates.sum()]
