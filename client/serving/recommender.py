@@ -575,7 +575,7 @@ class Recommender:
         numbers = [self._number(item) for item in ids]
         if not skip_unknown and not all(numbers):
             unknown = [str(item) for item, number in zip(ids, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, where)
+            raise UnknownItemError(unknown, where, sorted(set(self.catalogue.domains)))
         places = [place for place, number in enumerate(numbers) if number]
         return places, [numbers[place] for place in places]
 
@@ -589,7 +589,7 @@ class Recommender:
         numbers = [self._number(item) for item in names]
         if not all(numbers):
             unknown = [item for item, number in zip(names, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, where)
+            raise UnknownItemError(unknown, where, sorted(set(self.catalogue.domains)))
         return np.array(numbers, np.int64) - 1
 
     def _hide(self, filters: Filters) -> Mask | None:

@@ -6,7 +6,7 @@ form. The same settings on such a folder give what these organisations reach amo
 
     sotto-lab simulate --set lab.domains=2 ... --out runs/both
     python -m simulations.benchmarks.cross_domain runs/both halves
-    sotto-lab simulate --data halves/domain-1 --set lab.partition=organisation ... --out runs/one
+    sotto-lab simulate --data halves/domain-1 --set lab.partition=partner ... --out runs/one
 
 `docs/cross-domain.md` has the figures.
 """
@@ -46,7 +46,7 @@ def write_domain(simulation: Simulation, domain: str, folder: Path) -> None:
     file = folder / "interactions.parquet"
     write_interactions(histories, catalogue, file, timed=whole.times is not None)
     names = [simulation.names[n] for n in numbers for _ in simulation.parts[n]]
-    users = {"user_id": list(histories.users), "organisation": names}
+    users = {"user_id": list(histories.users), "partner": names}
     pq.write_table(pa.table(users), folder / "users.parquet")
 
 
@@ -62,7 +62,7 @@ def main() -> None:
         raise ConfigError(f"{given.run} has no domains: simulate with --set lab.domains=2.")
     for domain in domains:
         write_domain(simulation, domain, given.out / domain)
-        print(given.out / domain)
+        print(given.out / domain)  # noqa: T201
 
 
 if __name__ == "__main__":
