@@ -75,8 +75,8 @@ KEYS = (
     Key(
         "data.domains",
         "the domains of the catalogue that your items are of; public; none: the whole catalogue",
-        (),
-        ("films",),
+        "",
+        "films",
     ),
     Key("data.users", 'file of the users\' public groups; "" has none', "", "users.parquet"),
     Key("data.queries", 'file of what users asked for in words; "" has none', "", "queries.csv"),
