@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import ClassVar, Self
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -324,7 +324,7 @@ class AttentionRecommender(nn.Module):
     Attributes:
         model_type: stands beside the shape of a saved model.
         shape: the class of its configuration.
-        item_tensors: names of the weights and buffers with a row an item.
+        item_tensors: weights and buffers with a row an item by name, and the axis of these rows.
         selected: bool [V], the only items that losses rank (see `restrict`); None for all.
         ranks_by_products: whether a score is the product of one query a history with one vector an
             item, which fast search and export need (`client.serving.item_vectors`).
@@ -333,8 +333,8 @@ class AttentionRecommender(nn.Module):
     model_type: ClassVar[str] = "sotto-attention"
     shape: ClassVar[type[AttentionConfig]] = AttentionConfig
     ranks_by_products: ClassVar[bool] = True
-    item_tensors: ClassVar[frozenset[str]] = frozenset(
-        {"features.table", "item_scores.offset", "item.weight", "item_out.weight"}
+    item_tensors: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("features.table", "item_scores.offset", "item.weight", "item_out.weight"), 0
     )
     selected: Tensor | None
 
@@ -427,7 +427,9 @@ class AttentionRecommender(nn.Module):
         with shapes_alone():
             made = type(self)(config)
         kept = {
-            name: value[rows.to(value.device)] if name in self.item_tensors else value.clone()
+            name: value.index_select(self.item_tensors[name], rows.to(value.device))
+            if name in self.item_tensors
+            else value.clone()
             for name, value in self.state_dict().items()
         }
         made.load_state_dict(kept, assign=True)

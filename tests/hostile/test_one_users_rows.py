@@ -165,9 +165,9 @@ def test_events_outside_of_a_sites_domains_are_as_if_they_were_not(sites: Sites)
     union = replace(sites.catalogue, domains=("own", "other") * (len(sites.catalogue) // 2))
     union.save(sites.catalogue_folder)
     of_union = Sites(sites.folder, union)
-    own = [("a", f"i{n}", f"170000000{n}") for n in (1, 3, 5)]
+    own: list[Row] = [("a", f"i{n}", f"170000000{n}") for n in (1, 3, 5)]
     own += [("b", f"i{n}", f"170000000{n}") for n in (7, 5, 1)]
-    outside = [(user, f"i{n}", f"170000000{n}") for user in "abc" for n in (2, 4)]
+    outside: list[Row] = [(user, f"i{n}", f"170000000{n}") for user in "abc" for n in (2, 4)]
     found = []
     for name, rows in (("alpha", own), ("gamma", [*own, *outside])):
         keys = PRIVATE | {"data.domains": ["own"], "lab.simulated": True}

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -140,8 +141,13 @@ def test_gates_of_modalities_are_bounded_as_well(shape: dict[str, object]) -> No
             assert_bounded(excess(model, OTHERS, user))
 
 
-@pytest.mark.parametrize("kind", [AttentionRecommender, LstmRecommender, QueryRecommender])
-@pytest.mark.parametrize("items", ["features", "ids"])
+@pytest.mark.parametrize(
+    ("kind", "items"),
+    [
+        *product([AttentionRecommender, LstmRecommender, QueryRecommender], ["features", "ids"]),
+        (ModalitiesRecommender, "features"),
+    ],
+)
 @pytest.mark.parametrize("candidates", [0, 3])
 def test_so_is_a_model_that_ranks_an_organisations_own_items_alone(
     kind: type[AttentionRecommender], items: str, candidates: int

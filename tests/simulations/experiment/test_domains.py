@@ -73,8 +73,8 @@ def test_organisations_of_two_domains_train_one_model_and_rank_their_own_items(
         listed.append([one["item"] for one in json.loads(capsys.readouterr().out)])
     assert listed[0] == listed[1]
     assert set(listed[0]) == set(own_items[2:])
-    words = ("recommend", *model, "--history", others[0], "--site", site)
-    assert run(monkeypatch, "node", *words) == 2
+    asked = ("recommend", *model, "--history", others[0], "--site", site)
+    assert run(monkeypatch, "node", *asked) == 2
     assert f"does not have in '{domain_of(catalogue, 0)}'" in capsys.readouterr().err
     assert run(monkeypatch, "node", "evaluate", out, "--site", site, "--k", 3) == 0
 
