@@ -65,6 +65,7 @@ class ModelKind(StrEnum):
     LSTM = "lstm"
     QUERY = "query"
     MODALITIES = "modalities"
+    TEXT = "text"
     OVER_USE = "over-use"
     """No recommender: the risk of over-use, from when users were active (`shared.over_use`)."""
 
@@ -162,7 +163,7 @@ class ModelConfig:
     """The recommender's shape.
 
     Attributes:
-        kind: which model of the family: "attention", "lstm", "query" or "modalities".
+        kind: which model of the family: "attention", "lstm", "query", "modalities" or "text".
         items: "ids" (learned), "features" (public, frozen) or "both".
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
@@ -177,6 +178,9 @@ class ModelConfig:
         dropout: in [0, 1).
         recurrent_size: width of the recurrence of kind "lstm", >= 1.
         query_size: width of the two towers of kind "query", >= 1.
+        text_width: width of the encoder of kind "text", >= 1, as the catalogue has it.
+        text_blocks: last blocks of that encoder that have adapters, >= 1, as the catalogue has it.
+        lora_rank: rank of these adapters, >= 1.
         trained: "scores" trains how states score features, and offsets; "all" every weight.
     """
 
@@ -194,6 +198,9 @@ class ModelConfig:
     dropout: ShareBelowOne = 0.0
     recurrent_size: PositiveInt = 32
     query_size: PositiveInt = 32
+    text_width: PositiveInt = 384
+    text_blocks: PositiveInt = 1
+    lora_rank: PositiveInt = 8
     trained: Choice[Trained] = Trained.SCORES
 
     def __post_init__(self) -> None:
@@ -206,6 +213,11 @@ class ModelConfig:
             self.kind is not ModelKind.MODALITIES or self.items.uses_features,
             f"model.kind = '{self.kind}' weighs blocks of features, and model.items = "
             f"'{self.items}' has none: choose 'features' or 'both'.",
+        )
+        _require(
+            self.kind is not ModelKind.TEXT or self.items.uses_features,
+            f"model.items = '{self.items}' with model.kind = '{self.kind}', whose items are their "
+            "text: choose 'features'.",
         )
         _require(
             self.items.uses_features or self.hidden_size != 0,
@@ -588,6 +600,8 @@ class RunConfig:
             free += ("model.recurrent_size",)
         if self.model.kind is not ModelKind.QUERY:
             free += ("model.query_size",)
+        if self.model.kind is not ModelKind.TEXT:
+            free += ("model.text_width", "model.text_blocks", "model.lora_rank")
         if self.model.kind is not ModelKind.OVER_USE:  # says nothing of them
             free += ("over_use.",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}

@@ -142,6 +142,9 @@ _LEFT_OUT: dict[str, Value] = {
     "model.kind": str(ModelKind.ATTENTION),
     "model.recurrent_size": ModelConfig().recurrent_size,
     "model.query_size": ModelConfig().query_size,
+    "model.text_width": ModelConfig().text_width,
+    "model.text_blocks": ModelConfig().text_blocks,
+    "model.lora_rank": ModelConfig().lora_rank,
     "over_use": "",
 }
 """Fields that a message leaves out where they say nothing, and what they say then: an earlier

@@ -33,11 +33,7 @@ app = command_table(
             "Benchmark data.", {"fetch": "simulations.commands.fetch:fetch_command"}
         ),
         "items": command_table(
-            "Public items: features, and unions of catalogues.",
-            {
-                "encode": "simulations.commands.items:encode_command",
-                "join": "simulations.commands.join_items:join_command",
-            },
+            "Public item features.", {"encode": "simulations.commands.items:encode_command"}
         ),
     },
     hidden={"pretrain"},

@@ -43,7 +43,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "rerank": {"data", "errors", "evaluation", "sections"},
         "models": {"config", "data", "errors"},
         "over_use": {"config", "data", "errors", "models", "over_use_task"},
-        "item_features": {"data", "errors"},
+        "item_features": {"data", "errors", "models"},
         "privacy": {"errors", "models"},
         "secure_aggregation": {"errors"},
     },

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from shared.data.catalogue import Catalogue
+from shared.item_features.adaptable import adaptable_text
+from shared.item_features.encoder import TextEncoder, encoded_features
+from shared.item_features.encoder_source import find_encoder
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["WIDTH", "WORDS", "save_encoder"]
+__all__ = ["WIDTH", "WORDS", "save_encoder", "text_catalogue"]
 
 WIDTH = 32
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -67,3 +74,18 @@ def tokenizer(*, marked: bool = True) -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
     )
+
+
+@cache
+def text_catalogue(items: int = 20, size: int = 4, blocks: int = 2) -> Catalogue:
+    """Items "i1", "i2", ... of a few words each, with features of a tiny encoder and its blocks.
+
+    The last item has no text.
+    """
+    texts = [" ".join(WORDS[(7 * n + k) % 30] for k in range(1 + n % 4)) for n in range(items - 1)]
+    names = tuple(f"i{number}" for number in range(1, items + 1))
+    plain = Catalogue(names, (*texts, ""), ((),) * items, (None,) * items)
+    with TemporaryDirectory() as folder:
+        encoder = TextEncoder(find_encoder(str(save_encoder(Path(folder) / "tiny"))))
+        text = adaptable_text(plain, encoder, size, blocks=blocks)
+        return plain.with_features(encoded_features(plain, encoder, size), text=text)

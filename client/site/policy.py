@@ -90,6 +90,7 @@ class Policy:
         ModelKind.ATTENTION,
         ModelKind.LSTM,
         ModelKind.MODALITIES,
+        ModelKind.TEXT,
     )
     min_noise_multiplier: OptionalOf[NonNegativeNumber] = None
     max_sample_rate: ShareAboveZero = 1.0

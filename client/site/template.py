@@ -72,12 +72,6 @@ KEYS = (
     Key(
         "data.endpoint", "of an object store other than Amazon's", "", "https://minio.example:9000"
     ),
-    Key(
-        "data.domains",
-        "the domains of the catalogue that your items are of; public; none: the whole catalogue",
-        "",
-        "films",
-    ),
     Key("data.users", 'file of the users\' public groups; "" has none', "", "users.parquet"),
     Key("data.queries", 'file of what users asked for in words; "" has none', "", "queries.csv"),
     Key("data.query_column", "its column of texts; ids and times are called as above", "query"),
@@ -113,7 +107,7 @@ KEYS = (
     Key(
         "policy.kinds",
         "kinds of model that are trained and measured",
-        ("attention", "lstm", "modalities"),
+        ("attention", "lstm", "modalities", "text"),
     ),
     Key("policy.min_noise_multiplier", "least noise over clip norm of any request", None, 0.3),
     Key("policy.max_sample_rate", "largest chance of a user to be in a noised sum", 1.0),

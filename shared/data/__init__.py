@@ -16,6 +16,6 @@ friends         who is whose friend, for what a partner does at home
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features of text were computed
 feature_blocks  which columns of the features are of which modality
-domains         parts of a catalogue, and what an organisation that has only some of them ranks
+adaptable_text  an encoder's last blocks, and the items' tokens before them
 model_folder    the files of a saved model: its shape, and its weights by name
 """

@@ -6,9 +6,6 @@
 | an item id that is empty or repeated            | refused, with the row                     |
 | an item id in another spelling (`7.0`, blanks)  | its canonical form, see `shared.data.ids` |
 | a year that is not a whole number               | left empty, and counted once for the file |
-| a column `domain`                               | a part of the catalogue by its name       |
-|                                                 |   (`shared.data.domains`); without one in |
-|                                                 |   a row refused                           |
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
+from shared.data.adaptable_text import AdaptableText
 from shared.data.columns import ItemColumns, require_columns
 from shared.data.feature_blocks import (
     MOST_BLOCKS,
@@ -48,6 +46,7 @@ __all__ = ["Catalogue", "IgnoredValues", "items_from_table", "read_items"]
 
 ITEMS_FILE, FEATURES_FILE = "items.parquet", "features.safetensors"
 _SOURCE, _BLOCKS = "source", "blocks"
+TEXT_FILE = "text.safetensors"
 _NO_GENRES = "(no genres listed)"
 _TRAILING_YEAR = re.compile(r"\((\d{4})\)\s*$")
 _YEAR = re.compile(r"(-?\d{1,9})(?:\.0)?")
@@ -92,10 +91,8 @@ class Catalogue:
         features: float32 [V, F]; row i describes the item with internal id i + 1.
         source: how the features were computed, if recorded; not part of the fingerprint.
         blocks: which columns of the features are of which modality; () where all are of one.
+        text: the last blocks of the encoder that the features are of, where they may be adapted.
         ignored: what could not be read of optional columns; not part of the fingerprint.
-        domains: the domain of each item, not blank; length V, or none where there are no domains.
-        selected: bool [V], the only items that `find` finds, and that a model made for this
-            catalogue ranks (`shared.data.domains`); None for all. Not part of the fingerprint.
 
     Raises:
         ValueError: the fields contradict each other or break the rules above.
@@ -109,20 +106,13 @@ class Catalogue:
     source: FeatureSource | None = None
     ignored: tuple[IgnoredValues, ...] = ()
     blocks: tuple[FeatureBlock, ...] = ()
-    domains: tuple[str, ...] = ()
-    selected: npt.NDArray[np.bool_] | None = None
+    text: AdaptableText | None = None
     _index: dict[str, int] = field(init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.item_ids) == len(self.titles) == len(self.genres) == len(self.years):
             raise ValueError("item_ids, titles, genres and years must have one entry per item")
-        if self.domains and len(self.domains) != len(self.item_ids):
-            raise ValueError("domains must have one entry per item, or none at all")
-        if any(not name.strip() for name in set(self.domains)):
-            raise ValueError("the name of a domain is blank")
-        if self.selected is not None and self.selected.shape != (len(self.item_ids),):
-            raise ValueError("selected must have one entry per item")
         if any(not item.strip() for item in self.item_ids):
             raise ValueError("an item id is blank")
         index = {item: number for number, item in enumerate(self.item_ids, start=1)}
@@ -137,6 +127,12 @@ class Catalogue:
             raise ValueError(f"{self.feature_size} features an item, not {self.source.size}")
         if self.blocks:
             _check_blocks(self.blocks, self.feature_size)
+        if self.text is not None and not (
+            len(self.text.lengths) == len(self.item_ids)
+            and self.text.projection.shape[1] >= self.feature_size > 0
+            and not self.blocks
+        ):
+            raise ValueError("the encoder's last blocks are of other items or features")
         object.__setattr__(self, "_index", index)
 
     def __len__(self) -> int:
@@ -148,16 +144,7 @@ class Catalogue:
         return self._index
 
     def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the internal ids of canonical public ids, 0 where there is no such item: [N].
-
-        Items that are not `selected` are not found.
-        """
-        numbers = self._find(ids)
-        if self.selected is None:
-            return numbers
-        return np.where(np.append(False, self.selected)[numbers], numbers, 0)
-
-    def _find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the internal ids of canonical public ids, 0 where there is no such item: [N]."""
         numbers = np.array([self._index.get(item, 0) for item in ids], np.int64)
         if not numbers.all():
             # Catalogues of earlier versions may hold ids in other forms.
@@ -170,7 +157,7 @@ class Catalogue:
     def fingerprint(self) -> str:
         """The catalogue's version: SHA-256 in hex over ids, titles, genres, years and features.
 
-        It covers domains, and names and sizes of blocks, too, where there are any.
+        It covers names and sizes of blocks, and the encoder's last blocks, where there are any.
         """
         if not self._fingerprint:
             object.__setattr__(self, "_fingerprint", self._digest())
@@ -191,14 +178,15 @@ class Catalogue:
         features: torch.Tensor,
         source: FeatureSource | None = None,
         blocks: Sequence[FeatureBlock] = (),
+        text: AdaptableText | None = None,
     ) -> Catalogue:
         """Return the same items with `features`, [V, F], stored as float32 on the CPU."""
         stored = features.detach().to("cpu").float().contiguous()
-        return replace(self, features=stored, source=source, blocks=tuple(blocks))
+        return replace(self, features=stored, source=source, blocks=tuple(blocks), text=text)
 
     def without_features(self) -> Catalogue:
         """Return the same items without features."""
-        return replace(self, features=None, source=None, blocks=())
+        return replace(self, features=None, source=None, blocks=(), text=None)
 
     def with_strongest(self, described: Catalogue, size: int) -> Catalogue:
         """Return these items with the strongest `size` features that another catalogue has of them.
@@ -218,13 +206,14 @@ class Catalogue:
         features = torch.cat([part[:, :n] for part, n in zip(parts, kept, strict=True)], dim=1)
         blocks = [replace(b, size=n) for b, n in zip(described.blocks, kept, strict=False)]
         source = described.source and replace(described.source, size=size)
-        return self.with_features(features, source, blocks)
+        return self.with_features(features, source, blocks, described.text)
 
     def save(self, folder: Path | str) -> None:
-        """Write `items.parquet`, and `features.safetensors` if there are features.
+        """Write `items.parquet`, and what there is of features and of the encoder's last blocks.
 
-        Each file is replaced atomically. The features file holds the catalogue's fingerprint, so
-        after a crash between the two files `load` refuses the mixture.
+        These are `features.safetensors` and `text.safetensors`. Each file is replaced atomically,
+        and these two hold the catalogue's fingerprint, so after a crash between two files `load`
+        refuses the mixture.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,6 +228,10 @@ class Catalogue:
 
             with atomic_replacement(features) as temporary:
                 save_file({"features": self.features.contiguous()}, temporary, metadata=metadata)
+        if self.text is not None:
+            self.text.save(folder / TEXT_FILE, self.fingerprint)
+        else:
+            (folder / TEXT_FILE).unlink(missing_ok=True)
         with atomic_replacement(folder / ITEMS_FILE) as temporary:
             pq.write_table(self._table(), temporary)
         if self.features is None:
@@ -261,7 +254,10 @@ class Catalogue:
                 text = metadata.get(_SOURCE)
                 source = None if text is None else FeatureSource.from_text(text)
                 blocks = blocks_from_text(metadata.get(_BLOCKS, "[]"))
-                catalogue = items.with_features(stored.get_tensor("features"), source, blocks)
+                file = Path(folder) / TEXT_FILE
+                last = AdaptableText.load(file) if file.exists() else None
+                table = stored.get_tensor("features")
+                catalogue = items.with_features(table, source, blocks, last)
         except (OSError, SafetensorError, ValueError):
             problem = "the item features cannot be read or do not fit the items"
         else:
@@ -272,7 +268,6 @@ class Catalogue:
 
     def _digest(self) -> str:
         fields = [self.item_ids, self.titles, self.genres, self.years]
-        fields += [self.domains] if self.domains else []
         digest = hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode())
         if self.features is not None:
             digest.update(json.dumps(list(self.features.shape)).encode())
@@ -282,18 +277,19 @@ class Catalogue:
         if self.blocks:
             named = [[block.name, block.size] for block in self.blocks]
             digest.update(json.dumps(named).encode())
+        if self.text is not None:
+            digest.update(self.text.digest())
         return digest.hexdigest()
 
     def _table(self) -> pa.Table:
-        columns = {
-            "item_id": pa.array(self.item_ids, pa.string()),
-            "title": pa.array(self.titles, pa.string()),
-            "genres": pa.array(["|".join(genres) for genres in self.genres], pa.string()),
-            "year": pa.array(self.years, pa.int32()),
-        }
-        if self.domains:
-            columns["domain"] = pa.array(self.domains, pa.string())
-        return pa.table(columns)
+        return pa.table(
+            {
+                "item_id": pa.array(self.item_ids, pa.string()),
+                "title": pa.array(self.titles, pa.string()),
+                "genres": pa.array(["|".join(genres) for genres in self.genres], pa.string()),
+                "year": pa.array(self.years, pa.int32()),
+            }
+        )
 
 
 def _check_features(features: torch.Tensor, items: int) -> None:
@@ -336,7 +332,7 @@ def read_items(
         needed = {"item": columns.item, "title": columns.title}
         needed |= {
             role: name
-            for role in ("genres", "year", "domain")
+            for role in ("genres", "year")
             if (name := getattr(columns, role)) is not None
         }
         require_columns(needed, names, table.source, columns.setting)
@@ -344,14 +340,13 @@ def read_items(
             columns,
             genres=columns.genres or ("genres" if "genres" in names else None),
             year=columns.year or ("year" if "year" in names else None),
-            domain=columns.domain or ("domain" if "domain" in names else None),
         )
         tables.append(read_table(table, _used(columns), lists=_used(columns)[2:]))
     return items_from_table(pa.concat_tables(tables), columns, path, stored=stored)
 
 
 def _used(columns: ItemColumns) -> list[str]:
-    used = [columns.item, columns.title, columns.genres, columns.year, columns.domain]
+    used = [columns.item, columns.title, columns.genres, columns.year]
     return [name for name in used if name is not None]
 
 
@@ -362,12 +357,12 @@ def items_from_table(
 
     Args:
         table: the result of `read_text`; None is a missing value.
-        columns: the columns to use; None for `genres`, `year` or `domain` means there is none.
+        columns: the columns to use; None for `genres` or `year` means there is none.
         source: name of the table in errors.
         stored: see `read_items`.
 
     Raises:
-        DataError: an id is empty or repeated, or an item is of no domain while others are of one.
+        DataError: an id is empty or repeated.
     """
     spellings = table[columns.item].to_pylist()
     ids = spellings if stored else [canonical_id(text or "") for text in spellings]
@@ -383,27 +378,7 @@ def items_from_table(
         years = [int(m[1]) if (m := _TRAILING_YEAR.search(title)) else None for title in titles]
     else:
         years, ignored = _years(table[columns.year].to_pylist(), columns.year)
-    domains = _domains(table, columns.domain, source)
-    return Catalogue(
-        tuple(ids), tuple(titles), tuple(genres), tuple(years), ignored=ignored, domains=domains
-    )
-
-
-def _domains(table: pa.Table, name: str | None, source: Path) -> tuple[str, ...]:
-    """Return the domain of each item; nothing where there is no such column."""
-    if name is None:
-        return ()
-    domains = tuple((text or "").strip() for text in table[name].to_pylist())
-    if "" in domains:
-        raise DataError(
-            "the item is of no domain, and others are of one",
-            file=source,
-            row=1 + domains.index(""),
-            field=name,
-            value="",
-            remedy="Name the domain of every item, or call the column otherwise.",
-        )
-    return domains
+    return Catalogue(tuple(ids), tuple(titles), tuple(genres), tuple(years), ignored=ignored)
 
 
 def _check_ids(

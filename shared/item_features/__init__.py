@@ -3,5 +3,6 @@
 tfidf           words, genres and decades as vectors, by latent semantic analysis
 encoder         text embeddings from a frozen pretrained encoder
 encoder_source  an encoder's files: located, checked and fingerprinted
+adaptable       an encoder's last blocks, kept with the catalogue for the kind "text"
 whitening       dimension reduction and scaling, used by both
 """

@@ -26,7 +26,15 @@ from shared.item_features.encoder_source import EncoderFiles
 from shared.item_features.tfidf import text_vectors
 from shared.item_features.whitening import unit_rows, whitened
 
-__all__ = ["TEMPLATE", "Pooling", "TextEncoder", "encoded_features", "item_text"]
+__all__ = [
+    "TEMPLATE",
+    "Pooling",
+    "TextEncoder",
+    "encoded_features",
+    "item_text",
+    "item_texts",
+    "text_parts",
+]
 
 TEMPLATE = 1
 """Version of `item_text`; raise it when the text, and so the features, change."""
@@ -114,31 +122,70 @@ class TextEncoder:
         zeros = np.zeros(self._width)
         return unit_rows(np.stack([encoded.get(text, zeros) for text in texts]))
 
+    @property
+    def model(self) -> Any:  # noqa: ANN401 transformers' own type
+        """The frozen model, of transformers."""
+        return self._model
+
+    def states_before(
+        self, texts: Sequence[str], blocks: int, *, most_tokens: int, batch_size: int = 64
+    ) -> list[Tensor]:
+        """Return what goes into the model's last blocks, of each text: [tokens, D], float32.
+
+        Args:
+            texts: N texts; one that is blank has no tokens.
+            blocks: how many blocks are left out, >= 1.
+            most_tokens: of a text; the rest is cut off.
+            batch_size: number of texts encoded together, >= 1.
+
+        Raises:
+            DataError: as `vectors`.
+        """
+        found: list[Tensor] = []
+        for start in range(0, len(texts), batch_size):
+            batch = list(texts[start : start + batch_size])
+            layers, mask = self._layers(batch, most_tokens)
+            lengths = mask.sum(1).tolist()
+            states = layers[-1 - blocks].float().cpu()
+            found += [
+                own[: length if text.strip() else 0]
+                for own, length, text in zip(states, lengths, batch, strict=True)
+            ]
+        return found
+
     @torch.inference_mode()
     def _encode(self, texts: list[str]) -> NDArray[np.float64]:
         """Encode B texts, without scaling: [B, D]."""
+        layers, mask = self._layers(texts)
+        if not mask.shape[1]:
+            return np.zeros((len(texts), self._width))
+        pooled = self._pool(layers[-1], mask)
+        if not pooled.isfinite().all():
+            raise _unusable(self.files, "it returns values that are not finite")
+        return np.asarray(pooled.double().cpu().numpy())
+
+    @torch.inference_mode()
+    def _layers(self, texts: list[str], most: int = _MAX_TOKENS) -> tuple[list[Tensor], Tensor]:
+        """Return the states of B texts' tokens after each block, [B, T, D], and their mask."""
         try:
             tokens = self._tokenizer(
                 texts,
                 padding=True,
                 truncation=True,
-                max_length=_max_tokens(self._tokenizer, self._model),
+                max_length=min(most, _max_tokens(self._tokenizer, self._model)),
                 return_tensors="pt",
             ).to(self._device)
-            mask = tokens["attention_mask"]  # (B, T)
+            mask: Tensor = tokens["attention_mask"]  # (B, T)
             if not mask.shape[1]:
-                return np.zeros((len(texts), self._width))
-            states = self._model(
-                input_ids=tokens["input_ids"], attention_mask=mask
-            ).last_hidden_state  # (B, T, D)
+                return [], mask
+            out = self._model(
+                input_ids=tokens["input_ids"], attention_mask=mask, output_hidden_states=True
+            )
+            return [*out.hidden_states[:-1], out.last_hidden_state], mask
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as fault:
             raise _unusable(
                 self.files, f"it does not encode texts ({_first_line(fault)})"
             ) from fault
-        pooled = self._pool(states, mask)
-        if not pooled.isfinite().all():
-            raise _unusable(self.files, "it returns values that are not finite")
-        return np.asarray(pooled.double().cpu().numpy())
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:  # (B, T, D), (B, T) -> (B, D)
         if self.pooling == Pooling.CLS:
@@ -171,14 +218,32 @@ def encoded_features(
         float32 [V, F]; columns are uncorrelated, with mean 0 and variance 1 (or 0), strongest
         first. An item without a vector in one part gets that part's mean.
     """
-    texts = [
-        item_text(*item)
-        for item in zip(catalogue.titles, catalogue.genres, catalogue.years, strict=True)
-    ]
-    parts = [encoder.vectors(texts, batch_size=batch_size, progress=progress)]
-    if words:
-        parts.append(text_vectors(catalogue, size))
-    return torch.from_numpy(whitened(np.hstack([_balanced(part) for part in parts]), size))
+    vectors = encoder.vectors(item_texts(catalogue), batch_size=batch_size, progress=progress)
+    return torch.from_numpy(whitened(text_parts(catalogue, vectors, size, words=words), size))
+
+
+def item_texts(catalogue: Catalogue) -> list[str]:
+    """Return the text of each item, [V]."""
+    items = zip(catalogue.titles, catalogue.genres, catalogue.years, strict=True)
+    return [item_text(*item) for item in items]
+
+
+def text_parts(
+    catalogue: Catalogue, vectors: NDArray[np.float64], size: int, *, words: bool
+) -> NDArray[np.float64]:
+    """Return what is whitened to features: the encoder's vectors, and those of words after them.
+
+    Args:
+        catalogue: V items.
+        vectors: of the encoder, [V, D].
+        size: number of features; `words` as of `encoded_features`.
+        words: whether there are any.
+
+    Returns:
+        [V, D + ...]; of each part the total variance is 1 / V.
+    """
+    parts = [vectors, *([text_vectors(catalogue, size)] if words else [])]
+    return np.hstack([_balanced(part) for part in parts])
 
 
 def _balanced(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

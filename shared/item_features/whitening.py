@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fixed_rotation", "signs", "unit_rows", "whitened", "whitened_where_described"]
+__all__ = [
+    "fixed_rotation",
+    "signs",
+    "unit_rows",
+    "whitened",
+    "whitened_where_described",
+    "whitening_map",
+]
 
 _MIN_STRENGTH = 1e-6
 """Relative singular value below which a direction is treated as rounding error."""
@@ -31,6 +38,22 @@ def whitened(
         beyond the rank. Signs and rounding are fixed, since a catalogue's fingerprint covers the
         exact bits.
     """
+    centred, scaled = whitening_map(vectors, weights)
+    components = (centred @ scaled)[:, :size]
+    features = np.zeros((len(vectors), size), dtype=np.float32)
+    features[:, : components.shape[1]] = components.round(6) + 0.0  # turns -0 into 0
+    return features
+
+
+def whitening_map(
+    vectors: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the centred vectors [V, D], and the map [D, R] that takes them to all components.
+
+    Args:
+        vectors: [V, D].
+        weights: as of `whitened`.
+    """
     share = np.ones(len(vectors)) if weights is None else weights
     share = share / share.sum()
     centred = vectors - share @ vectors
@@ -39,10 +62,7 @@ def whitened(
     if (rotation := fixed_rotation(right, strength)) is not None:
         right = rotation @ right
     scale = np.divide(signs(right), strength, out=np.zeros_like(strength), where=informative)
-    components = (centred @ (right.T * scale))[:, :size]
-    features = np.zeros((len(vectors), size), dtype=np.float32)
-    features[:, : components.shape[1]] = components.round(6) + 0.0  # turns -0 into 0
-    return features
+    return centred, right.T * scale
 
 
 def whitened_where_described(

@@ -8,6 +8,8 @@ query       what a user looks for in words: two towers over the scores of the fi
 modalities  blocks of features, a learned gate for each, over the first
 gates       what those gates weigh, read from a file
 query_text  words of queries and items, hashed and matched
+text        the item is its text: an encoder that users adapt
+text_blocks  that encoder's last blocks with adapters of low rank
 attention_config   its configuration, and sizes that follow from it
 losses      cross-entropy per user, over the catalogue or over drawn candidates
 frozen      weights that no message carries, drawn alike everywhere, and their fingerprint

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import ClassVar, Self
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -324,8 +324,6 @@ class AttentionRecommender(nn.Module):
     Attributes:
         model_type: stands beside the shape of a saved model.
         shape: the class of its configuration.
-        item_tensors: weights and buffers with a row an item by name, and the axis of these rows.
-        selected: bool [V], the only items that losses rank (see `restrict`); None for all.
         ranks_by_products: whether a score is the product of one query a history with one vector an
             item, which fast search and export need (`client.serving.item_vectors`).
     """
@@ -333,15 +331,10 @@ class AttentionRecommender(nn.Module):
     model_type: ClassVar[str] = "sotto-attention"
     shape: ClassVar[type[AttentionConfig]] = AttentionConfig
     ranks_by_products: ClassVar[bool] = True
-    item_tensors: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        ("features.table", "item_scores.offset", "item.weight", "item_out.weight"), 0
-    )
-    selected: Tensor | None
 
     def __init__(self, config: AttentionConfig, features: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("selected", None, persistent=False)
         items, width = config.items, config.hidden_size
         kind = ItemRepresentation(config.item_representation)
         self.position = nn.Embedding(config.max_length, width)
@@ -397,44 +390,6 @@ class AttentionRecommender(nn.Module):
         about = {"model_type": self.model_type} | asdict(self.config)
         write_model(folder, about, self.state_dict())
 
-    def restrict(self, selected: Tensor) -> None:
-        """Let `losses` rank these items alone, as where an organisation has no others.
-
-        The model keeps its shape, and `forward` and `score` their results.
-
-        Args:
-            selected: bool [V]; at least one is true.
-        """
-        self.selected = selected.to(self.device)
-
-    def among_selected(self, scores: Tensor) -> Tensor:
-        """Return scores [..., V] with -inf for items that are not selected."""
-        if self.selected is None:
-            return scores
-        return scores.masked_fill(~self.selected, -math.inf)
-
-    def select_items(self, rows: Tensor) -> Self:
-        """Return a model of some items alone, in evaluation mode, with the same scores of these.
-
-        An own direction of an item that is left out stays, and is no item's.
-
-        Args:
-            rows: of the K items, ascending, int64 [K]; its internal ids are 1..K in this order.
-        """
-        own = {int(row) + 1: number for number, row in enumerate(rows, start=1)}
-        places = tuple(own.get(item, 1) for item in self.config.own_items)
-        config = replace(self.config, items=len(rows), own_items=places)
-        with shapes_alone():
-            made = type(self)(config)
-        kept = {
-            name: value.index_select(self.item_tensors[name], rows.to(value.device))
-            if name in self.item_tensors
-            else value.clone()
-            for name, value in self.state_dict().items()
-        }
-        made.load_state_dict(kept, assign=True)
-        return made.train(mode=False)
-
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -477,7 +432,9 @@ class AttentionRecommender(nn.Module):
 
     def states(self, histories: Tensor) -> Tensor:
         """Return the hidden state after each event: [B, T] -> [B, T, D]."""
-        x = self._embed(histories)  # (B, T, D)
+        return self._apply_blocks(self._embed(histories))
+
+    def _apply_blocks(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x)
@@ -559,7 +516,7 @@ class AttentionRecommender(nn.Module):
         """
         inputs, targets = next_item_pairs(events)
         if candidates.shape[1] == 0:
-            return loss_per_user(self.among_selected(self(inputs)), targets)
+            return loss_per_user(self(inputs), targets)
         # A place without a target scores item 1, which then counts for nothing.
         ranked = torch.cat([targets.clamp(min=1), candidates], dim=1)
         scores = self.score(self.states(inputs), ranked)
@@ -626,7 +583,13 @@ class AttentionRecommender(nn.Module):
         columns = starts[:, None] + torch.arange(size, device=histories.device)  # (B, max_length)
         return histories.gather(1, columns)
 
-    def _embed(self, histories: Tensor) -> Tensor:  # (B, T) -> (B, T, D)
+    def _embed(self, histories: Tensor, described: Tensor | None = None) -> Tensor:
+        """Return what is read of each event: [B, T] -> [B, T, D].
+
+        Args:
+            histories: as of `forward`.
+            described: descriptors of the events' items, [B, T, F]; None: those of the table.
+        """
         users, length = histories.shape
         # Positions get a batch axis: per-user gradients need to know the user of each row.
         positions = torch.arange(length, device=histories.device).repeat(users, 1)  # (B, T)
@@ -638,7 +601,8 @@ class AttentionRecommender(nn.Module):
         if kind.learns_ids:
             x = x + self.item(rows) * real
         if kind.uses_features:
-            x = x + _apply(self.feature_in, self._features_of(rows)) * real
+            described = self._features_of(rows) if described is None else described
+            x = x + _apply(self.feature_in, described) * real
         out: Tensor = self.dropout(x)
         return out
 

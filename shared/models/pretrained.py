@@ -25,6 +25,7 @@ from shared.models.lstm import LstmConfig, LstmRecommender
 from shared.models.modalities import ModalitiesConfig, ModalitiesRecommender
 from shared.models.query import QueryConfig, QueryRecommender
 from shared.models.registry import load_recommender
+from shared.models.text import TextConfig, TextRecommender
 
 __all__ = [
     "PreTrainedLstm",
@@ -35,6 +36,8 @@ __all__ = [
     "PreTrainedQueryConfig",
     "PreTrainedRecommender",
     "PreTrainedRecommenderConfig",
+    "PreTrainedText",
+    "PreTrainedTextConfig",
 ]
 
 
@@ -164,6 +167,20 @@ class PreTrainedQuery(PreTrainedRecommender):
     config_class = PreTrainedQueryConfig
 
 
+class PreTrainedTextConfig(PreTrainedRecommenderConfig):
+    """The shape of a recommender of kind "text"."""
+
+    model_type = TextRecommender.model_type
+    recommender = TextRecommender
+    max_length: int = TextConfig.max_length
+
+
+class PreTrainedText(PreTrainedRecommender):
+    """A `TextRecommender` behind the interface of transformers; it ranks without an encoder."""
+
+    config_class = PreTrainedTextConfig
+
+
 AutoConfig.register(PreTrainedRecommenderConfig.model_type, PreTrainedRecommenderConfig)
 AutoModel.register(PreTrainedRecommenderConfig, PreTrainedRecommender)
 AutoConfig.register(PreTrainedLstmConfig.model_type, PreTrainedLstmConfig)
@@ -172,3 +189,5 @@ AutoConfig.register(PreTrainedQueryConfig.model_type, PreTrainedQueryConfig)
 AutoModel.register(PreTrainedQueryConfig, PreTrainedQuery)
 AutoConfig.register(PreTrainedModalitiesConfig.model_type, PreTrainedModalitiesConfig)
 AutoModel.register(PreTrainedModalitiesConfig, PreTrainedModalities)
+AutoConfig.register(PreTrainedTextConfig.model_type, PreTrainedTextConfig)
+AutoModel.register(PreTrainedTextConfig, PreTrainedText)

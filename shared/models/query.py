@@ -140,8 +140,7 @@ class QueryRecommender(AttentionRecommender):
         if not beside:
             return of_history
         pasts, bags, matches, chosen = beside
-        scores = self.among_selected(self.query_scores(pasts, bags, matches))
-        return of_history + loss_per_user(scores, chosen)
+        return of_history + loss_per_user(self.query_scores(pasts, bags, matches), chosen)
 
     def query_scores(self, pasts: Tensor, bags: Tensor, matches: Tensor) -> Tensor:
         """Score every item for every query of every user.

@@ -119,6 +119,7 @@ KINDS: Mapping[ModelKind, Kind] = {
     ModelKind.LSTM: Kind(module="shared.models.lstm", model_type="sotto-lstm"),
     ModelKind.QUERY: Kind(module="shared.models.query", model_type="sotto-query"),
     ModelKind.MODALITIES: Kind(module="shared.models.modalities", model_type="sotto-modalities"),
+    ModelKind.TEXT: Kind(module="shared.models.text", model_type="sotto-text"),
     ModelKind.OVER_USE: Kind(
         module="shared.over_use.kind", model_type="sotto-over-use", examples=Examples.SESSIONS
     ),
@@ -155,19 +156,12 @@ def build(model: ModelConfig, catalogue: Catalogue) -> nn.Module:
 def build_recommender(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     """Build a model that ranks items after a history; as `build`.
 
-    It learns to rank the catalogue's selected items alone, where some are.
-
     Raises:
         ConfigError: as `build`; or the kind ranks no items.
     """
     if examples_of(model.kind) is not Examples.HISTORIES:
         raise ConfigError(f"model.kind = '{model.kind}' ranks no items after a history.")
-    recommender = cast("AttentionRecommender", build(model, catalogue))
-    if catalogue.selected is not None:
-        import torch  # noqa: PLC0415 takes seconds
-
-        recommender.restrict(torch.from_numpy(catalogue.selected))
-    return recommender
+    return cast("AttentionRecommender", build(model, catalogue))
 
 
 def load_recommender(folder: str | os.PathLike[str]) -> AttentionRecommender:

@@ -47,6 +47,14 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
         Pooling, typer.Option(help="How token vectors become one vector.")
     ] = Pooling.MEAN,
     size: Annotated[int, typer.Option(help="Features of an item.")] = 256,
+    adaptable: Annotated[
+        int,
+        typer.Option(
+            metavar="BLOCKS",
+            help='How many of the encoder\'s last blocks the kind "text" may adapt; their weights '
+            "and the texts' states before them are written, too.",
+        ),
+    ] = 0,
     batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     item_column: Annotated[str, typer.Option(help="Column of the items' ids.")] = "",
@@ -62,6 +70,7 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
         words=words,
         pooling=pooling,
         size=size,
+        adaptable=adaptable,
         batch_size=batch_size,
         device=device,
     )

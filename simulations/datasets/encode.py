@@ -21,6 +21,7 @@ import torch
 from shared.data.catalogue import Catalogue
 from shared.data.feature_source import FeatureSource
 from shared.errors import ConfigError, DataError
+from shared.item_features.adaptable import adaptable_text
 from shared.item_features.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
 from shared.item_features.encoder_source import EncoderFiles, find_encoder
 from shared.item_features.tfidf import text_features
@@ -37,6 +38,7 @@ class Encoding:
         words: whether to use tf-idf of words, genres and decades, with or without an encoder.
         pooling: how the encoder's token vectors become one vector.
         size: features of an item, F >= 1.
+        adaptable: last blocks of the encoder that the kind "text" may adapt, >= 0.
         batch_size: items encoded at a time, >= 1.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -48,6 +50,7 @@ class Encoding:
     words: bool = False
     pooling: Pooling = Pooling.MEAN
     size: int = 256
+    adaptable: int = 0
     batch_size: int = 64
     device: str = "auto"
 
@@ -57,6 +60,10 @@ class Encoding:
                 raise ConfigError(f"{option} {value}: choose a whole number >= 1.")
         if not (self.encoder or self.words):
             raise ConfigError("no source of features: give --encoder, --words, or both.")
+        if self.adaptable < 0 or (self.adaptable and not self.encoder):
+            raise ConfigError(
+                f"--adaptable {self.adaptable}: choose a whole number >= 0, above 0 with --encoder."
+            )
 
     def torch_device(self) -> torch.device:
         """Return the device to encode on; "auto" takes a GPU where there is one.
@@ -99,21 +106,43 @@ def encode(
     source = _feature_source(encoding, files)
     if (stored := _read_existing(out)) is not None:
         _check_same(stored, items, source, out)
+        _check_blocks(stored, encoding, out)
         return stored, False
     if files is None:
-        features = text_features(items, encoding.size)
+        catalogue = items.with_features(text_features(items, encoding.size), source)
     else:
-        features = encoded_features(
-            items,
-            TextEncoder(files, pooling=encoding.pooling, device=encoding.torch_device()),
-            encoding.size,
-            words=encoding.words,
-            batch_size=encoding.batch_size,
-            progress=progress,
-        )
-    catalogue = items.with_features(features, source)
+        catalogue = _encoded(items, encoding, files, source, progress)
     catalogue.save(out)
     return catalogue, True
+
+
+def _encoded(
+    items: Catalogue,
+    encoding: Encoding,
+    files: EncoderFiles,
+    source: FeatureSource,
+    progress: Callable[[int, int], None] | None,
+) -> Catalogue:
+    encoder = TextEncoder(files, pooling=encoding.pooling, device=encoding.torch_device())
+    size, words, at_once = encoding.size, encoding.words, encoding.batch_size
+    text = None
+    if encoding.adaptable:
+        text = adaptable_text(
+            items, encoder, size, words=words, blocks=encoding.adaptable, batch_size=at_once
+        )
+    features = encoded_features(
+        items, encoder, size, words=words, batch_size=at_once, progress=progress
+    )
+    return items.with_features(features, source, text=text)
+
+
+def _check_blocks(stored: Catalogue, encoding: Encoding, out: Path) -> None:
+    blocks = 0 if stored.text is None else len(stored.text.weights)
+    if blocks != encoding.adaptable:
+        raise ConfigError(
+            f"{out} holds features with --adaptable {blocks}: name another folder with --out, or "
+            "remove it if no federation uses it."
+        )
 
 
 def _feature_source(encoding: Encoding, files: EncoderFiles | None) -> FeatureSource:

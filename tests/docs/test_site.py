@@ -17,7 +17,6 @@ from tests.docs.pages import DOCS, ROOT, blocks
 
 EXAMPLES = {
     "console.md",
-    "cross-domain.md",
     "attacks.md",
     "experiments/no-privacy.md",
     "experiments/secure-aggregation.md",
@@ -36,6 +35,7 @@ EXAMPLES = {
     "secure-aggregation.md",
     "serve.md",
     "social.md",
+    "text.md",
     "utility.md",
     "wellbeing.md",
 }

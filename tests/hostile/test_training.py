@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ from shared.models.lstm import LstmRecommender
 from shared.models.modalities import ModalitiesRecommender
 from shared.models.query import QueryRecommender
 from shared.models.query_text import WordIndex
+from shared.models.text import TextRecommender
 from shared.privacy.clipping import clipping, factors
 from shared.privacy.clipping.clipping import PerUserClipping
 from shared.privacy.noise import SystemRandom, noised
@@ -51,6 +51,8 @@ from simulations.benchmarks.hostile_search import (
     hostile_model,
 )
 from tests.conftest import some_catalogue
+from tests.tiny_encoder import WIDTH as TEXT_WIDTH
+from tests.tiny_encoder import text_catalogue
 
 search = settings(max_examples=40, deadline=None)
 threads = pytest.mark.parametrize("threads", [1, 2])
@@ -141,29 +143,18 @@ def test_gates_of_modalities_are_bounded_as_well(shape: dict[str, object]) -> No
             assert_bounded(excess(model, OTHERS, user))
 
 
-@pytest.mark.parametrize(
-    ("kind", "items"),
-    [
-        *product([AttentionRecommender, LstmRecommender, QueryRecommender], ["features", "ids"]),
-        (ModalitiesRecommender, "features"),
-    ],
-)
-@pytest.mark.parametrize("candidates", [0, 3])
-def test_so_is_a_model_that_ranks_an_organisations_own_items_alone(
-    kind: type[AttentionRecommender], items: str, candidates: int
-) -> None:
-    """Whoever is there: what is left out is a public constant, and -inf reaches no sum."""
-    shape = {"item_representation": items, "tied": True, "item_bias": True, "recency": 0.75}
-    shape |= {"layers": 1, "heads": 1, "trained": "all"}
-    selected = torch.arange(ITEMS) % 3 != 1
-    others = [[1, 3, 4, 6], [6, 6, 6], [7, 9, 10, 12, 1], [3], []]
-    beside = asked_beside if kind is QueryRecommender else None
-    plan = replace(PLAN, candidates=candidates)
-    for seed in range(2):
-        model = hostile_model(np.random.default_rng(seed), kind, **shape)
-        model.restrict(selected)
-        for user in ([3, 4, 6], [3] * (LENGTH + 1)):
-            assert_bounded(excess(model, others, user, plan, beside=beside))
+@pytest.mark.parametrize("drawn", [0, 3])
+def test_adapters_of_an_encoder_are_bounded_as_well(drawn: int) -> None:
+    catalogue = text_catalogue(ITEMS, 5)
+    shape = {"item_representation": "features", "layers": 1, "heads": 1, "trained": "scores"}
+    shape |= {"text_width": TEXT_WIDTH, "text_blocks": 2, "lora_rank": 2, "recency": 0.75}
+    for seed in range(6):
+        model = hostile_model(np.random.default_rng(seed), TextRecommender, **shape)
+        assert isinstance(model, TextRecommender)
+        assert catalogue.text is not None
+        model.features.attach(catalogue.text)
+        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, OTHERS, user, replace(PLAN, candidates=drawn)))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:

@@ -403,6 +403,7 @@ def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
         "server.retry_seconds",
         "model.recurrent_size",  # of kind "lstm" alone
         "model.query_size",  # of kind "query" alone
+        *("model.text_width", "model.text_blocks", "model.lora_rank"),  # of kind "text" alone
         "server.users",  # what a plan chose shapes the result
     )
     assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free

@@ -16,6 +16,7 @@ from shared.models.losses import loss_per_user
 from shared.models.pretrained import PreTrainedRecommender
 from shared.models.registry import build_recommender
 from tests.conftest import DESCRIBED, some_catalogue
+from tests.tiny_encoder import WIDTH, text_catalogue
 
 EVENTS = torch.tensor([[3, 5, 1, 0], [2, 2, 7, 9]])
 NEXT = torch.tensor([[5, 1, 0, 0], [2, 7, 9, 4]])
@@ -43,10 +44,13 @@ def test_transformers_reads_a_published_folder_and_writes_one(saved: Path, tmp_p
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
-@pytest.mark.parametrize("kind", [ModelKind.LSTM, ModelKind.QUERY, ModelKind.MODALITIES])
+@pytest.mark.parametrize(
+    "kind", [ModelKind.LSTM, ModelKind.QUERY, ModelKind.MODALITIES, ModelKind.TEXT]
+)
 def test_so_it_does_for_other_kinds(kind: ModelKind, tmp_path: Path) -> None:
     shape = replace(DESCRIBED, kind=kind, trained=Trained.ALL, recurrent_size=4, query_size=2)
-    own = build_recommender(shape, some_catalogue()).eval()
+    shape = replace(shape, text_width=WIDTH, text_blocks=2)
+    own = build_recommender(shape, text_catalogue()).eval()
     own.save_pretrained(tmp_path)
     assert torch.equal(AutoModel.from_pretrained(str(tmp_path))(EVENTS).logits, own(EVENTS))
 

@@ -120,6 +120,7 @@ def test_nothing_is_overwritten(
             "holds features computed with digest",
         ),
         (other, encoding(encoder), "holds other items"),
+        (items, encoding(encoder, adaptable=1), "holds features with --adaptable 0"),
     ]:
         with pytest.raises(ConfigError, match=message):
             encode(given, way, out)
@@ -144,6 +145,7 @@ def test_a_folder_that_is_no_encoder_leaves_nothing_behind(
     [
         ({"size": 0}, "--size 0"),
         ({"batch_size": -1}, "--batch-size -1"),
+        ({"adaptable": -1}, "--adaptable -1: choose"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -151,6 +153,11 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         encoding(encoder, **changes)
+
+
+def test_blocks_are_an_encoders() -> None:
+    with pytest.raises(ConfigError, match=r"--adaptable 1: .* above 0 with --encoder"):
+        Encoding(words=True, adaptable=1)
 
 
 @pytest.mark.parametrize("device", ["abacus", "meta:nonsense", "cuda:99"])

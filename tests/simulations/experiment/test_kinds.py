@@ -23,9 +23,11 @@ from shared.models.lstm import LstmRecommender
 from shared.models.modalities import ModalitiesRecommender
 from shared.models.query import SHARES_SCALE, QueryRecommender
 from shared.models.registry import load_recommender
+from shared.models.text import TextRecommender
 from simulations.cli import main
 from simulations.datasets.load import load_items
 from tests.simulations.conftest import TINY_SETTINGS
+from tests.tiny_encoder import WIDTH, save_encoder
 
 RUN = (
     *("privacy.trust=secure-aggregation", "server.weighting=population", "lab.organisations=4"),
@@ -38,7 +40,11 @@ def simulate(
 ) -> None:
     """Runs `sotto-lab simulate` in this process."""
     options = ["simulate", "--data", str(data), "--epsilon", epsilon, "--delta", "1e-2"]
-    words = [*options, "--out", str(out), *(f"--set={one}" for one in settings)]
+    lab([*options, "--out", str(out), *(f"--set={one}" for one in settings)], patch)
+
+
+def lab(words: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    """Runs `sotto-lab` in this process."""
     patch.setattr(sys, "argv", ["sotto-lab", *words])
     with pytest.raises(SystemExit) as end:
         main()
@@ -75,6 +81,32 @@ def test_a_masked_run_trains_saves_and_serves_a_recurrent_model(
         assert None not in shares[-1]
         assert sum(share or 0.0 for share in shares[-1]) == pytest.approx(1, abs=1e-5)
     assert shares[0] != shares[1]  # attention is the item's own
+
+
+def test_a_run_adapts_an_encoder_and_serves_without_it(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From `items encode` to recommendations; a noised, masked run with cold items."""
+    encoder, catalogue, out = save_encoder(tmp_path / "tiny"), tmp_path / "items", tmp_path / "run"
+    words = ["items", "encode", "--encoder", str(encoder), "--adaptable", "1", "--size", "4"]
+    lab([*words, "--data", str(tiny_data), "--out", str(catalogue)], monkeypatch)
+    settings = [f"lab.catalogue={catalogue}", "model.kind=text", f"model.text_width={WIDTH}"]
+    settings += ["training.rounds=1", "lab.cold=0.1", *RUN[:3], "lab.alone=false"]
+    simulate(tiny_data, out, "8", (*TINY_SETTINGS, *settings), monkeypatch)
+    model, checkpoint = load_recommender(out / "model"), Checkpoint.load(out)
+    assert isinstance(model, TextRecommender)
+    adapters = [name for name in checkpoint.weights if name.startswith("features.blocks")]
+    assert len(adapters) == 2
+    assert all(checkpoint.weights[name].any() for name in adapters)  # they begin at 0
+    frozen = Catalogue.load(out / "catalogue").features
+    assert frozen is not None
+    assert not torch.allclose(model.features.table[:, :4], frozen, atol=1e-3)
+    recommender = Recommender.load(out)
+    first, *_ = recommender.recommend(list(recommender.catalogue.item_ids[:3]), 4, explain=True)
+    assert first.explanation is not None
+    assert first.explanation.events
+    models = json.loads((out / "result.json").read_text())["evaluation"]["models"]
+    assert {"federated", "federated_home", "federated_new"} <= set(models)
 
 
 def test_a_run_learns_from_queries_and_serves_them(

@@ -1,0 +1,248 @@
+"""The kind "text": the item is its text, read by an encoder that users adapt.
+
+A recommender of the kind "attention" whose items' features come from a text encoder, as in UniSRec
+(Hou et al. 2022, arXiv:2206.05941), where the encoder's last blocks have adapters of low rank
+(`shared.models.text_blocks`). So
+
+    φ_j(θ) = features of the catalogue + (u_j(θ) - u_j⁰) P
+
+takes the place of the frozen features, as what is read of a past item and as what a next one is
+scored by. Adapters begin at 0, where φ_j is the catalogue's: before the first step it scores
+exactly what "attention" scores.
+
+Letters: B users, T positions, V items, K candidates, F feature size.
+
+Items' features are kept in a table, which is computed anew when adapters have changed and somebody
+asks for it. A saved model has the table and not the encoder: it ranks without one. To train it
+further, `build` it over the catalogue.
+
+Per-user gradients: of a user's own items, and of candidates that are drawn for it, features are
+computed by the adapted blocks with gradients, and summed over items and tokens before they are
+clipped. With `training.candidates` = 0, a next item is ranked among the whole catalogue, and
+features of items that the user has not chosen are constants of that step: their values are right,
+and the gradient that goes through them to the adapters is left out. With drawn candidates, none is.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shared.config import ModelConfig
+from shared.data.adaptable_text import MOST_TOKENS, AdaptableText
+from shared.data.catalogue import Catalogue
+from shared.errors import ConfigError
+from shared.models.attention import AttentionRecommender, public_features
+from shared.models.attention_config import AttentionConfig, extended
+from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
+from shared.models.products import linear_by_user, product_by_user
+from shared.models.text_blocks import TextBlocks
+
+__all__ = ["TextConfig", "TextRecommender", "bare", "build", "from_pretrained", "shape_of_model"]
+
+_ALIVE = 48
+"""How many numbers one of D of a token is kept in for each block, until a pass is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(AttentionConfig):
+    """Shape of a `TextRecommender`; saved beside its weights.
+
+    Attributes:
+        text_width: width D of the encoder.
+        text_blocks: its last blocks that have adapters.
+        lora_rank: of an adapter.
+    """
+
+    text_width: int = 384
+    text_blocks: int = 1
+    lora_rank: int = 8
+
+    def pass_numbers(self, candidates: int, length: int | None = None) -> int:
+        """Return about how many numbers one user's training pass keeps; as of the base."""
+        places = self.max_length if length is None else length
+        texts = places + 1 + candidates
+        tokens = texts * MOST_TOKENS * self.text_width * (2 + _ALIVE * self.text_blocks)
+        return super().pass_numbers(candidates, length) + tokens + 4 * texts * self.described
+
+    def weight_numbers(self) -> int:
+        """Return about how many numbers the weights and the items' tables have."""
+        width, tables = self.text_width, 2 * self.items * self.described
+        tokens = self.items * (MOST_TOKENS // 2 + 1) * width
+        blocks = self.text_blocks * width * (4 * self.lora_rank + 12 * width)
+        return super().weight_numbers() + tables + tokens + blocks
+
+
+class AdaptedFeatures(nn.Module):
+    """Items' descriptors by the adapted encoder, one row per item; in place of `PublicFeatures`.
+
+    Args:
+        config: the model's shape.
+        table: descriptors with adapters at 0, [V, F].
+    """
+
+    current: Tensor  # (V, F)
+    start: Tensor  # (V, F) with adapters at 0, once the encoder's part is there
+
+    def __init__(self, config: TextConfig, table: Tensor) -> None:
+        super().__init__()
+        self.blocks = TextBlocks(config.text_width, config.text_blocks, config.lora_rank)
+        self.register_buffer("current", table)
+        self._size = config.feature_size
+        self._made_of: Tensor | None = None
+
+    def attach(self, text: AdaptableText) -> None:
+        """Take the encoder's part from a catalogue; descriptors are those of adapters at 0."""
+        self.blocks.attach(text, self._size)
+        self.register_buffer("start", self.current.clone(), persistent=False)
+
+    @property
+    def table(self) -> Tensor:
+        """The descriptors with the adapters as they are, [V, F]."""
+        if not self.blocks.attached:  # a saved model's
+            return self.current
+        adapters, known = self.blocks.adapters(), self._made_of
+        same = known is not None and (known.dtype, known.device) == (
+            adapters.dtype,
+            adapters.device,
+        )
+        if not (same and known is not None and torch.equal(known, adapters)):
+            with torch.no_grad():
+                self.current.copy_(self.start)
+                if adapters.any():
+                    self.current[:, : self._size] += self.blocks.all_changes()
+            self._made_of = adapters
+        return self.current
+
+    def forward(self, rows: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
+        return self.table[rows]
+
+    def moving(self, items: Tensor) -> Tensor:
+        """Return descriptors through which adapters get gradients: ids [B, M] -> [B, M, F].
+
+        Raises:
+            ConfigError: the model was loaded, and has no encoder.
+        """
+        if not self.blocks.attached:
+            raise ConfigError("a saved model of kind 'text' cannot be trained: build it anew.")
+        changes = self.blocks.changes(items)
+        own = changes.new_zeros(*changes.shape[:2], self.start.shape[1] - self._size)
+        return self.start[items - 1] + torch.cat([changes, own], dim=2)
+
+
+class TextRecommender(AttentionRecommender):
+    """Next-item scores by features of an encoder with adapters.
+
+    Args:
+        config: the model's shape; items are represented by features.
+        features: the catalogue's, as of an `AttentionRecommender`.
+    """
+
+    config: TextConfig
+    features: AdaptedFeatures  # type: ignore[assignment]  # its table is computed
+    model_type = "sotto-text"
+    shape = TextConfig
+
+    def __init__(self, config: TextConfig, features: Tensor | None = None) -> None:
+        super().__init__(config, features)
+        table = self.features.table
+        del self.features
+        self.features = AdaptedFeatures(config, table)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the shape, and the weights with the table; the encoder's part is left out.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        _ = self.features.table  # as the adapters are
+        super().save_pretrained(folder)
+
+    def losses(self, events: Tensor, candidates: Tensor, *beside: Tensor) -> Tensor:
+        """Return each user's loss: as of an `AttentionRecommender`.
+
+        Its value is that of the table; adapters get their gradient through the user's own items
+        and its candidates.
+        """
+        inputs, targets = next_item_pairs(events)
+        items = torch.cat([events.clamp(min=1), candidates], dim=1)  # (B, T + 1 + K)
+        vectors = self.features.moving(items)
+        states = self._apply_blocks(self._embed(inputs, vectors[:, : inputs.shape[1]]))
+        if candidates.shape[1] == 0:
+            first = _first_uses(events)
+            moved = self._through_adapters(states, vectors) * first[:, None]
+            places = (items - 1)[:, None].expand_as(moved)
+            scores = self.score(states)
+            return loss_per_user(scores.scatter_add(2, places, moved.to(scores)), targets)
+        ranked = items[:, 1:]
+        scores = self.score(states, ranked) + self._through_adapters(states, vectors[:, 1:])
+        return sampled_loss_per_user(scores, targets, candidates)
+
+    def _through_adapters(self, states: Tensor, vectors: Tensor) -> Tensor:
+        """Return zeros whose gradient is that of scores with respect to items' vectors.
+
+        The scores themselves are those of the table, which has the same vectors: [B, T, D] and
+        [B, M, F] -> [B, T, M].
+        """
+        described = linear_by_user(states.detach(), self.feature_out.weight.detach(), None)
+        return product_by_user(described, (vectors - vectors.detach()).mT)
+
+
+def _first_uses(events: Tensor) -> Tensor:
+    """Return which events are the first of their item, [B, T + 1]; none of padding."""
+    same = (events[:, :, None] == events[:, None]).tril(-1)
+    return ~same.any(2) & (events != 0)
+
+
+def shape_of_model(model: ModelConfig, items: int) -> TextConfig:
+    """Return the shape that the settings give over a catalogue of so many items."""
+    return extended(
+        TextConfig,
+        model,
+        items,
+        text_width=model.text_width,
+        text_blocks=model.text_blocks,
+        lora_rank=model.lora_rank,
+    )
+
+
+def build(model: ModelConfig, catalogue: Catalogue) -> TextRecommender:
+    """Build a recommender over a catalogue; as `shared.models.attention.build`.
+
+    Raises:
+        ConfigError: the catalogue does not have the features, or the encoder's last blocks, that
+            the model reads.
+    """
+    features, text = public_features(model, catalogue), catalogue.text
+    if text is None:
+        raise ConfigError(
+            f"model.kind = '{model.kind}', but the catalogue has no encoder's last blocks: make it "
+            "with sotto-lab items encode --encoder FOLDER --adaptable BLOCKS."
+        )
+    for name, stated, has in (
+        ("text_width", model.text_width, text.width),
+        ("text_blocks", model.text_blocks, len(text.weights)),
+    ):
+        if stated != has:
+            raise ConfigError(
+                f"model.{name} = {stated}, but that of the catalogue's encoder is {has}: set "
+                f"model.{name} = {has}, or make the catalogue anew."
+            )
+    recommender = TextRecommender(shape_of_model(model, len(catalogue)), features)
+    draw_frozen(recommender, INITIAL_STD)
+    recommender.features.attach(text)
+    return recommender
+
+
+def bare(model: ModelConfig, items: int) -> TextRecommender:
+    """Return a recommender of this shape, untrained and without public features."""
+    return TextRecommender(shape_of_model(model, items))
+
+
+def from_pretrained(folder: str | os.PathLike[str]) -> TextRecommender:
+    """Load a saved recommender; see `AttentionRecommender.from_pretrained`."""
+    return TextRecommender.from_pretrained(folder)
