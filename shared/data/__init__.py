@@ -13,6 +13,7 @@ histories       the histories themselves
 queries         what users asked for in words, and where that stands in their histories
 splits          events held out for validation and test: leave-one-out, and by time
 friends         who is whose friend, for what a partner does at home
+relations       a public table of what is known of items
 catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features of text were computed
 feature_blocks  which columns of the features are of which modality

@@ -1,4 +1,4 @@
-"""Locate a text encoder on disk or on the Hugging Face hub, check it, and fingerprint it.
+"""Locate an encoder on disk or on the Hugging Face hub, check it, and fingerprint it.
 
 | what is given                                      | what happens                              |
 |----------------------------------------------------|-------------------------------------------|
@@ -6,7 +6,8 @@
 | a hub id, owner/name or name                       | downloaded, or taken from the hub's cache |
 | a hub id that cannot be reached and is not cached  | refused, with how to get it               |
 | anything else                                      | refused                                   |
-| no config.json, no tokenizer, no weights           | refused, with what is missing             |
+| no config.json, no tokenizer (of texts) or         | refused, with what is missing             |
+|   preprocessor (of pictures, of sound), no weights |                                           |
 | weights only as pickle (.bin, .pt, .pth, .ckpt)    | refused: opening them can run code        |
 """
 
@@ -27,6 +28,7 @@ __all__ = ["EncoderFiles", "find_encoder"]
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _READ = ("*.json", "*.txt", "*.model", "*.safetensors")
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -45,14 +47,16 @@ class EncoderFiles:
     digest: str
 
 
-def find_encoder(encoder: str) -> EncoderFiles:
+def find_encoder(encoder: str, *, of_text: bool = True) -> EncoderFiles:
     """Locate an encoder, and check that it is complete.
 
     Args:
         encoder: a folder or a hub id; a folder of this name takes precedence.
+        of_text: whether it reads texts, and needs a tokenizer; else pictures or sound, and needs a
+            preprocessor.
 
     Raises:
-        DataError: the folder is not a text encoder with safetensors weights.
+        DataError: the folder is not such an encoder with safetensors weights.
         FetchError: the hub cannot be reached, or has no such model.
     """
     folder = Path(encoder)
@@ -64,7 +68,7 @@ def find_encoder(encoder: str) -> EncoderFiles:
         problem = "it is a file" if folder.exists() else "there is no such folder"
         remedy = "Give the folder of a Hugging Face encoder, or a hub id such as owner/name."
         raise DataError(problem, file=folder, field="encoder", remedy=remedy)
-    _check(folder)
+    _check(folder, of_text=of_text)
     return EncoderFiles(name=name, folder=folder, digest=_digest(folder))
 
 
@@ -80,14 +84,16 @@ def _download(encoder: str) -> Path:
         ) from fault
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, *, of_text: bool) -> None:
+    needed = _TOKENIZERS if of_text else _PREPROCESSORS
     names = [path.name for path in folder.iterdir()]
     if "config.json" not in names:
         problem = "it holds no config.json, so it is no Hugging Face model"
         remedy = "Give the folder that `save_pretrained` or `hf download` wrote."
-    elif not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
-        problem = f"it holds no tokenizer ({', '.join(_TOKENIZERS)})"
-        remedy = "Save the model's tokenizer into the same folder."
+    elif not any(True for pattern in needed for _ in folder.glob(pattern)):
+        part = "tokenizer" if of_text else "preprocessor"
+        problem = f"it holds no {part} ({', '.join(needed)})"
+        remedy = f"Save the model's {part} into the same folder."
     elif not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in names if name.endswith(_PICKLES)]
         only = f", only {pickles[0]}, a pickle: opening one can run code" if pickles else ""

@@ -30,14 +30,14 @@ from shared.data.event_limits import LIMITS, EventLimits
 from shared.data.histories import Histories
 from shared.data.queries import Asked
 from shared.data.reading import histories_from_tables
-from shared.data.tables import SUFFIXES, MemoryTable, Table, file_tables
+from shared.data.tables import SUFFIXES, MemoryTable, Table, file_tables, read_table
 from shared.errors import DataError
 from simulations.datasets.groups import Groups, groups_of, read_users
 from simulations.datasets.movielens import MOVIES, RATINGS, U_USER, read_dat, read_u_item
 from simulations.datasets.organisations import organisations_of
 from simulations.datasets.recbole import AtomicFile, read_atomic_items
 
-__all__ = ["EMBEDDED", "Dataset", "load", "load_items"]
+__all__ = ["EMBEDDED", "Dataset", "load", "load_item_column", "load_items"]
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "ml-latest-small"
 """The data set that ships with the lab."""
@@ -236,15 +236,43 @@ def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> C
     Raises:
         DataError: there is no such file, there are several, or it is not what it should be.
     """
-    folder = Path(folder)
+    layout, path = _items_file(Path(folder))
+    return _read_items(path, _merge_item_columns(item_columns, layout.item_columns))
+
+
+def load_item_column(folder: Path | str, column: str) -> tuple[Path, list[str]]:
+    """Read one more column of a folder's list of items.
+
+    Args:
+        folder: as of `load_items`.
+        column: its name.
+
+    Returns:
+        The file, or folder of parts; and what stands in the column for each item, "" for nothing.
+
+    Raises:
+        DataError: as `load_items`; or it has no such column, or is of a form without named columns.
+    """
+    path = _items_file(Path(folder))[1]
+    if path.suffix in (".dat", ".item"):
+        problem = "its columns have no names, so that none can name files"
+        raise DataError(problem, file=path, remedy="Give items.csv or items.parquet.")
+    texts: list[str] = []
+    for table in file_tables(path):
+        require_columns({"column": column}, table.columns, table.source, "--{role} {name}")
+        texts += [text or "" for text in read_table(table, [column])[column].to_pylist()]
+    return path, texts
+
+
+def _items_file(folder: Path) -> tuple[_Layout, Path]:
+    """Return the layout of a folder's list of items, and where it is."""
     matches = [(layout, path) for layout in _LAYOUTS for path in layout.files(folder)[1]]
     if len(matches) != 1:
         names = " or ".join(f"{layout.items}({'|'.join(layout.suffixes)})" for layout in _LAYOUTS)
         several = ", ".join(path.name for _, path in matches)
         problem = f"it holds several lists of items: {several}" if matches else "it holds no items"
         raise DataError(problem, file=folder, remedy=f"Give a folder with one {names}.")
-    [(layout, path)] = matches
-    return _read_items(path, _merge_item_columns(item_columns, layout.item_columns))
+    return matches[0]
 
 
 def _read_groups(folder: Path, files: list[Path], column: str, histories: Histories) -> Groups:

@@ -38,7 +38,7 @@ def test_the_command_encodes_once_and_a_simulation_takes_it(
     assert lab(monkeypatch, *options) == 0
     printed = capsys.readouterr()
     assert f"{ITEMS} items with 256 features, written to {out}" in printed.out
-    assert f"encoded {ITEMS} of {ITEMS} texts" in printed.err
+    assert f"encoded {ITEMS} of {ITEMS}" in printed.err
 
     assert lab(monkeypatch, *options, "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -55,9 +55,38 @@ def test_the_command_encodes_once_and_a_simulation_takes_it(
     assert (prepared.source.encoder, prepared.source.size) == ("tiny", 256)
 
 
+def test_another_call_adds_relations_beside_the_text(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_data: Path,
+    tmp_path: Path,
+) -> None:
+    out, table = tmp_path / "catalogue", tmp_path / "relations.csv"
+    table.write_text("head,relation,tail\n" + "".join(f"i{n},of,{n % 3}\n" for n in range(9)))
+    options = ["items", "encode", "--data", tiny_data, "--size", 4, "--out", out]
+    assert lab(monkeypatch, *options, "--words") == 0
+    assert lab(monkeypatch, *options, "--relations", table) == 0
+    printed = capsys.readouterr().out
+    assert f"{ITEMS} items with 8 features, written to {out}" in printed
+    assert f"text: 4 features of {ITEMS} items" in printed
+    assert "relations: 4 features of 9 items" in printed
+    assert lab(monkeypatch, *options, "--relations", table, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert not record["made"]
+    assert [block["name"] for block in record["blocks"]] == ["text", "relations"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--relations", "r.csv", "--words"], "--relations is a way of its own"),
+        (["--relations", "no-such.csv"], "no-such.csv"),
+        (["--modality", "image", "--encoder", "e"], "--modality image needs --encoder, and --col"),
+        (["--words", "--column", "poster"], "--column poster: say with --modality what its"),
+        (
+            ["--modality", "audio", "--encoder", "e", "--column", "c", "--words"],
+            "--words and --pooling are of texts, not of --modality audio",
+        ),
         (["--encoder", "no/such/folder"], "there is no such folder"),
         ([], "give --encoder, --words, or both"),
         (["--words", "--size", "0"], "--size 0: choose a whole number >= 1"),
