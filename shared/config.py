@@ -176,6 +176,8 @@ class ModelConfig:
         recency: what an event weighs at first, relative to the one after it, in (0, 1].
         max_length: last events of a history that are read, >= 1.
         dropout: in [0, 1).
+        augment: share of a history's events that each training pass crops, masks or reorders, in
+            [0, 1); 0 leaves them as they are (`shared.models.augmentation`).
         recurrent_size: width of the recurrence of kind "lstm", >= 1.
         query_size: width of the two towers of kind "query", >= 1.
         text_width: width of the encoder of kind "text", >= 1, as the catalogue has it.
@@ -196,6 +198,7 @@ class ModelConfig:
     recency: ShareAboveZero = 0.75
     max_length: PositiveInt = 50
     dropout: ShareBelowOne = 0.0
+    augment: ShareBelowOne = 0.0
     recurrent_size: PositiveInt = 32
     query_size: PositiveInt = 32
     text_width: PositiveInt = 384
@@ -594,6 +597,8 @@ class RunConfig:
             free += ("groups.",)
         if not self.training.debias:
             free += ("training.debias",)
+        if not self.model.augment:
+            free += ("model.augment",)
         if self.model.kind is ModelKind.ATTENTION:  # as of runs of versions that had no other
             free += ("model.kind",)
         if self.model.kind is not ModelKind.LSTM:

@@ -142,6 +142,7 @@ _LEFT_OUT: dict[str, Value] = {
     "model.kind": str(ModelKind.ATTENTION),
     "model.recurrent_size": ModelConfig().recurrent_size,
     "model.query_size": ModelConfig().query_size,
+    "model.augment": 0.0,
     "model.text_width": ModelConfig().text_width,
     "model.text_blocks": ModelConfig().text_blocks,
     "model.lora_rank": ModelConfig().lora_rank,

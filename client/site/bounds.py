@@ -192,6 +192,7 @@ def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
     yield _Limit("own items", len(model.own_items), min(policy.max_own_items, MOST_OWN_ITEMS))
     yield _Limit("recency", model.recency, least=SMALLEST_RECENCY)
     yield _Limit("dropout", model.dropout, LARGEST_DROPOUT)
+    yield _Limit("augment", model.augment, LARGEST_DROPOUT)
 
 
 def _request_limits(request: Request, policy: Policy, items: int) -> Iterator[_Limit]:

@@ -14,6 +14,7 @@ attention_config   its configuration, and sizes that follow from it
 losses      cross-entropy per user, over the catalogue or over drawn candidates
 frozen      weights that no message carries, drawn alike everywhere, and their fingerprint
 dropout     dropout whose masks may be given, user by user
+augmentation  histories cropped, masked or reordered in training
 products    matrix products in which each user's part is rounded alike, whatever its row
 moments     the two statistics of a warm start: item popularity and a transition moment
 outer_products   the sum over users of normalised outer products, as one matrix product

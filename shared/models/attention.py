@@ -39,6 +39,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.model_folder import read_model, write_model
 from shared.errors import ConfigError
 from shared.models.attention_config import AttentionConfig, attention_config
+from shared.models.augmentation import Augmentation
 from shared.models.complete_weights import check_complete
 from shared.models.dropout import Dropout
 from shared.models.frozen import INITIAL_STD, draw_frozen
@@ -348,6 +349,7 @@ class AttentionRecommender(nn.Module):
             self.feature_in = nn.Linear(size, width, bias=False)
             self.feature_out = nn.Linear(width, size, bias=False)
         self.item_scores = ItemScores(items, offset=config.item_bias)
+        self.augmentation = Augmentation(config.augment)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -514,7 +516,7 @@ class AttentionRecommender(nn.Module):
         Returns:
             [B]; 0 for a user without a next item.
         """
-        inputs, targets = next_item_pairs(events)
+        inputs, targets = next_item_pairs(self.augmentation(events))
         if candidates.shape[1] == 0:
             return loss_per_user(self(inputs), targets)
         # A place without a target scores item 1, which then counts for nothing.

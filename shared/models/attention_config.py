@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from pydantic import TypeAdapter
 
 from shared.config import ItemRepresentation, ModelConfig
+from shared.models.augmentation import Augmentation
 from shared.models.products import LARGE, NUMBERS
 
 __all__ = ["LAYERS_ALIVE", "AttentionConfig", "attention_config", "extended"]
@@ -40,6 +41,7 @@ class AttentionConfig:
         recency: initial attention weight of an event relative to the next one, in (0, 1].
         max_length: events of a history that are read, T.
         dropout: probability in [0, 1).
+        augment: share of a history's events that are cropped, masked or reordered, in [0, 1).
         trained: "all" weights, or "scores": only `feature_out` and the offsets.
     """
 
@@ -55,6 +57,7 @@ class AttentionConfig:
     recency: float = 1.0
     max_length: int = 50
     dropout: float = 0.2
+    augment: float = 0.0
     trained: str = "all"
 
     @classmethod
@@ -84,11 +87,12 @@ class AttentionConfig:
         return length * (scored + LAYERS_ALIVE * self.hidden_size + 4 * heads * length)
 
     def mask_numbers(self) -> int:
-        """Return how many numbers of one user's are masked in a pass over `max_length` events."""
+        """Return how many random numbers one user's pass over `max_length` events takes."""
         length, width = self.max_length, self.hidden_size
         attended = length * (length + -length % NUMBERS if length < LARGE else length)
         layer = self.heads * attended + 2 * length * width
-        return length * width + self.layers * layer if self.dropout else 0
+        masks = length * width + self.layers * layer if self.dropout else 0
+        return masks + (Augmentation.numbers(length + 1) if self.augment else 0)
 
     def ranking_numbers(self) -> int:
         """Return about how many numbers are kept while the catalogue is ranked for one user."""
@@ -124,6 +128,7 @@ def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
         recency=model.recency,
         max_length=model.max_length,
         dropout=model.dropout,
+        augment=model.augment,
         trained=str(model.trained),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +21,11 @@ class Masks:
 
     def __init__(self, numbers: Tensor) -> None:
         self._numbers, self._used = numbers, 0
+
+    def uniform(self, count: int) -> Tensor:
+        """Return the next numbers, in [0, 1): float32 [B, count]."""
+        start, self._used = self._used, self._used + count
+        return self._numbers[:, start : self._used] * 2.0**-BITS
 
     def take(self, like: Tensor, rate: float) -> Tensor:
         """Return the next mask for values [B, ...]: 0 at `rate`, 1 / (1 - rate) elsewhere."""
@@ -52,6 +58,12 @@ class Dropout(nn.Module):
         if self.masks is None:
             return F.dropout(x, self.rate)
         return x * self.masks.take(x, self.rate)
+
+    def uniform(self, users: int, count: int, device: torch.device) -> Tensor:
+        """Return numbers in [0, 1) of the same source, float32 [B, count]."""
+        if self.masks is None:
+            return torch.rand(users, count, device=device)
+        return self.masks.uniform(count)
 
     @staticmethod
     def give(model: nn.Module, numbers: Tensor | None) -> None:

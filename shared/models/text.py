@@ -168,6 +168,7 @@ class TextRecommender(AttentionRecommender):
         Its value is that of the table; adapters get their gradient through the user's own items
         and its candidates.
         """
+        events = self.augmentation(events)
         inputs, targets = next_item_pairs(events)
         items = torch.cat([events.clamp(min=1), candidates], dim=1)  # (B, T + 1 + K)
         vectors = self.features.moving(items)
