@@ -44,6 +44,7 @@ from client.site.site import Site
 from client.site.user_count import keep_user_count
 from shared.config import LocalTraining, ModelKind
 from shared.data.catalogue import Catalogue
+from shared.data.domains import within
 from shared.data.histories import Histories
 from shared.data.queries import Asked, queries_of
 from shared.errors import ClippingError, ConfigError, Refused, WireError
@@ -468,7 +469,7 @@ def _site(context: Context) -> Site:
 
 def _catalogue(site: Site) -> Catalogue:
     folder = Path(site.folder, site.catalogue).resolve()  # simulated sites share one folder
-    return _read_catalogue(folder, _stamp(folder / "items.parquet"))
+    return _read_catalogue(folder, _stamp(folder / "items.parquet"), site.data.domains)
 
 
 def _histories(site: Site, catalogue: Catalogue) -> Histories:
@@ -497,7 +498,10 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _read_catalogue(folder: Path, _: tuple[int, int]) -> Catalogue:
+def _read_catalogue(folder: Path, stamp: tuple[int, int], domains: tuple[str, ...]) -> Catalogue:
+    """Return the catalogue; sites of several domains share its items and features."""
+    if domains:
+        return within(_read_catalogue(folder, stamp, ()), domains)
     return Catalogue.load(folder)
 
 

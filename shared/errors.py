@@ -212,14 +212,16 @@ class UnknownItemError(RequestError):
     Args:
         items: the public ids that it does not have, at least one.
         where: what names them, such as "the history".
+        domains: those of the catalogue that it has items of; none where there are none.
     """
 
-    def __init__(self, items: Sequence[str], where: str) -> None:
+    def __init__(self, items: Sequence[str], where: str, domains: Sequence[str] = ()) -> None:
         self.items = tuple(items)
         more = f" (and {len(items) - 1:,} more)" if len(items) > 1 else ""
+        lacks = f" in {' and '.join(map(repr, domains))}" if domains else ""
         super().__init__(
-            f"{where} names item {items[0]!r}{more}, which the catalogue does not have. Leave it "
-            "out, or take the catalogue that has it."
+            f"{where} names item {items[0]!r}{more}, which the catalogue does not have{lacks}. "
+            "Leave it out, or take the catalogue that has it."
         )
 
 

@@ -33,7 +33,11 @@ app = command_table(
             "Benchmark data.", {"fetch": "simulations.commands.fetch:fetch_command"}
         ),
         "items": command_table(
-            "Public item features.", {"encode": "simulations.commands.items:encode_command"}
+            "Public items: features, and unions of catalogues.",
+            {
+                "encode": "simulations.commands.items:encode_command",
+                "join": "simulations.commands.join_items:join_command",
+            },
         ),
     },
     hidden={"pretrain"},

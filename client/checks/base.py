@@ -20,6 +20,7 @@ from client.ledger.ledger import Ledger
 from client.site.site import Site
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
+from shared.data.domains import within
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError, SottoError
 from shared.groups import Table, tables_of
@@ -155,7 +156,8 @@ class Facts:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The public item list."""
-        return Catalogue.load(Path(self.site.folder, self.site.catalogue))
+        whole = Catalogue.load(Path(self.site.folder, self.site.catalogue))
+        return within(whole, self.site.data.domains)
 
     @cached_property
     def histories(self) -> Histories:

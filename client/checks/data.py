@@ -31,7 +31,11 @@ FAR_BELOW = 0.1
 
 def _catalogue(facts: Facts) -> Verdict:
     catalogue = facts.catalogue
-    return passed(f"{len(catalogue):,} items, version {catalogue.fingerprint[:12]}")
+    own = ""
+    if catalogue.selected is not None:
+        domains = ", ".join(facts.site.data.domains)
+        own = f", of which {int(catalogue.selected.sum()):,} are yours ({domains})"
+    return passed(f"{len(catalogue):,} items{own}, version {catalogue.fingerprint[:12]}")
 
 
 def _data(facts: Facts) -> Verdict:
@@ -82,12 +86,17 @@ def _with_left_out(facts: Facts, error: DataError) -> DataError:
 def _items(facts: Facts) -> Verdict:
     unknown = facts.histories.dropped["unknown_item"]
     share = unknown / (facts.histories.events + unknown)
-    outside = f"{share:.1%} of the events have items outside the catalogue"
+    whole = facts.catalogue.selected is None
+    outside = (
+        f"{share:.1%} of the events have items outside the catalogue"
+        f"{'' if whole else ', or outside of data.domains'}"
+    )
     hints = [hint for hint in facts.histories.summary.hints if "item ids" in hint]
     if share > UNKNOWN_SHARE or hints:
         return doubtful(
             "; ".join([outside, *hints]),
-            "Compare the item ids, and ask for the coordinator's newest catalogue.",
+            "Compare the item ids, and ask for the coordinator's newest catalogue."
+            + ("" if whole else " data.domains names the domains of your items."),
         )
     return passed(outside)
 

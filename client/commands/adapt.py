@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,7 +108,8 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
     if terms is None and (epsilon is not None or delta is not None):
         raise ConfigError("--epsilon and --delta are for --private: add it, or leave them out.")
     file, place = source.home if out is None else out, _friends_file(source, friends)
-    catalogue, recommender = load_published(model, source.device)
+    domains = source.data.data.domains
+    catalogue, recommender = load_published(model, source.device, domains)
     messages.print("reading your data ...")
     # At home, what users chose of what was recommended counts at once.
     histories = source.data.histories(catalogue)
@@ -116,13 +118,14 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
             messages.print(
                 f"{place.name} is left out: a private home model takes no friends.", markup=False
             )
-        _adapt_privately(histories, recommender, catalogue, terms, file)
+        home = _adapt_privately(histories, recommender, catalogue, terms, file)
+        _save(file, home, catalogue, terms.guarantee, domains)
         report: dict[str, Any] = terms.report()
     else:
         choice, home, of_friends = _adapt_exactly(
             histories, recommender, source.data.data.caps, place, attention=attention
         )
-        _save(file, home, catalogue, None)
+        _save(file, home, catalogue, None, domains)
         report = asdict(choice) | ({} if of_friends is None else {"friends": asdict(of_friends)})
     if as_json:
         write_json(report | {"file": str(file)})
@@ -138,12 +141,12 @@ def _adapt_privately(
     catalogue: Catalogue,
     terms: _Terms,
     file: Path,
-) -> None:
-    """Count with noise, after it is charged, and save the home model."""
+) -> HomeModel:
+    """Count with noise, after it is charged, and return the home model."""
     _check_place(file)
     messages.print("counting, with noise ...")
     sums = measure_own_sums(histories, len(catalogue), terms.charge(), terms.random)
-    _save(file, build_private_home(sums, scorer_of(recommender)), catalogue, terms.guarantee)
+    return build_private_home(sums, scorer_of(recommender))
 
 
 def _adapt_exactly(
@@ -251,7 +254,13 @@ def _check_place(file: Path) -> None:
         )
 
 
-def _save(file: Path, home: HomeModel, catalogue: Catalogue, guarantee: Guarantee | None) -> None:
+def _save(
+    file: Path,
+    home: HomeModel,
+    catalogue: Catalogue,
+    guarantee: Guarantee | None,
+    domains: Sequence[str],
+) -> None:
     prior = home.prior
     of_model = prior if isinstance(prior, SoftmaxPrior) else None
     own = of_model.scorer if of_model is not None else None
@@ -269,6 +278,7 @@ def _save(file: Path, home: HomeModel, catalogue: Catalogue, guarantee: Guarante
             attention=own.model if isinstance(own, LocalAttention) else None,
             mean=mean,
             friends=home.friends,
+            domains=domains,
         )
     except OSError as error:
         raise ConfigError(

@@ -96,7 +96,9 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     settings = StatedRerank(rerank, rerank_strength).settings(source.folder)
     device, say = source.device, _progress()
     if feedback:
-        catalogue, federated, window = load_compared(model, before, device=device, k=k)
+        catalogue, federated, window = load_compared(
+            model, before, device=device, k=k, domains=source.data.data.domains
+        )
         say("reading your data", 0)
         found = evaluate_choices(
             Site.load(site), catalogue, federated, window=window, eta=eta, k=k, most=users

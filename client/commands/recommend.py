@@ -199,6 +199,11 @@ def _demands_private(folder: Path) -> bool:
     return (folder / FILE).exists() and Site.load(folder).home.private
 
 
+def _domains(folder: Path) -> Sequence[str]:
+    """Return the domains of the site of a folder, if there is one."""
+    return Site.load(folder).data.domains if (folder / FILE).exists() else ()
+
+
 def _for_history(request: _Request, history: str, query: str, site: Path) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
     rerank = request.rerank.settings(folder)
@@ -208,6 +213,7 @@ def _for_history(request: _Request, history: str, query: str, site: Path) -> lis
         samples=request.smooth,
         verb=request.verb,
         private=_demands_private(folder),
+        domains=_domains(folder),
     )
     return recommender.for_query(query).recommend(
         [item.strip() for item in history.split(",") if item.strip()],
@@ -232,6 +238,7 @@ def _for_users(
         device=device,
         verb=request.verb,
         private=_demands_private(source.folder),
+        domains=source.data.data.domains,
     )
     filters = request.lists.filters(recommender, columns.item)
     recommender.check(request.k, filters)

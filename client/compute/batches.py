@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -77,6 +77,7 @@ class Shape:
         items: catalogue size V.
         candidates: drawn for each user, K; 0 for none.
         masked: random numbers for one user's dropout masks.
+        among: internal ids of the items that candidates are drawn from, int64 [K]; None for all.
     """
 
     rows: int
@@ -84,6 +85,7 @@ class Shape:
     items: int
     candidates: int
     masked: int
+    among: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +272,16 @@ def _batch(
             words = 8 * shape.candidates
             random = user_bytes(key, histories.users[user], step, words + 2 * shape.masked)
             uniform = (np.frombuffer(random[:words], "<u8") >> np.uint64(11)) * 2.0**-53
-            candidates[row] = 1 + np.floor(uniform * shape.items)
+            candidates[row] = _drawn(uniform, shape)
             bits[row] = np.frombuffer(random[words:], "<u2")
     return Batch(events, torch.from_numpy(candidates), torch.from_numpy(bits))
+
+
+def _drawn(uniform: NDArray[np.floating], shape: Shape) -> NDArray[np.int64]:
+    """Return the items that numbers in [0, 1) draw."""
+    if shape.among is None:
+        return np.asarray(1 + np.floor(uniform * shape.items), np.int64)
+    return np.asarray(shape.among[np.floor(uniform * len(shape.among)).astype(np.int64)])
 
 
 def invented_batch(shape: Shape, seed: int) -> Batch:

@@ -227,7 +227,7 @@ def _ranks(model: AttentionRecommender, users: Histories) -> Iterator[int]:
 
 def _scores(model: AttentionRecommender, windows: Tensor) -> Tensor:
     # Weights can be chosen so that only users of one item get a NaN: none may stop the sum.
-    return torch.nan_to_num(model.next_item_scores(windows.to(model.device)))
+    return torch.nan_to_num(model.among_selected(model.next_item_scores(windows.to(model.device))))
 
 
 _checked: dict[str, int] = {}

@@ -146,6 +146,9 @@ class _Samples:
         private = self.plan.noise_multiplier > 0
         # At once, since it records gradients itself; the losses follow one by one.
         shapes = _checked_shapes(model, self.plan) if private else _shapes(model, self.plan)
+        if model.selected is not None:
+            among = 1 + np.flatnonzero(model.selected.cpu().numpy())
+            shapes = tuple(replace(shape, among=among) for shape in shapes)
         return self._losses(model, shapes)
 
     def _losses(self, model: AttentionRecommender, shapes: Sequence[Shape]) -> Iterator[Losses]:

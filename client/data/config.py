@@ -45,6 +45,8 @@ class DataConfig:
         missing: spellings of a missing id, with commas between; "" for none.
         credentials: file with the source's secrets; "" reads the environment.
         endpoint: address of an object store other than Amazon's: `https://host:port`.
+        domains: the domains of the catalogue that the items are of, with commas between
+            (`shared.data.domains`); public, and no result of the data. "" is the whole catalogue.
         users: file of the users' public groups, a row a user, under the same column of ids; "" has
             none. `policy.group_columns` says which of its columns may be used.
         friends: file of who is whose friend, for home models (`shared.data.friends`); "" has none.
@@ -71,6 +73,7 @@ class DataConfig:
     missing: TextsOf = MISSING
     credentials: str = ""
     endpoint: str = ""
+    domains: TextsOf = ()
     users: str = ""
     friends: str = ""
     queries: str = ""

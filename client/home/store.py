@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
 from shared.system.files import PRIVATE, write_atomically
 
-__all__ = ["HOME_FILE", "guarantee_of", "load_home", "save_home"]
+__all__ = ["HOME_FILE", "domains_of", "guarantee_of", "load_home", "save_home"]
 
 HOME_FILE = "home.safetensors"
 """Its name in a site's folder."""
@@ -64,6 +64,7 @@ def save_home(  # noqa: PLR0913 what the file holds
     attention: AttentionRecommender | None = None,
     mean: bool = False,
     friends: FriendsPart | None = None,
+    domains: Sequence[str] = (),
 ) -> None:
     """Write a home model, durably and readable by the owner alone.
 
@@ -79,6 +80,7 @@ def save_home(  # noqa: PLR0913 what the file holds
         attention: of the own data, where it is the prior.
         mean: whether it is so together with the federated model.
         friends: what users' friends chose; None for none.
+        domains: that the catalogue is cut to; none where it is whole.
 
     Raises:
         OSError: it cannot be written.
@@ -111,6 +113,8 @@ def save_home(  # noqa: PLR0913 what the file holds
     if friends is not None:
         about["friends"] = json.dumps({"alpha": friends.alpha, "beta": friends.beta})
         arrays |= {f"{_FRIENDS}{name}": value for name, value in _of_friends(friends).items()}
+    if domains:
+        about["domains"] = json.dumps(list(domains))
     if guarantee is not None:
         about |= {"epsilon": repr(guarantee.epsilon), "delta": repr(guarantee.delta)}
     write_atomically(file, save(arrays, metadata=about), mode=PRIVATE)
@@ -215,6 +219,15 @@ def guarantee_of(file: Path) -> Guarantee | None:
         DataError: the file is missing or damaged.
     """
     return _guarantee(_read(file)[0])
+
+
+def domains_of(file: Path) -> tuple[str, ...]:
+    """Return the domains of the catalogue that a home model ranks; none for all of it.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    return tuple(json.loads(_read(file)[0].get("domains", "[]")))
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:

@@ -170,7 +170,7 @@ class UserHistories:
         ]
         if not skip_unknown and not all(numbers):
             unknown = [item for item, number in zip(items, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, "the history")
+            raise UnknownItemError(unknown, "the history", sorted(set(self.catalogue.domains)))
         return [number for number in numbers if number]
 
     def knows(self, item: str) -> bool:

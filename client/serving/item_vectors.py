@@ -59,7 +59,11 @@ class ItemVectors:
             own, features = config.own_items, model.item_table()
             tables.append(features[:, : self._features])
             rows = torch.tensor(own, dtype=torch.int64) - 1
-            self._own_scales = features[rows, self._features :].diagonal().numpy()
+            scales = features[rows, self._features :].diagonal().numpy()
+            # A direction without an item in this catalogue adds nothing.
+            self._own_used = np.flatnonzero(scales)
+            self._own_scales = scales[self._own_used]
+            own = tuple(own[place] for place in self._own_used.tolist())
             self._feature_out = model.feature_out.weight.detach()
         table = tables[0] if len(tables) == 1 else torch.cat(tables, 1)
         self.table: Tensor = table.detach()  # [V, F]
@@ -99,6 +103,7 @@ class ItemVectors:
             return Query(state, state[:0])
         described: Floats = torch.mv(self._feature_out, torch.from_numpy(state)).numpy()
         vector, own = described[: self._features], described[self._features :]
+        own = own[self._own_used]
         if self._learned:
             vector = np.concatenate([state, vector])
         return Query(vector, own * self._own_scales)

@@ -6,21 +6,24 @@ fetched from elsewhere, and weights that are not finite are refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from client.home.store import HOME_FILE
+from client.home.store import HOME_FILE, domains_of
 from client.site.site import Site
 from shared.data.catalogue import Catalogue
+from shared.data.domains import only, own_items
 from shared.errors import DataError
 from shared.evaluation.ranking import Scorer
 from shared.models.attention import AttentionRecommender
 from shared.models.registry import load_recommender
 
-__all__ = ["home_in_use", "home_place", "load_published", "scorer_of"]
+__all__ = ["domains_of_home", "home_in_use", "home_place", "load_published", "scorer_of"]
 
 
 def home_place(site: Site) -> Path:
@@ -36,26 +39,42 @@ def home_in_use(site: Site) -> Path | None:
 
 
 def load_published(
-    folder: Path, device: torch.device | str = "cpu"
+    folder: Path, device: torch.device | str = "cpu", domains: Sequence[str] = ()
 ) -> tuple[Catalogue, AttentionRecommender]:
     """Load the catalogue and the model of a published folder.
 
     Args:
         folder: holds `catalogue/` and `model/`.
         device: where the model's weights are put.
+        domains: of the organisation (`shared.data.domains`); none for all of the catalogue.
 
     Returns:
-        The catalogue, and the model in evaluation mode; its weights take no gradients.
+        The catalogue, and the model in evaluation mode; its weights take no gradients. With
+        domains, both hold the items of these alone.
 
     Raises:
+        ConfigError: the catalogue has no such domain.
         DataError: a part is missing, damaged or half written, the two do not belong together, or a
             weight is not finite.
     """
     catalogue = Catalogue.load(folder / "catalogue")
     model = _load_model(folder / "model", len(catalogue))
+    if domains:
+        own = own_items(catalogue, domains)
+        catalogue = only(catalogue, own)
+        model = model.select_items(torch.from_numpy(np.flatnonzero(own)))
     model.train(mode=False).requires_grad_(requires_grad=False)
     model.to(device)
     return catalogue, model
+
+
+def domains_of_home(home: Path | str | None) -> tuple[str, ...]:
+    """Return the domains that a home model was made for; none without one, or for all.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    return () if home is None else domains_of(Path(home))
 
 
 def scorer_of(model: AttentionRecommender) -> Scorer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,12 @@ __all__ = ["evaluate_published", "load_compared"]
 
 
 def load_compared(
-    model: Path, before: Path | None, *, device: torch.device | str, k: int
+    model: Path,
+    before: Path | None,
+    *,
+    device: torch.device | str,
+    k: int,
+    domains: Sequence[str] = (),
 ) -> tuple[Catalogue, dict[str, Scorer], int]:
     """Load a published folder, and an earlier one to compare with.
 
@@ -31,6 +36,7 @@ def load_compared(
         before: an earlier one, of the same catalogue; None compares with none.
         device: where scores are computed.
         k: length of the lists.
+        domains: of the organisation, whose items are ranked; none for the whole catalogue.
 
     Returns:
         The catalogue; logits of "federated", and of "before" if there is one; and how many events
@@ -40,12 +46,12 @@ def load_compared(
         ConfigError: k is out of range.
         DataError: a folder cannot be used.
     """
-    catalogue, recommender = load_published(model, device)
+    catalogue, recommender = load_published(model, device, domains)
     if k > len(catalogue):
         raise ConfigError(f"--k {k}: from 1 to {len(catalogue)}, the size of the catalogue.")
     federated, window = {"federated": scorer_of(recommender)}, recommender.config.max_length
     if before is not None:
-        earlier_catalogue, earlier = load_published(before, device)
+        earlier_catalogue, earlier = load_published(before, device, domains)
         _check_items(earlier_catalogue, catalogue, before)
         federated["before"] = scorer_of(earlier)
         window = max(window, earlier.config.max_length)
@@ -83,7 +89,9 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         SiteError: the source cannot be reached or read.
     """
     say("reading the model", 0.0)
-    catalogue, federated, window = load_compared(model, before, device=device, k=k)
+    catalogue, federated, window = load_compared(
+        model, before, device=device, k=k, domains=data.data.domains
+    )
     reranker = None
     if rerank is not None and rerank.changes:
         reranker = Reranker(rerank, ItemTraits.of(catalogue, federated["federated"]))

@@ -37,7 +37,7 @@ from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior, Transiti
 from client.home.store import load_home
 from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
 from client.serving.explanation import CHOSE, Explanation, PastEvent
-from client.serving.published import load_published, scorer_of
+from client.serving.published import domains_of_home, load_published, scorer_of
 from client.serving.query_words import QueryWords
 from client.serving.quick_scores import ModelSearch
 from shared.data.catalogue import Catalogue
@@ -171,6 +171,7 @@ class Recommender:
         device: torch.device | str = "cpu",
         verb: str = CHOSE,
         private: bool = False,
+        domains: Sequence[str] = (),
     ) -> Recommender:
         """Load a published folder, and a home model that `sotto-node adapt` wrote.
 
@@ -180,11 +181,15 @@ class Recommender:
             device: where scores are computed.
             verb: what users do with items, in the past tense; for explanations.
             private: refuse a home model that is not private, as `home.private` of a site demands.
+            domains: of the organisation (`shared.data.domains`), whose items are ranked; none takes
+                those of the home model, and without one the whole catalogue.
 
         Raises:
+            ConfigError: the catalogue has no such domain.
             DataError: see `load_published` and `load_home`.
         """
-        catalogue, model = load_published(Path(folder), device)
+        domains = domains or domains_of_home(home)
+        catalogue, model = load_published(Path(folder), device, domains)
         federated = scorer_of(model)
         adapted = (
             None
@@ -570,7 +575,7 @@ class Recommender:
         numbers = [self._number(item) for item in ids]
         if not skip_unknown and not all(numbers):
             unknown = [str(item) for item, number in zip(ids, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, where)
+            raise UnknownItemError(unknown, where, sorted(set(self.catalogue.domains)))
         places = [place for place, number in enumerate(numbers) if number]
         return places, [numbers[place] for place in places]
 
@@ -584,7 +589,7 @@ class Recommender:
         numbers = [self._number(item) for item in names]
         if not all(numbers):
             unknown = [item for item, number in zip(names, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, where)
+            raise UnknownItemError(unknown, where, sorted(set(self.catalogue.domains)))
         return np.array(numbers, np.int64) - 1
 
     def _hide(self, filters: Filters) -> Mask | None:

@@ -12,6 +12,7 @@ the samples that do not hold it are as they were.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from client.home.store import load_home
 from client.serving.explanation import CHOSE
-from client.serving.published import load_published, scorer_of
+from client.serving.published import domains_of_home, load_published, scorer_of
 from client.serving.query_words import QueryWords
 from client.serving.recommender import Recommender
 from shared.errors import ConfigError
@@ -95,7 +96,7 @@ def thinned(history: NDArray[np.int64], samples: int, deleted: float) -> NDArray
     return np.take_along_axis(np.where(kept, history, 0), order, 1)
 
 
-def load_recommender(
+def load_recommender(  # noqa: PLR0913 what is loaded, and how
     folder: Path | str,
     home: Path | str | None = None,
     *,
@@ -104,6 +105,7 @@ def load_recommender(
     device: torch.device | str = "cpu",
     verb: str = CHOSE,
     private: bool = False,
+    domains: Sequence[str] = (),
 ) -> Recommender:
     """Load a recommender whose scores are smoothed; arguments are those of `Recommender.load`.
 
@@ -117,14 +119,17 @@ def load_recommender(
         device: where scores are computed.
         verb: what users do with items, in the past tense; for explanations.
         private: refuse a home model that is not private.
+        domains: of the organisation.
 
     Raises:
         DataError: see `load_published` and `load_home`.
         ConfigError: `samples` or `deleted` is out of range.
     """
     if not samples:
-        return Recommender.load(folder, home, device=device, verb=verb, private=private)
-    catalogue, model = load_published(Path(folder), device)
+        return Recommender.load(
+            folder, home, device=device, verb=verb, private=private, domains=domains
+        )
+    catalogue, model = load_published(Path(folder), device, domains or domains_of_home(home))
     scorer, fingerprint, adapted = scorer_of(model), catalogue.fingerprint, None
     if home is not None:
         adapted = load_home(Path(home), scorer, fingerprint, private=private)

@@ -72,6 +72,12 @@ KEYS = (
     Key(
         "data.endpoint", "of an object store other than Amazon's", "", "https://minio.example:9000"
     ),
+    Key(
+        "data.domains",
+        "the domains of the catalogue that your items are of; public; none: the whole catalogue",
+        "",
+        "films",
+    ),
     Key("data.users", 'file of the users\' public groups; "" has none', "", "users.parquet"),
     Key("data.queries", 'file of what users asked for in words; "" has none', "", "queries.csv"),
     Key("data.query_column", "its column of texts; ids and times are called as above", "query"),

@@ -20,6 +20,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "dependence",
+    "dependence_by_domain",
     "estimate_moment",
     "estimate_popularity",
     "set_first_weights",
@@ -110,7 +111,12 @@ def _wiener_posterior(noised: Floats, noise_std: float, prior: Floats) -> Poster
     return Posterior(np.asarray(fitted + gain * residual), share, gain)
 
 
-def set_first_weights(model: AttentionRecommender, moment: Posterior, popularity: Floats) -> None:
+def set_first_weights(
+    model: AttentionRecommender,
+    moment: Posterior,
+    popularity: Floats,
+    domains: NDArray[np.int64] | None = None,
+) -> None:
     """Set the weights with which the logits are a bilinear form of state and item, and popularity.
 
     The form is `dependence`: what the moment says beyond popularity, which the offsets hold.
@@ -119,11 +125,16 @@ def set_first_weights(model: AttentionRecommender, moment: Posterior, popularity
         model: of features, untrained.
         moment: [F, F]; the logits shrink where its `signal_share` is below `MIN_SIGNAL_SHARE`.
         popularity: > 0, [V].
+        domains: the number of each item's domain, from 0, [V]; None for one domain.
     """
     table = model.features.table.detach().cpu().numpy().astype(np.float64)  # [V, F]
     normed, weight = layer_norm(table), popularity / popularity.sum()
     past = (normed * weight[:, None]).T @ normed  # [F, F]: approximate second moment of a state
-    form = dependence(moment.mean, weight @ normed, weight @ table)  # [F, F], rows of states
+    if domains is None:
+        form = dependence(moment.mean, weight @ normed, weight @ table)  # [F, F], rows of states
+    else:
+        parts = _shares_by_domain(weight, domains)  # [G, V]
+        form = dependence_by_domain(moment.mean, parts @ normed, parts @ table)
     power = float(np.sum((form.T @ past @ form) * (table.T @ table)) / len(table))
     target_rms = LOGIT_RMS * min(1.0, moment.signal_share / MIN_SIGNAL_SHARE)
     scale = target_rms / math.sqrt(power) if power > 0 else 0.0
@@ -134,6 +145,13 @@ def set_first_weights(model: AttentionRecommender, moment: Posterior, popularity
             model.item_scores.offset.copy_(
                 torch.from_numpy(logs / ItemScores.OFFSET_SCALE)[:, None]
             )
+
+
+def _shares_by_domain(weight: Floats, domains: NDArray[np.int64]) -> Floats:
+    """Return the items' shares within each domain, [G, V], each row's sum 1."""
+    parts = np.zeros((domains.max() + 1, len(weight)))
+    parts[domains, np.arange(len(weight))] = weight
+    return np.asarray(parts / parts.sum(1, keepdims=True))
 
 
 def dependence(moment: Floats, state: Floats, following: Floats) -> Floats:
@@ -161,3 +179,34 @@ def dependence(moment: Floats, state: Floats, following: Floats) -> Floats:
     rest = moment - independent * (float((moment * independent).sum()) / energy)
     meaningful = float((rest**2).sum()) > _ROUNDING * float((moment**2).sum())
     return rest if meaningful else np.zeros_like(moment)
+
+
+def dependence_by_domain(moment: Floats, states: Floats, following: Floats) -> Floats:
+    """Return `dependence` where each of G domains has means of its own.
+
+    The least-squares fit is on the products of all of these means.
+
+    Args:
+        moment: [F, F], rows of states.
+        states: mean states, [G, F].
+        following: mean descriptions of the next item, [G, F].
+
+    Returns:
+        [F, F]; zeros where rounding is all that is left.
+
+    >>> one = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    >>> dependence_by_domain(np.array([[2.0, 2.0], [0.0, 1.0]]), *one)
+    array([[2., 0.],
+           [0., 1.]])
+    """
+    before, after = _basis(states), _basis(following)  # [G, F] each, orthonormal
+    # The products of two orthonormal bases are orthonormal, too: the fit is a projection.
+    rest = moment - before.T @ (before @ moment @ after.T) @ after
+    meaningful = float((rest**2).sum()) > _ROUNDING * float((moment**2).sum())
+    return rest if meaningful else np.zeros_like(moment)
+
+
+def _basis(rows: Floats) -> Floats:
+    """Return an orthonormal basis of what some rows span, [at most G, F]."""
+    _, lengths, basis = np.linalg.svd(rows, full_matrices=False)
+    return np.asarray(basis[lengths > _ROUNDING * max(float(lengths.max(initial=0)), _TINY)])

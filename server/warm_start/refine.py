@@ -50,27 +50,43 @@ class PublicStates:
     Attributes:
         states: [S, F].
         shares: > 0, [S], summing to 1: each event weighs as in its user's moment.
+        others: bool [G, V], the items that are not of each domain, which a state of that domain is
+            never followed by; None for one domain.
+        domains: of each state, int64 [S].
     """
 
     states: Tensor
     shares: Tensor
+    others: Tensor | None = None
+    domains: Tensor | None = None
+
+    def logits(self, scores: Tensor, rows: slice) -> Tensor:
+        """Return scores [n, V] of some states with -inf for items of other domains."""
+        if self.others is None or self.domains is None:
+            return scores
+        return scores.masked_fill(self.others[self.domains[rows]], -torch.inf)
 
 
 def sample_public_states(
-    histories: Histories, table: NDArray[np.float32], recency: float
+    histories: Histories,
+    table: NDArray[np.float32],
+    recency: float,
+    domains: NDArray[np.int64] | None = None,
 ) -> PublicStates:
     """Return states at evenly spaced events of public users; none if nobody has two events.
 
     Args:
-        histories: of public users.
+        histories: of public users, each of one domain.
         table: item descriptors, [V, F].
         recency: weight of an event relative to the one after it, in (0, 1].
+        domains: the number of each item's domain, from 0, [V]; None for one domain.
     """
     normed = layer_norm(table)
     long = [history for history in histories if len(history) >= 2]
     ends = np.cumsum([0, *(len(history) - 1 for history in long)])
     sampled = np.linspace(0, ends[-1] - 1, min(int(ends[-1]), MAX_STATES)).astype(np.int64)
     parts, weights = [np.zeros((0, table.shape[1]), np.float32)], [np.zeros(0)]
+    whose = [np.zeros(0, np.int64)]
     for number, history in enumerate(long):
         low, high = np.searchsorted(sampled, ends[number : number + 2])
         if low == high:
@@ -80,11 +96,14 @@ def sample_public_states(
         if length > MIN_MOMENT_NORM and np.isfinite(length):
             parts.append(past[sampled[low:high] - ends[number]])
             weights.append(np.full(high - low, 1 / length))
+            whose.append(np.full(high - low, 0 if domains is None else domains[history[0] - 1]))
     shares = np.concatenate(weights)
-    return PublicStates(
-        torch.from_numpy(np.concatenate(parts)),
-        torch.from_numpy(shares / max(shares.sum(), MIN_MOMENT_NORM)).float(),
-    )
+    sampled_states = torch.from_numpy(np.concatenate(parts))
+    weighed = torch.from_numpy(shares / max(shares.sum(), MIN_MOMENT_NORM)).float()
+    if domains is None:
+        return PublicStates(sampled_states, weighed)
+    others = torch.from_numpy(domains != np.arange(domains.max() + 1)[:, None])
+    return PublicStates(sampled_states, weighed, others, torch.from_numpy(np.concatenate(whose)))
 
 
 @torch.no_grad()
@@ -122,9 +141,11 @@ def model_moment(model: AttentionRecommender, public: PublicStates) -> Tensor:
     total = torch.zeros_like(model.feature_out.weight)
     size = max(1, MAX_SCORES // model.config.items)
     describe = _expected_descriptor(model)
-    for past, share in zip(public.states.split(size), public.shares.split(size), strict=True):
-        expected = describe(F.softmax(model.score(past), dim=1))
-        total += (expected * share[:, None]).T @ past
+    for start in range(0, len(public.states), size):
+        rows = slice(start, start + size)
+        past = public.states[rows]
+        expected = describe(F.softmax(public.logits(model.score(past), rows), dim=1))
+        total += (expected * public.shares[rows, None]).T @ past
     return total
 
 

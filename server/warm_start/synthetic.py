@@ -27,7 +27,10 @@ USERS, EVENTS = 600, 12
 
 @torch.no_grad()
 def draw_histories(
-    model: AttentionRecommender, popularity: NDArray[np.float64], seed: int
+    model: AttentionRecommender,
+    popularity: NDArray[np.float64],
+    seed: int,
+    domains: NDArray[np.int64] | None = None,
 ) -> Histories:
     """Draw `USERS` histories of `EVENTS` events each from the model.
 
@@ -35,11 +38,17 @@ def draw_histories(
         model: in evaluation mode.
         popularity: of every item, > 0, [V].
         seed: of the draws; the same model and seed give the same histories.
+        domains: the number of each item's domain, [V]: a history stays in that of its first item;
+            None for one domain.
     """
     random = torch.Generator().manual_seed(seed)
     shares = torch.from_numpy(popularity / popularity.sum())
+    codes = torch.from_numpy(np.zeros(0, np.int64) if domains is None else domains)
     drawn = 1 + torch.multinomial(shares, USERS, replacement=True, generator=random)[:, None]
     for _ in range(1, EVENTS):
-        chances = model.next_item_scores(drawn).double().softmax(1)
+        scores = model.next_item_scores(drawn).double()
+        if domains is not None:
+            scores = scores.masked_fill(codes[drawn[:, :1] - 1] != codes, -torch.inf)
+        chances = scores.softmax(1)
         drawn = torch.cat([drawn, 1 + torch.multinomial(chances, 1, generator=random)], dim=1)
     return Histories.from_lists(drawn.tolist())

@@ -9,6 +9,9 @@
 Public interactions give the prior; without statistics they are all there is. Their users' states,
 or without them those of histories that the model draws, are then used to refine the first weights
 (`server.warm_start.refine`) without another request.
+
+Where the catalogue has domains (`shared.data.domains`), each item is followed by items of its own
+domain alone: popularity counts within a domain, and public and drawn histories stay in one.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from server.rounds.replies import Floats
 from server.rounds.statistics import StatisticsCollector, StatisticTotal
@@ -32,6 +36,7 @@ from server.warm_start.refine import match_moment, sample_public_states
 from server.warm_start.synthetic import draw_histories
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
+from shared.data.domains import codes_of, split_histories
 from shared.data.histories import Histories
 from shared.messages import Statistic, Weights
 from shared.models.attention import AttentionRecommender, item_descriptors, trainable
@@ -99,7 +104,9 @@ def compute_first_weights(
     Raises:
         QuorumError: too few sites gave a valid answer.
     """
-    items = len(catalogue)
+    items, domains = len(catalogue), codes_of(catalogue) if catalogue.domains else None
+    if domains is not None and prior.histories is not None:
+        prior = Prior(split_histories(prior.histories, domains))
     counted = _collect(collector, Statistic.POPULARITY, (), (items,))
     expected = prior.popularity(items, collector.fade if collector else POPULARITY_FADE)
     popularity = estimate_popularity(counted.total, counted.noise_std, expected)
@@ -114,8 +121,8 @@ def compute_first_weights(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = build_recommender(shape, catalogue)
-    set_first_weights(model, moment, popularity)
-    _refine(model.eval(), moment, popularity, prior.histories, config)
+    set_first_weights(model, moment, popularity, domains)
+    _refine(model.eval(), moment, popularity, prior.histories, config, domains)
     weights = {name: p.detach().numpy() for name, p in trainable(model).items()}
     return FirstWeights(own_items, weights, max(counted.bytes_up, summed.bytes_up))
 
@@ -126,6 +133,7 @@ def _refine(
     popularity: Floats,
     public: Histories | None,
     config: RunConfig,
+    domains: NDArray[np.int64] | None,
 ) -> None:
     """Refine the first weights on states of public users, or of users that the model draws."""
     steps, recency = config.warm_start.steps, config.model.recency
@@ -133,16 +141,18 @@ def _refine(
     if not steps:
         return
     if public is not None:
-        match_moment(model, moment, sample_public_states(public, table, recency), steps)
+        states = sample_public_states(public, table, recency, domains)
+        match_moment(model, moment, states, steps)
         return
     if moment.gain < MIN_GAIN:
         return
     first = model.feature_out.weight.detach().clone()
     for generation in range(GENERATIONS):
-        drawn = draw_histories(model, popularity, config.seed + generation)
+        drawn = draw_histories(model, popularity, config.seed + generation, domains)
         with torch.no_grad():
             model.feature_out.weight.copy_(first)
-        match_moment(model, moment, sample_public_states(drawn, table, recency), steps)
+        states = sample_public_states(drawn, table, recency, domains)
+        match_moment(model, moment, states, steps)
 
 
 def select_own_items(popularity: Floats, noise_std: float, limit: int) -> tuple[int, ...]:

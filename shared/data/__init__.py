@@ -18,5 +18,6 @@ catalogue       the public item list with its features and fingerprint
 feature_source  how a catalogue's features of text were computed
 feature_blocks  which columns of the features are of which modality
 adaptable_text  an encoder's last blocks, and the items' tokens before them
+domains         parts of a catalogue, and what an organisation that has only some of them ranks
 model_folder    the files of a saved model: its shape, and its weights by name
 """

@@ -6,6 +6,9 @@
 | an item id that is empty or repeated            | refused, with the row                     |
 | an item id in another spelling (`7.0`, blanks)  | its canonical form, see `shared.data.ids` |
 | a year that is not a whole number               | left empty, and counted once for the file |
+| a column `domain`                               | a part of the catalogue by its name       |
+|                                                 |   (`shared.data.domains`); without one in |
+|                                                 |   a row refused                           |
 """
 
 from __future__ import annotations
@@ -93,6 +96,9 @@ class Catalogue:
         blocks: which columns of the features are of which modality; () where all are of one.
         text: the last blocks of the encoder that the features are of, where they may be adapted.
         ignored: what could not be read of optional columns; not part of the fingerprint.
+        domains: the domain of each item, not blank; length V, or none where there are no domains.
+        selected: bool [V], the only items that `find` finds, and that a model made for this
+            catalogue ranks (`shared.data.domains`); None for all. Not part of the fingerprint.
 
     Raises:
         ValueError: the fields contradict each other or break the rules above.
@@ -107,12 +113,20 @@ class Catalogue:
     ignored: tuple[IgnoredValues, ...] = ()
     blocks: tuple[FeatureBlock, ...] = ()
     text: AdaptableText | None = None
+    domains: tuple[str, ...] = ()
+    selected: npt.NDArray[np.bool_] | None = None
     _index: dict[str, int] = field(init=False, repr=False)
     _fingerprint: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.item_ids) == len(self.titles) == len(self.genres) == len(self.years):
             raise ValueError("item_ids, titles, genres and years must have one entry per item")
+        if self.domains and len(self.domains) != len(self.item_ids):
+            raise ValueError("domains must have one entry per item, or none at all")
+        if any(not name.strip() for name in set(self.domains)):
+            raise ValueError("the name of a domain is blank")
+        if self.selected is not None and self.selected.shape != (len(self.item_ids),):
+            raise ValueError("selected must have one entry per item")
         if any(not item.strip() for item in self.item_ids):
             raise ValueError("an item id is blank")
         index = {item: number for number, item in enumerate(self.item_ids, start=1)}
@@ -144,7 +158,16 @@ class Catalogue:
         return self._index
 
     def find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the internal ids of canonical public ids, 0 where there is no such item: [N]."""
+        """Return the internal ids of canonical public ids, 0 where there is no such item: [N].
+
+        Items that are not `selected` are not found.
+        """
+        numbers = self._find(ids)
+        if self.selected is None:
+            return numbers
+        return np.where(np.append(False, self.selected)[numbers], numbers, 0)
+
+    def _find(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         numbers = np.array([self._index.get(item, 0) for item in ids], np.int64)
         if not numbers.all():
             # Catalogues of earlier versions may hold ids in other forms.
@@ -157,7 +180,8 @@ class Catalogue:
     def fingerprint(self) -> str:
         """The catalogue's version: SHA-256 in hex over ids, titles, genres, years and features.
 
-        It covers names and sizes of blocks, and the encoder's last blocks, where there are any.
+        It covers domains, names and sizes of blocks, and the encoder's last blocks, where there
+        are any.
         """
         if not self._fingerprint:
             object.__setattr__(self, "_fingerprint", self._digest())
@@ -268,6 +292,7 @@ class Catalogue:
 
     def _digest(self) -> str:
         fields = [self.item_ids, self.titles, self.genres, self.years]
+        fields += [self.domains] if self.domains else []
         digest = hashlib.sha256(json.dumps(fields, separators=(",", ":")).encode())
         if self.features is not None:
             digest.update(json.dumps(list(self.features.shape)).encode())
@@ -282,14 +307,15 @@ class Catalogue:
         return digest.hexdigest()
 
     def _table(self) -> pa.Table:
-        return pa.table(
-            {
-                "item_id": pa.array(self.item_ids, pa.string()),
-                "title": pa.array(self.titles, pa.string()),
-                "genres": pa.array(["|".join(genres) for genres in self.genres], pa.string()),
-                "year": pa.array(self.years, pa.int32()),
-            }
-        )
+        columns = {
+            "item_id": pa.array(self.item_ids, pa.string()),
+            "title": pa.array(self.titles, pa.string()),
+            "genres": pa.array(["|".join(genres) for genres in self.genres], pa.string()),
+            "year": pa.array(self.years, pa.int32()),
+        }
+        if self.domains:
+            columns["domain"] = pa.array(self.domains, pa.string())
+        return pa.table(columns)
 
 
 def _check_features(features: torch.Tensor, items: int) -> None:
@@ -332,7 +358,7 @@ def read_items(
         needed = {"item": columns.item, "title": columns.title}
         needed |= {
             role: name
-            for role in ("genres", "year")
+            for role in ("genres", "year", "domain")
             if (name := getattr(columns, role)) is not None
         }
         require_columns(needed, names, table.source, columns.setting)
@@ -340,13 +366,14 @@ def read_items(
             columns,
             genres=columns.genres or ("genres" if "genres" in names else None),
             year=columns.year or ("year" if "year" in names else None),
+            domain=columns.domain or ("domain" if "domain" in names else None),
         )
         tables.append(read_table(table, _used(columns), lists=_used(columns)[2:]))
     return items_from_table(pa.concat_tables(tables), columns, path, stored=stored)
 
 
 def _used(columns: ItemColumns) -> list[str]:
-    used = [columns.item, columns.title, columns.genres, columns.year]
+    used = [columns.item, columns.title, columns.genres, columns.year, columns.domain]
     return [name for name in used if name is not None]
 
 
@@ -357,12 +384,12 @@ def items_from_table(
 
     Args:
         table: the result of `read_text`; None is a missing value.
-        columns: the columns to use; None for `genres` or `year` means there is none.
+        columns: the columns to use; None for `genres`, `year` or `domain` means there is none.
         source: name of the table in errors.
         stored: see `read_items`.
 
     Raises:
-        DataError: an id is empty or repeated.
+        DataError: an id is empty or repeated, or an item is of no domain while others are of one.
     """
     spellings = table[columns.item].to_pylist()
     ids = spellings if stored else [canonical_id(text or "") for text in spellings]
@@ -378,7 +405,27 @@ def items_from_table(
         years = [int(m[1]) if (m := _TRAILING_YEAR.search(title)) else None for title in titles]
     else:
         years, ignored = _years(table[columns.year].to_pylist(), columns.year)
-    return Catalogue(tuple(ids), tuple(titles), tuple(genres), tuple(years), ignored=ignored)
+    domains = _domains(table, columns.domain, source)
+    return Catalogue(
+        tuple(ids), tuple(titles), tuple(genres), tuple(years), ignored=ignored, domains=domains
+    )
+
+
+def _domains(table: pa.Table, name: str | None, source: Path) -> tuple[str, ...]:
+    """Return the domain of each item; nothing where there is no such column."""
+    if name is None:
+        return ()
+    domains = tuple((text or "").strip() for text in table[name].to_pylist())
+    if "" in domains:
+        raise DataError(
+            "the item is of no domain, and others are of one",
+            file=source,
+            row=1 + domains.index(""),
+            field=name,
+            value="",
+            remedy="Name the domain of every item, or call the column otherwise.",
+        )
+    return domains
 
 
 def _check_ids(

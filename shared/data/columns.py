@@ -48,6 +48,8 @@ class ItemColumns:
         title: the text that people are shown and that encoders read.
         genres: separated by "|"; None means the column `genres` if there is one.
         year: None means the column `year` if there is one, else a trailing "(1995)" in the title.
+        domain: which part of the catalogue an item is of; None means the column `domain` if there
+            is one.
         setting: how a caller names a column, with `{role}` and `{name}`; "" where none can.
     """
 
@@ -55,6 +57,7 @@ class ItemColumns:
     title: str = "title"
     genres: str | None = None
     year: str | None = None
+    domain: str | None = None
     setting: str = ""
 
 

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import ClassVar, Self
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -325,6 +325,8 @@ class AttentionRecommender(nn.Module):
     Attributes:
         model_type: stands beside the shape of a saved model.
         shape: the class of its configuration.
+        item_tensors: weights and buffers with a row an item by name, and the axis of these rows.
+        selected: bool [V], the only items that losses rank (see `restrict`); None for all.
         ranks_by_products: whether a score is the product of one query a history with one vector an
             item, which fast search and export need (`client.serving.item_vectors`).
     """
@@ -332,10 +334,15 @@ class AttentionRecommender(nn.Module):
     model_type: ClassVar[str] = "sotto-attention"
     shape: ClassVar[type[AttentionConfig]] = AttentionConfig
     ranks_by_products: ClassVar[bool] = True
+    item_tensors: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("features.table", "item_scores.offset", "item.weight", "item_out.weight"), 0
+    )
+    selected: Tensor | None
 
     def __init__(self, config: AttentionConfig, features: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("selected", None, persistent=False)
         items, width = config.items, config.hidden_size
         kind = ItemRepresentation(config.item_representation)
         self.position = nn.Embedding(config.max_length, width)
@@ -391,6 +398,44 @@ class AttentionRecommender(nn.Module):
         """
         about = {"model_type": self.model_type} | asdict(self.config)
         write_model(folder, about, self.state_dict())
+
+    def restrict(self, selected: Tensor) -> None:
+        """Let `losses` rank these items alone, as where an organisation has no others.
+
+        The model keeps its shape, and `forward` and `score` their results.
+
+        Args:
+            selected: bool [V]; at least one is true.
+        """
+        self.selected = selected.to(self.device)
+
+    def among_selected(self, scores: Tensor) -> Tensor:
+        """Return scores [..., V] with -inf for items that are not selected."""
+        if self.selected is None:
+            return scores
+        return scores.masked_fill(~self.selected, -math.inf)
+
+    def select_items(self, rows: Tensor) -> Self:
+        """Return a model of some items alone, in evaluation mode, with the same scores of these.
+
+        An own direction of an item that is left out stays, and is no item's.
+
+        Args:
+            rows: of the K items, ascending, int64 [K]; its internal ids are 1..K in this order.
+        """
+        own = {int(row) + 1: number for number, row in enumerate(rows, start=1)}
+        places = tuple(own.get(item, 1) for item in self.config.own_items)
+        config = replace(self.config, items=len(rows), own_items=places)
+        with shapes_alone():
+            made = type(self)(config)
+        kept = {
+            name: value.index_select(self.item_tensors[name], rows.to(value.device))
+            if name in self.item_tensors
+            else value.clone()
+            for name, value in self.state_dict().items()
+        }
+        made.load_state_dict(kept, assign=True)
+        return made.train(mode=False)
 
     @property
     def device(self) -> torch.device:
@@ -518,7 +563,7 @@ class AttentionRecommender(nn.Module):
         """
         inputs, targets = next_item_pairs(self.augmentation(events))
         if candidates.shape[1] == 0:
-            return loss_per_user(self(inputs), targets)
+            return loss_per_user(self.among_selected(self(inputs)), targets)
         # A place without a target scores item 1, which then counts for nothing.
         ranked = torch.cat([targets.clamp(min=1), candidates], dim=1)
         scores = self.score(self.states(inputs), ranked)

@@ -77,6 +77,7 @@ class ModalitiesRecommender(AttentionRecommender):
     config: ModalitiesConfig
     model_type = "sotto-modalities"
     shape = ModalitiesConfig
+    item_tensors = dict(AttentionRecommender.item_tensors) | {"present": 1}
     columns: Tensor  # (M, F); 1 where a column is the block's
     present: Tensor  # (M, V); 1 where an item has the block
 

@@ -140,7 +140,8 @@ class QueryRecommender(AttentionRecommender):
         if not beside:
             return of_history
         pasts, bags, matches, chosen = beside
-        return of_history + loss_per_user(self.query_scores(pasts, bags, matches), chosen)
+        scores = self.among_selected(self.query_scores(pasts, bags, matches))
+        return of_history + loss_per_user(scores, chosen)
 
     def query_scores(self, pasts: Tensor, bags: Tensor, matches: Tensor) -> Tensor:
         """Score every item for every query of every user.

@@ -156,12 +156,19 @@ def build(model: ModelConfig, catalogue: Catalogue) -> nn.Module:
 def build_recommender(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     """Build a model that ranks items after a history; as `build`.
 
+    It learns to rank the catalogue's selected items alone, where some are.
+
     Raises:
         ConfigError: as `build`; or the kind ranks no items.
     """
     if examples_of(model.kind) is not Examples.HISTORIES:
         raise ConfigError(f"model.kind = '{model.kind}' ranks no items after a history.")
-    return cast("AttentionRecommender", build(model, catalogue))
+    recommender = cast("AttentionRecommender", build(model, catalogue))
+    if catalogue.selected is not None:
+        import torch  # noqa: PLC0415 takes seconds
+
+        recommender.restrict(torch.from_numpy(catalogue.selected))
+    return recommender
 
 
 def load_recommender(folder: str | os.PathLike[str]) -> AttentionRecommender:

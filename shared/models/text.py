@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +147,7 @@ class TextRecommender(AttentionRecommender):
     features: AdaptedFeatures  # type: ignore[assignment]  # its table is computed
     model_type = "sotto-text"
     shape = TextConfig
+    item_tensors = dict(AttentionRecommender.item_tensors) | {"features.current": 0}
 
     def __init__(self, config: TextConfig, features: Tensor | None = None) -> None:
         super().__init__(config, features)
@@ -161,6 +163,11 @@ class TextRecommender(AttentionRecommender):
         """
         _ = self.features.table  # as the adapters are
         super().save_pretrained(folder)
+
+    def select_items(self, rows: Tensor) -> Self:
+        """Return a model of some items alone; it has the table, and no encoder."""
+        _ = self.features.table  # as the adapters are
+        return super().select_items(rows)
 
     def losses(self, events: Tensor, candidates: Tensor, *beside: Tensor) -> Tensor:
         """Return each user's loss: as of an `AttentionRecommender`.
@@ -178,7 +185,8 @@ class TextRecommender(AttentionRecommender):
             moved = self._through_adapters(states, vectors) * first[:, None]
             places = (items - 1)[:, None].expand_as(moved)
             scores = self.score(states)
-            return loss_per_user(scores.scatter_add(2, places, moved.to(scores)), targets)
+            scores = scores.scatter_add(2, places, moved.to(scores))
+            return loss_per_user(self.among_selected(scores), targets)
         ranked = items[:, 1:]
         scores = self.score(states, ranked) + self._through_adapters(states, vectors[:, 1:])
         return sampled_loss_per_user(scores, targets, candidates)

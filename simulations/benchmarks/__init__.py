@@ -20,6 +20,7 @@
 | wellbeing/   | a simulated month of the wellbeing guard: hours of use, and NDCG            |
 | query        | how well a film is found by words, with the user and without, beside BM25    |
 | central      | what a kind of model reaches without privacy, all users in one place         |
+| cross_domain | what organisations of one domain reach without those of others               |
 | friends      | what friends bring at home, with real friends and shuffled ones              |
 | linked_users | what learning the weights of friends costs where one user enters others' losses |
 | memory       | the memory allocator                                                         |

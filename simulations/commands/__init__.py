@@ -9,6 +9,7 @@
 | rerank           | `rerank`: what each order of lists costs, on a finished run              |
 | accountant       | `accountant`: solve for noise, steps or ε                                |
 | items            | `items encode`: compute item features                                    |
+| join_items       | `items join`: the union of catalogues                                    |
 | pretrain         | the former `pretrain`: say that `sotto-server pretrain` replaces it      |
 | fetch            | `data fetch`: download a data set                                        |
 | settings         | list every setting with its default and meaning                          |

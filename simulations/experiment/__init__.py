@@ -9,6 +9,7 @@
 | simulate         | run it, train the local baselines, write the result                      |
 | federation       | the real apps on one machine, in this process or on Ray                  |
 | partition        | assign users to organisations                                            |
+| domains          | organisations with parts of the catalogue, and events on these alone     |
 | hold_out         | leave-one-out or one cut in time for all, and what either lets leak      |
 | public_knowledge | item features and public interactions, before a federation starts        |
 | baselines        | popularity and Markov counts, with and without noise                     |

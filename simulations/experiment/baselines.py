@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shared.config import PrivacyConfig
+from shared.data.domains import ItemSet
 from shared.data.histories import Histories
 from shared.data.splits import HeldOut
 from shared.evaluation.ranking import Ranking, Scorer, rank_users, rank_users_by
@@ -52,11 +53,20 @@ class Cases:
         parts: user rows of each organisation, as `partition` gives them.
         items: catalogue size V.
         window: events T that a scorer gets.
+        sets: the items of each organisation, among which those of its users are ranked; None where
+            all have all.
     """
 
     def __init__(
-        self, split: HeldOut, parts: Sequence[NDArray[np.int64]], *, items: int, window: int
+        self,
+        split: HeldOut,
+        parts: Sequence[NDArray[np.int64]],
+        *,
+        items: int,
+        window: int,
+        sets: Sequence[ItemSet] | None = None,
     ) -> None:
+        self.sets = sets
         self.split, self.items, self.window = split, items, window
         position = {user: number for number, user in enumerate(split.test_inputs.users)}
         self.parts = [
@@ -67,7 +77,7 @@ class Cases:
         ]
 
     def rank(self, scorer: Scorer, *, whole: bool = False) -> Ranking:
-        """Rank every test user's item over the full catalogue.
+        """Rank every test user's item over the full catalogue, or its organisation's items.
 
         Args:
             scorer: the model.
@@ -75,6 +85,10 @@ class Cases:
         """
         inputs, targets = self.split.test_inputs, self.split.test_targets
         window = max(1, int(inputs.lengths.max())) if whole else self.window
+        if self.sets is not None:
+            masked = [[own.mask(scorer)] for own in self.sets]
+            [ranking] = self._rank_each(masked, window)
+            return ranking
         return rank_users(scorer, inputs, targets, items=self.items, window=window)
 
     def rank_each(self, scorers: Sequence[Sequence[Scorer]]) -> list[Ranking]:
@@ -82,13 +96,15 @@ class Cases:
 
         Args:
             scorers: of each organisation, as many and in the same order; they get the same tensor
-                of each batch's histories in turn.
+                of each batch's histories in turn. Where organisations have items of their own,
+                others score -inf.
         """
+        return self._rank_each(scorers, self.window)
+
+    def _rank_each(self, scorers: Sequence[Sequence[Scorer]], window: int) -> list[Ranking]:
         inputs, targets = self.split.test_inputs, self.split.test_targets
         parts = [
-            rank_users_by(
-                own, inputs.select(rows), targets[rows], items=self.items, window=self.window
-            )
+            rank_users_by(own, inputs.select(rows), targets[rows], items=self.items, window=window)
             for own, rows in zip(scorers, self.parts, strict=True)
             if len(rows)
         ]
@@ -137,7 +153,11 @@ def rank_exact_counts(
         parts: user rows of each organisation.
     """
     items, skipped = cases.items, skipped_baselines(train)
-    own = [[RecentCounts.from_histories(train.select(rows), items)] for rows in parts]
+    own: list[list[Scorer]] = [
+        [RecentCounts.from_histories(train.select(rows), items)] for rows in parts
+    ]
+    if cases.sets is not None:
+        own = [[of.mask(one) for one in each] for of, each in zip(cases.sets, own, strict=True)]
     [of_own] = cases.rank_each(own)
     rankings = {
         "markov": cases.rank(markov(train, items)),

@@ -32,6 +32,7 @@ from shared.rerank.settings import RerankConfig
 from shared.sections import (
     Choice,
     OptionalOf,
+    PositiveInt,
     PositiveNumber,
     Require,
     TextsOf,
@@ -130,6 +131,9 @@ class LabConfig:
         partition: "user", "size" or "taste"; or a column of the interactions or of users.* that
             names each user's organisation, which decides `organisations`, too.
         concentration: of the Dirichlet behind "size" and "taste", > 0; smaller is more skewed.
+        domains: parts of the catalogue, >= 1, of which each organisation has one
+            (`simulations.experiment.domains`): with 2, every other one has one half of the items,
+            and no event on the other half.
         engine: "inprocess" or "ray".
         device: every simulated site's: "auto", "cpu" or "cuda".
         alone: whether to train each organisation alone too, under the same ε, for researchers: an
@@ -160,6 +164,7 @@ class LabConfig:
     organisations: int = 4
     partition: str = str(Scheme.USER)
     concentration: float = 0.5
+    domains: PositiveInt = 1
     engine: Choice[Engine] = Engine.INPROCESS
     device: str = "auto"
     alone: bool = False

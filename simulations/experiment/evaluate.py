@@ -31,6 +31,9 @@ def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> 
         str(simulation.config.lab.split),
         simulation.timing,
     )
+    if simulation.item_sets is not None:
+        own = f"{section.protocol}, each organisation's own items alone"
+        section = section.model_copy(update={"protocol": own})
     if skipped := baselines.skipped_baselines(simulation.split.train):
         section = section.model_copy(update={"skipped": skipped})
     joining = joining_section(simulation, _cases(simulation), rankings)
@@ -87,7 +90,12 @@ def rank_models(
         models["popularity_private"] = cases.rank(scorer)
     models |= exact
     if local_baselines is not None:
-        scorers = [[baselines.recommender(load_model(own))] for own in local_baselines]
+        scorers: list[list[Scorer]] = [
+            [baselines.recommender(load_model(own))] for own in local_baselines
+        ]
+        if cases.sets is not None:
+            pairs = zip(cases.sets, scorers, strict=True)
+            scorers = [[own.mask(scorer) for scorer in each] for own, each in pairs]
         [models["local"]] = cases.rank_each(scorers)
     scorer = baselines.recommender(load_model(final))
     models |= rank_home(simulation, cases, scorer, kept, _reranker(simulation, scorer))
@@ -133,4 +141,5 @@ def _cases(simulation: Simulation) -> baselines.Cases:
         simulation.parts,
         items=len(simulation.dataset.catalogue),
         window=simulation.config.model.max_length,
+        sets=simulation.item_sets,
     )

@@ -77,6 +77,7 @@ class SimulatedSite:
         groups: by column, the public group of each user, in the order of `histories`.
         timed: whether the data have the events' times, and not their positions alone.
         queries: what its users asked for in words.
+        domain: of the catalogue, of which its items are; "" for all of it.
     """
 
     organisation: str
@@ -88,6 +89,7 @@ class SimulatedSite:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     timed: bool = False
     queries: Sequence[Asked] = ()
+    domain: str = ""
 
 
 _NO_LIMITS = ("max_per_minute", "max_per_day", "repeat_seconds")
@@ -139,6 +141,7 @@ def make_site(
             "missing": "",
             "users": _USERS if site.groups else "",
             "queries": _QUERIES if site.queries else "",
+            "domains": [site.domain] if site.domain else [],
             **dict.fromkeys(_NO_LIMITS, 0),
         },
         "policy": {

@@ -8,6 +8,8 @@ private home model (`client.home.private`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from client.home.adapt import HeldOutEvents, build_home, choose, last_events
 from client.home.home_model import HomeModel
 from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
+from shared.data.domains import ItemSet
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
 from shared.evaluation.reordering import Reorder, Reordered
@@ -62,23 +65,20 @@ def rank_home(
     kind += UNCAPPED * (caps == NO_CAPS)
     home = kept.get(kind) if kept else None
     for number, rows in enumerate(simulation.parts):
-        train = simulation.split.train.select(rows)
-        events, items = _held_out(simulation, train), cases.items
+        place = _Place.of(simulation, number, simulation.split.train.select(rows), federated)
+        train, events, items, logits = place.train, place.events, place.items, place.logits
         attention = events.train_attention(items) if simulation.config.home.attention else None
         choice = choose(
-            *(events, federated), items=items, window=cases.window, attention=attention, caps=caps
+            *(events, logits), items=items, window=cases.window, attention=attention, caps=caps
         )
-        logits = _Remembered(federated)
         adapted = build_home(choice.chosen, train, logits, items, attention, caps)
-        own: list[Scorer] = [logits, adapted]
+        own: list[Scorer] = [place.shown(logits), place.shown(adapted)]
         if reorder is not None:
-            own += [
-                Reordered(model, reorder, logits=model is logits) for model in (logits, adapted)
-            ]
+            own += [Reordered(model, reorder, logits=model is own[0]) for model in tuple(own)]
         if simulation.config.home.private:
-            own.append(_private_home(simulation, number, logits))
+            own.append(place.shown(_private_home(simulation, number, place)))
         if home is None:
-            own.append(build_home(choice.home, train, logits, items, attention, caps))
+            own.append(place.shown(build_home(choice.home, train, logits, items, attention, caps)))
         scorers.append(own)
     rankings = dict(zip(names, cases.rank_each(scorers), strict=False))
     if home is None:
@@ -89,14 +89,57 @@ def rank_home(
     return {name: (rankings | home)[name] for name in ordered}
 
 
-def _private_home(simulation: Simulation, number: int, federated: Scorer) -> HomeModel:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """What an organisation has at home, by the ids of its own items.
+
+    Attributes:
+        train: its training events.
+        events: by which its home model is chosen.
+        items: how many items it has.
+        logits: of the federated model.
+        own: its items of the catalogue; None for all.
+    """
+
+    train: Histories
+    events: HeldOutEvents
+    items: int
+    logits: Scorer
+    own: ItemSet | None
+
+    @classmethod
+    def of(cls, simulation: Simulation, number: int, train: Histories, federated: Scorer) -> _Place:
+        """Return that of organisation `number`, counted from 0."""
+        events, sets = _held_out(simulation, train), simulation.item_sets
+        logits = _Remembered(federated)
+        if sets is None:
+            return cls(train, events, len(simulation.dataset.catalogue), logits, None)
+        own = sets[number]
+        held_out = HeldOutEvents(
+            own.narrow(events.counted),
+            own.narrow(events.inputs),
+            own.numbers[events.targets],
+            events.users,
+        )
+        return cls(own.narrow(train), held_out, len(own.rows), own.shrink(logits), own)
+
+    def shown(self, scorer: Scorer) -> Scorer:
+        """Return a scorer of the whole catalogue, for the lab to rank by."""
+        return scorer if self.own is None else self.own.widen(scorer)
+
+    def narrowed(self, histories: Histories) -> Histories:
+        """Return histories by the ids of the own items."""
+        return histories if self.own is None else self.own.narrow(histories)
+
+
+def _private_home(simulation: Simulation, number: int, place: _Place) -> HomeModel:
     """Return an organisation's private home model, with the seeded noise of a simulation."""
-    config, histories = simulation.config, simulation.histories(number)
+    config, histories = simulation.config, place.narrowed(simulation.histories(number))
     assert config.home.epsilon is not None
     release = release_for(Guarantee(config.home.epsilon, config.privacy.delta))
     random = SeededRandom(config.seed, number, 0, _MODEL_NOISE)
-    items = len(simulation.dataset.catalogue)
-    return build_private_home(measure_own_sums(histories, items, release, random), federated)
+    sums = measure_own_sums(histories, place.items, release, random)
+    return build_private_home(sums, place.logits)
 
 
 class _Remembered:

@@ -40,6 +40,7 @@ class KeptRankings:
         arrays += [asked.test_inputs.items, asked.test_inputs.offsets, *simulation.parts]
         window = simulation.config.model.max_length
         digest = hashlib.sha256(f"{_VERSION} {len(simulation.dataset.catalogue)} {window}".encode())
+        digest.update("\n".join(simulation.dataset.catalogue.domains).encode())
         for array in arrays:
             digest.update(len(array).to_bytes(8, "big"))
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -21,6 +21,7 @@ from simulations.datasets.load import Dataset, load
 from simulations.datasets.queries import read_query_table
 from simulations.experiment.cold import cold_items, without_items
 from simulations.experiment.config import RERANK, SETTINGS, SimulationConfig, read_settings
+from simulations.experiment.domains import keep_own_events, with_domains
 from simulations.experiment.federation import site_histories, sites_in
 from simulations.experiment.hold_out import hold_out, time_cuts
 from simulations.experiment.partition import natural_partition, partition
@@ -59,8 +60,9 @@ def prepare(
         )
     dataset = _load(config)
     cuts = time_cuts(config.lab, dataset)
-    features = _add_features(config, dataset.catalogue, cuts)
-    simulation = _split(config, folder, dataset, *features, cuts)
+    catalogue, public = _add_features(config, dataset.catalogue, cuts)
+    catalogue = with_domains(catalogue, config.lab.domains)
+    simulation = _split(config, folder, dataset, catalogue, public, cuts)
     if plant is not None:
         simulation = replace(simulation, planted=plant(simulation))
     simulation = replace(simulation, config=_planned(simulation))
@@ -109,7 +111,8 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
     dataset = _load(config)
     # The run's own catalogue: features computed again may differ in the last bit.
     stored = Catalogue.load(folder / CATALOGUE)
-    if stored.without_features().fingerprint != dataset.catalogue.fingerprint:
+    items = with_domains(dataset.catalogue, config.lab.domains)
+    if stored.without_features().fingerprint != items.fingerprint:
         raise _different_data_error(folder, "catalogue")
     check_reranking(config.rerank, stored)
     public = read_public(folder / CATALOGUE, stored)
@@ -174,9 +177,11 @@ def _split(
         parts = partition(
             dataset, lab.organisations, lab.scheme, config.seed, concentration=lab.concentration
         )
+    dataset = replace(dataset, catalogue=catalogue)
+    if lab.domains > 1:
+        dataset, parts = keep_own_events(dataset, parts)
     cold = cold_items(len(catalogue), lab.cold, config.seed)
     split = without_items(hold_out(dataset.histories, cuts), cold)
-    dataset = replace(dataset, catalogue=catalogue)
     return Simulation(folder, config, dataset, split, parts, cold, public, cuts=cuts)
 
 

@@ -14,12 +14,14 @@ from server.noise_plan import about_groups
 from server.state.checkpoint import Checkpoint
 from server.training_plan import TrainingPlan, about_rounds, plan_of
 from shared.config import RunConfig
+from shared.data.domains import ItemSet, own_items
 from shared.data.histories import Histories
 from shared.data.queries import Asked
 from shared.data.splits import HeldOut, TimeCuts
 from shared.groups import columns_of, tables_of, weighted_of
 from simulations.datasets.load import Dataset
 from simulations.experiment.config import SimulationConfig, by_itself
+from simulations.experiment.domains import domain_of
 from simulations.experiment.federation import SimulatedSite, make_site, sites_in
 from simulations.experiment.hold_out import timing
 from simulations.experiment.result_json import Timing
@@ -143,6 +145,21 @@ class Simulation:
         own = self.split.train.select(self.planted.kept[number])
         return Histories.joined([own, self.planted.added[number]])
 
+    def domain(self, number: int) -> str:
+        """Return the domain of organisation `number`, counted from 0; "" for all items."""
+        return domain_of(self.dataset.catalogue, number)
+
+    @property
+    def item_sets(self) -> list[ItemSet] | None:
+        """Return the items of each organisation; None where all have all."""
+        catalogue = self.dataset.catalogue
+        if not catalogue.domains:
+            return None
+        return [
+            ItemSet(own_items(catalogue, [self.domain(number)]))
+            for number in range(len(self.parts))
+        ]
+
     @property
     def evaluation_split(self) -> HeldOut:
         """Return the split whose test events are those that `lab.split` names."""
@@ -198,6 +215,7 @@ class Simulation:
             # A query stands in its user's history by time.
             timed=bool(queries) and self.dataset.histories.times is not None,
             queries=queries,
+            domain=self.domain(number),
         )
 
     def _queries(self, number: int) -> Sequence[Asked]:

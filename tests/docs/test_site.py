@@ -17,6 +17,7 @@ from tests.docs.pages import DOCS, ROOT, blocks
 
 EXAMPLES = {
     "console.md",
+    "cross-domain.md",
     "attacks.md",
     "experiments/no-privacy.md",
     "experiments/secure-aggregation.md",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from client.checks.base import Expected, Status
 from client.checks.preflight import preflight
 from client.site.site import Site
+from shared.data.domains import within
 from shared.data.event_limits import NO_LIMITS, EventLimits
 from shared.data.histories import Histories
 from shared.data.reading import histories_from_tables
@@ -27,11 +29,9 @@ from shared.messages import (
     TrainReply,
     refusal_in,
 )
-from tests.conftest import DESCRIBED, some_catalogue
+from shared.outcomes import Refusal
+from tests.conftest import DESCRIBED, Sites, some_catalogue
 from tests.hostile.test_bounds import ask, evaluate_request, statistics_request
-
-if TYPE_CHECKING:
-    from tests.conftest import Sites
 
 Row = tuple[str | None, str | None, str | None]
 NAMES = ("user_id", "item_id", "timestamp")
@@ -158,6 +158,41 @@ def test_a_site_answers_whatever_one_users_rows_are(
     left_out = read([*OTHERS, *bad]).dropped
     expected = bool(left_out["unreadable_user"] or left_out["unreadable_row"])
     assert ("unreadable" in caplog.text) is expected
+
+
+def test_events_outside_of_a_sites_domains_are_as_if_they_were_not(sites: Sites) -> None:
+    """Bit for bit, and as other unknown items: what is left out follows from public constants."""
+    union = replace(sites.catalogue, domains=("own", "other") * (len(sites.catalogue) // 2))
+    union.save(sites.catalogue_folder)
+    of_union = Sites(sites.folder, union)
+    own: list[Row] = [("a", f"i{n}", f"170000000{n}") for n in (1, 3, 5)]
+    own += [("b", f"i{n}", f"170000000{n}") for n in (7, 5, 1)]
+    outside: list[Row] = [(user, f"i{n}", f"170000000{n}") for user in "abc" for n in (2, 4)]
+    found = []
+    for name, rows in (("alpha", own), ("gamma", [*own, *outside])):
+        keys = PRIVATE | {"data.domains": ["own"], "lab.simulated": True}
+        folder = of_union.make(name, keys, seed=3)
+        write_rows(folder, rows)
+        found.append(answers(of_union, folder))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    site = Site.load(sites.folder / "gamma")
+    assert site.load_histories(within(union, ["own"]), 9).dropped["unknown_item"] == len(outside)
+    seen = {one.name: one.observation for one in preflight(Path(site.folder), Expected())}
+    assert "10 are yours (own)" in seen["catalogue"]
+    assert "outside of data.domains" in seen["items"]
+
+
+def test_a_domain_that_the_catalogue_lacks_is_refused_before_anything_is_read(
+    sites: Sites,
+) -> None:
+    folder = sites.make("alpha", PRIVATE | {"data.domains": "films"})
+    write_rows(folder, OTHERS)
+    reply = ask(folder, Message(statistics_request(sites).to_content(), 1, "train.statistics"))
+    assert refusal_in(reply) is Refusal.FAILED
+    catalogue = next(f for f in preflight(folder, Expected()) if f.name == "catalogue")
+    assert catalogue.status is Status.ERROR
+    assert "data.domains names 'films', and the catalogue names no domain" in catalogue.observation
 
 
 def test_check_is_strict_and_says_how_many_a_running_node_leaves_out(sites: Sites) -> None:

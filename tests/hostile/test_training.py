@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -155,6 +156,31 @@ def test_adapters_of_an_encoder_are_bounded_as_well(drawn: int) -> None:
         model.features.attach(catalogue.text)
         for user in ([3, 4, 5], [3] * (LENGTH + 1)):
             assert_bounded(excess(model, OTHERS, user, replace(PLAN, candidates=drawn)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "items"),
+    [
+        *product([AttentionRecommender, LstmRecommender, QueryRecommender], ["features", "ids"]),
+        (ModalitiesRecommender, "features"),
+    ],
+)
+@pytest.mark.parametrize("candidates", [0, 3])
+def test_so_is_a_model_that_ranks_an_organisations_own_items_alone(
+    kind: type[AttentionRecommender], items: str, candidates: int
+) -> None:
+    """Whoever is there: what is left out is a public constant, and -inf reaches no sum."""
+    shape = {"item_representation": items, "tied": True, "item_bias": True, "recency": 0.75}
+    shape |= {"layers": 1, "heads": 1, "trained": "all"}
+    selected = torch.arange(ITEMS) % 3 != 1
+    others = [[1, 3, 4, 6], [6, 6, 6], [7, 9, 10, 12, 1], [3], []]
+    beside = asked_beside if kind is QueryRecommender else None
+    plan = replace(PLAN, candidates=candidates)
+    for seed in range(2):
+        model = hostile_model(np.random.default_rng(seed), kind, **shape)
+        model.restrict(selected)
+        for user in ([3, 4, 6], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, others, user, plan, beside=beside))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:

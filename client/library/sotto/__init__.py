@@ -28,6 +28,7 @@ Nothing is read or sent after `load`. torch is imported by `load`, not by `impor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,7 @@ def load(
     *,
     device: str = "cpu",
     verb: str = "chose",
+    domains: Sequence[str] = (),
 ) -> Recommender:
     """Load a published model, and the home model that `sotto-node adapt` wrote.
 
@@ -86,10 +88,13 @@ def load(
         home: the home model's file; None takes the published model alone.
         device: where scores are computed, such as "cuda".
         verb: what users do with items, in the past tense, for explanations: "watched", "bought".
+        domains: of the catalogue, whose items are ranked; none takes those that the home model was
+            made for, and without one the whole catalogue.
 
     Raises:
+        ConfigError: the catalogue has no such domain.
         DataError: a file is missing, damaged, or belongs to another catalogue.
     """
     from client.serving.recommender import Recommender as Loaded  # noqa: PLC0415 with torch
 
-    return Loaded.load(folder, home, device=device, verb=verb)
+    return Loaded.load(folder, home, device=device, verb=verb, domains=domains)

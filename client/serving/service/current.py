@@ -214,7 +214,9 @@ class Current:
     def _loaded_from(self, folder: Path, home: Path | None) -> Recommender:
         """Load a folder, and build an index of a large catalogue before it is used."""
         site = self._site
-        recommender = Recommender.load(folder, home, private=site.home.private)
+        recommender = Recommender.load(
+            folder, home, private=site.home.private, domains=site.data.domains
+        )
         above = site.serve.index_above
         if 0 < above < len(recommender.catalogue):
             try:

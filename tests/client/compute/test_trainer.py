@@ -147,7 +147,8 @@ def gradient(model: AttentionRecommender, user: Sequence[int]) -> Weights:
     weights = trainable(model)
     if len(events) < 2:
         return {name: torch.zeros_like(p) for name, p in weights.items()}
-    scores = model(torch.tensor([events[:-1]], device=model.device))[0].log_softmax(-1)
+    logits = model.among_selected(model(torch.tensor([events[:-1]], device=model.device))[0])
+    scores = logits.log_softmax(-1)
     loss = -torch.stack([scores[t, item - 1] for t, item in enumerate(events[1:])]).mean()
     grads = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
     return dict(zip(weights, grads, strict=True))
@@ -215,6 +216,29 @@ def test_the_clipped_sum_is_that_of_single_users(
     model = recommender(items, tied=tied, item_bias=bias).double()
     expected = by_brute_force(model, USERS[:users], clip_norm)
     assert_same(clipped_sum(model, USERS[:users], clip_norm), expected)
+
+
+OWN = [1, 3, 4, 7, 9, 12]
+
+
+@kinds
+@pytest.mark.parametrize("clip_norm", [1e-3, 3.0, 1e3])
+def test_so_is_that_of_an_organisation_with_some_items_alone(items: str, clip_norm: float) -> None:
+    model = recommender(items).double()
+    model.restrict(torch.tensor([number in OWN for number in range(1, V + 1)]))
+    users = [[OWN[item % len(OWN)] for item in user] for user in USERS]
+    summed = clipped_sum(model, users, clip_norm)
+    assert_same(summed, by_brute_force(model, users, clip_norm))
+    others = [number - 1 for number in range(1, V + 1) if number not in OWN]
+    assert not summed["item_scores.offset"][others].any()
+
+
+def test_candidates_are_items_of_the_organisation_alone() -> None:
+    shape = replace(shape_of(recommender().config, 200, 1), among=np.array(OWN))
+    (batch,) = physical_batches(
+        Histories.from_lists([[1, 3]]), np.zeros(1, np.int64), [shape], bytes(32), 0
+    )
+    assert set(batch.candidates[0].tolist()) == set(OWN)
 
 
 @few

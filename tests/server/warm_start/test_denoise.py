@@ -136,3 +136,21 @@ def test_what_depends_is_orthogonal_to_what_does_not() -> None:
     np.testing.assert_allclose(
         removed / np.outer(state, following), removed[0, 0] / (state[0] * following[0])
     )
+
+
+def test_within_domains_popularity_alone_leaves_nothing_that_depends() -> None:
+    """Two domains, each with independent events: one of several domains would see a structure."""
+    catalogue, domains = some_catalogue(), np.arange(ITEMS) % 2
+    model = build(DESCRIBED, catalogue)
+    model.train(mode=False)
+    table = model.features.table.numpy().astype(np.float64)
+    popular = DRAW.uniform(0.1, 9, ITEMS)
+    moment = np.zeros((4, 4))
+    for domain, users in ((0, 3.0), (1, 5.0)):
+        shares = popular * (domains == domain)
+        shares /= shares.sum()
+        moment += users * np.outer(shares @ layer_norm(table.astype(np.float32)), shares @ table)
+    set_first_weights(model, Posterior(moment), popular, domains)
+    assert not model.feature_out.weight.any()
+    set_first_weights(model, Posterior(moment), popular)
+    assert model.feature_out.weight.any()

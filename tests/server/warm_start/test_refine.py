@@ -246,3 +246,20 @@ def test_a_model_without_popularity_is_matched_too() -> None:
     match_moment(model, Posterior(np.eye(4) + 0.2), states_of(model), 3)
     assert torch.isfinite(model.feature_out.weight).all()
     assert not model.feature_out.weight.detach().equal(0.1 * torch.eye(4))
+
+
+def test_a_state_is_followed_by_items_of_its_own_domain() -> None:
+    model, domains = recommender(), np.arange(ITEMS) % 2
+    planted(model)
+    table = model.features.table.numpy()
+    histories = Histories.from_lists([[1, 3, 5], [2, 8, 4, 6]])
+    public = sample_public_states(histories, table, LONG.recency, domains)
+    assert public.domains is not None
+    assert public.domains.tolist() == [0, 0, 1, 1, 1]
+    scores, expected = model.score(public.states).detach(), torch.zeros(4, 4)
+    for row, domain in enumerate(public.domains.tolist()):
+        own = torch.from_numpy(domains == domain)
+        chances = scores[row, own].softmax(0)
+        mean = chances @ torch.from_numpy(table)[own]
+        expected += public.shares[row] * torch.outer(mean, public.states[row])
+    torch.testing.assert_close(model_moment(model, public), expected)

@@ -44,3 +44,11 @@ def test_a_seed_draws_the_same_again(model: AttentionRecommender) -> None:
     one, again, other = (list(draw_histories(model, POPULARITY, seed)) for seed in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+def test_a_history_stays_in_the_domain_of_its_first_item(model: AttentionRecommender) -> None:
+    domains = np.arange(ITEMS) % 3
+    drawn = np.array(list(draw_histories(model, POPULARITY, 1, domains)))
+    found = domains[drawn - 1]
+    assert (found == found[:, :1]).all()
+    assert set(found[:, 0]) == {0, 1, 2}

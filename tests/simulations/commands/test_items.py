@@ -107,3 +107,32 @@ def test_a_mistake_is_explained_and_nothing_is_written(
     assert "error: " in printed
     assert message in printed
     assert not out.exists()
+
+
+def test_catalogues_are_joined_into_one_that_names_whose_each_item_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, ids in (("films", "f1,f2"), ("books", "b1"), ("copies", "f2")):
+        (tmp_path / name).mkdir()
+        rows = "".join(f"{item},Title of {item}\n" for item in ids.split(","))
+        (tmp_path / name / "items.csv").write_text(f"item_id,title\n{rows}")
+    films, books, copies, union = (
+        tmp_path / name for name in ("films", "books", "copies", "union")
+    )
+    assert lab(monkeypatch, "items", "join", films, books, "--out", union) == 0
+    assert "3 items, 2 of films, 1 of books" in capsys.readouterr().out
+    assert Catalogue.load(union).domains == ("films", "films", "books")
+    encoded = tmp_path / "catalogue"
+    options = ("--words", "--size", 2, "--data", union, "--out", encoded)
+    assert lab(monkeypatch, "items", "encode", *options) == 0
+    assert Catalogue.load(encoded).domains == ("films", "films", "books")
+    capsys.readouterr()
+    for words, said in (
+        ((films, copies, "--out", tmp_path / "no"), "films has an item of the same id"),
+        ((films, films, "--out", tmp_path / "no"), "two domains are called 'films'"),
+        ((films, books, "--out", union), "is not an empty folder"),
+        ((films, books, "--out", tmp_path / "no", "--domain", "x"), "--domain is given 1 times"),
+    ):
+        assert lab(monkeypatch, "items", "join", *words) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
