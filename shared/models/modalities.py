@@ -127,7 +127,7 @@ class ModalitiesRecommender(AttentionRecommender):
         return present.sum(0) / torch.stack(sums).sum(0)
 
     def _features_of(self, rows: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
-        gates, features = self._gates(len(rows)), super()._features_of(rows)
+        gates, features = self._gates(rows.shape[0]), super()._features_of(rows)
         size = self.config.feature_size
         fused = (
             features[..., :size] * self._by_column(gates) * self._by_item(gates, rows)[..., None]
@@ -143,7 +143,7 @@ class ModalitiesRecommender(AttentionRecommender):
             self.features.table,
             self.config.feature_size,
         )
-        gates = self._gates(len(states) if states.dim() > 2 else 1)
+        gates = self._gates(states.shape[0] if states.dim() > 2 else 1)
         columns = self._by_column(gates)  # (B, 1, F)
         items = self._by_item(gates, None if candidates is None else candidates - 1)  # (B, V or K)
         if states.dim() > 2:

@@ -46,11 +46,11 @@ def linear_by_user(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.dim() < 3 or weight.numel() >= COPIED:
         return F.linear(x, weight, bias)
     places = align(x.flatten(1, -2))  # (B, T, K)
-    maps = align(align(weight), 0).T.expand(len(x), -1, -1)
+    maps = align(align(weight), 0).T.expand(x.shape[0], -1, -1)  # `len` fixes it in a graph
     if bias is None:
         out = torch.bmm(places, maps)
     else:
-        offsets = align(bias).expand(len(x), places.shape[1], maps.shape[2])
+        offsets = align(bias).expand(x.shape[0], places.shape[1], maps.shape[2])
         out = torch.baddbmm(offsets, places, maps)
     return out[..., : len(weight)].reshape(*x.shape[:-1], len(weight))
 

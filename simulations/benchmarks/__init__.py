@@ -21,6 +21,7 @@
 | query        | how well a film is found by words, with the user and without, beside BM25    |
 | central      | what a kind of model reaches without privacy, all users in one place         |
 | cross_domain | what organisations of one domain reach without those of others               |
+| modalities   | what words, genres, years and relations add, each without privacy           |
 | friends      | what friends bring at home, with real friends and shuffled ones              |
 | linked_users | what learning the weights of friends costs where one user enters others' losses |
 | memory       | the memory allocator                                                         |

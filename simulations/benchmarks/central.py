@@ -30,20 +30,27 @@ from shared.data.splits import leave_one_out
 from shared.evaluation.ranking import rank_users
 from shared.item_features.tfidf import text_features
 from shared.models.attention import AttentionRecommender, trainable
+from shared.models.gates import GATES
 from shared.models.registry import build_recommender
 from simulations.datasets.load import load
 
-__all__ = ["train_centrally"]
+__all__ = ["first_model", "train_centrally"]
 
 OWN_ITEMS, CANDIDATES, USERS = 200, 256, 64
-RATES = {"feature_out.weight": 1e-5, "lstm_out.weight": 1e-4, "item_scores.offset": 1e-3}
+RATES = {
+    "feature_out.weight": 1e-5,
+    "lstm_out.weight": 1e-4,
+    "item_scores.offset": 1e-3,
+    GATES: 1e-4,
+}
 RATE = 1e-3
 """Learning rates: one step of a map from a wide state to a wide vector moves every score."""
 
 
 def first_model(kind: ModelKind, train: Histories, catalogue: Catalogue) -> AttentionRecommender:
     """Return a model of a kind with the first weights that exact statistics give."""
-    trained = Trained.SCORES if kind is ModelKind.ATTENTION else Trained.ALL
+    scores = (ModelKind.ATTENTION, ModelKind.MODALITIES)
+    trained = Trained.SCORES if kind in scores else Trained.ALL
     run = RunConfig(
         privacy=PrivacyConfig(epsilon=None, delta=1e-5),
         model=ModelConfig(kind=kind, trained=trained),

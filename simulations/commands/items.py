@@ -82,7 +82,7 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
     """Compute item features, once, with a frozen encoder, tf-idf or a table of relations.
 
     Each call makes one block: of text, of one other modality, or of relations. A folder that
-    holds other blocks of these items gets one more; text comes first.
+    holds other blocks of these items gets one more.
 
     For example: sotto-lab items encode --encoder models/minilm --data my-data --out catalogue
     """

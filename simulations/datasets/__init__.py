@@ -10,7 +10,8 @@
 | organisations        | the organisation of each user, from a column of the data              |
 | download             | fetch a published data set and verify its checksum                   |
 | encode               | compute item features once and save them with the catalogue          |
-| blocks               | add features of pictures, sound, video or relations beside them      |
+| add_block            | one more block of features in a catalogue's folder                   |
+| blocks               | features of pictures, sound, video or relations                      |
 | media                | read pictures, sounds and frames that the item list names            |
 | temporary_postgresql | a PostgreSQL server in a temporary folder, for benchmarks and tests  |
 """

@@ -1,35 +1,24 @@
-"""Add a block of features to a catalogue: of pictures, sound, video or relations.
-
-| what --out holds                                           | what happens                       |
-|------------------------------------------------------------|------------------------------------|
-| nothing, or it does not exist                              | computed, and written as the first |
-|                                                            |   block                            |
-| features of these items, without this block                | computed, and added as the last    |
-| this block, computed in the same way from the same files   | nothing to do                      |
-| this block, computed otherwise; anything else              | refused: a federation may use it   |
-"""
+"""Describe items by their pictures, sounds, videos or relations: a block of features each."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shared.data.catalogue import Catalogue
-from shared.data.feature_blocks import MOST_BLOCKS, TEXT, FeatureBlock
 from shared.data.relations import read_relations
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError
 from shared.item_features.encoder_source import find_encoder
 from shared.item_features.media_encoder import MediaEncoder, Modality
 from shared.item_features.relations import EPOCHS, WIDTH, relation_vectors
 from shared.item_features.whitening import whitened_where_described
+from simulations.datasets.add_block import add_block
 from simulations.datasets.encode import Encoding
 from simulations.datasets.load import load_item_column
 from simulations.datasets.media import ItemFile, read_frames, read_picture, read_sound
@@ -37,7 +26,7 @@ from simulations.datasets.media import ItemFile, read_frames, read_picture, read
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["RELATIONS", "add_block", "encode_media", "encode_relations"]
+__all__ = ["RELATIONS", "encode_media", "encode_relations"]
 
 RELATIONS = "relations"
 """Name of the block of relations."""
@@ -85,7 +74,7 @@ def encode_media(
         "transformers": version("transformers"),
     }
 
-    def vectors() -> NDArray[np.float64]:
+    def features() -> NDArray[np.float32]:
         encoder = MediaEncoder(files, modality, device=encoding.torch_device())
 
         def read(place: int) -> Sequence[Any]:
@@ -97,9 +86,10 @@ def encode_media(
             return read_frames(file) if modality is Modality.VIDEO else [read_sound(file, rate)]
 
         rate, at_once = encoder.rate, encoding.batch_size
-        return encoder.vectors(len(items), read, batch_size=at_once, progress=progress)
+        found = encoder.vectors(len(items), read, batch_size=at_once, progress=progress)
+        return whitened_where_described(found, encoding.size)
 
-    return add_block(items, str(modality), record, vectors, out)
+    return add_block(items, str(modality), record, features, out)
 
 
 def encode_relations(
@@ -121,94 +111,12 @@ def encode_relations(
     relations = read_relations(file, items)
     record = {"digest": relations.digest(), "size": size, "width": WIDTH, "epochs": EPOCHS}
 
-    def vectors() -> NDArray[np.float64]:
-        return relation_vectors(relations, len(items), size, progress)
+    def features() -> NDArray[np.float32]:
+        return whitened_where_described(
+            relation_vectors(relations, len(items), size, progress), size
+        )
 
-    return add_block(items, RELATIONS, record, vectors, out)
-
-
-def add_block(
-    items: Catalogue,
-    name: str,
-    record: Mapping[str, Any],
-    vectors: Callable[[], NDArray[np.float64]],
-    out: Path,
-) -> tuple[Catalogue, bool]:
-    """Write a block of features beside those that a folder holds; see the table on top.
-
-    Args:
-        items: what to describe; features that they have are ignored.
-        name: of the block.
-        record: how it is computed; "size" says how many features it has at most.
-        vectors: returns a vector of each item, [V, D]; zeros for an item that has none.
-        out: the folder.
-
-    Returns:
-        The catalogue, and whether the block was computed now.
-
-    Raises:
-        ConfigError: `out` holds something else.
-    """
-    stored = _existing(items, out)
-    blocks = () if stored is None else _blocks_of(stored, out)
-    for block in blocks:
-        if block.name == name and stored is not None:
-            _check_same(block, record, out)
-            return stored, False
-    if len(blocks) == MOST_BLOCKS:
-        raise ConfigError(f"{out} holds {MOST_BLOCKS} blocks of features: there can be no more.")
-    made = whitened_where_described(vectors(), record["size"])
-    columns = int(np.flatnonzero(made.any(0)).max(initial=0)) + 1
-    features = torch.from_numpy(made[:, :columns])
-    if stored is not None and stored.features is not None:
-        features = torch.cat([stored.features, features], dim=1)
-    source = json.dumps(dict(record), sort_keys=True)
-    added = FeatureBlock(name=name, size=columns, source=source)
-    catalogue = items.with_features(features, blocks=[*blocks, added])
-    catalogue.save(out)
-    return catalogue, True
-
-
-def _existing(items: Catalogue, out: Path) -> Catalogue | None:
-    """Return the catalogue of these items that `out` holds; None for an empty folder."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    try:
-        stored = Catalogue.load(out)
-    except DataError as error:
-        raise ConfigError(
-            f"{out} is neither empty nor a catalogue ({error.problem}): name another with --out, "
-            "or remove it."
-        ) from error
-    if stored.without_features().fingerprint != items.without_features().fingerprint:
-        raise _refused(out, "other items")
-    return stored
-
-
-def _blocks_of(stored: Catalogue, out: Path) -> tuple[FeatureBlock, ...]:
-    """Return the blocks that a catalogue has; features of text alone are one."""
-    if stored.blocks:
-        return stored.blocks
-    if stored.source is None:
-        raise _refused(out, "a catalogue that this command did not write")
-    source = stored.source.to_text()
-    return (FeatureBlock(name=TEXT, size=stored.feature_size, source=source),)
-
-
-def _check_same(block: FeatureBlock, record: Mapping[str, Any], out: Path) -> None:
-    was = json.loads(block.source or "{}")
-    # The same files under another name are the same encoder.
-    keys = sorted({*was, *record} - {"encoder"})
-    other = ", ".join(f"{key} {was.get(key)}" for key in keys if was.get(key) != record.get(key))
-    if other:
-        raise _refused(out, f"features of {block.name} computed with {other}")
-
-
-def _refused(out: Path, held: str) -> ConfigError:
-    return ConfigError(
-        f"{out} holds {held}: name another folder with --out, or remove it if no federation uses "
-        "it."
-    )
+    return add_block(items, RELATIONS, record, features, out)
 
 
 def _item_files(data: Path, column: str) -> list[ItemFile | None]:

@@ -6,6 +6,7 @@
 |------------------------------------------------------------|-----------------------------------|
 | nothing, or it does not exist                              | encoded and written               |
 | features of these items, computed in the same way          | nothing to do                     |
+| blocks of other modalities                                 | text is one more: see `add_block` |
 | anything else                                              | refused: a federation may use it  |
 """
 
@@ -16,15 +17,19 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from shared.data.catalogue import Catalogue
+from shared.data.feature_blocks import TEXT
 from shared.data.feature_source import FeatureSource
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError
 from shared.item_features.adaptable import adaptable_text
 from shared.item_features.encoder import TEMPLATE, Pooling, TextEncoder, encoded_features
 from shared.item_features.encoder_source import EncoderFiles, find_encoder
 from shared.item_features.tfidf import text_features
+from simulations.datasets.add_block import add_block, read_existing, refused
 
 __all__ = ["Encoding", "encode"]
 
@@ -104,25 +109,34 @@ def encode(
     """
     files = find_encoder(encoding.encoder) if encoding.encoder else None
     source = _feature_source(encoding, files)
-    if (stored := _read_existing(out)) is not None:
+    stored = read_existing(out)
+    if stored is not None and stored.blocks and not encoding.adaptable:
+
+        def features() -> NDArray[np.float32]:
+            made = _described(items, encoding, files, source, progress).features
+            assert made is not None
+            return made.numpy()
+
+        return add_block(items, TEXT, asdict(source), features, out)
+    if stored is not None:
         _check_same(stored, items, source, out)
         _check_blocks(stored, encoding, out)
         return stored, False
-    if files is None:
-        catalogue = items.with_features(text_features(items, encoding.size), source)
-    else:
-        catalogue = _encoded(items, encoding, files, source, progress)
+    catalogue = _described(items, encoding, files, source, progress)
     catalogue.save(out)
     return catalogue, True
 
 
-def _encoded(
+def _described(
     items: Catalogue,
     encoding: Encoding,
-    files: EncoderFiles,
+    files: EncoderFiles | None,
     source: FeatureSource,
     progress: Callable[[int, int], None] | None,
 ) -> Catalogue:
+    """Return the items with features of their text alone."""
+    if files is None:
+        return items.with_features(text_features(items, encoding.size), source)
     encoder = TextEncoder(files, pooling=encoding.pooling, device=encoding.torch_device())
     size, words, at_once = encoding.size, encoding.words, encoding.batch_size
     text = None
@@ -157,19 +171,6 @@ def _feature_source(encoding: Encoding, files: EncoderFiles | None) -> FeatureSo
     )
 
 
-def _read_existing(out: Path) -> Catalogue | None:
-    """Return the catalogue that `out` holds; None for an empty folder."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    try:
-        return Catalogue.load(out)
-    except DataError as error:
-        raise ConfigError(
-            f"{out} is neither empty nor a catalogue ({error.problem}): name another with --out, "
-            "or remove it."
-        ) from error
-
-
 def _check_same(stored: Catalogue, items: Catalogue, source: FeatureSource, out: Path) -> None:
     if stored.without_features().fingerprint != items.without_features().fingerprint:
         other = "other items"
@@ -183,7 +184,4 @@ def _check_same(stored: Catalogue, items: Catalogue, source: FeatureSource, out:
         )
         other = other and f"features computed with {other}"
     if other:
-        raise ConfigError(
-            f"{out} holds {other}: name another folder with --out, or remove it if no federation "
-            "uses it."
-        )
+        raise refused(out, other)

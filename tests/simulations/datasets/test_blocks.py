@@ -21,6 +21,7 @@ from simulations.datasets.blocks import encode_media, encode_relations
 from simulations.datasets.encode import Encoding, encode
 from simulations.datasets.load import load_items
 from simulations.datasets.media import ItemFile, read_frames, read_picture, read_sound
+from tests.tiny_encoder import save_encoder
 from tests.tiny_media_encoders import save_media_encoder
 
 COLOURS = ("red", "green", "blue")
@@ -130,7 +131,33 @@ def test_each_call_adds_a_block_and_the_second_does_nothing(
     for call in (image, audio, video):
         assert not encode_media(items, *call)[1]
     assert not encode_relations(items, table, 5, out)[1]
+    assert not encode(items, Encoding(words=True, size=4), out)[1]
     assert Catalogue.load(out).fingerprint == before
+
+
+def test_text_may_come_later_and_one_that_is_adapted_stays_alone(
+    shop: Path, encoders: Path, tmp_path: Path
+) -> None:
+    items, out, words = load_items(shop), tmp_path / "catalogue", Encoding(words=True, size=4)
+    encode_media(items, shop, encoding(encoders), Modality.IMAGE, "poster", out)
+    made, anew = encode(items, words, out)
+    assert anew
+    assert [block.name for block in made.blocks] == ["image", "text"]
+    alone = encode(items, words, tmp_path / "alone")[0].features
+    assert alone is not None
+    text = parts(made)["text"]
+    assert torch.equal(text, alone[:, : text.shape[1]])
+    assert not encode(items, words, out)[1]
+    with pytest.raises(ConfigError, match="features of text computed with size 4"):
+        encode(items, replace(words, size=3), out)
+    adapted = Encoding(encoder=str(save_encoder(tmp_path / "bert")), adaptable=1, size=4)
+    with pytest.raises(ConfigError, match="that this command did not write"):
+        encode(items, adapted, out)
+    encode(items, adapted, tmp_path / "adapted")
+    with pytest.raises(ConfigError, match="which reads text alone"):
+        encode_media(
+            items, shop, encoding(encoders), Modality.IMAGE, "poster", tmp_path / "adapted"
+        )
 
 
 def test_another_way_other_files_and_other_items_are_refused(
