@@ -403,9 +403,11 @@ def test_who_is_whose_friend_is_read_at_home_alone() -> None:
     assert client_importers("shared.data.friends") == {
         "client.checks.data",
         "client.commands.adapt",
+        "client.home.evaluate",
         "client.home.friends",
         "client.home.friends_part",
         "client.home.store",
+        "client.serving.quality",
     }
 
 

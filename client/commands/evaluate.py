@@ -96,7 +96,7 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     settings = StatedRerank(rerank, rerank_strength).settings(source.folder)
     device, say = source.device, _progress()
     if feedback:
-        catalogue, federated, window = load_compared(
+        catalogue, federated, window, _ = load_compared(
             model, before, device=device, k=k, domains=source.data.data.domains
         )
         say("reading your data", 0)
@@ -158,6 +158,8 @@ def _as_json(measured: Evaluation, rerank: RerankConfig) -> dict[str, object]:
         "chosen": measured.chosen.describe(),
         "joining": asdict(measured.joining),
         "renewing": None if measured.renewing is None else asdict(measured.renewing),
+        **({} if measured.friends is None else {"friends": asdict(measured.friends)}),
+        **({} if measured.befriending is None else {"befriending": asdict(measured.befriending)}),
         **({"rerank": {"how": str(rerank), "models": reranked}} if reranked else {}),
     }
 
@@ -177,6 +179,11 @@ def _print(measured: Evaluation, k: int) -> None:
     )
     output.print(Text(f"Adapted: {measured.chosen.describe()}."), soft_wrap=True)
     output.print(measured.joining.sentence("Joining", "your own data alone"), soft_wrap=True)
+    if measured.friends is not None:
+        output.print(Text(f"Friends: {measured.friends.describe()}."), soft_wrap=True)
+    if measured.befriending is not None:
+        words = measured.befriending.sentence("What friends chose", "the adapted model without")
+        output.print(words, soft_wrap=True)
     if measured.renewing is not None:
         words = measured.renewing.sentence("The new model", "the model before")
         output.print(words, soft_wrap=True)

@@ -13,20 +13,30 @@ events: counts are of the events before them, and so are the held-out events by 
 | `home`                     | its own data alone, with numbers chosen by `adapt`              |
 | `federated`                | the published model                                             |
 | `federated_home`           | the published model, adapted                                    |
+| `federated_home_friends`   | with what users' friends chose; only where `adapt` would take   |
+|                            | friends                                                         |
 | `before`, `before_home`    | the same of an earlier published model                          |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.home.adapt import Candidate, build_home, choose, last_events
-from client.home.home_model import MEMORIES
+from client.home.friends import FriendsChoice, States, fit_friends, rank_with_friends
+from client.home.home_model import (
+    MEMORIES,
+    FixedPrior,
+    HomeModel,
+    TransitionCounts,
+    popularity_shares,
+)
 from client.home.local_attention import WINDOW
+from shared.data.friends import FriendTable
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.evaluation.reordering import Reordered
@@ -42,6 +52,7 @@ __all__ = [
     "RERANKED",
     "Difference",
     "Evaluation",
+    "Friends",
     "Measured",
     "build_scorers",
     "evaluate",
@@ -53,10 +64,12 @@ NAMES = {
     "home": "own data alone",
     "federated": "published model",
     "federated_home": "published model, adapted",
+    "federated_home_friends": "adapted, with friends",
     "before": "model before",
     "before_home": "model before, adapted",
 }
 """How models are called in tables and pictures."""
+FRIENDS = "federated_home_friends"
 RERANKED = ("federated", "federated_home")
 """Models whose lists are also chosen by another order, where one is stated."""
 _STEPS_OF_CHOICE = 4
@@ -64,6 +77,21 @@ _STEPS_OF_CHOICE = 4
 
 NORMAL = 1.96
 """Standard deviations in each half of a 95% interval."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Friends:
+    """Whose friend is who, and what their states are.
+
+    Attributes:
+        table: the friends.
+        states: of the published model, int64 [B, T] -> [B, D].
+        window: events that it reads.
+    """
+
+    table: FriendTable
+    states: States
+    window: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +151,8 @@ class Evaluation:
         renewing: NDCG of `federated_home` over `before_home`; None without a model before.
         reranked: figures of `federated` and `federated_home` before and after lists are chosen by
             another order; empty without one.
+        friends: what was chosen of friends; None where there are none.
+        befriending: NDCG with friends over `federated_home`; None where they take no part.
     """
 
     models: dict[str, Measured]
@@ -132,6 +162,8 @@ class Evaluation:
     joining: Difference
     renewing: Difference | None
     reranked: Mapping[str, tuple[Price, Price]] = field(default_factory=dict)
+    friends: FriendsChoice | None = None
+    befriending: Difference | None = None
 
 
 def evaluate(  # noqa: PLR0913 what is measured, and how
@@ -146,6 +178,7 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
     say: Callable[[str, float], None] = lambda *_: None,
     reranker: Reranker | None = None,
     caps: InfluenceCaps = CAPS,
+    friends: Friends | None = None,
 ) -> Evaluation:
     """Rank held-out events with all models.
 
@@ -160,6 +193,7 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         say: is told what is done now, and which share in [0, 1] of all is done.
         reranker: chooses lists by another order, to see what that costs; None for none.
         caps: on what one user adds to the counts of home models.
+        friends: of the users; None for none.
 
     Raises:
         ValueError: no user has two events.
@@ -198,11 +232,19 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         before_after = (rankings[name], after)
         one, other = (price_of(ranking, inputs, counts, genres) for ranking in before_after)
         reranked[name] = one, other
+    befriended = None
+    if friends is not None:
+        home = scorers["federated_home"]
+        assert isinstance(home, HomeModel)
+        befriended, choice = _befriend(counted, home, friends, chosen, caps)
+        if befriended.friends is not None:
+            rankings[FRIENDS] = rank_with_friends(befriended, inputs, targets, reach, k)
     gains = {name: _gains(ranking) for name, ranking in rankings.items()}
     return Evaluation(
         models={
             name: Measured(ranking.metrics(), _half_width(gains[name]))
-            for name, ranking in rankings.items()
+            for name in NAMES
+            if (ranking := rankings.get(name)) is not None
         },
         users=len(rows),
         of=len(asked),
@@ -212,7 +254,30 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         if "before" in federated
         else None,
         reranked=reranked,
+        friends=choice if friends is not None else None,
+        befriending=_difference(gains[FRIENDS], gains["federated_home"])
+        if FRIENDS in gains
+        else None,
     )
+
+
+def _befriend(
+    counted: Histories,
+    home: HomeModel,
+    friends: Friends,
+    chosen: Candidate,
+    caps: InfluenceCaps,
+) -> tuple[HomeModel, FriendsChoice]:
+    """Return the home model with friends, as `adapt` chooses it by the events before the last."""
+    events, items = last_events(counted), home.transitions.counts.shape[1]
+    before = replace(
+        home,
+        transitions=TransitionCounts.of(events.counted, items, home.transitions.memory, caps),
+    )
+    if not chosen.federated and not chosen.attention:
+        before = replace(before, prior=FixedPrior(popularity_shares(events.counted, items, caps)))
+    pair = before, home
+    return fit_friends(events, pair, counted, friends.table, friends.states, friends.window)
 
 
 def build_scorers(

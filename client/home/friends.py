@@ -33,16 +33,18 @@ from client.home.friends_part import FriendsPart, add_friends
 from client.home.home_model import HomeModel
 from shared.data.friends import FriendTable
 from shared.data.histories import Histories, offsets_of
-from shared.evaluation.ranking import ranks
+from shared.evaluation.ranking import Ranking, ranks, top_items
 
 __all__ = [
     "ALPHAS",
     "BETAS",
     "FriendsChoice",
+    "States",
     "attend",
     "blend_friends",
     "choose_friends",
     "fit_friends",
+    "rank_with_friends",
     "user_states",
 ]
 
@@ -216,6 +218,32 @@ def fit_friends(
     whole = user_states(states, table, histories, window)
     friends = blend_friends(histories, table, whole, choice.alpha, choice.beta)
     return replace(homes[1], friends=friends), choice
+
+
+@torch.no_grad()
+def rank_with_friends(
+    home: HomeModel, inputs: Histories, targets: NDArray[np.int64], window: int, k: int
+) -> Ranking:
+    """Rank each user's target by the home model with the user's friends.
+
+    Args:
+        home: with friends.
+        inputs: N histories, each without its target, under their users' names.
+        targets: int64 [N], each in 1..V.
+        window: events that the home model reads.
+        k: the cut-off, in 1..V.
+    """
+    items, places, lists = home.transitions.counts.shape[1], [], []
+    for rows in np.split(np.arange(len(inputs)), range(_BATCH, len(inputs), _BATCH)):
+        longest = max(1, int(inputs.lengths[rows].max()))
+        scores = home(inputs.padded(rows, min(window, longest))).float().cpu()
+        scores /= scores.sum(1, keepdim=True)
+        if home.friends is not None:
+            scores = add_friends(scores, [inputs.users[row] for row in rows], home.friends)
+        given = torch.from_numpy(targets[rows]), inputs.padded(rows, longest)
+        places.append(ranks(scores, *given))
+        lists.append(top_items(scores, given[1], k, given[0]))
+    return Ranking(ranks=torch.cat(places), top=torch.cat(lists), items=items, k=k)
 
 
 class _Measured:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.home.evaluate import Evaluation, evaluate
+from client.home.evaluate import Evaluation, Friends, evaluate
+from client.home.friends import States
 from client.serving.published import load_published, scorer_of
 from client.site.own_data import OwnData
 from shared.data.catalogue import Catalogue
+from shared.data.friends import read_friends
 from shared.errors import ConfigError, DataError
 from shared.evaluation.ranking import Scorer
 from shared.rerank.reranker import ItemTraits, Reranker
@@ -17,6 +19,7 @@ from shared.rerank.settings import RerankConfig
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 __all__ = ["evaluate_published", "load_compared"]
 
@@ -28,7 +31,7 @@ def load_compared(
     device: torch.device | str,
     k: int,
     domains: Sequence[str] = (),
-) -> tuple[Catalogue, dict[str, Scorer], int]:
+) -> tuple[Catalogue, dict[str, Scorer], int, States]:
     """Load a published folder, and an earlier one to compare with.
 
     Args:
@@ -39,8 +42,8 @@ def load_compared(
         domains: of the organisation, whose items are ranked; none for the whole catalogue.
 
     Returns:
-        The catalogue; logits of "federated", and of "before" if there is one; and how many events
-        a model reads, the most of both.
+        The catalogue; logits of "federated", and of "before" if there is one; how many events a
+        model reads, the most of both; and the published model's states of histories.
 
     Raises:
         ConfigError: k is out of range.
@@ -55,7 +58,11 @@ def load_compared(
         _check_items(earlier_catalogue, catalogue, before)
         federated["before"] = scorer_of(earlier)
         window = max(window, earlier.config.max_length)
-    return catalogue, federated, window
+
+    def states(rows: Tensor) -> Tensor:
+        return recommender.last_states(rows.to(recommender.device))
+
+    return catalogue, federated, window, states
 
 
 def evaluate_published(  # noqa: PLR0913 what is measured, and how
@@ -89,7 +96,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         SiteError: the source cannot be reached or read.
     """
     say("reading the model", 0.0)
-    catalogue, federated, window = load_compared(
+    catalogue, federated, window, states = load_compared(
         model, before, device=device, k=k, domains=data.data.domains
     )
     reranker = None
@@ -103,6 +110,10 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
             file=data.data.source,
             remedy="Bring more data: the last event of a user is asked for after the others.",
         )
+    friends = None
+    if data.data.friends:
+        table = read_friends(data.folder / data.data.friends, frozenset(histories.users))
+        friends = Friends(table, states, window)
     return evaluate(
         histories,
         federated,
@@ -114,6 +125,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         say=say,
         reranker=reranker,
         caps=data.data.caps,
+        friends=friends,
     )
 
 

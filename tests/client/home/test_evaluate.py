@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from client.home.adapt import build_home, choose, last_events
-from client.home.evaluate import evaluate
+from client.home.evaluate import Friends, evaluate
 from shared.data.histories import Histories
 from shared.evaluation.ranking import rank_users
 from tests.client.home.test_adapt import ITEMS, WINDOW, chains, knows_nothing, knows_the_chain
+from tests.client.home.test_friends import ITEMS as TASTES
+from tests.client.home.test_friends import states, tastes
 
 
 def test_figures_are_those_of_models_that_have_not_seen_the_last_events() -> None:
@@ -65,3 +68,28 @@ def test_the_interval_is_that_of_the_users_parts() -> None:
     assert 0 < home.half_width < 0.2
     assert measured.models["federated"].half_width == 0
     assert np.isfinite(measured.joining.half_width)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_friends_have_a_row_where_adapting_would_take_them(alike: bool) -> None:
+    """Of one who has chosen all of a friend's items but one; nothing has seen the last events."""
+    own, table = tastes(160, alike)
+    measured = evaluate(
+        own,
+        {"federated": lambda rows: torch.zeros(len(rows), TASTES)},
+        items=TASTES,
+        window=50,
+        k=5,
+        friends=Friends(table, states, 50),
+    )
+    assert measured.friends is not None
+    assert (measured.friends.alpha is not None) == alike
+    assert ("federated_home_friends" in measured.models) == alike
+    assert (measured.befriending is not None) == alike
+    if measured.befriending is not None:
+        with_friends = measured.models["federated_home_friends"].metrics
+        assert measured.befriending.mean > 0.1
+        assert with_friends.ndcg == pytest.approx(
+            measured.models["federated_home"].metrics.ndcg + measured.befriending.mean
+        )
+        assert with_friends.users == measured.users
