@@ -1,11 +1,12 @@
 """Faults in a federation of real processes, and attacks on a simulated one.
 
-Run `python -m simulations.faults.table`, `.random_kills` or `.poisoning`.
+Run `python -m simulations.faults.table`, `.random_kills`, `.kinds` or `.poisoning`.
 
 | module             | what it is for                                                         |
 |--------------------|------------------------------------------------------------------------|
 | table              | inject every fault in turn, and print the observations                 |
 | random_kills       | kill random processes during a run                                     |
+| kinds              | every kind of model end to end, without a fault                        |
 | poisoning          | one attacker's effect on a warm start, by aggregation rule             |
 | injection          | inject one fault, and observe its consequences                         |
 | process_faults     | kills, a cut network, a node that is away                              |

@@ -43,10 +43,11 @@ from simulations.faults.processes import (
     wait_for,
 )
 
-__all__ = ["DELTA", "EPSILON", "RUN", "SOURCE", "Deployment"]
+__all__ = ["DELTA", "EPSILON", "ITEMS", "RUN", "SOURCE", "Deployment"]
 
 SOURCE = Path(__file__).parents[2]
 ITEMS, USERS = 20, 40
+"""In the catalogue; of each partner."""
 RUN = "faults"
 DELTA, EPSILON = 1e-3, 8.0
 _MAIN = {"client": node_main, "server": server_main}
