@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Dropout", "Masks"]
+__all__ = ["BITS", "Dropout", "Masks"]
 
 BITS = 16
 """Of a random number that decides about one value: rates are multiples of 2^-16."""

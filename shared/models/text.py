@@ -18,16 +18,17 @@ further, `build` it over the catalogue.
 
 Per-user gradients: of a user's own items, and of candidates that are drawn for it, features are
 computed by the adapted blocks with gradients, and summed over items and tokens before they are
-clipped. With `training.candidates` = 0, a next item is ranked among the whole catalogue, and
-features of items that the user has not chosen are constants of that step: their values are right,
-and the gradient that goes through them to the adapters is left out. With drawn candidates, none is.
+clipped. With `training.candidates` = 0, a next item is ranked among the whole catalogue by the
+table. The gradient that goes to the adapters through items that the user has not chosen is then
+estimated by `OTHERS` of all V items, drawn for the user, each counting V / `OTHERS` times: its
+expectation is that gradient. All other gradients are exact.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,29 @@ from shared.data.catalogue import Catalogue
 from shared.errors import ConfigError
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
+from shared.models.dropout import BITS, Dropout
 from shared.models.frozen import INITIAL_STD, draw_frozen
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.models.products import linear_by_user, product_by_user
 from shared.models.text_blocks import TextBlocks
 
-__all__ = ["TextConfig", "TextRecommender", "bare", "build", "from_pretrained", "shape_of_model"]
+__all__ = [
+    "OTHERS",
+    "TextConfig",
+    "TextRecommender",
+    "bare",
+    "build",
+    "from_pretrained",
+    "shape_of_model",
+]
 
+OTHERS = 16
+"""Items drawn for a user in a pass through which the gradient of all that it did not choose is
+estimated."""
 _ALIVE = 48
 """How many numbers one of D of a token is kept in for each block, until a pass is done."""
+_TOKENS_SHARE = 8
+"""Tokens' states count for so much less than weights: of half the size, and never copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +81,39 @@ class TextConfig(AttentionConfig):
     def pass_numbers(self, candidates: int, length: int | None = None) -> int:
         """Return about how many numbers one user's training pass keeps; as of the base."""
         places = self.max_length if length is None else length
-        texts = places + 1 + candidates
+        texts = places + 1 + (candidates or OTHERS)
         tokens = texts * MOST_TOKENS * self.text_width * (2 + _ALIVE * self.text_blocks)
         return super().pass_numbers(candidates, length) + tokens + 4 * texts * self.described
+
+    def mask_numbers(self) -> int:
+        """Return how many random numbers one user's pass over `max_length` events takes."""
+        return super().mask_numbers() + Others.NUMBERS
 
     def weight_numbers(self) -> int:
         """Return about how many numbers the weights and the items' tables have."""
         width, tables = self.text_width, 2 * self.items * self.described
-        tokens = self.items * (MOST_TOKENS // 2 + 1) * width
+        tokens = self.items * (MOST_TOKENS // _TOKENS_SHARE + 1) * width
         blocks = self.text_blocks * width * (4 * self.lora_rank + 12 * width)
         return super().weight_numbers() + tables + tokens + blocks
+
+
+class Others(Dropout):
+    """Draws items of the whole catalogue in training; by given numbers where masks are given."""
+
+    NUMBERS: ClassVar[int] = 2 * OTHERS
+    """Random numbers of a user's draws."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__(0.0)
+        self._items = items
+
+    def forward(self, events: Tensor) -> Tensor:
+        """Return ids in 1..V, int64 [B, `OTHERS`]; none where it does not train."""
+        if not self.training:
+            return events[:, :0]
+        high, low = self.uniform(len(events), self.NUMBERS, events.device).double().chunk(2, 1)
+        rows = ((high + low * 2.0**-BITS) * self._items).long()
+        return 1 + rows.clamp(max=self._items - 1)
 
 
 class AdaptedFeatures(nn.Module):
@@ -154,6 +192,7 @@ class TextRecommender(AttentionRecommender):
         table = self.features.table
         del self.features
         self.features = AdaptedFeatures(config, table)
+        self.others = Others(config.items)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the shape, and the weights with the table; the encoder's part is left out.
@@ -173,23 +212,34 @@ class TextRecommender(AttentionRecommender):
         """Return each user's loss: as of an `AttentionRecommender`.
 
         Its value is that of the table; adapters get their gradient through the user's own items
-        and its candidates.
+        and drawn ones.
         """
         events = self.augmentation(events)
         inputs, targets = next_item_pairs(events)
-        items = torch.cat([events.clamp(min=1), candidates], dim=1)  # (B, T + 1 + K)
+        ranked_all = candidates.shape[1] == 0
+        drawn = self.others(events) if ranked_all else candidates
+        items = torch.cat([events.clamp(min=1), drawn], dim=1)  # (B, T + 1 + K)
         vectors = self.features.moving(items)
         states = self._apply_blocks(self._embed(inputs, vectors[:, : inputs.shape[1]]))
-        if candidates.shape[1] == 0:
-            first = _first_uses(events)
-            moved = self._through_adapters(states, vectors) * first[:, None]
+        if ranked_all:
+            scores, counts = self.score(states), self._counts(events, drawn)
+            moved = self._through_adapters(states, vectors) * counts[:, None]
             places = (items - 1)[:, None].expand_as(moved)
-            scores = self.score(states)
             scores = scores.scatter_add(2, places, moved.to(scores))
             return loss_per_user(self.among_selected(scores), targets)
         ranked = items[:, 1:]
         scores = self.score(states, ranked) + self._through_adapters(states, vectors[:, 1:])
         return sampled_loss_per_user(scores, targets, candidates)
+
+    def _counts(self, events: Tensor, drawn: Tensor) -> Tensor:
+        """Return how often each of a user's items and drawn ones counts, [B, T + 1 + K].
+
+        Of its own items each counts once, and one that was drawn counts for others alone.
+        """
+        earlier = (events[:, :, None] == events[:, None]).tril(-1).any(2)
+        others = ~(drawn[:, :, None] == events[:, None]).any(2)
+        counts = [~earlier & (events != 0), others * (self.config.items / OTHERS)]
+        return torch.cat([count.to(self.dtype) for count in counts], dim=1)
 
     def _through_adapters(self, states: Tensor, vectors: Tensor) -> Tensor:
         """Return zeros whose gradient is that of scores with respect to items' vectors.
@@ -199,12 +249,6 @@ class TextRecommender(AttentionRecommender):
         """
         described = linear_by_user(states.detach(), self.feature_out.weight.detach(), None)
         return product_by_user(described, (vectors - vectors.detach()).mT)
-
-
-def _first_uses(events: Tensor) -> Tensor:
-    """Return which events are the first of their item, [B, T + 1]; none of padding."""
-    same = (events[:, :, None] == events[:, None]).tril(-1)
-    return ~same.any(2) & (events != 0)
 
 
 def shape_of_model(model: ModelConfig, items: int) -> TextConfig:

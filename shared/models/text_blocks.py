@@ -31,14 +31,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared.data.adaptable_text import AdaptableText
-from shared.models.offsets import OFFSET_SCALE
 from shared.models.products import linear_by_user, product_by_user
 
 __all__ = ["ADAPTER_SCALE", "TextBlocks", "original_vectors"]
 
-ADAPTER_SCALE = OFFSET_SCALE
-"""Constant factor s of every adapter, for the reason that offsets have one (`ItemScores`): with it,
-a user's gradient of B is about as long as that of the map that scores features."""
+ADAPTER_SCALE = 8.0
+"""Constant factor s of every adapter: of a step, noise moves features by s times what it moves B,
+and the gradient by s² times. With 32 noise of ε = 8 cost more than it brought (docs/text.md)."""
 _AT_ONCE = 128
 """Items whose vectors are computed at once where no gradient is taken."""
 

@@ -90,7 +90,7 @@ def test_the_sensitivity_is_unchanged(shape: ModelConfig) -> None:
     model = model_of(replace(shape, augment=0.5)).double()
     events = torch.tensor([[3, 5, 1, 3, 2, 4], [7, 7, 2, 9, 0, 0], [1, 2, 8, 0, 0, 0]])
     masked = model.config.mask_numbers()
-    assert masked == Augmentation.numbers(6)
+    assert masked >= Augmentation.numbers(6)
     numbers = torch.randint(0, 2**16, (3, masked)).int()
     weights = list(trainable(model).values())
 
