@@ -33,8 +33,8 @@ def popularity_ranks(model: AttentionRecommender) -> NDArray[np.float64]:
     if offset is None:
         logits = np.zeros(model.config.items)
     else:
-        scaled = ItemScores.OFFSET_SCALE * offset.detach()[:, 0]
-        logits = model.among_selected(scaled).cpu().double().numpy()
+        scaled = ItemScores.OFFSET_SCALE * offset.detach()[:, 0].double()  # float32 may overflow
+        logits = model.among_selected(scaled).cpu().numpy()
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
     order = np.argsort(-shares, kind="stable")
