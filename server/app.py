@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from server import logs
+from server.aggregation.natural_gradient import NaturalQueries, noise_in_change
 from server.aggregation.quorum import minimum_organisations, with_secure_quorum
 from server.aggregation.records import to_arrays, to_weights
 from server.aggregation.robust import check_aggregation, credible_populations
@@ -37,7 +38,7 @@ from server.rounds.groups import GroupMeasurement
 from server.rounds.participants import Participants, Partner
 from server.rounds.requests import Terms, groups_request, plan_request
 from server.rounds.statistics import StatisticsCollector
-from server.rounds.strategy import FederatedStrategy
+from server.rounds.strategy import FederatedStrategy, Step
 from server.runs.recommender import build_model, with_own_items
 from server.runs.reporter import RunReporter
 from server.state.attempts import Attempts
@@ -46,12 +47,14 @@ from server.state.partners import PartnerRegistry
 from server.state.run_lock import coordinator_lock
 from server.warm_start.denoise import Prior
 from server.warm_start.public import read_public
+from server.warm_start.synthetic import draw_histories, popularity_of
 from server.warm_start.warm_start import OwnItemsChoice, compute_first_weights
 from shared.config import RunConfig
 from shared.data.catalogue import Catalogue
+from shared.data.histories import Histories
 from shared.errors import CheckpointError, ConfigError, ServerError
 from shared.messages import Weights
-from shared.models.attention import trainable
+from shared.models.attention import AttentionRecommender, trainable
 from shared.models.registry import Examples, build, examples_of
 from shared.secure_aggregation.signing import public_to_text
 
@@ -288,6 +291,8 @@ def run_training_rounds(
         return checkpoint.group_weights or None
 
     strategy.weigh = weigh
+    if NaturalQueries.applies(config):
+        strategy.refine = _natural_steps(federation, config)
 
     def after_round(rounds: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal checkpoint
@@ -316,6 +321,19 @@ def run_training_rounds(
         evaluate_fn=after_round,
     )
     return checkpoint
+
+
+def _natural_steps(federation: Federation, config: RunConfig) -> Step:
+    """Return what turns a round's weights into those with a natural step of the queries."""
+    public = read_public(Path(config.paths.catalogue).expanduser(), federation.catalogue)
+
+    def histories(model: AttentionRecommender, seed: int) -> Histories:
+        return draw_histories(model, popularity_of(model), seed) if public is None else public
+
+    natural = NaturalQueries(config, federation.catalogue, histories)
+    return lambda request, moved, users, shares: natural(
+        request, moved, noise_in_change(request, users, shares)
+    )
 
 
 def measure_groups(federation: Federation, checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -94,6 +94,8 @@ class Trained(StrEnum):
     ALL = "all"
     SCORES = "scores"
     """How states score features, and the items' offsets: what a warm start sets."""
+    ATTENTION = "attention"
+    """That, and which past events attention looks for."""
 
 
 class Optimiser(StrEnum):
@@ -183,7 +185,10 @@ class ModelConfig:
         text_width: width of the encoder of kind "text", >= 1, as the catalogue has it.
         text_blocks: last blocks of that encoder that have adapters, >= 1, as the catalogue has it.
         lora_rank: rank of these adapters, >= 1.
-        trained: "scores" trains how states score features, and offsets; "all" every weight.
+        attention_size: where `trained` is "attention": how many features attention compares events
+            by, the strongest, >= 1.
+        trained: "scores" trains how states score features, and offsets; "attention" also which
+            past events attention looks for; "all" every weight.
     """
 
     kind: Choice[ModelKind] = ModelKind.ATTENTION
@@ -204,7 +209,8 @@ class ModelConfig:
     text_width: PositiveInt = 384
     text_blocks: PositiveInt = 1
     lora_rank: PositiveInt = 8
-    trained: Choice[Trained] = Trained.SCORES
+    attention_size: PositiveInt = 64
+    trained: Choice[Trained] = Trained.ATTENTION
 
     def __post_init__(self) -> None:
         _require(
@@ -233,10 +239,25 @@ class ModelConfig:
             "are to be learned: choose 'all'.",
         )
         _require(
+            self.trained is not Trained.ATTENTION or self.layers == 1,
+            f"model.trained = '{self.trained}' with model.layers = {self.layers}: choose one "
+            "layer, or model.trained = 'scores' or 'all'.",
+        )
+        _require(
             self.width % self.heads == 0,
             f"model.hidden_size = {self.width} is not a multiple of model.heads = "
             f"{self.heads}: choose a multiple.",
         )
+
+    @property
+    def compared(self) -> int:
+        """Features that attention compares events by; 0 where it learns no comparison of its own.
+
+        These are the first columns of the hidden state.
+        """
+        if self.trained is not Trained.ATTENTION:
+            return 0
+        return min(self.attention_size, self.feature_size, self.width)
 
     @property
     def described(self) -> int:
@@ -607,6 +628,8 @@ class RunConfig:
             free += ("model.query_size",)
         if self.model.kind is not ModelKind.TEXT:
             free += ("model.text_width", "model.text_blocks", "model.lora_rank")
+        if self.model.trained is not Trained.ATTENTION:
+            free += ("model.attention_size",)
         if self.model.kind is not ModelKind.OVER_USE:  # says nothing of them
             free += ("over_use.",)
         return {key: value for key, value in self.to_flat().items() if not key.startswith(free)}

@@ -8,8 +8,9 @@ t, for each head
     logit_t = n_t · (W_k' (W_q n_last + b_q)) / √(D/H) + (last - t) log(recency)
     output  = Σ_heads W_o W_v (Σ_t softmax(logit)_t n_t) + W_o b_v + b_o.
 
-A key's bias adds the same to every logit, which the softmax takes out again. This is
-`Attention.attend_from` of the model, which the tests compare it with.
+A key's bias adds the same to every logit, which the softmax takes out again. Narrow attention has a
+W_k and a scale of its own (`Attention.logit_form`). This is `Attention.attend_from` of the model,
+which the tests compare it with.
 """
 
 from __future__ import annotations
@@ -48,17 +49,14 @@ class LastState:
         self._normed, self._final = _Norm(block.attention_norm), _Norm(model.norm)
         attention, width, heads = block.attention, config.hidden_size, config.heads
         size = width // heads
-        query, key, value, out = (
-            _numbers(layer.weight).astype(np.float64)
-            for layer in (attention.query, attention.key, attention.value, attention.out)
+        value, out = (
+            _numbers(layer.weight).astype(np.float64) for layer in (attention.value, attention.out)
         )
         own = [slice(head * size, (head + 1) * size) for head in range(heads)]
-        back = [key[part].T @ query[part] for part in own]
-        biases = _numbers(attention.query.bias)
-        constant = [key[part].T @ biases[part] for part in own]
         self._heads = heads
-        self._back = torch.from_numpy(np.concatenate(back) * size**-0.5).float()  # [H D, D]
-        self._back_constant = (np.concatenate(constant) * size**-0.5).astype(np.float32)
+        back, constant = attention.logit_form()
+        self._back = back.float()  # [H D, D]
+        self._back_constant = _numbers(constant.float())
         forward = [out[:, part] @ value[part] for part in own]
         self._out = torch.from_numpy(np.concatenate(forward, 1)).float()  # [D, H D]
         constant_out = out @ _numbers(attention.value.bias) + _numbers(attention.out.bias)

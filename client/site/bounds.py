@@ -184,6 +184,7 @@ def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
     yield _Limit("heads", model.heads, min(policy.max_heads, MOST_HEADS))
     yield _Limit("width", model.width, min(policy.max_width, WIDEST))
     yield _Limit("recurrent_size", model.recurrent_size, min(policy.max_width, WIDEST))
+    yield _Limit("attention_size", model.attention_size, min(policy.max_width, WIDEST))
     yield _Limit("query_size", model.query_size, min(policy.max_width, WIDEST))
     yield _Limit("text_width", model.text_width, min(policy.max_width, WIDEST))
     yield _Limit("text_blocks", model.text_blocks, min(policy.max_layers, MOST_LAYERS))

@@ -34,12 +34,13 @@ from server.state.checkpoint import State
 from shared.config import RunConfig, Weighting
 from shared.messages import EvaluateRequest, TrainRequest, Weights
 
-__all__ = ["FederatedStrategy"]
+__all__ = ["FederatedStrategy", "Step"]
 
 log = logging.getLogger("sotto.server")
 R = TypeVar("R", TrainRequest, EvaluateRequest)
 Value = TypeVar("Value")
 Weigh = Callable[[int, Weights], str | None]
+Step = Callable[[TrainRequest, Weights, Sequence[float], Sequence[float]], Weights]
 
 
 class FederatedStrategy(Strategy):
@@ -76,6 +77,9 @@ class FederatedStrategy(Strategy):
         self.weigh: Weigh = lambda _, __: None
         """Called with each round's number and weights before it is asked for; returns what users of
         each group count in it, None as the run states."""
+        self.refine: Step = lambda _, weights, __, ___: weights
+        """Called with a round's request, the weights after the mean change, and each
+        organisation's declared users and share in the mean; returns the next weights."""
         self.metrics: Mapping[str, float] = {}
         """Metrics released with the last round; empty if none were, or noise hides them."""
 
@@ -125,10 +129,11 @@ class FederatedStrategy(Strategy):
         collection.take(replies)
         collection.retry_until_quorum(self._current.grid, self._look_up, self._on_miss)
         by_population = self._config.server.weighting is Weighting.POPULATION
-        shares = [float(p.population) if by_population else 1.0 for p, _ in collection.valid]
+        users = [float(p.population) for p, _ in collection.valid]
+        shares = users if by_population else [1.0] * len(users)
         changes = [change for _, change in collection.valid]
         weights = self._optimiser.step(request.round, request.weights, changes, shares)
-        return to_arrays(weights), None
+        return to_arrays(self.refine(request, weights, users, shares)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

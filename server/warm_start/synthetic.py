@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from shared.data.histories import Histories
-from shared.models.attention import AttentionRecommender
+from shared.models.attention import AttentionRecommender, ItemScores
 
-__all__ = ["EVENTS", "USERS", "draw_histories"]
+__all__ = ["EVENTS", "USERS", "draw_histories", "popularity_of"]
 
 USERS, EVENTS = 600, 12
 """Histories drawn, and events of each: about as many states as are used of public users."""
@@ -52,3 +52,10 @@ def draw_histories(
         chances = scores.softmax(1)
         drawn = torch.cat([drawn, 1 + torch.multinomial(chances, 1, generator=random)], dim=1)
     return Histories.from_lists(drawn.tolist())
+
+
+def popularity_of(model: AttentionRecommender) -> NDArray[np.float64]:
+    """Return the chance of each item by the model's offsets alone, [V]."""
+    offset = model.item_scores.offset
+    logits = torch.zeros(model.config.items, 1) if offset is None else offset.detach().cpu()
+    return (ItemScores.OFFSET_SCALE * logits[:, 0]).double().softmax(0).numpy()

@@ -13,6 +13,10 @@ Padding: histories are padded on the RIGHT with 0. The causal mask then hides th
 real position, so no padding mask is needed, no softmax row is empty, and an event's position does
 not depend on the length of the batch.
 
+Narrow attention (`compared` R > 0): an event's first R numbers are its key as they are, and a
+query is a linear map of the asking event's first R numbers, which are its strongest public
+features. R (R + 1) weights carry little noise, where full projections of width D drown in it.
+
 Items: an item is represented by a learned vector (`ids`), by frozen public features from the
 catalogue through two learned projections (`features`), or by their sum (`both`). Unless `tied` is
 off, one table of learned vectors serves as both input and output.
@@ -66,6 +70,9 @@ __all__ = [
 
 INITIAL_ATTENTION_GAIN = 32.0
 """Initial gain of the attention output over the residual, in a model that uses features."""
+QUERY_SCALE = 16.0
+"""Constant factor of queries that are compared with features as they are: a user's gradient in them
+is then about half as long as that in `feature_out`, which it is clipped with."""
 
 
 def _apply(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -128,10 +135,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.heads, self.recency = config.heads, config.recency
+        width, narrow = config.hidden_size, config.compared
+        self.heads, self.recency, self.compared = config.heads, config.recency, narrow
         self.dropout = Dropout(config.dropout)
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.query = nn.Linear(narrow or width, narrow or width)
+        if not narrow:
+            self.key = nn.Linear(width, width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,16 +163,43 @@ class Attention(nn.Module):
         age = position[:, None] - torch.arange(x.shape[1], device=x.device)  # (B, T)
         bias = math.log(self.recency) * age.to(x.dtype)
         bias = bias.masked_fill(age < 0, -math.inf)[:, None]  # (B, 1, T)
-        query = self.query(x[torch.arange(users, device=x.device), position])
-        query = query.view(users, heads, size).transpose(0, 1)  # (H, B, D/H)
-        # A key's bias adds the same to every position's logit, which the softmax takes out again.
-        back = (query @ self.key.weight.view(heads, size, width)).transpose(0, 1)  # (B, H, D)
-        logits = (back @ x.mT) * size**-0.5 + bias  # (B, H, T)
+        here = x[torch.arange(users, device=x.device), position]  # (B, D)
+        if self.compared:
+            compared = self.compared
+            asked = self.query(here[:, :compared]) * self.sharpness  # (B, R)
+            logits = asked[:, None] @ x[..., :compared].mT + bias  # (B, 1, T), alike in all heads
+            logits = logits.expand(-1, heads, -1)
+        else:
+            query = self.query(here).view(users, heads, size).transpose(0, 1)  # (H, B, D/H)
+            # A key's bias adds the same to every position's logit: the softmax takes it out again.
+            back = (query @ self.key.weight.view(heads, size, width)).transpose(0, 1)  # (B, H, D)
+            logits = (back @ x.mT) * size**-0.5 + bias  # (B, H, T)
         mean = (logits.softmax(2) @ x).transpose(0, 1)  # (H, B, D)
         value = mean @ self.value.weight.view(heads, size, width).mT  # (H, B, D/H)
         mixed = value.transpose(0, 1).flatten(1) + self.value.bias  # (B, D)
         out: Tensor = self.out(mixed)
         return out
+
+    @torch.no_grad()
+    def logit_form(self) -> tuple[Tensor, Tensor]:
+        """Return A and a of each head: a logit is n_s · (A n_t + a), before the recency bias.
+
+        Returns:
+            float64 [H D, D] and [H D].
+        """
+        heads, width = self.heads, self.value.in_features
+        query, bias = self.query.weight.double(), self.query.bias.double()
+        if self.compared:
+            whole, constant = query.new_zeros(width, width), query.new_zeros(width)
+            whole[: self.compared, : self.compared] = query * self.sharpness
+            constant[: self.compared] = bias * self.sharpness
+            return whole.repeat(heads, 1), constant.repeat(heads)
+        size = width // heads
+        keys = self.key.weight.double().view(heads, size, width).mT * size**-0.5  # (H, D, D/H)
+        return (
+            (keys @ query.view(heads, size, width)).flatten(0, 1),
+            (keys @ bias.view(heads, size, 1)).flatten(),
+        )
 
     def weights(self, x: Tensor) -> Tensor:
         """Return how much each position attends to each one: [B, T, D] -> [B, H, T, T].
@@ -183,11 +219,21 @@ class Attention(nn.Module):
         return bias.softmax(1).expand(x.shape[0], self.heads, -1, -1)
 
     def _content_weights(self, x: Tensor) -> Tensor:
-        q, k = (self._split_heads(layer(x)) for layer in (self.query, self.key))
-        size, q, k, bias = q.shape[3], align(q), align(align(k), 2), self._bias(x)
+        if self.compared:
+            compared = x[..., : self.compared]  # (B, T, R), their own keys
+            q, k = (self.query(compared) * self.sharpness)[:, None], compared[:, None]
+        else:
+            q, k = (self._split_heads(layer(x)) for layer in (self.query, self.key))
+            q = q * q.shape[3] ** -0.5
+        q, k, bias = align(q), align(align(k), 2), self._bias(x)
         bias = F.pad(bias, (0, k.shape[2] - len(bias)), value=-math.inf)
-        logits: Tensor = (q * size**-0.5) @ k.mT + bias  # (B, H, T, T), or a little wider
-        return logits.softmax(3)
+        logits: Tensor = q @ k.mT + bias  # (B, H or 1, T, T), or a little wider
+        return logits.softmax(3).expand(-1, self.heads, -1, -1)
+
+    @property
+    def sharpness(self) -> float:
+        """What a product of query and compared features is multiplied with, in narrow attention."""
+        return QUERY_SCALE / math.sqrt(self.compared)
 
     def _bias(self, x: Tensor) -> Tensor:  # (B, T, D) -> (T, T)
         # Position t adds (t - s) log(recency) to the logit of position s <= t: with equal contents,
@@ -364,10 +410,13 @@ class AttentionRecommender(nn.Module):
         self._init_linear_model()
         if features is not None and kind.uses_features:
             self.features.table.copy_(append_own_directions(features, config.own_items))
-        if Trained(config.trained) is Trained.SCORES:
+        trained = Trained(config.trained)
+        if trained is not Trained.ALL:
             self.requires_grad_(requires_grad=False)
             self.feature_out.requires_grad_(requires_grad=True)
             self.item_scores.requires_grad_(requires_grad=True)
+        if trained is Trained.ATTENTION:
+            self.attention.query.requires_grad_(requires_grad=True)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
@@ -436,6 +485,13 @@ class AttentionRecommender(nn.Module):
         }
         made.load_state_dict(kept, assign=True)
         return made.train(mode=False)
+
+    @property
+    def attention(self) -> Attention:
+        """The last block's attention."""
+        block = self.blocks[-1]
+        assert isinstance(block, Block)
+        return block.attention
 
     @property
     def device(self) -> torch.device:

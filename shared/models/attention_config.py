@@ -42,7 +42,10 @@ class AttentionConfig:
         max_length: events of a history that are read, T.
         dropout: probability in [0, 1).
         augment: share of a history's events that are cropped, masked or reordered, in [0, 1).
-        trained: "all" weights, or "scores": only `feature_out` and the offsets.
+        compared: features R that attention compares events by; 0 is all of the width, by
+            projections of its own.
+        trained: "all" weights; "scores": only `feature_out` and the offsets; "attention": these and
+            attention's queries.
     """
 
     items: int = 1
@@ -58,6 +61,7 @@ class AttentionConfig:
     max_length: int = 50
     dropout: float = 0.2
     augment: float = 0.0
+    compared: int = 0
     trained: str = "all"
 
     @classmethod
@@ -129,6 +133,7 @@ def attention_config(model: ModelConfig, items: int) -> AttentionConfig:
         max_length=model.max_length,
         dropout=model.dropout,
         augment=model.augment,
+        compared=model.compared,
         trained=str(model.trained),
     )
 

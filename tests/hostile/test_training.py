@@ -102,6 +102,15 @@ def test_nor_does_it_where_gradients_are_summed_in_factors(name: str, user: list
         assert_bounded(excess(attack(name), OTHERS, user))
 
 
+def test_queries_over_a_few_features_are_bounded_as_well() -> None:
+    shape = {"item_representation": "features", "layers": 1, "heads": 1, "recency": 0.75}
+    narrow: dict[str, object] = shape | {"compared": 3, "trained": "attention"}
+    for seed in range(12):
+        model = hostile_model(np.random.default_rng(seed), AttentionRecommender, **narrow)
+        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, OTHERS, user))
+
+
 @pytest.mark.parametrize("items", ["features", "ids"])
 def test_a_recurrence_with_candidate_wise_attention_is_bounded_as_well(items: str) -> None:
     shape = {"item_representation": items, "tied": True, "item_bias": True, "recency": 0.75}

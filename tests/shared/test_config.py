@@ -52,6 +52,7 @@ def models(draw: st.DrawFn, *, warm: bool) -> ModelConfig:
     features = ItemRepresentation.FEATURES
     items = features if warm else draw(st.sampled_from(ItemRepresentation))
     own = draw(st.sets(st.integers(1, 10**6), max_size=9))
+    trained = draw(st.sampled_from(Trained)) if items is features else Trained.ALL
     return ModelConfig(
         items=items,
         tied=draw(st.booleans()),
@@ -59,12 +60,13 @@ def models(draw: st.DrawFn, *, warm: bool) -> ModelConfig:
         feature_size=draw(counts),
         own_items=tuple(sorted(own)),
         hidden_size=0 if warm else heads * draw(st.integers(1, 99)),
-        layers=draw(counts),
+        layers=1 if trained is Trained.ATTENTION else draw(counts),
         heads=heads,
         recency=draw(chances),
         max_length=draw(counts),
         dropout=draw(shares),
-        trained=draw(st.sampled_from(Trained)) if items is features else Trained.ALL,
+        attention_size=draw(counts),
+        trained=trained,
     )
 
 
@@ -404,6 +406,7 @@ def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
         "model.recurrent_size",  # of kind "lstm" alone
         "model.query_size",  # of kind "query" alone
         *("model.text_width", "model.text_blocks", "model.lora_rank"),  # of kind "text" alone
+        "model.attention_size",  # where attention alone is trained beside the scores
         "server.users",  # what a plan chose shapes the result
     )
     assert (other.fingerprint == RunConfig.from_flat(FLAT).fingerprint) is free
@@ -415,8 +418,9 @@ def test_fingerprints_of_earlier_versions_hold() -> None:
         Path(__file__).with_name("stored").joinpath("fingerprints.json").read_text()
     )
     assert len(stored) == 9
+    default = {"model.trained": "scores"}  # in all of these; a run's folder states every setting
     for run in stored:
-        assert RunConfig.from_flat(run["flat"]).fingerprint == run["fingerprint"]
+        assert RunConfig.from_flat(default | run["flat"]).fingerprint == run["fingerprint"]
 
 
 # --- tables ------------------------------------------------------------------------------------

@@ -281,7 +281,7 @@ STORED = json.loads(Path(__file__).with_name("stored").joinpath("messages.json")
 
 @pytest.mark.parametrize("name", STORED)
 def test_the_bytes_of_a_message_are_those_of_the_protocol(name: str) -> None:
-    model = ModelConfig(own_items=(3, 17), feature_size=8)
+    model = ModelConfig(own_items=(3, 17), feature_size=8, trained=Trained.SCORES)
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(4, np.float32)}
     common: dict[str, Any] = {"run": "spring", "catalogue": "c" * 64, "model": model}
     weighted = common | {

@@ -14,10 +14,18 @@ from tests.conftest import DESCRIBED, some_catalogue
 ITEMS, WINDOW = 20, 6
 
 
-@pytest.mark.parametrize("items", list(ItemRepresentation))
+@pytest.mark.parametrize(
+    ("items", "trained"),
+    [
+        *((items, Trained.ALL) for items in ItemRepresentation),
+        (ItemRepresentation.FEATURES, Trained.ATTENTION),
+    ],
+)
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("feeds", [True, False])
-def test_the_state_is_the_models(items: ItemRepresentation, heads: int, feeds: bool) -> None:
+def test_the_state_is_the_models(
+    items: ItemRepresentation, trained: Trained, heads: int, feeds: bool
+) -> None:
     described = items is not ItemRepresentation.IDS
     config = ModelConfig(
         items=items,
@@ -26,7 +34,8 @@ def test_the_state_is_the_models(items: ItemRepresentation, heads: int, feeds: b
         hidden_size=8,
         heads=heads,
         max_length=WINDOW,
-        trained=Trained.ALL,
+        trained=trained,
+        attention_size=3,
     )
     torch.manual_seed(3)
     model = build(config, some_catalogue())

@@ -64,9 +64,6 @@ def test_every_sum_is_counted_though_an_organisation_answered_less() -> None:
 
 def test_the_card_says_unit_delta_partners_and_limits() -> None:
     text = write_card(PUBLISHED)
-    assert "Of the description" not in text
-    weighed = write_card(replace(PUBLISHED, modalities={"text": 0.62, "image": 0.38}))
-    assert "the user's own. Of the description, text 62%, image 38% |" in weighed
     for said in (
         "one user's whole history at one organisation",
         "add or remove one user",

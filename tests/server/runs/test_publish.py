@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from server.noise_plan import plan_noise
 from server.runs.bundle import BuiltBundle, build_bundle
 from server.runs.discard import discard
 from server.runs.model_card import claimed_epsilon, requested_releases
-from server.runs.publish import _modalities, publish
+from server.runs.publish import publish
 from server.runs.run import Run, all_runs, create_run, find_run, read_config
 from server.service.setup import NewServer, make_server
 from server.settings import Settings
@@ -24,10 +22,8 @@ from server.state.checkpoint import Checkpoint
 from server.state.run_lock import coordinator_lock
 from server.state.status import Organisation, RunState, RunStatus, now
 from shared.data.catalogue import Catalogue
-from shared.data.feature_blocks import FeatureBlock
 from shared.errors import ServerError
 from shared.models.attention import AttentionRecommender, build, trainable
-from shared.models.gates import GATES_SCALE
 from shared.privacy.accounting.accountant import epsilon
 
 ROUNDS, DONE = 5, 2
@@ -155,17 +151,3 @@ def test_a_run_at_work_is_not_discarded(settings: Settings, paused: Run) -> None
     with coordinator_lock(paused.out), pytest.raises(ServerError, match="sotto-server stop first"):
         discard(settings, paused)
     assert find_run(settings, "first").state is RunState.PAUSED
-
-
-def test_what_gates_weigh_is_read_from_the_model(paused: Run) -> None:
-    plain = Catalogue(("a", "b"), ("A", "B"), ((), ()), (None, None))
-    blocks = [FeatureBlock(name=name, size=1) for name in ("text", "image")]
-    items, model = plain.with_features(torch.eye(2), blocks=blocks), paused.out / "model"
-    model.mkdir()
-    gates = torch.zeros(8, 1)
-    gates[0] = math.log(3) / GATES_SCALE
-    save_file({"gates.weight": gates}, model / "model.safetensors")
-    assert _modalities(paused, items) == pytest.approx({"text": 0.75, "image": 0.25})
-    assert _modalities(paused, plain) == {}
-    save_file({"other": gates}, model / "model.safetensors")
-    assert _modalities(paused, items) == {}

@@ -21,6 +21,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
 from shared.models.attention import (
+    QUERY_SCALE,
     Attention,
     AttentionRecommender,
     ItemScores,
@@ -356,7 +357,9 @@ def catalogue(feature_size: int | None) -> Catalogue:
 
 
 def test_build_follows_the_configuration_and_the_catalogue() -> None:
-    shape = ModelConfig(feature_size=F, hidden_size=D, heads=4, layers=3, max_length=T)
+    shape = ModelConfig(
+        feature_size=F, hidden_size=D, heads=4, layers=3, max_length=T, trained=Trained.SCORES
+    )
     model = build(shape, catalogue(F))
     assert model(padded([[1, V]])).shape == (1, T, V)
     assert (len(model.blocks), model.config.heads) == (3, 4)
@@ -454,3 +457,30 @@ def test_frozen_layers_that_scale_cost_no_product_and_change_nothing() -> None:
     with torch.no_grad():
         attention.query.weight[0, 0] = math.nan
     assert bool(model(histories).isnan().any())
+
+
+def test_narrow_attention_is_a_wide_one_that_looks_at_few_features() -> None:
+    narrow = recommender("features", compared=3, layers=1, recency=0.75, trained="attention")
+    wide = recommender("features", layers=1, recency=0.75, heads=2)
+    wide.load_state_dict(
+        {n: value for n, value in narrow.state_dict().items() if ".query." not in n}, strict=False
+    )
+    scale = QUERY_SCALE / 3**0.5 * (D / 2) ** 0.5
+    with torch.no_grad():
+        query, key = wide.attention.query, wide.attention.key
+        for part in (query.weight, query.bias, key.weight, key.bias):
+            part.zero_()
+        for head in (0, D // 2):  # each head has the same query
+            query.weight[head : head + 3, :3] = narrow.attention.query.weight * scale
+            query.bias[head : head + 3] = narrow.attention.query.bias * scale
+            key.weight[range(head, head + 3), range(3)] = 1
+    histories = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 0, 0, 0, 0]])
+    assert_close(narrow(histories), wide(histories))
+    assert_close(narrow.next_item_scores(histories), wide.next_item_scores(histories))
+    names = {"blocks.0.attention.query.weight", "blocks.0.attention.query.bias"}
+    assert names == set(trainable(narrow)) - {"feature_out.weight", "item_scores.offset"}
+    before = narrow(histories)
+    with torch.no_grad():
+        narrow.attention.query.weight.zero_()
+        narrow.attention.query.bias.zero_()
+    assert not torch.allclose(narrow(histories), before)

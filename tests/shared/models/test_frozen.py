@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from shared.models.attention import build, trainable
 from shared.models.frozen import fingerprint, isometry
 from shared.models.registry import frozen_fingerprint
 
+KNOWN_NARROW = "f6c1ed2bfaa135cba4ae669b5f157ff9d91fb1753e0417209db59f312d1a4d46"
 KNOWN = "c9802b08ec0c6ba91bdf754846c1e4ac2193d573f46fa8dcb93b7cb2a50b2540"
 
 
@@ -22,19 +25,23 @@ def catalogue(features: int, items: int = 7) -> Catalogue:
 
 
 @pytest.mark.parametrize("hidden_size", [0, 8, 24])
-def test_every_build_freezes_the_same_weights(hidden_size: int) -> None:
-    model = ModelConfig(feature_size=16, hidden_size=hidden_size)
+@pytest.mark.parametrize("trained", [Trained.SCORES, Trained.ATTENTION])
+def test_every_build_freezes_the_same_weights(trained: Trained, hidden_size: int) -> None:
+    model = ModelConfig(feature_size=16, hidden_size=hidden_size, trained=trained)
     for seed in (1, 2):
         torch.manual_seed(seed)
         built = build(model, catalogue(16, items=5 + seed))
         assert fingerprint(built) == frozen_fingerprint(model)
-        other = ModelConfig(feature_size=16, hidden_size=hidden_size, layers=2)
+        other = replace(model, layers=2, trained=Trained.SCORES)
         assert frozen_fingerprint(other) != frozen_fingerprint(model)
 
 
 def test_they_do_not_change_between_releases() -> None:
     """Two sides may run different releases: raise PROTOCOL where this changes."""
-    assert frozen_fingerprint(ModelConfig(feature_size=16, hidden_size=8)) == KNOWN
+    model = ModelConfig(feature_size=16, hidden_size=8, trained=Trained.SCORES)
+    assert frozen_fingerprint(model) == KNOWN
+    narrow = replace(model, trained=Trained.ATTENTION)
+    assert frozen_fingerprint(narrow) == KNOWN_NARROW
 
 
 def test_weights_that_are_trained_are_drawn_from_torchs_seed() -> None:

@@ -90,7 +90,8 @@ def test_the_last_scores_are_those_of_the_whole_pass_whatever_the_padding() -> N
 
 def test_it_begins_as_the_warm_start() -> None:
     """With the same first weights it scores as the kind "attention" does: it cannot harm."""
-    model, base = lstm(drawn=False), build_recommender(DESCRIBED, some_catalogue()).eval()
+    even = replace(DESCRIBED, trained=Trained.SCORES)
+    model, base = lstm(drawn=False), build_recommender(even, some_catalogue()).eval()
     with torch.no_grad():
         for name, weight in trainable(base).items():
             weight.normal_(std=0.2)
@@ -166,5 +167,7 @@ def test_a_noised_step_moves_every_weight() -> None:
 
 
 def test_its_own_weights_must_be_trained() -> None:
-    with pytest.raises(ConfigError, match=r"model\.trained = 'scores' with model\.kind = 'lstm'"):
+    with pytest.raises(
+        ConfigError, match=r"model\.trained = 'attention' with model\.kind = 'lstm'"
+    ):
         ModelConfig(kind=ModelKind.LSTM)

@@ -178,27 +178,3 @@ def test_features_are_needed() -> None:
     assert made(replace(MODEL)).config.feature_size == SIZE
     with pytest.raises(ConfigError, match="catalogue has 7 features"):
         build_recommender(replace(MODEL, feature_size=4), some_items())
-
-
-def test_gates_learn_which_modality_says_what_is_chosen_next() -> None:
-    """Users stay among alike items by the first block; the second is noise to them."""
-    torch.manual_seed(2)
-    group = torch.arange(ITEMS) % 4
-    table = torch.cat([torch.eye(4)[group] * 2 - 0.5, torch.randn(ITEMS, 4)], dim=1)
-    blocks = [FeatureBlock(name=name, size=4) for name in ("told", "noise")]
-    catalogue = some_catalogue().with_features(table, blocks=blocks)
-    shape = replace(MODEL, feature_size=8, item_bias=False)
-    model = build_recommender(shape, catalogue)
-    assert isinstance(model, ModalitiesRecommender)
-    with torch.no_grad():
-        model.feature_out.weight.copy_(0.3 * torch.eye(8))  # alike items follow, by either block
-    places = torch.randint(0, ITEMS // 4, (32, 6))
-    events = 1 + places * 4 + torch.arange(32)[:, None] % 4
-    optimiser = torch.optim.SGD([model.gates.weight], lr=1e-3)
-    for _ in range(10):
-        optimiser.zero_grad()
-        model.losses(events, events[:, :0]).mean().backward()
-        optimiser.step()
-    told, noise = gate_shares(model.gates.weight.detach()[:2, 0].tolist())
-    assert told > 0.6
-    assert told + noise == pytest.approx(1)

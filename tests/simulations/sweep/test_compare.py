@@ -51,7 +51,7 @@ def test_each_kind_is_a_variant_with_the_weights_that_it_trains() -> None:
         for epsilon in ("4", "none")
     ]
     assert {(str(r.config.model.kind), str(r.config.model.trained)) for r in runs} == {
-        ("attention", "scores"),
+        ("attention", "attention"),
         ("lstm", "all"),
     }
     again = Plan.of(options)
