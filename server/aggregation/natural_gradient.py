@@ -157,13 +157,16 @@ class NaturalQueries:
         change = _joined(*(moved[name] - request.weights[name] for name in names))
         energy = float(change.square().sum())
         signal = max(0.0, 1 - change.numel() * noise**2 / energy) if energy else 0.0
+        stays = {**moved, **{name: request.weights[name] for name in names}}
         if signal < LEAST_SIGNAL:
-            return {**moved, **{name: request.weights[name] for name in names}}
+            return stays
         model = self._model(request.weights)
         seed = self._config.seed + request.round
         windows = windows_of(self._histories(model, seed), model.config.max_length)
         factor = clipping_factor(model, windows, request.clip_norm)
         curvature = curvature_of(model, windows, seed)
+        if not curvature.mean > 0:  # the scores do not depend on what attention mixes
+            return stays
         released = change / (request.learning_rate * factor)
         step = signal * curvature.solve(released, DAMPING * curvature.mean / signal)
         step *= min(1.0, MOST_LOGIT / max(self._logit(model, curvature, step), 1e-12))

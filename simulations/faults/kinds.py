@@ -103,21 +103,13 @@ def catalogue_of(case: Case) -> Catalogue:
 
 def _save_encoder(folder: Path, texts: Sequence[str]) -> Path:
     """Write a BERT of two small layers, and a tokenizer of the words of some texts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415 takes seconds
-    from transformers import (  # noqa: PLC0415 likewise
-        BertConfig,
-        BertModel,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import BertConfig, BertModel, BertTokenizer  # noqa: PLC0415 takes seconds
 
-    words = ["[PAD]", "[UNK]", *dict.fromkeys(word for text in texts for word in text.split())]
-    known = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106
-    known.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=known,
-        pad_token="[PAD]",  # noqa: S106
-        unk_token="[UNK]",  # noqa: S106
-    ).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += dict.fromkeys(word for text in texts for word in text.lower().split())
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     shape = BertConfig(
         vocab_size=len(words),
         hidden_size=WIDTH,

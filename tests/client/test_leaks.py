@@ -409,7 +409,8 @@ def test_a_message_holds_what_is_listed_here_and_nothing_else(federation: Federa
     for name in ("alpha", "beta"):
         federation.join(name, rows_of(name, 12))
     federation.run()
-    weights = ["feature_out.weight", "item_scores.offset"]
+    query = [f"blocks.0.attention.query.{part}" for part in ("bias", "weight")]
+    weights = [*query, "feature_out.weight", "item_scores.offset"]
     expected = {place: {"fields": sorted(names)} for place, names in FIELDS.items()}
     expected["to", TRAIN]["weights"] = expected["to", EVALUATE]["weights"] = weights
     expected["from", TRAIN] = {"weights": weights}

@@ -620,7 +620,8 @@ FAULTS = {
     "over-use without labels": Fault(
         "over-use",
         edited(
-            '# kinds = ["attention", "lstm", "modalities"]', 'kinds = ["attention", "over-use"]'
+            '# kinds = ["attention", "lstm", "modalities", "text"]',
+            'kinds = ["attention", "over-use"]',
         ),
         "label users by a rule",
         "200 users have events with times; data.users has no column over_use",
@@ -630,7 +631,8 @@ FAULTS = {
         "over-use",
         lambda p: (
             p.edit(
-                '# kinds = ["attention", "lstm", "modalities"]', 'kinds = ["attention", "over-use"]'
+                '# kinds = ["attention", "lstm", "modalities", "text"]',
+                'kinds = ["attention", "over-use"]',
             ),
             p.edit('# users = "users.parquet"', 'users = "users.csv"'),
             (p.site / "users.csv").write_text(

@@ -151,6 +151,9 @@ def test_where_nothing_is_known_of_the_curvature_a_step_stays_short() -> None:
         model.attention.query.bias.copy_(torch.from_numpy(after[NAMES[1]]))
         asked = model.attention.query(torch.randn(500, FEATURES)) * model.attention.sharpness
     assert 0.05 < float((asked @ torch.randn(FEATURES, 500)).std()) < 2
+    weights["feature_out.weight"] *= 0
+    flat = NaturalQueries(RUN, some_catalogue(), lambda *_: PUBLIC)(request(weights), moved, 0.0)
+    assert all(np.array_equal(flat[name], weights[name]) for name in NAMES)
 
 
 def moved_by_a_plain_step(weights: Weights, users: Tensor) -> Weights:

@@ -68,7 +68,7 @@ def test_features_are_those_of_the_encoder_itself_with_adapters_added_to_its_map
                 own.weight += ADAPTER_SCALE * out @ into
     after = torch.from_numpy(encoder.vectors(item_texts(text_catalogue()))).float()
     expected = model.features.start + (after - before) @ text.projection
-    assert float((expected - model.features.start).norm(dim=1).median()) > 1
+    assert float((expected - model.features.start).norm(dim=1).median()) > 0.3
     difference = model.features.table - expected
     assert float(difference.norm() / expected.norm()) < 0.01  # states are kept in float16
     assert not model.features.table[-1].isnan().any()  # an item without text
