@@ -23,7 +23,8 @@ from tests.shared.secure_aggregation.federation import Federation, Values
 
 FIVE = Parameters.choose(5, 1, 1)
 LENGTH = 60_000
-SMALLEST_P = 1e-4
+SMALLEST_P = 1e-8
+"""Masks are drawn anew each time: of hundreds of p-values none is to be so small by chance."""
 Sums = NDArray[np.uint64]
 
 
