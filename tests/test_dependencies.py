@@ -50,8 +50,7 @@ def test_transformers_is_imported_by_encoders_and_for_those_who_load_models_by_i
     """It takes seconds to import, which no process of a run is to wait for."""
     users = {name for name in MODULES if "transformers" in imported_packages(name)}
     assert users == {
-        "shared.item_features.encoder",
-        "shared.item_features.media_encoder",
+        "shared.item_features.frozen_encoder",
         "shared.models.pretrained",
         "simulations.commands.items",
         "simulations.faults.kinds",  # makes an encoder

@@ -163,6 +163,8 @@ class NaturalQueries:
         model = self._model(request.weights)
         seed = self._config.seed + request.round
         windows = windows_of(self._histories(model, seed), model.config.max_length)
+        if not len(windows):  # nobody of whom anything is public has two events
+            return stays
         factor = clipping_factor(model, windows, request.clip_norm)
         curvature = curvature_of(model, windows, seed)
         if not curvature.mean > 0:  # the scores do not depend on what attention mixes

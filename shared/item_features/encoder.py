@@ -23,6 +23,7 @@ from torch import Tensor
 from shared.data.catalogue import Catalogue
 from shared.errors import DataError
 from shared.item_features.encoder_source import EncoderFiles
+from shared.item_features.frozen_encoder import first_line, load_frozen
 from shared.item_features.tfidf import text_vectors
 from shared.item_features.whitening import unit_rows, whitened
 
@@ -184,7 +185,7 @@ class TextEncoder:
             return [*out.hidden_states[:-1], out.last_hidden_state], mask
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as fault:
             raise _unusable(
-                self.files, f"it does not encode texts ({_first_line(fault)})"
+                self.files, f"it does not encode texts ({first_line(fault)})"
             ) from fault
 
     def _pool(self, states: Tensor, mask: Tensor) -> Tensor:  # (B, T, D), (B, T) -> (B, D)
@@ -258,32 +259,12 @@ def _balanced(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _load(files: EncoderFiles) -> tuple[Any, Any]:
     """Load the tokenizer and the frozen model."""
-    from transformers import AutoModel, AutoTokenizer  # noqa: PLC0415 takes seconds
-
-    options = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, padding_side="right", **options)
-        model, report = AutoModel.from_pretrained(
-            files.folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as fault:  # a damaged file can make the library raise anything
-        problem = f"transformers cannot load it ({_first_line(fault)})"
-        raise _unusable(files, problem) from fault
-    # A pooler's weights are often missing; the token states that are read do not use it.
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise _unusable(
-            files, f"its weights lack {len(missing)} of the model's, such as {missing[0]}"
-        )
+    tokenizer, model = load_frozen(files, "AutoTokenizer", _unusable, padding_side="right")
     if tokenizer.pad_token is None:
         raise _unusable(files, "its tokenizer has no padding token, so it is no text encoder")
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise _unusable(files, "its tokenizer knows more tokens than the model")
-    return tokenizer, model.eval().requires_grad_(False)
+    return tokenizer, model
 
 
 def _max_tokens(tokenizer: Any, model: Any) -> int:  # noqa: ANN401 transformers' own types
@@ -300,7 +281,3 @@ def _unusable(files: EncoderFiles, problem: str) -> DataError:
         remedy="Give an encoder of texts such as BERT or MiniLM, whole and with its tokenizer; one "
         "that needs code of its own is never loaded.",
     )
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().partition("\n")[0][:200] or type(fault).__name__

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from shared.errors import DataError
 from shared.item_features.encoder_source import EncoderFiles
+from shared.item_features.frozen_encoder import first_line, load_frozen
 from shared.item_features.whitening import unit_rows
 
 __all__ = ["MediaEncoder", "Modality"]
@@ -115,7 +116,7 @@ class MediaEncoder:
             pooled = self._pooled({key: inputs[key] for key in inputs})
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as fault:
             rows = f"{places[0] + 1}" + f" to {places[-1] + 1}" * (len(places) > 1)
-            problem = f"it does not encode the {self.modality} of row {rows} ({_first_line(fault)})"
+            problem = f"it does not encode the {self.modality} of row {rows} ({first_line(fault)})"
             raise _unusable(self.files, problem) from fault
         if not pooled.isfinite().all():
             raise _unusable(self.files, "it returns values that are not finite")
@@ -136,35 +137,11 @@ class MediaEncoder:
 
 def _load(files: EncoderFiles, *, sound: bool) -> tuple[Any, Any]:
     """Load what prepares files for the model, and the frozen model."""
-    from transformers import (  # noqa: PLC0415 takes seconds
-        AutoFeatureExtractor,
-        AutoImageProcessor,
-        AutoModel,
-    )
-
-    options = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        kind: Any = AutoFeatureExtractor if sound else AutoImageProcessor
-        processor = kind.from_pretrained(files.folder, **options)
-        model, report = AutoModel.from_pretrained(
-            files.folder,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as fault:  # a damaged file can make the library raise anything
-        problem = f"transformers cannot load it ({_first_line(fault)})"
-        raise _unusable(files, problem) from fault
-    # A pooler's weights are often missing; the states that are read do not use it.
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise _unusable(
-            files, f"its weights lack {len(missing)} of the model's, such as {missing[0]}"
-        )
+    prepares = "AutoFeatureExtractor" if sound else "AutoImageProcessor"
+    processor, model = load_frozen(files, prepares, _unusable)
     if sound and not getattr(processor, "sampling_rate", 0):
         raise _unusable(files, "its preprocessor states no sampling rate, so it reads no sound")
-    return processor, model.eval().requires_grad_(False)
+    return processor, model
 
 
 def _tensor(value: Any) -> Tensor:  # noqa: ANN401 transformers' own types
@@ -182,7 +159,3 @@ def _unusable(files: EncoderFiles, problem: str) -> DataError:
         "or AST for sound, whole and with its preprocessor; one that needs code of its own is "
         "never loaded.",
     )
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().partition("\n")[0][:200] or type(fault).__name__

@@ -154,6 +154,9 @@ def test_where_nothing_is_known_of_the_curvature_a_step_stays_short() -> None:
     weights["feature_out.weight"] *= 0
     flat = NaturalQueries(RUN, some_catalogue(), lambda *_: PUBLIC)(request(weights), moved, 0.0)
     assert all(np.array_equal(flat[name], weights[name]) for name in NAMES)
+    single = NaturalQueries(RUN, some_catalogue(), lambda *_: Histories.from_lists([[3], [5]]))
+    kept = single(request(weights), moved, 0.0)
+    assert all(np.array_equal(kept[name], weights[name]) for name in NAMES)
 
 
 def moved_by_a_plain_step(weights: Weights, users: Tensor) -> Weights:
