@@ -32,9 +32,11 @@ from client.compute.batches import (
 )
 from client.compute.steps import LocalPlan, Losses, change_of, noised_gradient, take_steps
 from shared.data.histories import Histories
+from shared.errors import ClippingError
 from shared.models.attention import AttentionRecommender, trainable
 from shared.models.dropout import Dropout
 from shared.privacy.clipping.clipping import PerUserClipping
+from shared.privacy.clipping.linked import parts_of
 from shared.privacy.clipping.probe import probe, random_weights
 from shared.privacy.noise import RandomSource
 from shared.privacy.sampling import poisson_samples
@@ -219,8 +221,34 @@ def _checked_shapes(model: AttentionRecommender, plan: LocalPlan) -> tuple[Shape
             random_weights(model, CHECKED_DEVIATION),
             PerUserClipping(model, CHECKED_NORM) as clipping,
         ):
-            _checked[key] = tuple(_checked_rows(model, clipping, shape) for shape in shapes)
+            checked = tuple(_checked_rows(model, clipping, shape) for shape in shapes)
+            for shape in checked:
+                _check_own_part(model, clipping, shape)
+        _checked[key] = checked
     return _checked[key]
+
+
+def _check_own_part(model: AttentionRecommender, clipping: PerUserClipping, shape: Shape) -> None:
+    """Refuse a model whose weights that are not linked depend on a user's friends in any bit.
+
+    Raises:
+        ClippingError: they do.
+    """
+    _, linked = parts_of(model)
+    if linked is None:
+        return
+    sums = []
+    for seed in (1, 2):
+        friends = model.invented_beside(shape.rows, shape.length, seed)
+        clipping.zero_sums()
+        clipping.backward(_batch_losses(model, replace(invented_batch(shape, 0), beside=friends)))
+        found = clipping.sums()
+        sums.append([found[p] for p in trainable(model).values() if p not in linked.weights])
+    if not all(map(torch.equal, *sums)):
+        raise ClippingError(
+            "gradients of weights that are not linked depend on a user's friends: detach what the "
+            "friends' loss reads of the model."
+        )
 
 
 def _checked_rows(model: AttentionRecommender, clipping: PerUserClipping, shape: Shape) -> Shape:

@@ -42,6 +42,7 @@ from shared.models.attention import AttentionRecommender, trainable
 from shared.models.losses import next_item_pairs
 from shared.models.registry import build_recommender
 from shared.privacy.clipping.clipping import PerUserClipping
+from shared.privacy.clipping.linked import parts_of
 
 __all__ = ["Curvature", "NaturalQueries", "noise_in_change"]
 
@@ -221,7 +222,9 @@ def clipping_factor(model: AttentionRecommender, histories: Tensor, clip_norm: f
             losses = model.losses(part, nobody[: len(part)])
             norms.append(clipping.backward(losses))
             clipping.zero_sums()
-    return float((clip_norm / torch.cat(norms).clamp(min=clip_norm)).mean())
+    own, _ = parts_of(model)
+    bound = own.share * clip_norm
+    return float((bound / torch.cat(norms).clamp(min=bound)).mean())
 
 
 def curvature_of(model: AttentionRecommender, histories: Tensor, seed: int) -> Curvature:

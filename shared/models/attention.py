@@ -372,6 +372,8 @@ class AttentionRecommender(nn.Module):
         model_type: stands beside the shape of a saved model.
         shape: the class of its configuration.
         item_tensors: weights and buffers with a row an item by name, and the axis of these rows.
+        linked_weights: names of trained weights whose gradients other users enter (see
+            `shared.privacy.clipping.linked`); all others depend on a user's own history only.
         selected: bool [V], the only items that losses rank (see `restrict`); None for all.
         ranks_by_products: whether a score is the product of one query a history with one vector an
             item, which fast search and export need (`client.serving.item_vectors`).
@@ -380,6 +382,7 @@ class AttentionRecommender(nn.Module):
     model_type: ClassVar[str] = "sotto-attention"
     shape: ClassVar[type[AttentionConfig]] = AttentionConfig
     ranks_by_products: ClassVar[bool] = True
+    linked_weights: ClassVar[frozenset[str]] = frozenset()
     item_tensors: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("features.table", "item_scores.offset", "item.weight", "item_out.weight"), 0
     )

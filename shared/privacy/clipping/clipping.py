@@ -36,6 +36,9 @@ What would break the bound without an error elsewhere, and what happens here:
 | changes in place what a layer has read | refused |
 | gives a user a gradient or a loss that is not finite | that user adds nothing |
 | calls `losses.sum().backward()` | refused |
+
+Weights that a user's friends enter are clipped apart (`shared.privacy.clipping.linked`): what is
+said of C above then holds of each part and its bound.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ from shared.models.attention import ItemScores
 from shared.privacy.clipping.factors import RUN, FlatForm, WeightGradient, squared_norms
 from shared.privacy.clipping.grid import GridSum, grid_bits
 from shared.privacy.clipping.layers import RULES, linear_maps_by_user, objection
+from shared.privacy.clipping.linked import Part, parts_of
 from shared.privacy.clipping.outer_sums import Factored, OuterSum, pays
 
 __all__ = ["LARGEST_NORM", "SMALLEST_NORM", "PerUserClipping"]
@@ -105,6 +109,7 @@ class PerUserClipping:
         self._clip_norm, self._model, self._frozen = clip_norm, model, ExitStack()
         self._layers = _layers_of(model)
         self._weights = [p for p in model.parameters() if p.requires_grad]
+        self._own, self._linked = parts_of(model)
         self._tables = _tables_in(self._layers)
         self._sums: dict[Tensor, GridSum] = {}
         self._flat_sums: dict[FlatForm, GridSum] = {}
@@ -165,7 +170,8 @@ class PerUserClipping:
                 clipped, so that it adds at most so much of the clip norm; None is 1 for all.
 
         Returns:
-            Norm of each user's gradient before clipping, [B]. Private: never to leave.
+            Norm of each user's gradient before clipping, [B], without linked weights. Private:
+            never to leave.
 
         Raises:
             ClippingError: the losses are not [B], a weight was used outside its layer, a layer
@@ -187,8 +193,16 @@ class PerUserClipping:
         self._forget()
         ones = torch.ones(len(losses), dtype=torch.float64)
         counted = (ones if counts is None else counts.double().clamp(0, 1)).to(losses.device)
+        of_friends = frozenset[Tensor]() if self._linked is None else self._linked.weights
+        own = {weight: g for weight, g in gradients.items() if weight not in of_friends}
+        linked = {weight: g for weight, g in gradients.items() if weight in of_friends}
+        self.weight_norms = {}
         with torch.no_grad(), _full_precision(losses.device):
-            return self._add_clipped(gradients, losses, counted)
+            if self._linked is not None:
+                # Friends enter the loss, and must not decide whether the user's own part counts.
+                losses = torch.zeros_like(losses)
+                self._add_clipped(self._linked, linked, losses, counted)
+            return self._add_clipped(self._own, own, losses, counted)
 
     def _recorded(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if not torch.is_grad_enabled():
@@ -238,7 +252,11 @@ class PerUserClipping:
             )
 
     def _add_clipped(
-        self, gradients: dict[Tensor, WeightGradient], losses: Tensor, counts: Tensor
+        self,
+        part: Part,
+        gradients: dict[Tensor, WeightGradient],
+        losses: Tensor,
+        counts: Tensor,
     ) -> Tensor:
         if not gradients:
             return torch.zeros_like(losses)
@@ -257,7 +275,7 @@ class PerUserClipping:
         if self._weight_by_weight:
             squares |= {w: squared_norms(formed) for w, formed in small.items()}
             squares |= {w: torch.zeros_like(squared) for w in large}
-        scales = self._scales(squared, losses, reserved) * counts
+        scales = self._scales(part, squared, losses, reserved) * counts
         for users in self._groups(large, len(losses)):
             formed = {w: gradient.form(users) for w, gradient in large.items()}
             for w, values in formed.items():
@@ -265,7 +283,7 @@ class PerUserClipping:
                 squared[users] += of_weight
                 if self._weight_by_weight:
                     squares[w][users] = of_weight
-            scaled = self._scales(squared[users], losses[users], reserved[users])
+            scaled = self._scales(part, squared[users], losses[users], reserved[users])
             scales[users] = scaled * counts[users]
             for w, values in formed.items():
                 self._sum_for(w).add(*_points(values, scales[users]))
@@ -275,7 +293,7 @@ class PerUserClipping:
             self._outer_sum_for(w).add(in_factors, scales * 2.0 ** -grid_bits(w.dtype))
         for w, rows in tables.items():
             self._sum_for(w).add_rows(rows.ids, *_points(rows.gradients, scales))
-        self.weight_norms = {w: square.sqrt().to(w.dtype) for w, square in squares.items()}
+        self.weight_norms |= {w: square.sqrt().to(w.dtype) for w, square in squares.items()}
         return squared.sqrt().to(self._weights[0].dtype)
 
     def _sum_for(self, weight: Tensor) -> GridSum:
@@ -305,12 +323,12 @@ class PerUserClipping:
     def _step(self, dtype: torch.dtype) -> float:
         return math.ldexp(self._clip_norm, -grid_bits(dtype))
 
-    def _scales(self, squared: Tensor, losses: Tensor, reserved: Tensor) -> Tensor:
+    def _scales(self, part: Part, squared: Tensor, losses: Tensor, reserved: Tensor) -> Tensor:
         """Return the factor to each user's gradient, in steps of the grid, float64 [B]."""
-        dtype, root = self._weights[0].dtype, math.sqrt(sum(w.numel() for w in self._weights))
+        dtype, root = self._weights[0].dtype, math.sqrt(part.numbers)
         step, roundoff = self._step(dtype), torch.finfo(dtype).eps / 2
         bound = squared.sqrt() * (1 + (RUN + 8) * roundoff) + root * _UNDERFLOW
-        left = self._clip_norm * (1 - reserved) - 0.5 * root * step
+        left = self._clip_norm * (part.share - reserved) - 0.5 * root * step
         factors = (left / bound).clamp(0, 1)
         finite = squared.isfinite() & losses.isfinite()
         return (factors / step).where(finite, 0)
