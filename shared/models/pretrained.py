@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, fields
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -21,28 +22,13 @@ from transformers.modeling_outputs import CausalLMOutput
 from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
 from shared.models.losses import loss_per_user
-from shared.models.lstm import LstmConfig, LstmRecommender
-from shared.models.modalities import ModalitiesConfig, ModalitiesRecommender
-from shared.models.query import QueryConfig, QueryRecommender
-from shared.models.registry import load_recommender
-from shared.models.text import TextConfig, TextRecommender
+from shared.models.registry import KINDS, Examples, Kind, load_recommender
 
-__all__ = [
-    "PreTrainedLstm",
-    "PreTrainedLstmConfig",
-    "PreTrainedModalities",
-    "PreTrainedModalitiesConfig",
-    "PreTrainedQuery",
-    "PreTrainedQueryConfig",
-    "PreTrainedRecommender",
-    "PreTrainedRecommenderConfig",
-    "PreTrainedText",
-    "PreTrainedTextConfig",
-]
+__all__ = ["PreTrainedRecommender", "PreTrainedRecommenderConfig"]
 
 
 class PreTrainedRecommenderConfig(PreTrainedConfig):
-    """The shape of a recommender: the fields of `AttentionConfig`."""
+    """The shape of a recommender: the fields of its kind's configuration."""
 
     model_type = AttentionRecommender.model_type
     recommender: ClassVar[type[AttentionRecommender]] = AttentionRecommender
@@ -58,7 +44,7 @@ class PreTrainedRecommenderConfig(PreTrainedConfig):
 
 
 class PreTrainedRecommender(PreTrainedModel):
-    """An `AttentionRecommender` behind the interface of transformers.
+    """A recommender of any kind behind the interface of transformers; a pass has histories only.
 
     Args:
         config: the shape.
@@ -125,69 +111,30 @@ class PreTrainedRecommender(PreTrainedModel):
         return CausalLMOutput(loss=loss, logits=logits)
 
 
-class PreTrainedLstmConfig(PreTrainedRecommenderConfig):
-    """The shape of a recommender of kind "lstm"."""
-
-    model_type = LstmRecommender.model_type
-    recommender = LstmRecommender
-    max_length: int = LstmConfig.max_length
-
-
-class PreTrainedLstm(PreTrainedRecommender):
-    """An `LstmRecommender` behind the interface of transformers."""
-
-    config_class = PreTrainedLstmConfig
-
-
-class PreTrainedModalitiesConfig(PreTrainedRecommenderConfig):
-    """The shape of a recommender of kind "modalities"."""
-
-    model_type = ModalitiesRecommender.model_type
-    recommender = ModalitiesRecommender
-    max_length: int = ModalitiesConfig.max_length
+def _register(recommender: type[AttentionRecommender]) -> None:
+    """Have transformers load folders of a kind: a configuration and a model that name it."""
+    config: type[PreTrainedRecommenderConfig] = PreTrainedRecommenderConfig
+    model: type[PreTrainedRecommender] = PreTrainedRecommender
+    if recommender is not AttentionRecommender:
+        name = f"PreTrained{recommender.__name__}"
+        of_kind = {"model_type": recommender.model_type, "recommender": recommender}
+        module = {"__module__": __name__}
+        config = type(f"{name}Config", (config,), of_kind | module)
+        model = type(name, (model,), {"config_class": config} | module)
+    AutoConfig.register(config.model_type, config)
+    AutoModel.register(config, model)
 
 
-class PreTrainedModalities(PreTrainedRecommender):
-    """A `ModalitiesRecommender` behind the interface of transformers."""
-
-    config_class = PreTrainedModalitiesConfig
-
-
-class PreTrainedQueryConfig(PreTrainedRecommenderConfig):
-    """The shape of a recommender of kind "query"."""
-
-    model_type = QueryRecommender.model_type
-    recommender = QueryRecommender
-    max_length: int = QueryConfig.max_length
+def _recommender_of(kind: Kind) -> type[AttentionRecommender]:
+    """Return the class of a kind: the one in its module that has the kind's `model_type`."""
+    classes = [c for c in vars(import_module(kind.module)).values() if isinstance(c, type)]
+    return next(
+        c
+        for c in classes
+        if issubclass(c, AttentionRecommender) and c.model_type == kind.model_type
+    )
 
 
-class PreTrainedQuery(PreTrainedRecommender):
-    """A `QueryRecommender` behind the interface of transformers; a pass has no query."""
-
-    config_class = PreTrainedQueryConfig
-
-
-class PreTrainedTextConfig(PreTrainedRecommenderConfig):
-    """The shape of a recommender of kind "text"."""
-
-    model_type = TextRecommender.model_type
-    recommender = TextRecommender
-    max_length: int = TextConfig.max_length
-
-
-class PreTrainedText(PreTrainedRecommender):
-    """A `TextRecommender` behind the interface of transformers; it ranks without an encoder."""
-
-    config_class = PreTrainedTextConfig
-
-
-AutoConfig.register(PreTrainedRecommenderConfig.model_type, PreTrainedRecommenderConfig)
-AutoModel.register(PreTrainedRecommenderConfig, PreTrainedRecommender)
-AutoConfig.register(PreTrainedLstmConfig.model_type, PreTrainedLstmConfig)
-AutoModel.register(PreTrainedLstmConfig, PreTrainedLstm)
-AutoConfig.register(PreTrainedQueryConfig.model_type, PreTrainedQueryConfig)
-AutoModel.register(PreTrainedQueryConfig, PreTrainedQuery)
-AutoConfig.register(PreTrainedModalitiesConfig.model_type, PreTrainedModalitiesConfig)
-AutoModel.register(PreTrainedModalitiesConfig, PreTrainedModalities)
-AutoConfig.register(PreTrainedTextConfig.model_type, PreTrainedTextConfig)
-AutoModel.register(PreTrainedTextConfig, PreTrainedText)
+for _kind in KINDS.values():
+    if _kind.examples is Examples.HISTORIES:
+        _register(_recommender_of(_kind))

@@ -14,7 +14,7 @@ from shared.errors import DataError
 from shared.models.attention import AttentionRecommender, build
 from shared.models.losses import loss_per_user
 from shared.models.pretrained import PreTrainedRecommender
-from shared.models.registry import build_recommender
+from shared.models.registry import KINDS, Examples, build_recommender, examples_of
 from tests.conftest import DESCRIBED, some_catalogue
 from tests.tiny_encoder import WIDTH, text_catalogue
 
@@ -45,7 +45,12 @@ def test_transformers_reads_a_published_folder_and_writes_one(saved: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "kind", [ModelKind.LSTM, ModelKind.QUERY, ModelKind.MODALITIES, ModelKind.TEXT]
+    "kind",
+    [
+        kind
+        for kind in KINDS
+        if examples_of(kind) is Examples.HISTORIES and kind is not ModelKind.ATTENTION
+    ],
 )
 def test_so_it_does_for_other_kinds(kind: ModelKind, tmp_path: Path) -> None:
     shape = replace(DESCRIBED, kind=kind, trained=Trained.ALL, recurrent_size=4, query_size=2)
