@@ -15,6 +15,7 @@ from torch import Tensor
 from client.commands.options import JsonOption, SiteOption, open_ledger
 from client.commands.own_source import (
     DataOption,
+    DomainOption,
     ItemColumnOption,
     OwnSource,
     TimeColumnOption,
@@ -91,11 +92,13 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
     time_column: TimeColumnOption = None,
+    domain: DomainOption = None,
     site: SiteOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
     """Adapt the published model to your own users, and say what it gains. Nothing leaves."""
-    source = find_source(site, data, user_column, item_column, time_column)
+    columns = {"user": user_column, "item": item_column, "time": time_column}
+    source = find_source(site, data, columns, domain)
     wanted = private or (source.site is not None and source.site.home.private)
     terms = _terms(source.site, epsilon, delta) if wanted else None
     if attention and wanted:

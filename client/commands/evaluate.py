@@ -15,6 +15,7 @@ from client.commands.evaluate_plot import check_picture, draw_evaluation
 from client.commands.options import JsonOption, SiteOption
 from client.commands.own_source import (
     DataOption,
+    DomainOption,
     ItemColumnOption,
     TimeColumnOption,
     UserColumnOption,
@@ -75,6 +76,7 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
     time_column: TimeColumnOption = None,
+    domain: DomainOption = None,
     site: SiteOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +94,8 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         )
     if feedback and (rerank is not None or rerank_strength is not None):
         raise ConfigError("--feedback ranks what was shown: leave out --rerank.")
-    source = find_source(site, data, user_column, item_column, time_column)
+    columns = {"user": user_column, "item": item_column, "time": time_column}
+    source = find_source(site, data, columns, domain)
     settings = StatedRerank(rerank, rerank_strength).settings(source.folder)
     device, say = source.device, _progress()
     if feedback:

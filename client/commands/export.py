@@ -19,11 +19,20 @@ def export_command(
     ],
     *,
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Domain of the catalogue whose items are ranked; may be repeated.",
+            show_default="all of the catalogue",
+        ),
+    ] = None,
 ) -> None:
     """Write the published model's scorer as ONNX. The adapted model stays at home."""
-    export_onnx(model, onnx)
+    export_onnx(model, onnx, domain or ())
     output.print(
-        f"Written to {onnx}: histories int64 [users, events] to scores [users, items]. Row i of "
+        f"Written to {onnx}: histories int64 [users, events] to scores [users, items]. "
+        f"Row i{' of the rows of ' + ', '.join(domain) if domain else ''} of "
         f"{model / 'catalogue'} has id i, counted from 1; 0 is padding.",
         soft_wrap=True,
     )

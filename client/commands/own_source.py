@@ -5,7 +5,7 @@ Options of `adapt`, `recommend` and `evaluate`, and the lists of ids that these 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataOption",
+    "DomainOption",
     "ItemColumnOption",
     "OwnSource",
     "TimeColumnOption",
@@ -49,6 +50,15 @@ ItemColumnOption = Annotated[
 TimeColumnOption = Annotated[
     str | None, typer.Option(help="With --data: its column of times.", show_default="timestamp")
 ]
+DomainOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--domain",
+        metavar="NAME",
+        help="With --data: domain of the catalogue that your items are of; may be repeated.",
+        show_default="all of the catalogue",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,27 +81,33 @@ class OwnSource:
 
 
 def find_source(
-    site: Path, file: str | None, user: str | None, item: str | None, time: str | None
+    site: Path,
+    file: str | None,
+    columns: Mapping[str, str | None],
+    domains: Sequence[str] | None,
 ) -> OwnSource:
     """Return the data of a site, or of a file.
 
     Args:
         site: the site's folder or site.toml.
         file: interactions; None takes the site's.
-        user: the file's column of users, if it is not the usual one.
-        item: the same for items.
-        time: the same for times.
+        columns: "user", "item" and "time" -> the file's column; None is the usual one.
+        domains: of the catalogue, that the file's items are of; None takes all of it.
 
     Raises:
-        ConfigError: there is neither a site nor a file, or columns are named without a file.
+        ConfigError: there is neither a site nor a file, or columns or domains are named without a
+            file.
         SiteError: site.toml is not readable.
     """
-    columns = {"user": user, "item": item, "time": time}
     named = {role: name for role, name in columns.items() if name is not None}
     if file is None:
         if named:
             option = f"--{next(iter(named))}-column"
             raise ConfigError(f"{option} is for --data FILE: a site's columns are in site.toml.")
+        if domains:
+            raise ConfigError(
+                "--domain is for --data FILE: a site's are data.domains of site.toml."
+            )
         if site == Path() and not Path(FILE).exists():
             raise ConfigError(
                 "there is no site.toml in this folder: name your interactions with --data FILE, "
@@ -101,7 +117,7 @@ def find_source(
     import torch  # noqa: PLC0415 it takes seconds, and a site that is not there needs none of it
 
     return OwnSource(
-        data=OwnData.of_file(file, named),
+        data=OwnData.of_file(file, named, domains or ()),
         folder=Path.cwd(),
         home=Path.cwd() / HOME_FILE,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),

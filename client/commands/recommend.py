@@ -13,6 +13,7 @@ import typer
 from client.commands.options import JsonOption, SiteOption
 from client.commands.own_source import (
     DataOption,
+    DomainOption,
     ItemColumnOption,
     OwnSource,
     TimeColumnOption,
@@ -105,6 +106,7 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     user_column: UserColumnOption = None,
     item_column: ItemColumnOption = None,
     time_column: TimeColumnOption = None,
+    domain: DomainOption = None,
     site: SiteOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
@@ -135,7 +137,8 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if out is None or users is None:
         raise ConfigError("name the file for the lists: --out FILE.parquet, .csv or .jsonl.")
     check_file(out)
-    source = find_source(site, data, user_column, item_column, time_column)
+    columns = {"user": user_column, "item": item_column, "time": time_column}
+    source = find_source(site, data, columns, domain)
     summary, used = _for_users(request, users, source, out)
     if as_json:
         write_json(asdict(summary) | {"file": str(out), "home": str(used) if used else None})

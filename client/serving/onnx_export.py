@@ -7,6 +7,7 @@
 | output `scores`           | float32 [B, V]; column j belongs to internal id j + 1; their        |
 |                           |   softmax is the score of `recommend` without a home model          |
 | metadata `sotto.catalogue`| the fingerprint of the catalogue, whose row i has internal id i + 1 |
+|                           |   (with domains, that of the catalogue of their rows)               |
 
 The home model is not part of it: it is a table of counts, and stays at home.
 """
@@ -14,7 +15,7 @@ The home model is not part of it: it is a table of counts, and stays at home.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,12 +40,13 @@ class _NextItemScores(nn.Module):
         return self.model.next_item_scores(histories)
 
 
-def export_onnx(folder: Path, file: Path) -> None:
+def export_onnx(folder: Path, file: Path, domains: Sequence[str] = ()) -> None:
     """Write the scorer of a published folder as one ONNX file, which is replaced if it is there.
 
     Args:
         folder: holds `catalogue/` and `model/`.
         file: its folder must be there.
+        domains: of the catalogue, whose items alone are ranked; none takes all.
 
     Raises:
         ConfigError: `onnx` or `onnxscript` is not installed, the model is of another kind than
@@ -58,7 +60,7 @@ def export_onnx(folder: Path, file: Path) -> None:
         raise ConfigError(
             f"the package {error.name} is not installed: pip install 'sotto[onnx]'."
         ) from error
-    catalogue, model = load_published(folder)
+    catalogue, model = load_published(folder, domains=domains)
     if not model.ranks_by_products:
         raise ConfigError(f"a model of type {model.model_type} is not exported: serve it here.")
     # What a frozen layer holds decides how it is computed, and a graph has no such choice.

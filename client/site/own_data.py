@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -65,17 +65,21 @@ class OwnData:
         return cls(site.data, Path(site.folder), feedback=feedback, times=site.serve.times)
 
     @classmethod
-    def of_file(cls, source: str, columns: Mapping[str, str]) -> OwnData:
+    def of_file(
+        cls, source: str, columns: Mapping[str, str], domains: Sequence[str] = ()
+    ) -> OwnData:
         """Take a file's, a pattern's or a folder's; paths are from the current folder.
 
         Args:
             source: a path or a pattern.
             columns: "user", "item" or "time" -> its column, where it is not the usual one.
+            domains: of the catalogue, that the items are of; none takes all of it.
 
         Raises:
             ConfigError: the source cannot be one.
         """
         data = parse_sections(DataConfig, {"source": source, **columns})
+        data = replace(data, domains=tuple(domains))
         return cls(data, Path.cwd(), "--{role}-column {name}")
 
     @property

@@ -51,8 +51,8 @@ def own_items(catalogue: Catalogue, domains: Sequence[str]) -> npt.NDArray[np.bo
         if name not in known:
             has = f"has {', '.join(map(repr, known))}" if known else "names no domain"
             raise ConfigError(
-                f"data.domains names {name!r}, and the catalogue {has}: name the domains of your "
-                "items as the catalogue does, or leave data.domains out."
+                f"the domain {name!r} is named, and the catalogue {has}: name the domains of your "
+                "items (data.domains, --domain) as the catalogue does, or none."
             )
     return np.isin(np.array(catalogue.domains, object), list(domains))
 

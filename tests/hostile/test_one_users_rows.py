@@ -192,7 +192,7 @@ def test_a_domain_that_the_catalogue_lacks_is_refused_before_anything_is_read(
     assert refusal_in(reply) is Refusal.FAILED
     catalogue = next(f for f in preflight(folder, Expected()) if f.name == "catalogue")
     assert catalogue.status is Status.ERROR
-    assert "data.domains names 'films', and the catalogue names no domain" in catalogue.observation
+    assert "the domain 'films' is named, and the catalogue names no domain" in catalogue.observation
 
 
 def test_check_is_strict_and_says_how_many_a_running_node_leaves_out(sites: Sites) -> None:

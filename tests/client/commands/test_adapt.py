@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from safetensors import safe_open
 import client.home.adapt
 import client.home.local_attention
 from client.home.private import MEMORY, Guarantee, transition_sum
-from client.home.store import guarantee_of, load_home
+from client.home.store import domains_of, guarantee_of, load_home
+from client.serving.published import load_published
 from client.site.own_data import OwnData
 from client.site.site import Site
 from shared.models.attention import AttentionRecommender, build
@@ -54,6 +56,29 @@ def test_a_site_adapts_the_model_and_nothing_is_charged(
     printed = capsys.readouterr().out
     for words in ("federated model alone", "your own data alone", "adapted", "Nothing was sent"):
         assert words in printed
+
+
+def test_a_file_of_one_domain_is_adapted_to_without_a_site(
+    sites: Sites,
+    published: Path,
+    tmp_path: Path,
+    sotto_node: Command,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    site, half = sites.make("alpha", users=60), len(sites.catalogue) // 2
+    replace(sites.catalogue, domains=("films", "books") * half).save(published / "catalogue")
+    data, home = Site.load(site).data.source, tmp_path / "home.safetensors"
+    named = ("adapt", published, "--data", site / data, "--out", home)
+    assert sotto_node(*named, "--domain", "books") == 0
+    assert domains_of(home) == ("books",)
+    books, model = load_published(published, domains=["books"])
+    ranked = load_home(home, model.next_item_scores, books.fingerprint)
+    with torch.no_grad():
+        assert ranked(torch.tensor([[1, 2]])).shape == (1, half)
+    assert sotto_node(*named, "--domain", "songs") == 2
+    assert "'songs'" in capsys.readouterr().err
+    assert sotto_node("adapt", published, "--site", site, "--domain", "books") == 2
+    assert "data.domains" in capsys.readouterr().err
 
 
 def test_what_is_not_a_published_model_is_refused(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,25 @@ def test_the_exported_scorer_gives_the_same_top_ten(
         best = torch.from_numpy(scores).topk(10)
         assert torch.equal(best.indices, expected.indices)
         torch.testing.assert_close(best.values, expected.values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_items_of_a_domain_are_exported_by_themselves(
+    tmp_path: Path, sotto_node: Command
+) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="pip install 'sotto[onnx]'")
+    pytest.importorskip("onnxscript", reason="pip install 'sotto[onnx]'")
+    catalogue = replace(some_catalogue(), domains=("films", "books") * (ITEMS // 2))
+    build(DESCRIBED, catalogue).save_pretrained(tmp_path / "model")
+    catalogue.save(tmp_path / "catalogue")
+    file = tmp_path / "scorer.onnx"
+    assert sotto_node("export", tmp_path, "--onnx", file, "--domain", "books") == 0
+    rows = torch.tensor([[1, 2, 0, 0, 0]])
+    [scores] = runtime.InferenceSession(str(file)).run(None, {"histories": rows.numpy()})
+    _, books = load_published(tmp_path, domains=["books"])
+    assert scores.shape == (1, ITEMS // 2)
+    expected = books.next_item_scores(rows)
+    torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-4, atol=1e-4)
+    assert sotto_node("export", tmp_path, "--onnx", file, "--domain", "songs") == 2
 
 
 def test_without_the_packages_it_is_said_what_to_install(

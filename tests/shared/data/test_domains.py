@@ -57,7 +57,7 @@ def test_only_own_items_are_found_and_stay() -> None:
 def test_a_domain_that_is_not_there_is_refused_with_those_that_are(
     catalogue: Catalogue, said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"names 'c', and the catalogue {said}"):
+    with pytest.raises(ConfigError, match=f"'c' is named, and the catalogue {said}"):
         within(catalogue, ["c"])
 
 
