@@ -347,6 +347,8 @@ def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
     more += ("friends",) if social else ()
     by_item = attends_by_item(reasons)
     more += ("attends to",) if by_item else ()
+    modalities = any(reason.modalities for reason in reasons)
+    more += ("brought by",) if modalities else ()
     moved = any(one.before is not None for one in listed)
     table = table_of("rank", *(["by score"] if moved else []), "item", "title", "score", *more)
     for one in listed:
@@ -362,6 +364,7 @@ def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
             if by_item:
                 named = [f"{event.name} {event.attention:.0%}" for event in reason.attended]
                 cells.append(", ".join(named))
+            cells += [reason.brought_by] if modalities else []
         table.add_row(*cells)
     output.print(table)
     if not listed:

@@ -14,6 +14,7 @@
 - `quick_scores`: the highest scores of histories over a large catalogue, from bytes.
 - `choices`: how good models are by what users chose of what was shown, corrected for positions.
 - `query_words`: what the words of a query say of every item.
+- `block_scores`: what each modality of an item's features brings to its score.
 - `item_index`: an approximate index of a large catalogue.
 - `smoothed`: scores as the mean over random deletions, which one event moves little.
 - `explanation`: which past events brought an item, and how much popularity, federation and home.

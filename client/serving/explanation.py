@@ -22,7 +22,7 @@ popularity. With friends (`client.home.friends`) these three are times α, and a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["CHOSE", "Explanation", "PastEvent", "attends_by_item", "mean_attention"]
 
@@ -74,6 +74,9 @@ class Explanation:
         friends: the part of the user's friends, >= 0.
         query: what the user looked for, in words; "" for nothing. The parts are then those of the
             score for these words: `popularity` is what a user without history would get for them.
+        modalities: by how much each block of features, and the item's own direction, raises the
+            federated model's logit of the item above that of the mean item; {} where the model has
+            no gates.
     """
 
     events: tuple[PastEvent, ...]
@@ -83,6 +86,7 @@ class Explanation:
     verb: str = CHOSE
     friends: float = 0.0
     query: str = ""
+    modalities: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -110,6 +114,12 @@ class Explanation:
         """The three events, at most, that the federated model attends to most, the first most."""
         read = [event for event in self.events if event.attention]
         return tuple(sorted(read, key=lambda event: -(event.attention or 0.0))[:_MOST_ATTENDED])
+
+    @property
+    def brought_by(self) -> str:
+        """The modality that raises the item most; "" where none does, or there are no gates."""
+        highest = max(self.modalities, key=self.modalities.__getitem__, default="")
+        return highest if highest and self.modalities[highest] > 0 else ""
 
     @property
     def sentence(self) -> str:

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior, TransitionCounts
 from client.home.store import load_home
+from client.serving.block_scores import BlockScores, block_scores_of
 from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
 from client.serving.explanation import CHOSE, Explanation, PastEvent
 from client.serving.published import domains_of_home, load_published, scorer_of
@@ -153,6 +154,7 @@ class Recommender:
         self._search_federated = search_with(federated) if search is None else search
         self.catalogue, self.verb = catalogue, verb
         self._words: QueryWords | None = None
+        self._block_scores: BlockScores | None = None
         self._query = ""
         self._federated, self._attention, self._reads = federated, attention, window
         self._take_home(home)
@@ -209,6 +211,7 @@ class Recommender:
             search=ModelSearch(model) if ModelSearch.fits(model) else None,
             attention=attention,
         )
+        made._block_scores = block_scores_of(model, catalogue)
         return made.reading(QueryWords.of(model, catalogue))
 
     def reading(self, words: QueryWords | None) -> Recommender:
@@ -509,6 +512,8 @@ class Recommender:
             without = rest * self._without_each(history, read, columns)  # [events, K]
             differences = (total - without).tolist()
             attention = self._attended(history, columns + 1)
+            of_blocks = self._block_scores
+            raised = [{}] * len(columns) if of_blocks is None else of_blocks(history, columns + 1)
         reasons = []
         for column, (home, popularity, federated) in enumerate(zip(*parts, strict=True)):
             events = tuple(
@@ -523,7 +528,7 @@ class Recommender:
             )
             shares = float(home), float(popularity), float(federated)
             reason = Explanation(
-                events, *shares, verb=self.verb, friends=of_friends[column], query=self._query
+                *(events, *shares, self.verb, of_friends[column], self._query, raised[column])
             )
             reasons.append(reason)
         return reasons

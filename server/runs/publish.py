@@ -21,7 +21,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunState
 from shared.data.catalogue import Catalogue
 from shared.errors import ServerError
-from shared.models.gates import GATES, gate_shares
+from shared.models.gates import GATES, named_gate_shares
 from shared.models.offsets import OFFSET_SCALE
 from shared.system.files import move_durably
 
@@ -140,10 +140,8 @@ def _popularity(run: Run) -> tuple[float, ...]:
 def _modalities(run: Run, catalogue: Catalogue) -> dict[str, float]:
     """Return what each block of features weighs; {} where a model has no gates or one block."""
     gates = _weights(run, GATES) if catalogue.blocks else None
-    if gates is None:
-        return {}
     names = [block.name for block in catalogue.blocks]
-    return dict(zip(names, gate_shares(gates[: len(names), 0].tolist()), strict=True))
+    return named_gate_shares(names, {} if gates is None else {GATES: gates})
 
 
 def _weights(run: Run, name: str) -> NDArray[np.float32] | None:

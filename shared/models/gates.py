@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.models.offsets import OFFSET_SCALE
 
-__all__ = ["GATES", "GATES_SCALE", "LARGEST_GATE", "gate_shares"]
+__all__ = ["GATES", "GATES_SCALE", "LARGEST_GATE", "gate_shares", "named_gate_shares"]
 
 GATES = "gates.weight"
 """Name of the weights, in a saved model."""
@@ -30,3 +31,18 @@ def gate_shares(weights: Sequence[float]) -> list[float]:
     logits = np.clip(GATES_SCALE * np.asarray(weights, np.float64), -LARGEST_GATE, LARGEST_GATE)
     gates = np.exp(logits)
     return [float(share) for share in gates / gates.sum()]
+
+
+def named_gate_shares(
+    blocks: Sequence[str], weights: Mapping[str, NDArray[np.float32]]
+) -> dict[str, float]:
+    """Return what each block of features weighs, by its name; {} without gates or blocks.
+
+    Args:
+        blocks: names of the catalogue's blocks, in order.
+        weights: of a model, by name.
+    """
+    if not blocks or GATES not in weights:
+        return {}
+    shares = gate_shares(weights[GATES][: len(blocks), 0].tolist())
+    return dict(zip(blocks, shares, strict=True))

@@ -110,6 +110,21 @@ class ModalitiesRecommender(AttentionRecommender):
             fused *= self._by_item(gates)[0, :, None]
         return torch.cat([fused, self.features.table[:, size:]], dim=1)
 
+    def block_scores(self, histories: Tensor, items: Tensor) -> Tensor:
+        """Return what each block adds to items' scores: [B, T], [K] -> [B, K, M + 1].
+
+        By how much it raises the logit of the item above that of the mean item; over blocks, the
+        products of state and features add up. Own directions come last.
+        """
+        size = self.config.feature_size
+        described = self.feature_out(self.last_states(histories))  # (B, F)
+        table = self.item_table()
+        above = table[items.to(table.device) - 1] - table.mean(0)  # (K, F)
+        columns = table.new_zeros(len(self.columns) + 1, table.shape[1])
+        columns[:-1, :size], columns[-1, size:] = self.columns, 1
+        added: Tensor = (described[:, None] * above) @ columns.T
+        return added
+
     def _gates(self, users: int) -> Tensor:
         """Return exp(γ), a copy for each user, [B, 1, M]."""
         ones = self.position.weight.new_ones(users, 1, 1)

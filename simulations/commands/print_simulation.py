@@ -95,6 +95,9 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         _print_reranking(result["rerank"])
     if "groups" in result:
         print_groups(result["groups"])
+    if gates := result.get("gates"):
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in gates.items())
+        output.print(f"gates, of an item that has all modalities: {shares}", soft_wrap=True)
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
     if evaluation.get("joining"):

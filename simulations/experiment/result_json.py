@@ -415,7 +415,8 @@ class Result(Document):
     """All of result.json, schema 2.
 
     A field with a default is optional: an early version did not write it, or not in every run.
-    Schema 1 had no `rounds`, and `local` among the models; what both have means the same.
+    Schema 1 had no `rounds`, and `local` among the models; what both have means the same. `gates`
+    is what each block of features weighs in a model of the kind "modalities".
     """
 
     schemas: ClassVar[tuple[int, ...]] = (1, 2)
@@ -423,6 +424,7 @@ class Result(Document):
     data: Data
     privacy: Privacy
     plan: Plan | None = None
+    gates: dict[str, UnitInterval] | None = None
     evaluation: Evaluation
     rerank: Reranking | None = None
     groups: Groups | None = None

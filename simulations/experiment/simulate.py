@@ -18,6 +18,7 @@ from server.state.audit_log import AuditLog
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
+from shared.models.gates import named_gate_shares
 from shared.system.files import UMASK, write_atomically
 from simulations.experiment import result_json
 from simulations.experiment.baselines import recommender, validation_loss
@@ -81,6 +82,9 @@ def simulate(
     model = build_recommender(final, run, simulation.dataset.catalogue)
     if groups := groups_section(simulation, rankings, model, status.groups):
         optional["groups"] = groups
+    blocks = [block.name for block in simulation.dataset.catalogue.blocks]
+    if gates := named_gate_shares(blocks, final.weights):
+        optional["gates"] = gates
     if plan := simulation.plan:
         optional["plan"] = result_json.plan_section(plan)
     result = result_json.Result(

@@ -75,6 +75,21 @@ def fused_by_hand(model: ModalitiesRecommender) -> Tensor:
     return torch.stack(fused)
 
 
+@pytest.mark.parametrize("shape", [{}, OWN], ids=str)
+def test_what_blocks_add_makes_up_a_score(shape: dict[str, Any]) -> None:
+    """Scores without offsets, above their mean; of item 20, which has no features, too."""
+    model, items = made(replace(MODEL, **shape)), torch.tensor([2, 5, 20])
+    offset = model.item_scores.offset
+    assert offset is not None
+    with torch.no_grad():
+        offset.zero_()
+        scores = model.next_item_scores(EVENTS)
+        parts = model.block_scores(EVENTS, items)
+    assert parts.shape[:2] == (len(EVENTS), len(items))
+    assert_close(parts.sum(2), scores[:, items - 1] - scores.mean(1, keepdim=True))
+    assert bool(parts[..., -1].any()) == bool(shape)
+
+
 @pytest.mark.parametrize("shape", [{}, OWN, ALL, BOTH], ids=str)
 def test_it_is_the_recommender_over_items_that_are_fused_by_hand(shape: dict[str, Any]) -> None:
     model = made(replace(MODEL, **shape))

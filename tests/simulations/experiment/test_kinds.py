@@ -149,7 +149,10 @@ def test_a_run_learns_from_queries_and_serves_them(
 
 
 def test_a_run_learns_gates_of_modalities_and_serves_them(
-    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without noise, so that what moved was moved by users; half of the items have no picture."""
     out, catalogue, items = tmp_path / "run", tmp_path / "catalogue", load_items(tiny_data)
@@ -167,6 +170,9 @@ def test_a_run_learns_gates_of_modalities_and_serves_them(
     first, second = gate_shares(model.gates.weight[:2, 0].tolist())
     assert first != second
     assert not model.gates.weight[2:].any()
+    gates = json.loads((out / "result.json").read_text())["gates"]
+    assert gates == pytest.approx({"text": first, "image": second})
+    assert f"text {first:.0%}, image {second:.0%}" in capsys.readouterr().out
     recommender = Recommender.load(out)
     history = list(recommender.catalogue.item_ids[:3])
     listed = recommender.recommend(history, 4, explain=True)
@@ -174,4 +180,12 @@ def test_a_run_learns_gates_of_modalities_and_serves_them(
     scores = model.next_item_scores(rows)[0].index_fill(0, rows[0] - 1, -torch.inf)
     best = [recommender.catalogue.item_ids[place] for place in scores.topk(4).indices]
     assert [one.item for one in listed] == best
-    assert all(one.explanation is not None for one in listed)
+    for one in listed:
+        assert one.explanation is not None
+        assert one.explanation.modalities.keys() - {"own direction"} == {"text", "image"}
+        assert one.explanation.brought_by in {"", *one.explanation.modalities}
+    words = ["recommend", "--model", str(out), "--history", ",".join(history), "--explain"]
+    monkeypatch.setattr(sys, "argv", ["sotto-node", *words])
+    with pytest.raises(SystemExit):
+        node()
+    assert "brought" in capsys.readouterr().out
