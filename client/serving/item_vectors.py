@@ -18,7 +18,8 @@ from torch import Tensor
 from client.serving.candidates import Columns, Floats
 from client.serving.last_state import LastState
 from shared.config import ItemRepresentation
-from shared.models.attention import AttentionRecommender, ItemScores
+from shared.models.attention import AttentionRecommender
+from shared.models.item_scores import ItemScores
 
 __all__ = ["ItemVectors", "Query"]
 

@@ -24,7 +24,8 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from shared.config import ItemRepresentation
-from shared.models.attention import AttentionRecommender, Block
+from shared.models.attention import AttentionRecommender
+from shared.models.blocks import Block
 
 __all__ = ["LastState"]
 

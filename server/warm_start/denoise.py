@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from shared.data.histories import Histories
-from shared.models.attention import AttentionRecommender, ItemScores
+from shared.models.attention import AttentionRecommender
+from shared.models.item_scores import ItemScores
 from shared.models.moments import layer_norm, moment_sum, popularity_sum
 
 __all__ = [

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from server.warm_start.denoise import Posterior
 from shared.data.histories import Histories
-from shared.models.attention import AttentionRecommender, ItemScores
+from shared.models.attention import AttentionRecommender
+from shared.models.item_scores import ItemScores
 from shared.models.moments import MIN_MOMENT_NORM, layer_norm, states
 
 __all__ = ["PublicStates", "match_moment", "model_moment", "sample_public_states", "step_size"]

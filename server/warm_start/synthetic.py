@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from shared.data.histories import Histories
-from shared.models.attention import AttentionRecommender, ItemScores
+from shared.models.attention import AttentionRecommender
+from shared.models.item_scores import ItemScores
 
 __all__ = ["EVENTS", "USERS", "draw_histories", "popularity_of"]
 

@@ -2,6 +2,8 @@
 
 registry    the kinds of model that `model.kind` names, and where each is
 attention   the recommender: causal self-attention, scored over the whole catalogue
+blocks      its layers: attention and feed-forward
+item_scores   its layers of items: public features, and scores
 pretrained  the same behind the interface of transformers, for code that loads models with it
 lstm        a recurrence over the history, with attention for every candidate item
 query       what a user looks for in words: two towers over the scores of the first

@@ -14,7 +14,7 @@ __all__ = ["GATES", "GATES_SCALE", "LARGEST_GATE", "gate_shares", "named_gate_sh
 GATES = "gates.weight"
 """Name of the weights, in a saved model."""
 GATES_SCALE = OFFSET_SCALE
-"""Constant factor of a gate's logit γ, see `shared.models.attention.ItemScores`."""
+"""Constant factor of a gate's logit γ, see `shared.models.item_scores.ItemScores`."""
 LARGEST_GATE = 10.0
 """Bound on |γ|: no gate, nor the inverse of a sum of them, leaves float32's range."""
 

@@ -40,9 +40,11 @@ from torch.nn import functional as F
 
 from shared.config import ItemRepresentation, ModelConfig
 from shared.data.catalogue import Catalogue
-from shared.models.attention import AttentionRecommender, Block, ItemScores, public_features
+from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
+from shared.models.blocks import Block
 from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.item_scores import ItemScores
 from shared.models.products import product_by_user
 
 __all__ = [

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.data.feature_blocks import MOST_BLOCKS
-from shared.models.attention import AttentionRecommender, ItemScores, public_features
+from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
 from shared.models.frozen import INITIAL_STD, draw_frozen
 from shared.models.gates import GATES_SCALE, LARGEST_GATE
+from shared.models.item_scores import ItemScores
 from shared.models.products import linear_by_user
 
 __all__ = [

@@ -5,4 +5,4 @@ from __future__ import annotations
 __all__ = ["OFFSET_SCALE"]
 
 OFFSET_SCALE = 32.0
-"""Constant factor of every item's offset, see `shared.models.attention.ItemScores`."""
+"""Constant factor of every item's offset, see `shared.models.item_scores.ItemScores`."""

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shared.models.attention import AttentionRecommender, ItemScores
+from shared.models.attention import AttentionRecommender
+from shared.models.item_scores import ItemScores
 
 __all__ = ["adjust_logits", "popularity_ranks"]
 

@@ -32,9 +32,10 @@ from torch import Tensor, nn
 
 from shared.config import ItemRepresentation, ModelConfig
 from shared.data.catalogue import Catalogue
-from shared.models.attention import AttentionRecommender, ItemScores, public_features
+from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import LAYERS_ALIVE, AttentionConfig, extended
 from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.item_scores import ItemScores
 from shared.models.losses import loss_per_user
 from shared.models.offsets import OFFSET_SCALE
 from shared.models.query_text import BUCKETS

@@ -15,7 +15,7 @@ from shared.errors import ConfigError
 from shared.evaluation.exposure import DECILES, exposure
 from shared.evaluation.ranking import Ranking, Scorer, rank_users_by
 from shared.groups import tables_of
-from shared.models.attention import ItemScores
+from shared.models.item_scores import ItemScores
 from simulations.experiment.curves import Curve, CurvePoint, Curves, table_document
 from simulations.experiment.groups import asked_cells, exact_figures
 from simulations.experiment.requirements import check_groups

@@ -55,7 +55,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import ClippingError
-from shared.models.attention import ItemScores
+from shared.models.item_scores import ItemScores
 from shared.privacy.clipping.factors import RUN, FlatForm, WeightGradient, squared_norms
 from shared.privacy.clipping.grid import GridSum, grid_bits
 from shared.privacy.clipping.layers import RULES, linear_maps_by_user, objection

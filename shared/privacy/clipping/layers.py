@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shared.models.attention import ItemScores
+from shared.models.item_scores import ItemScores
 from shared.models.products import linear_by_user
 from shared.privacy.clipping.factors import Outer, Rows, exact
 

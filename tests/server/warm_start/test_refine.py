@@ -20,7 +20,8 @@ from server.warm_start.refine import (
     sample_public_states,
 )
 from shared.data.histories import Histories
-from shared.models.attention import AttentionRecommender, ItemScores, build
+from shared.models.attention import AttentionRecommender, build
+from shared.models.item_scores import ItemScores
 from shared.models.moments import layer_norm, states
 from tests.conftest import DESCRIBED, ITEMS, some_catalogue, some_histories
 

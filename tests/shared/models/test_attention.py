@@ -20,15 +20,10 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import ConfigError, DataError
-from shared.models.attention import (
-    QUERY_SCALE,
-    Attention,
-    AttentionRecommender,
-    ItemScores,
-    build,
-    trainable,
-)
+from shared.models.attention import AttentionRecommender, build, trainable
 from shared.models.attention_config import AttentionConfig
+from shared.models.blocks import QUERY_SCALE, Attention
+from shared.models.item_scores import ItemScores
 from shared.models.losses import loss_per_user, next_item_pairs
 
 V, F, D, T = 11, 5, 8, 6

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from shared.models.attention import AttentionRecommender, ItemScores, build
+from shared.models.attention import AttentionRecommender, build
+from shared.models.item_scores import ItemScores
 from shared.models.popularity import adjust_logits, popularity_ranks
 from tests.conftest import DESCRIBED, ITEMS, some_catalogue
 

@@ -20,8 +20,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared.errors import ClippingError
-from shared.models.attention import AttentionRecommender, ItemScores
+from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
+from shared.models.item_scores import ItemScores
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.privacy.clipping import clipping as book
 from shared.privacy.clipping import factors as bookkeeping
