@@ -39,6 +39,7 @@ def adaptable_text(
     size: int,
     *,
     blocks: int,
+    tokens: int = MOST_TOKENS,
     words: bool = False,
     batch_size: int = 64,
 ) -> AdaptableText:
@@ -49,6 +50,7 @@ def adaptable_text(
         encoder: of the BERT family.
         size: number of features F, >= 1.
         blocks: how many of the encoder's last blocks, >= 1.
+        tokens: of a text that are kept at most, up to `MOST_TOKENS`.
         words: whether features have words beside the encoder's vectors.
         batch_size: number of items encoded together, >= 1.
 
@@ -57,7 +59,7 @@ def adaptable_text(
     """
     _check_type(encoder, blocks)
     texts = item_texts(catalogue)
-    states = encoder.states_before(texts, blocks, most_tokens=MOST_TOKENS, batch_size=batch_size)
+    states = encoder.states_before(texts, blocks, most_tokens=tokens, batch_size=batch_size)
     vectors = encoder.vectors(texts, batch_size=batch_size)
     parts = text_parts(catalogue, vectors, size, words=words)
     config = encoder.model.config
@@ -72,7 +74,7 @@ def adaptable_text(
         pooling=str(encoder.pooling),
     )
     own = original_vectors(text)
-    _check_vectors(encoder, text, own, torch.from_numpy(vectors).float())
+    _check_vectors(encoder, own, torch.from_numpy(vectors).float(), text.lengths < tokens)
     return replace(text, vectors=own)
 
 
@@ -110,8 +112,7 @@ def _check_type(encoder: TextEncoder, blocks: int) -> None:
         raise _unfit(encoder, problem, "Choose a smaller --adaptable.")
 
 
-def _check_vectors(encoder: TextEncoder, text: AdaptableText, own: Tensor, vectors: Tensor) -> None:
-    whole = text.lengths < MOST_TOKENS  # longer texts were cut
+def _check_vectors(encoder: TextEncoder, own: Tensor, vectors: Tensor, whole: Tensor) -> None:
     difference = F.pairwise_distance(own[whole], vectors[whole]).amax() if whole.any() else 0.0
     if not float(difference) <= _DIFFERENCE:
         problem = f"its last blocks give vectors that are {float(difference):.3g} from its own"

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from shared.data.adaptable_text import MOST_TOKENS
 from shared.data.catalogue import Catalogue
 from shared.data.columns import ItemColumns
 from shared.errors import ConfigError
@@ -73,6 +74,12 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
             "and the texts' states before them are written, too.",
         ),
     ] = 0,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens of a text that these blocks read at most, 8 to 32; fewer cost less time."
+        ),
+    ] = MOST_TOKENS,
     batch_size: Annotated[int, typer.Option(help="Texts encoded at a time.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     item_column: Annotated[str, typer.Option(help="Column of the items' ids.")] = "",
@@ -93,6 +100,7 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
         pooling=pooling,
         size=size,
         adaptable=adaptable,
+        tokens=tokens,
         batch_size=batch_size,
         device=device,
     )

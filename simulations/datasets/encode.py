@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shared.data.adaptable_text import MOST_TOKENS
 from shared.data.catalogue import Catalogue
 from shared.data.feature_blocks import TEXT
 from shared.data.feature_source import FeatureSource
@@ -31,7 +32,10 @@ from shared.item_features.encoder_source import EncoderFiles, find_encoder
 from shared.item_features.tfidf import text_features
 from simulations.datasets.add_block import add_block, read_existing, refused
 
-__all__ = ["Encoding", "encode"]
+__all__ = ["LEAST_TOKENS", "Encoding", "encode"]
+
+LEAST_TOKENS = 8
+"""Of a text whose encoder is adapted: a few of them are the encoder's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class Encoding:
         pooling: how the encoder's token vectors become one vector.
         size: features of an item, F >= 1.
         adaptable: last blocks of the encoder that the kind "text" may adapt, >= 0.
+        tokens: of a text that these blocks read at most, in `LEAST_TOKENS`..`MOST_TOKENS`.
         batch_size: items encoded at a time, >= 1.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
@@ -56,6 +61,7 @@ class Encoding:
     pooling: Pooling = Pooling.MEAN
     size: int = 256
     adaptable: int = 0
+    tokens: int = MOST_TOKENS
     batch_size: int = 64
     device: str = "auto"
 
@@ -68,6 +74,11 @@ class Encoding:
         if self.adaptable < 0 or (self.adaptable and not self.encoder):
             raise ConfigError(
                 f"--adaptable {self.adaptable}: choose a whole number >= 0, above 0 with --encoder."
+            )
+        if not LEAST_TOKENS <= self.tokens <= MOST_TOKENS:
+            raise ConfigError(
+                f"--tokens {self.tokens}: choose a whole number from {LEAST_TOKENS} to "
+                f"{MOST_TOKENS}."
             )
 
     def torch_device(self) -> torch.device:
@@ -142,7 +153,13 @@ def _described(
     text = None
     if encoding.adaptable:
         text = adaptable_text(
-            items, encoder, size, words=words, blocks=encoding.adaptable, batch_size=at_once
+            items,
+            encoder,
+            size,
+            words=words,
+            blocks=encoding.adaptable,
+            tokens=encoding.tokens,
+            batch_size=at_once,
         )
     features = encoded_features(
         items, encoder, size, words=words, batch_size=at_once, progress=progress
@@ -156,6 +173,11 @@ def _check_blocks(stored: Catalogue, encoding: Encoding, out: Path) -> None:
         raise ConfigError(
             f"{out} holds features with --adaptable {blocks}: name another folder with --out, or "
             "remove it if no federation uses it."
+        )
+    if stored.text is not None and stored.text.longest > encoding.tokens:
+        raise ConfigError(
+            f"{out} holds texts of {stored.text.longest} tokens: give --tokens "
+            f"{stored.text.longest}, or name another folder with --out."
         )
 
 

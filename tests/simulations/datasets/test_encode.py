@@ -146,6 +146,7 @@ def test_a_folder_that_is_no_encoder_leaves_nothing_behind(
         ({"size": 0}, "--size 0"),
         ({"batch_size": -1}, "--batch-size -1"),
         ({"adaptable": -1}, "--adaptable -1: choose"),
+        ({"tokens": 7}, "--tokens 7: choose a whole number from 8"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -237,3 +238,19 @@ def test_features_that_nothing_reads_are_refused(tiny_data: Path, tmp_path: Path
     config = settings(tiny_data, f"lab.catalogue={tmp_path}", *IDS)
     with pytest.raises(ConfigError, match=r"model\.items = 'ids' reads no features"):
         prepare(config, tmp_path / "run")
+
+
+def test_texts_whose_encoder_is_adapted_are_cut(
+    items: Catalogue, encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "catalogue"
+    cut, _ = encode(items, encoding(encoder, adaptable=1, tokens=8), out)
+    whole, _ = encode(items, encoding(encoder, adaptable=1), tmp_path / "whole")
+    assert cut.text is not None
+    assert whole.text is not None
+    assert cut.text.longest == 8 < whole.text.longest
+    assert torch.equal(cut.text.lengths, whole.text.lengths.clamp(max=8))
+    assert torch.equal(cut.features, whole.features)
+    with pytest.raises(ConfigError, match=f"holds texts of {whole.text.longest} tokens"):
+        encode(items, encoding(encoder, adaptable=1, tokens=8), tmp_path / "whole")
+    assert not encode(items, encoding(encoder, adaptable=1, tokens=8), out)[1]
