@@ -250,6 +250,8 @@ def test_texts_whose_encoder_is_adapted_are_cut(
     assert whole.text is not None
     assert cut.text.longest == 8 < whole.text.longest
     assert torch.equal(cut.text.lengths, whole.text.lengths.clamp(max=8))
+    assert cut.features is not None
+    assert whole.features is not None
     assert torch.equal(cut.features, whole.features)
     with pytest.raises(ConfigError, match=f"holds texts of {whole.text.longest} tokens"):
         encode(items, encoding(encoder, adaptable=1, tokens=8), tmp_path / "whole")
