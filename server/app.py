@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from server.runs.recommender import build_model, with_own_items
 from server.runs.reporter import RunReporter
 from server.state.attempts import Attempts
 from server.state.checkpoint import Checkpoint
+from server.state.early_stop import after_metrics
 from server.state.partners import PartnerRegistry
 from server.state.run_lock import coordinator_lock
 from server.warm_start.denoise import Prior
@@ -305,22 +307,31 @@ def run_training_rounds(
                 weights=to_weights(arrays),
                 optimiser=strategy.state,
             )
+            checkpoint = after_metrics(checkpoint, strategy.metrics, config.training.patience)
         checkpoint.save(federation.out)
         if federation.attempts is not None:
             federation.attempts.sums.drop(checkpoint.round)
         if rounds:
             reporter.round_finished(report, strategy.metrics)
         observer(checkpoint)
+        if rounds and checkpoint.stopped:
+            reporter.training_stopped(checkpoint)
+            raise _StoppedEarlyError
         return None
 
-    strategy.start(
-        federation.grid,
-        to_arrays(checkpoint.weights),
-        num_rounds=config.training.number_of_rounds - done,
-        timeout=config.server.deadline_seconds,
-        evaluate_fn=after_round,
-    )
+    with suppress(_StoppedEarlyError):
+        strategy.start(
+            federation.grid,
+            to_arrays(checkpoint.weights),
+            num_rounds=0 if checkpoint.stopped else config.training.number_of_rounds - done,
+            timeout=config.server.deadline_seconds,
+            evaluate_fn=after_round,
+        )
     return checkpoint
+
+
+class _StoppedEarlyError(Exception):
+    """Leaves Flower's loop, which has no other way out, before its last round."""
 
 
 def _natural_steps(federation: Federation, config: RunConfig) -> Step:

@@ -331,11 +331,15 @@ class TrainingConfig(LocalTraining):
         debias: τ in [0, 1] of logit adjustment (arXiv:2007.07314): the loss adds τ times an item's
             log popularity to its score, so that the published scores leave it out. 0 leaves
             nothing out; with 1 no item is ahead for being popular.
+        patience: evaluations in a row (`server.evaluate_every`) whose noised NDCG is not above the
+            best so far by more than the standard deviation of its noise, after which training
+            stops; the weights of the best are published. 0 runs all rounds.
     """
 
     rounds: NonNegativeInt | Literal["plan"] = "plan"
     decay: Choice[Decay] = Decay.CONSTANT
     debias: Fraction = 0.0
+    patience: NonNegativeInt = 0
 
     @property
     def planned(self) -> bool:
@@ -547,7 +551,11 @@ class RunConfig:
             f"server.evaluate_every = {self.server.evaluate_every} without privacy: a site's "
             "metrics are never exact. Set it to 0, or set privacy.epsilon.",
         )
-
+        _require(
+            self.server.evaluate_every > 0 or not self.training.patience,
+            f"training.patience = {self.training.patience} without noised metrics that would stop "
+            "a run: set server.evaluate_every, or training.patience = 0.",
+        )
         _require(
             self.training.rounds != 0 or self.warm_start.share > 0,
             "training.rounds = 0 and warm_start.share = 0: nothing would be learned. Set one.",
@@ -618,6 +626,8 @@ class RunConfig:
             free += ("groups.",)
         if not self.training.debias:
             free += ("training.debias",)
+        if not self.training.patience:
+            free += ("training.patience",)
         if not self.model.augment:
             free += ("model.augment",)
         if self.model.kind is ModelKind.ATTENTION:  # as of runs of versions that had no other

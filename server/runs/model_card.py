@@ -65,6 +65,7 @@ class Published:
         items: size of the catalogue.
         version: of Sotto.
         attempts: at sums under secure aggregation; 0 without masks.
+        stopped_early: whether noised metrics ended training before its last round.
         groups: figures of public groups, released with noise; {} where there are none.
         measurements: sums of such figures that were released, hidden by noise or not.
         popularity: shares of the model's choices before any event, by tenth of the items, largest
@@ -82,6 +83,7 @@ class Published:
     version: str
     asked_rounds: int = 0
     attempts: int = 0
+    stopped_early: bool = False
     groups: Mapping[str, Any] = field(default_factory=dict)
     measurements: int = 0
     popularity: Sequence[float] = ()
@@ -348,7 +350,14 @@ def _training(published: Published) -> str:
     about = about_rounds(config, config.server.users, published.items)
     about = f"\n\n{about}" if about else ""
     unfinished = ""
-    if published.rounds < rounds:
+    if published.stopped_early:
+        unfinished = (
+            f"**Stopped early**, after round {published.rounds} of {rounds}: noised metrics had "
+            f"not improved by more than their noise in {config.training.patience} evaluations. "
+            "The weights are those of the best evaluation; the ε above counts the rounds that were "
+            "asked for.\n\n"
+        )
+    elif published.rounds < rounds:
         unfinished = (
             f"**Unfinished**: this is the model after round {published.rounds} of "
             f"{rounds}. The ε above counts every round that was asked for, "

@@ -124,6 +124,7 @@ def _card_contents(run: Run, catalogue: Catalogue, checkpoint: Checkpoint | None
         items=len(catalogue),
         version=version("sotto"),
         attempts=attempts.last,
+        stopped_early=checkpoint is None and status.round < run.config.training.number_of_rounds,
         groups={} if checkpoint else status.groups,
         measurements=status.measurements,
         popularity=_popularity(run) if checkpoint is None else (),

@@ -17,6 +17,7 @@ from server.rounds.collection_report import CollectionReport
 from server.rounds.participants import Declined, Partner
 from server.runs.mlflow import run_tracker
 from server.state.audit_log import FILE, AuditEvent, AuditLog
+from server.state.checkpoint import Checkpoint
 from server.state.status import FAULT, Organisation, RunState, RunStatus, now
 from shared.config import RunConfig
 from shared.errors import AuditError, CheckpointError, QuorumError, SottoError
@@ -203,6 +204,15 @@ class RunReporter:
             **released,
         )
         self._tracker.log_round(self.status)
+
+    def training_stopped(self, checkpoint: Checkpoint) -> None:
+        """Report that rounds are left out, since noised metrics no longer improve."""
+        log.info(
+            "round %d: %d evaluations in a row are not above that of round %d by more than the "
+            "noise. Training stops, and the weights of round %d are the run's",
+            *(checkpoint.round, checkpoint.waited, checkpoint.best_round, checkpoint.best_round),
+        )
+        self._update(rounds=checkpoint.round)
 
     def groups_collected(self, report: CollectionReport) -> None:
         """Report how the measurement of groups went."""

@@ -25,7 +25,7 @@ from shared.system.files import UMASK, write_atomically
 __all__ = ["Checkpoint", "State"]
 
 _FILE = "checkpoint.safetensors"
-_WEIGHT, _STATE = "weight/", "state/"
+_WEIGHT, _BEST, _STATE = "weight/", "best/", "state/"
 _METADATA = "progress"
 _RENAMED = {"warm": "warm_started", "popularity_part": "popularity_share"}
 _DROPPED = ("seconds", "bytes_up", "bytes_down")
@@ -54,7 +54,13 @@ class Checkpoint:
         group_weights: what users of each group count, as `groups.weights` states it, where it
             follows from figures; "" before the first.
         weighed: the last round that groups were measured for; 0 before the first.
+        best_metric: the best noised metric so far; None before the first, and where none decides
+            when training stops (`server.state.early_stop`). So are the next four.
+        best_round: the round that it is of.
+        waited: evaluations since then.
+        stopped: whether training is over before its last round.
         weights: global trainable weights.
+        best_weights: those that the best metric is of; empty before the first.
         optimiser: the server optimiser's arrays by name; empty for one without state.
     """
 
@@ -69,7 +75,12 @@ class Checkpoint:
     groups: Mapping[str, Any] | None = None
     group_weights: str = ""
     weighed: int = 0
+    best_metric: float | None = None
+    best_round: int = 0
+    waited: int = 0
+    stopped: bool = False
     weights: Weights
+    best_weights: Weights = field(default_factory=dict)
     optimiser: State = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
@@ -79,6 +90,7 @@ class Checkpoint:
             CheckpointError: it cannot be written; the old one is as it was.
         """
         arrays = {_WEIGHT + name: value for name, value in self.weights.items()}
+        arrays |= {_BEST + name: value for name, value in self.best_weights.items()}
         arrays |= {_STATE + name: value for name, value in self.optimiser.items()}
         arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         metadata = {_METADATA: json.dumps({name: getattr(self, name) for name in _FIELDS})}
@@ -111,7 +123,12 @@ class Checkpoint:
             with safe_open(file, framework="numpy") as opened:
                 fields = _fields(opened.metadata()[_METADATA])
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return cls(**fields, weights=_part(arrays, _WEIGHT), optimiser=_part(arrays, _STATE))
+            return cls(
+                **fields,
+                weights=_part(arrays, _WEIGHT),
+                best_weights=_part(arrays, _BEST),
+                optimiser=_part(arrays, _STATE),
+            )
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{file} is damaged ({error}): put a copy of it back, or start a new run in "
@@ -138,7 +155,7 @@ class Checkpoint:
 _FIELDS = tuple(
     item.name
     for item in dataclasses.fields(Checkpoint)
-    if item.name not in ("weights", "optimiser")
+    if item.name not in ("weights", "best_weights", "optimiser")
 )
 """What is stored as JSON, not as arrays."""
 

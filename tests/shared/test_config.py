@@ -130,6 +130,7 @@ def with_another(key: str) -> dict[str, Value]:
     fitting: dict[str, dict[str, Value]] = {
         "warm_start.share": {"model.hidden_size": 0},
         "privacy.trust": {"server.organisations": 8, "server.weighting": "population"},
+        "training.patience": {"server.evaluate_every": 2},
         "groups.share": {"groups.tables": "gender=F|M", "privacy.epsilon": 8.0},
         "groups.robust": {
             "groups.tables": "gender=F|M",
@@ -503,6 +504,17 @@ def test_metrics_are_not_asked_for_without_noise() -> None:
         RunConfig(
             privacy=PrivacyConfig(epsilon=None, delta=1e-5), server=ServerConfig(evaluate_every=2)
         )
+
+
+def test_patience_needs_metrics_and_belongs_to_a_runs_identity() -> None:
+    with pytest.raises(ConfigError, match=r"training\.patience = 2 without noised metrics"):
+        RunConfig(privacy=PRIVACY, training=TrainingConfig(rounds=9, patience=2))
+    metrics = ServerConfig(evaluate_every=1)
+    plain = RunConfig(privacy=PRIVACY, training=TrainingConfig(rounds=9), server=metrics)
+    patient = replace(plain, training=TrainingConfig(rounds=9, patience=2))
+    assert patient.noised_sums == plain.noised_sums == 18  # ε is planned for all rounds
+    assert patient.fingerprint != plain.fingerprint
+    assert "training.patience" not in plain.identity
 
 
 # --- secure aggregation --------------------------------------------------------------------------

@@ -24,6 +24,8 @@ SAVED = Checkpoint(
     own_items=(2, 7),
     answers={"alpha": "a" * 64},
     weights={"z": np.arange(6, dtype=np.float32).reshape(2, 3), "a/b": np.ones(1, np.float32)},
+    best_metric=0.25,
+    best_weights={"z": np.zeros((2, 3), np.float32)},
     optimiser={"m/z": np.full((2, 3), 1e-300), "m/a/b": np.array([np.nan], np.float32)},
 )
 
@@ -43,8 +45,10 @@ def same(left: Checkpoint, right: Checkpoint) -> bool:
         return {name: (v.dtype, v.shape, v.tobytes()) for name, v in part.items()}
 
     return (
-        replace(left, weights={}, optimiser={}) == replace(right, weights={}, optimiser={})
+        replace(left, weights={}, best_weights={}, optimiser={})
+        == replace(right, weights={}, best_weights={}, optimiser={})
         and bits(left.weights) == bits(right.weights)
+        and bits(left.best_weights) == bits(right.best_weights)
         and bits(left.optimiser) == bits(right.optimiser)
     )
 

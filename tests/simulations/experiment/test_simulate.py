@@ -236,6 +236,33 @@ def test_noised_metrics_are_asked_for_and_paid_from_the_same_budget(
         assert sent.count("evaluate") == 2
 
 
+def test_rounds_end_when_noised_metrics_no_longer_improve(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds that are not run are charged to nobody; the weights are those of the best."""
+    metrics = iter([0.1, 0.3, 0.35, 0.2, 0.9])  # with a noise of .1: the third is no improvement
+    released = lambda *_: {"hr@10": 0.5, "ndcg@10": next(metrics), "noise": 0.1}  # noqa: E731
+    monkeypatch.setattr("server.rounds.strategy.mean_metrics", released)
+    config = settings(
+        tiny_data,
+        *("training.rounds=8", "server.evaluate_every=1", "training.patience=2"),
+        "lab.alone=false",
+    )
+    result = run(config, tmp_path / "run")
+    assert [one["number"] for one in result["rounds"]] == [1, 2, 3, 4]
+    for organisation in result["privacy"]["organisations"]:
+        steps = Counter[str]()
+        for release in organisation["releases"]:
+            steps[release["kind"]] += release["steps"]
+        assert steps == {"statistics": 2, "train": 4, "evaluate": 4}
+        assert organisation["epsilon"] < 7.9
+    last = Checkpoint.load(tmp_path / "run")
+    assert (last.round, last.best_round, last.best_metric) == (4, 2, 0.3)
+    assert last.stopped
+    for name, values in last.weights.items():
+        assert np.array_equal(values, last.best_weights[name])
+
+
 def test_a_plan_chooses_the_rounds_and_says_so(tiny_data: Path, tmp_path: Path) -> None:
     """Nothing of it is in the settings that are given; a resumed run has the same plan."""
     given = ("training.rounds=plan", "training.sample_rate=1.0", "training.learning_rate=1.0")
