@@ -57,6 +57,8 @@ from tests.tiny_encoder import text_catalogue
 
 search = settings(max_examples=40, deadline=None)
 threads = pytest.mark.parametrize("threads", [1, 2])
+OWN_ITEMS = torch.arange(ITEMS) % 3 != 1
+OTHERS_OF_OWN_ITEMS = [[1, 3, 4, 6], [6, 6, 6], [7, 9, 10, 12, 1], [3], []]
 OTHERS = [[1, 2, 4, 5], [6, 6, 6], [7, 8, 9, 10, 11, 12, 1], [2], [], [5, 4, 2, 1, 12, 11, 10]]
 
 
@@ -153,8 +155,10 @@ def test_gates_of_modalities_are_bounded_as_well(shape: dict[str, object]) -> No
             assert_bounded(excess(model, OTHERS, user))
 
 
+@pytest.mark.parametrize("own_items", [False, True])
 @pytest.mark.parametrize("drawn", [0, 3])
-def test_adapters_of_an_encoder_are_bounded_as_well(drawn: int) -> None:
+def test_adapters_of_an_encoder_are_bounded_as_well(drawn: int, own_items: bool) -> None:
+    """Also of an organisation that ranks its own items alone."""
     catalogue = text_catalogue(ITEMS, 5)
     shape = {"item_representation": "features", "layers": 1, "heads": 1, "trained": "scores"}
     shape |= {"text_width": TEXT_WIDTH, "text_blocks": 2, "lora_rank": 2, "recency": 0.75}
@@ -163,8 +167,11 @@ def test_adapters_of_an_encoder_are_bounded_as_well(drawn: int) -> None:
         assert isinstance(model, TextRecommender)
         assert catalogue.text is not None
         model.features.attach(catalogue.text)
-        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
-            assert_bounded(excess(model, OTHERS, user, replace(PLAN, candidates=drawn)))
+        if own_items:
+            model.restrict(OWN_ITEMS)
+        others = OTHERS_OF_OWN_ITEMS if own_items else OTHERS
+        for user in ([3, 4, 6], [3] * (LENGTH + 1)):
+            assert_bounded(excess(model, others, user, replace(PLAN, candidates=drawn)))
 
 
 @pytest.mark.parametrize(
@@ -181,15 +188,13 @@ def test_so_is_a_model_that_ranks_an_organisations_own_items_alone(
     """Whoever is there: what is left out is a public constant, and -inf reaches no sum."""
     shape = {"item_representation": items, "tied": True, "item_bias": True, "recency": 0.75}
     shape |= {"layers": 1, "heads": 1, "trained": "all"}
-    selected = torch.arange(ITEMS) % 3 != 1
-    others = [[1, 3, 4, 6], [6, 6, 6], [7, 9, 10, 12, 1], [3], []]
     beside = asked_beside if kind is QueryRecommender else None
     plan = replace(PLAN, candidates=candidates)
     for seed in range(2):
         model = hostile_model(np.random.default_rng(seed), kind, **shape)
-        model.restrict(selected)
+        model.restrict(OWN_ITEMS)
         for user in ([3, 4, 6], [3] * (LENGTH + 1)):
-            assert_bounded(excess(model, others, user, plan, beside=beside))
+            assert_bounded(excess(model, OTHERS_OF_OWN_ITEMS, user, plan, beside=beside))
 
 
 def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_user() -> None:
