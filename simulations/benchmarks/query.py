@@ -1,6 +1,7 @@
-"""How well a film is found by words: with the user and without, beside BM25.
+"""How well a film is found by words: with the user and without, beside BM25 and an encoder.
 
-    python -m simulations.benchmarks.query FOLDER --out OUT [--tags FILE] [--epsilon 8] [--set ...]
+    python -m simulations.benchmarks.query FOLDER --out OUT [--tags FILE] [--encoder FOLDER]
+        [--epsilon 8] [--set ...]
 
 FOLDER holds public interactions (`simulations.datasets.load`). Queries are the tags of FILE, or
 else are made from titles: of ten films a user chose, drawn by the seed, each word with chance 1/2,
@@ -8,6 +9,10 @@ one at least. Of each user, the last fifth of the films with a query, in order o
 held out: training sees neither these queries nor the user's events of these films. The rest is
 split among organisations and trained on by a run of the kind "query", written to OUT, with its
 warm start, ledger and accounting.
+
+With --encoder, a frozen text encoder embeds the query and each item's text, its title and genres
+(`shared.item_features.encoder`). Their cosine counts `ENCODER_SCALE` times beside log-probabilities
+and BM25, as in the softmax that such encoders are trained with.
 
 Printed are HR@10 and NDCG@10 of the film that was meant, among the whole catalogue, over the
 held-out queries, each user's mean counting once, and over all queries. By every way, what the user
@@ -21,6 +26,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from client.compute.queries import past_events
 from client.serving.published import load_published
@@ -35,6 +42,8 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.queries import Asked, Queries, queries_of
 from shared.data.reading import write_interactions
+from shared.item_features.encoder import TextEncoder, item_texts
+from shared.item_features.encoder_source import find_encoder
 from shared.models.query import SHARES_SCALE, QueryRecommender
 from shared.models.query_text import bag_of, index_of, words_of
 from simulations.datasets.load import load
@@ -47,8 +56,12 @@ from simulations.experiment.simulation import RoundFigures
 __all__ = ["Figures", "figures_of", "hold_queries_out"]
 
 K, FILMS, SHARE = 10, 10, 0.2
+ENCODER_SCALE = 20.0
+"""Inverse temperature of a cosine: of the loss of sentence-transformers (arXiv:1705.00652)."""
 Scores = Callable[[int, int], NDArray[np.float64]]
 """Scores the catalogue for a user's query, by row and number: [V]."""
+UserScores = Callable[[int, int | None], Tensor]
+"""Scores the catalogue for a user, by row, before the query of a number; None: any event. [V]."""
 
 
 class Lines:
@@ -186,7 +199,7 @@ def figures_of(
 def model_scores(
     model: QueryRecommender,
     catalogue: Catalogue,
-    histories: Histories,
+    own_scores: UserScores,
     queries: Queries,
     *,
     words: bool,
@@ -197,12 +210,12 @@ def model_scores(
     Args:
         model: in evaluation mode.
         catalogue: its items.
-        histories: to train on.
+        own_scores: of its core.
         queries: that were held out.
         words: whether the words have a part.
         user: "own", the events before the query; "nobody", as before any event; "none", no part.
     """
-    index, length = index_of(catalogue), model.config.max_length
+    index = index_of(catalogue)
 
     @torch.no_grad()
     def scores(row: int, number: int) -> NDArray[np.float64]:
@@ -213,12 +226,39 @@ def model_scores(
         total, weight = model.evidence(bag, match)
         total = total[0, 0] if words else torch.zeros_like(total[0, 0])
         if user != "none":
-            past = past_events(histories, queries, row, number, length).tolist()
-            events = torch.tensor([past if past and user == "own" else [0]])
-            total = total + weight[0, 0] * model.next_item_scores(events)[0]
+            part = own_scores(row, number) if user == "own" else own_scores(row, None)
+            total = total + weight[0, 0] * part
         return total.double().numpy()
 
     return scores
+
+
+def user_scores(model: QueryRecommender, histories: Histories, queries: Queries) -> UserScores:
+    """Return how the core scores all items for a user before a query, or before any event."""
+    length = model.config.max_length
+
+    @cache
+    @torch.no_grad()
+    def scores(row: int, number: int | None) -> Tensor:
+        past = []
+        if number is not None:
+            past = past_events(histories, queries, row, number, length).tolist()
+        return model.next_item_scores(torch.tensor([past or [0]]))[0]
+
+    return lambda row, number: scores(row if number is not None else 0, number)
+
+
+def encoder_scores(folder: str, catalogue: Catalogue, queries: Queries) -> Scores:
+    """Return `ENCODER_SCALE` times the cosine of a frozen encoder's vectors of query and item."""
+    encoder = TextEncoder(find_encoder(folder))
+    of_items = encoder.vectors(item_texts(catalogue))
+    of_queries = encoder.vectors(list(queries.texts))
+    return lambda _, number: ENCODER_SCALE * (of_items @ of_queries[number])
+
+
+def sum_of(*parts: Scores) -> Scores:
+    """Return the sum of scores."""
+    return lambda row, number: np.sum([part(row, number) for part in parts], axis=0)
 
 
 def bm25_scores(catalogue: Catalogue, queries: Queries) -> Scores | None:
@@ -255,12 +295,17 @@ def as_it_starts(model: QueryRecommender) -> QueryRecommender:
 
 
 def print_figures(
-    model: QueryRecommender, catalogue: Catalogue, histories: Histories, queries: Queries
+    model: QueryRecommender,
+    catalogue: Catalogue,
+    histories: Histories,
+    queries: Queries,
+    encoder: str,
 ) -> None:
     """Measure every way, and print a table."""
+    core = user_scores(model, histories, queries)
 
     def of(kind: QueryRecommender, user: str, *, words: bool = True) -> Scores:
-        return model_scores(kind, catalogue, histories, queries, words=words, user=user)
+        return model_scores(kind, catalogue, core, queries, words=words, user=user)
 
     first = as_it_starts(model)
     ways: list[tuple[str, Scores | None]] = [
@@ -274,6 +319,17 @@ def print_figures(
         ("trained: words, popularity", of(model, "nobody")),
         ("trained: words, user", of(model, "own")),
     ]
+    if encoder:
+        frozen, words = encoder_scores(encoder, catalogue, queries), of(first, "none")
+        own, popular = (of(first, user, words=False) for user in ("own", "nobody"))
+        ways += [
+            ("frozen encoder", frozen),
+            ("frozen encoder, popularity", sum_of(frozen, popular)),
+            ("frozen encoder, user", sum_of(frozen, own)),
+            ("frozen encoder, BM25", sum_of(frozen, words)),
+            ("frozen encoder, BM25, popul.", sum_of(frozen, words, popular)),
+            ("frozen encoder, BM25, user", sum_of(frozen, words, own)),
+        ]
     gain, weight = (SHARES_SCALE * model.query_shares.weight[:, 0]).tolist()
     users = int((np.diff(queries.offsets) > 0).sum())
     sys.stdout.write(f"{len(queries)} queries of {users} users; g = {gain:.3f}, w = {weight:.3f}\n")
@@ -300,6 +356,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tags", type=Path, help="table of queries; made from titles without it")
+    parser.add_argument("--encoder", default="", help="folder of a frozen text encoder")
     parser.add_argument("--epsilon", default="none")
     parser.add_argument("--delta", default="1e-5")
     parser.add_argument("--queries", type=int, default=10**9, help="held-out queries at most")
@@ -330,7 +387,7 @@ def main() -> None:
     assert isinstance(model, QueryRecommender)
     rows = np.linspace(0, len(test) - 1, min(options.queries, len(test))).astype(np.int64)
     queries = queries_of(train, [test[row] for row in rows])
-    print_figures(model, catalogue, train, queries)
+    print_figures(model, catalogue, train, queries, options.encoder)
 
 
 if __name__ == "__main__":
