@@ -8,15 +8,17 @@ more than any noise. So nothing about the private data decides a shape:
 |---|---|
 | length of a history | the least of a few constants that holds it, right-padded (`shapes_of`): |
 |                     |   its own user's length alone decides which |
+| what is read beside a history | of a user who has none of it (no query, for the kind "query"), |
+|                     |   nothing is computed: own data alone decide, see `OptionalBeside` |
 | rows of a batch | a constant of that length, the model, the plan and the device; missing |
 |                 |   users are empty |
-| batches of a step | of each length users / rows, rounded up; one in all at least |
-| order of users | by these lengths, then that of the site's histories; sums do not depend on it |
+| batches of a step | of each of these shapes users / rows, rounded up; one in all at least |
+| order of users | by these shapes, then that of the site's histories; sums do not depend on it |
 | random numbers of a user | a stream of its own (`shared.privacy.noise.user_bytes`) |
 
 All shapes are checked, and so computed, before a history is read (`client.compute.trainer`): the
-most memory that a step takes does not tell whether there is a long history. Time does, as it tells
-how many users and events there are (the threat model has it).
+most memory that a step takes does not tell whether there is a long history, or a query. Time does,
+as it tells how many users and events there are (the threat model has it).
 
 An empty user has no target: its loss and gradient are 0.
 
@@ -31,7 +33,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +50,7 @@ __all__ = [
     "NUMBERS_AT_ONCE",
     "Batch",
     "Beside",
+    "OptionalBeside",
     "Shape",
     "independent_rows",
     "invented_batch",
@@ -78,6 +81,7 @@ class Shape:
         candidates: drawn for each user, K; 0 for none.
         masked: random numbers for one user's dropout masks.
         among: internal ids of the items that candidates are drawn from, int64 [K]; None for all.
+        beside: whether what the model reads beside histories is in it.
     """
 
     rows: int
@@ -86,6 +90,7 @@ class Shape:
     candidates: int
     masked: int
     among: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    beside: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,14 @@ class Beside(Protocol):
         """
 
 
+@runtime_checkable
+class OptionalBeside(Beside, Protocol):
+    """What only some users have beside their histories: the others' batches are without it."""
+
+    def present(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these users have any; own data alone decide."""
+
+
 def most_rows(
     config: ModelShape,
     candidates: int,
@@ -196,6 +209,8 @@ def shapes_of(
     expected: float,
     device: str,
     longest: int | None = None,
+    *,
+    optional: bool = False,
 ) -> tuple[Shape, ...]:
     """Return the shapes of a step's batches, of ascending length: from public constants alone.
 
@@ -207,6 +222,8 @@ def shapes_of(
         expected: users in a step.
         device: "cpu" or "cuda".
         longest: as in `shape_of`.
+        optional: whether a loss may go without what is read beside histories: each length then has
+            two shapes, the first without it.
 
     >>> [shape.length for shape in shapes_of(AttentionConfig(items=9, max_length=50), 0, 99, "cpu")]
     [13, 25, 50]
@@ -216,8 +233,14 @@ def shapes_of(
     while len(lengths) <= HALVED and (half := -(-lengths[-1] // 2)) >= SHORTEST:
         lengths.append(half)
     return tuple(
-        replace(whole, length=length, rows=most_rows(config, candidates, expected, device, length))
+        replace(
+            whole,
+            length=length,
+            rows=most_rows(config, candidates, expected, device, length),
+            beside=beside,
+        )
         for length in reversed(lengths)
+        for beside in ((False, True) if optional else (True,))
     )
 
 
@@ -235,22 +258,23 @@ def physical_batches(
     Args:
         histories: the site's.
         users: rows of `histories`, the sample.
-        shapes: of batches, of ascending length; a user comes into the shortest that holds all of
-            its events that are read.
+        shapes: of batches, as `shapes_of` has them; a user comes into the shortest that holds all
+            of its events that are read, and into one without `beside` if it has none of it.
         key: secret, of the users' random streams.
         step: number of the step, >= 0.
         counts: what the gradient of each user of `histories` counts, [N]; None is 1 for all.
         beside: what the model reads beside histories; None where it reads nothing.
     """
-    lengths = np.array([shape.length for shape in shapes[:-1]], np.int64)
-    kinds = np.searchsorted(lengths, histories.lengths[users] - 1)
+    lengths = np.unique([shape.length for shape in shapes])
+    fitting = lengths[np.searchsorted(lengths[:-1], histories.lengths[users] - 1)]
+    full = _present(users, shapes, beside)
     for kind, shape in enumerate(shapes):
-        of_kind = users[kinds == kind]
+        of_kind = users[(fitting == shape.length) & (full == shape.beside)]
         first = kind == 0 and not len(users)
         for start in range(0, len(of_kind) + first, shape.rows):
             rows = of_kind[start : start + shape.rows]
             batch = _batch(histories, rows, shape, key, step)
-            if beside is not None:
+            if beside is not None and shape.beside:
                 batch = replace(batch, beside=beside.of(rows, shape, key, step))
             if counts is None:
                 yield batch
@@ -258,6 +282,17 @@ def physical_batches(
             of_rows = torch.zeros(shape.rows, dtype=torch.float64)
             of_rows[: len(rows)] = torch.from_numpy(counts[rows])
             yield replace(batch, counts=of_rows)
+
+
+def _present(
+    users: NDArray[np.int64], shapes: Sequence[Shape], beside: Beside | None
+) -> NDArray[np.bool_]:
+    """Return which users come into shapes with `beside`, bool [N]."""
+    if all(shape.beside for shape in shapes):
+        return np.ones(len(users), np.bool_)
+    if isinstance(beside, OptionalBeside):
+        return beside.present(users)
+    return np.full(len(users), beside is not None)
 
 
 def _batch(

@@ -57,6 +57,10 @@ class AskedBeside:
                 chosen[row, place] = self.queries.items[number]
         return tuple(torch.from_numpy(part) for part in (pasts, bags, matches, chosen))
 
+    def present(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these users have a query."""
+        return np.asarray(np.diff(self.queries.offsets)[users] > 0)
+
     def _drawn(self, user: int, key: bytes, step: int) -> list[int]:
         rows = self.queries.rows(user)
         if len(rows) > QUERIES:

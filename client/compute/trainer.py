@@ -196,7 +196,12 @@ def _no_traces(
 
 def _shapes(model: AttentionRecommender, plan: LocalPlan) -> tuple[Shape, ...]:
     return shapes_of(
-        model.config, plan.candidates, plan.expected_batch, model.device.type, plan.max_events
+        model.config,
+        plan.candidates,
+        plan.expected_batch,
+        model.device.type,
+        plan.max_events,
+        optional=model.beside_is_optional,
     )
 
 
@@ -272,16 +277,17 @@ def _probe(model: AttentionRecommender, plan: LocalPlan) -> None:
     )
 
 
+def _invented_beside(model: AttentionRecommender, shape: Shape, seed: int) -> tuple[Tensor, ...]:
+    return model.invented_beside(shape.rows, shape.length, seed) if shape.beside else ()
+
+
 def _rows_agree(model: AttentionRecommender, clipping: PerUserClipping, shape: Shape) -> bool:
     """Return whether one user adds the same bits in every row, and among other users.
 
     So does every layer's output, and every gradient of one: a sum's grid hides some bits.
     """
     one, others = (
-        replace(
-            invented_batch(shape, seed),
-            beside=model.invented_beside(shape.rows, shape.length, seed),
-        )
+        replace(invented_batch(shape, seed), beside=_invented_beside(model, shape, seed))
         for seed in (1, 2)
     )
     everywhere = one.repeated(shape.rows)

@@ -73,11 +73,14 @@ class AttentionRecommender(nn.Module):
         selected: bool [V], the only items that losses rank (see `restrict`); None for all.
         ranks_by_products: whether a score is the product of one query a history with one vector an
             item, which fast search and export need (`client.serving.item_vectors`).
+        beside_is_optional: whether `losses` may go without what is read beside histories: a user
+            who has none of it adds the same then.
     """
 
     model_type: ClassVar[str] = "sotto-attention"
     shape: ClassVar[type[AttentionConfig]] = AttentionConfig
     ranks_by_products: ClassVar[bool] = True
+    beside_is_optional: ClassVar[bool] = False
     linked_weights: ClassVar[frozenset[str]] = frozenset()
     item_tensors: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("features.table", "item_scores.offset", "item.weight", "item_out.weight"), 0

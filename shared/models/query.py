@@ -113,6 +113,7 @@ class QueryRecommender(AttentionRecommender):
     config: QueryConfig
     model_type = "sotto-query"
     shape = QueryConfig
+    beside_is_optional = True
 
     def __init__(self, config: QueryConfig, features: Tensor | None = None) -> None:
         super().__init__(config, features)

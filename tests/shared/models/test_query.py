@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.testing import assert_close
 
+from client.compute import trainer
 from client.compute.batches import Shape
 from client.compute.queries import AskedBeside
 from client.compute.steps import LocalPlan
@@ -142,6 +144,39 @@ def test_a_noised_step_moves_every_weight_and_the_same_sum_is_masked() -> None:
     ]
     assert len(points[0]) == sum(value.numel() for value in change.values())
     assert (points[0] != points[1]).sum() >= 3 * 4 + 2  # B, g and w; A begins without a gradient
+
+
+class EverybodyAsked(AskedBeside):
+    """Users without queries are computed as those who have some."""
+
+    def present(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.ones(len(users), np.bool_)
+
+
+def test_users_without_queries_pay_nothing_and_add_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sum is the same, to rounding, whichever batches they come in."""
+    histories, beside = some_asked()
+    plan = LocalPlan(population=9, noise_multiplier=1e-3, trust=Trust.SECURE_AGGREGATION)
+    read: list[int] = []
+    losses = trainer._batch_losses
+
+    def noted(model: Any, batch: Any) -> Any:  # noqa: ANN401
+        present = (batch.events != 0).any(1)
+        read.extend(batch.events[present, 0].tolist() if batch.beside else [])
+        return losses(model, batch)
+
+    monkeypatch.setattr(trainer, "_batch_losses", noted)
+    everybody = EverybodyAsked(histories, beside.queries, beside.index)
+    sums, rows = [], []
+    check_model(made(), plan)
+    for one in (beside, everybody):
+        read.clear()
+        sums.append(gradient_points(made(), histories, plan, SeededRandom(0), beside=one))
+        rows.append(sorted(read))
+    assert rows == [[1, 6], [1, 4, 6]]  # first events: of the two who asked, and of all three
+    assert np.abs(sums[0] - sums[1]).max() < 1e-6 * np.abs(sums[0]).max()
 
 
 def test_what_a_step_reads_is_the_users_own() -> None:
