@@ -26,8 +26,9 @@ from client.home.store import HOME_FILE
 from client.serving.batch import Batch, Summary, check_file, recommend_all
 from client.serving.explanation import CHOSE, attends_by_item
 from client.serving.guarded import load_file_protection
+from client.serving.named_items import Filters
 from client.serving.published import home_in_use
-from client.serving.recommender import Filters, Recommended, Recommender
+from client.serving.recommender import Recommended, Recommender
 from client.serving.smoothed import load_recommender
 from client.site.site import FILE, Site
 from client.site.wellbeing import Measure, WellbeingConfig

@@ -189,7 +189,7 @@ def try_it(table: Table, question: Question) -> Trial:
     Raises:
         RequestError: the user, an item or the category is not there.
     """
-    from client.serving.recommender import Filters  # noqa: PLC0415 with torch
+    from client.serving.named_items import Filters  # noqa: PLC0415 with torch
 
     loaded, recommender = table.loaded, table.recommenders[question.blend]
     catalogue = recommender.catalogue

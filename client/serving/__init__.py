@@ -2,6 +2,7 @@
 
 - `published`: loads a published folder: catalogue and model.
 - `recommender`: scores, filters and ranks the catalogue for histories.
+- `named_items`: items by public id, list and category.
 - `batch`: recommendations for many users, into one file, in blocks; a killed run goes on.
 - `guarded`: what lists of protected users are chosen from, and those of a file.
 - `quality`: how good a published folder is on the partner's own held-out events.

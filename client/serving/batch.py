@@ -32,7 +32,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from client.serving.guarded import guard_file
-from client.serving.recommender import Filters, Lists, Recommender
+from client.serving.named_items import Filters
+from client.serving.recommender import Lists, Recommender
 from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.rerank.settings import RerankConfig

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.serving.recommender import Filters, Lists, Recommender
+from client.serving.named_items import Filters
+from client.serving.recommender import Lists, Recommender
 from client.site.site import Site
 from client.site.wellbeing import Measure
 from shared.data.catalogue import Catalogue

@@ -38,44 +38,26 @@ from client.home.store import load_home
 from client.serving.block_scores import BlockScores, block_scores_of
 from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
 from client.serving.explanation import CHOSE, Explanation, PastEvent
+from client.serving.named_items import Filters, Mask, NamedItems
 from client.serving.published import domains_of_home, load_published, scorer_of
 from client.serving.query_words import QueryWords
 from client.serving.quick_scores import ModelSearch
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import canonical_id
-from shared.errors import DataError, RequestError, UnknownItemError
+from shared.errors import DataError, RequestError
 from shared.evaluation.ranking import Scorer, top_items
 from shared.evaluation.reordering import join_candidates
 from shared.rerank.reranker import ItemTraits, Reranker
 from shared.rerank.settings import RerankConfig, changed
 
-__all__ = ["Filters", "Lists", "Recommended", "Recommender", "Rerank"]
+__all__ = ["Lists", "Recommended", "Recommender", "Rerank"]
 
 _NUMBERS = 2**24
 """Scores that are held at once."""
 _MOST_ROWS = 256
 _LEAST = float(np.finfo(np.float32).tiny)
 _KEPT_RERANKERS = 8
-_KEPT_FILTERS = 32
-"""Filters whose items are not looked up again; each holds a byte an item."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which items may be recommended.
-
-    Attributes:
-        exclude_seen: leave out what is in the user's history.
-        allow: public ids of the only items that may be recommended; None allows all.
-        deny: public ids of items that may not be recommended.
-        categories: an item must have one of these genres; empty asks for none.
-    """
-
-    exclude_seen: bool = True
-    allow: frozenset[str] | None = None
-    deny: frozenset[str] = frozenset()
-    categories: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +102,6 @@ ItemAttention = Callable[[Tensor, Tensor], Tensor]
 Rerank = RerankConfig | str | None
 """How lists are chosen: settings, or the name of a method with its own strength."""
 _NO_FILTERS = Filters()
-Mask = npt.NDArray[np.bool_]
 
 
 class Recommender:
@@ -158,10 +139,7 @@ class Recommender:
         self._query = ""
         self._federated, self._attention, self._reads = federated, attention, window
         self._take_home(home)
-        forms = {canonical_id(item): number for item, number in catalogue.index.items()}
-        self._numbers = forms | dict(catalogue.index)
-        self._categories = {genre for genres in set(catalogue.genres) for genre in genres}
-        self._hidden = lru_cache(maxsize=_KEPT_FILTERS)(self._hide)
+        self._items = NamedItems(catalogue)
         self._rerankers = lru_cache(maxsize=_KEPT_RERANKERS)(self._make_reranker)
 
     @classmethod
@@ -326,7 +304,7 @@ class Recommender:
             RequestError: k is out of range, or a category is not there.
             ConfigError: `rerank` does not fit the catalogue.
         """
-        places, numbers = self._find(history, "the history", skip_unknown=skip_unknown)
+        places, numbers = self._items.find(history, "the history", skip_unknown=skip_unknown)
         given = Histories.from_lists([numbers], [canonical_id(user)])
         lists = self.rank_many(given, k, filters=filters, rerank=rerank)
         items = lists.ids[0][lists.ids[0] > 0]
@@ -362,7 +340,9 @@ class Recommender:
         self.check(k, filters)
         rest = iter(histories)
         while part := list(islice(rest, _MOST_ROWS)):
-            found = [self._find(one, "the history", skip_unknown=skip_unknown)[1] for one in part]
+            found = [
+                self._items.find(one, "the history", skip_unknown=skip_unknown)[1] for one in part
+            ]
             given = Histories.from_lists(found, [""] * len(found))
             lists = self.rank_many(given, k, filters=filters, rerank=rerank)
             for row, ids in enumerate(lists.ids):
@@ -470,7 +450,7 @@ class Recommender:
             RequestError: there is no item, k is out of range, or a category is not there.
         """
         hidden = self.check(k, filters)
-        _, numbers = self._find(items, "the request")
+        _, numbers = self._items.find(items, "the request")
         if not numbers:
             raise RequestError("no item is named: name at least one that others are to be like.")
         given = np.unique(np.array(numbers, np.int64))
@@ -561,7 +541,7 @@ class Recommender:
             raise RequestError(
                 f"k = {k}: ask for 1 to {len(self.catalogue)} items, as many as the catalogue has."
             )
-        return self._hidden(filters)
+        return self._items.hidden(filters)
 
     def _attended(self, history: Sequence[int], items: Tensor) -> list[list[float | None]]:
         """Return the attention to each event for each item; None for events that are not read."""
@@ -570,51 +550,6 @@ class Recommender:
             return [[None] * len(history) for _ in items]
         weights = self._attention(torch.tensor([history[unread:]]), items)[0].tolist()
         return [[None] * unread + of_item for of_item in weights]
-
-    def _find(
-        self, ids: Sequence[str], where: str, *, skip_unknown: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """Return positions and internal ids of what the catalogue has."""
-        if isinstance(ids, str):
-            raise RequestError(f"a list of item ids is needed, not the text {ids!r} alone.")
-        numbers = [self._number(item) for item in ids]
-        if not skip_unknown and not all(numbers):
-            unknown = [str(item) for item, number in zip(ids, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, where, sorted(set(self.catalogue.domains)))
-        places = [place for place, number in enumerate(numbers) if number]
-        return places, [numbers[place] for place in places]
-
-    def _number(self, item: str) -> int:
-        """Return an internal id, 0 where there is no such item."""
-        text = str(item)
-        return self._numbers.get(text) or self._numbers.get(canonical_id(text), 0)
-
-    def _columns_of(self, items: Iterable[str], where: str) -> npt.NDArray[np.int64]:
-        names = sorted(items)
-        numbers = [self._number(item) for item in names]
-        if not all(numbers):
-            unknown = [item for item, number in zip(names, numbers, strict=True) if not number]
-            raise UnknownItemError(unknown, where, sorted(set(self.catalogue.domains)))
-        return np.array(numbers, np.int64) - 1
-
-    def _hide(self, filters: Filters) -> Mask | None:
-        """Return which items the lists and categories leave out, bool [V]; None for no item."""
-        if filters.allow is None and not filters.deny and not filters.categories:
-            return None
-        hidden = np.zeros(len(self.catalogue), np.bool_)
-        if filters.allow is not None:
-            hidden[:] = True
-            hidden[self._columns_of(filters.allow, "the allow list")] = False
-        hidden[self._columns_of(filters.deny, "the deny list")] = True
-        if filters.categories:
-            if unknown := sorted(filters.categories - self._categories):
-                known = ", ".join(sorted(self._categories)[:20]) or "none"
-                raise RequestError(
-                    f"no item has the category {unknown[0]!r}. The catalogue's are: {known}."
-                )
-            wanted = [bool(filters.categories.intersection(own)) for own in self.catalogue.genres]
-            hidden |= ~np.array(wanted)
-        return hidden
 
     def _batches(self, users: int) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the rows of users whose scores are held at once."""

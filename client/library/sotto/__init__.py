@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from client.serving.explanation import Explanation, PastEvent
-    from client.serving.recommender import Filters, Recommended, Recommender
+    from client.serving.named_items import Filters
+    from client.serving.recommender import Recommended, Recommender
     from shared.errors import ConfigError, DataError, RequestError, SottoError, UnknownItemError
     from shared.rerank.settings import RerankConfig
 else:

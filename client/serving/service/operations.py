@@ -22,7 +22,7 @@ from client.data.interactions import Kind
 from client.logs import Event, Fields, cause, note
 from client.serving.explanation import Explanation
 from client.serving.guarded import Pool, pools
-from client.serving.recommender import Filters
+from client.serving.named_items import Filters
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service.admission import Admission
 from client.serving.service.current import Loaded

@@ -14,7 +14,7 @@ import pytest
 
 import client.serving.batch as module
 from client.serving.batch import Batch, recommend_all
-from client.serving.recommender import Filters
+from client.serving.named_items import Filters
 from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.system.locks import exclusive_lock

@@ -11,8 +11,9 @@ import torch
 from client.home.home_model import HomeModel, Memory, SoftmaxPrior, TransitionCounts
 from client.serving.item_index import MOST_ERROR, RECALL, ItemIndex
 from client.serving.item_vectors import ItemVectors
+from client.serving.named_items import Filters
 from client.serving.quick_scores import ModelSearch
-from client.serving.recommender import Filters, Recommender
+from client.serving.recommender import Recommender
 from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories

@@ -13,8 +13,9 @@ from client.home.home_model import Memory, TransitionCounts
 from client.home.store import save_home
 from client.serving.candidates import best_items
 from client.serving.item_vectors import ItemVectors, Query
+from client.serving.named_items import Filters
 from client.serving.quick_scores import ByteTable, ModelSearch
-from client.serving.recommender import Filters, Recommender
+from client.serving.recommender import Recommender
 from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories

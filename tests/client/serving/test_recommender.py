@@ -23,7 +23,8 @@ from client.home.home_model import (
     popularity_shares,
 )
 from client.home.store import save_home
-from client.serving.recommender import Filters, Recommender
+from client.serving.named_items import Filters
+from client.serving.recommender import Recommender
 from shared.data.catalogue import Catalogue
 from shared.data.friends import FriendTable
 from shared.data.histories import Histories

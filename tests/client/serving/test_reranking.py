@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import client.serving.recommender as module
-from client.serving.recommender import Filters, Recommender
+from client.serving.named_items import Filters
+from client.serving.recommender import Recommender
 from shared.errors import ConfigError
 from shared.rerank.minimum_exposure import rare_items
 from shared.rerank.reranker import ItemTraits

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from client.home.home_model import Memory, TransitionCounts
+from client.serving.named_items import Filters
 from client.serving.query_words import LONGEST_QUERY
-from client.serving.recommender import Filters, Recommender
+from client.serving.recommender import Recommender
 from client.serving.smoothed import load_recommender
 from shared.config import ModelKind
 from shared.data.histories import Histories

@@ -25,7 +25,8 @@ from client.home.friends_part import FriendsPart
 from client.home.home_model import Memory, TransitionCounts
 from client.home.store import save_home
 from client.serving import item_index
-from client.serving.recommender import Filters, Recommender
+from client.serving.named_items import Filters
+from client.serving.recommender import Recommender
 from client.serving.service import recommender_pb2 as pb
 from client.serving.service import recommender_pb2_grpc as pb_grpc
 from client.serving.service.clients import add_client
