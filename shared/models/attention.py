@@ -290,6 +290,12 @@ class AttentionRecommender(nn.Module):
         """Return the vectors that features give items, [V, F], for products outside training."""
         return self.features.table
 
+    def item_vectors(self) -> Tensor:
+        """Return the items' own vectors: descriptors [V, F], or learned ones [V, D]."""
+        if self.config.reads_features:
+            return self.features.table
+        return self.item.weight if self.config.tied else self.item_out.weight
+
     def _features_of(self, rows: Tensor) -> Tensor:  # (B, T) -> (B, T, F)
         features: Tensor = self.features(rows)
         return features

@@ -78,6 +78,16 @@ class AttentionConfig:
         """Columns of an item's descriptor, F."""
         return self.feature_size + len(self.own_items)
 
+    @property
+    def vector_size(self) -> int:
+        """Numbers of an item's vector h_j: its descriptor, or else its learned vector."""
+        return self.described if self.reads_features else self.hidden_size
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether items have public features."""
+        return ItemRepresentation(self.item_representation).uses_features
+
     def pass_numbers(self, candidates: int, length: int | None = None) -> int:
         """Return about how many numbers one user's training pass keeps.
 

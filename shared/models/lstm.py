@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from shared.config import ItemRepresentation, ModelConfig
+from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
@@ -97,16 +97,6 @@ class LstmConfig(AttentionConfig):
         size, units = self.recurrent_size, self.attention_size
         maps = size * (self.hidden_size + self.vector_size) + units * (self.vector_size + size + 2)
         return super().weight_numbers() + maps + 8 * size * size + 4 * size
-
-    @property
-    def vector_size(self) -> int:
-        """Numbers of an item's vector h_j: its descriptor, or else its learned vector."""
-        return self.described if self.reads_features else self.hidden_size
-
-    @property
-    def reads_features(self) -> bool:
-        """Whether items have public features."""
-        return ItemRepresentation(self.item_representation).uses_features
 
 
 class LstmRecommender(AttentionRecommender):
@@ -193,7 +183,7 @@ class LstmRecommender(AttentionRecommender):
         base = super().score(states[..., :width], candidates)
         if states.shape[-1] == width:
             return base
-        outputs, table = states[..., width:], self._vectors()
+        outputs, table = states[..., width:], self.item_vectors()
         energies = additive_energies(
             self.attend_past(outputs),
             self.vector_products(self._copies(self.attend_item, outputs), table, candidates),
@@ -201,12 +191,6 @@ class LstmRecommender(AttentionRecommender):
         )
         products = self.vector_products(self.lstm_out(outputs), table, candidates)
         return base + self._means(energies, products.to(energies))
-
-    def _vectors(self) -> Tensor:
-        """Return the items' vectors, [V, F] or [V, D]."""
-        if self.config.reads_features:
-            return self.features.table
-        return self.item.weight if self.config.tied else self.item_out.weight
 
     def _copies(self, layer: nn.Linear, like: Tensor) -> Tensor:
         """Return a copy of a weight for each user, [B, A, ...]."""
@@ -271,7 +255,7 @@ class LstmRecommender(AttentionRecommender):
 
     def _attended(self, outputs: Tensor, shares: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return attention weights, and products u_ij, of some rows of items: [B, S, K] each."""
-        table, units = self._vectors()[rows], self.config.attention_size
+        table, units = self.item_vectors()[rows], self.config.attention_size
         keys = self.attend_item.weight.view(units, -1) @ table.T  # (A, K)
         energies = additive_energies(
             self.attend_past(outputs),

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shared.config import ItemRepresentation, ModelConfig
+from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import LAYERS_ALIVE, AttentionConfig, extended
@@ -90,16 +90,6 @@ class QueryConfig(AttentionConfig):
     def weight_numbers(self) -> int:
         """Return about how many numbers the weights and the items' tables have."""
         return super().weight_numbers() + self.query_size * (BUCKETS + self.vector_size) + 2
-
-    @property
-    def vector_size(self) -> int:
-        """Numbers of an item's vector h_j: its descriptor, or else its learned vector."""
-        return self.described if self.reads_features else self.hidden_size
-
-    @property
-    def reads_features(self) -> bool:
-        """Whether items have public features."""
-        return ItemRepresentation(self.item_representation).uses_features
 
 
 class QueryRecommender(AttentionRecommender):
@@ -179,7 +169,7 @@ class QueryRecommender(AttentionRecommender):
         shares = SHARES_SCALE * self.query_shares(bags.new_ones(len(bags), 1, 1))
         gain, weight = shares.split(1, dim=2)
         described = self.query_out(self.query_in(bags))  # (B, S, F)
-        return self.query_products(described, self._vectors()) + gain * matches, weight
+        return self.query_products(described, self.item_vectors()) + gain * matches, weight
 
     def invented_beside(self, rows: int, length: int, seed: int) -> tuple[Tensor, ...]:
         """Return queries of so many invented users, the same in every call."""
@@ -193,12 +183,6 @@ class QueryRecommender(AttentionRecommender):
         matches = 5 * torch.rand(rows, QUERIES, items, generator=draw)
         drawn = (integers(QUERIES, length), bags, matches, integers(QUERIES))
         return tuple(part.to(self.device) for part in drawn)
-
-    def _vectors(self) -> Tensor:
-        """Return the items' vectors, [V, F] or [V, D]."""
-        if self.config.reads_features:
-            return self.features.table
-        return self.item.weight if self.config.tied else self.item_out.weight
 
 
 def shape_of_model(model: ModelConfig, items: int) -> QueryConfig:

@@ -43,7 +43,7 @@ def lstm(model: ModelConfig = LSTM, *, drawn: bool = True) -> LstmRecommender:
 def attended(model: LstmRecommender, history: Tensor, item: int) -> tuple[Tensor, Tensor]:
     """α of one item after one history without padding, [T], and z·W_o h, by the formula."""
     states = model.states(history[None])[0]
-    outputs, vector = states[:, model.config.hidden_size :], model._vectors()[item - 1]
+    outputs, vector = states[:, model.config.hidden_size :], model.item_vectors()[item - 1]
     energies = [
         model.attend_out.weight[:, 0]
         @ torch.tanh(
