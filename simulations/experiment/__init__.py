@@ -19,6 +19,7 @@
 | cold             | items without any training event                                         |
 | evaluate         | rank the test items with every model                                     |
 | curves           | curves.json: what accuracy is given up for, at several strengths         |
+| kinds            | kinds.json: kinds of model side by side, and what each needs             |
 | fairness         | groups and rare items under logit adjustment, on a finished run          |
 | groups           | how well public groups are served, exactly and as it was released        |
 | reranking        | what each order of lists costs, at several strengths, on a finished run  |

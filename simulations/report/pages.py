@@ -10,14 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.errors import ReportError
+from simulations.experiment.kinds import FILE as KINDS
+from simulations.experiment.kinds import Kinds
 from simulations.experiment.result_json import FILE
 from simulations.report.page import Chapter, Page, commands_of, facts_of
 from simulations.report.reading.attacks import read_attacks
 from simulations.report.reading.audits import AUDIT, Audit, read_audit
 from simulations.report.reading.curves import read_curves
+from simulations.report.reading.documents import read_document
 from simulations.report.reading.runs import CONFIG, Run, read_run
-from simulations.report.reading.sweeps import SETTINGS, TABLE, Sweep, read_sweep
+from simulations.report.reading.sweeps import REMEDY, SETTINGS, TABLE, Sweep, read_sweep
 from simulations.report.sections.attack import attack_sections
+from simulations.report.sections.kinds import kinds_sections
 from simulations.report.sections.privacy import audit_sections, budget_section
 from simulations.report.sections.recommendations import run_sections, sweep_sections
 from simulations.report.sections.trade_offs import trade_off_sections
@@ -96,7 +100,8 @@ def _page_of_run(run: Run, audits: list[Audit]) -> Page:
 
 def _page_of_sweep(sweep: Sweep, audits: list[Audit], detail: str | None) -> Page:
     name = _choose_run(sweep, audits, detail)
-    run = read_run(sweep.run_folder(name))
+    run, kinds = read_run(sweep.run_folder(name)), sweep.folder / KINDS
+    compared = kinds_sections(read_document(kinds, Kinds, REMEDY)) if kinds.is_file() else []
     return Page(
         title=f"Privacy and utility on {run.data}",
         lead=explanations.lead_of_sweep(sweep, run),
@@ -104,6 +109,7 @@ def _page_of_sweep(sweep: Sweep, audits: list[Audit], detail: str | None) -> Pag
         cards=tuple(claim.cards(run, audits)),
         cards_of=f"Figures of the run {name}:",
         chapters=(
+            *([Chapter("Kinds of model", "", tuple(compared))] if compared else []),
             Chapter("Utility against privacy", "", tuple(sweep_sections(sweep))),
             Chapter(
                 "Privacy",

@@ -14,7 +14,7 @@ from simulations.experiment.config import plain_value
 __all__ = ["EPSILON", "PATHS", "RECIPE", "SEED", "Axis", "label", "parse_axes", "run_name"]
 
 EPSILON, SEED, RECIPE = "privacy.epsilon", "seed", "recipe"
-PATHS = ("lab.data", "lab.catalogue", "lab.public")
+PATHS = ("lab.data", "lab.catalogue", "lab.public", "lab.queries", "lab.friends")
 """Settings that are paths."""
 _LONGEST_NAME = 200
 _UNSAFE = re.compile(r"[^\w.+-]+")

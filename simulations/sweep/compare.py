@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +22,10 @@ from simulations.commands.options import (
     SetOption,
     settings_from,
 )
+from simulations.experiment.kinds import FILE, Compared, Kinds, check_files
+from simulations.experiment.result_json import write
 from simulations.sweep.axes import parse_axes
-from simulations.sweep.comparison import Compared, advice, compare
+from simulations.sweep.comparison import advice, compare
 from simulations.sweep.folder import SweepFolder, resolve_plan
 from simulations.sweep.options import EpsilonsOption, JobsOption, SeedsOption
 from simulations.sweep.plan import SweepOptions
@@ -56,14 +58,18 @@ def compare_command(  # noqa: PLR0913 each is a command-line option
     """Train several kinds of model on the same data at each ε, and say which to take.
 
     Each run is a `sotto-lab simulate` of its own, and --out is a sweep's folder: the same command
-    continues it, and `sotto-lab report` makes its page. For example:
+    continues it, and `sotto-lab report` makes its page. `--set KIND:KEY=VALUE` sets a value for one
+    kind alone. For example:
 
-    sotto-lab compare --kinds attention,lstm --epsilons 8,none --delta 1e-5 --out runs/kinds
+    sotto-lab compare --kinds attention,lstm,query --set query:lab.queries=searches.csv
+    --epsilons 8,none --delta 1e-5 --out runs/kinds
 
     Exit code 1: a run failed. The others still ran; the same command tries it again.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs {jobs}: choose a whole number >= 1.")
+    variants = _variants(kinds)
+    shared, own = _by_kind(assignments or [], variants)
     options = SweepOptions(
         recipes=[] if config is None else [config],
         options=settings_from(
@@ -73,18 +79,22 @@ def compare_command(  # noqa: PLR0913 each is a command-line option
             rounds=rounds,
             delta=delta,
         ),
-        assignments=assignments or [],
+        assignments=shared,
         axes=parse_axes(epsilons, seeds, []),
-        variants=_variants(kinds),
+        variants=variants,
+        variant_assignments=own,
     )
     folder = SweepFolder(out)
     plan = resolve_plan(folder, options, {}, resume=False)
+    check_files(plan.recipes)
     with folder.locked():
         folder.write_plan(plan)
         source = Grid(plan.runs(), folder)
         with sweep_progress(source.total, source.outcomes, messages) as progress:
             work(source, LocalWorkers(jobs or cores(), 1), folder, plan.keep, progress)
     rows, sentences = compare(source.outcomes), advice(source.outcomes, folder)
+    found = Kinds(kinds=tuple(rows), advice=tuple(sentences))
+    write(folder.path, found.model_dump(mode="json", by_alias=True), FILE)
     if as_json:
         write_json(_data(folder, source.outcomes, rows, sentences))
     else:
@@ -111,6 +121,23 @@ def _variants(text: str) -> dict[str, dict[str, Value]]:
     return variants
 
 
+def _by_kind(
+    assignments: Sequence[str], kinds: Collection[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the assignments for all kinds, and those of one kind alone, by its name."""
+    shared: list[str] = []
+    own: dict[str, list[str]] = {}
+    for text in assignments:
+        kind, colon, rest = text.partition(":")
+        if not colon or "." in kind or "=" in kind:
+            shared.append(text)
+        elif kind not in kinds:
+            raise ConfigError(f"--set {text}: '{kind}' is not among --kinds {','.join(kinds)}.")
+        else:
+            own.setdefault(kind, []).append(rest)
+    return shared, own
+
+
 def _data(
     folder: SweepFolder,
     outcomes: Sequence[Outcome],
@@ -119,7 +146,7 @@ def _data(
 ) -> dict[str, Any]:
     return {
         "folder": str(folder.path),
-        "kinds": [row.as_dict() for row in rows],
+        "kinds": [row.model_dump() for row in rows],
         "advice": list(sentences),
         "failed": {one.run.name: one.reason for one in outcomes if one.status == "failed"},
     }

@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,57 +18,18 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
 from shared.errors import CheckpointError
+from simulations.experiment.kinds import Compared
 from simulations.experiment.user_ranks import EVALUATION
 from simulations.sweep.axes import EPSILON, RECIPE
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.table import Cell, Outcome, cells
 
-__all__ = ["Compared", "advice", "compare"]
+__all__ = ["advice", "compare"]
 
 K = 10
 _LUCK = 0.05
 """From which p on a difference may be luck."""
 Gains = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One kind at one ε, means over its seeds.
-
-    Attributes:
-        kind: of model.
-        epsilon: of the settings; None without privacy.
-        seeds: finished runs.
-        ndcg: NDCG@10 of the federated model.
-        home: the same, adapted at home; None where it was not measured.
-        hr: HR@10, which is recall@10 of one relevant item a user.
-        f1: F1@10.
-        coverage: share of the catalogue that is in some list.
-        spent: the highest ε of an organisation's ledger; None without privacy.
-        seconds: of training.
-        megabytes: sent and received by all organisations in a round; None without rounds.
-    """
-
-    kind: str
-    epsilon: float | None
-    seeds: int
-    ndcg: float
-    home: float | None
-    hr: float
-    f1: float
-    coverage: float
-    spent: float | None
-    seconds: float
-    megabytes: float | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the figures as JSON has them."""
-        return asdict(self)
-
-    @property
-    def used(self) -> float:
-        """What a partner gets: NDCG@10 at home where it was measured."""
-        return self.ndcg if self.home is None else self.home
 
 
 def compare(outcomes: Sequence[Outcome]) -> list[Compared]:

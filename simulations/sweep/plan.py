@@ -44,6 +44,7 @@ class SweepOptions:
         axes: settings that vary.
         keep: which files of a finished run are kept.
         variants: name -> settings by key, of one recipe; another axis.
+        variant_assignments: name -> `section.key=value` texts of that variant alone.
     """
 
     recipes: Sequence[Path] = ()
@@ -52,6 +53,7 @@ class SweepOptions:
     axes: tuple[Axis, ...] = ()
     keep: Keep | None = None
     variants: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    variant_assignments: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -219,9 +221,10 @@ def _recipes(asked: SweepOptions) -> dict[str, dict[str, Value]]:
             raise ConfigError(f"two recipes are called '{name}': rename one of the files.")
         options = {k: v for k, v in asked.options.items() if v is not None} | first
         for variant, changes in asked.variants.items() or [(name, {})]:
-            settings = flatten(read_settings(file, {**options, **changes}, asked.assignments))
+            assignments = [*asked.assignments, *asked.variant_assignments.get(variant, ())]
+            settings = flatten(read_settings(file, {**options, **changes}, assignments))
             for key in PATHS:
-                if settings[key]:
+                if settings.get(key):
                     settings[key] = str(Path(str(settings[key])).resolve())
             recipes[variant] = settings
     return recipes

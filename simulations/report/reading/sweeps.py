@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from shared.errors import ReportError
 
-__all__ = ["SETTINGS", "TABLE", "Measured", "Sweep", "read_sweep"]
+__all__ = ["REMEDY", "SETTINGS", "TABLE", "Measured", "Sweep", "read_sweep"]
 
 SETTINGS, TABLE, RUNS = "sweep.toml", "sweep.parquet", "runs"
 EPSILON, SEED = "privacy.epsilon", "seed"

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import ConfigError
 from simulations.cli import main
 from simulations.sweep.axes import parse_axes
-from simulations.sweep.compare import _variants
+from simulations.sweep.compare import _by_kind, _variants
 from simulations.sweep.comparison import advice, compare
 from simulations.sweep.folder import SweepFolder
 from simulations.sweep.plan import Plan, SweepOptions
 from simulations.sweep.work import Grid
+from tests.conftest import some_catalogue
 from tests.simulations.report.folders import HIT_RATES, RunSpec, write_run
 
 SETTINGS = ("privacy.delta=1e-5", "lab.data=films")
@@ -90,6 +92,14 @@ def test_the_command_continues_a_folder_and_prints_the_table(
         assert not end.value.code
         shown = capsys.readouterr().out
         assert "Take lstm at" in shown
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(
+        sys, "argv", ["sotto-lab", "report", str(tmp_path / "kinds"), "--out", str(page)]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    assert "Which kind of model to take?" in page.read_text()
+    assert "Take lstm at" in page.read_text()
     assert [row["kind"] for row in json.loads(shown)["kinds"]] == ["attention", "lstm"]
 
 
@@ -104,3 +114,51 @@ def test_kinds_that_cannot_be_compared_are_refused(
     assert end.value.code == 2
     assert f"--kinds {wrong}" in capsys.readouterr().err
     assert not (tmp_path / "kinds").exists()
+
+
+def test_a_setting_may_be_for_one_kind_alone(tmp_path: Path) -> None:
+    given = ["training.candidates=8", "lstm:training.candidates=9", "lab.data=C:x"]
+    shared, own = _by_kind(given, ["attention", "lstm"])
+    assert shared == ["training.candidates=8", "lab.data=C:x"]
+    options = SweepOptions(
+        options={},
+        assignments=[*SETTINGS, shared[0]],
+        variants=_variants("attention,lstm"),
+        variant_assignments=own,
+        axes=parse_axes("4", None, []),
+    )
+    drawn = {
+        str(r.config.model.kind): r.config.training.candidates for r in Plan.of(options).runs()
+    }
+    assert drawn == {"attention": 8, "lstm": 9}
+    with pytest.raises(ConfigError, match="'text' is not among --kinds attention,lstm"):
+        _by_kind(["text:model.text_width=8"], ["attention", "lstm"])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["query"], "--set lab.queries=FILE"),
+        (["query", "--set", "query:lab.queries=nothing.csv"], "nothing.csv' is none"),
+        (["text"], "--set lab.catalogue=FOLDER"),
+        (["text", "--set", "lab.catalogue=plain"], "items encode --adaptable"),
+        (["modalities", "--set", "lab.catalogue=plain"], "several blocks"),
+    ],
+)
+def test_a_kind_without_its_file_is_refused_before_anything_runs(
+    more: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    some_catalogue().save(tmp_path / "plain")
+    settings = [word for one in SETTINGS for word in ("--set", one)]
+    words = ["compare", "--kinds", f"attention,{more[0]}", *settings, *more[1:], "--out", "kinds"]
+    monkeypatch.setattr(sys, "argv", ["sotto-lab", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not Path("kinds").exists()
