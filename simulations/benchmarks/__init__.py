@@ -20,6 +20,7 @@
 | wellbeing/   | a simulated month of the wellbeing guard: hours of use, and NDCG            |
 | query        | how well a film is found by words, with the user and without, beside BM25    |
 | cold_items   | how well cold items are told from one another by their text, over several runs |
+| text_alone   | what a sequence model over items' text alone reaches without privacy         |
 | central      | what a kind of model reaches without privacy, all users in one place         |
 | cross_domain | what organisations of one domain reach without those of others               |
 | modalities   | what words, genres, years and relations add, each without privacy           |
