@@ -24,6 +24,7 @@ from client import logs
 from client.compute import evaluation, over_use, trainer
 from client.compute.batches import Beside
 from client.compute.evaluation import EvaluationPlan, evaluate, evaluation_points
+from client.compute.friends import friends_beside
 from client.compute.groups import user_counts
 from client.compute.memory import keep_freed_memory
 from client.compute.queries import AskedBeside
@@ -356,9 +357,13 @@ def _beside(
     request: TrainRequest, site: Site, catalogue: Catalogue, histories: Histories
 ) -> Beside | None:
     """Return what the kind of model reads of users beside their histories; None for nothing."""
-    if request.model.kind is not ModelKind.QUERY or not site.data.queries:
+    data, folder = site.data, Path(site.folder)
+    if request.model.kind is ModelKind.SOCIAL and data.bounded_friends:
+        bounds = {"bound": data.friends_most, "most": request.model.friends}
+        return friends_beside(folder / data.bounded_friends, histories, **bounds)
+    if request.model.kind is not ModelKind.QUERY or not data.queries:
         return None
-    table = Path(site.folder, site.data.queries)
+    table = folder / data.queries
     stamp = _stamp(table) if table.is_file() else None
     asked = _load_asked(site, catalogue) if stamp is None else _read_asked(site, catalogue, stamp)
     return AskedBeside(histories, queries_of(histories, asked), index_of(catalogue))

@@ -20,6 +20,7 @@ app = command_table(
         "up": "client.commands.node:up_command",
         "peers": "client.commands.peers:peers",
         "adapt": "client.commands.adapt:adapt_command",
+        "bound-friends": "client.commands.bound_friends:bound_friends_command",
         "evaluate": "client.commands.evaluate:evaluate_command",
         "recommend": "client.commands.recommend:recommend_command",
         "export": "client.commands.export:export_command",

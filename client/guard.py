@@ -22,7 +22,7 @@ from client.ledger.outbox import Room
 from client.site.bounds import MEGABYTE, answer_bytes, answer_numbers, check_bounds
 from client.site.policy import Ask, Policy
 from client.site.site import Site
-from shared.config import LocalTraining, Optimiser, Trust
+from shared.config import LocalTraining, ModelConfig, ModelKind, Optimiser, Trust
 from shared.data.catalogue import Catalogue
 from shared.errors import Refused, WireError
 from shared.hash_chain import canonical_text
@@ -349,6 +349,7 @@ class Guard:
         site, items = self._site, len(self._catalogue)
         if isinstance(request, TrainRequest) and request.task is not None:
             check_own_labels(site, request.task)
+        check_linked_users(site, request.model)
         check_bounds(
             request,
             site.policy,
@@ -403,6 +404,23 @@ def check_own_labels(site: Site, task: OverUseTask) -> None:
         problem = f"the label is the column {COLUMN} of data.users, which names no table"
     if problem:
         raise Refused(Refusal.POLICY, problem)
+
+
+def check_linked_users(site: Site, model: ModelConfig) -> None:
+    """Refuse a model for which a user may be in fewer other samples than the partner states.
+
+    Two public constants are compared, and the table of friends is not looked at: whoever could try
+    bounds on it would find out what the most are.
+
+    Raises:
+        Refused: model.friends is below data.friends_most.
+    """
+    if model.kind is ModelKind.SOCIAL and model.friends < site.data.friends_most:
+        raise Refused(
+            Refusal.POLICY,
+            f"model.friends {model.friends}, where data.friends_most states that a user may be the "
+            f"friend of {site.data.friends_most} others",
+        )
 
 
 def _is_one_sum(request: TrainRequest) -> bool:

@@ -66,6 +66,7 @@ class ModelKind(StrEnum):
     QUERY = "query"
     MODALITIES = "modalities"
     TEXT = "text"
+    SOCIAL = "social"
     OVER_USE = "over-use"
     """No recommender: the risk of over-use, from when users were active (`shared.over_use`)."""
 
@@ -165,7 +166,8 @@ class ModelConfig:
     """The recommender's shape.
 
     Attributes:
-        kind: which model of the family: "attention", "lstm", "query", "modalities" or "text".
+        kind: which model of the family: "attention", "lstm", "query", "modalities", "text" or
+            "social".
         items: "ids" (learned), "features" (public, frozen) or "both".
         tied: whether learned ids serve as input and as output.
         item_bias: whether each item has a learned offset, its popularity.
@@ -185,6 +187,8 @@ class ModelConfig:
         text_width: width of the encoder of kind "text", >= 1, as the catalogue has it.
         text_blocks: last blocks of that encoder that have adapters, >= 1, as the catalogue has it.
         lora_rank: rank of these adapters, >= 1.
+        friends: of kind "social": how many friends of a user are read, and how many others' friend
+            a user is at most, >= 1.
         attention_size: where `trained` is "attention": how many features attention compares events
             by, the strongest, >= 1.
         trained: "scores" trains how states score features, and offsets; "attention" also which
@@ -209,6 +213,7 @@ class ModelConfig:
     text_width: PositiveInt = 384
     text_blocks: PositiveInt = 1
     lora_rank: PositiveInt = 8
+    friends: PositiveInt = 4
     attention_size: PositiveInt = 64
     trained: Choice[Trained] = Trained.ATTENTION
 
@@ -577,6 +582,14 @@ class RunConfig:
         _check_groups(self)
         if self.model.kind is ModelKind.OVER_USE:
             _check_over_use(self)
+        _require(
+            self.model.kind is not ModelKind.SOCIAL
+            or not self.privacy.private
+            or self.training.sample_rate == 1,
+            f"training.sample_rate = {self.training.sample_rate:g} with model.kind = "
+            f"'{self.model.kind}': a user is in the samples of others, too, and so in more steps "
+            "than an amplification by sampling reckons with. Choose 1.",
+        )
 
     @property
     def task_text(self) -> str:
@@ -638,6 +651,8 @@ class RunConfig:
             free += ("model.query_size",)
         if self.model.kind is not ModelKind.TEXT:
             free += ("model.text_width", "model.text_blocks", "model.lora_rank")
+        if self.model.kind is not ModelKind.SOCIAL:
+            free += ("model.friends",)
         if self.model.trained is not Trained.ATTENTION:
             free += ("model.attention_size",)
         if self.model.kind is not ModelKind.OVER_USE:  # says nothing of them

@@ -146,6 +146,7 @@ _LEFT_OUT: dict[str, Value] = {
     "model.text_width": ModelConfig().text_width,
     "model.text_blocks": ModelConfig().text_blocks,
     "model.lora_rank": ModelConfig().lora_rank,
+    "model.friends": ModelConfig().friends,
     "model.attention_size": ModelConfig().attention_size,
     "over_use": "",
 }

@@ -398,11 +398,21 @@ def test_only_the_guard_reads_a_risk() -> None:
     }
 
 
-def test_who_is_whose_friend_is_read_at_home_alone() -> None:
-    """What answers a coordinator, and what serves it, has no name for the table."""
+def test_who_is_whose_friend_is_read_at_home_and_for_steps_that_are_clipped_for_it() -> None:
+    """Statistics, metrics, and what answers a coordinator otherwise have no name for the table."""
+    assert client_importers("client.compute.friends") == {"client.app"}
+    (beside,) = (
+        node.name
+        for node in ast.walk(TREES[MODULES["client.app"]])
+        if isinstance(node, ast.FunctionDef) and "friends_beside" in ast.dump(node)
+    )
+    readers = {name for name, _ in calls(MODULES["client.app"])} & {"friends_beside", beside}
+    assert readers == {"friends_beside", "_beside"}
     assert client_importers("shared.data.friends") == {
         "client.checks.data",
         "client.commands.adapt",
+        "client.commands.bound_friends",
+        "client.compute.friends",
         "client.home.evaluate",
         "client.home.friends",
         "client.home.friends_part",

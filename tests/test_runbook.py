@@ -78,6 +78,7 @@ def test_what_may_be_changed_is_what_the_fingerprint_leaves_out() -> None:
         "model.text_width",
         "model.text_blocks",
         "model.lora_rank",
+        "model.friends",
     }
     told = TEXT.split("when a run is resumed: ")[1].split(" and paths")[0]
     assert set(re.findall(r"`([\w.]+)`", told)) == {k for k in free if not k.startswith("paths.")}

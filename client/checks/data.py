@@ -12,7 +12,7 @@ from client.data.sources import open_source
 from client.site.over_use import load_use, own_values
 from client.site.own_data import OwnData
 from shared.config import ModelKind
-from shared.data.friends import read_friends
+from shared.data.friends import read_friends, refuse_unbounded
 from shared.data.queries import queries_of
 from shared.errors import DataError, SiteError
 from shared.over_use.labels import COLUMN, label_of
@@ -202,6 +202,29 @@ def _friends(facts: Facts) -> Verdict:
     return passed(f"{befriended:,} users have a friend, {most:,} at most; they count at home alone")
 
 
+def _bounded_friends(facts: Facts) -> Verdict:
+    """Look at what a run of the kind "social" would read; nothing of it is sent."""
+    data, policy = facts.site.data, facts.site.policy
+    if not data.bounded_friends:
+        return passed("data.bounded_friends names no table")
+    file = Path(facts.site.folder, data.bounded_friends)
+    users = frozenset(facts.histories.users)
+    table = read_friends(file, users, strict=False)
+    refuse_unbounded(table, data.friends_most, file)
+    befriended = int((table.degrees > 0).sum())
+    found = (
+        f"{befriended:,} users have a friend; nobody is the friend of more than "
+        f"{data.friends_most:,} others"
+    )
+    if not befriended:
+        return doubtful(found, "Compare the ids of the table with those of the interactions.")
+    if ModelKind.SOCIAL not in policy.kinds:
+        return doubtful(
+            found, f"To have them learned from, list '{ModelKind.SOCIAL}' in policy.kinds."
+        )
+    return passed(found)
+
+
 def _over_use(facts: Facts) -> Verdict:
     """Look at what a run of the kind "over-use" would read; nothing of it is sent."""
     site = facts.site
@@ -239,5 +262,6 @@ CHECKS = (
     Check("delta", _delta, "", _READ),
     Check("queries", _queries, "Mend the table, or leave data.queries out.", _READ),
     Check("friends", _friends, "", _READ),
+    Check("bounded friends", _bounded_friends, "Mend the table, or leave it out.", _READ),
     Check("over-use", _over_use, "Mend the times, or the column.", _READ),
 )

@@ -5,6 +5,7 @@ node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
 adapt        the published model, adapted to this site's own users
+bound_friends  a table of friends within the bound that runs of the kind "social" need
 evaluate     how good it is on own held-out events; evaluate_plot draws the figures;
              choices_table prints those of --feedback
 recommend    items for a history, or for many users into a file

@@ -23,7 +23,7 @@ from client.commands.own_source import (
     find_source,
 )
 from client.home.adapt import FEWEST, Choice, build_home, choose, last_events
-from client.home.friends import FriendsChoice, fit_friends
+from client.home.friends import FriendsChoice, fit_friends, published_numbers
 from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior
 from client.home.local_attention import LocalAttention, MeanLogits
 from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
@@ -187,7 +187,8 @@ def _adapt_exactly(
     def states(rows: Tensor) -> Tensor:
         return recommender.last_states(rows.to(recommender.device))
 
-    return choice, *fit_friends(events, (counted, home), histories, table, states, window)
+    pair, learned = (counted, home), published_numbers(recommender)
+    return choice, *fit_friends(events, pair, histories, table, states, window, learned)
 
 
 def _friends_file(source: OwnSource, named: Path | None) -> Path | None:

@@ -8,6 +8,7 @@
 - `evaluation`: noised ranking metrics of given weights, over all users and by group.
 - `groups`: in which public group each user is, and what its users count.
 - `queries`: queries of users as a training step reads them.
+- `friends`: friends of users likewise, and the bound that the claim rests on.
 - `over_use`: one noised gradient of the model of over-use risk.
 - `memory`: keeps freed memory in the process.
 """

@@ -50,6 +50,9 @@ class DataConfig:
         users: file of the users' public groups, a row a user, under the same column of ids; "" has
             none. `policy.group_columns` says which of its columns may be used.
         friends: file of who is whose friend, for home models (`shared.data.friends`); "" has none.
+        bounded_friends: such a file for runs of the kind "social", in which nobody is the friend of
+            more than `friends_most` others; "" has none, and takes part with histories alone.
+        friends_most: that bound, a public constant, >= 1; 0 states none.
         queries: file of what users asked for in words, a row a query with its user, item, time and
             text, for the kind "query"; "" has none. See `client.data.queries`.
         query_column: its column of texts.
@@ -76,6 +79,8 @@ class DataConfig:
     domains: TextsOf = ()
     users: str = ""
     friends: str = ""
+    bounded_friends: str = ""
+    friends_most: NonNegativeInt = 0
     queries: str = ""
     query_column: str = "query"
     max_per_minute: NonNegativeInt = LIMITS.per_minute
@@ -100,6 +105,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         refuse_secrets({"source": self.source, "endpoint": self.endpoint}, "data.")
+        if bool(self.bounded_friends) is not (self.friends_most > 0):
+            raise ConfigError(
+                f"data.bounded_friends = '{self.bounded_friends}', data.friends_most = "
+                f"{self.friends_most}: a run reads the one within the other. State both or none."
+            )
         scheme, is_url, _ = self.source.partition("://")
         database, store = bool(is_url) and scheme != "s3", bool(is_url) and scheme == "s3"
         if database and bool(self.query) is bool(self.table):

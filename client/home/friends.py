@@ -10,7 +10,8 @@ user i, h the users' states in the federated model less their mean, and w the we
 It is the attention over friends of "Session-based Social Recommendation via Dynamic Graph Attention
 Networks" (Song et al., WSDM 2019, arXiv:1902.09362), with cosines in place of a learned map, and
 a gate α that is learned: α and β are chosen on held-out events, from short lists that are the same
-for everybody. All friends count, however many. One friend's items add up to b_ik, however many.
+for everybody, and from what a published model of the kind "social" has learned. All friends count,
+however many. One friend's items add up to b_ik, however many.
 
 Whoever has no friend in the table, or is not named, is scored as without friends.
 
@@ -20,6 +21,7 @@ that friend's items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -34,6 +36,8 @@ from client.home.home_model import HomeModel
 from shared.data.friends import FriendTable
 from shared.data.histories import Histories, offsets_of
 from shared.evaluation.ranking import Ranking, ranks, top_items
+from shared.models.attention import AttentionRecommender
+from shared.models.social import SocialRecommender
 
 __all__ = [
     "ALPHAS",
@@ -44,6 +48,7 @@ __all__ = [
     "blend_friends",
     "choose_friends",
     "fit_friends",
+    "published_numbers",
     "rank_with_friends",
     "user_states",
 ]
@@ -52,6 +57,8 @@ ALPHAS, BETAS = (0.95, 0.9, 0.8, 0.6), (0.0, 4.0, 16.0)
 """What α and β may be."""
 DEFAULT = 0.9, 4.0
 """Where nothing else is measurably better."""
+_ALPHA, _BETA = (0.01, 0.99), (-64.0, 64.0)
+"""Within which numbers of a published model are tried."""
 _BATCH = 64
 
 States = Callable[[Tensor], Tensor]
@@ -82,7 +89,9 @@ class FriendsChoice:
         """Return it in words."""
         if self.alpha is None:
             return "friends take no part: with them, lists are not measurably better"
-        return f"friends' items with a weight of {1 - self.alpha:.2g} (attention β = {self.beta:g})"
+        return (
+            f"friends' items with a weight of {1 - self.alpha:.2g} (attention β = {self.beta:.3g})"
+        )
 
 
 @torch.no_grad()
@@ -149,13 +158,27 @@ def blend_friends(
     return FriendsPart(table, attend(table, states, beta), kept, alpha, beta)
 
 
+def published_numbers(model: AttentionRecommender) -> tuple[float, float] | None:
+    """Return α and β that a published model of the kind "social" has learned; None for others."""
+    if not isinstance(model, SocialRecommender):
+        return None
+    alpha, beta = float(np.clip(model.alpha, *_ALPHA)), float(np.clip(model.beta, *_BETA))
+    return (alpha, beta) if math.isfinite(alpha + beta) else None
+
+
 def choose_friends(
-    events: HeldOutEvents, home: HomeModel, table: FriendTable, states: Tensor, window: int
+    events: HeldOutEvents,
+    home: HomeModel,
+    table: FriendTable,
+    states: Tensor,
+    window: int,
+    published: tuple[float, float] | None = None,
 ) -> FriendsChoice:
     """Choose α and β by held-out events, or neither where friends are not measurably better.
 
-    As in `client.home.adapt`, another number than the default must be better by more than a
-    standard error; and so must the best one than no friends.
+    It begins with the default or with published numbers, whichever are better. As in
+    `client.home.adapt`, another number must be better by more than a standard error; and so must
+    the best one than no friends.
 
     Args:
         events: the organisation's; friends' items are those that are counted.
@@ -163,6 +186,7 @@ def choose_friends(
         table: the friends; all its users are among those of the events.
         states: of `user_states`, of what is counted.
         window: events that the home model reads.
+        published: α and β of the published model; None where it has none.
     """
     users = int((table.degrees > 0).sum())
     if not events.enough:
@@ -173,8 +197,9 @@ def choose_friends(
     def gains(alpha: float, beta: float) -> Floats:
         return measured.gains(blend_friends(events.counted, table, states, alpha, beta))
 
-    best = DEFAULT
-    reached = gains(*best)
+    best, reached = DEFAULT, gains(*DEFAULT)
+    if published is not None and (found := gains(*published)).mean() > reached.mean():
+        best, reached = published, found
     for others in ([(best[0], beta) for beta in BETAS], ALPHAS):
         first, place = reached, best
         for other in others:
@@ -199,6 +224,7 @@ def fit_friends(
     table: FriendTable,
     states: States,
     window: int,
+    published: tuple[float, float] | None = None,
 ) -> tuple[HomeModel, FriendsChoice]:
     """Return a home model with friends, where they are measurably better, and what was chosen.
 
@@ -209,10 +235,11 @@ def fit_friends(
         table: the friends.
         states: of the federated model.
         window: events that the federated model reads.
+        published: of `published_numbers`.
     """
     reach = max(window, homes[0].transitions.memory.events)
     counted = user_states(states, table, events.counted, window)
-    choice = choose_friends(events, homes[0], table, counted, reach)
+    choice = choose_friends(events, homes[0], table, counted, reach, published)
     if choice.alpha is None or choice.beta is None:
         return homes[1], choice
     whole = user_states(states, table, histories, window)

@@ -16,7 +16,7 @@ import numpy as np
 
 from client.compute.batches import most_rows
 from client.site.policy import Policy
-from shared.config import ModelConfig, Trust
+from shared.config import ModelConfig, ModelKind, Trust
 from shared.errors import Refused
 from shared.messages import (
     EvaluateRequest,
@@ -40,7 +40,7 @@ __all__ = [
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
 MOST_EVENTS, MOST_LAYERS, MOST_HEADS, WIDEST = 10_000, 64, 256, 8192
-MOST_OWN_ITEMS, MOST_CANDIDATES = 10_000, 1_000_000
+MOST_OWN_ITEMS, MOST_CANDIDATES, MOST_FRIENDS = 10_000, 1_000_000, 64
 LARGEST_WEIGHT, LARGEST_NOISE, LARGEST_RATE = 1e6, 1e6, 1e4
 SMALLEST_SAMPLE_RATE, SMALLEST_RECENCY, LARGEST_DROPOUT = 1e-9, 1e-6, 0.95
 """Bounds of the app, for every site."""
@@ -189,6 +189,7 @@ def _shape_limits(model: ModelConfig, policy: Policy) -> Iterator[_Limit]:
     yield _Limit("text_width", model.text_width, min(policy.max_width, WIDEST))
     yield _Limit("text_blocks", model.text_blocks, min(policy.max_layers, MOST_LAYERS))
     yield _Limit("lora_rank", model.lora_rank, min(policy.max_width, WIDEST))
+    yield _Limit("friends", model.friends, MOST_FRIENDS)
     yield _Limit("feature_size", model.feature_size, min(policy.max_width, WIDEST))
     yield _Limit("own items", len(model.own_items), min(policy.max_own_items, MOST_OWN_ITEMS))
     yield _Limit("recency", model.recency, least=SMALLEST_RECENCY)
@@ -220,5 +221,16 @@ def _check_model(request: Request, items: int) -> None:
         )
     if examples_of(model.kind) is not Examples.HISTORIES and not isinstance(request, TrainRequest):
         raise Refused(Refusal.MALFORMED, f"model.kind '{model.kind}' is trained, and nothing else")
+    if isinstance(request, TrainRequest):
+        _check_linked(request)
     if isinstance(request, StatisticsRequest) and not model.items.uses_features:
         raise Refused(Refusal.MALFORMED, f"a statistic with model.items = '{model.items}'")
+
+
+def _check_linked(request: TrainRequest) -> None:
+    """Refuse a private step over some of the users where a user is in samples of others, too.
+
+    Poisson sampling makes a step cheaper by how seldom a user is in it, which then is more often.
+    """
+    if request.model.kind is ModelKind.SOCIAL and request.noise_multiplier:
+        _Limit("sample rate of linked users", request.sample_rate, least=1.0).check()

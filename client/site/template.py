@@ -85,6 +85,13 @@ KEYS = (
         "data.friends", 'file of who is whose friend, read at home; "" has none', "", "friends.csv"
     ),
     Key(
+        "data.bounded_friends",
+        "such a file for runs of the kind social, in which nobody is the friend of more",
+        "",
+        "friends-4.csv",
+    ),
+    Key("data.friends_most", "than so many others; public, and no result of the data", 0, 4),
+    Key(
         "data.max_per_minute",
         "most events of a user in a minute, later ones are dropped; 0: no limit",
         500,

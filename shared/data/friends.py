@@ -19,12 +19,19 @@
 | another kind; a weight that is no number    | refused                                          |
 |   above 0                                   |                                                  |
 
-Spaces around ids do not count, as in interactions (`shared.data.ids`). The table is private: it is
-read at home alone, and nothing of it is sent.
+Spaces around ids do not count, as in interactions (`shared.data.ids`). Where a coordinator asks,
+what is refused above is left out instead: a failure would tell of these users. What happens to a
+row depends on its own pair of users and on which users have events.
+
+The table is private, and nothing of it is sent. One table may be bounded: then nobody is the friend
+of more than K others, which runs of the kind "social" need (`client.compute.friends`).
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -38,12 +45,26 @@ from shared.data.histories import offsets_of
 from shared.data.ids import canonical_id
 from shared.data.tables import FileTable, file_tables
 from shared.errors import DataError, SiteError
+from shared.system.files import write_atomically
 
-__all__ = ["FOLLOWS", "MUTUAL", "FriendTable", "read_friends"]
+__all__ = [
+    "FOLLOWS",
+    "MUTUAL",
+    "Edges",
+    "FriendTable",
+    "bounded",
+    "pair_hash",
+    "read_friends",
+    "refuse_unbounded",
+    "write_friends",
+]
 
 USER, FRIEND, KIND, WEIGHT = "user", "friend", "kind", "weight"
 MUTUAL, FOLLOWS = "mutual", "follows"
 _UNKNOWN = "Leave the row out, or give the user's interactions."
+
+Edges = dict[tuple[str, str], float]
+"""User and friend -> weight."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +88,20 @@ class FriendTable:
         """Number of friends of each user, [U]."""
         return np.diff(self.offsets)
 
+    @property
+    def entered(self) -> NDArray[np.int64]:
+        """Number of users whose friend each user is, [U]."""
+        return np.bincount(self.friends, minlength=len(self.users)).astype(np.int64)
+
+    @property
+    def edges(self) -> Edges:
+        """Each user and friend with the weight."""
+        rows = np.repeat(np.arange(len(self.users)), self.degrees)
+        pairs = zip(rows.tolist(), self.friends.tolist(), self.weights.tolist(), strict=True)
+        return {(self.users[row], self.users[friend]): weight for row, friend, weight in pairs}
+
     @classmethod
-    def from_edges(cls, edges: dict[tuple[str, str], float]) -> FriendTable:
+    def from_edges(cls, edges: Edges) -> FriendTable:
         """Collect edges (user, friend) -> weight."""
         users = sorted({name for edge in edges for name in edge})
         number = {name: place for place, name in enumerate(users)}
@@ -92,12 +125,13 @@ class _Row:
     number: int
 
 
-def read_friends(file: Path, users: Collection[str]) -> FriendTable:
+def read_friends(file: Path, users: Collection[str], *, strict: bool = True) -> FriendTable:
     """Read a table of friends.
 
     Args:
         file: CSV, TSV or Parquet, or a folder of such.
         users: canonical ids of users with events.
+        strict: whether a row that is refused is an error; otherwise it is left out.
 
     Raises:
         SiteError: the file is not there.
@@ -105,27 +139,94 @@ def read_friends(file: Path, users: Collection[str]) -> FriendTable:
     """
     if not file.exists():
         raise SiteError(f"the table of friends, {file}, is not there. Check the path.")
-    seen, edges = dict[tuple[str, str], _Row](), dict[tuple[str, str], float]()
+    seen, edges = dict[tuple[str, str], _Row](), Edges()
     for table in file_tables(file):
-        for row in _rows(table, users):
-            pair = row.user, row.friend
-            if pair in seen:
-                raise _error(row, f"row {seen[pair].number} names the pair already", FRIEND)
-            seen[pair] = row
-            _take(row, pair, edges)
-            if row.mutual:
-                _take(row, (row.friend, row.user), edges)
+        for texts, number in _rows(table):
+            try:
+                _add(_row(texts, table, number, users), seen, edges)
+            except DataError:
+                if strict:
+                    raise
     return FriendTable.from_edges(edges)
 
 
-def _take(row: _Row, pair: tuple[str, str], edges: dict[tuple[str, str], float]) -> None:
-    if edges.setdefault(pair, row.weight) != row.weight:
-        problem = f"another row gives the friendship the weight {edges[pair]:g}"
-        raise _error(row, problem, WEIGHT, row.weight, "Give both directions the same weight.")
+def bounded(table: FriendTable, most: int) -> FriendTable:
+    """Return a table in which nobody is the friend of more than K others.
+
+    Pairs are taken in the order of a hash, while those that they would make a friend are the
+    friends of fewer than K; of a pair that counts both ways, both directions are kept or none.
+
+    What the table would be without a user is no part of this one: with other pairs, others are
+    kept. So a claim about a bounded table is one about its own rows.
+
+    Args:
+        table: of any friends.
+        most: K, >= 1.
+    """
+    entered, kept, edges = dict[str, int](), Edges(), table.edges
+    pairs = {(min(pair), max(pair)) for pair in edges}
+    for one, other in sorted(pairs, key=lambda pair: (pair_hash(*pair), pair)):
+        own = [edge for edge in ((one, other), (other, one)) if edge in edges]
+        if all(entered.get(friend, 0) < most for _, friend in own):
+            for _, friend in own:
+                entered[friend] = entered.get(friend, 0) + 1
+            kept |= {edge: edges[edge] for edge in own}
+    return FriendTable.from_edges(kept)
 
 
-def _rows(table: FileTable, users: Collection[str]) -> Iterator[_Row]:
-    """Yield the rows of a table, each checked by itself."""
+def refuse_unbounded(table: FriendTable, most: int, file: Path) -> None:
+    """Refuse a table in which somebody is the friend of more than K others; name nobody.
+
+    Args:
+        table: as a coordinator's run would read it.
+        most: K, as the partner states it.
+        file: where it is.
+
+    Raises:
+        DataError: somebody is.
+    """
+    if (table.entered > most).any():
+        raise DataError(
+            f"somebody is the friend of more than data.friends_most = {most} others",
+            file=file,
+            remedy="Write a table within the bound by `sotto-node bound-friends`.",
+        )
+
+
+def pair_hash(one: str, other: str) -> bytes:
+    """Return a hash by which pairs of users are put into an order that tells nothing of them."""
+    return hashlib.sha256(f"{one}\0{other}".encode()).digest()
+
+
+def write_friends(file: Path, table: FriendTable) -> None:
+    """Write a table of friends as CSV, a row a direction; `read_friends` reads the same again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow((USER, FRIEND, KIND, WEIGHT))
+    rows.writerows((*pair, FOLLOWS, repr(weight)) for pair, weight in table.edges.items())
+    write_atomically(file, text.getvalue().encode())
+
+
+def _add(row: _Row, seen: dict[tuple[str, str], _Row], edges: Edges) -> None:
+    """Add a row's friendship, if its pair has no other row that contradicts it."""
+    pair = row.user, row.friend
+    if pair in seen:
+        raise _error(row, f"row {seen[pair].number} names the pair already", FRIEND)
+    own = (pair, pair[::-1]) if row.mutual else (pair,)
+    for edge in own:
+        if edges.get(edge, row.weight) != row.weight:
+            problem = f"another row gives the friendship the weight {edges[edge]:g}"
+            raise _error(row, problem, WEIGHT, row.weight, "Give both directions the same weight.")
+    seen[pair] = row
+    edges |= dict.fromkeys(own, row.weight)
+
+
+def _rows(table: FileTable) -> Iterator[tuple[dict[str, str], int]]:
+    """Yield the texts of each row by column, and its number."""
     require_columns({USER: USER, FRIEND: FRIEND}, table.columns, table.source, "")
     more = [name for name in (KIND, WEIGHT) if name in table.columns]
     number = 0
@@ -134,9 +235,7 @@ def _rows(table: FileTable, users: Collection[str]) -> Iterator[_Row]:
         texts = {name: column.to_pylist() for name, column in columns.items()}
         for place in range(batch.num_rows):
             number += 1
-            yield _row(
-                {name: own[place] or "" for name, own in texts.items()}, table, number, users
-            )
+            yield {name: own[place] or "" for name, own in texts.items()}, number
 
 
 def _row(texts: dict[str, str], table: FileTable, number: int, users: Collection[str]) -> _Row:

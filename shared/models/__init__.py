@@ -7,6 +7,7 @@ item_scores   its layers of items: public features, and scores
 pretrained  the same behind the interface of transformers, for code that loads models with it
 lstm        a recurrence over the history, with attention for every candidate item
 query       what a user looks for in words: two towers over the scores of the first
+social      friends, weighed by two numbers that are learned, beside the first
 modalities  blocks of features, a learned gate for each, over the first
 gates       what those gates weigh, read from a file
 query_text  words of queries and items, hashed and matched

@@ -120,6 +120,7 @@ KINDS: Mapping[ModelKind, Kind] = {
     ModelKind.QUERY: Kind(module="shared.models.query", model_type="sotto-query"),
     ModelKind.MODALITIES: Kind(module="shared.models.modalities", model_type="sotto-modalities"),
     ModelKind.TEXT: Kind(module="shared.models.text", model_type="sotto-text"),
+    ModelKind.SOCIAL: Kind(module="shared.models.social", model_type="sotto-social"),
     ModelKind.OVER_USE: Kind(
         module="shared.over_use.kind", model_type="sotto-over-use", examples=Examples.SESSIONS
     ),

@@ -25,7 +25,6 @@
 | cross_domain | what organisations of one domain reach without those of others               |
 | modalities   | what words, genres, years and relations add, each without privacy           |
 | friends      | what friends bring at home, with real friends and shuffled ones              |
-| linked_users | what learning the weights of friends costs where one user enters others' losses |
 | memory       | the memory allocator                                                         |
 | hostile_search | searches for weights with which one user exceeds the clip norm             |
 """

@@ -33,7 +33,7 @@ from scipy.stats import ttest_rel
 from torch import Tensor
 
 from client.home.adapt import build_home, choose, last_events
-from client.home.friends import blend_friends, fit_friends, user_states
+from client.home.friends import blend_friends, fit_friends, published_numbers, user_states
 from client.home.friends_part import FriendsPart, add_friends
 from client.home.home_model import HomeModel
 from client.serving.published import load_published, scorer_of
@@ -89,7 +89,8 @@ def measure(folder: Path, run: Path, numbers: Sequence[tuple[float, float]] = ()
     Args:
         folder: what `prepare` wrote.
         run: the published folder.
-        numbers: α and β that are measured with all friends besides, as learned elsewhere.
+        numbers: α and β that are measured with all friends besides, as learned elsewhere; those of
+            a published model of the kind "social" are.
     """
     catalogue, model = load_published(run)
     histories = load(folder).histories
@@ -107,10 +108,12 @@ def measure(folder: Path, run: Path, numbers: Sequence[tuple[float, float]] = ()
     test.show("own data alone", scores=own)
     test.show("adapted, without friends")
     pair = homes[0], homes[1]
+    # The grid by itself; `adapt` begins with published numbers where they are better.
     real, found = fit_friends(events, pair, counted, table, model.last_states, window)
     test.show(f"with friends: {found.describe()}", real.friends)
     states = user_states(model.last_states, table, counted, window)
-    for alpha, beta in numbers:
+    learned = published_numbers(model)
+    for alpha, beta in [*numbers, *([learned] if learned else [])]:
         part = blend_friends(counted, table, states, alpha, beta)
         test.show(f"with friends: α = {alpha:g}, β = {beta:g}, as stated", part)
     for seed in range(SHUFFLES):
@@ -121,6 +124,11 @@ def measure(folder: Path, run: Path, numbers: Sequence[tuple[float, float]] = ()
             states = user_states(model.last_states, other, counted, window)
             same = blend_friends(counted, other, states, real.friends.alpha, real.friends.beta)
             test.show(f"shuffled {seed}: with the same numbers", same)
+            if learned:
+                test.show(
+                    f"shuffled {seed}: with the published numbers",
+                    blend_friends(counted, other, states, *learned),
+                )
 
 
 class _Test:

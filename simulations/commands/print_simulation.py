@@ -98,6 +98,13 @@ def print_result(result: dict[str, Any], out: Path) -> None:
     if gates := result.get("gates"):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in gates.items())
         output.print(f"gates, of an item that has all modalities: {shares}", soft_wrap=True)
+    if friends := result.get("friends"):
+        output.print(
+            f"friends: α = {friends['alpha']:.3f}, β = {friends['beta']:.1f}, learned from "
+            f"{friends['bounded']:,} friends within the bound, of {friends['within']:,} at the "
+            f"same organisation and {friends['given']:,} in all",
+            soft_wrap=True,
+        )
     if "cold" in evaluation:
         output.print(_cold_items(evaluation["cold"]), soft_wrap=True)
     if evaluation.get("joining"):

@@ -27,6 +27,7 @@ import pyarrow as pa
 from shared.data.catalogue import Catalogue, items_from_table, read_items
 from shared.data.columns import Columns, ItemColumns, require_columns
 from shared.data.event_limits import LIMITS, EventLimits
+from shared.data.friends import FriendTable
 from shared.data.histories import Histories
 from shared.data.queries import Asked
 from shared.data.reading import histories_from_tables
@@ -54,6 +55,7 @@ class Dataset:
         groups: for each grouping, every user's group in the order of `histories`; may be empty.
         organisations: of every user, in the order of `histories`; empty where no column names it.
         queries: what users asked for in words; empty where no table is named.
+        friends: who is whose friend; None where no table is named.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Dataset:
     groups: Groups = field(default_factory=dict)
     organisations: tuple[str, ...] = ()
     queries: tuple[Asked, ...] = ()
+    friends: FriendTable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

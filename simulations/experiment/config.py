@@ -127,6 +127,8 @@ class LabConfig:
             the same item ids: they make features, and a warm start expects what they say.
         queries: table of what users asked for in words, for the kind "query"
             (`simulations.datasets.queries`); "" has none.
+        friends: table of who is whose friend (`shared.data.friends`), for the kind "social"; ""
+            has none. Friends count within an organisation only.
         organisations: how many share the users, >= 1.
         partition: "user", "size" or "taste"; or a column of the interactions or of users.* that
             names each user's organisation, which decides `organisations`, too.
@@ -161,6 +163,7 @@ class LabConfig:
     catalogue: str = ""
     public: str = ""
     queries: str = ""
+    friends: str = ""
     organisations: int = 4
     partition: str = str(Scheme.USER)
     concentration: float = 0.5

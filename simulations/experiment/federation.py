@@ -35,6 +35,7 @@ from server.rounds.grid import PatientGrid
 from shared.config import ModelKind, PrivacyConfig, RunConfig
 from shared.data.catalogue import Catalogue
 from shared.data.columns import Columns
+from shared.data.friends import FriendTable, bounded, write_friends
 from shared.data.histories import Histories
 from shared.data.queries import Asked
 from shared.data.reading import read_histories, write_interactions
@@ -60,6 +61,7 @@ __all__ = [
 _HEADING = "# A simulated site: its noise repeats itself and protects nobody.\n"
 _DATA, _USERS, _ANCHOR = "interactions.parquet", "users.parquet", "ledger.anchor"
 _QUERIES = "queries.parquet"
+_FRIENDS, _BOUNDED = "friends.csv", "bounded-friends.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,9 @@ class SimulatedSite:
         groups: by column, the public group of each user, in the order of `histories`.
         timed: whether the data have the events' times, and not their positions alone.
         queries: what its users asked for in words.
+        friends: who is whose friend among its users; None has no table. The site has all of them
+            for home models, and those within the bound for runs of the kind "social".
+        friends_most: how many others' friend a user is at most in the second one.
         domain: of the catalogue, of which its items are; "" for all of it.
     """
 
@@ -89,6 +94,8 @@ class SimulatedSite:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     timed: bool = False
     queries: Sequence[Asked] = ()
+    friends: FriendTable | None = None
+    friends_most: int = 0
     domain: str = ""
 
 
@@ -125,6 +132,9 @@ def make_site(
         pq.write_table(pa.table({k: list(v) for k, v in columns.items()}), folder / _USERS)
     if site.queries:
         pq.write_table(_query_table(site.queries, catalogue), folder / _QUERIES)
+    if site.friends is not None:
+        write_friends(folder / _FRIENDS, site.friends)
+        write_friends(folder / _BOUNDED, bounded(site.friends, site.friends_most))
     answers = ["describe", "statistics", "train"] + ["evaluate"] * site.evaluates
     # site.toml comes last, so that a folder with one is complete.
     Ledger.create(folder / "ledger.sqlite", site.organisation, folder / _ANCHOR)
@@ -141,6 +151,7 @@ def make_site(
             "missing": "",
             "users": _USERS if site.groups else "",
             "queries": _QUERIES if site.queries else "",
+            **({} if site.friends is None else _friend_settings(site)),
             "domains": [site.domain] if site.domain else [],
             **dict.fromkeys(_NO_LIMITS, 0),
         },
@@ -160,6 +171,11 @@ def make_site(
         "lab": {"seed": seed, "stream": site.stream, "simulated": True},
     }
     (folder / FILE).write_text(_HEADING + tomli_w.dumps(settings), encoding="utf-8")
+
+
+def _friend_settings(site: SimulatedSite) -> dict[str, str | int]:
+    files: dict[str, str | int] = {"friends": _FRIENDS, "bounded_friends": _BOUNDED}
+    return files | {"friends_most": site.friends_most}
 
 
 def _query_table(queries: Sequence[Asked], catalogue: Catalogue) -> pa.Table:

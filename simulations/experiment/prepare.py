@@ -12,6 +12,7 @@ import numpy as np
 from server.training_plan import with_plan
 from server.warm_start.public import read_public, save_public
 from shared.data.catalogue import Catalogue
+from shared.data.friends import read_friends
 from shared.data.histories import Histories
 from shared.data.splits import TimeCuts
 from shared.errors import CheckpointError, ConfigError
@@ -132,9 +133,13 @@ def _load(config: SimulationConfig) -> Dataset:
         organisation="" if lab.scheme else lab.partition,
         limits=lab.event_limits,
     )
-    if not lab.queries:
-        return dataset
-    return replace(dataset, queries=read_query_table(Path(lab.queries), dataset.catalogue))
+    if lab.queries:
+        asked = read_query_table(Path(lab.queries), dataset.catalogue)
+        dataset = replace(dataset, queries=asked)
+    if lab.friends:
+        friends = read_friends(Path(lab.friends), frozenset(dataset.histories.users))
+        dataset = replace(dataset, friends=friends)
+    return dataset
 
 
 def _planned(simulation: Simulation) -> SimulationConfig:

@@ -10,7 +10,7 @@ import json
 import math
 import platform
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from server.state.audit_log import AuditEvent
 from server.state.status import RunStatus
 from shared.config import PrivacyConfig
+from shared.data.friends import FriendTable, bounded
 from shared.data.splits import HeldOut
 from shared.evaluation.exposure import DECILES, arp, exposure, gini
 from shared.privacy.release import Release
@@ -130,6 +131,24 @@ class Data(Document):
     ties: Count | None = None
     examples: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+class Friends(Document):
+    """What a model of the kind "social" learned, and from how many friends.
+
+    Attributes:
+        alpha: weight of the score without friends.
+        beta: how much more friends with like states count.
+        given: friends in the table, in both directions.
+        within: of these, at the same organisation.
+        bounded: of these, within the bound that training needs.
+    """
+
+    alpha: UnitInterval
+    beta: float
+    given: Count
+    within: Count
+    bounded: Count
 
 
 class Plan(Document):
@@ -416,7 +435,8 @@ class Result(Document):
 
     A field with a default is optional: an early version did not write it, or not in every run.
     Schema 1 had no `rounds`, and `local` among the models; what both have means the same. `gates`
-    is what each block of features weighs in a model of the kind "modalities".
+    is what each block of features weighs in a model of the kind "modalities"; `friends` belongs to
+    the kind "social".
     """
 
     schemas: ClassVar[tuple[int, ...]] = (1, 2)
@@ -425,6 +445,7 @@ class Result(Document):
     privacy: Privacy
     plan: Plan | None = None
     gates: dict[str, UnitInterval] | None = None
+    friends: Friends | None = None
     evaluation: Evaluation
     rerank: Reranking | None = None
     groups: Groups | None = None
@@ -472,6 +493,27 @@ def data_section(dataset: Dataset, populations: Mapping[str, int]) -> Data:
         ties=summary.ties,
         examples=dict(summary.examples),
         warnings=(*summary.warnings(), *map(str, dataset.catalogue.ignored)),
+    )
+
+
+def friends_section(
+    alpha: float, beta: float, friends: FriendTable, own: Sequence[FriendTable], most: int
+) -> Friends:
+    """Return what was learned of friends.
+
+    Args:
+        alpha: of the model.
+        beta: likewise.
+        friends: of the data set.
+        own: of each organisation.
+        most: others whose friend a user is at most, in what training reads.
+    """
+    return Friends(
+        alpha=alpha,
+        beta=beta,
+        given=len(friends.friends),
+        within=sum(len(table.friends) for table in own),
+        bounded=sum(len(bounded(table, most).friends) for table in own),
     )
 
 

@@ -19,6 +19,7 @@ from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
 from shared.models.gates import named_gate_shares
+from shared.models.social import SocialRecommender
 from shared.system.files import UMASK, write_atomically
 from simulations.experiment import result_json
 from simulations.experiment.baselines import recommender, validation_loss
@@ -85,6 +86,15 @@ def simulate(
     blocks = [block.name for block in simulation.dataset.catalogue.blocks]
     if gates := named_gate_shares(blocks, final.weights):
         optional["gates"] = gates
+    if isinstance(model, SocialRecommender) and simulation.dataset.friends is not None:
+        own = [simulation.friends(number) for number in range(len(simulation.parts))]
+        optional["friends"] = result_json.friends_section(
+            model.alpha,
+            model.beta,
+            simulation.dataset.friends,
+            [table for table in own if table is not None],
+            run.model.friends,
+        )
     if plan := simulation.plan:
         optional["plan"] = result_json.plan_section(plan)
     result = result_json.Result(

@@ -15,6 +15,7 @@ from server.state.checkpoint import Checkpoint
 from server.training_plan import TrainingPlan, about_rounds, plan_of
 from shared.config import RunConfig
 from shared.data.domains import ItemSet, own_items
+from shared.data.friends import FriendTable
 from shared.data.histories import Histories
 from shared.data.queries import Asked
 from shared.data.splits import HeldOut, TimeCuts
@@ -215,7 +216,22 @@ class Simulation:
             # A query stands in its user's history by time.
             timed=bool(queries) and self.dataset.histories.times is not None,
             queries=queries,
+            friends=self.friends(number),
+            friends_most=self.config.model.friends,
             domain=self.domain(number),
+        )
+
+    def friends(self, number: int) -> FriendTable | None:
+        """Return who is whose friend within an organisation; None where no table is named.
+
+        Friends at another organisation are unknown there; users that an audit invents have none.
+        """
+        if self.dataset.friends is None or self.planted:
+            return None
+        own = {self.dataset.histories.users[row] for row in self.parts[number]}
+        edges = self.dataset.friends.edges
+        return FriendTable.from_edges(
+            {pair: weight for pair, weight in edges.items() if own.issuperset(pair)}
         )
 
     def _queries(self, number: int) -> Sequence[Asked]:

@@ -19,13 +19,13 @@ from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.site.policy import Ask
 from client.site.site import Site
-from shared.config import ModelConfig, Optimiser
+from shared.config import ModelConfig, ModelKind, Optimiser
 from shared.errors import BudgetExceeded, LedgerError, Refused, WireError
 from shared.messages import EvaluateRequest, PlanRequest, StatisticsRequest, TrainRequest
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
-from tests.conftest import DESCRIBED
+from tests.conftest import DESCRIBED, MODEL
 from tests.flower_internals import ProtoRecordDict, recorddict_from_proto
 
 if TYPE_CHECKING:
@@ -334,6 +334,26 @@ def test_what_the_policy_allows_is_admitted(
 ) -> None:
     house = House(sites, **{"max_epsilon": 1e9} | policy)
     assert house.guard.train(sites.request(**wish), ready(Computation()))
+
+
+def test_linked_users_are_all_in_a_step_and_in_no_more_samples_than_is_stated(sites: Sites) -> None:
+    house = House(sites, max_epsilon=1e6, kinds=["social"])
+    social = replace(MODEL, kind=ModelKind.SOCIAL, friends=4)
+    assert refused(house, sites.request(model=social)).code is Refusal.POLICY  # sample rate 0.5
+    of_all = sites.request(model=social, sample_rate=1.0)
+    assert house.guard.train(of_all, ready(Computation()))
+    for stated, admitted in ((4, True), (5, False)):
+        data = replace(house.site.data, bounded_friends="none.csv", friends_most=stated)
+        other = replace(house.site, data=data)
+        guard = Guard(other, house.ledger, sites.catalogue)
+        asked = replace(of_all, run=f"of {stated}")
+        if admitted:  # the table is not there: it is not looked at
+            assert guard.train(asked, ready(Computation()))
+            continue
+        with pytest.raises(Refused, match="the friend of 5 others"):
+            guard.train(asked, ready(Computation()))
+        with pytest.raises(Refused, match="the friend of 5 others"):
+            guard.check_plan(plan(sites, model=social, sample_rate=1.0))
 
 
 def test_a_minimum_that_is_stated_holds_without_a_budget_too(sites: Sites) -> None:

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from client.compute import trainer
 from client.compute.batches import Batch
+from client.compute.friends import FriendsBeside
 from client.compute.queries import AskedBeside
 from client.compute.steps import LocalPlan
 from client.compute.trainer import check_model, train
+from shared.data.friends import FriendTable
 from shared.data.histories import Histories
 from shared.data.queries import Asked, queries_of
 from shared.models.attention import AttentionRecommender, trainable
@@ -34,6 +36,7 @@ from shared.models.lstm import LstmRecommender
 from shared.models.modalities import ModalitiesRecommender
 from shared.models.query import QueryRecommender
 from shared.models.query_text import WordIndex
+from shared.models.social import SocialRecommender
 from shared.models.text import TextRecommender
 from shared.privacy.clipping import clipping, factors
 from shared.privacy.clipping.clipping import PerUserClipping
@@ -141,6 +144,32 @@ def test_towers_over_queries_are_bounded_as_well(items: str) -> None:
         model = hostile_model(np.random.default_rng(seed), QueryRecommender, **shape)
         for user in ([3, 4, 5], [3] * (LENGTH + 1)):
             assert_bounded(excess(model, OTHERS, user, beside=asked_beside))
+
+
+def befriended(histories: Histories) -> FriendsBeside:
+    """All are friends of the last of seven, who is there or not, and of the one before them."""
+    pairs = [(user, 6) for user in range(6)] + [(user, (user + 1) % 6) for user in range(6)]
+    names = histories.users
+    edges = {
+        (names[one], names[other]): 1.0
+        for pair in pairs
+        for one, other in (pair, pair[::-1])
+        if max(pair) < len(names)
+    }
+    return FriendsBeside.of_table(histories, FriendTable.from_edges(edges), 6)
+
+
+@pytest.mark.parametrize("items", ["features", "ids"])
+def test_friends_are_bounded_as_well(items: str) -> None:
+    """The user goes with all edges, and others' samples change: their sum still moves by C."""
+    shape = {"item_representation": items, "tied": True, "layers": 1, "heads": 1, "friends": 6}
+    shape |= {"trained": "all" if items == "ids" else "scores", "recency": 0.75}
+    for seed in range(6):
+        model = hostile_model(np.random.default_rng(seed), SocialRecommender, **shape)
+        for user in ([3, 4, 5], [3] * (LENGTH + 1)):
+            found = excess(model, OTHERS, user, beside=befriended)
+            assert found.finite
+            assert found.moved <= 1
 
 
 @pytest.mark.parametrize("shape", [{"trained": "scores"}, {"trained": "all", "dropout": 0.2}])

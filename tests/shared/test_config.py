@@ -407,6 +407,7 @@ def test_the_fingerprint_is_that_of_what_shapes_the_result(key: str) -> None:
         "model.recurrent_size",  # of kind "lstm" alone
         "model.query_size",  # of kind "query" alone
         *("model.text_width", "model.text_blocks", "model.lora_rank"),  # of kind "text" alone
+        "model.friends",  # of kind "social" alone
         "model.attention_size",  # where attention alone is trained beside the scores
         "server.users",  # what a plan chose shapes the result
     )

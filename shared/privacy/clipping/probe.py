@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shared.errors import ClippingError
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM, PerUserClipping
 from shared.privacy.clipping.grid import grid_bits
+from shared.privacy.clipping.linked import parts_of
 
 __all__ = ["probe", "random_weights"]
 
@@ -41,7 +42,9 @@ def probe(model: nn.Module, losses_of: Losses, users: Tensor) -> None:
     with random_weights(model), _double_precision(model):
         expected_norms, totals = _expected(model, losses_of, users)
         # Above every norm, and near them: sums are kept to a share of the clip norm.
-        clip = min(max(2 * float(torch.stack(expected_norms).norm()), SMALLEST_NORM), LARGEST_NORM)
+        _, linked = parts_of(model)
+        above = 2 * float(torch.stack(expected_norms).norm()) / (linked.share if linked else 1)
+        clip = min(max(above, SMALLEST_NORM), LARGEST_NORM)
         norms, sums = _booked(model, losses_of, users, clip)
         _compare("norms", norms, expected_norms)
         _compare("sums", sums, totals, len(users) * clip)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 NAMES = ["site.toml", *(check.name for check in CHECKS)]
 OF_DATA = {"schema", "items", "limits", "users", "order", "population", "delta", "groups", "memory"}
-OF_DATA |= {"over-use", "queries", "friends"}
+OF_DATA |= {"over-use", "queries", "friends", "bounded friends"}
 OF_LEDGER = {"budget", "clock", "app"}
 OF_TLS = {"clock difference", "accepted"}
 
@@ -616,6 +616,17 @@ FAULTS = {
         "the node does without it",
         "row 2, field 'friend', value 'nobody'",
         status="warning",
+    ),
+    "a friend of more than the bound": Fault(
+        "bounded friends",
+        lambda p: (
+            p.edit('# bounded_friends = "friends-4.csv"', 'bounded_friends = "friends.csv"'),
+            p.edit("# friends_most = 4", "friends_most = 1"),
+            (p.site / "friends.csv").write_text("user,friend\nuser0,user1\nuser0,user2\n"),
+        ),
+        "sotto-node bound-friends",
+        "somebody is the friend of more than data.friends_most = 1 others",
+        status="error",
     ),
     "over-use without labels": Fault(
         "over-use",

@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from client.home.adapt import last_events
-from client.home.friends import attend, blend_friends, fit_friends, user_states
+from client.home.friends import (
+    attend,
+    blend_friends,
+    choose_friends,
+    fit_friends,
+    published_numbers,
+    user_states,
+)
 from client.home.friends_part import FriendsPart, add_friends
 from client.home.home_model import FixedPrior, HomeModel, Memory, TransitionCounts
 from client.home.store import load_home, save_home
+from shared.config import ModelConfig, ModelKind
 from shared.data.friends import FriendTable
 from shared.data.histories import Histories
+from shared.models import attention, social
 
 ITEMS = 12
 EDGES = {("0", "1"): 1.0, ("0", "2"): 3.0, ("1", "0"): 1.0, ("3", "0"): 0.5, ("3", "4"): 0.5}
@@ -149,3 +158,24 @@ def test_a_stored_home_model_knows_the_friends(tmp_path: Path) -> None:
         before, after = model.after(own[0], user), loaded.after(own[0], user)
         assert after.columns.tolist() == before.columns.tolist()
         assert after.values.tolist() == before.values.tolist()
+
+
+def test_published_numbers_are_tried_beside_the_default() -> None:
+    model = social.bare(ModelConfig(kind=ModelKind.SOCIAL, feature_size=4), ITEMS)
+    assert published_numbers(model) == pytest.approx((0.8808, 4.0), abs=1e-4)
+    with torch.no_grad():
+        model.friend_shares.weight.fill_(1e4)  # of a coordinator's choice
+    assert published_numbers(model) == (0.99, 64.0)
+    assert published_numbers(attention.bare(ModelConfig(feature_size=4), ITEMS)) is None
+    # Friends have a user's next item: the less the own part weighs, the better.
+    lists = [[1 + user % 3, 4 + user % 7, 5 + user % 7] for user in range(60)]
+    edges = {(str(user), str((user + 7) % 60)): 1.0 for user in range(60)}
+    table, own = FriendTable.from_edges(edges), Histories.from_lists(lists)
+    events = last_events(own)
+    counted = user_states(states, table, events.counted, 50)
+    found = [
+        choose_friends(events, home(events.counted), table, counted, 50, numbers)
+        for numbers in (None, (0.05, 0.0), (0.99, 0.0))
+    ]
+    ndcgs = [one.ndcg or 0.0 for one in found]
+    assert ndcgs[1] >= ndcgs[0] == ndcgs[2]

@@ -13,9 +13,11 @@ import torch
 
 from client.cli import main as node
 from client.serving.recommender import Recommender
+from client.site.site import Site
 from server.state.checkpoint import Checkpoint
 from shared.data.catalogue import Catalogue
 from shared.data.feature_blocks import FeatureBlock
+from shared.data.friends import read_friends
 from shared.errors import RequestError
 from shared.item_features.tfidf import text_features
 from shared.models.gates import gate_shares
@@ -23,9 +25,11 @@ from shared.models.lstm import LstmRecommender
 from shared.models.modalities import ModalitiesRecommender
 from shared.models.query import SHARES_SCALE, QueryRecommender
 from shared.models.registry import load_recommender
+from shared.models.social import SocialRecommender
 from shared.models.text import TextRecommender
 from simulations.cli import main
-from simulations.datasets.load import load_items
+from simulations.datasets.load import load, load_items
+from simulations.experiment.federation import site_histories, sites_in
 from tests.simulations.conftest import TINY_SETTINGS
 from tests.tiny_encoder import WIDTH, save_encoder
 
@@ -146,6 +150,39 @@ def test_a_run_learns_from_queries_and_serves_them(
     assert sum(one["score"] for one in listed) <= 1 + 1e-6
     with pytest.raises(RequestError, match="has no letter and no digit"):
         recommender.for_query("?!")
+
+
+def test_a_run_learns_what_friends_count_and_home_begins_with_it(
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two organisations: friends at the other one are left out, and those beyond the bound."""
+    out, table = tmp_path / "run", tmp_path / "friends.csv"
+    users = load(tiny_data).histories.users
+    pairs = [(one, other) for one in users for other in users[:8] if one < other]
+    table.write_text("\n".join(["user,friend", *map(",".join, pairs)]) + "\n")
+    settings = ["model.kind=social", "model.friends=2", f"lab.friends={table}"]
+    settings += ["lab.organisations=2", "training.rounds=2", "training.sample_rate=1"]
+    simulate(tiny_data, out, "8", (*TINY_SETTINGS, *settings), monkeypatch)
+    model, result = load_recommender(out / "model"), json.loads((out / "result.json").read_text())
+    assert isinstance(model, SocialRecommender)
+    friends = result["friends"]
+    assert (friends["alpha"], friends["beta"]) == (model.alpha, model.beta)
+    assert model.alpha != pytest.approx(0.8808, abs=1e-4)  # it moved
+    assert friends["given"] == 2 * len(pairs) > friends["within"] > friends["bounded"] > 0
+    for site in sites_in(out / "sites"):
+        loaded = Site.load(site)
+        own = frozenset(site_histories(site, Catalogue.load(out / "catalogue")).users)
+        read = read_friends(site / loaded.data.bounded_friends, own)
+        assert read.entered.max() == loaded.data.friends_most == 2
+        monkeypatch.setattr(sys, "argv", ["sotto-node", "adapt", str(out), "--site", str(site)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            node()
+        assert not end.value.code
+        assert "users have a friend" in capsys.readouterr().out
 
 
 def test_a_run_learns_gates_of_modalities_and_serves_them(

@@ -139,6 +139,7 @@ def test_a_setting_may_be_for_one_kind_alone(tmp_path: Path) -> None:
     ("more", "said"),
     [
         (["query"], "--set lab.queries=FILE"),
+        (["social"], "--set lab.friends=FILE"),
         (["query", "--set", "query:lab.queries=nothing.csv"], "nothing.csv' is none"),
         (["text"], "--set lab.catalogue=FOLDER"),
         (["text", "--set", "lab.catalogue=plain"], "items encode --adaptable"),
