@@ -4,8 +4,9 @@
 
 One coordinator and two partners over TLS. For each kind in turn: a run with noise, published; then,
 at one partner, `adapt`, `recommend --explain`, and `serve`, which is asked once over HTTP. The kind
-"query" has a table of queries and is asked with one; "domains" is the kind "attention" once more,
-with partners that have half of the catalogue each. One line of JSON for each is printed.
+"query" has a table of queries and is asked with one, "social" one of friends; "domains" is the kind
+"attention" once more, with partners that have half of the catalogue each. One line of JSON for each
+is printed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,6 +52,8 @@ PARTNERS = ("alpha", "beta")
 EPSILON, MAX_EPSILON = 8.0, 1000.0
 """Of a run; of all runs of a partner."""
 ROUNDS, LISTED = 2, 3
+FRIENDS = 2
+"""Others whose friend a user is."""
 SIZE, WIDTH = 6, 16
 """Features of an item; width of the encoder, which is made on the spot."""
 _LOST = (RunState.PAUSED, RunState.FAILED)
@@ -64,12 +68,14 @@ class Case:
         query: that recommendations are asked with; "" for none.
         domains: of each partner; "" for the whole catalogue.
         encoder: whether the catalogue has the last blocks of one.
+        sample_rate: of the users in a step.
     """
 
     model: dict[str, Value] = field(default_factory=dict)
     query: str = ""
     domains: Sequence[str] = ("", "")
     encoder: bool = False
+    sample_rate: float = 0.5
 
 
 CASES: Mapping[str, Case] = {
@@ -80,6 +86,7 @@ CASES: Mapping[str, Case] = {
     "text": Case(
         model={"kind": "text", "text_width": WIDTH, "text_blocks": 1, "lora_rank": 2}, encoder=True
     ),
+    "social": Case(model={"kind": "social", "friends": FRIENDS}, sample_rate=1.0),
     "domains": Case(domains=("a", "b")),
 }
 """By the name of the run."""
@@ -145,6 +152,8 @@ class _Federation(Deployment):
             self.init_node(name, MAX_EPSILON)
             kinds = [str(kind) for kind in ModelKind if examples_of(kind) is Examples.HISTORIES]
             self.change_site(name, kinds=kinds, queries=str(self._write_queries(name)))
+            friends = str(self._write_friends(name))
+            self.change_site(name, friends=friends, bounded_friends=friends, friends_most=FRIENDS)
             self.join(name)
             self.up_node(name)
 
@@ -155,6 +164,16 @@ class _Federation(Deployment):
         file = self.folder / f"{name}-queries.parquet"
         rows = [row | {"query": titles[row["item_id"]]} for row in events]
         pq.write_table(pa.Table.from_pylist(rows), file)
+        return file
+
+    def _write_friends(self, name: str) -> Path:
+        """Make each of the partner's users the friend of the one before and the one after."""
+        users = list(
+            dict.fromkeys(pq.read_table(self.folder / f"{name}.parquet")["user_id"].to_pylist())
+        )
+        ring = [{"user": one, "friend": other} for one, other in pairwise([*users, users[0]])]
+        file = self.folder / f"{name}-friends.parquet"
+        pq.write_table(pa.Table.from_pylist(ring), file)
         return file
 
     def change_site(self, name: str, **values: Value | list[str]) -> None:
@@ -174,7 +193,7 @@ class _Federation(Deployment):
         values: dict[str, dict[str, Any]] = {
             "privacy": {"epsilon": EPSILON, "delta": DELTA},
             "model": shape | case.model,
-            "training": {"rounds": ROUNDS, "sample_rate": 0.5},
+            "training": {"rounds": ROUNDS, "sample_rate": case.sample_rate},
             "server": {"organisations": len(self.partners), "retry_seconds": 1.0},
             "paths": {"catalogue": str(self.place(case))},
         }
@@ -246,6 +265,7 @@ def _play(federation: _Federation, name: str) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "epsilon_so_far": round(federation.spent(partner)[0], 2),
         "adapted_users": adapted["users"],
+        "befriended_users": adapted["friends"]["users"],
         "items": items,
         "because": listed[0]["because"],
     }
