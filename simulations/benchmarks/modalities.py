@@ -25,6 +25,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from shared.item_features.relations import relation_vectors
 from shared.item_features.tfidf import text_vectors
 from shared.item_features.whitening import whitened_where_described
 from shared.models.gates import GATES, gate_shares
-from simulations.benchmarks.central import first_model, train_centrally
+from simulations.benchmarks.central import Recipe, first_model, train_centrally
 from simulations.datasets.load import load, load_items
 
 __all__ = ["catalogues", "measure", "write_relations"]
@@ -110,9 +111,7 @@ def measure(folder: Path, catalogue: Catalogue, kind: ModelKind, options: Option
     inputs, targets = held.test_inputs.select(rows), held.test_targets[rows]
     torch.manual_seed(0)
     model = first_model(kind, held.train, catalogue)
-    for epoch in range(options.epochs + 1):
-        if epoch:
-            train_centrally(model, held.train, epoch)
+    for epoch in chain([0], train_centrally(model, held.train, Recipe(epochs=options.epochs))):
         window = model.config.max_length
         found = rank_users(
             scorer_of(model), inputs, targets, items=len(catalogue), window=window
