@@ -87,11 +87,13 @@ class Friends:
         table: the friends.
         states: of the published model, int64 [B, T] -> [B, D].
         window: events that it reads.
+        published: α and β that it has learned; None where it has none.
     """
 
     table: FriendTable
     states: States
     window: int
+    published: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +279,8 @@ def _befriend(
     if not chosen.federated and not chosen.attention:
         before = replace(before, prior=FixedPrior(popularity_shares(events.counted, items, caps)))
     pair = before, home
-    return fit_friends(events, pair, counted, friends.table, friends.states, friends.window)
+    table, states, window = friends.table, friends.states, friends.window
+    return fit_friends(events, pair, counted, table, states, window, friends.published)
 
 
 def build_scorers(

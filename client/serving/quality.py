@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home.evaluate import Evaluation, Friends, evaluate
-from client.home.friends import States
+from client.home.friends import published_numbers
 from client.serving.published import load_published, scorer_of
 from client.site.own_data import OwnData
 from shared.data.catalogue import Catalogue
 from shared.data.friends import read_friends
 from shared.errors import ConfigError, DataError
 from shared.evaluation.ranking import Scorer
+from shared.models.attention import AttentionRecommender
 from shared.rerank.reranker import ItemTraits, Reranker
 from shared.rerank.settings import RerankConfig
 
@@ -31,7 +32,7 @@ def load_compared(
     device: torch.device | str,
     k: int,
     domains: Sequence[str] = (),
-) -> tuple[Catalogue, dict[str, Scorer], int, States]:
+) -> tuple[Catalogue, dict[str, Scorer], int, AttentionRecommender]:
     """Load a published folder, and an earlier one to compare with.
 
     Args:
@@ -43,7 +44,7 @@ def load_compared(
 
     Returns:
         The catalogue; logits of "federated", and of "before" if there is one; how many events a
-        model reads, the most of both; and the published model's states of histories.
+        model reads, the most of both; and the published model.
 
     Raises:
         ConfigError: k is out of range.
@@ -58,11 +59,7 @@ def load_compared(
         _check_items(earlier_catalogue, catalogue, before)
         federated["before"] = scorer_of(earlier)
         window = max(window, earlier.config.max_length)
-
-    def states(rows: Tensor) -> Tensor:
-        return recommender.last_states(rows.to(recommender.device))
-
-    return catalogue, federated, window, states
+    return catalogue, federated, window, recommender
 
 
 def evaluate_published(  # noqa: PLR0913 what is measured, and how
@@ -96,7 +93,7 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
         SiteError: the source cannot be reached or read.
     """
     say("reading the model", 0.0)
-    catalogue, federated, window, states = load_compared(
+    catalogue, federated, window, recommender = load_compared(
         model, before, device=device, k=k, domains=data.data.domains
     )
     reranker = None
@@ -111,9 +108,13 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
             remedy="Bring more data: the last event of a user is asked for after the others.",
         )
     friends = None
+
+    def states(rows: Tensor) -> Tensor:
+        return recommender.last_states(rows.to(recommender.device))
+
     if data.data.friends:
         table = read_friends(data.folder / data.data.friends, frozenset(histories.users))
-        friends = Friends(table, states, window)
+        friends = Friends(table, states, window, published_numbers(recommender))
     return evaluate(
         histories,
         federated,
