@@ -302,7 +302,8 @@ def write_interactions(
         histories: what is written.
         catalogue: of their items.
         path: the file.
-        timed: whether `timestamp`, in microseconds, takes the place of the position.
+        timed: whether `timestamp`, typed so that its unit is not guessed, takes the place of the
+            position.
     """
     lengths = histories.lengths
     positions = np.arange(histories.events) - np.repeat(histories.offsets[:-1], lengths)
@@ -315,6 +316,6 @@ def write_interactions(
     }
     if timed:
         del columns["position"]
-        columns["timestamp"] = pa.array(histories.times, pa.int64())
+        columns["timestamp"] = pa.array(histories.times, pa.timestamp("us", "UTC"))
     with atomic_replacement(Path(path)) as temporary:
         pq.write_table(pa.table(columns), temporary)

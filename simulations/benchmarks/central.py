@@ -46,6 +46,8 @@ USERS = 64
 RATES = {
     "feature_out.weight": 1e-5,
     "lstm_out.weight": 1e-4,
+    "blocks.0.attention.query.weight": 1e-4,
+    "blocks.0.attention.query.bias": 1e-4,
     "item_scores.offset": 1e-3,
     GATES: 1e-4,
 }

@@ -181,7 +181,11 @@ def _friend_settings(site: SimulatedSite) -> dict[str, str | int]:
 def _query_table(queries: Sequence[Asked], catalogue: Catalogue) -> pa.Table:
     """Return queries as a partner has them; those without a time have positions."""
     timed = all(one.time is not None for one in queries)
-    moments = [one.time if timed else place for place, one in enumerate(queries)]
+    moments = (
+        pa.array([one.time for one in queries], pa.timestamp("us", "UTC"))
+        if timed
+        else pa.array(range(len(queries)))
+    )
     return pa.table(
         {
             "user_id": [one.user for one in queries],

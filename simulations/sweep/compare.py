@@ -116,7 +116,7 @@ def _variants(text: str) -> dict[str, dict[str, Value]]:
     variants: dict[str, dict[str, Value]] = {}
     for name in names:
         variants[name] = {"model.kind": name}
-        if name in (ModelKind.LSTM, ModelKind.QUERY):  # whose own would stay as they are
+        if name == ModelKind.LSTM:  # whose own weights would stay as they are
             variants[name]["model.trained"] = str(Trained.ALL)
     return variants
 

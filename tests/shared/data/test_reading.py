@@ -327,6 +327,16 @@ def test_min_events_applies_after_dropping_and_max_length_keeps_the_last(tmp_pat
     assert histories.dropped["short_history"] == 1
 
 
+def test_times_that_are_written_keep_their_unit(tmp_path: Path) -> None:
+    """Days after 1970: of numbers, some would have the size of seconds, others of milliseconds."""
+    days = [[0, 86_400_000_000, 2_000_000_000_000_000]]
+    written = Histories.from_lists([[1, 2, 3]], ["a"], times=days)
+    write_interactions(written, ITEMS, tmp_path / "timed.parquet", timed=True)
+    read = read_histories(tmp_path / "timed.parquet", ITEMS)
+    assert read.times is not None
+    assert read.times.tolist() == days[0]
+
+
 @settings(max_examples=10, deadline=None)
 @given(lists.filter(any))
 def test_written_interactions_read_back(
