@@ -18,6 +18,7 @@ from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
 from client.site.aggregation_key import make_aggregation_key
 from client.site.site import Site
+from shared.config import ModelKind
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.errors import WireError
@@ -33,12 +34,13 @@ from shared.messages import (
     Weights,
     refusal_in,
 )
-from shared.models.attention import build
-from shared.models.registry import frozen_fingerprint
+from shared.models.attention import build, trainable
+from shared.models.registry import build_recommender, frozen_fingerprint
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
 from shared.sections import Value
 from shared.secure_aggregation.signing import public_from_text
+from tests.conftest import DESCRIBED
 from tests.flower_internals import message_to_proto, recorddict_to_proto
 
 if TYPE_CHECKING:
@@ -227,6 +229,32 @@ def test_a_real_node_refuses_noise_that_repeats_itself(sites: Sites) -> None:
     assert charged(site) == []
     real = sites.make("beta")
     assert app(sites.message(), context({"site": str(real)})).has_content()
+
+
+def test_friends_are_read_where_the_table_keeps_its_bound(sites: Sites) -> None:
+    """One that breaks it is answered as data that cannot be read are, and costs no budget."""
+    bound = {"data.bounded_friends": "friends.csv", "data.friends_most": 2}
+    site = sites.make("alpha", {**bound, "policy.kinds": ["social"]}, users=12)
+    model = replace(DESCRIBED, kind=ModelKind.SOCIAL)
+    weights = trainable(build_recommender(model, sites.catalogue))
+    asked = {
+        "model": model,
+        "weights": {name: p.detach().numpy() for name, p in weights.items()},
+        "sample_rate": 1.0,
+    }
+    users = Site.load(site).load_histories(sites.catalogue, 99).users
+    ring = [f"{one},{other}" for one, other in zip(users, [*users[1:], users[0]], strict=True)]
+    table = site / "friends.csv"
+    table.write_text("\n".join(["user,friend", *ring, f"{users[0]},{users[5]}"]) + "\n")
+    assert refusal_in(app(sites.message(**asked), at(site))) is Refusal.FAILED
+    table.write_text("\n".join(["user,friend", *ring, f"{users[0]},nobody"]) + "\n")
+    few = {**asked, "model": replace(model, friends=1)}
+    assert refusal_in(app(sites.message(**few), at(site))) is Refusal.POLICY
+    assert charged(site) == []
+    with_friends = change(app(sites.message(**asked), at(site)))
+    assert with_friends["friend_shares.weight"].any()
+    table.unlink()
+    assert refusal_in(app(sites.message(**asked, round=2), at(site))) is Refusal.FAILED
 
 
 def test_a_broken_data_file_costs_no_budget(sites: Sites) -> None:
