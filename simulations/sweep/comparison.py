@@ -1,15 +1,17 @@
 """Kinds of model side by side: figures, cost, and which to take at each ε.
 
 What is compared is what a partner uses: the federated model adapted at home, or the federated one
-where that was not measured. Of two kinds at one ε, the users are the same, so that the test is of
-paired differences: of each user's part of NDCG@10, mean over the seeds (Student's t).
+where that was not measured. Of kinds that may be as good at home, as where own data say all there
+is to know, the federated models are compared; of those that may be as good again, seconds decide.
+Of two kinds at one ε, the users are the same, so that the test is of paired differences: of each
+user's part of NDCG@10, mean over the seeds (Student's t).
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,29 +83,45 @@ def advice(outcomes: Sequence[Outcome], folder: SweepFolder) -> list[str]:
     for epsilon in dict.fromkeys(row.epsilon for row in rows):
         here = sorted((row for row in rows if row.epsilon == epsilon), key=lambda row: -row.used)
         if len(here) > 1:
-            gains = {row.kind: _gains(folder, _runs(outcomes, row.kind, epsilon)) for row in here}
-            sentences.append(_sentence(here, gains))
+            runs = {row.kind: _runs(outcomes, row.kind, epsilon) for row in here}
+            sentences.append(_sentence(here, folder, runs))
     return sentences
 
 
-def _sentence(rows: Sequence[Compared], gains: dict[str, Gains]) -> str:
+def _sentence(
+    rows: Sequence[Compared], folder: SweepFolder, runs: Mapping[str, Sequence[str]]
+) -> str:
     """Name the best kind, or the quickest of those that may be as good."""
-    best = rows[0]
-    chances = {row.kind: _chance(gains[best.kind], gains[row.kind]) for row in rows[1:]}
-    alike = [row for row in rows[1:] if chances[row.kind] >= _LUCK]
-    quickest = min([best, *alike], key=lambda row: row.seconds)
-    others = ", ".join(
-        f"{row.kind} {row.used:.4f} (p = {chances[row.kind]:.2g})" for row in rows[1:]
-    )
+    home = rows[0].home is not None
+    alike, found = _best(rows, folder, runs, home=home)
+    found = f"NDCG@10{' at home' if home else ''} {found}"
+    if home and len(alike) > 1:
+        alike, published = _best(alike, folder, runs, home=False)
+        found += f"; as published {published}"
+    best, quickest = alike[0], min(alike, key=lambda row: row.seconds)
     where = "without noise" if best.epsilon is None else f"at ε = {best.epsilon:g}"
-    what = "NDCG@10" if best.home is None else "NDCG@10 at home"
-    found = f"{what} {best.kind} {best.used:.4f}, {others}"
     if quickest is best:
         return f"Take {best.kind} {where}: {found}."
     return (
         f"Take {quickest.kind} {where}, which trains in {quickest.seconds:,.0f} s instead of "
         f"{best.seconds:,.0f} s and may be as good: {found}."
     )
+
+
+def _best(
+    rows: Sequence[Compared], folder: SweepFolder, runs: Mapping[str, Sequence[str]], *, home: bool
+) -> tuple[list[Compared], str]:
+    """Return the best kind and those that may be as good, and the figures of all in words."""
+
+    def figure(row: Compared) -> float:
+        return row.used if home else row.ndcg
+
+    best, *others = sorted(rows, key=lambda row: -figure(row))
+    gains = {row.kind: _gains(folder, runs[row.kind], home=home) for row in rows}
+    chances = {row.kind: _chance(gains[best.kind], gains[row.kind]) for row in others}
+    words = [f"{row.kind} {figure(row):.4f} (p = {chances[row.kind]:.2g})" for row in others]
+    alike = [row for row in others if chances[row.kind] >= _LUCK]
+    return [best, *alike], ", ".join([f"{best.kind} {figure(best):.4f}", *words])
 
 
 def _chance(one: Gains, other: Gains) -> float:
@@ -119,13 +137,15 @@ def _runs(outcomes: Sequence[Outcome], kind: str, epsilon: float | None) -> list
     ]
 
 
-def _gains(folder: SweepFolder, runs: Sequence[str]) -> Gains:
+def _gains(folder: SweepFolder, runs: Sequence[str], *, home: bool) -> Gains:
     """Return each user's part of NDCG@10, mean over the runs, in the order of the users."""
-    gains: Gains = np.mean([_gains_of(folder.run(name) / EVALUATION) for name in runs], axis=0)
+    model = "federated_home" if home else "federated"
+    each = [_gains_of(folder.run(name) / EVALUATION, model) for name in runs]
+    gains: Gains = np.mean(each, axis=0)
     return gains
 
 
-def _gains_of(file: Path) -> Gains:
+def _gains_of(file: Path, model: str) -> Gains:
     try:
         table = pq.read_table(file, columns=["user", "model", "rank"]).to_pydict()
     except (OSError, ValueError) as error:
@@ -133,8 +153,6 @@ def _gains_of(file: Path) -> Gains:
             f"{file} cannot be read ({error!s:.80}): remove the run's folder, and the run is "
             "repeated."
         ) from error
-    models = set(table["model"])
-    model = "federated_home" if "federated_home" in models else "federated"
     ranks = {
         user: rank
         for user, of, rank in zip(table["user"], table["model"], table["rank"], strict=True)

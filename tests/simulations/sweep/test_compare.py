@@ -23,8 +23,20 @@ from tests.simulations.report.folders import HIT_RATES, RunSpec, write_run
 SETTINGS = ("privacy.delta=1e-5", "lab.data=films")
 
 
-def kinds(folder: Path, rates: Mapping[str, float], seconds: Mapping[str, float]) -> SweepFolder:
-    """A comparison whose runs are finished: hit rates at home and seconds by kind."""
+def kinds(
+    folder: Path,
+    rates: Mapping[str, float],
+    seconds: Mapping[str, float],
+    federated: float | None = None,
+) -> SweepFolder:
+    """A comparison whose runs are finished: hit rates at home and seconds by kind.
+
+    Args:
+        folder: of the comparison.
+        rates: at home.
+        seconds: of training.
+        federated: hit rate of the last kind's published model; None is as of the others.
+    """
     variants = _variants(",".join(rates))
     axes = parse_axes("8", None, [])
     options = SweepOptions(options={}, assignments=SETTINGS, variants=variants, axes=axes)
@@ -33,6 +45,8 @@ def kinds(folder: Path, rates: Mapping[str, float], seconds: Mapping[str, float]
     for run in plan.runs():
         kind = str(run.config.model.kind)
         hits = {**HIT_RATES, "federated_home": rates[kind]}
+        if federated is not None and kind == list(rates)[-1]:
+            hits["federated"] = federated
         result = write_run(made.run(run.name), RunSpec(epsilon=8.0, rates=hits, seed=len(kind)))
         result["cost"]["seconds"]["train"] = seconds[kind]
         (made.run(run.name) / "result.json").write_text(json.dumps(result))
@@ -76,6 +90,12 @@ def test_a_better_kind_is_recommended_and_one_that_may_be_as_good_by_its_cost(
     outcomes = Grid(Plan.from_toml(alike.plan_file).runs(), alike).outcomes
     [sentence] = advice(outcomes, alike)
     assert sentence.startswith("Take attention at ε = 8")
+
+    costs = {"attention": 300.0, "lstm": 40.0}
+    broken = kinds(tmp_path / "broken", {"attention": 0.2, "lstm": 0.2}, costs, federated=0.0)
+    [sentence] = advice(Grid(Plan.from_toml(broken.plan_file).runs(), broken).outcomes, broken)
+    assert sentence.startswith("Take attention at ε = 8: NDCG@10 at home")
+    assert "lstm 0.0000" in sentence.partition("; as published ")[2]
 
 
 def test_the_command_continues_a_folder_and_prints_the_table(
