@@ -73,13 +73,13 @@ class TextSequence(nn.Module):
         shares: Tensor = self.gate(self.features).softmax(1)
         return (shares[..., None] * experts).sum(1)
 
-    def scores(self, events: Tensor) -> Tensor:
-        """Return logits after each event: ids, right-padded with 0, [B, T] -> [B, T, V]."""
+    def scores(self, events: Tensor, asked: Tensor) -> Tensor:
+        """Return logits after some of the events, [n, V]: ids, 0 on the right, and which, [B, T]."""
         items, length = self.items(), events.shape[1]
         x = self.enter(items[(events - 1).clamp(min=0)] + self.position.weight[:length])
         later = torch.ones(length, length, dtype=torch.bool).triu(1)
-        states = F.normalize(self.blocks(x, mask=later), dim=2)
-        return torch.matmul(states, F.normalize(items, dim=1).T) / TEMPERATURE
+        states = F.normalize(self.blocks(x, mask=later)[asked], dim=1) / TEMPERATURE
+        return torch.matmul(states, F.normalize(items, dim=1).T)
 
 
 def train_epoch(
@@ -99,7 +99,7 @@ def train_epoch(
             row[: len(part)] = torch.from_numpy(part)
         inputs, targets = next_item_pairs(events)
         real = targets > 0
-        loss = F.cross_entropy(model.scores(inputs)[real], targets[real] - 1)
+        loss = F.cross_entropy(model.scores(inputs, real), targets[real] - 1)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -114,9 +114,9 @@ def scorer_among(model: TextSequence, cold: NDArray[np.int64] | None) -> Scorer:
 
     @torch.inference_mode()
     def scores(histories: Tensor, /) -> Tensor:
-        last = (histories > 0).sum(1).clamp(min=1) - 1
-        of_last = model.scores(histories)[torch.arange(len(histories)), last]
-        return of_last.masked_fill(hidden, -torch.inf)
+        last = (histories > 0).sum(1, keepdim=True).clamp(min=1) - 1
+        asked = torch.arange(histories.shape[1]) == last
+        return model.scores(histories, asked).masked_fill(hidden, -torch.inf)
 
     return scores
 
