@@ -74,7 +74,7 @@ class TextSequence(nn.Module):
         return (shares[..., None] * experts).sum(1)
 
     def scores(self, events: Tensor, asked: Tensor) -> Tensor:
-        """Return logits after some of the events, [n, V]: ids, 0 on the right, and which, [B, T]."""
+        """Return logits after some events, [n, V]: ids, 0 on the right, and which, [B, T]."""
         items, length = self.items(), events.shape[1]
         x = self.enter(items[(events - 1).clamp(min=0)] + self.position.weight[:length])
         later = torch.ones(length, length, dtype=torch.bool).triu(1)
