@@ -35,9 +35,10 @@ from shared.models.products import linear_by_user, product_by_user
 
 __all__ = ["ADAPTER_SCALE", "TextBlocks", "original_vectors"]
 
-ADAPTER_SCALE = 8.0
-"""Constant factor s of every adapter: of a step, noise moves features by s times what it moves B,
-and the gradient by s² times. With 32 noise of ε = 8 cost more than it brought (docs/text.md)."""
+ADAPTER_SCALE = 128.0
+"""Constant factor s of every adapter. A user's gradient with respect to B is s times that with
+respect to B A, and is clipped and noised with all other weights: with 8, a MiniLM's is a sixtieth
+of the whole, and next to nothing of it is left under the noise of ε = 8 (docs/text.md)."""
 _AT_ONCE = 128
 """Items whose vectors are computed at once where no gradient is taken."""
 
