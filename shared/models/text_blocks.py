@@ -35,10 +35,11 @@ from shared.models.products import linear_by_user, product_by_user
 
 __all__ = ["ADAPTER_SCALE", "TextBlocks", "original_vectors"]
 
-ADAPTER_SCALE = 128.0
+ADAPTER_SCALE = 64.0
 """Constant factor s of every adapter. A user's gradient with respect to B is s times that with
-respect to B A, and is clipped and noised with all other weights: with 8, a MiniLM's is a sixtieth
-of the whole, and next to nothing of it is left under the noise of ε = 8 (docs/text.md)."""
+respect to B A, and a step of B moves features by s times what it moves B. With 8, a MiniLM's
+adapters are a sixtieth of a clipped gradient and drown in the noise of ε = 8; with 96 and more a
+plan's steps are too long for them. Chosen on validation events (docs/text.md)."""
 _AT_ONCE = 128
 """Items whose vectors are computed at once where no gradient is taken."""
 
