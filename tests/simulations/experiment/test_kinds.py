@@ -96,6 +96,7 @@ def test_a_run_adapts_an_encoder_and_serves_without_it(
     lab([*words, "--data", str(tiny_data), "--out", str(catalogue)], monkeypatch)
     settings = [f"lab.catalogue={catalogue}", "model.kind=text", f"model.text_width={WIDTH}"]
     settings += ["training.rounds=1", "lab.cold=0.1", *RUN[:3], "lab.alone=false"]
+    settings += ["groups.tables=taste=2", "groups.share=0.1"]
     simulate(tiny_data, out, "8", (*TINY_SETTINGS, *settings), monkeypatch)
     model, checkpoint = load_recommender(out / "model"), Checkpoint.load(out)
     assert isinstance(model, TextRecommender)
@@ -109,8 +110,12 @@ def test_a_run_adapts_an_encoder_and_serves_without_it(
     first, *_ = recommender.recommend(list(recommender.catalogue.item_ids[:3]), 4, explain=True)
     assert first.explanation is not None
     assert first.explanation.events
-    models = json.loads((out / "result.json").read_text())["evaluation"]["models"]
+    result = json.loads((out / "result.json").read_text())
+    models = result["evaluation"]["models"]
     assert {"federated", "federated_home", "federated_new"} <= set(models)
+    assert {"hr@10", "ndcg@10", "coverage@10"} <= set(models["federated"])
+    [table] = result["groups"]["exact"]["federated"]
+    assert sum(group["users"] for group in table["groups"]) == result["evaluation"]["users"]
 
 
 def test_a_run_learns_from_queries_and_serves_them(
