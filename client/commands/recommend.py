@@ -61,6 +61,14 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
             metavar="WORDS", help="What the user looks for, for a model of the kind 'query'."
         ),
     ] = "",
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="With --query: what the user has declared, as in data.query_attributes; may be "
+            "repeated.",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="Length of a list.")] = 10,
     out: Annotated[
         Path | None,
@@ -127,13 +135,13 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if history is not None:
         if out is not None:
             raise ConfigError("--out is for --users: the list of one history is printed.")
-        listed = _for_history(request, history, query, site)
+        listed = _for_history(request, history, (query, _declared(attribute or [])), site)
         if as_json:
             write_json([_as_json(one) for one in listed])
         else:
             _print_list(listed, explain=explain)
         return
-    if query:
+    if query or attribute:
         raise ConfigError("--query is for --history: one user looks for something at a time.")
     if out is None or users is None:
         raise ConfigError("name the file for the lists: --out FILE.parquet, .csv or .jsonl.")
@@ -208,7 +216,20 @@ def _domains(folder: Path) -> Sequence[str]:
     return Site.load(folder).data.domains if (folder / FILE).exists() else ()
 
 
-def _for_history(request: _Request, history: str, query: str, site: Path) -> list[Recommended]:
+def _declared(attributes: Sequence[str]) -> dict[str, str]:
+    """Read attributes as they are typed."""
+    found = {}
+    for text in attributes:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals):
+            raise ConfigError(f"--attribute {text!r}: write NAME=VALUE, as age_group=25.")
+        found[name.strip()] = value
+    return found
+
+
+def _for_history(
+    request: _Request, history: str, query: tuple[str, dict[str, str]], site: Path
+) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
     rerank = request.rerank.settings(folder)
     recommender = load_recommender(
@@ -219,7 +240,7 @@ def _for_history(request: _Request, history: str, query: str, site: Path) -> lis
         private=_demands_private(folder),
         domains=_domains(folder),
     )
-    return recommender.for_query(query).recommend(
+    return recommender.for_query(*query).recommend(
         [item.strip() for item in history.split(",") if item.strip()],
         request.k,
         filters=request.lists.filters(recommender, ITEM),

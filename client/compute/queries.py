@@ -53,7 +53,8 @@ class AskedBeside:
                 text = self.queries.texts[number]
                 past = past_events(self.histories, self.queries, user, number, shape.length)
                 pasts[row, place, : len(past)] = past
-                bags[row, place], matches[row, place] = bag_of(text), self.index.scores(text)
+                bags[row, place] = bag_of(text, self.queries.attributes[number])
+                matches[row, place] = self.index.scores(text)
                 chosen[row, place] = self.queries.items[number]
         return tuple(torch.from_numpy(part) for part in (pasts, bags, matches, chosen))
 

@@ -56,6 +56,8 @@ class DataConfig:
         queries: file of what users asked for in words, a row a query with its user, item, time and
             text, for the kind "query"; "" has none. See `client.data.queries`.
         query_column: its column of texts.
+        query_attributes: its columns of what the user has declared (age group, country), which a
+            query is read with; none reads none.
         max_per_minute: most events of a user in 60 seconds; later ones are dropped; 0: no limit.
         max_per_day: most in 24 hours; likewise.
         repeat_seconds: seconds within which the same item of a user counts once; without times, in
@@ -83,6 +85,7 @@ class DataConfig:
     friends_most: NonNegativeInt = 0
     queries: str = ""
     query_column: str = "query"
+    query_attributes: TextsOf = ()
     max_per_minute: NonNegativeInt = LIMITS.per_minute
     max_per_day: NonNegativeInt = LIMITS.per_day
     repeat_seconds: NonNegativeInt = LIMITS.repeat_seconds

@@ -13,7 +13,8 @@
 | positions, not times, or histories with positions  | a query stands before the first event of    |
 |                                                    |   what was chosen, see `shared.data.queries`|
 
-The columns of users, items and times are those of the interactions.
+The columns of users, items and times are those of the interactions. What users have declared may
+be in further columns (`data.query_attributes`); an empty value says nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.columns import require_columns
 from shared.data.ids import Batch, canonical_id
 from shared.data.interactions import Interactions
-from shared.data.queries import Asked
+from shared.data.queries import Asked, Attributes, declared
 from shared.data.tables import connect, file_tables
 from shared.data.times import UNREADABLE, TimeColumn
 from shared.errors import DataError, SiteError
@@ -45,6 +46,7 @@ class _Row:
     user: str
     item: str
     text: str
+    attributes: Attributes
     source: str
     number: int
 
@@ -91,7 +93,7 @@ def read_queries(
                 remedy="Leave the row out, or state it.",
             )
         if not problem and timed and item:
-            asked.append(Asked(row.user, row.text, item, moment))
+            asked.append(Asked(row.user, row.text, item, moment, row.attributes))
     return asked
 
 
@@ -105,21 +107,28 @@ def _batches(data: DataConfig, path: Path) -> Iterator[tuple[Batch, list[_Row]]]
     columns = _columns(data)
     for table in file_tables(path):
         time = data.time or ("timestamp" if "timestamp" in table.columns else "position")
-        roles = columns | {"time": time}
+        roles = columns | {"time": time} | {name: name for name in data.query_attributes}
         setting = 'query_column = "{name}" under [data], or that of the interactions'
         require_columns(roles, table.columns, table.source, setting)
         number = 1
-        for batch in table.batches([*columns.values(), time]):
-            users, items, texts, moments = batch.columns
+        for batch in table.batches([*columns.values(), time, *data.query_attributes]):
+            users, items, texts, moments, *more = batch.columns
+            values = [column.to_pylist() for column in more]
             three = pa.record_batch(
                 [users, items, moments], names=[columns["user"], columns["item"], time]
             )
             rows = [
                 _Row(
-                    canonical_id(user or ""), canonical_id(item or ""), text or "", table.source, n
+                    *(canonical_id(user or ""), canonical_id(item or ""), text or ""),
+                    declared({k: v or "" for k, v in zip(data.query_attributes, own, strict=True)}),
+                    *(table.source, n),
                 )
-                for n, (user, item, text) in enumerate(
-                    zip(users.to_pylist(), items.to_pylist(), texts.to_pylist(), strict=True),
+                for n, (user, item, text, *own) in enumerate(
+                    zip(
+                        *(users.to_pylist(), items.to_pylist(), texts.to_pylist()),
+                        *values,
+                        strict=True,
+                    ),
                     start=number,
                 )
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,12 @@ class QueryWords:
         return cls(model, catalogue) if isinstance(model, QueryRecommender) else None
 
     @torch.no_grad()
-    def __call__(self, text: str) -> tuple[Tensor, float]:
+    def __call__(self, text: str, attributes: Sequence[str] = ()) -> tuple[Tensor, float]:
         """Return what the words add to every item's score, [V], and the weight of the user's part.
+
+        Args:
+            text: the query.
+            attributes: what the user has declared (`shared.data.queries`).
 
         Raises:
             RequestError: the query has no word, or is too long.
@@ -46,7 +52,7 @@ class QueryWords:
             )
         if not words_of(text):
             raise RequestError(f"the query {text!r} has no letter and no digit: name some words.")
-        parts = (bag_of(text), self._index.scores(text))
+        parts = (bag_of(text, attributes), self._index.scores(text))
         bag, match = (torch.from_numpy(part)[None, None].to(self._model.device) for part in parts)
         total, weight = self._model.evidence(bag, match)
         return total[0, 0].cpu(), float(weight)

@@ -21,7 +21,7 @@ the list is shorter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,6 +45,7 @@ from client.serving.quick_scores import ModelSearch
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import canonical_id
+from shared.data.queries import declared
 from shared.errors import DataError, RequestError
 from shared.evaluation.ranking import Scorer, top_items
 from shared.evaluation.reordering import join_candidates
@@ -198,7 +199,7 @@ class Recommender:
         other._words = words
         return other
 
-    def for_query(self, text: str) -> Recommender:
+    def for_query(self, text: str, attributes: Mapping[str, str] | None = None) -> Recommender:
         """Return a recommender that ranks for what a user looks for, in words, as well.
 
         The score of item j is proportional to p(j)^w times the exponential of what the words say of
@@ -206,6 +207,7 @@ class Recommender:
 
         Args:
             text: the query; one that is empty or blank changes nothing.
+            attributes: what the user has declared, by name, as in the partner's table of queries.
 
         Raises:
             RequestError: the model reads no queries, or this query has no word or is too long.
@@ -216,7 +218,7 @@ class Recommender:
             raise RequestError(
                 "this model reads no queries: leave the query out, or take one of the kind 'query'."
             )
-        evidence, weight = self._words(text)
+        evidence, weight = self._words(text, declared(attributes or {}))
 
         @torch.no_grad()
         def asked(rows: Tensor, /) -> Tensor:

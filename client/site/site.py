@@ -145,6 +145,7 @@ class Site:
             _join_list(tables.get("policy"), "group_columns")
             _join_list(tables.get("serve"), "interactions")
             _join_list(tables.get("data"), "domains")
+            _join_list(tables.get("data"), "query_attributes")
             return parse_sections(
                 cls, flat_tables(tables) | peers | {"folder": str(file.parent.resolve())}
             )

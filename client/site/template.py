@@ -82,6 +82,12 @@ KEYS = (
     Key("data.queries", 'file of what users asked for in words; "" has none', "", "queries.csv"),
     Key("data.query_column", "its column of texts; ids and times are called as above", "query"),
     Key(
+        "data.query_attributes",
+        'its columns of what users have declared, which a query is read with; none: ""',
+        "",
+        "age_group",
+    ),
+    Key(
         "data.friends", 'file of who is whose friend, read at home; "" has none', "", "friends.csv"
     ),
     Key(

@@ -8,17 +8,20 @@ second or a day, is no part of what is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from shared.data.histories import Histories, offsets_of
+from shared.data.ids import canonical_id
 
-__all__ = ["Asked", "Queries", "queries_of"]
+__all__ = ["Asked", "Attributes", "Queries", "declared", "queries_of"]
 
 Ints = npt.NDArray[np.int64]
+Attributes = tuple[str, ...]
+"""What a user declared, as "name=value"; see `declared`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +33,14 @@ class Asked:
         text: what was asked.
         item: internal id in 1..V of what was chosen.
         time: microseconds since 1970; None where it is not known.
+        attributes: what the user has declared.
     """
 
     user: str
     text: str
     item: int
     time: int | None = None
+    attributes: Attributes = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +52,14 @@ class Queries:
         items: internal ids of what was chosen, int64 [Q].
         places: how many events of its user are before each, int64 [Q].
         offsets: int64 [N + 1]; user i has the queries `offsets[i]` to `offsets[i + 1]`.
+        attributes: what the user of each has declared, length Q.
     """
 
     texts: tuple[str, ...]
     items: Ints
     places: Ints
     offsets: Ints
+    attributes: tuple[Attributes, ...]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,6 +67,16 @@ class Queries:
     def rows(self, user: int) -> Ints:
         """Return the numbers of a user's queries."""
         return np.arange(self.offsets[user], self.offsets[user + 1])
+
+
+def declared(values: Mapping[str, str]) -> Attributes:
+    """Return what a user declared, in the order of the names; an empty value says nothing.
+
+    >>> declared({"gender": " F", "age": "25", "city": ""})
+    ('age=25', 'gender=f')
+    """
+    found = {name: canonical_id(value).casefold() for name, value in values.items()}
+    return tuple(f"{name}={value}" for name, value in sorted(found.items()) if value)
 
 
 def queries_of(histories: Histories, asked: Iterable[Asked]) -> Queries:
@@ -83,6 +100,7 @@ def queries_of(histories: Histories, asked: Iterable[Asked]) -> Queries:
         items=np.array([one.item for _, one in known], np.int64),
         places=np.array([_place(histories, row, one) for row, one in known], np.int64),
         offsets=offsets_of(np.bincount(rows, minlength=len(histories))),
+        attributes=tuple(one.attributes for _, one in known),
     )
 
 

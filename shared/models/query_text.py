@@ -2,9 +2,10 @@
 
 Both follow from the text and from the public catalogue alone. A text's words are in small letters
 and without accents. The bag of a text has each word, and the word's trigrams of letters, which hold
-together what is spelled almost alike; buckets are public hashes (Weinberger et al. 2009,
-arXiv:0902.2206). Matching is BM25 (Robertson & Zaragoza 2009, doi:10.1561/1500000019), which is an
-approximate log-odds of relevance, over the words of title and genres:
+together what is spelled almost alike; what the user has declared counts as a word more each.
+Buckets are public hashes (Weinberger et al. 2009, arXiv:0902.2206). Matching is BM25 (Robertson &
+Zaragoza 2009, doi:10.1561/1500000019), which is an approximate log-odds of relevance, over the
+words of title and genres:
 
     score = Σ over the query's words w of ln(1 + (V - n_w + 1/2) / (n_w + 1/2))
                 · f (k₁ + 1) / (f + k₁ (1 - b + b length / mean length)),
@@ -20,6 +21,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -50,16 +52,21 @@ def words_of(text: str) -> list[str]:
     return [match[0] for _, match in zip(range(MOST_WORDS), _WORD.finditer(plain), strict=False)]
 
 
-def bag_of(text: str) -> Floats:
-    """Return the hashed bag of words and trigrams of a text, [W], of length 1; 0 without words."""
+def bag_of(text: str, attributes: Sequence[str] = ()) -> Floats:
+    """Return the hashed bag of a query, [W], of length 1; 0 without words and attributes.
+
+    Args:
+        text: whose words and trigrams are in it.
+        attributes: what the user has declared (`shared.data.queries`).
+    """
     bag = np.zeros(BUCKETS, np.float32)
-    buckets, weights = _hashed(text)
+    buckets, weights = _hashed(text, tuple(attributes))
     bag[buckets] = weights
     return bag
 
 
 @lru_cache(maxsize=2**16)
-def _hashed(text: str) -> tuple[NDArray[np.int64], Floats]:
+def _hashed(text: str, attributes: tuple[str, ...]) -> tuple[NDArray[np.int64], Floats]:
     parts: defaultdict[int, float] = defaultdict(float)
     for word in words_of(text):
         padded = f"<{word}>"
@@ -67,6 +74,8 @@ def _hashed(text: str) -> tuple[NDArray[np.int64], Floats]:
         parts[_bucket(f"word {word}")] += 1
         for trigram in trigrams:
             parts[_bucket(f"part {trigram}")] += len(trigrams) ** -0.5
+    for attribute in attributes:
+        parts[_bucket(f"attribute {attribute}")] += 1
     numbers = np.fromiter(parts.values(), np.float64, len(parts))
     length = max(float(np.linalg.norm(numbers)), 1e-9)
     return np.fromiter(parts, np.int64, len(parts)), (numbers / length).astype(np.float32)

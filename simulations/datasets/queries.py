@@ -6,6 +6,8 @@ A table has a row a query. Its columns are called as those of a partner's own ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from client.data.config import DataConfig
@@ -20,8 +22,15 @@ _NAMES = (("user_id", "userId"), ("item_id", "movieId"), ("query", "tag"))
 """How the columns may be called; the first where none is there, which is then refused."""
 
 
-def read_query_table(file: Path, catalogue: Catalogue) -> tuple[Asked, ...]:
+def read_query_table(
+    file: Path, catalogue: Catalogue, attributes: Sequence[str] = ()
+) -> tuple[Asked, ...]:
     """Return the queries whose item the catalogue has.
+
+    Args:
+        file: the table.
+        catalogue: the items.
+        attributes: columns of what users have declared.
 
     Raises:
         SiteError: the file is not there.
@@ -32,4 +41,5 @@ def read_query_table(file: Path, catalogue: Catalogue) -> tuple[Asked, ...]:
         next((name for name in names if name in present), names[0]) for names in _NAMES
     )
     data = DataConfig(source=str(file), queries=file.name, user=user, item=item, query_column=query)
+    data = replace(data, query_attributes=tuple(attributes))
     return tuple(read_queries(data, file.parent, catalogue))

@@ -127,6 +127,7 @@ class LabConfig:
             the same item ids: they make features, and a warm start expects what they say.
         queries: table of what users asked for in words, for the kind "query"
             (`simulations.datasets.queries`); "" has none.
+        query_attributes: columns of that table that hold what users have declared.
         friends: table of who is whose friend (`shared.data.friends`), for the kind "social"; ""
             has none. Friends count within an organisation only.
         organisations: how many share the users, >= 1.
@@ -163,6 +164,7 @@ class LabConfig:
     catalogue: str = ""
     public: str = ""
     queries: str = ""
+    query_attributes: TextsOf = ()
     friends: str = ""
     organisations: int = 4
     partition: str = str(Scheme.USER)

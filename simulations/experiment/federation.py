@@ -151,6 +151,7 @@ def make_site(
             "missing": "",
             "users": _USERS if site.groups else "",
             "queries": _QUERIES if site.queries else "",
+            "query_attributes": list(_declared_by(site.queries)),
             **({} if site.friends is None else _friend_settings(site)),
             "domains": [site.domain] if site.domain else [],
             **dict.fromkeys(_NO_LIMITS, 0),
@@ -192,8 +193,16 @@ def _query_table(queries: Sequence[Asked], catalogue: Catalogue) -> pa.Table:
             "item_id": [catalogue.item_ids[one.item - 1] for one in queries],
             "query": [one.text for one in queries],
             "timestamp" if timed else "position": moments,
+            **{name: list(of) for name, of in _declared_by(queries).items()},
         }
     )
+
+
+def _declared_by(queries: Sequence[Asked]) -> dict[str, list[str]]:
+    """Return what the users of queries have declared, by name; "" says nothing."""
+    rows = [dict(text.split("=", 1) for text in one.attributes) for one in queries]
+    names = sorted({name for row in rows for name in row})
+    return {name: [row.get(name, "") for row in rows] for name in names}
 
 
 def _roster(privacy: PrivacyConfig, organisations: int) -> dict[str, dict[str, int]]:

@@ -134,7 +134,7 @@ def _load(config: SimulationConfig) -> Dataset:
         limits=lab.event_limits,
     )
     if lab.queries:
-        asked = read_query_table(Path(lab.queries), dataset.catalogue)
+        asked = read_query_table(Path(lab.queries), dataset.catalogue, lab.query_attributes)
         dataset = replace(dataset, queries=asked)
     if lab.friends:
         friends = read_friends(Path(lab.friends), frozenset(dataset.histories.users))

@@ -11,7 +11,7 @@ import math
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,6 +84,7 @@ class _Question:
     explain: bool
     wish: bool | None = None
     query: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 class Operations:
@@ -200,11 +201,12 @@ class Operations:
             pb.RecommendResponse(model=loaded.model, request_id=request.request_id, rerank=rerank)
             for request in requests
         ]
-        together: dict[tuple[int, Filters, str], list[_Question]] = defaultdict(list)
+        together: dict[Hashable, list[_Question]] = defaultdict(list)
         for place, request in enumerate(requests):
             try:
                 question = _read_question(place, request, loaded)
-                together[question.k, question.filters, question.query].append(question)
+                alike = (question.k, question.filters, question.query, question.attributes)
+                together[alike].append(question)
             except (ServiceError, RequestError) as error:
                 _refuse(responses[place], error)
         for questions in together.values():
@@ -220,7 +222,8 @@ class Operations:
             [question.numbers for question in questions], [question.user for question in questions]
         )
         try:
-            loaded = replace(loaded, recommender=loaded.recommender.for_query(first.query))
+            asked = loaded.recommender.for_query(first.query, dict(first.attributes))
+            loaded = replace(loaded, recommender=asked)
             lists = loaded.recommender.rank_many(
                 histories, first.k, filters=first.filters, rerank=loaded.rerank
             )
@@ -348,7 +351,10 @@ def _read_question(place: int, request: pb.RecommendRequest, loaded: Loaded) -> 
         sentence = "name a `user`, or give a `history`, which may be empty."
         raise ServiceError(Code.INVALID_ARGUMENT, sentence)
     k = request.k if request.HasField("k") else _DEFAULT_K
-    return _Question(place, user, numbers, k, filters, request.explain, wish, request.query)
+    declared = tuple(sorted(request.attributes.items())) if request.query.strip() else ()
+    return _Question(
+        *(place, user, numbers, k, filters, request.explain, wish, request.query, declared)
+    )
 
 
 def _read_wish(request: pb.RecommendRequest, of_user: bool, loaded: Loaded) -> bool | None:

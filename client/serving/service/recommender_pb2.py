@@ -24,43 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asotto/v1/recommender.proto\x12\x08sotto.v1\"P\n\x07\x46ilters\x12\x14\n\x0cinclude_seen\x18\x01 \x01(\x08\x12\r\n\x05\x61llow\x18\x02 \x03(\t\x12\x0c\n\x04\x64\x65ny\x18\x03 \x03(\t\x12\x12\n\ncategories\x18\x04 \x03(\t\"\x18\n\x07History\x12\r\n\x05items\x18\x01 \x03(\t\"\x96\x02\n\x10RecommendRequest\x12\x0e\n\x04user\x18\x01 \x01(\tH\x00\x12$\n\x07history\x18\x02 \x01(\x0b\x32\x11.sotto.v1.HistoryH\x00\x12\x0e\n\x01k\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\"\n\x07\x66ilters\x18\x04 \x01(\x0b\x32\x11.sotto.v1.Filters\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\x14\n\x0cskip_unknown\x18\x06 \x01(\x08\x12\x1a\n\x12\x61llow_unknown_user\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x16\n\twellbeing\x18\t \x01(\x08H\x02\x88\x01\x01\x12\r\n\x05query\x18\n \x01(\tB\x06\n\x04whomB\x04\n\x02_kB\x0c\n\n_wellbeing\"m\n\x0eSimilarRequest\x12\r\n\x05items\x18\x01 \x03(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x07\x66ilters\x18\x03 \x01(\x0b\x32\x11.sotto.v1.Filters\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x04\n\x02_k\"_\n\x06Reason\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\ndifference\x18\x03 \x01(\x01\x12\x16\n\tattention\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_attention\"w\n\x0b\x45xplanation\x12\x10\n\x08sentence\x18\x01 \x01(\t\x12!\n\x07reasons\x18\x02 \x03(\x0b\x32\x10.sotto.v1.Reason\x12\x12\n\npopularity\x18\x03 \x01(\x01\x12\x11\n\tfederated\x18\x04 \x01(\x01\x12\x0c\n\x04home\x18\x05 \x01(\x01\"\xa4\x01\n\x0eRecommendation\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04item\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12*\n\x0b\x65xplanation\x18\x05 \x01(\x0b\x32\x15.sotto.v1.Explanation\x12\x1a\n\rrank_by_score\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x10\n\x0e_rank_by_score\"P\n\tWellbeing\x12,\n\x08measures\x18\x01 \x03(\x0b\x32\x1a.sotto.v1.WellbeingMeasure\x12\x15\n\rpause_seconds\x18\x02 \x01(\x05\"2\n\x10WellbeingMeasure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xc9\x01\n\x11RecommendResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sotto.v1.Recommendation\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x65xposure\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.sotto.v1.Error\x12\x0e\n\x06rerank\x18\x06 \x01(\t\x12&\n\twellbeing\x18\x07 \x01(\x0b\x32\x13.sotto.v1.Wellbeing\"\xd3\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04item\x18\x03 \x01(\t\x12!\n\x04kind\x18\x04 \x01(\x0e\x32\x13.sotto.v1.EventKind\x12\x13\n\x06rating\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x08\x65xposure\x18\x07 \x01(\t\x12\x15\n\x08position\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\tB\t\n\x07_ratingB\x07\n\x05_timeB\x0b\n\t_position\"2\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x1f\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.sotto.v1.Event\"K\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x05\x12\x10\n\x08repeated\x18\x02 \x01(\x05\x12\x15\n\runknown_items\x18\x03 \x01(\x05*e\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05SHOWN\x10\x01\x12\x0b\n\x07\x43LICKED\x10\x02\x12\n\n\x06\x43HOSEN\x10\x03\x12\r\n\tDISMISSED\x10\x04\x12\t\n\x05RATED\x10\x05\x32\xa7\x02\n\x0bRecommender\x12\x44\n\tRecommend\x12\x1a.sotto.v1.RecommendRequest\x1a\x1b.sotto.v1.RecommendResponse\x12M\n\x0eRecommendBatch\x12\x1a.sotto.v1.RecommendRequest\x1a\x1b.sotto.v1.RecommendResponse(\x01\x30\x01\x12@\n\x07Similar\x12\x18.sotto.v1.SimilarRequest\x1a\x1b.sotto.v1.RecommendResponse\x12\x41\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x19.sotto.v1.FeedbackRequest\x1a\x1a.sotto.v1.FeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asotto/v1/recommender.proto\x12\x08sotto.v1\"P\n\x07\x46ilters\x12\x14\n\x0cinclude_seen\x18\x01 \x01(\x08\x12\r\n\x05\x61llow\x18\x02 \x03(\t\x12\x0c\n\x04\x64\x65ny\x18\x03 \x03(\t\x12\x12\n\ncategories\x18\x04 \x03(\t\"\x18\n\x07History\x12\r\n\x05items\x18\x01 \x03(\t\"\x89\x03\n\x10RecommendRequest\x12\x0e\n\x04user\x18\x01 \x01(\tH\x00\x12$\n\x07history\x18\x02 \x01(\x0b\x32\x11.sotto.v1.HistoryH\x00\x12\x0e\n\x01k\x18\x03 \x01(\x05H\x01\x88\x01\x01\x12\"\n\x07\x66ilters\x18\x04 \x01(\x0b\x32\x11.sotto.v1.Filters\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\x14\n\x0cskip_unknown\x18\x06 \x01(\x08\x12\x1a\n\x12\x61llow_unknown_user\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x16\n\twellbeing\x18\t \x01(\x08H\x02\x88\x01\x01\x12\r\n\x05query\x18\n \x01(\t\x12>\n\nattributes\x18\x0b \x03(\x0b\x32*.sotto.v1.RecommendRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04whomB\x04\n\x02_kB\x0c\n\n_wellbeing\"m\n\x0eSimilarRequest\x12\r\n\x05items\x18\x01 \x03(\t\x12\x0e\n\x01k\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\"\n\x07\x66ilters\x18\x03 \x01(\x0b\x32\x11.sotto.v1.Filters\x12\x12\n\nrequest_id\x18\x04 \x01(\tB\x04\n\x02_k\"_\n\x06Reason\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\ndifference\x18\x03 \x01(\x01\x12\x16\n\tattention\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_attention\"w\n\x0b\x45xplanation\x12\x10\n\x08sentence\x18\x01 \x01(\t\x12!\n\x07reasons\x18\x02 \x03(\x0b\x32\x10.sotto.v1.Reason\x12\x12\n\npopularity\x18\x03 \x01(\x01\x12\x11\n\tfederated\x18\x04 \x01(\x01\x12\x0c\n\x04home\x18\x05 \x01(\x01\"\xa4\x01\n\x0eRecommendation\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04item\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12*\n\x0b\x65xplanation\x18\x05 \x01(\x0b\x32\x15.sotto.v1.Explanation\x12\x1a\n\rrank_by_score\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x10\n\x0e_rank_by_score\"P\n\tWellbeing\x12,\n\x08measures\x18\x01 \x03(\x0b\x32\x1a.sotto.v1.WellbeingMeasure\x12\x15\n\rpause_seconds\x18\x02 \x01(\x05\"2\n\x10WellbeingMeasure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08sentence\x18\x02 \x01(\t\"&\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xc9\x01\n\x11RecommendResponse\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.sotto.v1.Recommendation\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x65xposure\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1e\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x0f.sotto.v1.Error\x12\x0e\n\x06rerank\x18\x06 \x01(\t\x12&\n\twellbeing\x18\x07 \x01(\x0b\x32\x13.sotto.v1.Wellbeing\"\xd3\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0c\n\x04item\x18\x03 \x01(\t\x12!\n\x04kind\x18\x04 \x01(\x0e\x32\x13.sotto.v1.EventKind\x12\x13\n\x06rating\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x08\x65xposure\x18\x07 \x01(\t\x12\x15\n\x08position\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\r\n\x05model\x18\t \x01(\tB\t\n\x07_ratingB\x07\n\x05_timeB\x0b\n\t_position\"2\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x1f\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x0f.sotto.v1.Event\"K\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x05\x12\x10\n\x08repeated\x18\x02 \x01(\x05\x12\x15\n\runknown_items\x18\x03 \x01(\x05*e\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\t\n\x05SHOWN\x10\x01\x12\x0b\n\x07\x43LICKED\x10\x02\x12\n\n\x06\x43HOSEN\x10\x03\x12\r\n\tDISMISSED\x10\x04\x12\t\n\x05RATED\x10\x05\x32\xa7\x02\n\x0bRecommender\x12\x44\n\tRecommend\x12\x1a.sotto.v1.RecommendRequest\x1a\x1b.sotto.v1.RecommendResponse\x12M\n\x0eRecommendBatch\x12\x1a.sotto.v1.RecommendRequest\x1a\x1b.sotto.v1.RecommendResponse(\x01\x30\x01\x12@\n\x07Similar\x12\x18.sotto.v1.SimilarRequest\x1a\x1b.sotto.v1.RecommendResponse\x12\x41\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x19.sotto.v1.FeedbackRequest\x1a\x1a.sotto.v1.FeedbackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sotto.v1.recommender_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTKIND']._serialized_start=1646
-  _globals['_EVENTKIND']._serialized_end=1747
+  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_EVENTKIND']._serialized_start=1761
+  _globals['_EVENTKIND']._serialized_end=1862
   _globals['_FILTERS']._serialized_start=40
   _globals['_FILTERS']._serialized_end=120
   _globals['_HISTORY']._serialized_start=122
   _globals['_HISTORY']._serialized_end=146
   _globals['_RECOMMENDREQUEST']._serialized_start=149
-  _globals['_RECOMMENDREQUEST']._serialized_end=427
-  _globals['_SIMILARREQUEST']._serialized_start=429
-  _globals['_SIMILARREQUEST']._serialized_end=538
-  _globals['_REASON']._serialized_start=540
-  _globals['_REASON']._serialized_end=635
-  _globals['_EXPLANATION']._serialized_start=637
-  _globals['_EXPLANATION']._serialized_end=756
-  _globals['_RECOMMENDATION']._serialized_start=759
-  _globals['_RECOMMENDATION']._serialized_end=923
-  _globals['_WELLBEING']._serialized_start=925
-  _globals['_WELLBEING']._serialized_end=1005
-  _globals['_WELLBEINGMEASURE']._serialized_start=1007
-  _globals['_WELLBEINGMEASURE']._serialized_end=1057
-  _globals['_ERROR']._serialized_start=1059
-  _globals['_ERROR']._serialized_end=1097
-  _globals['_RECOMMENDRESPONSE']._serialized_start=1100
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1301
-  _globals['_EVENT']._serialized_start=1304
-  _globals['_EVENT']._serialized_end=1515
-  _globals['_FEEDBACKREQUEST']._serialized_start=1517
-  _globals['_FEEDBACKREQUEST']._serialized_end=1567
-  _globals['_FEEDBACKRESPONSE']._serialized_start=1569
-  _globals['_FEEDBACKRESPONSE']._serialized_end=1644
-  _globals['_RECOMMENDER']._serialized_start=1750
-  _globals['_RECOMMENDER']._serialized_end=2045
+  _globals['_RECOMMENDREQUEST']._serialized_end=542
+  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_start=465
+  _globals['_RECOMMENDREQUEST_ATTRIBUTESENTRY']._serialized_end=514
+  _globals['_SIMILARREQUEST']._serialized_start=544
+  _globals['_SIMILARREQUEST']._serialized_end=653
+  _globals['_REASON']._serialized_start=655
+  _globals['_REASON']._serialized_end=750
+  _globals['_EXPLANATION']._serialized_start=752
+  _globals['_EXPLANATION']._serialized_end=871
+  _globals['_RECOMMENDATION']._serialized_start=874
+  _globals['_RECOMMENDATION']._serialized_end=1038
+  _globals['_WELLBEING']._serialized_start=1040
+  _globals['_WELLBEING']._serialized_end=1120
+  _globals['_WELLBEINGMEASURE']._serialized_start=1122
+  _globals['_WELLBEINGMEASURE']._serialized_end=1172
+  _globals['_ERROR']._serialized_start=1174
+  _globals['_ERROR']._serialized_end=1212
+  _globals['_RECOMMENDRESPONSE']._serialized_start=1215
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1416
+  _globals['_EVENT']._serialized_start=1419
+  _globals['_EVENT']._serialized_end=1630
+  _globals['_FEEDBACKREQUEST']._serialized_start=1632
+  _globals['_FEEDBACKREQUEST']._serialized_end=1682
+  _globals['_FEEDBACKRESPONSE']._serialized_start=1684
+  _globals['_FEEDBACKRESPONSE']._serialized_end=1759
+  _globals['_RECOMMENDER']._serialized_start=1865
+  _globals['_RECOMMENDER']._serialized_end=2160
 # @@protoc_insertion_point(module_scope)

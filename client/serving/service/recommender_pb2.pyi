@@ -41,7 +41,14 @@ class History(_message.Message):
     def __init__(self, items: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "history", "k", "filters", "explain", "skip_unknown", "allow_unknown_user", "request_id", "wellbeing", "query")
+    __slots__ = ("user", "history", "k", "filters", "explain", "skip_unknown", "allow_unknown_user", "request_id", "wellbeing", "query", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     USER_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +59,7 @@ class RecommendRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     WELLBEING_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     user: str
     history: History
     k: int
@@ -62,7 +70,8 @@ class RecommendRequest(_message.Message):
     request_id: str
     wellbeing: bool
     query: str
-    def __init__(self, user: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., explain: _Optional[bool] = ..., skip_unknown: _Optional[bool] = ..., allow_unknown_user: _Optional[bool] = ..., request_id: _Optional[str] = ..., wellbeing: _Optional[bool] = ..., query: _Optional[str] = ...) -> None: ...
+    attributes: _containers.ScalarMap[str, str]
+    def __init__(self, user: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., k: _Optional[int] = ..., filters: _Optional[_Union[Filters, _Mapping]] = ..., explain: _Optional[bool] = ..., skip_unknown: _Optional[bool] = ..., allow_unknown_user: _Optional[bool] = ..., request_id: _Optional[str] = ..., wellbeing: _Optional[bool] = ..., query: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SimilarRequest(_message.Message):
     __slots__ = ("items", "k", "filters", "request_id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_rows_are_read_by_the_columns_of_interactions(tmp_path: Path) -> None:
     write(tmp_path, "who,item_id,said,position\n1,i3,red,0\n")
     assert read_queries(other, folder, some_catalogue()) == [Asked("1", "red", 3, None)]
     assert read_queries(DataConfig(source="e.csv"), folder, some_catalogue()) == []
+
+
+def test_what_users_have_declared_is_read_with_their_queries(tmp_path: Path) -> None:
+    data = replace(DATA, query_attributes=("age", "gender"))
+    folder = write(tmp_path, HEAD.strip() + ",gender,age\n1,i3,red,5, F,25\n2,i4,new,7,,\n")
+    asked = read_queries(data, folder, some_catalogue())
+    assert [one.attributes for one in asked] == [("age=25", "gender=f"), ()]
+    histories = Histories.from_lists([[1], [2]], ["1", "2"])
+    assert queries_of(histories, asked).attributes == (("age=25", "gender=f"), ())
+    write(tmp_path, HEAD + "1,i3,red,5\n")
+    with pytest.raises(DataError, match="age"):
+        read_queries(data, folder, some_catalogue(), strict=False)
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,19 @@ def test_what_a_step_reads_is_the_users_own() -> None:
     assert not torch.equal(other[0], chosen[0])
 
 
+def test_what_a_user_declared_is_read_with_a_query_and_matches_no_word() -> None:
+    histories, beside = some_asked()
+    asked = [Asked("2", "i8", 8, attributes=("age=25",)), Asked("2", "i8", 8)]
+    asking = AskedBeside(histories, queries_of(histories, asked), beside.index)
+    shape = Shape(rows=1, length=3, items=ITEMS, candidates=0, masked=0)
+    _, bags, matches, _ = asking.of(np.array([2]), shape, b"k" * 32, 0)
+    assert torch.equal(bags[0, 0], torch.from_numpy(bag_of("i8", ["age=25"])))
+    assert torch.equal(bags[0, 1], torch.from_numpy(bag_of("i8")))
+    assert (bags[0, 0] > 0).sum() == (bags[0, 1] > 0).sum() + 1
+    assert torch.equal(matches[0, 0], matches[0, 1])
+    assert np.linalg.norm(bag_of("i8", ["age=25", "city=rome"])) == pytest.approx(1)
+
+
 def test_words_match_as_bm25_has_it() -> None:
     genres = (("Sci-Fi",), (), ("Romance",), ("Comedy",))
     catalogue = Catalogue(tuple("abcd"), TITLES, genres, (None,) * 4)

@@ -126,15 +126,21 @@ def test_a_run_learns_from_queries_and_serves_them(
 ) -> None:
     """Without noise, so that what moved was moved by the queries that the sites read."""
     out, table = tmp_path / "run", tmp_path / "queries.csv"
-    rows = [f"u{user},i{user % 12},story {user % 12 % 5},{user % 4}" for user in range(24)]
-    table.write_text("\n".join(["user_id,item_id,query,timestamp", *rows]) + "\n")
+    rows = [
+        f"u{user},i{user % 12},story {user % 12 % 5},{user % 4},{user % 3}" for user in range(24)
+    ]
+    table.write_text("\n".join(["user_id,item_id,query,timestamp,age", *rows]) + "\n")
     settings = ["model.kind=query", f"lab.queries={table}", "lab.organisations=2"]
+    settings += ["lab.query_attributes=age"]
     settings += ["model.query_size=2", "training.rounds=1"]
     simulate(tiny_data, out, "none", (*TINY_SETTINGS, *settings), monkeypatch)
     model = load_recommender(out / "model")
     assert isinstance(model, QueryRecommender)
     assert model.query_out.weight.any()
     assert (model.query_shares.weight != 1 / SHARES_SCALE).all()
+    sites = list(out.glob("sites/*/site.toml"))
+    assert len(sites) == 2
+    assert all(Site.load(site.parent).data.query_attributes == ("age",) for site in sites)
 
     recommender = Recommender.load(out)
     history = list(recommender.catalogue.item_ids[:3])
@@ -146,6 +152,7 @@ def test_a_run_learns_from_queries_and_serves_them(
     model.save_pretrained(out / "model")
     capsys.readouterr()
     words = ["--history", ",".join(history), "--query", "STORY 2", "--k", "3", "--json"]
+    words += ["--attribute", "age=1"]
     monkeypatch.setattr(sys, "argv", ["sotto-node", "recommend", "--model", str(out), *words])
     with pytest.raises(SystemExit) as end:
         node()

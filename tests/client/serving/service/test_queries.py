@@ -57,6 +57,15 @@ def test_a_query_is_answered_over_both_transports_as_it_is_ranked(
             assert [item.item for item in over_grpc] == [item.item for item in listed]
             assert [item["item"] for item in over_http] == [item.item for item in listed]
             assert [item.score for item in over_grpc] == pytest.approx([i.score for i in listed])
+        declared = {"age": "25", "gender": "F"}
+        own = Recommender.load(folder).for_query("I7 red", declared).recommend(["i2", "i5"], 3)
+        assert [one.score for one in own] != [one.score for one in expected]
+        for given in (declared, {"gender": " f", "age": "25", "city": ""}):
+            over_grpc = served.ask(**asked, query="I7 red", attributes=given).items
+            assert [one.score for one in over_grpc] == pytest.approx([one.score for one in own])
+        body = asked | {"query": " ", "attributes": declared}
+        over_http = served.post("/v1/recommend", body).json()["items"]
+        assert [one["item"] for one in over_http] == [one.item for one in plain]
         both = [asked, asked | {"query": "i7 red"}]
         batch = served.post("/v1/recommend-batch", {"requests": both}).json()["responses"]
         assert [one["items"][0]["item"] for one in batch] == [plain[0].item, "i7"]
