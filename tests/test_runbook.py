@@ -70,7 +70,7 @@ def test_what_may_be_changed_is_what_the_fingerprint_leaves_out() -> None:
     free -= {f"privacy.{name}" for name in ("trust", "colluding", "dropouts", "masking")}
     # And those of groups, logit adjustment and kinds of model only where they say something.
     free -= {"groups.tables", "groups.share", "groups.weights", "groups.robust", "training.debias"}
-    free -= {"model.augment"}
+    free -= {"model.augment", "training.patience"}
     free -= {key for key in free if key.startswith("over_use.")} | {
         "model.kind",
         "model.recurrent_size",
