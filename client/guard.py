@@ -409,8 +409,8 @@ def check_own_labels(site: Site, task: OverUseTask) -> None:
 def check_linked_users(site: Site, model: ModelConfig) -> None:
     """Refuse a model for which a user may be in fewer other samples than the partner states.
 
-    Two public constants are compared, and the table of friends is not looked at: whoever could try
-    bounds on it would find out what the most are.
+    Two public constants are compared, and the table of friends is not looked at: a
+    coordinator that could try bounds on it would learn the largest number.
 
     Raises:
         Refused: model.friends is below data.friends_most.

@@ -127,6 +127,8 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
         raise ConfigError("name either --users all, --users FILE or --history ID,ID,...")
     if home is not None and no_home:
         raise ConfigError("--home and --no-home contradict each other: leave one out.")
+    if attribute and not query.strip():
+        raise ConfigError("--attribute is read with a query: add --query WORDS, or leave it out.")
     lists = _Lists(allow, deny, tuple(category or ()), include_seen)
     stated = StatedRerank(rerank, rerank_strength)
     request = _Request(
@@ -141,7 +143,7 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
         else:
             _print_list(listed, explain=explain)
         return
-    if query or attribute:
+    if query:
         raise ConfigError("--query is for --history: one user looks for something at a time.")
     if out is None or users is None:
         raise ConfigError("name the file for the lists: --out FILE.parquet, .csv or .jsonl.")

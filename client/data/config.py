@@ -51,7 +51,7 @@ class DataConfig:
             none. `policy.group_columns` says which of its columns may be used.
         friends: file of who is whose friend, for home models (`shared.data.friends`); "" has none.
         bounded_friends: such a file for runs of the kind "social", in which nobody is the friend of
-            more than `friends_most` others; "" has none, and takes part with histories alone.
+            more than `friends_most` others; "" has none, and takes part with histories only.
         friends_most: that bound, a public constant, >= 1; 0 states none.
         queries: file of what users asked for in words, a row a query with its user, item, time and
             text, for the kind "query"; "" has none. See `client.data.queries`.

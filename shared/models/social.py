@@ -15,7 +15,7 @@ with a bounded number of neighbours, K. States are taken relative to an empty hi
 `client.home.friends` takes them relative to all users' mean: a mean would link everybody.
 
 **Users are linked.** A user's history is in its own loss and in the loss of friends of at most K
-others. So whatever comes from friends' histories moves the two numbers alone, `linked_weights`,
+others. So whatever comes from friends' histories moves only the two numbers, `linked_weights`,
 which are clipped for it (`shared.privacy.clipping`): p and h take no gradient, and the core's
 weights get that of the user's own history. A loss of friends that is not finite counts as 0. And
 `beside_is_optional` stays false: a user's batch, whose shape rounds, does not tell who has friends.
@@ -139,7 +139,7 @@ class SocialRecommender(AttentionRecommender):
     def friend_losses(
         self, events: Tensor, histories: Tensor, weights: Tensor, chosen: Tensor
     ) -> Tensor:
-        """Return the loss of each user's friends, which moves `linked_weights` alone.
+        """Return the loss of each user's friends, which moves only `linked_weights`.
 
         Args:
             events: item ids in 1..V, right-padded with 0, int64 [B, T + 1].

@@ -20,8 +20,8 @@ __all__ = ["FILE", "WHEN", "Compared", "Kinds", "check_files"]
 
 FILE = "kinds.json"
 WHEN = {
-    "attention": "takes histories alone, and is the default: the fewest weights under the noise.",
-    "lstm": "takes histories alone: where order matters beyond recency, noise is weak, and lists "
+    "attention": "takes only histories, and is the default: the fewest weights under the noise.",
+    "lstm": "takes only histories: where order matters beyond recency, noise is weak, and lists "
     "are to say which events count for each item.",
     "text": "takes a catalogue with an encoder's last blocks: where items are known by their "
     "texts, and many are new.",
@@ -110,7 +110,7 @@ def check_files(settings: Mapping[str, Mapping[str, Value]]) -> None:
             found = f"{key} = '{value}' is none" if value else f"{key} is not stated"
             raise ConfigError(
                 f"the kind '{kind}' takes {what}, and {found}: add --set {key}={form}, or "
-                f"--set {kind}:{key}={form} for this kind alone, or leave the kind out of --kinds."
+                f"--set {kind}:{key}={form} for this kind only, or leave the kind out of --kinds."
             )
 
 

@@ -159,6 +159,11 @@ def test_a_run_learns_from_queries_and_serves_them(
     assert not end.value.code
     listed = json.loads(capsys.readouterr().out)
     assert all("story 2" in one["title"] for one in listed)
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:6], "--attribute", "age=1"])
+    with pytest.raises(SystemExit) as end:
+        node()
+    assert end.value.code == 2
+    assert "--query WORDS" in capsys.readouterr().err
     assert sum(one["score"] for one in listed) <= 1 + 1e-6
     with pytest.raises(RequestError, match="has no letter and no digit"):
         recommender.for_query("?!")
