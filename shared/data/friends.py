@@ -33,7 +33,7 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,17 @@ class FriendTable:
         rows = np.repeat(np.arange(len(self.users)), self.degrees)
         pairs = zip(rows.tolist(), self.friends.tolist(), self.weights.tolist(), strict=True)
         return {(self.users[row], self.users[friend]): weight for row, friend, weight in pairs}
+
+    def among(self, users: Iterable[str]) -> FriendTable:
+        """Return the friendships both of whose users are among these.
+
+        >>> FriendTable.from_edges({("a", "b"): 1.0, ("b", "c"): 1.0}).among("ab").users
+        ('a', 'b')
+        """
+        own = frozenset(users)
+        return FriendTable.from_edges(
+            {pair: weight for pair, weight in self.edges.items() if own.issuperset(pair)}
+        )
 
     @classmethod
     def from_edges(cls, edges: Edges) -> FriendTable:

@@ -7,9 +7,10 @@
 PATH holds what https://grouplens.org/datasets/hetrec-2011 has of Last.fm. There are no times, so
 `prepare` puts each user's artists in an order that a hash of user and artist gives. It keeps
 artists of five listeners or more, and users of three such artists or more. A user's last artist is
-the test, ranked among all that the user has not heard. One partner has all users. Home model, α and
-β are chosen on the artist before the last one, which the federated model has not seen, either;
-friends' last artists take no part in anything.
+the test, ranked among all that the user has not heard. Each organisation of RUN has a home model of
+its own, and friends among its own users. Home model, α and β are chosen on the artist before the
+last one, which the federated model has not seen, either; friends' last artists take no part in
+anything.
 
 Shuffled friends: users' places in the graph are permuted, which keeps all degrees. They are given
 twice: with α and β chosen for them, and with those that were chosen for the real ones.
@@ -23,7 +24,7 @@ import gzip
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +36,19 @@ from torch import Tensor
 from client.home.adapt import build_home, choose, last_events
 from client.home.friends import blend_friends, fit_friends, published_numbers, user_states
 from client.home.friends_part import FriendsPart, add_friends
-from client.home.home_model import HomeModel
 from client.serving.published import load_published, scorer_of
 from shared.data.friends import FriendTable, read_friends
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Scorer, ranks
-from simulations.datasets.load import load
+from shared.models.attention import AttentionRecommender
+from simulations.experiment.prepare import reopen
 
 __all__ = ["permuted", "prepare"]
 
 LEAST_LISTENERS, LEAST_ARTISTS, SHUFFLES, K = 5, 3, 3, 10
+WITHOUT = "adapted, without friends"
+Gains = NDArray[np.float64]
+"""NDCG of each user's last artist, [users]."""
 
 
 def prepare(folder: Path, out: Path) -> None:
@@ -86,96 +90,125 @@ def permuted(table: FriendTable, seed: int) -> FriendTable:
 def measure(folder: Path, run: Path, numbers: Sequence[tuple[float, float]] = ()) -> None:
     """Print what a published model reaches at home with friends and without.
 
+    Each organisation of the run has its own home model, and knows friends among its own users
+    alone. Figures are of all users, whatever their organisation.
+
     Args:
         folder: what `prepare` wrote.
-        run: the published folder.
+        run: a finished simulation over it.
         numbers: α and β that are measured with all friends besides, as learned elsewhere; those of
             a published model of the kind "social" are.
     """
-    catalogue, model = load_published(run)
-    histories = load(folder).histories
+    simulation = reopen(run, {}, [])
+    _, model = load_published(run)
+    histories = simulation.dataset.histories
     table = read_friends(folder / "friends.csv", frozenset(histories.users))
-    federated, items, window = scorer_of(model), len(catalogue), model.config.max_length
-    counted = histories.without_last(1)
-    events = last_events(counted)
-    choice = choose(events, federated, items=items, window=window)
-    homes = [build_home(choice.chosen, own, federated, items) for own in (events.counted, counted)]
-    test = _Test(histories, counted, homes[1], window)
-    _say(f"{len(histories)} users, {items} artists, {len(table.friends)} pairs of friends")
-    _say(f"adapted: {choice.chosen.describe()}")
-    test.show("federated model alone", scores=federated)
-    own = build_home(choice.home, counted, federated, items)
-    test.show("own data alone", scores=own)
-    test.show("adapted, without friends")
-    pair = homes[0], homes[1]
-    # The grid by itself; `adapt` begins with published numbers where they are better.
-    real, found = fit_friends(events, pair, counted, table, model.last_states, window)
-    test.show(f"with friends: {found.describe()}", real.friends)
-    states = user_states(model.last_states, table, counted, window)
-    learned = published_numbers(model)
-    for alpha, beta in [*numbers, *([learned] if learned else [])]:
-        part = blend_friends(counted, table, states, alpha, beta)
-        test.show(f"with friends: α = {alpha:g}, β = {beta:g}, as stated", part)
-    for seed in range(SHUFFLES):
-        other = permuted(table, seed)
-        fitted, found = fit_friends(events, pair, counted, other, model.last_states, window)
-        test.show(f"shuffled {seed}: {found.describe()}", fitted.friends)
-        if real.friends is not None:
-            states = user_states(model.last_states, other, counted, window)
-            same = blend_friends(counted, other, states, real.friends.alpha, real.friends.beta)
-            test.show(f"shuffled {seed}: with the same numbers", same)
-            if learned:
-                test.show(
-                    f"shuffled {seed}: with the published numbers",
-                    blend_friends(counted, other, states, *learned),
-                )
-
-
-class _Test:
-    """Users' last artists, and the scores of them without friends.
-
-    Args:
-        histories: all events.
-        counted: without each user's last one.
-        home: without friends.
-        window: events that the federated model reads.
-    """
-
-    def __init__(
-        self, histories: Histories, counted: Histories, home: HomeModel, window: int
-    ) -> None:
-        self._counted = counted
-        self._rows = np.arange(len(counted))
-        self._targets = torch.from_numpy(histories.items[histories.offsets[1:] - 1])
-        self._seen = counted.padded(self._rows, int(counted.lengths.max()))
-        self._reach = max(window, home.transitions.memory.events)
-        scores = self._scored(home)
-        self._home = scores / scores.sum(1, keepdim=True)
-        self._without = self._gains(self._home)
-
-    def show(
-        self, name: str, friends: FriendsPart | None = None, *, scores: Scorer | None = None
-    ) -> None:
-        """Print NDCG and HR, and by how much NDCG differs from the one without friends."""
-        found = self._home if scores is None else self._scored(scores)
-        if friends is not None:
-            found = add_friends(found, self._counted.users, friends)
-        gains = self._gains(found)
-        change = gains.mean() / self._without.mean() - 1
-        p = ttest_rel(gains, self._without).pvalue if (gains != self._without).any() else 1.0
+    stated = [*numbers, *filter(None, [published_numbers(model)])]
+    gains: dict[str, list[Gains]] = {}
+    within = 0
+    for name, rows in zip(simulation.names, simulation.parts, strict=True):
+        own = histories.select(rows)
+        friends = table.among(own.users)
+        within += len(friends.friends)
+        for way, found in _Home(own, model).ways(friends, stated, f"{name}: "):
+            gains.setdefault(way, []).append(found)
+    _say(
+        f"{len(histories)} users of {len(simulation.parts)} organisations, {model.config.items} "
+        f"artists, {within} of {len(table.friends)} pairs of friends within one of them"
+    )
+    without = np.concatenate(gains[WITHOUT])
+    for way, parts in gains.items():
+        found = np.concatenate(parts)
+        change = found.mean() / without.mean() - 1
+        p = ttest_rel(found, without).pvalue if (found != without).any() else 1.0
         _say(
-            f"NDCG@{K} {gains.mean():.4f} ({change:+.1%}, p = {p:.2g}), HR@{K} "
-            f"{(gains > 0).mean():.4f}: {name}"
+            f"NDCG@{K} {found.mean():.4f} ({change:+.1%}, p = {p:.2g}), HR@{K} "
+            f"{(found > 0).mean():.4f}: {way}"
         )
 
-    def _scored(self, scorer: Scorer) -> Tensor:
-        parts = np.split(self._rows, range(64, len(self._rows), 64))
-        with torch.no_grad():
-            return torch.cat(
-                [scorer(self._counted.padded(some, self._reach)).float() for some in parts]
-            )
 
-    def _gains(self, scores: Tensor) -> NDArray[np.float64]:
+class _Home:
+    """An organisation's home model, chosen on the last artist but one, and asked for the last.
+
+    Args:
+        histories: all events of its users.
+        model: as published.
+    """
+
+    def __init__(self, histories: Histories, model: AttentionRecommender) -> None:
+        self._counted = histories.without_last(1)
+        self._model = model
+        self._federated, self._window = scorer_of(model), model.config.max_length
+        self._events = last_events(self._counted)
+        items = model.config.items
+        self._choice = choose(self._events, self._federated, items=items, window=self._window)
+        chosen = self._choice.chosen
+        self._homes = (
+            build_home(chosen, self._events.counted, self._federated, items),
+            build_home(chosen, self._counted, self._federated, items),
+        )
+        self._own = build_home(self._choice.home, self._counted, self._federated, items)
+        self._targets = torch.from_numpy(histories.items[histories.offsets[1:] - 1])
+        self._seen = self._counted.padded(self._users, int(self._counted.lengths.max()))
+        scores = self._scored(self._homes[1])
+        self._home = scores / scores.sum(1, keepdim=True)
+
+    def ways(
+        self, table: FriendTable, stated: Sequence[tuple[float, float]], who: str
+    ) -> Iterator[tuple[str, Gains]]:
+        """Yield the name of each way to rank, and each user's NDCG by it.
+
+        Args:
+            table: who is whose friend among the users.
+            stated: α and β that are measured besides those that are chosen.
+            who: what stands before a line that says what was chosen.
+        """
+        yield "published model alone", self._gains(self._scored(self._federated))
+        yield "own data alone", self._gains(self._scored(self._own))
+        yield WITHOUT, self._gains(self._home)
+        _say(f"{who}adapted: {self._choice.chosen.describe()}")
+        graphs = [("", table)]
+        graphs += [(f"shuffled {seed}, ", permuted(table, seed)) for seed in range(SHUFFLES)]
+        real: list[tuple[float, float]] = []
+        for graph, friends in graphs:
+            # The grid by itself; `adapt` begins with published numbers where they are better.
+            part, found = fit_friends(
+                self._events,
+                self._homes,
+                self._counted,
+                friends,
+                self._model.last_states,
+                self._window,
+            )
+            _say(f"{who}{graph}friends: {found.describe()}")
+            chosen = part.friends
+            yield f"{graph}with friends, α and β chosen for them", self._with(chosen)
+            states = user_states(self._model.last_states, friends, self._counted, self._window)
+            if not graph and chosen is not None:
+                real = [(chosen.alpha, chosen.beta)]
+            for alpha, beta in real if graph else ():
+                same = blend_friends(self._counted, friends, states, alpha, beta)
+                yield f"{graph}with the numbers chosen for the real ones", self._with(same)
+            for alpha, beta in stated:
+                same = blend_friends(self._counted, friends, states, alpha, beta)
+                yield f"{graph}with α = {alpha:g}, β = {beta:g}", self._with(same)
+
+    @property
+    def _users(self) -> NDArray[np.int64]:
+        return np.arange(len(self._counted))
+
+    def _with(self, friends: FriendsPart | None) -> Gains:
+        if friends is None:
+            return self._gains(self._home)
+        return self._gains(add_friends(self._home, self._counted.users, friends))
+
+    def _scored(self, scorer: Scorer) -> Tensor:
+        reach = max(self._window, self._homes[1].transitions.memory.events)
+        parts = np.split(self._users, range(64, len(self._users), 64))
+        with torch.no_grad():
+            return torch.cat([scorer(self._counted.padded(some, reach)).float() for some in parts])
+
+    def _gains(self, scores: Tensor) -> Gains:
         places = ranks(scores, self._targets, self._seen).double()
         return np.asarray((1 / torch.log2(1 + places)).where(places <= K, 0.0).numpy())
 

@@ -1,7 +1,7 @@
 """How well a film is found by words: with the user and without, beside BM25 and an encoder.
 
     python -m simulations.benchmarks.query FOLDER --out OUT [--tags FILE] [--encoder FOLDER]
-        [--epsilon 8] [--set ...]
+        [--attributes gender,age] [--epsilon 8] [--set ...]
 
 FOLDER holds public interactions (`simulations.datasets.load`). Queries are the tags of FILE, or
 else are made from titles: of ten films a user chose, drawn by the seed, each word with chance 1/2,
@@ -9,6 +9,9 @@ one at least. Of each user, the last fifth of the films with a query, in order o
 held out: training sees neither these queries nor the user's events of these films. The rest is
 split among organisations and trained on by a run of the kind "query", written to OUT, with its
 warm start, ledger and accounting.
+
+With --attributes, these groups of the users' table are what users have declared: the towers read
+them with each query. One more row leaves them out of the held-out queries.
 
 With --encoder, a frozen text encoder embeds the query and each item's text, its title and genres
 (`shared.item_features.encoder`). Their cosine counts `ENCODER_SCALE` times beside log-probabilities
@@ -25,7 +28,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -40,12 +43,13 @@ from client.compute.queries import past_events
 from client.serving.published import load_published
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
-from shared.data.queries import Asked, Queries, queries_of
+from shared.data.queries import Asked, Queries, declared, queries_of
 from shared.data.reading import write_interactions
 from shared.item_features.encoder import TextEncoder, item_texts
 from shared.item_features.encoder_source import find_encoder
 from shared.models.query import SHARES_SCALE, QueryRecommender
 from shared.models.query_text import bag_of, index_of, words_of
+from simulations.datasets.groups import UNKNOWN, Groups
 from simulations.datasets.load import load
 from simulations.datasets.queries import read_query_table
 from simulations.experiment.config import read_settings
@@ -133,8 +137,23 @@ def hold_queries_out(
     return histories.keep(marks), kept, test
 
 
+def with_attributes(asked: Iterable[Asked], histories: Histories, groups: Groups) -> list[Asked]:
+    """Return queries with their users' groups as what these have declared."""
+    rows = {user: row for row, user in enumerate(histories.users)}
+
+    def of(user: str) -> dict[str, str]:
+        stated = {name: values[rows[user]] for name, values in groups.items()}
+        return {name: value for name, value in stated.items() if value != UNKNOWN}
+
+    return [replace(one, attributes=declared(of(one.user))) for one in asked if one.user in rows]
+
+
 def write_folder(
-    folder: Path, histories: Histories, catalogue: Catalogue, asked: Sequence[Asked]
+    folder: Path,
+    histories: Histories,
+    catalogue: Catalogue,
+    asked: Sequence[Asked],
+    attributes: Sequence[str] = (),
 ) -> None:
     """Write interactions, items and queries as the lab reads them."""
     folder.mkdir(parents=True)
@@ -155,6 +174,8 @@ def write_folder(
         "query": [one.text for one in asked],
         "timestamp" if timed else "position": [one.time or 0 for one in asked],
     }
+    stated = [dict(part.split("=", 1) for part in one.attributes) for one in asked]
+    rows |= {name: [one.get(name, "") for one in stated] for name in attributes}
     pq.write_table(pa.table(rows), folder / "queries.parquet")
 
 
@@ -204,6 +225,7 @@ def model_scores(
     *,
     words: bool,
     user: str,
+    attributes: bool = True,
 ) -> Scores:
     """Return the scores of a model.
 
@@ -214,14 +236,17 @@ def model_scores(
         queries: that were held out.
         words: whether the words have a part.
         user: "own", the events before the query; "nobody", as before any event; "none", no part.
+        attributes: whether what the user has declared is read with the words.
     """
     index = index_of(catalogue)
 
     @torch.no_grad()
     def scores(row: int, number: int) -> NDArray[np.float64]:
         text = queries.texts[number]
+        stated = queries.attributes[number] if attributes else ()
         bag, match = (
-            torch.from_numpy(part)[None, None] for part in (bag_of(text), index.scores(text))
+            torch.from_numpy(part)[None, None]
+            for part in (bag_of(text, stated), index.scores(text))
         )
         total, weight = model.evidence(bag, match)
         total = total[0, 0] if words else torch.zeros_like(total[0, 0])
@@ -304,8 +329,12 @@ def print_figures(
     """Measure every way, and print a table."""
     core = user_scores(model, histories, queries)
 
-    def of(kind: QueryRecommender, user: str, *, words: bool = True) -> Scores:
-        return model_scores(kind, catalogue, core, queries, words=words, user=user)
+    def of(
+        kind: QueryRecommender, user: str, *, words: bool = True, attributes: bool = True
+    ) -> Scores:
+        return model_scores(
+            kind, catalogue, core, queries, words=words, user=user, attributes=attributes
+        )
 
     first = as_it_starts(model)
     ways: list[tuple[str, Scores | None]] = [
@@ -319,6 +348,11 @@ def print_figures(
         ("trained: words, popularity", of(model, "nobody")),
         ("trained: words, user", of(model, "own")),
     ]
+    if any(queries.attributes):
+        ways += [
+            ("trained: words, no attributes", of(model, "none", attributes=False)),
+            ("trained: the same, user", of(model, "own", attributes=False)),
+        ]
     if encoder:
         frozen, words = encoder_scores(encoder, catalogue, queries), of(first, "none")
         own, popular = (of(first, user, words=False) for user in ("own", "nobody"))
@@ -357,6 +391,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tags", type=Path, help="table of queries; made from titles without it")
     parser.add_argument("--encoder", default="", help="folder of a frozen text encoder")
+    parser.add_argument("--attributes", default="", help="groups of users, as they declared them")
     parser.add_argument("--epsilon", default="none")
     parser.add_argument("--delta", default="1e-5")
     parser.add_argument("--queries", type=int, default=10**9, help="held-out queries at most")
@@ -365,24 +400,31 @@ def main() -> None:
     options = parser.parse_args()
     dataset = load(options.folder)
     catalogue = dataset.catalogue
+    attributes = [name for name in options.attributes.split(",") if name]
+    if unknown := sorted(set(attributes) - dataset.groups.keys()):
+        parser.error(f"--attributes: {options.folder} has no groups of users named {unknown[0]!r}")
     if options.tags:
         asked: Sequence[Asked] = read_query_table(options.tags, catalogue)
     else:
         asked = asked_from_titles(dataset.histories, catalogue, options.seed)
+    if attributes:
+        stated = {name: dataset.groups[name] for name in attributes}
+        asked = with_attributes(asked, dataset.histories, stated)
     train, kept, test = hold_queries_out(dataset.histories, asked)
     run = options.out / "run"
     if not (run / "result.json").exists():
-        write_folder(options.out / "data", train, catalogue, kept)
-        stated = [
+        write_folder(options.out / "data", train, catalogue, kept, attributes)
+        settings = [
             f"privacy.epsilon={options.epsilon}",
             *([f"privacy.delta={options.delta}"] if options.epsilon != "none" else []),
             f"seed={options.seed}",
             f"lab.data={options.out / 'data'}",
             f"lab.queries={options.out / 'data' / 'queries.parquet'}",
             "model.kind=query",
+            *([f"lab.query_attributes={options.attributes}"] if attributes else []),
             *options.set,
         ]
-        simulate(prepare(read_settings(None, {}, stated), run), Lines())
+        simulate(prepare(read_settings(None, {}, settings), run), Lines())
     _, model = load_published(run)
     assert isinstance(model, QueryRecommender)
     rows = np.linspace(0, len(test) - 1, min(options.queries, len(test))).astype(np.int64)

@@ -228,11 +228,8 @@ class Simulation:
         """
         if self.dataset.friends is None or self.planted:
             return None
-        own = {self.dataset.histories.users[row] for row in self.parts[number]}
-        edges = self.dataset.friends.edges
-        return FriendTable.from_edges(
-            {pair: weight for pair, weight in edges.items() if own.issuperset(pair)}
-        )
+        users = self.dataset.histories.users
+        return self.dataset.friends.among(users[row] for row in self.parts[number])
 
     def _queries(self, number: int) -> Sequence[Asked]:
         """Return the queries of an organisation's users; users that an audit invents have none."""
