@@ -413,7 +413,6 @@ def test_who_is_whose_friend_is_read_at_home_and_for_steps_that_are_clipped_for_
         "client.commands.adapt",
         "client.commands.bound_friends",
         "client.compute.friends",
-        "client.home.evaluate",
         "client.home.friends",
         "client.home.friends_part",
         "client.home.store",

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.text import Text
-from torch import Tensor
 
 from client.commands.options import JsonOption, SiteOption, open_ledger
 from client.commands.own_source import (
@@ -23,9 +22,8 @@ from client.commands.own_source import (
     find_source,
 )
 from client.home.adapt import FEWEST, Choice, build_home, choose, last_events
-from client.home.friends import FriendsChoice, fit_friends, published_numbers
-from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior
-from client.home.local_attention import LocalAttention, MeanLogits
+from client.home.friends import Friends, FriendsChoice, fit_friends
+from client.home.home_model import HomeModel
 from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
 from client.home.store import HOME_FILE, save_home
 from client.ledger.ledger import Ledger
@@ -183,12 +181,8 @@ def _adapt_exactly(
     messages.print("reading friends ...")
     table = read_friends(friends, frozenset(histories.users))
     counted = build_home(choice.chosen, events.counted, federated, items, own, caps)
-
-    def states(rows: Tensor) -> Tensor:
-        return recommender.last_states(rows.to(recommender.device))
-
-    pair, learned = (counted, home), published_numbers(recommender)
-    return choice, *fit_friends(events, pair, histories, table, states, window, learned)
+    of_friends = Friends.of(table, recommender)
+    return choice, *fit_friends(events, (counted, home), histories, of_friends)
 
 
 def _friends_file(source: OwnSource, named: Path | None) -> Path | None:
@@ -265,25 +259,8 @@ def _save(
     guarantee: Guarantee | None,
     domains: Sequence[str],
 ) -> None:
-    prior = home.prior
-    of_model = prior if isinstance(prior, SoftmaxPrior) else None
-    own = of_model.scorer if of_model is not None else None
-    mean = isinstance(own, MeanLogits)
-    own = own.own if isinstance(own, MeanLogits) else own
     try:
-        save_home(
-            file,
-            home.transitions,
-            home.strength,
-            prior.shares if isinstance(prior, FixedPrior) else None,
-            catalogue.fingerprint,
-            guarantee=guarantee,
-            shift=None if of_model is None else of_model.shift,
-            attention=own.model if isinstance(own, LocalAttention) else None,
-            mean=mean,
-            friends=home.friends,
-            domains=domains,
-        )
+        save_home(file, home, catalogue.fingerprint, guarantee=guarantee, domains=domains)
     except OSError as error:
         raise ConfigError(
             f"{file} cannot be written ({error.strerror or error}): name another with --out."

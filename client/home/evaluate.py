@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.home.adapt import Candidate, build_home, choose, last_events
-from client.home.friends import FriendsChoice, States, fit_friends, rank_with_friends
+from client.home.friends import Friends, FriendsChoice, fit_friends, rank_with_friends
 from client.home.home_model import (
     MEMORIES,
     FixedPrior,
@@ -36,7 +36,6 @@ from client.home.home_model import (
     popularity_shares,
 )
 from client.home.local_attention import WINDOW
-from shared.data.friends import FriendTable
 from shared.data.histories import Histories
 from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.evaluation.reordering import Reordered
@@ -52,7 +51,6 @@ __all__ = [
     "RERANKED",
     "Difference",
     "Evaluation",
-    "Friends",
     "Measured",
     "build_scorers",
     "evaluate",
@@ -77,23 +75,6 @@ _STEPS_OF_CHOICE = 4
 
 NORMAL = 1.96
 """Standard deviations in each half of a 95% interval."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Friends:
-    """Whose friend is who, and what their states are.
-
-    Attributes:
-        table: the friends.
-        states: of the published model, int64 [B, T] -> [B, D].
-        window: events that it reads.
-        published: α and β that it has learned; None where it has none.
-    """
-
-    table: FriendTable
-    states: States
-    window: int
-    published: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +259,7 @@ def _befriend(
     )
     if not chosen.federated and not chosen.attention:
         before = replace(before, prior=FixedPrior(popularity_shares(events.counted, items, caps)))
-    pair = before, home
-    table, states, window = friends.table, friends.states, friends.window
-    return fit_friends(events, pair, counted, table, states, window, friends.published)
+    return fit_friends(events, (before, home), counted, friends)
 
 
 def build_scorers(

@@ -42,6 +42,7 @@ from shared.models.social import SocialRecommender
 __all__ = [
     "ALPHAS",
     "BETAS",
+    "Friends",
     "FriendsChoice",
     "States",
     "attend",
@@ -64,6 +65,32 @@ _BATCH = 64
 States = Callable[[Tensor], Tensor]
 """Maps int64 [B, T], right-padded with 0, to states [B, D]."""
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Friends:
+    """Whose friend is who, and what their states are.
+
+    Attributes:
+        table: the friends.
+        states: of the published model, int64 [B, T] -> [B, D].
+        window: events that it reads.
+        published: α and β that it has learned; None where it has none.
+    """
+
+    table: FriendTable
+    states: States
+    window: int
+    published: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, table: FriendTable, model: AttentionRecommender) -> Friends:
+        """Return the friends of a table, with states and numbers of the published model."""
+
+        def states(rows: Tensor) -> Tensor:
+            return model.last_states(rows.to(model.device))
+
+        return cls(table, states, model.config.max_length, published_numbers(model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +248,7 @@ def fit_friends(
     events: HeldOutEvents,
     homes: tuple[HomeModel, HomeModel],
     histories: Histories,
-    table: FriendTable,
-    states: States,
-    window: int,
-    published: tuple[float, float] | None = None,
+    friends: Friends,
 ) -> tuple[HomeModel, FriendsChoice]:
     """Return a home model with friends, where they are measurably better, and what was chosen.
 
@@ -232,19 +256,17 @@ def fit_friends(
         events: the organisation's held-out ones.
         homes: without friends: one that counts what they count, and one that counts all.
         histories: all of them.
-        table: the friends.
-        states: of the federated model.
-        window: events that the federated model reads.
-        published: of `published_numbers`.
+        friends: of the users.
     """
+    table, window = friends.table, friends.window
     reach = max(window, homes[0].transitions.memory.events)
-    counted = user_states(states, table, events.counted, window)
-    choice = choose_friends(events, homes[0], table, counted, reach, published)
+    counted = user_states(friends.states, table, events.counted, window)
+    choice = choose_friends(events, homes[0], table, counted, reach, friends.published)
     if choice.alpha is None or choice.beta is None:
         return homes[1], choice
-    whole = user_states(states, table, histories, window)
-    friends = blend_friends(histories, table, whole, choice.alpha, choice.beta)
-    return replace(homes[1], friends=friends), choice
+    whole = user_states(friends.states, table, histories, window)
+    part = blend_friends(histories, table, whole, choice.alpha, choice.beta)
+    return replace(homes[1], friends=part), choice
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from client.home.friends_part import FriendsPart
 from client.home.home_model import (
@@ -29,7 +28,7 @@ from client.home.home_model import (
     SoftmaxPrior,
     TransitionCounts,
 )
-from client.home.local_attention import LocalAttention
+from client.home.local_attention import LocalAttention, MeanLogits
 from client.home.private import Guarantee
 from shared.data.friends import FriendTable
 from shared.data.histories import Histories
@@ -52,67 +51,53 @@ _FRIENDS = "friends."
 _REMEDY = "Make it anew: sotto-node adapt."
 
 
-def save_home(  # noqa: PLR0913 what the file holds
+def save_home(
     file: Path,
-    transitions: TransitionCounts,
-    strength: float,
-    popularity: Tensor | None,
-    of: str,
+    home: HomeModel,
+    catalogue: str,
     *,
     guarantee: Guarantee | None = None,
-    shift: Tensor | None = None,
-    attention: AttentionRecommender | None = None,
-    mean: bool = False,
-    friends: FriendsPart | None = None,
     domains: Sequence[str] = (),
 ) -> None:
     """Write a home model, durably and readable by the owner alone.
 
     Args:
         file: is replaced if it is there.
-        transitions: own counts.
-        strength: of the prior, in transitions; may be infinite.
-        popularity: prior probabilities [V]; None where the federated model is the prior.
-        of: fingerprint of the catalogue.
-        guarantee: which all that is given keeps between the organisation's users; None where it is
-            exact.
-        shift: of the federated model's logits, [V]; None for none.
-        attention: of the own data, where it is the prior.
-        mean: whether it is so together with the federated model.
-        friends: what users' friends chose; None for none.
+        home: the model, without the federated model's weights.
+        catalogue: fingerprint of the catalogue that it ranks.
+        guarantee: which the model keeps between the organisation's users; None where it is exact.
         domains: that the catalogue is cut to; none where it is whole.
 
     Raises:
         OSError: it cannot be written.
     """
-    counts, memory = transitions.counts, transitions.memory
+    counts, memory = home.transitions.counts, home.transitions.memory
     arrays = {
         "data": counts.data.astype(np.float32),
         "indices": counts.indices.astype(np.int64),
         "indptr": counts.indptr.astype(np.int64),
+        **_prior_arrays(home.prior),
     }
-    if popularity is not None:
-        arrays["popularity"] = popularity.double().numpy()
-    if shift is not None:
-        arrays["shift"] = shift.float().numpy()
     about = {
         "form": _FORM,
-        "catalogue": of,
+        "catalogue": catalogue,
         "items": str(counts.shape[1]),
         "events": str(memory.events),
         "decay": repr(memory.decay),
-        "strength": json.dumps(None if math.isinf(strength) else strength),
+        "strength": json.dumps(None if math.isinf(home.strength) else home.strength),
     }
-    if attention is not None:
-        about["attention"] = json.dumps(asdict(attention.config))
-        about["mean"] = json.dumps(mean)
+    scorer = home.prior.scorer if isinstance(home.prior, SoftmaxPrior) else None
+    own = scorer.own if isinstance(scorer, MeanLogits) else scorer
+    if isinstance(own, LocalAttention):
+        about["attention"] = json.dumps(asdict(own.model.config))
+        about["mean"] = json.dumps(own is not scorer)
         arrays |= {
             f"{_ATTENTION}{name}": value.cpu().numpy()
-            for name, value in attention.state_dict().items()
+            for name, value in own.model.state_dict().items()
         }
-    if friends is not None:
-        about["friends"] = json.dumps({"alpha": friends.alpha, "beta": friends.beta})
-        arrays |= {f"{_FRIENDS}{name}": value for name, value in _of_friends(friends).items()}
+    if home.friends is not None:
+        about["friends"] = json.dumps({"alpha": home.friends.alpha, "beta": home.friends.beta})
+        arrays |= {f"{_FRIENDS}{name}": value for name, value in _of_friends(home.friends).items()}
     if domains:
         about["domains"] = json.dumps(list(domains))
     if guarantee is not None:
@@ -148,6 +133,15 @@ def load_home(file: Path, federated: Scorer, catalogue: str, *, private: bool = 
         math.inf if strength is None else float(strength),
         _friends(file, about, arrays),
     )
+
+
+def _prior_arrays(prior: Scorer) -> dict[str, NDArray[Any]]:
+    """Return a fixed prior's shares, or what is added to a softmax prior's logits."""
+    if isinstance(prior, FixedPrior):
+        return {"popularity": prior.shares.double().numpy()}
+    if isinstance(prior, SoftmaxPrior) and prior.shift is not None:
+        return {"shift": prior.shift.float().numpy()}
+    return {}
 
 
 def _of_friends(friends: FriendsPart) -> dict[str, NDArray[Any]]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.home.evaluate import Evaluation, Friends, evaluate
-from client.home.friends import published_numbers
+from client.home.evaluate import Evaluation, evaluate
+from client.home.friends import Friends
 from client.serving.published import load_published, scorer_of
 from client.site.own_data import OwnData
 from shared.data.catalogue import Catalogue
@@ -20,7 +20,6 @@ from shared.rerank.settings import RerankConfig
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 __all__ = ["evaluate_published", "load_compared"]
 
@@ -108,13 +107,9 @@ def evaluate_published(  # noqa: PLR0913 what is measured, and how
             remedy="Bring more data: the last event of a user is asked for after the others.",
         )
     friends = None
-
-    def states(rows: Tensor) -> Tensor:
-        return recommender.last_states(rows.to(recommender.device))
-
     if data.data.friends:
         table = read_friends(data.folder / data.data.friends, frozenset(histories.users))
-        friends = Friends(table, states, window, published_numbers(recommender))
+        friends = Friends.of(table, recommender)
     return evaluate(
         histories,
         federated,

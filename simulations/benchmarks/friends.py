@@ -34,7 +34,13 @@ from scipy.stats import ttest_rel
 from torch import Tensor
 
 from client.home.adapt import build_home, choose, last_events
-from client.home.friends import blend_friends, fit_friends, published_numbers, user_states
+from client.home.friends import (
+    Friends,
+    blend_friends,
+    fit_friends,
+    published_numbers,
+    user_states,
+)
 from client.home.friends_part import FriendsPart, add_friends
 from client.serving.published import load_published, scorer_of
 from shared.data.friends import FriendTable, read_friends
@@ -172,14 +178,8 @@ class _Home:
         real: list[tuple[float, float]] = []
         for graph, friends in graphs:
             # The grid by itself; `adapt` begins with published numbers where they are better.
-            part, found = fit_friends(
-                self._events,
-                self._homes,
-                self._counted,
-                friends,
-                self._model.last_states,
-                self._window,
-            )
+            without = Friends(friends, self._model.last_states, self._window)
+            part, found = fit_friends(self._events, self._homes, self._counted, without)
             _say(f"{who}{graph}friends: {found.describe()}")
             chosen = part.friends
             yield f"{graph}with friends, α and β chosen for them", self._with(chosen)

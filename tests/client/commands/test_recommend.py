@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from client.home.home_model import Memory, TransitionCounts
-from client.home.store import load_home, save_home
+from client.home.store import load_home
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.models.attention import build
+from tests.client.home.stored import save_counts
 from tests.conftest import ITEMS, MODEL, some_catalogue, some_histories
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def test_all_users_of_a_site_get_lists_from_the_adapted_model(
     assert len(alone) == 60
     own = TransitionCounts.of(some_histories(60, seed=9), ITEMS, Memory(3, 0.5))
     fingerprint = some_catalogue().fingerprint
-    save_home(site / "home.safetensors", own, 8.0, None, fingerprint)
+    save_counts(site / "home.safetensors", own, 8.0, fingerprint)
     assert sotto_node(*asked, "--out", out, "--json", "--k", 3) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["home"] == str(site / "home.safetensors")

@@ -18,12 +18,12 @@ from client.console.access import ACTION_HEADER, Access
 from client.console.app import PartnerConsole
 from client.console.run import Place, RunningConsole
 from client.home.home_model import Memory, TransitionCounts
-from client.home.store import save_home
 from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.reading import write_interactions
 from shared.models.attention import build
+from tests.client.home.stored import save_counts
 from tests.client.ledger.spending import Spending
 from tests.conftest import MODEL, some_catalogue, some_histories
 
@@ -72,7 +72,7 @@ def hostile_site(sites: Sites, *, home: bool = True, lived: bool = True) -> tupl
     catalogue.save(published / "catalogue")
     if home:
         counts = TransitionCounts.of(own, len(catalogue), Memory(3, 0.5))
-        save_home(site / "home.safetensors", counts, 12.0, None, catalogue.fingerprint)
+        save_counts(site / "home.safetensors", counts, 12.0, catalogue.fingerprint)
     if lived:
         Spending(site).live()
     return site, published

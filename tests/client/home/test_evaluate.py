@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from client.home.adapt import build_home, choose, last_events
-from client.home.evaluate import Friends, evaluate
+from client.home.evaluate import evaluate
+from client.home.friends import Friends
 from shared.data.histories import Histories
 from shared.evaluation.ranking import rank_users
 from tests.client.home.test_adapt import ITEMS, WINDOW, chains, knows_nothing, knows_the_chain

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from client.home.adapt import last_events
 from client.home.friends import (
+    Friends,
     attend,
     blend_friends,
     choose_friends,
@@ -126,7 +127,7 @@ def test_friends_take_part_where_they_tell_what_comes_next(alike: bool) -> None:
     own, table = tastes(120, alike)
     events = last_events(own)
     homes = home(events.counted), home(own)
-    fitted, choice = fit_friends(events, homes, own, table, states, 50)
+    fitted, choice = fit_friends(events, homes, own, Friends(table, states, 50))
     assert (fitted.friends is not None) == alike
     assert (choice.alpha is not None) == alike
     assert choice.ndcg is not None
@@ -141,7 +142,8 @@ def test_friends_take_part_where_they_tell_what_comes_next(alike: bool) -> None:
 def test_few_users_choose_nothing() -> None:
     own, table = tastes(6, alike=True)
     events = last_events(own)
-    fitted, choice = fit_friends(events, (home(events.counted), home(own)), own, table, states, 50)
+    homes = home(events.counted), home(own)
+    fitted, choice = fit_friends(events, homes, own, Friends(table, states, 50))
     assert fitted.friends is None
     assert (choice.alpha, choice.ndcg, choice.users) == (None, None, 6)
 
@@ -149,8 +151,7 @@ def test_few_users_choose_nothing() -> None:
 def test_a_stored_home_model_knows_the_friends(tmp_path: Path) -> None:
     own, file = histories(), tmp_path / "home.safetensors"
     model = replace(home(own), friends=part(own))
-    shares = FixedPriorOf(model).shares
-    save_home(file, model.transitions, model.strength, shares, "c", friends=model.friends)
+    save_home(file, model, "c")
     loaded = load_home(file, states, "c")
     assert loaded.friends is not None
     assert (loaded.friends.alpha, loaded.friends.beta) == (0.8, 2.0)

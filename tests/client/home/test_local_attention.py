@@ -99,8 +99,8 @@ def test_a_stored_model_scores_as_before(
 ) -> None:
     candidate = Candidate(federated, Memory(3, 0.5), 8.0, attention=True)
     home = build_home(candidate, histories, knows_the_chain, ITEMS, trained)
-    file, stored = tmp_path / "home.safetensors", trained.model
-    save_home(file, home.transitions, 8.0, None, "c", attention=stored, mean=federated)
+    file = tmp_path / "home.safetensors"
+    save_home(file, home, "c")
     torch.testing.assert_close(load_home(file, knows_the_chain, "c")(ROWS), home(ROWS))
     with pytest.raises(DataError, match=r"home\.private"):
         load_home(file, knows_the_chain, "c", private=True)

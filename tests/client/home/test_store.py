@@ -23,11 +23,11 @@ def test_a_stored_model_scores_as_before(
 ) -> None:
     transitions = TransitionCounts.of(histories(1), ITEMS, Memory(6, 0.7))
     file = tmp_path / "home.safetensors"
-    save_home(file, transitions, strength, shares, of="c")
-    assert file.stat().st_mode & 0o777 == 0o600
     prior = SoftmaxPrior(logits) if shares is None else FixedPrior(shares)
-    before = HomeModel(transitions, prior, strength)(ROWS)
-    torch.testing.assert_close(load_home(file, logits, "c")(ROWS), before)
+    home = HomeModel(transitions, prior, strength)
+    save_home(file, home, "c")
+    assert file.stat().st_mode & 0o777 == 0o600
+    torch.testing.assert_close(load_home(file, logits, "c")(ROWS), home(ROWS))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="sotto-node adapt"):
         load_home(file, logits, "c")
     transitions = TransitionCounts.of(histories(1), ITEMS, Memory(1, 1.0))
-    save_home(file, transitions, 8.0, None, of="c")
+    save_home(file, HomeModel(transitions, SoftmaxPrior(logits), 8.0), "c")
     with pytest.raises(DataError, match="another catalogue"):
         load_home(file, logits, "other")
     file.write_bytes(file.read_bytes()[:50])

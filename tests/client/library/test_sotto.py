@@ -12,11 +12,11 @@ import torch
 
 import sotto
 from client.home.home_model import Memory, TransitionCounts
-from client.home.store import save_home
 from shared.data.catalogue import read_items
 from shared.data.columns import ItemColumns
 from shared.data.histories import Histories
 from shared.models.attention import build
+from tests.client.home.stored import save_counts
 from tests.conftest import MODEL
 
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     own = Histories.from_lists([catalogue.find(films).tolist() for films in watched])
     (tmp_path / "site").mkdir()
     transitions = TransitionCounts.of(own, len(catalogue), Memory(3, 0.5))
-    save_home(tmp_path / "site" / "home.safetensors", transitions, 4.0, None, catalogue.fingerprint)
+    save_counts(tmp_path / "site" / "home.safetensors", transitions, 4.0, catalogue.fingerprint)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

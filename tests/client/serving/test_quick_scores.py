@@ -10,7 +10,6 @@ import torch
 
 import client.serving.quick_scores as module
 from client.home.home_model import Memory, TransitionCounts
-from client.home.store import save_home
 from client.serving.candidates import best_items
 from client.serving.item_vectors import ItemVectors, Query
 from client.serving.named_items import Filters
@@ -20,6 +19,7 @@ from shared.config import ItemRepresentation, ModelConfig, Trained
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.models.attention import AttentionRecommender, build
+from tests.client.home.stored import save_counts
 
 ITEMS, LENGTH = 25_000, 8
 
@@ -101,7 +101,7 @@ def test_lists_are_those_of_the_whole_table(
     memory = Memory(3, 0.5)
     home = tmp_path / "home.safetensors"
     transitions = TransitionCounts.of(counts, ITEMS, memory)
-    save_home(home, transitions, 8.0, None, catalogue.fingerprint)
+    save_counts(home, transitions, 8.0, catalogue.fingerprint)
     for file in (None, home):
         whole = Recommender.load(tmp_path, file)
         with monkeypatch.context() as patch:

@@ -22,7 +22,6 @@ from client.home.home_model import (
     TransitionCounts,
     popularity_shares,
 )
-from client.home.store import save_home
 from client.serving.named_items import Filters
 from client.serving.recommender import Recommender
 from shared.data.catalogue import Catalogue
@@ -31,6 +30,7 @@ from shared.data.histories import Histories
 from shared.errors import DataError, RequestError, UnknownItemError
 from shared.evaluation.ranking import Scorer
 from shared.models.attention import AttentionRecommender, build
+from tests.client.home.stored import save_counts
 from tests.conftest import DESCRIBED, MODEL, some_catalogue, some_histories
 
 ITEMS, WINDOW = 20, 5
@@ -231,7 +231,7 @@ def test_attention_is_said_of_the_events_that_the_federated_model_reads(tmp_path
     catalogue.save(tmp_path / "catalogue")
     home = tmp_path / "home.safetensors"
     transitions = TransitionCounts.of(some_histories(40), ITEMS, Memory(10, 0.8))
-    save_home(home, transitions, 16.0, None, catalogue.fingerprint)
+    save_counts(home, transitions, 16.0, catalogue.fingerprint)
     history = list(range(1, 9))  # of which the federated model reads 5, and counts all
     [one] = Recommender.load(tmp_path, home).recommend(ids(*history), 1, explain=True)
     assert one.explanation is not None
@@ -276,7 +276,7 @@ def test_a_published_folder_is_loaded_with_the_home_model(tmp_path: Path) -> Non
     catalogue.save(tmp_path / "catalogue")
     home = tmp_path / "home.safetensors"
     transitions = TransitionCounts.of(own, ITEMS, Memory(3, 0.5))
-    save_home(home, transitions, 16.0, None, catalogue.fingerprint)
+    save_counts(home, transitions, 16.0, catalogue.fingerprint)
     loaded = Recommender.load(tmp_path, home)
     scores = model.next_item_scores
     same = Recommender(catalogue, scores, 5, HomeModel(transitions, SoftmaxPrior(scores), 16.0))

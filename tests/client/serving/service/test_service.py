@@ -23,7 +23,6 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from client.home.friends_part import FriendsPart
 from client.home.home_model import Memory, TransitionCounts
-from client.home.store import save_home
 from client.serving import item_index
 from client.serving.named_items import Filters
 from client.serving.recommender import Recommender
@@ -37,6 +36,7 @@ from shared.data.friends import FriendTable
 from shared.errors import ConfigError, SiteError
 from shared.models.attention import build
 from tests.client.authority import Authority
+from tests.client.home.stored import save_counts
 from tests.client.serving.service.running import Running, publish, running
 from tests.conftest import MODEL, some_catalogue
 
@@ -588,7 +588,7 @@ def test_friends_of_a_named_user_count(home: Sites) -> None:
     friends = FriendsPart(table, np.ones(1, np.float32), own.select([3, 4]), 0.1, 0.0)
     counts = TransitionCounts.of(own, len(home.catalogue), Memory(1, 1.0))
     fingerprint = home.catalogue.fingerprint
-    save_home(site / "home.safetensors", counts, 8.0, None, fingerprint, friends=friends)
+    save_counts(site / "home.safetensors", counts, 8.0, fingerprint, friends)
     model = Recommender.load(folder, site / "home.safetensors")
     items = [home.catalogue.item_ids[number - 1] for number in own[3]]
     with running(site, folder) as service:
