@@ -35,6 +35,7 @@ from client.home.home_model import (
 )
 from client.home.local_attention import LocalAttention, train_attention
 from shared.data.histories import Histories
+from shared.evaluation.paired import ndcg_gains
 from shared.evaluation.ranking import Scorer, ranks
 from shared.models.influence import CAPS, InfluenceCaps
 
@@ -362,8 +363,8 @@ class _Comparison:
         parts = []
         for rows, given, prior in zip(self._batches, histories, probabilities, strict=True):
             seen = self._padded(rows, int(self._inputs.lengths.max()))
-            places = ranks(model.blend(given, prior), self._targets[rows], seen).double()
-            parts.append((1 / torch.log2(1 + places)).where(places <= CUTOFF, 0.0).numpy())
+            places = ranks(model.blend(given, prior), self._targets[rows], seen)
+            parts.append(ndcg_gains(places.numpy(), CUTOFF))
         return np.concatenate(parts)
 
     def _padded(self, rows: NDArray[np.int64], window: int) -> Tensor:

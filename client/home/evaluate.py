@@ -37,6 +37,7 @@ from client.home.home_model import (
 )
 from client.home.local_attention import WINDOW
 from shared.data.histories import Histories
+from shared.evaluation.paired import ndcg_gains, paired_p
 from shared.evaluation.ranking import Metrics, Ranking, Scorer, rank_users
 from shared.evaluation.reordering import Reordered
 from shared.models.counts import Popularity, item_counts
@@ -222,7 +223,9 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         befriended, choice = _befriend(counted, home, friends, chosen, caps)
         if befriended.friends is not None:
             rankings[FRIENDS] = rank_with_friends(befriended, inputs, targets, reach, k)
-    gains = {name: _gains(ranking) for name, ranking in rankings.items()}
+    gains = {
+        name: ndcg_gains(ranking.ranks.numpy(), ranking.k) for name, ranking in rankings.items()
+    }
     return Evaluation(
         models={
             name: Measured(ranking.metrics(), _half_width(gains[name]))
@@ -301,12 +304,6 @@ def build_scorers(
     return scorers, chosen["federated"]
 
 
-def _gains(ranking: Ranking) -> NDArray[np.float64]:
-    """Return each user's part of NDCG@k."""
-    ranks = ranking.ranks.numpy().astype(np.float64)
-    return np.where(ranks <= ranking.k, 1 / np.log2(1 + ranks), 0.0)
-
-
 def _half_width(values: NDArray[np.float64]) -> float:
     if len(values) < 2:
         return 0.0
@@ -314,9 +311,5 @@ def _half_width(values: NDArray[np.float64]) -> float:
 
 
 def _difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
-    from scipy.stats import ttest_rel  # noqa: PLC0415 it takes half a second to import
-
     differences = one - other
-    differs = bool(differences.any()) and len(differences) > 1
-    p = float(ttest_rel(one, other).pvalue) if differs else None
-    return Difference(float(differences.mean()), _half_width(differences), p)
+    return Difference(float(differences.mean()), _half_width(differences), paired_p(one, other))

@@ -35,6 +35,7 @@ from client.home.friends_part import FriendsPart, add_friends
 from client.home.home_model import HomeModel
 from shared.data.friends import FriendTable
 from shared.data.histories import Histories, offsets_of
+from shared.evaluation.paired import ndcg_gains
 from shared.evaluation.ranking import Ranking, ranks, top_items
 from shared.models.attention import AttentionRecommender
 from shared.models.social import SocialRecommender
@@ -328,5 +329,4 @@ class _Measured:
         users = [self._events.inputs.users[row] for row in self._rows]
         scores = self._scores if friends is None else add_friends(self._scores, users, friends)
         targets = torch.from_numpy(self._events.targets[self._rows])
-        places = ranks(scores, targets, self._seen).double()
-        return np.asarray((1 / torch.log2(1 + places)).where(places <= CUTOFF, 0.0).numpy())
+        return ndcg_gains(ranks(scores, targets, self._seen).numpy(), CUTOFF)

@@ -35,6 +35,7 @@ from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.errors import SiteError
+from shared.evaluation.paired import ndcg_gains
 from shared.evaluation.propensity import corrected_rate, look_probabilities, weighted_mean
 from shared.evaluation.ranking import Scorer, rank_users
 
@@ -159,10 +160,9 @@ def evaluate_choices(
     models = {}
     for name, scorer in scorers.items():
         ranking = rank_users(scorer, inputs, targets, items=len(catalogue), window=reach, k=k)
-        places = ranking.ranks.numpy().astype(np.float64)
-        hits = (places <= k).astype(np.float64)
-        hr, _ = weighted_mean(hits, weights, choices.users[rows])
-        ndcg, error = weighted_mean(hits / np.log2(1 + places), weights, choices.users[rows])
+        places = ranking.ranks.numpy()
+        hr, _ = weighted_mean((places <= k).astype(np.float64), weights, choices.users[rows])
+        ndcg, error = weighted_mean(ndcg_gains(places, k), weights, choices.users[rows])
         models[name] = Corrected(hr, ndcg, NORMAL * error)
     rates = _rates(shown, {_key(event) for event in chosen}, eta)
     return ChoicesEvaluation(eta, rates, models, len(rows), choices.left_out)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from client.serving.published import load_published
 from shared.errors import ConfigError
+from shared.evaluation.paired import ndcg_gains
 from shared.evaluation.ranking import rank_users
 from shared.models.attention import AttentionRecommender
 from simulations.experiment.cold import treat_as_new
@@ -81,8 +82,7 @@ def without_offsets(model: AttentionRecommender) -> AttentionRecommender:
 
 def figures(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return HR@10 and NDCG@10 of each user, [users, 2]."""
-    hits = ranks <= K
-    return np.stack([hits, hits / np.log2(1 + ranks)], axis=1)
+    return np.stack([ranks <= K, ndcg_gains(ranks, K)], axis=1)
 
 
 def pooled(runs: Sequence[Path]) -> tuple[list[list[str]], dict[str, NDArray[np.float64]]]:

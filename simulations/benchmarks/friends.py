@@ -30,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import ttest_rel
 from torch import Tensor
 
 from client.home.adapt import build_home, choose, last_events
@@ -45,6 +44,7 @@ from client.home.friends_part import FriendsPart, add_friends
 from client.serving.published import load_published, scorer_of
 from shared.data.friends import FriendTable, read_friends
 from shared.data.histories import Histories
+from shared.evaluation.paired import ndcg_gains, paired_p
 from shared.evaluation.ranking import Scorer, ranks
 from shared.models.attention import AttentionRecommender
 from simulations.experiment.prepare import reopen
@@ -126,10 +126,10 @@ def measure(folder: Path, run: Path, numbers: Sequence[tuple[float, float]] = ()
     for way, parts in gains.items():
         found = np.concatenate(parts)
         change = found.mean() / without.mean() - 1
-        p = ttest_rel(found, without).pvalue if (found != without).any() else 1.0
+        p = paired_p(found, without)
         _say(
-            f"NDCG@{K} {found.mean():.4f} ({change:+.1%}, p = {p:.2g}), HR@{K} "
-            f"{(found > 0).mean():.4f}: {way}"
+            f"NDCG@{K} {found.mean():.4f} ({change:+.1%}, p = {1.0 if p is None else p:.2g}), "
+            f"HR@{K} {(found > 0).mean():.4f}: {way}"
         )
 
 
@@ -209,8 +209,7 @@ class _Home:
             return torch.cat([scorer(self._counted.padded(some, reach)).float() for some in parts])
 
     def _gains(self, scores: Tensor) -> Gains:
-        places = ranks(scores, self._targets, self._seen).double()
-        return np.asarray((1 / torch.log2(1 + places)).where(places <= K, 0.0).numpy())
+        return ndcg_gains(ranks(scores, self._targets, self._seen).numpy(), K)
 
 
 def _rows(file: Path) -> list[list[str]]:

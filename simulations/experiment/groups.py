@@ -16,6 +16,7 @@ from client.compute.groups import user_cells
 from server.noise_plan import plan_noise, release_of
 from shared.config import RunConfig
 from shared.evaluation.group_figures import TableFigures, table_figures
+from shared.evaluation.paired import ndcg_gains
 from shared.evaluation.ranking import Ranking
 from shared.groups import Table, columns_of, tables_of
 from shared.models.attention import AttentionRecommender
@@ -87,7 +88,7 @@ def exact_figures(
         ranks: of their items, 1 the best, [M].
     """
     hits = (ranks <= K).astype(np.float64)
-    gains = hits / np.log2(1 + ranks)
+    gains = ndcg_gains(ranks, K)
     found = []
     for place, table in enumerate(tables):
         columns = (hits, gains, np.ones(len(ranks)), gains**2)

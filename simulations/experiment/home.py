@@ -19,6 +19,7 @@ from client.home.home_model import HomeModel
 from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
 from shared.data.domains import ItemSet
 from shared.data.histories import Histories
+from shared.evaluation.paired import ndcg_gains, paired_p
 from shared.evaluation.ranking import Ranking, Scorer, ndcg
 from shared.evaluation.reordering import Reorder, Reordered
 from shared.models.influence import NO_CAPS
@@ -185,21 +186,12 @@ def joining_section(
 
 
 def _joining(name: str | None, rows: NDArray[np.int64], rankings: dict[str, Ranking]) -> Joining:
-    from scipy.stats import ttest_rel  # noqa: PLC0415 it takes a second to import
-
     home, joined = (rankings[model].select(rows) for model in ("home", "federated_home"))
-    gains = [_gains(ranking) for ranking in (joined, home)]
-    differ = bool((gains[0] != gains[1]).any())
+    gains = (ndcg_gains(ranking.ranks.numpy(), ranking.k) for ranking in (joined, home))
     return Joining(
         name=name,
         users=len(rows),
         home=ndcg(home.ranks, home.k),
         federated_home=ndcg(joined.ranks, joined.k),
-        p=float(ttest_rel(*gains).pvalue) if differ and len(rows) > 1 else None,
+        p=paired_p(*gains),
     )
-
-
-def _gains(ranking: Ranking) -> NDArray[np.float64]:
-    """Return each user's part of NDCG@k."""
-    ranks = ranking.ranks.numpy().astype(np.float64)
-    return np.where(ranks <= ranking.k, 1 / np.log2(1 + ranks), 0.0)

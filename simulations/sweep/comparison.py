@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.stats import ttest_rel
 
 from shared.errors import CheckpointError
+from shared.evaluation.paired import ndcg_gains, paired_p
 from simulations.experiment.kinds import Compared
 from simulations.experiment.user_ranks import EVALUATION
 from simulations.sweep.axes import EPSILON, RECIPE
@@ -126,7 +126,8 @@ def _best(
 
 def _chance(one: Gains, other: Gains) -> float:
     """Return p of the paired difference; 1 where no user ranks otherwise."""
-    return float(ttest_rel(one, other).pvalue) if bool((one != other).any()) else 1.0
+    p = paired_p(one, other)
+    return 1.0 if p is None else p
 
 
 def _runs(outcomes: Sequence[Outcome], kind: str, epsilon: float | None) -> list[str]:
@@ -159,7 +160,7 @@ def _gains_of(file: Path, model: str) -> Gains:
         if of == model
     }
     ordered = np.array([ranks[user] for user in sorted(ranks)], np.float64)
-    return np.where(ordered <= K, 1 / np.log2(1 + ordered), 0.0)
+    return ndcg_gains(ordered, K)
 
 
 def _kind(outcome: Outcome) -> str:

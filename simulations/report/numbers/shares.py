@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2_contingency
 
+from shared.evaluation.paired import ndcg_gains
+
 __all__ = ["HITS_AT", "SIGNIFICANCE", "Share", "differ", "hits", "ndcg", "paired_p"]
 
 HITS_AT = 10
@@ -63,7 +65,7 @@ def hits(ranks: Ranks) -> Share:
 
 def ndcg(ranks: Ranks) -> float:
     """Return NDCG@10, as `shared.evaluation.ranking.ndcg`; 0 without users."""
-    gains = np.where(ranks <= HITS_AT, 1 / np.log2(1 + ranks), 0.0)
+    gains = ndcg_gains(ranks, HITS_AT)
     return float(gains.mean()) if len(gains) else 0.0
 
 
