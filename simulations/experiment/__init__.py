@@ -24,6 +24,7 @@
 | groups           | how well public groups are served, exactly and as it was released        |
 | reranking        | what each order of lists costs, at several strengths, on a finished run  |
 | user_ranks       | evaluation.parquet: the rank of each user's test item                    |
-| result_json      | the fields of result.json, and their values; a new column goes here      |
+| result_json      | the fields of result.json; a new column goes here                        |
+| result_sections  | the values of these fields                                               |
 | accountants      | solve for noise, steps or ε, by several accountants                      |
 """

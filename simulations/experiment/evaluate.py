@@ -10,7 +10,7 @@ from shared.evaluation.ranking import Ranking, Scorer
 from shared.models.attention import AttentionRecommender
 from shared.rerank.price import Price, price_of
 from shared.rerank.reranker import ItemTraits, Reranker
-from simulations.experiment import baselines, result_json
+from simulations.experiment import baselines, result_sections
 from simulations.experiment.cold import cold_section, treat_as_new
 from simulations.experiment.home import RERANKED, joining_section, rank_home
 from simulations.experiment.kept_rankings import KeptRankings
@@ -25,7 +25,7 @@ EXACT = "exact"
 
 def evaluation_section(simulation: Simulation, rankings: dict[str, Ranking]) -> Evaluation:
     """Return the section "evaluation" of result.json."""
-    section = result_json.evaluation_section(
+    section = result_sections.evaluation_section(
         rankings,
         simulation.evaluation_split,
         str(simulation.config.lab.split),
@@ -124,7 +124,7 @@ def reranking_section(
         return price_of(ranking, asked.test_inputs, counts, catalogue.genres)
 
     prices = {name: (price(plain[name]), price(one)) for name, one in changed.items()}
-    return plain, result_json.reranking_section(simulation.config.rerank, prices)
+    return plain, result_sections.reranking_section(simulation.config.rerank, prices)
 
 
 def _reranker(simulation: Simulation, federated: Scorer) -> Reranker | None:

@@ -18,10 +18,10 @@ from server.state.audit_log import AuditLog
 from server.state.checkpoint import Checkpoint
 from server.state.status import RunStatus
 from shared.config import RunConfig
+from shared.evaluation.ranking import Ranking
 from shared.models.gates import named_gate_shares
 from shared.models.social import SocialRecommender
 from shared.system.files import UMASK, write_atomically
-from simulations.experiment import result_json
 from simulations.experiment.baselines import recommender, validation_loss
 from simulations.experiment.evaluate import (
     evaluated_users,
@@ -32,6 +32,15 @@ from simulations.experiment.evaluate import (
 from simulations.experiment.federation import ledger_costs, run_federation, sites_in
 from simulations.experiment.groups import groups_section
 from simulations.experiment.kept_rankings import KeptRankings
+from simulations.experiment.result_json import Result, versions, write
+from simulations.experiment.result_sections import (
+    cost_section,
+    data_section,
+    friends_section,
+    plan_section,
+    privacy_section,
+    rounds_section,
+)
 from simulations.experiment.simulation import (
     LOCAL_BASELINES,
     SITES,
@@ -78,49 +87,63 @@ def simulate(
     rankings = rank_models(simulation, final, local_baselines, kept)
     rankings, reranking = reranking_section(simulation, rankings)
     now = time.monotonic()
-    optional: dict[str, Any] = {"rerank": reranking} if reranking else {}
-    status, run = RunStatus.load(simulation.folder), simulation.run_config(simulation.folder)
-    model = build_recommender(final, run, simulation.dataset.catalogue)
-    if groups := groups_section(simulation, rankings, model, status.groups):
-        optional["groups"] = groups
-    blocks = [block.name for block in simulation.dataset.catalogue.blocks]
-    if gates := named_gate_shares(blocks, final.weights):
-        optional["gates"] = gates
-    if isinstance(model, SocialRecommender) and simulation.dataset.friends is not None:
-        own = [simulation.friends(number) for number in range(len(simulation.parts))]
-        optional["friends"] = result_json.friends_section(
-            model.alpha,
-            model.beta,
-            simulation.dataset.friends,
-            [table for table in own if table is not None],
-            run.model.friends,
-        )
-    if plan := simulation.plan:
-        optional["plan"] = result_json.plan_section(plan)
-    result = result_json.Result(
+    status = RunStatus.load(simulation.folder)
+    optional = _optional_sections(simulation, final, rankings, status)
+    if reranking:
+        optional["rerank"] = reranking
+    result = Result(
         schema_=2,
-        data=result_json.data_section(
+        data=data_section(
             simulation.dataset,
             dict(zip(simulation.names, simulation.populations, strict=True)),
         ),
-        privacy=result_json.privacy_section(
+        privacy=privacy_section(
             simulation.config.privacy,
             ledger_costs(sites_in(simulation.folder / SITES)),
             simulation.config.home.epsilon if simulation.config.home.private else None,
         ),
         evaluation=evaluation_section(simulation, rankings),
-        rounds=result_json.rounds_section(
+        rounds=rounds_section(
             AuditLog(simulation.folder / AUDIT).entries(), _Epsilons(simulation.folder).by_round
         ),
-        cost=result_json.cost(status, total=now - start, evaluate=now - evaluation_start),
+        cost=cost_section(status, total=now - start, evaluate=now - evaluation_start),
         seed=simulation.config.seed,
-        versions=result_json.versions(),
+        versions=versions(),
         **optional,
     ).document()
     # The result comes last, so that a folder with a result is complete.
     write_evaluation(simulation.folder, evaluated_users(simulation), rankings)
-    result_json.write(simulation.folder, result)
+    write(simulation.folder, result)
     return result
+
+
+def _optional_sections(
+    simulation: Simulation,
+    final: Checkpoint,
+    rankings: dict[str, Ranking],
+    status: RunStatus,
+) -> dict[str, Any]:
+    """Return the sections that a result has only with some settings or kinds of model, by name."""
+    sections: dict[str, Any] = {}
+    run, dataset = simulation.run_config(simulation.folder), simulation.dataset
+    model = build_recommender(final, run, dataset.catalogue)
+    if groups := groups_section(simulation, rankings, model, status.groups):
+        sections["groups"] = groups
+    blocks = [block.name for block in dataset.catalogue.blocks]
+    if gates := named_gate_shares(blocks, final.weights):
+        sections["gates"] = gates
+    if isinstance(model, SocialRecommender) and dataset.friends is not None:
+        own = [simulation.friends(number) for number in range(len(simulation.parts))]
+        sections["friends"] = friends_section(
+            model.alpha,
+            model.beta,
+            dataset.friends,
+            [table for table in own if table is not None],
+            run.model.friends,
+        )
+    if plan := simulation.plan:
+        sections["plan"] = plan_section(plan)
+    return sections
 
 
 def _federate(
