@@ -7,10 +7,9 @@ what `client.logs` allows.
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,22 +31,26 @@ from client.compute.statistics import noised_statistic, statistic_points
 from client.compute.steps import LocalPlan
 from client.compute.trainer import gradient_points, train
 from client.guard import Computation, Guard, Masking, PointsComputation
-from client.ledger.ledger import Ledger
 from client.logs import Event, cause, note
 from client.secure_aggregation.answering import Mask, Points, answer_step
 from client.secure_aggregation.sessions import Sessions
 from client.site.aggregation_key import load_identity, protocol_roster, public_if_any
 from client.site.locate import locate
-from client.site.over_use import load_examples, users_stamp
 from client.site.policy import Ask
+from client.site.reading import (
+    ledger_of,
+    read_catalogue,
+    read_histories,
+    read_over_use,
+    read_queries,
+    read_training_histories,
+)
 from client.site.simulated import simulated_node
 from client.site.site import Site
-from client.site.user_count import keep_user_count
 from shared.config import LocalTraining, ModelKind
 from shared.data.catalogue import Catalogue
-from shared.data.domains import within
 from shared.data.histories import Histories
-from shared.data.queries import Asked, queries_of
+from shared.data.queries import queries_of
 from shared.errors import ClippingError, ConfigError, Refused, WireError
 from shared.groups import columns_of
 from shared.message_records import step_asked
@@ -85,7 +88,7 @@ from shared.models.registry import build_recommender
 from shared.outcomes import Refusal
 from shared.over_use.examples import Examples as OverUseExamples
 from shared.over_use.model import OverUseModel
-from shared.over_use_task import OverUseTask, task_of
+from shared.over_use_task import OverUseTask
 from shared.sections import LONGEST_NAME, values_of
 
 __all__ = ["app", "load_weights"]
@@ -134,12 +137,12 @@ def describe(message: Message, context: Context) -> Message:
     DescribeRequest.from_content(message.content)
     site = _site(context)
     if Ask.DESCRIBE not in site.policy.answers:
-        _ledger(site).refuse(Refusal.POLICY, {"kind": str(Ask.DESCRIBE)})
+        ledger_of(site).refuse(Refusal.POLICY, {"kind": str(Ask.DESCRIBE)})
         raise Refused(Refusal.POLICY, "policy.answers does not list 'describe'")
     reply = DescribeReply(
         organisation=site.organisation,
         population=site.population,
-        catalogue=_catalogue(site).fingerprint,
+        catalogue=read_catalogue(site).fingerprint,
         aggregation_key=public_if_any(site),
     )
     return Message(reply.to_content(), reply_to=message)
@@ -161,7 +164,7 @@ def train_round(message: Message, context: Context) -> Message:
     request = TrainRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
-    change = guard.train(request, lambda: _prepare(request, site, catalogue))
+    change = guard.train(request, lambda: _prepare(request, site, catalogue).answer)
     reply = TrainReply(change={name: value.numpy() for name, value in change.items()})
     return Message(reply.to_content(), reply_to=message)
 
@@ -172,7 +175,7 @@ def statistics_round(message: Message, context: Context) -> Message:
     request = StatisticsRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
-    answer = guard.statistics(request, lambda: _prepare_statistic(request, site, catalogue))
+    answer = guard.statistics(request, lambda: _prepare(request, site, catalogue).answer)
     reply = StatisticsReply(total=answer["total"].numpy())
     return Message(reply.to_content(), reply_to=message)
 
@@ -183,7 +186,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     request = EvaluateRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
-    sums = guard.evaluate(request, lambda: _prepare_evaluation(request, site, catalogue))
+    sums = guard.evaluate(request, lambda: _prepare(request, site, catalogue).answer)
     return Message(EvaluateReply(sums=sums["sums"].numpy()).to_content(), reply_to=message)
 
 
@@ -201,7 +204,7 @@ def aggregate_step(message: Message, context: Context) -> Message:
             asked: dict[str, str | int] = {"round": request.attempt, "step": request.step}
             run = request.run[:LONGEST_NAME]
             fields = {"kind": AGGREGATE_ACTION, "run": run} | asked
-            _ledger(summing.site).refuse(refused.code, fields)
+            ledger_of(summing.site).refuse(refused.code, fields)
         raise
     return Message(reply.to_content(), reply_to=message)
 
@@ -227,7 +230,7 @@ class _Summing:
         self.is_recorded = True
         masking = Masking(attempt=attempt, length=length, mask=mask)
         return self.guard.masked(
-            request, masking, lambda: _prepare_points(request, self.site, self.catalogue)
+            request, masking, lambda: _prepare(request, self.site, self.catalogue).points
         )
 
     def kept(self, request: Request, attempt: int) -> Points:
@@ -245,9 +248,9 @@ def _sessions(site: Site) -> Sessions:
 
 def _guarded_site(context: Context) -> tuple[Site, Catalogue, Guard]:
     site = _site(context)
-    catalogue = _catalogue(site)
+    catalogue = read_catalogue(site)
     lab = site.made_by_lab and simulated_node(context.node_config)
-    return site, catalogue, Guard(site, _ledger(site), catalogue, unmasked_shares=lab)
+    return site, catalogue, Guard(site, ledger_of(site), catalogue, unmasked_shares=lab)
 
 
 def _check_kind(kind: str) -> None:
@@ -290,57 +293,69 @@ def _record_malformed(message: Message, context: Context) -> Refusal:
     """Record a message that could not be read; return the code to answer with."""
     try:
         kind = message.metadata.message_type[:LONGEST_NAME]
-        _ledger(_site(context)).refuse(Refusal.MALFORMED, {"kind": kind})
+        ledger_of(_site(context)).refuse(Refusal.MALFORMED, {"kind": kind})
     except Exception as error:
         note(Event.FAILED, **cause(error))
         return Refusal.FAILED
     return Refusal.MALFORMED
 
 
-def _prepare(request: TrainRequest, site: Site, catalogue: Catalogue) -> Computation:
+@dataclass(frozen=True)
+class _Prepared:
+    """What is left to compute once all that may fail is done: one answer, in either form.
+
+    Attributes:
+        answer: one that leaves as it is.
+        points: one that is masked.
+    """
+
+    answer: Computation
+    points: PointsComputation
+
+
+def _prepare(request: Request, site: Site, catalogue: Catalogue) -> _Prepared:
     """Do everything that may fail before the budget is charged."""
+    if isinstance(request, TrainRequest):
+        return _prepare_training(request, site, catalogue)
+    if isinstance(request, EvaluateRequest):
+        return _prepare_evaluation(request, site, catalogue)
+    return _prepare_statistic(request, site, catalogue)
+
+
+def _prepare_training(request: TrainRequest, site: Site, catalogue: Catalogue) -> _Prepared:
+    random = site.random(request.round)
     if request.task is not None:
-        watched, examples, own_plan = _over_use(request, request.task, site, catalogue)
-        return lambda: over_use.train(watched, examples, own_plan, site.random(request.round))
+        examples = _over_use(request, request.task, site, catalogue)
+        return _Prepared(
+            lambda: over_use.train(*examples, random),
+            lambda: over_use.gradient_points(*examples, random),
+        )
     model, histories, plan = _training(request, site, catalogue)
     counts = _counts(site, request, histories)
     beside = _beside(request, site, catalogue, histories)
-    return lambda: train(model, histories, plan, site.random(request.round), counts, beside)
+    return _Prepared(
+        lambda: train(model, histories, plan, random, counts, beside),
+        lambda: gradient_points(model, histories, plan, random, counts, beside),
+    )
 
 
-def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> Computation:
+def _prepare_evaluation(request: EvaluateRequest, site: Site, catalogue: Catalogue) -> _Prepared:
     model, histories, plan = _evaluation(request, site, catalogue)
     random, columns = site.random(request.round, _EVALUATION), _columns(site, request)
-    return lambda: {"sums": evaluate(model, histories, plan, random, columns)}
+    return _Prepared(
+        lambda: {"sums": evaluate(model, histories, plan, random, columns)},
+        lambda: evaluation_points(model, histories, plan, random, columns),
+    )
 
 
-def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> Computation:
+def _prepare_statistic(request: StatisticsRequest, site: Site, catalogue: Catalogue) -> _Prepared:
     table = item_descriptors(request.model, catalogue).numpy()
-    histories = _histories(site, catalogue)
+    histories = read_training_histories(site, catalogue)
     random, counts = site.random(request.round, _STATISTICS), _counts(site, request, histories)
-    return lambda: {"total": noised_statistic(histories, table, request, random, counts)}
-
-
-def _prepare_points(request: Request, site: Site, catalogue: Catalogue) -> PointsComputation:
-    """Do for a masked answer what the functions above do for one that leaves as it is."""
-    if isinstance(request, TrainRequest) and request.task is not None:
-        watched, examples, terms = _over_use(request, request.task, site, catalogue)
-        noise = site.random(request.round)
-        return lambda: over_use.gradient_points(watched, examples, terms, noise)
-    if isinstance(request, TrainRequest):
-        model, histories, plan = _training(request, site, catalogue)
-        own = _counts(site, request, histories)
-        beside = _beside(request, site, catalogue, histories)
-        chance = site.random(request.round)
-        return lambda: gradient_points(model, histories, plan, chance, own, beside)
-    if isinstance(request, EvaluateRequest):
-        ranker, whole, measured = _evaluation(request, site, catalogue)
-        random, columns = site.random(request.round, _EVALUATION), _columns(site, request)
-        return lambda: evaluation_points(ranker, whole, measured, random, columns)
-    table = item_descriptors(request.model, catalogue).numpy()
-    read, source = _histories(site, catalogue), site.random(request.round, _STATISTICS)
-    counts = _counts(site, request, read)
-    return lambda: statistic_points(read, table, request, source, counts)
+    return _Prepared(
+        lambda: {"total": noised_statistic(histories, table, request, random, counts)},
+        lambda: statistic_points(histories, table, request, random, counts),
+    )
 
 
 def _training(
@@ -350,7 +365,7 @@ def _training(
     plan, model = _plan(request, site), _model(request, site, catalogue)
     with _refused_as_policy():
         trainer.check_model(model, plan)
-    return model, _histories(site, catalogue), plan
+    return model, read_training_histories(site, catalogue), plan
 
 
 def _beside(
@@ -363,9 +378,7 @@ def _beside(
         return friends_beside(folder / data.bounded_friends, histories, **bounds)
     if request.model.kind is not ModelKind.QUERY or not data.queries:
         return None
-    table = folder / data.queries
-    stamp = _stamp(table) if table.is_file() else None
-    asked = _load_asked(site, catalogue) if stamp is None else _read_asked(site, catalogue, stamp)
+    asked = read_queries(site, catalogue)
     return AskedBeside(histories, queries_of(histories, asked), index_of(catalogue))
 
 
@@ -388,7 +401,7 @@ def _over_use(
     model.to(site.torch_device())
     with _refused_as_policy():
         over_use.check_model(model, plan)
-    return model, _examples(site, catalogue, task, request.model.max_length), plan
+    return model, read_over_use(site, catalogue, task, request.model.max_length), plan
 
 
 def _evaluation(
@@ -405,7 +418,7 @@ def _evaluation(
     model = _model(request, site, catalogue)
     with _refused_as_policy():
         evaluation.check_model(model)
-    return model, _all_histories(site, catalogue), plan
+    return model, read_histories(site, catalogue), plan
 
 
 def _columns(site: Site, request: EvaluateRequest) -> Mapping[str, Mapping[str, str]]:
@@ -467,89 +480,3 @@ def _site(context: Context) -> Site:
     logs.about(organisation=site.organisation)
     site.check_seed(context.node_config)
     return site
-
-
-# A simulated node answers many rounds in one process: files are read again when they change.
-
-
-def _catalogue(site: Site) -> Catalogue:
-    folder = Path(site.folder, site.catalogue).resolve()  # simulated sites share one folder
-    return _read_catalogue(folder, _stamp(folder / "items.parquet"), site.data.domains)
-
-
-def _histories(site: Site, catalogue: Catalogue) -> Histories:
-    """Return the training events, without each user's last event if evaluations are answered."""
-    held_out = int(Ask.EVALUATE in site.policy.answers)
-    read = _all_histories(site, catalogue)
-    if not site.simulated and keep_user_count(site, len(read)):
-        note(Event.USERS)
-    return read.without_last(held_out) if held_out else read
-
-
-def _all_histories(site: Site, catalogue: Catalogue) -> Histories:
-    """Read as much as the policy says, whatever is asked: a request does not decide what is read.
-
-    A model that reads fewer events gets each user's last ones from `Histories.padded`.
-    """
-    version = site.data_version()
-    if version is None:
-        return _load_histories(site, catalogue)
-    return _read_histories(site, catalogue, version)
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-@lru_cache(maxsize=8)
-def _read_catalogue(folder: Path, stamp: tuple[int, int], domains: tuple[str, ...]) -> Catalogue:
-    """Return the catalogue; sites of several domains share its items and features."""
-    if domains:
-        return within(_read_catalogue(folder, stamp, ()), domains)
-    return Catalogue.load(folder)
-
-
-@lru_cache(maxsize=64)
-def _read_histories(site: Site, catalogue: Catalogue, _: Hashable) -> Histories:
-    return _load_histories(site, catalogue)
-
-
-def _load_histories(site: Site, catalogue: Catalogue) -> Histories:
-    histories = site.load_histories(catalogue, site.policy.max_events, strict=False)
-    if histories.dropped["unreadable_user"] or histories.dropped["unreadable_row"]:
-        note(Event.UNREADABLE)
-    if histories.dropped["limited_user"]:
-        note(Event.LIMITED)
-    return histories
-
-
-@lru_cache(maxsize=64)
-def _read_asked(site: Site, catalogue: Catalogue, _: tuple[int, int]) -> list[Asked]:
-    return _load_asked(site, catalogue)
-
-
-def _load_asked(site: Site, catalogue: Catalogue) -> list[Asked]:
-    return site.load_queries(catalogue, strict=False)
-
-
-def _examples(
-    site: Site, catalogue: Catalogue, task: OverUseTask, sessions: int
-) -> OverUseExamples:
-    version = site.data_version()
-    if version is None:
-        return load_examples(site, catalogue, task, sessions)
-    return _read_examples(site, catalogue, task.text, sessions, (version, users_stamp(site)))
-
-
-@lru_cache(maxsize=64)
-def _read_examples(
-    site: Site, catalogue: Catalogue, task: str, sessions: int, _: Hashable
-) -> OverUseExamples:
-    return load_examples(site, catalogue, task_of(task), sessions)
-
-
-@lru_cache(maxsize=64)
-def _ledger(site: Site) -> Ledger:
-    """Open the ledger, and check its whole chain, once in a process; then only what was added."""
-    return site.open_ledger()

@@ -17,6 +17,7 @@
 - `source`: a source before there is a site: its files and columns.
 - `own_data`: the interactions, a site's or a file's, for what is done with them at home.
 - `over_use`: users as examples of the model of over-use: own events, own labels.
+- `reading`: its data and catalogue for an answer, read once while they stay the same.
 - `proxies`: which HTTP proxy leads to the coordinator.
 
 The [data] table is `client.data.config`.

@@ -24,6 +24,7 @@ from flwr.app import Context, Message, RecordDict
 import client.app
 import client.ledger.ledger
 from client.ledger.ledger import Ledger
+from client.site.reading import ledger_of
 from client.site.site import Site
 from shared.messages import TRAIN, TrainRequest
 from shared.privacy.noise import SystemRandom
@@ -102,7 +103,7 @@ class Node:
 
         def killed(send: Send) -> None:
             if not warm:
-                client.app._ledger.cache_clear()
+                ledger_of.cache_clear()
             arm()
             body = self.answer(number)
             if then_die:
@@ -166,7 +167,7 @@ def main() -> None:
         for share in range(kills):
             number += 1
             count = 1 + int((share + draw.random()) / kills * total)
-            client.app._ledger(Site.load(node.site)).releases()
+            ledger_of(Site.load(node.site)).releases()
             node.report(
                 f"line {count} of {total} {counted.__name__}",
                 number,

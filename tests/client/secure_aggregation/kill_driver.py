@@ -27,6 +27,7 @@ import client.secure_aggregation.sessions
 from client.ledger.ledger import Ledger
 from client.secure_aggregation.sessions import Session
 from client.site.aggregation_key import make_aggregation_key
+from client.site.reading import ledger_of
 from client.site.site import Site
 from shared.messages import AGGREGATE, AggregateRequest, TrainRequest, refusal_in, request_digest
 from shared.secure_aggregation.coordinator import Coordinator
@@ -182,7 +183,7 @@ class Node:
         """What left a process that is killed while it answers, and how it ended."""
 
         def answered(send: Send) -> None:
-            client.app._ledger.cache_clear()
+            ledger_of.cache_clear()
             arm()
             send(hashlib.sha256(said(self.answer(request))).digest())
             if then_die:
@@ -191,7 +192,7 @@ class Node:
         return finish(*forked(answered))
 
     def charged(self) -> int:
-        client.app._ledger.cache_clear()
+        ledger_of.cache_clear()
         ledger = Site.load(self.folder).open_ledger()
         ledger.verify()
         return sum(release.steps for release in ledger.releases())
