@@ -18,7 +18,9 @@
 - `block_scores`: what each modality of an item's features brings to its score.
 - `item_index`: an approximate index of a large catalogue.
 - `smoothed`: scores as the mean over random deletions, which one event moves little.
+- `probabilities`: scores of histories as probabilities.
 - `explanation`: which past events brought an item, and how much popularity, federation and home.
+- `explaining`: computes it, event by event.
 
 No module that answers a coordinator imports this room (`tests/test_layering.py`).
 """

@@ -21,7 +21,7 @@ the list is shorter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,8 +37,10 @@ from client.home.home_model import FixedPrior, HomeModel, SoftmaxPrior, Transiti
 from client.home.store import load_home
 from client.serving.block_scores import BlockScores, block_scores_of
 from client.serving.candidates import ExactScores, Scores, Search, best_items, search_with
-from client.serving.explanation import CHOSE, Explanation, PastEvent
+from client.serving.explaining import Explainer, ItemAttention
+from client.serving.explanation import CHOSE, Explanation
 from client.serving.named_items import Filters, Mask, NamedItems
+from client.serving.probabilities import MOST_ROWS, Probabilities, batches
 from client.serving.published import domains_of_home, load_published, scorer_of
 from client.serving.query_words import QueryWords
 from client.serving.quick_scores import ModelSearch
@@ -46,7 +48,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.histories import Histories
 from shared.data.ids import canonical_id
 from shared.data.queries import declared
-from shared.errors import DataError, RequestError
+from shared.errors import RequestError
 from shared.evaluation.ranking import Scorer, top_items
 from shared.evaluation.reordering import join_candidates
 from shared.rerank.reranker import ItemTraits, Reranker
@@ -54,9 +56,6 @@ from shared.rerank.settings import RerankConfig, changed
 
 __all__ = ["Lists", "Recommended", "Recommender", "Rerank"]
 
-_NUMBERS = 2**24
-"""Scores that are held at once."""
-_MOST_ROWS = 256
 _LEAST = float(np.finfo(np.float32).tiny)
 _KEPT_RERANKERS = 8
 
@@ -99,7 +98,6 @@ class Lists:
     before: npt.NDArray[np.int64] | None = None
 
 
-ItemAttention = Callable[[Tensor, Tensor], Tensor]
 Rerank = RerankConfig | str | None
 """How lists are chosen: settings, or the name of a method with its own strength."""
 _NO_FILTERS = Filters()
@@ -219,11 +217,12 @@ class Recommender:
                 "this model reads no queries: leave the query out, or take one of the kind 'query'."
             )
         evidence, weight = self._words(text, declared(attributes or {}))
+        probabilities = Probabilities(self._federated, self.home)
 
         @torch.no_grad()
         def asked(rows: Tensor, /) -> Tensor:
-            raw = self._raw(rows).cpu()
-            if self.home is not None:
+            raw = probabilities.raw(rows).cpu()
+            if probabilities.home is not None:
                 raw = (raw / raw.sum(1, keepdim=True)).clamp(min=_LEAST).log()
             return weight * raw + evidence
 
@@ -341,7 +340,7 @@ class Recommender:
         """
         self.check(k, filters)
         rest = iter(histories)
-        while part := list(islice(rest, _MOST_ROWS)):
+        while part := list(islice(rest, MOST_ROWS)):
             found = [
                 self._items.find(one, "the history", skip_unknown=skip_unknown)[1] for one in part
             ]
@@ -350,13 +349,6 @@ class Recommender:
             for row, ids in enumerate(lists.ids):
                 before = None if lists.before is None else lists.before[row]
                 yield self._listed(ids[ids > 0], lists.scores[row], [None] * k, before)
-
-    def recommend_many(
-        self, histories: Histories, k: int = 10, *, filters: Filters = _NO_FILTERS
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return ids and scores of `rank_many`."""
-        lists = self.rank_many(histories, k, filters=filters)
-        return lists.ids, lists.scores
 
     def rank_many(
         self,
@@ -386,7 +378,7 @@ class Recommender:
         ids = np.zeros((len(histories), k), np.int64)
         scores = np.zeros((len(histories), k), np.float32)
         before = None if reranker is None else np.zeros((len(histories), k), np.int64)
-        for rows in self._batches(len(histories)):
+        for rows in batches(len(histories), len(self.catalogue)):
             part = histories if len(rows) == len(histories) else histories.select(rows)
             seen = part if filters.exclude_seen else None
             if reranker is None or before is None:
@@ -458,7 +450,7 @@ class Recommender:
         given = np.unique(np.array(numbers, np.int64))
         lift = torch.zeros(1, len(self.catalogue), dtype=torch.float64)
         with torch.inference_mode():
-            for rows in self._batches(len(given)):
+            for rows in batches(len(given), len(self.catalogue)):
                 after = self._federated(torch.from_numpy(given[rows, None]))
                 lift += after.double().log_softmax(1).sum(0, keepdim=True).cpu()
             alone = self._federated(torch.zeros(1, 1, dtype=torch.int64))
@@ -484,46 +476,17 @@ class Recommender:
             places: each event's position in the history that was given; counted from 0 by default.
             user: whose friends count, in canonical form; "" for nobody's.
         """
-        columns = torch.from_numpy(np.asarray(items, np.int64) - 1)  # [K]
-        read = max(0, len(history) - self._window)  # the first event that is read
-        positions = range(len(history)) if places is None else places
-        of_friends, rest = self._of_friends(user, columns)
-        with torch.inference_mode():
-            parts = [rest * part for part in self._parts(history, columns)]
-            total = sum(parts)
-            without = rest * self._without_each(history, read, columns)  # [events, K]
-            differences = (total - without).tolist()
-            attention = self._attended(history, columns + 1)
-            of_blocks = self._block_scores
-            raised = [{}] * len(columns) if of_blocks is None else of_blocks(history, columns + 1)
-        reasons = []
-        for column, (home, popularity, federated) in enumerate(zip(*parts, strict=True)):
-            events = tuple(
-                PastEvent(
-                    place=positions[read + number],
-                    item=self.catalogue.item_ids[item - 1],
-                    title=self.catalogue.titles[item - 1],
-                    difference=differences[number][column],
-                    attention=attention[column][read + number],
-                )
-                for number, item in enumerate(history[read:])
-            )
-            shares = float(home), float(popularity), float(federated)
-            reason = Explanation(
-                *(events, *shares, self.verb, of_friends[column], self._query, raised[column])
-            )
-            reasons.append(reason)
-        return reasons
-
-    def _of_friends(self, user: str, columns: Tensor) -> tuple[list[float], float]:
-        """Return the part of a user's friends in K items, and the weight of all else."""
-        friends = None if self.home is None else self.home.friends
-        found = None if friends is None else friends.shares(user)
-        if friends is None or found is None:
-            return [0.0] * len(columns), 1.0
-        share = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
-        parts = [(1 - friends.alpha) * share.get(column, 0.0) for column in columns.tolist()]
-        return parts, friends.alpha
+        explainer = Explainer(
+            catalogue=self.catalogue,
+            probabilities=Probabilities(self._federated, self.home),
+            window=self._window,
+            reads=self._reads,
+            attention=self._attention,
+            block_scores=self._block_scores,
+            verb=self.verb,
+            query=self._query,
+        )
+        return explainer.explain(history, np.asarray(items, np.int64), places, user)
 
     def check(self, k: int, filters: Filters = _NO_FILTERS) -> Mask | None:
         """Refuse a length or filters that cannot be; return which items the filters leave out.
@@ -545,20 +508,6 @@ class Recommender:
             )
         return self._items.hidden(filters)
 
-    def _attended(self, history: Sequence[int], items: Tensor) -> list[list[float | None]]:
-        """Return the attention to each event for each item; None for events that are not read."""
-        unread = max(0, len(history) - self._reads)
-        if self._attention is None or not history:
-            return [[None] * len(history) for _ in items]
-        weights = self._attention(torch.tensor([history[unread:]]), items)[0].tolist()
-        return [[None] * unread + of_item for of_item in weights]
-
-    def _batches(self, users: int) -> Iterator[npt.NDArray[np.int64]]:
-        """Yield the rows of users whose scores are held at once."""
-        size = max(1, min(_MOST_ROWS, _NUMBERS // len(self.catalogue)))
-        for start in range(0, users, size):
-            yield np.arange(start, min(start + size, users))
-
     def _top(
         self, part: Histories, k: int, hidden: Mask | None, seen: Histories | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -579,74 +528,6 @@ class Recommender:
             )
             ids[place, : len(columns)], chances[place, : len(best)] = columns + 1, best
         return ids, chances
-
-    def _raw(self, rows: Tensor) -> Tensor:
-        """Score int64 [B, T] as float32 [B, V], in the order of the probabilities."""
-        scores = (self._federated if self.home is None else self.home)(rows)
-        return scores.float()
-
-    def _totals(self, raw: Tensor) -> Tensor:
-        """Return by what the probabilities of [B, V] are normalised, float64 [B, 1].
-
-        Raises:
-            DataError: a score is not a number.
-        """
-        totals = (
-            raw.logsumexp(1, keepdim=True).double()
-            if self.home is None
-            else raw.sum(1, keepdim=True, dtype=torch.float64)
-        )
-        if not totals.isfinite().all():
-            raise DataError(
-                "its scores of a history are not finite",
-                file="the model",
-                remedy="Ask the coordinator for a sound model.",
-            )
-        return totals
-
-    def _chances(self, raw: Tensor, totals: Tensor) -> Tensor:
-        """Return the probabilities of some raw scores [B, K], float64."""
-        return (raw.double() - totals).exp() if self.home is None else raw.double() / totals
-
-    def _probabilities(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return s(j | h) of K items after B histories, float64 [B, K]."""
-        raw = self._raw(rows)
-        return self._chances(raw[:, columns.to(raw.device)], self._totals(raw)).cpu()
-
-    def _without_each(self, history: Sequence[int], read: int, columns: Tensor) -> Tensor:
-        """Return the scores after the history without each of its events from `read` on.
-
-        An event that comes into the window when a later one leaves is read, as it would be if the
-        removed one had never been.
-        """
-        kept = np.array(history[max(0, read - 1) :], np.int64)
-        first = read - max(0, read - 1)
-        events = len(kept) - first
-        parts = [torch.zeros(0, len(columns), dtype=torch.float64)]
-        for places in self._batches(events):
-            lists = [np.delete(kept, first + place).tolist() for place in places]
-            rows = Histories.from_lists(lists)
-            longest = max(1, min(self._window, len(kept) - 1))
-            parts.append(self._probabilities(rows.padded(np.arange(len(rows)), longest), columns))
-        return torch.cat(parts)
-
-    def _parts(self, history: Sequence[int], columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return home, popularity and federated part of K items, float64 [K] each."""
-        own = list(history)[-self._window :] or [0]
-        rows, empty = torch.tensor([own]), torch.zeros(1, 1, dtype=torch.int64)
-        score = self._probabilities(rows, columns)[0]
-        if self.home is None:
-            popularity = self._probabilities(empty, columns)[0]
-            return torch.zeros_like(score), popularity, score - popularity
-        blend = self.home(rows)
-        counts = self.home.blend(rows, torch.zeros_like(blend))
-        home = (counts[0, columns.to(blend.device)].double() / self._totals(blend)[0]).cpu()
-        after = self.home.prior(rows)[0, columns].double().cpu()
-        before = self.home.prior(empty)[0, columns].double().cpu()
-        of_prior = score - home
-        # The prior's weight times its probability without events; the prior may round to 0.
-        popularity = of_prior * before / after.clamp(min=torch.finfo(torch.float64).tiny)
-        return home, popularity, of_prior - popularity
 
     def _listed(
         self,

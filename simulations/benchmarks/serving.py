@@ -375,7 +375,7 @@ def measure_alone(
     draw = np.random.default_rng(_SEED + 1)
     drawn = draw.integers(1, len(table) + 1, size=(_COMPARED, events))
     histories = Histories.from_lists(drawn.tolist())
-    exact = recommender.recommend_many(histories, _K)[0]
+    exact = recommender.rank_many(histories, _K).ids
     before, begin, used = memory_of("self", "VmRSS"), time.perf_counter(), time.process_time()
     index: ItemIndex | None
     if indexed:
@@ -395,7 +395,7 @@ def measure_alone(
     [query] = ItemVectors(model).queries(torch.arange(1, events + 1)[None])
     result["index"] = called(lambda: index.search(query, _K), rate, seconds)
     if indexed:
-        found = recommender.recommend_many(histories, _K)[0]
+        found = recommender.rank_many(histories, _K).ids
         shares = [np.isin(own, other).mean() for own, other in zip(found, exact, strict=True)]
         result["built"]["lists"] = round(float(np.mean(shares)), 4)
         result["indexed"] = called(lambda: recommender.recommend(history, _K), rate, seconds)

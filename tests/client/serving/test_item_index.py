@@ -72,12 +72,11 @@ def test_nearly_all_of_the_ten_best_are_found(
     assert index.recall >= RECALL
     assert index.searched < index.lists / 3
     histories = some_histories(200, events)
-    ids, scores = indexed.recommend_many(histories, 10)
-    expected, chances = exact.recommend_many(histories, 10)
-    hits = [np.isin(own, other).mean() for own, other in zip(ids, expected, strict=True)]
+    found, best = indexed.rank_many(histories, 10), exact.rank_many(histories, 10)
+    hits = [np.isin(own, other).mean() for own, other in zip(found.ids, best.ids, strict=True)]
     assert np.mean(hits) >= RECALL
-    same = ids == expected
-    ratios = scores[same] / chances[same]
+    same = found.ids == best.ids
+    ratios = found.scores[same] / best.scores[same]
     assert np.sqrt(np.mean((ratios - 1) ** 2)) < 2 * MOST_ERROR
 
 

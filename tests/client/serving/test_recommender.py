@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import client.serving.recommender as module
 from client.home.friends_part import FriendsPart
 from client.home.home_model import (
     FixedPrior,
@@ -22,6 +21,7 @@ from client.home.home_model import (
     TransitionCounts,
     popularity_shares,
 )
+from client.serving import probabilities
 from client.serving.named_items import Filters
 from client.serving.recommender import Recommender
 from shared.data.catalogue import Catalogue
@@ -106,15 +106,15 @@ def test_the_list_is_the_order_of_the_probabilities(kind: str, history: list[int
 
 @pytest.mark.parametrize("kind", ["none", "counts"])
 def test_many_users_are_answered_as_one_by_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_ROWS", 7)
+    monkeypatch.setattr(probabilities, "MOST_ROWS", 7)
     recommender, histories = made(kind), some_histories(30)
-    numbers, scores = recommender.recommend_many(histories, 6)
-    assert numbers.dtype == np.int64
-    assert scores.dtype == np.float32
+    lists = recommender.rank_many(histories, 6)
+    assert lists.ids.dtype == np.int64
+    assert lists.scores.dtype == np.float32
     for row, history in enumerate(histories):
         listed = recommender.recommend(ids(*history.tolist()), 6)
-        assert [one.item for one in listed] == ids(*numbers[row].tolist())
-        assert [one.score for one in listed] == pytest.approx(scores[row].tolist(), rel=1e-5)
+        assert [one.item for one in listed] == ids(*lists.ids[row].tolist())
+        assert [one.score for one in listed] == pytest.approx(lists.scores[row].tolist(), rel=1e-5)
 
 
 def test_filters_leave_out_items_and_change_no_score() -> None:
@@ -129,11 +129,9 @@ def test_filters_leave_out_items_and_change_no_score() -> None:
     assert recommender.recommend(ids(3), 1, filters=Filters(deny=frozenset({best})))[0].item != best
     nothing = Filters(allow=frozenset(ids(3)))
     assert recommender.recommend(ids(3), 5, filters=nothing) == []
-    numbers, scores = recommender.recommend_many(
-        Histories.from_lists([[3], [1]]), 2, filters=nothing
-    )
-    assert numbers.tolist() == [[0, 0], [3, 0]], "a short list ends with 0"
-    assert (scores > 0).tolist() == [[False, False], [True, False]]
+    lists = recommender.rank_many(Histories.from_lists([[3], [1]]), 2, filters=nothing)
+    assert lists.ids.tolist() == [[0, 0], [3, 0]], "a short list ends with 0"
+    assert (lists.scores > 0).tolist() == [[False, False], [True, False]]
 
 
 def test_ids_are_found_in_other_spellings() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import client.serving.recommender as module
+from client.serving import probabilities
 from client.serving.named_items import Filters
 from client.serving.recommender import Recommender
 from shared.errors import ConfigError
@@ -69,7 +70,8 @@ def test_rare_items_have_their_places_wherever_their_scores_are() -> None:
 
 
 def test_lists_of_many_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_ROWS", 3)
+    for place in (module, probabilities):
+        monkeypatch.setattr(place, "MOST_ROWS", 3)
     recommender = made("counts")
     histories = [ids(*np.random.default_rng(n).integers(1, 21, n % 6)) for n in range(8)]
     for rerank in STRONG:
