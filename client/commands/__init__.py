@@ -4,11 +4,11 @@ init         set up a site
 node         check and up
 questions    what init asks for, one checked answer at a time
 trust        vet an app bundle
-adapt        the published model, adapted to this site's own users
+adapt        the published model, adapted to this site's own users; adapt_private with noise
 bound_friends  a table of friends within the bound that runs of the kind "social" need
 evaluate     how good it is on own held-out events; evaluate_plot draws the figures;
              choices_table prints those of --feedback
-recommend    items for a history, or for many users into a file
+recommend    items for a history, or for many users into a file; recommend_output prints them
 export       the published model's scorer as ONNX
 own_source   where these find the partner's own data: in a site, or in a file
 serve        recommendations over gRPC and HTTP, and feedback

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from client.commands.options import JsonOption, SiteOption, open_ledger
+from client.commands.adapt_private import adapt_privately, print_private, private_terms
+from client.commands.options import JsonOption, SiteOption
 from client.commands.own_source import (
     DataOption,
     DomainOption,
@@ -24,20 +24,15 @@ from client.commands.own_source import (
 from client.home.adapt import FEWEST, Choice, build_home, choose, last_events
 from client.home.friends import Friends, FriendsChoice, fit_friends
 from client.home.home_model import HomeModel
-from client.home.private import Guarantee, build_private_home, measure_own_sums, release_for
+from client.home.private import Guarantee
 from client.home.store import HOME_FILE, save_home
-from client.ledger.ledger import Ledger
 from client.serving.published import load_published, scorer_of
-from client.site.site import Site
 from shared.data.catalogue import Catalogue
 from shared.data.friends import read_friends
 from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.models.attention import AttentionRecommender
 from shared.models.influence import InfluenceCaps
-from shared.privacy.accounting.accountant import epsilon as epsilon_of
-from shared.privacy.noise import RandomSource, SystemRandom
-from shared.privacy.release import Release
 from shared.system.command_line import messages, output, table_of, write_json
 
 __all__ = ["adapt_command"]
@@ -98,7 +93,7 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
     columns = {"user": user_column, "item": item_column, "time": time_column}
     source = find_source(site, data, columns, domain)
     wanted = private or (source.site is not None and source.site.home.private)
-    terms = _terms(source.site, epsilon, delta) if wanted else None
+    terms = private_terms(source.site, epsilon, delta) if wanted else None
     if attention and wanted:
         raise ConfigError(
             "--attention trains on exact data, which a private home model must not show: leave it "
@@ -119,35 +114,22 @@ def adapt_command(  # noqa: PLR0913 each is a command-line option
             messages.print(
                 f"{place.name} is left out: a private home model takes no friends.", markup=False
             )
-        home = _adapt_privately(histories, recommender, catalogue, terms, file)
+        home = adapt_privately(histories, recommender, terms, file)
         _save(file, home, catalogue, terms.guarantee, domains)
-        report: dict[str, Any] = terms.report()
-    else:
-        choice, home, of_friends = _adapt_exactly(
-            histories, recommender, source.data.data.caps, place, attention=attention
-        )
-        _save(file, home, catalogue, None, domains)
-        report = asdict(choice) | ({} if of_friends is None else {"friends": asdict(of_friends)})
+        if as_json:
+            write_json(terms.report() | {"file": str(file)})
+        else:
+            print_private(terms, file)
+        return
+    choice, home, of_friends = _adapt_exactly(
+        histories, recommender, source.data.data.caps, place, attention=attention
+    )
+    _save(file, home, catalogue, None, domains)
     if as_json:
-        write_json(report | {"file": str(file)})
-    elif terms is not None:
-        _print_private(terms, file)
+        more = {} if of_friends is None else {"friends": asdict(of_friends)}
+        write_json(asdict(choice) | more | {"file": str(file)})
     else:
         _print(choice, of_friends, file)
-
-
-def _adapt_privately(
-    histories: Histories,
-    recommender: AttentionRecommender,
-    catalogue: Catalogue,
-    terms: _Terms,
-    file: Path,
-) -> HomeModel:
-    """Count with noise, after it is charged, and return the home model."""
-    _check_place(file)
-    messages.print("counting, with noise ...")
-    sums = measure_own_sums(histories, len(catalogue), terms.charge(), terms.random)
-    return build_private_home(sums, scorer_of(recommender))
 
 
 def _adapt_exactly(
@@ -192,66 +174,6 @@ def _friends_file(source: OwnSource, named: Path | None) -> Path | None:
     return source.folder / source.data.data.friends if source.data.data.friends else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """Under which a private home model is made, and who remembers that it was.
-
-    Attributes:
-        guarantee: of this model.
-        max_epsilon: limit on all of them; without a site, there is none.
-        ledger: of the site; None without one.
-        random: where the noise comes from.
-    """
-
-    guarantee: Guarantee
-    max_epsilon: float | None
-    ledger: Ledger | None
-    random: RandomSource
-
-    def charge(self) -> Release:
-        """Charge one private home model, and return its release."""
-        release = release_for(self.guarantee)
-        if self.ledger is not None and self.max_epsilon is not None:
-            limit, delta = self.max_epsilon, self.guarantee.delta
-            self.ledger.charge_home(release, max_epsilon=limit, delta=delta)
-        return release
-
-    def report(self) -> dict[str, float | None]:
-        """Return what it costs: this one, and all so far."""
-        delta = self.guarantee.delta
-        spent = None if self.ledger is None else epsilon_of(self.ledger.home_releases(), delta)
-        return asdict(self.guarantee) | {"spent": spent, "max_epsilon": self.max_epsilon}
-
-
-def _terms(site: Site | None, epsilon: float | None, delta: float | None) -> _Terms:
-    if site is None:
-        if epsilon is None or delta is None:
-            raise ConfigError(
-                "--private with --data needs --epsilon and --delta, which have no default: 8 is a "
-                "loose ε and 1 a strict one; δ must be far below 1 / users."
-            )
-        return _Terms(Guarantee(epsilon, delta), None, None, SystemRandom())
-    if delta is not None:
-        raise ConfigError("--delta is for --data: a site's δ is policy.delta.")
-    one, limit = site.home.epsilon if epsilon is None else epsilon, site.home.max_epsilon
-    if one is None or limit is None:
-        raise ConfigError(
-            "a private home model needs home.epsilon (or --epsilon) and home.max_epsilon in "
-            "site.toml, which have no default: the ε of one, and the limit of all together."
-        )
-    guarantee = Guarantee(one, site.policy.delta)
-    return _Terms(guarantee, limit, open_ledger(site), site.random(1))
-
-
-def _check_place(file: Path) -> None:
-    """Refuse a file that cannot be written, before anything is charged."""
-    if not os.access(file.absolute().parent, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"{file} cannot be written (its folder is not there, or not yours to write to): name "
-            "another with --out."
-        )
-
-
 def _save(
     file: Path,
     home: HomeModel,
@@ -265,25 +187,6 @@ def _save(
         raise ConfigError(
             f"{file} cannot be written ({error.strerror or error}): name another with --out."
         ) from error
-
-
-def _print_private(terms: _Terms, file: Path) -> None:
-    report = terms.report()
-    output.print(
-        f"What one of your users is shown by it depends on another one within ε = "
-        f"{terms.guarantee.epsilon:g} (δ = {terms.guarantee.delta:g}), beside what the published "
-        "model spent of your policy's budget.",
-        soft_wrap=True,
-    )
-    if terms.ledger is None:
-        output.print("There is no site, so no ledger remembers it: each further one adds to it.")
-    else:
-        output.print(
-            f"Charged: ε = {report['spent']:.4g} of home.max_epsilon = {terms.max_epsilon:g} is "
-            "spent by all private home models so far.",
-            soft_wrap=True,
-        )
-    output.print(f"Written to {file}: noised counts alone. Nothing was sent.", soft_wrap=True)
 
 
 def _print(choice: Choice, friends: FriendsChoice | None, file: Path) -> None:

@@ -17,6 +17,7 @@ from client.commands.own_source import (
     DataOption,
     DomainOption,
     ItemColumnOption,
+    OwnSource,
     TimeColumnOption,
     UserColumnOption,
     find_source,
@@ -24,9 +25,8 @@ from client.commands.own_source import (
 from client.commands.rerank_options import RerankOption, RerankStrengthOption, StatedRerank
 from client.home.adapt import FEWEST
 from client.home.evaluate import NAMES, Evaluation
-from client.serving.choices import evaluate_choices
+from client.serving.choices import ChoicesEvaluation, evaluate_choices
 from client.serving.quality import evaluate_published, load_compared
-from client.site.site import Site
 from shared.errors import ConfigError
 from shared.rerank.settings import RerankConfig
 from shared.system.command_line import messages, output, table_of, write_json
@@ -97,15 +97,8 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
     columns = {"user": user_column, "item": item_column, "time": time_column}
     source = find_source(site, data, columns, domain)
     settings = StatedRerank(rerank, rerank_strength).settings(source.folder)
-    device, say = source.device, _progress()
     if feedback:
-        catalogue, federated, window, _ = load_compared(
-            model, before, device=device, k=k, domains=source.data.data.domains
-        )
-        say("reading your data", 0)
-        found = evaluate_choices(
-            Site.load(site), catalogue, federated, window=window, eta=eta, k=k, most=users
-        )
+        found = _rank_choices(source, model, before, eta=eta, k=k, most=users)
         if as_json:
             write_json(asdict(found))
         else:
@@ -115,11 +108,11 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         model,
         before,
         source.data,
-        device=device,
+        device=source.device,
         k=k,
         most=users,
         attention=attention,
-        say=say,
+        say=_progress(),
         rerank=settings,
     )
     if plot is not None:
@@ -130,6 +123,20 @@ def evaluate_command(  # noqa: PLR0913 each is a command-line option
         _print(measured, k)
         if measured.reranked:
             _print_reranked(measured, settings)
+
+
+def _rank_choices(
+    source: OwnSource, model: Path, before: Path | None, *, eta: float, k: int, most: int
+) -> ChoicesEvaluation:
+    """Rank what was chosen of what the site's service showed."""
+    assert source.site is not None  # without --data, it is a site's
+    catalogue, federated, window, _ = load_compared(
+        model, before, device=source.device, k=k, domains=source.data.data.domains
+    )
+    messages.print(f"{_READING} ...")
+    return evaluate_choices(
+        source.site, catalogue, federated, window=window, eta=eta, k=k, most=most
+    )
 
 
 def _progress() -> Callable[[str, float], None]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import torch
 import typer
 
 from client.home.store import HOME_FILE
@@ -21,9 +22,6 @@ from shared.data.ids import MISSING, canonical_id
 from shared.data.tables import FileTable, read_table
 from shared.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
     "DataOption",
     "DomainOption",
@@ -33,6 +31,7 @@ __all__ = [
     "UserColumnOption",
     "find_source",
     "read_ids",
+    "site_in",
 ]
 
 DataOption = Annotated[
@@ -80,6 +79,15 @@ class OwnSource:
     site: Site | None = None
 
 
+def site_in(folder: Path) -> Site | None:
+    """Return the site of a folder; None where it has no site.toml.
+
+    Raises:
+        SiteError: site.toml is not readable.
+    """
+    return Site.load(folder) if (folder / FILE).exists() else None
+
+
 def find_source(
     site: Path,
     file: str | None,
@@ -114,8 +122,6 @@ def find_source(
                 "or your site with --site FOLDER."
             )
         return _of_site(Site.load(site))
-    import torch  # noqa: PLC0415 it takes seconds, and a site that is not there needs none of it
-
     return OwnSource(
         data=OwnData.of_file(file, named, domains or ()),
         folder=Path.cwd(),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from client.commands.options import JsonOption, SiteOption
@@ -20,20 +21,23 @@ from client.commands.own_source import (
     UserColumnOption,
     find_source,
     read_ids,
+    site_in,
 )
+from client.commands.recommend_output import item_as_json, print_list, print_summary
 from client.commands.rerank_options import RerankOption, RerankStrengthOption, StatedRerank
 from client.home.store import HOME_FILE
 from client.serving.batch import Batch, Summary, check_file, recommend_all
-from client.serving.explanation import CHOSE, attends_by_item
+from client.serving.explanation import CHOSE
 from client.serving.guarded import load_file_protection
 from client.serving.named_items import Filters
 from client.serving.published import home_in_use
 from client.serving.recommender import Recommended, Recommender
 from client.serving.smoothed import load_recommender
-from client.site.site import FILE, Site
+from client.site.site import Site
 from client.site.wellbeing import Measure, WellbeingConfig
 from shared.errors import ConfigError, DataError
-from shared.system.command_line import messages, output, table_of, write_json
+from shared.rerank.settings import RerankConfig
+from shared.system.command_line import messages, write_json
 
 __all__ = ["recommend_command"]
 
@@ -139,9 +143,9 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
             raise ConfigError("--out is for --users: the list of one history is printed.")
         listed = _for_history(request, history, (query, _declared(attribute or [])), site)
         if as_json:
-            write_json([_as_json(one) for one in listed])
+            write_json([item_as_json(one) for one in listed])
         else:
-            _print_list(listed, explain=explain)
+            print_list(listed, explain=explain)
         return
     if query:
         raise ConfigError("--query is for --history: one user looks for something at a time.")
@@ -154,7 +158,7 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if as_json:
         write_json(asdict(summary) | {"file": str(out), "home": str(used) if used else None})
     else:
-        _print_summary(summary, out, used)
+        print_summary(summary, out, used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,23 +203,55 @@ class _Request:
     explain: bool
     smooth: int
 
-    def home_of(self, folder: Path) -> Path | None:
-        """Return the home model to use: the one that is named, or that of a site's folder."""
+    def home_of(self, site: Site | None) -> Path | None:
+        """Return the home model to use: the one that is named, or the site's."""
         if self.no_home:
             return None
-        if self.home is not None or not (folder / FILE).exists():
+        if self.home is not None or site is None:
             return self.home
-        return home_in_use(Site.load(folder))
+        return home_in_use(site)
 
+    def load(
+        self,
+        site: Site | None,
+        domains: Sequence[str],
+        device: torch.device | str = "cpu",
+    ) -> Recommender:
+        """Load the model, with the home model to use.
 
-def _demands_private(folder: Path) -> bool:
-    """Whether the site of a folder, if there is one, shows its users private home models alone."""
-    return (folder / FILE).exists() and Site.load(folder).home.private
+        Args:
+            site: of the folder; it may show its users private home models alone.
+            domains: whose items are ranked; none for the whole catalogue.
+            device: where scores are computed.
+        """
+        return load_recommender(
+            self.model,
+            self.home_of(site),
+            samples=self.smooth,
+            device=device,
+            verb=self.verb,
+            private=site is not None and site.home.private,
+            domains=domains,
+        )
 
-
-def _domains(folder: Path) -> Sequence[str]:
-    """Return the domains of the site of a folder, if there is one."""
-    return Site.load(folder).data.domains if (folder / FILE).exists() else ()
+    def identity(
+        self, recommender: Recommender, filters: Filters, rerank: RerankConfig
+    ) -> dict[str, object]:
+        """Return what tells lists of this request from those of another, but for data and home."""
+        return {
+            "model": _digest(self.model / "model" / "model.safetensors"),
+            "catalogue": recommender.catalogue.fingerprint,
+            "k": self.k,
+            "filters": [
+                filters.exclude_seen,
+                None if filters.allow is None else sorted(filters.allow),
+                sorted(filters.deny),
+                sorted(filters.categories),
+            ],
+            "because": self.verb if self.explain else None,
+            "rerank": asdict(rerank) if rerank.changes else None,
+            **({"smooth": self.smooth} if self.smooth else {}),
+        }
 
 
 def _declared(attributes: Sequence[str]) -> dict[str, str]:
@@ -233,15 +269,8 @@ def _for_history(
     request: _Request, history: str, query: tuple[str, dict[str, str]], site: Path
 ) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
-    rerank = request.rerank.settings(folder)
-    recommender = load_recommender(
-        request.model,
-        request.home_of(folder),
-        samples=request.smooth,
-        verb=request.verb,
-        private=_demands_private(folder),
-        domains=_domains(folder),
-    )
+    rerank, own = request.rerank.settings(folder), site_in(folder)
+    recommender = request.load(own, () if own is None else own.data.domains)
     return recommender.for_query(*query).recommend(
         [item.strip() for item in history.split(",") if item.strip()],
         request.k,
@@ -255,18 +284,10 @@ def _for_users(
     request: _Request, users: str, source: OwnSource, out: Path
 ) -> tuple[Summary, Path | None]:
     """Write the lists, and return what was done and the home model that was used."""
-    home, columns = request.home_of(source.folder), source.data.columns
+    own, columns = site_in(source.folder), source.data.columns
     asked = None if users == ALL else read_ids(Path(users), "user", columns.user)
-    device, rerank = source.device, request.rerank.settings(source.folder)
-    recommender = load_recommender(
-        request.model,
-        home,
-        samples=request.smooth,
-        device=device,
-        verb=request.verb,
-        private=_demands_private(source.folder),
-        domains=source.data.data.domains,
-    )
+    rerank, home = request.rerank.settings(source.folder), request.home_of(own)
+    recommender = request.load(own, source.data.data.domains, source.device)
     filters = request.lists.filters(recommender, columns.item)
     recommender.check(request.k, filters)
     recommender.reranker(rerank)
@@ -276,7 +297,7 @@ def _for_users(
         protection = load_file_protection(source.site, recommender.catalogue)
         _say_what_is_not_kept(source.site.wellbeing)
     messages.print("reading your data ...")
-    named = None if asked is None else hashlib.sha256("\n".join(asked).encode()).hexdigest()
+    data = repr((source.data.data, source.data.version()))
     batch = Batch(
         recommender=recommender,
         passes=source.data.passes(recommender.catalogue, asked),
@@ -287,23 +308,12 @@ def _for_users(
         protection=protection,
         file=out,
         request={
-            "model": _digest(request.model / "model" / "model.safetensors"),
-            "catalogue": recommender.catalogue.fingerprint,
+            **request.identity(recommender, filters, rerank),
             "home": None if home is None else _digest(home),
-            "data": hashlib.sha256(
-                repr((source.data.data, source.data.version())).encode()
-            ).hexdigest(),
-            "users": named,
-            "k": request.k,
-            "filters": [
-                filters.exclude_seen,
-                None if filters.allow is None else sorted(filters.allow),
-                sorted(filters.deny),
-                sorted(filters.categories),
-            ],
-            "because": request.verb if request.explain else None,
-            "rerank": asdict(rerank) if rerank.changes else None,
-            **({"smooth": request.smooth} if request.smooth else {}),
+            "data": hashlib.sha256(data.encode()).hexdigest(),
+            "users": None
+            if asked is None
+            else hashlib.sha256("\n".join(asked).encode()).hexdigest(),
             **({"wellbeing": _guard_digest(source.folder, policy)} if policy else {}),
         },
     )
@@ -350,77 +360,3 @@ def _read_items(file: Path, column: str, recommender: Recommender) -> frozenset[
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _as_json(one: Recommended) -> dict[str, object]:
-    """Return an item's fields; `before` only where lists are reranked."""
-    fields = asdict(one) | {"because": _because(one)}
-    if one.before is None:
-        del fields["before"]
-    return fields
-
-
-def _because(one: Recommended) -> str | None:
-    return None if one.explanation is None else one.explanation.sentence
-
-
-def _print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
-    more: tuple[str, ...] = ("because", "home", "popularity", "federation") if explain else ()
-    reasons = [one.explanation for one in listed if one.explanation is not None]
-    social = any(reason.friends for reason in reasons)
-    more += ("friends",) if social else ()
-    by_item = attends_by_item(reasons)
-    more += ("attends to",) if by_item else ()
-    modalities = any(reason.modalities for reason in reasons)
-    more += ("brought by",) if modalities else ()
-    moved = any(one.before is not None for one in listed)
-    table = table_of("rank", *(["by score"] if moved else []), "item", "title", "score", *more)
-    for one in listed:
-        cells = [str(one.rank), one.item, one.title, f"{one.score:.4g}"]
-        if moved:
-            cells.insert(1, str(one.before or "later"))
-        if one.explanation is not None:
-            reason = one.explanation
-            parts = [reason.home, reason.popularity, reason.federated]
-            parts += [reason.friends] if social else []
-            cells.append(reason.sentence)
-            cells += [f"{part / reason.score:.0%}" for part in parts]
-            if by_item:
-                named = [f"{event.name} {event.attention:.0%}" for event in reason.attended]
-                cells.append(", ".join(named))
-            cells += [reason.brought_by] if modalities else []
-        table.add_row(*cells)
-    output.print(table)
-    if not listed:
-        messages.print("The filters leave no item.")
-
-
-def _print_summary(summary: Summary, out: Path, home: Path | None) -> None:
-    output.print(
-        f"{summary.rows:,} recommendations for {summary.users:,} users in "
-        f"{summary.seconds:,.0f} s: {out}",
-        soft_wrap=True,
-    )
-    output.print(
-        f"With your own model, {home}."
-        if home
-        else "With the published model alone: sotto-node adapt makes one of your own.",
-        soft_wrap=True,
-    )
-    if summary.without_history:
-        output.print(
-            f"{summary.without_history:,} of the users have no event with an item of the "
-            "catalogue: they got what the model recommends without a history.",
-            soft_wrap=True,
-        )
-    if summary.guarded:
-        output.print(
-            f"{summary.guarded:,} lists were changed by the wellbeing guard: the column "
-            "`wellbeing` says how.",
-            soft_wrap=True,
-        )
-    if summary.short_lists:
-        output.print(
-            f"{summary.short_lists:,} lists are shorter: the filters leave fewer items.",
-            soft_wrap=True,
-        )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client.site.site import FILE, Site
+from client.commands.own_source import site_in
 from shared.rerank.settings import Method, RerankConfig, changed
 
 __all__ = ["RerankOption", "RerankStrengthOption", "StatedRerank"]
@@ -41,5 +41,6 @@ class StatedRerank:
             ConfigError: the strength is out of range, or no method has it.
             SiteError: site.toml cannot be read.
         """
-        own = Site.load(folder).rerank if (folder / FILE).exists() else RerankConfig()
+        site = site_in(folder)
+        own = RerankConfig() if site is None else site.rerank
         return changed(own, self.method, self.strength)
