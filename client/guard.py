@@ -1,8 +1,13 @@
 """Check each request against the partner's policy, charge the ledger, then compute the answer.
 
-The order is fixed. A kept answer is sent again. Otherwise the request is checked, the computation
-is prepared, the ledger is charged, and only then the computation runs; the answer is on disk before
-it leaves. A refusal is recorded in the ledger and costs nothing.
+The order is fixed. A kept answer is sent again. Otherwise the request is checked, and so is whether
+the ledger would admit the charge; the computation is prepared, the ledger is charged, and only then
+the computation runs; the answer is on disk before it leaves. A refusal is recorded in the ledger
+and costs nothing; it comes before private data are read.
+
+A computation that fails after the charge is the round's answer for ever, and is not repeated.
+Whether it fails may depend on the data and on fresh noise, by weights of a coordinator's choice: if
+each attempt with others were free, each would tell more.
 """
 
 from __future__ import annotations
@@ -55,6 +60,8 @@ PointsComputation = Callable[[], Points]
 """Returns a sum with its share of the noise in steps of the grid, [m]."""
 _MASKED = "masked"
 """Name of a masked answer in the outbox."""
+_FAILED = save({})
+"""What the outbox keeps of a computation that failed: an answer without arrays."""
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
 _UNCHARGED = ("weights", "frozen")
@@ -156,7 +163,7 @@ class Guard:
         _, entry = _ask_and_entry(request)
         entry = replace(self._with_shares(entry, request.trust), round=attempt)
         kept = self._ledger.answer(entry)
-        if kept is None:
+        if kept is None or kept == _FAILED:
             raise Refused(Refusal.DROPPED, f"no masked answer of attempt {attempt} is kept")
         return _masked_points(load(kept))
 
@@ -238,17 +245,35 @@ class Guard:
             self._check_terms(entry)
             self._check_model(request)
             room = self._check_bounds(request)
-            compute, policy = prepare(), self._site.policy
-            self._ledger.charge(
-                entry,
-                max_epsilon=policy.max_epsilon,
-                max_if_all_collude=policy.max_epsilon_if_all_collude,
-                delta=policy.delta,
-                room=room,
-            )
-            kept = self._ledger.keep_answer(entry, _run_charged(compute), room=room)
+            policy = self._site.policy
+            terms: dict[str, Any] = {
+                "max_epsilon": policy.max_epsilon,
+                "max_if_all_collude": policy.max_epsilon_if_all_collude,
+                "delta": policy.delta,
+                "room": room,
+            }
+            self._ledger.check_charge(entry, **terms)
+            compute = prepare()
+            self._ledger.charge(entry, **terms)
+            kept = self._compute_and_keep(entry, compute, room)
+        elif kept == _FAILED:
+            raise RuntimeError("the computation of this round failed, and is not repeated")
         # In a fixed order, which `load` does not have: the same bytes go out again.
         return dict(sorted(load(kept).items()))
+
+    def _compute_and_keep(self, entry: Entry, compute: Computation, room: Room) -> bytes:
+        """Return the round's answer, which is kept; keep of a failure that it is one."""
+        try:
+            body = _run_charged(compute)
+        except Exception:
+            kept = self._ledger.keep_answer(entry, _FAILED, room=room)
+            if kept == _FAILED:
+                raise
+            return kept  # of another process that was asked the same
+        kept = self._ledger.keep_answer(entry, body, room=room)
+        if kept == _FAILED:
+            raise RuntimeError("the computation of this round failed in another process")
+        return kept
 
     def _check_attempt(self, request: Request, entry: Entry, masking: Masking) -> None:
         """Refuse an attempt of another length than the answer's, or that was answered before."""

@@ -18,6 +18,8 @@ from shared.system.command_line import command_group, failed, messages, output, 
 
 __all__ = ["outbox"]
 
+_FAILED = "no arrays: the computation failed, and is not repeated"
+
 outbox = command_group("Every answer that ever left this site.", runs_alone=True)
 
 
@@ -95,7 +97,7 @@ def _print_answers(sent: Sequence[SentAnswer]) -> None:
         )
     output.print(table)
     for form, name in forms.items():
-        arrays = ", ".join(f"{array.name} {array.size_text}" for array in form)
+        arrays = ", ".join(f"{array.name} {array.size_text}" for array in form) or _FAILED
         output.print(Text(f"{name} {arrays}"), soft_wrap=True)
     output.print(
         f"{len(sent)} answers, {sum(answer.bytes for answer in sent):,} bytes. If the node was "
@@ -113,6 +115,8 @@ def _print_answer(answer: SentAnswer, figures: dict[str, dict[str, float]]) -> N
         ),
         soft_wrap=True,
     )
+    if not answer.arrays:
+        output.print(_FAILED)
     table = table_of("array", "type", "shape", "min", "mean", "max", "std")
     for array in answer.arrays:
         cells = [f"{value:.4g}" for value in figures.get(array.name, {}).values()]

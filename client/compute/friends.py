@@ -31,7 +31,7 @@ from torch import Tensor
 
 from client.compute.batches import Shape
 from shared.data.friends import FriendTable, pair_hash, read_friends, refuse_unbounded
-from shared.data.histories import Histories
+from shared.data.histories import Histories, offsets_of
 
 __all__ = ["FriendsBeside", "friends_beside"]
 
@@ -42,13 +42,18 @@ class FriendsBeside:
 
     Attributes:
         histories: the site's.
-        friends: row of each friend of each user, -1 where there is none, int64 [N, K].
-        weights: of these friendships, 0 where there is none, float32 [N, K].
+        most: K, friends of a user that a batch has.
+        offsets: int64 [N + 1]; user i has `friends[offsets[i]:offsets[i + 1]]`.
+        friends: rows of each user's friends, K at most, int64 [E]. There is no place for friends
+            who are not there: what reading takes does not grow with a request's K.
+        weights: of these friendships, float32 [E].
         owned: ascending numbers of all pairs of a friend and one of its items, int64 [P].
         distinct: items of each user, int64 [N].
     """
 
     histories: Histories
+    most: int
+    offsets: NDArray[np.int64]
     friends: NDArray[np.int64]
     weights: NDArray[np.float32]
     owned: NDArray[np.int64]
@@ -64,35 +69,49 @@ class FriendsBeside:
             most: K, friends of a user that are read.
         """
         row_of = {user: row for row, user in enumerate(histories.users)}
-        friends = np.full((len(histories), most), -1, np.int64)
-        weights = np.zeros((len(histories), most), np.float32)
+        read: list[tuple[int, list[tuple[bytes, int, float]]]] = []
         for number, name in enumerate(table.users):
             if (row := row_of.get(name)) is None:
                 continue
             own = [
-                (pair_hash(name, friend), row_of[friend], table.weights[edge])
+                (pair_hash(name, friend), row_of[friend], float(table.weights[edge]))
                 for edge in range(*table.offsets[number : number + 2].tolist())
                 if (friend := table.users[table.friends[edge]]) in row_of
             ]
-            for place, (_, friend_row, weight) in enumerate(sorted(own)[:most]):
-                friends[row, place], weights[row, place] = friend_row, weight
+            read.append((row, sorted(own)[:most]))
+        read.sort()
+        counts = np.zeros(len(histories), np.int64)
+        counts[[row for row, _ in read]] = [len(own) for _, own in read]
+        edges = [edge for _, own in read for edge in own]
+        friends = np.array([friend for _, friend, _ in edges], np.int64)
+        weights = np.array([weight for _, _, weight in edges], np.float32)
         rows = np.repeat(np.arange(len(histories)), histories.lengths)
         stride = _stride(histories)
         owned = np.unique(rows * stride + histories.items)
         distinct = np.bincount(owned // stride, minlength=len(histories))
-        return cls(histories, friends, weights, owned, distinct.astype(np.int64))
+        offsets = offsets_of(counts)
+        return cls(histories, most, offsets, friends, weights, owned, distinct.astype(np.int64))
+
+    def read(self, users: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return rows and weights of users' friends, [U, K]; -1 and 0 where there is none."""
+        starts, places = self.offsets[users], np.arange(self.most)
+        present = places < (self.offsets[users + 1] - starts)[:, None]
+        edges = (starts[:, None] + places)[present]
+        friends, weights = np.full(present.shape, -1, np.int64), np.zeros(present.shape, np.float32)
+        friends[present], weights[present] = self.friends[edges], self.weights[edges]
+        return friends, weights
 
     def of(
         self, users: NDArray[np.int64], shape: Shape, key: bytes, step: int
     ) -> tuple[Tensor, ...]:
         """Return friends' histories [R, K, T], weights [R, K], shares of next items [R, T, K]."""
-        most, length = self.friends.shape[1], shape.length
-        friends = self.friends[users]  # (U, K)
+        most, length = self.most, shape.length
+        friends, of_pairs = self.read(users)  # (U, K)
         present = friends >= 0
         histories = np.zeros((shape.rows, most, length), np.int64)
         histories[: len(users)][present] = self.histories.padded(friends[present], length).numpy()
         weights = np.zeros((shape.rows, most), np.float32)
-        weights[: len(users)] = self.weights[users]
+        weights[: len(users)] = of_pairs
         chosen = np.zeros((shape.rows, length, most), np.float32)
         targets = self.histories.padded(users, length + 1).numpy()[:, 1:, None]  # (U, T, 1)
         chosen[: len(users)] = self._shares(friends[:, None], targets)

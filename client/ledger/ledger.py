@@ -21,9 +21,10 @@ The caller acts on an entry only after the third row, so in the second row nothi
 its account. An anchor that is ahead, or more than one entry behind, means that one of the two files
 was replaced by an older copy: every method raises, and `client.ledger.recovery` is needed.
 
-A round that was charged but not answered has released nothing. Computing it again with the same
-parameters costs nothing more: only the first answer is ever stored, and only a stored answer
-leaves. Times are recorded, but no decision depends on them.
+A round that was charged but not answered, as after a crash, has released nothing. Computing it
+again with the same parameters costs nothing more: only the first answer is ever stored, and only a
+stored answer leaves. That a computation failed is an answer, too (`client.guard`). Times are
+recorded, but no decision depends on them.
 """
 
 from __future__ import annotations
@@ -231,20 +232,51 @@ class Ledger:
             Refused: the same round was charged with other parameters, or there is no room.
         """
         with self._session() as database:
-            if self._is_charged(database, entry):
-                return
-            if room is not None:
-                Outbox(database).check_room(entry.run, self._balance.charges, room)
-                self._balance.check_forms([entry.release])
-            check_limits(
-                [*self._balance.releases, entry.release],
-                f"round {entry.round} of run {entry.run}",
-                max_epsilon=max_epsilon,
-                max_if_all_collude=max_if_all_collude,
-                delta=delta,
-            )
-            with self._append(database, EntryType.CHARGE, entry.fields):
-                pass
+            limits = max_epsilon, max_if_all_collude, delta
+            if self._is_to_charge(database, entry, limits, room):
+                with self._append(database, EntryType.CHARGE, entry.fields):
+                    pass
+
+    def check_charge(
+        self,
+        entry: Entry,
+        *,
+        max_epsilon: float,
+        delta: float,
+        max_if_all_collude: float = math.inf,
+        room: Room | None = None,
+    ) -> None:
+        """Raise what `charge` would raise now; charge nothing.
+
+        Call it before private data are read: a refusal, which costs nothing, then takes no time
+        that depends on them. Arguments and errors are those of `charge`.
+        """
+        with self._session() as database:
+            limits = max_epsilon, max_if_all_collude, delta
+            self._is_to_charge(database, entry, limits, room)
+
+    def _is_to_charge(
+        self,
+        database: sqlite3.Connection,
+        entry: Entry,
+        limits: tuple[float, float, float],
+        room: Room | None,
+    ) -> bool:
+        """Return whether an entry is not charged yet, if it may be."""
+        if self._is_charged(database, entry):
+            return False
+        if room is not None:
+            Outbox(database).check_room(entry.run, self._balance.charges, room)
+            self._balance.check_forms([entry.release])
+        max_epsilon, max_if_all_collude, delta = limits
+        check_limits(
+            [*self._balance.releases, entry.release],
+            f"round {entry.round} of run {entry.run}",
+            max_epsilon=max_epsilon,
+            max_if_all_collude=max_if_all_collude,
+            delta=delta,
+        )
+        return True
 
     def refuse(self, code: Refusal, asked: Mapping[str, Any]) -> None:
         """Record a refused request with its parameters; costs nothing.

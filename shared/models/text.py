@@ -145,11 +145,7 @@ class AdaptedFeatures(nn.Module):
         if not self.blocks.attached:  # a saved model's
             return self.current
         adapters, known = self.blocks.adapters(), self._made_of
-        same = known is not None and (known.dtype, known.device) == (
-            adapters.dtype,
-            adapters.device,
-        )
-        if not (same and known is not None and torch.equal(known, adapters)):
+        if known is None or not _same_bits(known, adapters):
             with torch.no_grad():
                 self.current.copy_(self.start)
                 if adapters.any():
@@ -249,6 +245,13 @@ class TextRecommender(AttentionRecommender):
         """
         described = linear_by_user(states.detach(), self.feature_out.weight.detach(), None)
         return product_by_user(described, (vectors - vectors.detach()).mT)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two rows of numbers are the same, NaN included: weights may diverge."""
+    if (one.dtype, one.device) != (other.dtype, other.device):
+        return False
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def shape_of_model(model: ModelConfig, items: int) -> TextConfig:

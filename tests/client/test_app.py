@@ -341,15 +341,17 @@ def test_an_exception_reveals_nothing_to_the_coordinator(
     assert charged(site) == [release()]
 
 
-def test_a_failed_round_may_be_repeated_at_no_cost(
+def test_a_failed_round_is_paid_for_and_not_repeated(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = sites.make("alpha")
     with monkeypatch.context() as patch:
         patch.setattr(client.app, "train", lambda *_: 1 / 0)
         refused(app(sites.message(), at(site)), Refusal.FAILED)
-    assert change(app(sites.message(), at(site)))
+    refused(app(sites.message(), at(site)), Refusal.FAILED)
     assert charged(site) == [release()]
+    (answer,) = Site.load(site).open_ledger().outbox()
+    assert answer.arrays == ()
 
 
 @pytest.mark.parametrize(

@@ -115,15 +115,37 @@ def test_what_fails_in_preparation_is_not_paid_for(sites: Sites) -> None:
     assert house.ledger.releases() == []
 
 
-def test_a_computation_that_fails_is_paid_for_and_may_be_repeated(sites: Sites) -> None:
-    house, compute = House(sites, max_epsilon=cost(1)), Computation(failures=2)
-    for _ in range(2):
+def test_a_computation_that_fails_is_paid_for_and_is_not_repeated(sites: Sites) -> None:
+    """Not with other weights either: whether it fails may tell of the data, each time anew."""
+    house, compute = House(sites), Computation(failures=1)
+    with pytest.raises(RuntimeError, match="no memory"):
+        house.guard.train(sites.request(), ready(compute))
+    other = {name: value + 1 for name, value in sites.request().weights.items()}
+    for request in (sites.request(), sites.request(weights=other)):
+        with pytest.raises(RuntimeError, match="is not repeated"):
+            house.guard.train(request, ready(compute))
+    assert (compute.calls, house.ledger.releases()) == (1, [release()])
+    house.guard.train(sites.request(round=2), ready(compute))
+    assert (compute.calls, house.ledger.releases()) == (2, [release(steps=2)])
+
+
+def test_the_first_outcome_of_a_round_is_its_only_one(sites: Sites) -> None:
+    house = House(sites)
+
+    def overtaken() -> dict[str, Tensor]:
         with pytest.raises(RuntimeError, match="no memory"):
-            house.guard.train(sites.request(), ready(compute))
-        assert house.ledger.releases() == [release()]
-    house.guard.train(sites.request(), ready(compute))
-    assert compute.calls == 3
-    assert house.ledger.releases() == [release()]
+            house.guard.train(sites.request(), ready(Computation(failures=1)))
+        return ANSWER
+
+    with pytest.raises(RuntimeError, match="in another process"):
+        house.guard.train(sites.request(), ready(overtaken))
+
+    def overtaking() -> dict[str, Tensor]:
+        house.guard.train(sites.request(round=2), ready(Computation()))
+        raise RuntimeError("no memory")
+
+    answer = house.guard.train(sites.request(round=2), ready(overtaking))
+    assert bits(answer) == bits(house.guard.train(sites.request(round=2), ready(Computation())))
 
 
 def test_values_in_any_layout_are_kept(sites: Sites) -> None:

@@ -45,6 +45,18 @@ def test_a_model_whose_clipping_is_not_proven_is_refused_before_the_charge(
     assert Site.load(folder).open_ledger().releases() == []
 
 
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_what_would_overspend_is_refused_before_the_data_are_read(
+    sites: Sites, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs nothing: its time would tell how many users there are, as often as it is asked."""
+    monkeypatch.setattr(Site, "load_histories", lambda *_, **__: pytest.fail("the data were read"))
+    content = sites.request() if kind == "train" else evaluate_request(sites)
+    folder = sites.make("alpha", PRIVATE | {"policy.max_epsilon": 0.01})
+    reply = ask(folder, Message(content.to_content(), 1, kind))
+    assert refusal_in(reply) is Refusal.BUDGET
+
+
 def test_a_sound_model_passes_whatever_float32_makes_of_a_vanishing_gradient() -> None:
     """A norm over one number lets no gradient through but its rounding, many times enlarged."""
     model = Narrow()

@@ -241,6 +241,20 @@ def test_a_user_with_non_finite_arithmetic_adds_nothing_and_changes_no_other_use
     assert all(value.isfinite().all() for value in change.values())
 
 
+def test_adapters_that_diverge_between_steps_do_not_fail_one() -> None:
+    """By learning rate and decay. A failure after the charge would be an answer that costs less."""
+    catalogue = text_catalogue(ITEMS, 5)
+    shape = {"item_representation": "features", "layers": 1, "heads": 1, "trained": "scores"}
+    shape |= {"text_width": TEXT_WIDTH, "text_blocks": 2, "lora_rank": 2, "own_items": (1, 2)}
+    model = hostile_model(np.random.default_rng(0), TextRecommender, **shape)
+    assert isinstance(model, TextRecommender)
+    assert catalogue.text is not None
+    model.features.attach(catalogue.text)
+    plan = replace(PLAN, local_steps=12, learning_rate=1e4, weight_decay=1e4)
+    change = train(model, Histories.from_lists(OTHERS), plan, SystemRandom())
+    assert all(value.isfinite().all() for value in change.values())
+
+
 def test_a_longer_history_changes_nobodys_rounding() -> None:
     """Attention over a batch padded to 20 events rounds otherwise than over one padded to 13."""
     model = attack("amplified rounding", length=20)

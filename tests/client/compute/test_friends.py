@@ -130,8 +130,17 @@ def test_of_more_friends_than_are_read_a_hash_keeps_some() -> None:
     histories = Histories.from_lists([[1, 2]] * USERS, users=NAMES)
     beside = FriendsBeside.of_table(histories, FriendTable.from_edges(STAR), 3)
     first = sorted(NAMES[1:], key=lambda name: pair_hash("u0", name))[:3]
-    assert [NAMES[row] for row in beside.friends[0]] == first
-    assert (beside.friends[1:] == [0, -1, -1]).all()
+    read, _ = beside.read(np.arange(USERS))
+    assert [NAMES[row] for row in read[0]] == first
+    assert (read[1:] == [0, -1, -1]).all()
+
+
+def test_a_request_for_many_friends_takes_no_memory_where_there_are_few() -> None:
+    """Reading is not estimated, and before the charge: failing would tell how many users are."""
+    histories, table = Histories.from_lists([[1, 2]] * USERS, NAMES), FriendTable.from_edges(STAR)
+    few, many = (FriendsBeside.of_table(histories, table, most) for most in (8, 64))
+    for name in ("offsets", "friends", "weights", "owned", "distinct"):
+        assert np.array_equal(getattr(few, name), getattr(many, name))
 
 
 def test_a_table_beyond_the_bound_is_refused_and_names_nobody(tmp_path: Path) -> None:
@@ -140,9 +149,10 @@ def test_a_table_beyond_the_bound_is_refused_and_names_nobody(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"more than data\.friends_most = 7 others") as refused:
         friends_beside(file, histories, bound=7, most=8)
     assert "u0" not in str(refused.value)
-    assert friends_beside(file, histories, bound=8, most=9).friends.shape == (USERS, 9)
+    assert friends_beside(file, histories, bound=8, most=9).most == 9
     # A row that cannot be read is left out: a failure would tell of its users.
     file.write_text(file.read_text() + "u1,u1,,\nu2,nobody,,\nu2,u3,,near\n")
-    assert (friends_beside(file, histories, bound=8, most=8).friends[2] >= 0).sum() == 1
+    read, _ = friends_beside(file, histories, bound=8, most=8).read(np.array([2]))
+    assert (read >= 0).sum() == 1
     with pytest.raises(SiteError, match="is not there"):
         friends_beside(tmp_path / "gone.csv", histories, bound=8, most=8)
