@@ -9,7 +9,8 @@
 | 3, with another request than in the invitation       | refused before the charge                 |
 | 3, again, whose masked input is kept                 | the kept one                              |
 | 3, again, after a kill between charge and session    | is computed; the charge stands, once      |
-| 3, again, after a kill between session and outbox    | refused: dropped out of                   |
+| 3, again, after a kill between session and outbox,   | refused: dropped out of                   |
+|    or where the computation failed                   |                                           |
 | 3, in a session that the ledger says was answered    | refused: the session is an older copy     |
 | of an attempt that is not the last, or out of order, | refused: dropped out of                   |
 | or with other bytes than those that were answered    |                                           |

@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 
 from shared.data.catalogue import Catalogue
 
-__all__ = ["BUCKETS", "WordIndex", "bag_of", "index_of", "words_of"]
+__all__ = ["BUCKETS", "MOST_LETTERS", "WordIndex", "bag_of", "index_of", "words_of"]
 
 BUCKETS = 4096
 """W."""
-MOST_WORDS = 32
-"""Of a text that are read."""
+MOST_WORDS, MOST_LETTERS = 32, 2**10
+"""Of a text that are read: one user's text decides neither how long a step takes nor its memory."""
 K1, B = 1.5, 0.75
 """BM25's parameters."""
 _WORD = re.compile(r"[^\W_]+")
@@ -42,12 +42,12 @@ Floats = NDArray[np.float32]
 
 
 def words_of(text: str) -> list[str]:
-    """Return the first words of a text, in small letters and without accents.
+    """Return the first words of a text's first letters, in small letters and without accents.
 
     >>> words_of("Amélie (2001), SCI-FI")
     ['amelie', '2001', 'sci', 'fi']
     """
-    apart = unicodedata.normalize("NFKD", text.casefold())
+    apart = unicodedata.normalize("NFKD", text[:MOST_LETTERS].casefold())
     plain = "".join(letter for letter in apart if not unicodedata.combining(letter))
     return [match[0] for _, match in zip(range(MOST_WORDS), _WORD.finditer(plain), strict=False)]
 
@@ -60,7 +60,7 @@ def bag_of(text: str, attributes: Sequence[str] = ()) -> Floats:
         attributes: what the user has declared (`shared.data.queries`).
     """
     bag = np.zeros(BUCKETS, np.float32)
-    buckets, weights = _hashed(text, tuple(attributes))
+    buckets, weights = _hashed(text[:MOST_LETTERS], tuple(attributes))
     bag[buckets] = weights
     return bag
 

@@ -29,6 +29,7 @@ from shared.messages import (
     TrainReply,
     refusal_in,
 )
+from shared.models.query_text import MOST_LETTERS, bag_of, words_of
 from shared.outcomes import Refusal
 from tests.conftest import DESCRIBED, Sites, some_catalogue
 from tests.hostile.test_bounds import ask, evaluate_request, statistics_request
@@ -158,6 +159,13 @@ def test_a_site_answers_whatever_one_users_rows_are(
     left_out = read([*OTHERS, *bad]).dropped
     expected = bool(left_out["unreadable_user"] or left_out["unreadable_row"])
     assert ("unreadable" in caplog.text) is expected
+
+
+def test_one_users_long_query_takes_no_more_time_and_memory_than_another() -> None:
+    """One of a million letters took seconds, and memory that no estimate of a step counts."""
+    for letter in ("a", "\ufdfa", "a b "):
+        assert np.array_equal(bag_of(letter * 10**5), bag_of(letter * MOST_LETTERS))
+        assert sum(map(len, words_of(letter * 10**5))) <= 18 * MOST_LETTERS  # as Unicode expands
 
 
 def test_events_outside_of_a_sites_domains_are_as_if_they_were_not(sites: Sites) -> None:
