@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +28,7 @@ from client.site.statement import (
     Statement,
     epsilon_over_time,
     read_statement,
+    shown,
 )
 from shared.errors import ConfigError, LedgerError
 from shared.system.command_line import (
@@ -158,7 +158,7 @@ def _is_intact(site: Site) -> bool:
 def _print_repaired(site: Site, ledger: Ledger) -> None:
     spent = ledger.spent(site.policy.delta)
     output.print(
-        f"{ledger.verify()} entries, ε = {_shown(spent)} of {_shown(site.policy.max_epsilon)} "
+        f"{ledger.verify()} entries, ε = {shown(spent)} of {shown(site.policy.max_epsilon)} "
         "spent. Files that were replaced are in the same folder as *.set-aside-*."
     )
     if not ledger.trusted_fingerprint():
@@ -169,15 +169,15 @@ def _print_statement(statement: Statement) -> None:
     output.print(
         Text(
             f"{statement.organisation}, users '{statement.user_base}': spent ε = "
-            f"{_shown(statement.spent)} of {_shown(statement.limit)}, left "
-            f"{_shown(statement.left)} (δ = {statement.delta:g})"
+            f"{shown(statement.spent)} of {shown(statement.limit)}, left "
+            f"{shown(statement.left)} (δ = {statement.delta:g})"
         ),
         soft_wrap=True,
     )
     if statement.spent_if_all_collude > statement.spent:
         output.print(
             f"If all other organisations colluded with the coordinator: ε = "
-            f"{_shown(statement.spent_if_all_collude)}",
+            f"{shown(statement.spent_if_all_collude)}",
             soft_wrap=True,
         )
     if statement.runs:
@@ -203,19 +203,19 @@ def _runs(runs: tuple[RunCost, ...]) -> Table:
             "\n".join(f"{form.noise_multiplier:.4g}" for form in forms),
             "\n".join(f"{form.sample_rate:.4g}" for form in forms),
             "\n".join(str(form.steps) for form in forms),
-            _shown(run.epsilon),
-            _shown(run.cumulative),
+            shown(run.epsilon),
+            shown(run.cumulative),
             run.last[:10],
         )
     return table
 
 
 def _home(home: HomeCost) -> str:
-    limit = "no home.max_epsilon any more" if home.limit is None else f"{_shown(home.limit)}"
+    limit = "no home.max_epsilon any more" if home.limit is None else f"{shown(home.limit)}"
     return (
         f"Private home models, which your own users are shown: {home.models}, the last on "
-        f"{home.last[:10]}; spent ε = {_shown(home.spent)} of {limit}. With what left: ε = "
-        f"{_shown(home.together)}."
+        f"{home.last[:10]}; spent ε = {shown(home.spent)} of {limit}. With what left: ε = "
+        f"{shown(home.together)}."
     )
 
 
@@ -240,7 +240,3 @@ def _remaining_rounds(statement: Statement) -> str:
     number = "any number" if following.rounds is None else f"{following.rounds:,}"
     more = " or more" if following.at_least else ""
     return f"More rounds like the last one ({form}) that fit: {number}{more}."
-
-
-def _shown(epsilon: float) -> str:
-    return "∞" if epsilon == math.inf else f"{epsilon:.4g}"

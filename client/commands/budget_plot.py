@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from client.site.statement import Point, Statement
 from shared.errors import ConfigError
+from shared.system.pictures import check_picture, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "SPENT", "draw", "save"]
+__all__ = ["SPENT", "draw"]
 
-FORMATS = (".png", ".svg", ".pdf")
 SPENT, LIMIT = "#0072B2", "#D55E00"
 """Blue and vermilion, distinguishable with any colour vision (Okabe & Ito 2008)."""
 
@@ -30,11 +28,10 @@ def draw(statement: Statement, points: Sequence[Point], file: Path) -> None:
     """Draw ε after each charge as a step function, with the limit.
 
     Raises:
-        ConfigError: the file's suffix is not in `FORMATS`, it cannot be written, or there is
+        ConfigError: the file's suffix names no known form, it cannot be written, or there is
             nothing to draw.
     """
-    if file.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot {file}: choose a name that ends in {', '.join(FORMATS)}.")
+    check_picture(file)
     finite = [point for point in points if math.isfinite(point.epsilon)]
     if not finite:
         why = "no ε is finite: something left without noise" if points else "nothing is spent yet"
@@ -49,21 +46,7 @@ def draw(statement: Statement, points: Sequence[Point], file: Path) -> None:
     if len(finite) < len(points):
         _infinite(axes, points[len(finite)])
     _frame(axes, statement)
-    save(figure, file)
-
-
-def save(figure: Figure, file: Path) -> None:
-    """Write a picture in the form that its name says.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # letters of a name that the font lacks
-            figure.savefig(file, dpi=150)
-    except OSError as error:
-        raise ConfigError(f"--plot {file}: cannot be written ({error.strerror}).") from error
+    save_picture(figure, file)
 
 
 def _curve(axes: Axes, points: Sequence[Point]) -> None:

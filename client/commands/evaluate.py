@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from client.commands.choices_table import print_choices
-from client.commands.evaluate_plot import check_picture, draw_evaluation
+from client.commands.evaluate_plot import draw_evaluation
 from client.commands.options import JsonOption, SiteOption
 from client.commands.own_source import (
     DataOption,
@@ -30,6 +30,7 @@ from client.serving.quality import evaluate_published, load_compared
 from shared.errors import ConfigError
 from shared.rerank.settings import RerankConfig
 from shared.system.command_line import messages, output, table_of, write_json
+from shared.system.pictures import check_picture
 
 __all__ = ["evaluate_command"]
 

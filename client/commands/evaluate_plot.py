@@ -5,26 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.commands.budget_plot import FORMATS, SPENT, save
+from client.commands.budget_plot import SPENT
 from client.home.evaluate import NAMES, Evaluation
-from shared.errors import ConfigError
+from shared.system.pictures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_picture", "draw_evaluation"]
+__all__ = ["draw_evaluation"]
 
 OTHERS = "#999999"
-
-
-def check_picture(file: Path) -> None:
-    """Refuse a picture that cannot be drawn, before anything is computed.
-
-    Raises:
-        ConfigError: the file's suffix is not in `FORMATS`.
-    """
-    if file.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot {file}: choose a name that ends in {', '.join(FORMATS)}.")
 
 
 def draw_evaluation(measured: Evaluation, file: Path) -> None:
@@ -40,7 +30,7 @@ def draw_evaluation(measured: Evaluation, file: Path) -> None:
     for axes, name in zip(panels, ("hr", "ndcg", "mrr", "coverage"), strict=True):
         _bars(axes, measured, name)
     figure.suptitle(f"Last events of {measured.users:,} users")
-    save(figure, file)
+    save_picture(figure, file)
 
 
 def _bars(axes: Axes, measured: Evaluation, name: str) -> None:

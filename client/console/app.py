@@ -50,12 +50,13 @@ from client.console.drawings import (
 from client.console.evaluating import FIGURES, draw_figures, evaluation_job
 from client.console.health import Level, examine, read_serving, versions
 from client.console.jobs import FAULT, Job
-from client.console.templates import ASSETS, Templates, asset, shown
+from client.console.templates import ASSETS, Templates, asset
 from client.ledger.outbox import BODIES_KEPT, figures_of
 from client.logs import Event, Fields, cause, note
 from client.serving.service.admission import Admission
 from client.serving.service.status import ServiceError
 from client.site.site import Site
+from client.site.statement import shown
 from shared.errors import LedgerError, RequestError, SottoError
 
 __all__ = ["ANSWERS_SHOWN", "PartnerConsole"]

@@ -9,7 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["ASSETS", "Templates", "asset", "percent", "shown"]
+from client.site.statement import shown
+
+__all__ = ["ASSETS", "Templates", "asset", "percent"]
 
 ASSETS = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 """Files that a page loads, and their types."""
@@ -47,15 +49,6 @@ class Templates:
 def asset(name: str) -> bytes:
     """Return the content of one of `ASSETS`."""
     return (files("client.console") / "assets" / name).read_bytes()
-
-
-def shown(epsilon: float) -> str:
-    """Return an ε as people read it.
-
-    >>> shown(1.23456), shown(float("inf"))
-    ('1.235', '∞')
-    """
-    return "∞" if epsilon == math.inf else f"{epsilon:.4g}"
 
 
 def percent(share: float) -> str:

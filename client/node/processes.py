@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from client.site.proxies import bypass_loopback
 from client.site.site import Site
 from shared.errors import SiteError
-from shared.system.supervise import Account, Program
+from shared.system.supervise import Account, Program, program_path
 
 __all__ = ["accounts", "environment", "executor", "supernode"]
 
@@ -98,12 +97,8 @@ def environment(site: Site) -> dict[str, str]:
 
     Loopback, where the two processes meet, is excluded from HTTP proxies.
     """
-    own = {"FLWR_HOME": str(site.flower_home), "PATH": _path()}
+    own = {"FLWR_HOME": str(site.flower_home), "PATH": program_path()}
     return os.environ | _OFF | bypass_loopback(os.environ) | own
-
-
-def _path() -> str:
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _quoted(folder: str) -> str:

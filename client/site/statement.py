@@ -29,7 +29,17 @@ __all__ = [
     "Statement",
     "epsilon_over_time",
     "read_statement",
+    "shown",
 ]
+
+
+def shown(epsilon: float) -> str:
+    """Return an ε as people read it.
+
+    >>> shown(1.23456), shown(float("inf"))
+    ('1.235', '∞')
+    """
+    return "∞" if epsilon == math.inf else f"{epsilon:.4g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def estimate_engagement(histories: Histories, items: int, gap_minutes: float = 3
     if mean == 0:
         return Engagement(np.zeros(items + 1), 0.0)
     expected = of_position[position]
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    user = histories.rows
     expected = (
         expected * _ratios(user, further, expected, len(histories), _PRIOR_OF_USER * mean)[user]
     )

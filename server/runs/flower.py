@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +22,7 @@ import tomli_w
 from server.settings import Settings
 from shared.errors import ServerError
 from shared.system.files import write_atomically
+from shared.system.supervise import program_path
 
 __all__ = [
     "Flower",
@@ -218,7 +218,9 @@ def flower_environment(settings: Settings) -> dict[str, str]:
     They connect to each other on loopback, and no proxy reaches that.
     """
     home = str(settings.flower_home)
-    return os.environ | _OFF | without_proxy(os.environ) | {"FLWR_HOME": home, "PATH": _path()}
+    return (
+        os.environ | _OFF | without_proxy(os.environ) | {"FLWR_HOME": home, "PATH": program_path()}
+    )
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
@@ -239,14 +241,10 @@ def find_program(name: str) -> str:
     Raises:
         ServerError: it is not installed.
     """
-    file = shutil.which(name, path=_path())
+    file = shutil.which(name, path=program_path())
     if file is None:
         raise ServerError(f"{name} is not installed: pip install 'flwr==1.41.*'.")
     return file
-
-
-def _path() -> str:
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _run(row: Mapping[str, Any]) -> FlowerRun:

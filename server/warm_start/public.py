@@ -105,7 +105,7 @@ def co_occurrence_directions(public: Histories, items: int, size: int) -> Floats
     1 / √(events + 20), times the square root of the singular value.
     """
     lengths = np.maximum(public.lengths, 1)
-    users = np.repeat(np.arange(len(public)), public.lengths)
+    users = public.rows
     counts = np.bincount(public.items, minlength=items + 1)[1:]
     values = 1 / np.sqrt(lengths[users] * (counts[public.items - 1] + _DAMPING))
     matrix = csr_matrix((values, (users, public.items - 1)), shape=(len(public), items))

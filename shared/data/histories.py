@@ -119,6 +119,15 @@ class Histories:
         """Number of events of each user, [N]."""
         return np.diff(self.offsets)
 
+    @property
+    def rows(self) -> Ints:
+        """Number of each event's user, in 0..N-1, [events].
+
+        >>> Histories.from_lists([[3, 1], [], [2]]).rows
+        array([0, 0, 2])
+        """
+        return np.repeat(np.arange(len(self)), self.lengths)
+
     def select(self, rows: npt.ArrayLike) -> Histories:
         """Return the users with these row numbers, in this order."""
         rows = np.asarray(rows, np.int64).reshape(-1)

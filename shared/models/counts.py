@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from torch import Tensor
 
@@ -146,7 +145,7 @@ class Markov:
         counts = item_counts(histories, items)
         if not counts.any():
             raise ValueError("no events: there is nothing to count")
-        same_user = np.diff(_users(histories)) == 0
+        same_user = np.diff(histories.rows) == 0
         before, after = histories.items[:-1][same_user], histories.items[1:][same_user]
         pairs = coo_array((np.ones(len(after)), (before, after - 1)), shape=(items + 1, items))
         return cls(pairs.tocsr(), smoothing * counts / counts.sum())
@@ -174,16 +173,11 @@ def _tensor(values: Any) -> Tensor:  # noqa: ANN401
 def _clipped_sum(histories: Histories, items: int, clip_norm: float) -> Tensor:
     """Sum each user's 0/1 vector, scaled to L2 norm at most `clip_norm`, as float64 [V]."""
     _check_items(histories, items)
-    pairs = np.unique(_users(histories) * (items + 1) + histories.items)  # distinct (user, item)
+    pairs = np.unique(histories.rows * (items + 1) + histories.items)  # distinct (user, item)
     user, item = np.divmod(pairs, items + 1)
     distinct = np.bincount(user, minlength=len(histories))  # [users]; the squared norms
     weights = np.minimum(1.0, clip_norm / np.sqrt(distinct[user]))
     return torch.from_numpy(np.bincount(item, weights=weights, minlength=items + 1)[1:])
-
-
-def _users(histories: Histories) -> NDArray[np.int64]:
-    """Return the user number (0-based) of each event."""
-    return np.repeat(np.arange(len(histories)), histories.lengths)
 
 
 def _check_items(histories: Histories, items: int) -> None:

@@ -56,7 +56,7 @@ def capped_item_counts(histories: Histories, items: int, caps: InfluenceCaps) ->
     """
     if not caps.item:
         return np.bincount(histories.items, minlength=items + 1)[1:].astype(np.float64)
-    pairs, counts = np.unique(_users(histories) * (items + 1) + histories.items, return_counts=True)
+    pairs, counts = np.unique(histories.rows * (items + 1) + histories.items, return_counts=True)
     capped = np.minimum(counts, caps.item)
     return np.bincount(pairs % (items + 1), capped, items + 1)[1:].astype(np.float64)
 
@@ -108,14 +108,10 @@ def influence_factors(
 
 def _with_repeats(histories: Histories) -> NDArray[np.bool_]:
     """Return which users have an item twice, [N]."""
-    user = _users(histories)
+    user = histories.rows
     size = int(histories.items.max(initial=0)) + 1
     pairs = np.sort(user * size + histories.items)
     repeats = pairs[1:][pairs[1:] == pairs[:-1]] // size
     marked = np.zeros(len(histories), np.bool_)
     marked[repeats] = True
     return marked
-
-
-def _users(histories: Histories) -> Ints:
-    return np.repeat(np.arange(len(histories)), histories.lengths)

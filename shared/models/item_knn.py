@@ -30,7 +30,7 @@ def item_pairs(histories: Histories) -> int:
 
 def user_items(histories: Histories, items: int) -> csr_array:
     """Return which user has which item, repeats once, as scipy CSR [N, V] of 0.0 and 1.0."""
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    user = histories.rows
     pairs = np.unique(user * np.int64(items) + histories.items - 1)
     row, column = np.divmod(pairs, items)
     return csr_array((np.ones(len(pairs)), (row, column)), shape=(len(histories), items))

@@ -38,7 +38,7 @@ def count_transitions(
         scipy CSR [V + 1, V], float64: in row i, column j - 1, the sum over d of w_d times the
         number of times that j came d events after i. Row 0 is empty. Memory: O(events * weights).
     """
-    user = np.repeat(np.arange(len(histories)), histories.lengths)  # (events,)
+    user = histories.rows  # (events,)
     counted, before, after, whose = list[Any](), list[Any](), list[Any](), list[Any]()
     for distance, weight in enumerate(weights, start=1):
         same_user = user[distance:] == user[:-distance]

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shared.errors import ProcessError
@@ -40,6 +41,7 @@ __all__ = [
     "Restart",
     "Start",
     "keep_running",
+    "program_path",
 ]
 
 _POLL = 0.1
@@ -307,6 +309,11 @@ def _secret_pipe(secret: bytes, account: Account | None) -> Iterator[int]:
         yield reading
     finally:
         os.close(reading)
+
+
+def program_path() -> str:
+    """Return the PATH on which programs beside this Python come first."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def _stop(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:

@@ -128,6 +128,6 @@ def _key(histories: Histories) -> bytes:
 
 
 def _repeats(histories: Histories) -> bool:
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    user = histories.rows
     pairs = user * (int(histories.items.max(initial=0)) + 1) + histories.items
     return len(np.unique(pairs)) < len(pairs)

@@ -64,7 +64,7 @@ def limit(histories: Histories, limits: EventLimits) -> tuple[Histories, dict[st
 
     Users with fewer than two events left are dropped, as a partner's data are read.
     """
-    rows = np.repeat(np.arange(len(histories)), histories.lengths)
+    rows = histories.rows
     marks = limits.dropped(rows, histories.items, histories.times)
     kept = histories.keep(~np.logical_or.reduce(list(marks.values())))
     dropped = {reason: int(marked.sum()) for reason, marked in marks.items()}

@@ -54,5 +54,5 @@ def how_shown(
 
 def _without(histories: Histories, item: int) -> NDArray[np.int64]:
     """Return the users who do not have an item."""
-    user = np.repeat(np.arange(len(histories)), histories.lengths)
+    user = histories.rows
     return np.setdiff1d(np.arange(len(histories)), user[histories.items == item])

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.errors import ConfigError
+from shared.system.pictures import check_picture, save_picture
 from simulations.calibrate.numbers import MOMENT, STEP, Calibration, Fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FORMATS", "draw"]
+__all__ = ["draw"]
 
-FORMATS = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Distinguishable with any colour vision (Okabe and Ito, 2008); markers differ too."""
 MARKERS = "osD^vP"
@@ -30,8 +28,7 @@ def draw(calibrations: Sequence[Calibration], fits: Sequence[Fit], file: Path) -
     Raises:
         ConfigError: the file's suffix names no known format, or it cannot be written.
     """
-    if file.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot {file}: choose a name that ends in {', '.join(FORMATS)}.")
+    check_picture(file)
     from matplotlib.figure import Figure  # noqa: PLC0415 it takes half a second to import
 
     figure = Figure(figsize=(10, 5) if fits else (6, 5), layout="constrained")
@@ -41,12 +38,7 @@ def draw(calibrations: Sequence[Calibration], fits: Sequence[Fit], file: Path) -
         _rounds(panels[1], fits)
     for axes in panels:
         _frame(axes, [one.epsilon for one in calibrations], calibrations[0].delta)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # letters that the font lacks
-            figure.savefig(file, dpi=150)
-    except OSError as error:
-        raise ConfigError(f"--plot {file}: cannot be written ({error.strerror}).") from error
+    save_picture(figure, file)
 
 
 def _noise(axes: Axes, calibrations: Sequence[Calibration]) -> None:

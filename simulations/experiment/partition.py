@@ -94,7 +94,7 @@ def dominant_genres(dataset: Dataset) -> Ints:
     """
     catalogue, histories = dataset.catalogue, dataset.histories
     names = sorted({genre for genres in catalogue.genres for genre in genres})
-    users = np.repeat(np.arange(len(histories)), histories.lengths)  # (events,)
+    users = histories.rows  # (events,)
     counts = np.zeros((max(len(names), 1), len(histories)))  # (G, N)
     for number, name in enumerate(names):
         carries = np.array([False, *(name in genres for genres in catalogue.genres)])  # (V + 1,)

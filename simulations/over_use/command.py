@@ -14,9 +14,10 @@ from shared.config import PrivacyConfig, Trust
 from shared.errors import ConfigError
 from shared.over_use_task import OverUseTask
 from shared.system.command_line import messages, output, write_json
+from shared.system.pictures import check_picture
 from simulations.experiment.config import Engine
 from simulations.over_use.federation import Plan
-from simulations.over_use.plot import check_format, draw
+from simulations.over_use.plot import draw
 from simulations.over_use.run import FILE, Experiment, run_experiment
 from simulations.over_use.task import COHORT, COHORT_TASK, DATA_TASK, read_task
 
@@ -85,7 +86,7 @@ def over_use_command(  # noqa: PLR0913 each is a command-line option
     sotto-lab over-use --epsilons 1,8 --plot over-use.png
     """
     if plot is not None:
-        check_format(plot)
+        check_picture(plot)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out}: the folder is not empty. Choose a new one.")
     stated = {"hours": hours, "events": events, "days": days, "weeks": weeks}

@@ -6,39 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import ConfigError
+from shared.system.pictures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_format", "draw"]
+__all__ = ["draw"]
 
-FORMATS = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Distinguishable with any colour vision (Okabe and Ito, 2008); markers differ too."""
 MARKERS = "osD^vP"
 GREY = "#666666"
 
 
-def check_format(file: Path) -> None:
-    """Refuse a file name whose suffix names no known format.
+def draw(result: Mapping[str, Any], file: Path) -> None:
+    """Draw calibration and AUROC of a result.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the file cannot be written.
     """
-    if file.suffix.lower() not in FORMATS:
-        raise ConfigError(f"--plot {file}: choose a name that ends in {', '.join(FORMATS)}.")
-
-
-def draw(result: Mapping[str, Any], file: Path) -> None:
-    """Draw calibration and AUROC of a result."""
     from matplotlib.figure import Figure  # noqa: PLC0415 it takes half a second to import
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _calibration(left, result)
     _auroc(right, result)
-    figure.savefig(file)
+    save_picture(figure, file)
 
 
 def _calibration(axes: Axes, result: Mapping[str, Any]) -> None:

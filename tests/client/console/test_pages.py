@@ -14,8 +14,9 @@ import pytest
 
 import client.console
 from client.console.app import VIEWS, PartnerConsole
-from client.console.templates import ASSETS, asset, shown
+from client.console.templates import ASSETS, asset
 from client.site.site import Site
+from client.site.statement import shown
 from shared.outcomes import Refusal
 from tests.client.console.desks import (
     ORGANISATION,
