@@ -3,7 +3,7 @@
 - `run`: starts and stops it; where it may listen.
 - `access`: who may look: token, session, Host, Origin; what a browser may do with a page.
 - `app`: its pages and actions. `templates`: makes HTML of them, from `pages/` and `assets/`.
-- `accounts`: what left, and what is left, from the ledger.
+- `accounts`: what left, and what is left, from the ledger; `account_pictures` draws it.
 - `desk`: model, data and home model, loaded in the background.
 - `trial`: recommendations to look at: users, titles, histories, the home blend.
 - `jobs`: work in the background with progress: `evaluating` and `checking`.

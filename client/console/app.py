@@ -19,10 +19,8 @@ What is wrong with a request is said as {"message": ...} with status 400. Nothin
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +33,11 @@ from starlette.types import ASGIApp
 
 from client.console import trial
 from client.console.access import Access, Guard
-from client.console.accounts import DAYS, Accounts, Books, SentRelease
+from client.console.account_pictures import draw_curve, draw_gauge, draw_steps
+from client.console.accounts import Accounts, Books, SentRelease
 from client.console.checking import check_job
 from client.console.desk import Desk, Table
-from client.console.drawings import (
-    Step,
-    curve,
-    difference_bar,
-    gauge,
-    heat,
-    parts_bar,
-    staircase,
-)
+from client.console.drawings import difference_bar, heat, parts_bar
 from client.console.evaluating import FIGURES, draw_figures, evaluation_job
 from client.console.health import Level, examine, read_serving, versions
 from client.console.jobs import FAULT, Job
@@ -56,7 +47,6 @@ from client.logs import Event, Fields, cause, note
 from client.serving.service.admission import Admission
 from client.serving.service.status import ServiceError
 from client.site.site import Site
-from client.site.statement import shown
 from shared.errors import LedgerError, RequestError, SottoError
 
 __all__ = ["ANSWERS_SHOWN", "PartnerConsole"]
@@ -229,7 +219,7 @@ class PartnerConsole:
             "Overview",
             books=books if readable else None,
             problem="" if readable else str(books),
-            gauge=_gauge(books) if isinstance(books, Books) else "",
+            gauge=draw_gauge(books) if isinstance(books, Books) else "",
             facts=facts,
             worst=worst,
             table=self.desk.table,
@@ -245,7 +235,7 @@ class PartnerConsole:
             "What left my building",
             books=books,
             answers=_answers_before(books, _number(request.query_params.get("before"))),
-            pictures=_steps(books),
+            pictures=draw_steps(books),
         )
 
     def _answer(self, request: Request) -> Response:
@@ -270,8 +260,8 @@ class PartnerConsole:
             "budget.html",
             "What is left",
             books=books,
-            gauge=_gauge(books),
-            pictures=_curve(books),
+            gauge=draw_gauge(books),
+            pictures=draw_curve(books),
             policy=self.site.policy,
             population=self.site.population,
         )
@@ -436,65 +426,3 @@ def _answers_before(books: Books, before: int | None) -> _Answers:
         runs.setdefault(one.answer.run, []).append(one)
     older = page[-1].answer.number if len(sent) > len(page) else None
     return _Answers([(run, costs[run], own) for run, own in runs.items()], older)
-
-
-def _gauge(books: Books) -> str:
-    return gauge("budget-gauge", books.statement.spent, books.statement.limit)
-
-
-def _steps(books: Books) -> list[str]:
-    """Return what each answer cost, for wide and for narrow pages; nothing without noise."""
-    steps: list[Step] = []
-    for one in reversed(books.sent):
-        if one.so_far is None or one.so_far == math.inf:
-            continue
-        answer = one.answer
-        steps.append(
-            Step(
-                run=answer.run,
-                at=datetime.fromisoformat(answer.at),
-                before=steps[-1].after if steps else 0.0,
-                after=one.so_far,
-                kind=answer.kind,
-                label=f"{answer.kind}, round {answer.round}: ε = {shown(one.so_far)} by then",
-            )
-        )
-    if not steps:
-        return []
-    words = f"{len(steps)} steps, up to ε = {shown(steps[-1].after)}."
-    return [
-        staircase(
-            f"left-{'wide' if wide else 'narrow'}",
-            steps,
-            limit=books.statement.limit,
-            wide=wide,
-            description=words,
-        )
-        for wide in (True, False)
-    ]
-
-
-def _curve(books: Books) -> list[str]:
-    """Return ε over time, for wide and for narrow pages; nothing where no ε is finite."""
-    statement, coming = books.statement, books.forecast
-    points = [(point.at, point.epsilon) for point in books.points]
-    if not any(epsilon < math.inf for _, epsilon in points):
-        return []
-    after: list[tuple[datetime, float]] = []
-    if coming is not None:
-        every = coming.pace or timedelta(days=DAYS["every month"])
-        after = [(coming.last + every * n, cost) for n, cost in enumerate(coming.costs, start=1)]
-    words = f"ε grew to {shown(statement.spent)} of {shown(statement.limit)}."
-    if after:
-        words += f" {len(after)} more refreshes would bring it to {shown(after[-1][1])}."
-    return [
-        curve(
-            f"budget-{'wide' if wide else 'narrow'}",
-            points,
-            limit=statement.limit,
-            future=after,
-            wide=wide,
-            description=words,
-        )
-        for wide in (True, False)
-    ]

@@ -202,27 +202,29 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         caps=caps,
     )
     reach = max(window, WINDOW * attention, *(memory.events for memory in MEMORIES))
-    inputs, targets = counted.select(rows), histories.items[histories.offsets[1:][rows] - 1]
+    last = histories.items[histories.offsets[1:][rows] - 1]
+    targets = _Targets(inputs=counted.select(rows), asked=last, items=items, window=reach, k=k)
     rankings: dict[str, Ranking] = {}
     for name, scorer in scorers.items():
         say(f"ranking: {NAMES[name]}", 1 - (len(scorers) - len(rankings)) / steps)
-        rankings[name] = rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
+        rankings[name] = targets.rank(scorer)
     reranked = {}
-    for name in RERANKED if reranker is not None else ():
-        assert reranker is not None
-        scorer = Reordered(scorers[name], reranker, logits=name == "federated")
-        after = rank_users(scorer, inputs, targets, items=items, window=reach, k=k)
-        counts, genres = item_counts(counted, items).numpy(), reranker.items.genres
-        before_after = (rankings[name], after)
-        one, other = (price_of(ranking, inputs, counts, genres) for ranking in before_after)
-        reranked[name] = one, other
-    befriended = None
+    if reranker is not None:
+        counts = item_counts(counted, items).numpy()
+        for name in RERANKED:
+            after = targets.rank(Reordered(scorers[name], reranker, logits=name == "federated"))
+            reranked[name] = (
+                price_of(rankings[name], targets.inputs, counts, reranker.items.genres),
+                price_of(after, targets.inputs, counts, reranker.items.genres),
+            )
+    choice = None
     if friends is not None:
         home = scorers["federated_home"]
         assert isinstance(home, HomeModel)
         befriended, choice = _befriend(counted, home, friends, chosen, caps)
         if befriended.friends is not None:
-            rankings[FRIENDS] = rank_with_friends(befriended, inputs, targets, reach, k)
+            given = targets.inputs, targets.asked
+            rankings[FRIENDS] = rank_with_friends(befriended, *given, reach, k)
     gains = {
         name: ndcg_gains(ranking.ranks.numpy(), ranking.k) for name, ranking in rankings.items()
     }
@@ -240,11 +242,36 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         if "before" in federated
         else None,
         reranked=reranked,
-        friends=choice if friends is not None else None,
+        friends=choice,
         befriending=_difference(gains[FRIENDS], gains["federated_home"])
         if FRIENDS in gains
         else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Targets:
+    """The events that are asked for, and how they are ranked.
+
+    Attributes:
+        inputs: N histories, each without its target.
+        asked: the targets, int64 [N].
+        items: V, the size of the catalogue.
+        window: events that a model reads.
+        k: the cut-off.
+    """
+
+    inputs: Histories
+    asked: NDArray[np.int64]
+    items: int
+    window: int
+    k: int
+
+    def rank(self, scorer: Scorer) -> Ranking:
+        """Rank every target with a model."""
+        return rank_users(
+            scorer, self.inputs, self.asked, items=self.items, window=self.window, k=self.k
+        )
 
 
 def _befriend(
