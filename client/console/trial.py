@@ -27,7 +27,7 @@ __all__ = [
 
 MOST_EVENTS, MOST_ITEMS, LONGEST_TEXT = 1000, 50, 200
 """Events of a history; items of a list; characters of what is typed."""
-_MOST_REASONS = 12
+_MOST_TITLES = _MOST_REASONS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ def text_of(fields: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def find_titles(table: Table, text: str, most: int = 12) -> list[Choice]:
-    """Return items whose title or id holds all words of a text.
+def find_titles(table: Table, text: str) -> list[Choice]:
+    """Return at most twelve items whose title or id holds all words of a text.
 
     Those that begin with the text come first, and of alike ones the most popular of the source.
     """
@@ -180,7 +180,7 @@ def find_titles(table: Table, text: str, most: int = 12) -> list[Choice]:
     found.sort(
         key=lambda number: (not table.titles[number].startswith(wanted), -shares[number + 1])
     )
-    return [_choice(table, number) for number in found[:most]]
+    return [_choice(table, number) for number in found[:_MOST_TITLES]]
 
 
 def try_it(table: Table, question: Question) -> Trial:

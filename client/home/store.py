@@ -38,7 +38,7 @@ from shared.models.attention import AttentionRecommender
 from shared.models.attention_config import AttentionConfig
 from shared.system.files import PRIVATE, write_atomically
 
-__all__ = ["HOME_FILE", "domains_of", "guarantee_of", "load_home", "save_home"]
+__all__ = ["HOME_FILE", "domains_of", "load_home", "save_home"]
 
 HOME_FILE = "home.safetensors"
 """Its name in a site's folder."""
@@ -120,7 +120,7 @@ def load_home(file: Path, federated: Scorer, catalogue: str, *, private: bool = 
     about, arrays = _read(file)
     if about["catalogue"] != catalogue:
         raise DataError("made for another catalogue", file=file, remedy=_REMEDY)
-    if private and _guarantee(about) is None:
+    if private and "epsilon" not in about:
         raise DataError("it holds exact counts, and home.private = true", file=file, remedy=_REMEDY)
     items, memory = int(about["items"]), Memory(int(about["events"]), float(about["decay"]))
     counts = csr_array(
@@ -206,15 +206,6 @@ def _prior(
     return own.prior_with(federated) if json.loads(about["mean"]) else own.prior
 
 
-def guarantee_of(file: Path) -> Guarantee | None:
-    """Return what a home model keeps between the organisation's users; None for an exact one.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    return _guarantee(_read(file)[0])
-
-
 def domains_of(file: Path) -> tuple[str, ...]:
     """Return the domains of the catalogue that a home model ranks; none for all of it.
 
@@ -234,9 +225,3 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     if about.get("form") != _FORM:
         raise DataError("not a home model of this version", file=file, remedy=_REMEDY)
     return about, arrays
-
-
-def _guarantee(about: Mapping[str, str]) -> Guarantee | None:
-    if "epsilon" not in about:
-        return None
-    return Guarantee(float(about["epsilon"]), float(about["delta"]))

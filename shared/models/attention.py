@@ -495,7 +495,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> AttentionRecommender:
     """
     features = public_features(model, catalogue) if model.items.uses_features else None
     recommender = AttentionRecommender(attention_config(model, len(catalogue)), features)
-    draw_frozen(recommender, INITIAL_STD)
+    draw_frozen(recommender)
     return recommender
 
 

@@ -21,11 +21,11 @@ INITIAL_STD = 0.02
 """Standard deviation of initial weights, as in arXiv:2309.07602."""
 
 
-def draw_frozen(model: nn.Module, std: float) -> None:
+def draw_frozen(model: nn.Module) -> None:
     """Draw the frozen matrices of a model anew that its start drew at random.
 
-    An isometry (see `isometry`) takes the place of `feature_in`, and uniform numbers of the given
-    deviation that of the others. What the start set to zeros or to the identity stays.
+    An isometry (see `isometry`) takes the place of `feature_in`, and uniform numbers of deviation
+    `INITIAL_STD` that of the others. What the start set to zeros or to the identity stays.
     """
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -36,7 +36,7 @@ def draw_frozen(model: nn.Module, std: float) -> None:
             else:
                 numbers = _random(name, weight.numel()) >> np.uint64(40)  # 24 bits: exact
                 uniform = numbers.astype(np.float32) * np.float32(2**-23) - np.float32(1)
-                drawn = uniform * np.float32(std * math.sqrt(3))
+                drawn = uniform * np.float32(INITIAL_STD * math.sqrt(3))
                 weight.copy_(torch.from_numpy(drawn).view_as(weight))
 
 

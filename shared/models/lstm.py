@@ -43,7 +43,7 @@ from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
 from shared.models.blocks import Block
-from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.frozen import draw_frozen
 from shared.models.item_scores import ItemScores
 from shared.models.products import product_by_user
 
@@ -332,7 +332,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> LstmRecommender:
     """
     features = public_features(model, catalogue) if model.items.uses_features else None
     recommender = LstmRecommender(shape_of_model(model, len(catalogue)), features)
-    draw_frozen(recommender, INITIAL_STD)
+    draw_frozen(recommender)
     return recommender
 
 

@@ -32,7 +32,7 @@ from shared.data.catalogue import Catalogue
 from shared.data.feature_blocks import MOST_BLOCKS
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
-from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.frozen import draw_frozen
 from shared.models.gates import GATES_SCALE, LARGEST_GATE
 from shared.models.item_scores import ItemScores
 from shared.models.products import linear_by_user
@@ -191,7 +191,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> ModalitiesRecommender:
     features = public_features(model, catalogue)
     shape = shape_of_model(model, len(catalogue))
     recommender = ModalitiesRecommender(shape, features, catalogue.block_sizes)
-    draw_frozen(recommender, INITIAL_STD)
+    draw_frozen(recommender)
     return recommender
 
 

@@ -34,7 +34,7 @@ from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import LAYERS_ALIVE, AttentionConfig, extended
-from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.frozen import draw_frozen
 from shared.models.item_scores import ItemScores
 from shared.models.losses import loss_per_user
 from shared.models.offsets import OFFSET_SCALE
@@ -198,7 +198,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> QueryRecommender:
     """
     features = public_features(model, catalogue) if model.items.uses_features else None
     recommender = QueryRecommender(shape_of_model(model, len(catalogue)), features)
-    draw_frozen(recommender, INITIAL_STD)
+    draw_frozen(recommender)
     return recommender
 
 

@@ -194,11 +194,11 @@ def frozen_fingerprint(model: ModelConfig) -> str:
     """Return the fingerprint of the weights that `build` freezes; the catalogue has no part."""
     import torch  # noqa: PLC0415 takes seconds
 
-    from shared.models.frozen import INITIAL_STD, draw_frozen, fingerprint  # noqa: PLC0415 as torch
+    from shared.models.frozen import draw_frozen, fingerprint  # noqa: PLC0415 as torch
 
     with torch.random.fork_rng([]):
         made = bare(model, items=1)
-    draw_frozen(made, INITIAL_STD)
+    draw_frozen(made)
     return fingerprint(made)
 
 

@@ -38,7 +38,7 @@ from shared.config import ModelConfig
 from shared.data.catalogue import Catalogue
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import LAYERS_ALIVE, AttentionConfig, extended
-from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.frozen import draw_frozen
 from shared.models.losses import next_item_pairs
 from shared.models.products import product_by_user
 
@@ -211,7 +211,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> SocialRecommender:
     """
     features = public_features(model, catalogue) if model.items.uses_features else None
     recommender = SocialRecommender(shape_of_model(model, len(catalogue)), features)
-    draw_frozen(recommender, INITIAL_STD)
+    draw_frozen(recommender)
     return recommender
 
 

@@ -40,7 +40,7 @@ from shared.errors import ConfigError
 from shared.models.attention import AttentionRecommender, public_features
 from shared.models.attention_config import AttentionConfig, extended
 from shared.models.dropout import BITS, Dropout
-from shared.models.frozen import INITIAL_STD, draw_frozen
+from shared.models.frozen import draw_frozen
 from shared.models.losses import loss_per_user, next_item_pairs, sampled_loss_per_user
 from shared.models.products import linear_by_user, product_by_user
 from shared.models.text_blocks import TextBlocks
@@ -289,7 +289,7 @@ def build(model: ModelConfig, catalogue: Catalogue) -> TextRecommender:
                 f"model.{name} = {has}, or make the catalogue anew."
             )
     recommender = TextRecommender(shape_of_model(model, len(catalogue)), features)
-    draw_frozen(recommender, INITIAL_STD)
+    draw_frozen(recommender)
     recommender.features.attach(text)
     return recommender
 

@@ -74,14 +74,14 @@ def write_atomically(
     _sync(file.parent)
 
 
-def create_atomically(file: Path, content: bytes, *, mode: int = PRIVATE) -> None:
-    """Create a file durably in one step.
+def create_atomically(file: Path, content: bytes) -> None:
+    """Create a file durably in one step, readable by the owner alone.
 
     Raises:
         FileExistsError: there is one, which stays as it is.
         OSError: it cannot be written; there is none.
     """
-    with _written_beside(file, content, mode) as new:
+    with _written_beside(file, content, PRIVATE) as new:
         os.link(new, file)  # the one step that fails where the name is taken
         new.unlink()
     _sync(file.parent)
