@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,9 @@ def bound_friends_command(
         f"a history; {befriended:,} users have one. In site.toml, under [data]:",
         soft_wrap=True,
     )
-    output.print(f'  bounded_friends = "{out}"\n  friends_most = {most}', markup=False)
+    # A relative path in site.toml begins at its folder.
+    named = out if out.is_absolute() else os.path.relpath(out, folder)
+    output.print(f'  bounded_friends = "{named}"\n  friends_most = {most}', markup=False)
     output.print(
         "What a run claims is about this table: a user who is removed goes with all rows here that "
         "name the user. Which other rows would be here without that user is no part of the claim.",

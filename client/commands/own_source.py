@@ -30,6 +30,7 @@ __all__ = [
     "TimeColumnOption",
     "UserColumnOption",
     "find_source",
+    "read_id_rows",
     "read_ids",
     "site_in",
 ]
@@ -54,7 +55,7 @@ DomainOption = Annotated[
     typer.Option(
         "--domain",
         metavar="NAME",
-        help="With --data: domain of the catalogue that your items are of; may be repeated.",
+        help="Without a site: domain of the catalogue that your items are of; may be repeated.",
         show_default="all of the catalogue",
     ),
 ]
@@ -141,7 +142,12 @@ def _of_site(site: Site) -> OwnSource:
 
 
 def read_ids(file: Path, role: str, name: str) -> list[str]:
-    """Return the distinct canonical ids in a column of a table, in order.
+    """Return the distinct canonical ids in a column of a table, in order; see `read_id_rows`."""
+    return list(read_id_rows(file, role, name))
+
+
+def read_id_rows(file: Path, role: str, name: str) -> dict[str, int]:
+    """Return the distinct canonical ids in a column of a table, in order, with their first rows.
 
     Args:
         file: CSV, TSV or Parquet.
@@ -166,4 +172,7 @@ def read_ids(file: Path, role: str, name: str) -> list[str]:
                 value=text,
                 remedy="Give every row an id, or leave it out.",
             )
-    return list(dict.fromkeys(ids))
+    rows = dict[str, int]()
+    for row, one in enumerate(ids, start=1):
+        rows.setdefault(one, row)
+    return rows

@@ -20,6 +20,7 @@ from client.commands.own_source import (
     TimeColumnOption,
     UserColumnOption,
     find_source,
+    read_id_rows,
     read_ids,
     site_in,
 )
@@ -141,7 +142,8 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
     if history is not None:
         if out is not None:
             raise ConfigError("--out is for --users: the list of one history is printed.")
-        listed = _for_history(request, history, (query, _declared(attribute or [])), site)
+        asked = query, _declared(attribute or [])
+        listed = _for_history(request, history, asked, site, domain)
         if as_json:
             write_json([item_as_json(one) for one in listed])
         else:
@@ -261,16 +263,26 @@ def _declared(attributes: Sequence[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not (name.strip() and equals):
             raise ConfigError(f"--attribute {text!r}: write NAME=VALUE, as age_group=25.")
+        if name.strip() in found:
+            raise ConfigError(
+                f"--attribute {text!r}: {name.strip()!r} is there twice, name it once."
+            )
         found[name.strip()] = value
     return found
 
 
 def _for_history(
-    request: _Request, history: str, query: tuple[str, dict[str, str]], site: Path
+    request: _Request,
+    history: str,
+    query: tuple[str, dict[str, str]],
+    site: Path,
+    domains: Sequence[str] | None,
 ) -> list[Recommended]:
     folder = site if site.is_dir() else site.parent
     rerank, own = request.rerank.settings(folder), site_in(folder)
-    recommender = request.load(own, () if own is None else own.data.domains)
+    if domains and own is not None:
+        raise ConfigError("--domain is for --data FILE: a site's are data.domains of site.toml.")
+    recommender = request.load(own, domains or () if own is None else own.data.domains)
     return recommender.for_query(*query).recommend(
         [item.strip() for item in history.split(",") if item.strip()],
         request.k,
@@ -343,15 +355,17 @@ def _guard_digest(folder: Path, policy: WellbeingConfig) -> str:
 
 
 def _read_items(file: Path, column: str, recommender: Recommender) -> frozenset[str]:
-    ids = read_ids(file, "item", column)
+    rows = read_id_rows(file, "item", column)
+    ids = list(rows)
     numbers = recommender.catalogue.find(ids)
     if not numbers.all():
-        row = int((numbers == 0).argmax())
+        unknown = ids[int((numbers == 0).argmax())]
         raise DataError(
             "the catalogue has no such item",
             file=file,
+            row=rows[unknown],
             field=column,
-            value=ids[row],
+            value=unknown,
             remedy="Leave it out, or take the catalogue that has it.",
         )
     return frozenset(ids)

@@ -113,6 +113,11 @@ class DataConfig:
                 f"data.bounded_friends = '{self.bounded_friends}', data.friends_most = "
                 f"{self.friends_most}: a run reads the one within the other. State both or none."
             )
+        if self.query_attributes and not self.queries:
+            raise ConfigError(
+                f"data.query_attributes = '{','.join(self.query_attributes)}' are columns of the "
+                "table data.queries, which is not stated: state it, or leave both out."
+            )
         scheme, is_url, _ = self.source.partition("://")
         database, store = bool(is_url) and scheme != "s3", bool(is_url) and scheme == "s3"
         if database and bool(self.query) is bool(self.table):

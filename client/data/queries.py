@@ -106,7 +106,8 @@ def _batches(data: DataConfig, path: Path) -> Iterator[tuple[Batch, list[_Row]]]
     """Yield rows as the reader of times takes them, and as they are."""
     columns = _columns(data)
     for table in file_tables(path):
-        time = data.time or ("timestamp" if "timestamp" in table.columns else "position")
+        places = "position" in table.columns and "timestamp" not in table.columns
+        time = data.time or ("position" if places else "timestamp")
         roles = columns | {"time": time} | {name: name for name in data.query_attributes}
         setting = 'query_column = "{name}" under [data], or that of the interactions'
         require_columns(roles, table.columns, table.source, setting)

@@ -132,7 +132,11 @@ def require_columns(
 
 def _remedy(missing: Mapping[str, str], free: list[str], setting: str) -> str:
     if not free or len(free) < len(missing):
-        return "Separate columns by commas, semicolons, tabs or bars, and name them in a header."
+        names = ", ".join(missing.values())
+        return (
+            f"Add {names} to the header, with a value in each row. Columns are separated by "
+            "commas, semicolons, tabs or bars."
+        )
     guesses = {role: _guess(role, free) for role in missing}
     if not setting:
         renamed = ", ".join(f"{guesses[role] or '...'} to {missing[role]}" for role in missing)

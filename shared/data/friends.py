@@ -261,8 +261,10 @@ def _row(texts: dict[str, str], table: FileTable, number: int, users: Collection
     )
     for name, one in ((USER, row.user), (FRIEND, row.friend)):
         if one not in users:
-            problem = "no user with events has this id" if one else "the id is empty"
-            raise _error(row, problem, name, texts[name], _UNKNOWN)
+            if not one:
+                remedy = "Leave the row out, or state the id."
+                raise _error(row, "the id is empty", name, texts[name], remedy)
+            raise _error(row, "no user with events has this id", name, texts[name], _UNKNOWN)
     if row.user == row.friend:
         raise _error(row, "a user is named as a friend of one's own", FRIEND, texts[FRIEND])
     if kind not in (MUTUAL, FOLLOWS):

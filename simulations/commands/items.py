@@ -117,7 +117,7 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
             return encode(items, encoding, out, progress)
         return encode_media(items, folder, encoding, modality, column, out, progress)
 
-    catalogue, computed = _with_progress(run)
+    catalogue, computed = _with_progress(run, "encoded" if relations is None else "pass")
     if as_json:
         record = {
             "folder": str(out),
@@ -136,6 +136,18 @@ def encode_command(  # noqa: PLR0913 each is a command-line option
         f"fingerprint {catalogue.fingerprint}",
         soft_wrap=True,
     )
+    output.print(f"Next: {_next(catalogue, data, out)}", soft_wrap=True, markup=False)
+
+
+def _next(catalogue: Catalogue, data: Path | None, out: Path) -> str:
+    """Return the command that trains over the catalogue, with the kind that it was made for."""
+    parts = ["sotto-lab simulate", f"--catalogue {out}", "--epsilon 8 --delta 1e-5"]
+    if data is not None:
+        parts.insert(1, f"--data {data}")
+    if (text := catalogue.text) is not None:
+        parts.append(f"--set model.kind=text --set model.text_width={text.width}")
+        parts.append(f"--set model.text_blocks={len(text.weights)}")
+    return " ".join([*parts, "--out RUN"])
 
 
 def _check_one_way(
@@ -173,9 +185,14 @@ def _about_blocks(catalogue: Catalogue) -> Iterator[str]:
 
 
 def _with_progress(
-    run: Callable[[Callable[[int, int], None]], tuple[Catalogue, bool]],
+    run: Callable[[Callable[[int, int], None]], tuple[Catalogue, bool]], work: str
 ) -> tuple[Catalogue, bool]:
-    """Encode with a progress bar on a terminal, or a line for each fifth in a log."""
+    """Encode with a progress bar on a terminal, or a line for each fifth in a log.
+
+    Args:
+        run: the work, which is given what reports its progress.
+        work: its name in a log, before a number.
+    """
     import transformers  # noqa: PLC0415 takes seconds
 
     transformers.utils.logging.disable_progress_bar()
@@ -190,6 +207,6 @@ def _with_progress(
             bars.update(task, completed=done, total=of)
             if not messages.is_terminal and done * 5 // of > reported:
                 reported = done * 5 // of
-                messages.print(f"encoded {done:,} of {of:,}")
+                messages.print(f"{work} {done:,} of {of:,}")
 
         return run(progress)

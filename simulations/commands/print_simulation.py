@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.config import Masking
+from shared.data.queries import Asked
 from shared.system.command_line import messages, output
 from simulations.commands.print_groups import print_groups
 from simulations.experiment.hold_out import describe_timing
 from simulations.experiment.joining import describe_joining
+from simulations.experiment.kinds import what_is_missing
 from simulations.experiment.result_json import Joining
 from simulations.experiment.simulation import Simulation
 
@@ -55,8 +57,30 @@ def print_data(simulation: Simulation) -> None:
         messages.print(Text(text), soft_wrap=True)
     for text in summary.describe():
         messages.print(Text(f"data: {text}"), soft_wrap=True)
-    for text in (*summary.warnings(), *map(str, simulation.dataset.catalogue.ignored)):
+    if simulation.config.lab.queries:
+        own = _own_queries(simulation)
+        users = len({one.user for one in own})
+        messages.print(
+            f"queries: {len(own):,} by {users:,} users with a history, for items of the catalogue; "
+            "other rows are left out",
+            soft_wrap=True,
+        )
+    friends = simulation.dataset.friends
+    missing = what_is_missing(
+        str(simulation.config.model.kind),
+        simulation.dataset.catalogue,
+        queries=len(_own_queries(simulation)),
+        friends=0 if friends is None else len(friends.friends),
+    )
+    warnings = (*summary.warnings(), *map(str, simulation.dataset.catalogue.ignored))
+    for text in (*warnings, *filter(None, [missing])):
         messages.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+
+
+def _own_queries(simulation: Simulation) -> list[Asked]:
+    """Return the queries of users who have a history."""
+    users = set(simulation.dataset.histories.users)
+    return [one for one in simulation.dataset.queries if one.user in users]
 
 
 _FIGURES = {
@@ -99,8 +123,9 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in gates.items())
         output.print(f"gates, of an item that has all modalities: {shares}", soft_wrap=True)
     if friends := result.get("friends"):
+        learned = "learned from" if result["rounds"] else "as they begin, without rounds, beside"
         output.print(
-            f"friends: α = {friends['alpha']:.3f}, β = {friends['beta']:.1f}, learned from "
+            f"friends: α = {friends['alpha']:.3f}, β = {friends['beta']:.1f}, {learned} "
             f"{friends['bounded']:,} friends within the bound, of {friends['within']:,} at the "
             f"same organisation and {friends['given']:,} in all",
             soft_wrap=True,

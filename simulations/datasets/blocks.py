@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from shared.data.catalogue import Catalogue
 from shared.data.relations import read_relations
-from shared.errors import ConfigError
+from shared.errors import ConfigError, DataError
 from shared.item_features.encoder_source import find_encoder
 from shared.item_features.media_encoder import MediaEncoder, Modality
 from shared.item_features.relations import EPOCHS, WIDTH, relation_vectors
@@ -109,6 +109,13 @@ def encode_relations(
         ConfigError: `out` holds something else.
     """
     relations = read_relations(file, items)
+    ends = relations.triples[:, [0, 2]]
+    if len(np.unique(ends[ends < len(items)])) < 2:
+        raise DataError(
+            "its rows name a single item of the catalogue, and features tell items apart",
+            file=file,
+            remedy="Give rows of two items or more.",
+        )
     record = {"digest": relations.digest(), "size": size, "width": WIDTH, "epochs": EPOCHS}
 
     def features() -> NDArray[np.float32]:

@@ -186,6 +186,13 @@ class LabConfig:
     cohort: Annotated[int, Require(lambda n: n >= 50, "choose a whole number >= 50")] = 2000
     limits: bool = True
 
+    def __post_init__(self) -> None:
+        if self.query_attributes and not self.queries:
+            raise ConfigError(
+                f"lab.query_attributes = '{','.join(self.query_attributes)}' are columns of the "
+                "table lab.queries, which is not stated: state it, or leave both out."
+            )
+
     @property
     def event_limits(self) -> EventLimits:
         """How fast a user's events count."""
@@ -340,7 +347,7 @@ def read_toml(file: Path) -> dict[str, Value]:
         ConfigError: the file cannot be read.
     """
     try:
-        return flat_tables(tomllib.loads(file.read_text(encoding="utf-8")))
+        return flat_tables(_joined(tomllib.loads(file.read_text(encoding="utf-8"))))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}): check the path.") from error
     except ValueError as error:
@@ -357,11 +364,25 @@ def _assignment(text: str) -> tuple[str, Value]:
 def plain_value(text: str) -> Value:
     """Read a text as a TOML value, or else as itself: text needs no quotes on a command line.
 
-    >>> plain_value("8"), plain_value("none"), plain_value("true")
-    (8, 'none', True)
+    A list of texts is one text with commas between them, as in a file.
+
+    >>> plain_value("8"), plain_value("none"), plain_value("true"), plain_value('["a", "b"]')
+    (8, 'none', True, 'a,b')
     """
     try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
+        value: Any = _joined(tomllib.loads(f"value = {text}"))["value"]
     except ValueError:
         return text
     return value if isinstance(value, int | float | bool | str) else text
+
+
+def _joined(table: dict[str, Any]) -> dict[str, Any]:
+    """Write lists of texts as a run config has them: one text with commas between."""
+    return {
+        key: _joined(value)
+        if isinstance(value, dict)
+        else ",".join(value)
+        if isinstance(value, list) and all(isinstance(part, str) for part in value)
+        else value
+        for key, value in table.items()
+    }

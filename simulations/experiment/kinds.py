@@ -16,7 +16,7 @@ from shared.errors import ConfigError
 from shared.sections import Value
 from simulations.experiment.result_json import Count, Document
 
-__all__ = ["FILE", "WHEN", "Compared", "Kinds", "check_files"]
+__all__ = ["FILE", "WHEN", "Compared", "Kinds", "check_files", "what_is_missing"]
 
 FILE = "kinds.json"
 WHEN = {
@@ -111,6 +111,40 @@ def check_files(settings: Mapping[str, Mapping[str, Value]]) -> None:
             raise ConfigError(
                 f"the kind '{kind}' takes {what}, and {found}: add --set {key}={form}, or "
                 f"--set {kind}:{key}={form} for this kind only, or leave the kind out of --kinds."
+            )
+        if kind == "text":
+            _check_encoder(flat, Path(value))
+
+
+def what_is_missing(kind: str, catalogue: Catalogue, *, queries: int, friends: int) -> str | None:
+    """Return what a kind reads beside histories that is not there, with the remedy; else None.
+
+    Args:
+        kind: of model.
+        catalogue: the items.
+        queries: rows of users in the data.
+        friends: friends in the table.
+    """
+    there = {"query": queries > 0, "social": friends > 0, "modalities": len(catalogue.blocks) > 1}
+    if there.get(kind, True):
+        return None
+    key, form, what = _FILES[kind]
+    return (
+        f"the kind '{kind}' reads {what}, and this run has none (or an empty one): what the kind "
+        f"has beside 'attention' learns nothing. Add --set {key}={form}."
+    )
+
+
+def _check_encoder(flat: Mapping[str, Value], folder: Path) -> None:
+    """Refuse settings of the kind "text" that are not those of the catalogue's encoder."""
+    text = Catalogue.load(folder).text
+    if text is None:
+        return
+    for key, has in (("model.text_width", text.width), ("model.text_blocks", len(text.weights))):
+        if flat[key] != has:
+            raise ConfigError(
+                f"{key} = {flat[key]} for the kind 'text', but that of the encoder of {folder} is "
+                f"{has}: add --set text:{key}={has}, or make the catalogue anew."
             )
 
 

@@ -74,7 +74,7 @@ def simulate_over_use(
         CheckpointError: there is no run to resume, or it had other settings.
         DataError: the data cannot be read.
     """
-    _open_folder(config, folder, resume=resume)
+    _check_folder(config, folder, resume=resume)
     rounds = config.training.rounds
     plan = Plan(
         privacy=config.privacy,
@@ -91,14 +91,16 @@ def simulate_over_use(
         config.over_use,
         config.model.max_length,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SETTINGS).write_text(config.to_toml(), encoding="utf-8")
     experiment = Experiment(
         plans=[plan], organisations=config.lab.organisations, splits=1, seed=config.seed
     )
     return run_experiment(task, experiment, folder, notify)
 
 
-def _open_folder(config: SimulationConfig, folder: Path, *, resume: bool) -> None:
-    """Check that the folder is for this run, and write its settings."""
+def _check_folder(config: SimulationConfig, folder: Path, *, resume: bool) -> None:
+    """Refuse a folder that is not for this run."""
     file = folder / SETTINGS
     if not resume:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -106,8 +108,6 @@ def _open_folder(config: SimulationConfig, folder: Path, *, resume: bool) -> Non
                 f"{folder} is not an empty folder: resume the run in it (--resume), name another "
                 "with --out, or remove it."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(config.to_toml(), encoding="utf-8")
         return
     if not file.is_file():
         raise CheckpointError(f"{folder} holds no run to resume: start it without --resume.")

@@ -180,7 +180,8 @@ def data_task(
             "label not known": int((~few[left_out]).sum()),
         },
     )
-    return _checked(replace(task, groups=task.groups or _activity(task)))
+    task = _checked(task)
+    return replace(task, groups=task.groups or _activity(task))
 
 
 def read_task(
@@ -234,6 +235,11 @@ def _activity(task: Task) -> dict[str, tuple[str, ...]]:
 
 
 def _checked(task: Task) -> Task:
+    if not len(task):
+        raise ConfigError(
+            f"no user has events before the weeks of the label ({task.label}): the data span too "
+            "short a time. Choose fewer over_use.weeks (--weeks), or data of a longer time."
+        )
     positives = int(task.labels.sum())
     if min(positives, len(task) - positives) < FEWEST:
         raise ConfigError(

@@ -187,10 +187,16 @@ class Plan:
     def differences(self, other: Plan) -> list[str]:
         """Return the differences of another plan, as clauses."""
         was, now = self._flat(), other._flat()
-        return [
+        changed = self.recipes.keys() ^ other.recipes.keys()
+        names = [
+            f"recipe {name} = {'given' if name in other.recipes else 'not given'} "
+            f"(was {'given' if name in self.recipes else 'not given'})"
+            for name in sorted(changed)
+        ]
+        return names + [
             f"{key} = {_shown(now.get(key))} (was {_shown(was.get(key))})"
             for key in sorted(was.keys() | now.keys())
-            if was.get(key) != now.get(key)
+            if was.get(key) != now.get(key) and key.partition(": ")[0] not in changed
         ]
 
     def _flat(self) -> dict[str, object]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def test_a_table_within_the_bound_is_written(
-    sites: Sites, tmp_path: Path, sotto_node: Command, capsys: pytest.CaptureFixture[str]
+    sites: Sites,
+    tmp_path: Path,
+    sotto_node: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site, out = sites.make("alpha", {"data.friends": "friends.csv"}, users=12), tmp_path / "b.csv"
     users = Site.load(site).load_histories(sites.catalogue, 99, strict=False).users
@@ -28,6 +32,10 @@ def test_a_table_within_the_bound_is_written(
     (site / "friends.csv").write_text("\n".join(rows) + "\n")
     assert sotto_node("bound-friends", "--most", 3, "--out", out, "--site", site) == 0
     assert f"of {2 * len(pairs)} friends" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.chdir(site.parent)  # site.toml names paths from its own folder
+    near = Path(site.name, "near.csv")
+    assert sotto_node("bound-friends", "--most", 3, "--out", near, "--site", site) == 0
+    assert 'bounded_friends = "near.csv"' in capsys.readouterr().out
     table = read_friends(out, frozenset(users))
     assert table.entered.max() == 3
     assert sotto_node("bound-friends", "--most", 0, "--out", out, "--site", site) == 2

@@ -150,6 +150,9 @@ def test_a_file_needs_no_site_and_a_history_no_data(
         (("--users", "all", "--out", "a.csv", "--user-column", "who"), "--data"),
         (("--history", "i1,x"), "names item 'x'"),
         (("--history", "i1", "--out", "a.csv"), "--users"),
+        (("--history", "i1", "--domain", "films"), "data.domains of site.toml"),
+        (("--history", "i1", "--query", "a", "--attribute", "a=1", "--attribute", "a=2"), "twice"),
+        (("--history", "i1", "--deny", "items.csv"), "row 2, field 'item_id', value 'x'"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(
@@ -179,6 +182,9 @@ def test_without_a_site_it_is_said_what_to_name(
     monkeypatch.chdir(tmp_path)
     assert sotto_node("recommend", "--model", published, "--users", "all", "--out", "a.csv") == 2
     assert "--data FILE" in capsys.readouterr().err
+    words = ("--history", "i1", "--domain", "films")
+    assert sotto_node("recommend", "--model", published, *words) == 2
+    assert "the catalogue names no domain" in " ".join(capsys.readouterr().err.split())
 
 
 def test_lists_are_in_the_order_that_is_asked_for_or_that_of_the_site(

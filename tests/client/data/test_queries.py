@@ -11,7 +11,7 @@ from client.data.config import DataConfig
 from client.data.queries import read_queries
 from shared.data.histories import Histories
 from shared.data.queries import Asked, queries_of
-from shared.errors import DataError, SiteError
+from shared.errors import ConfigError, DataError, SiteError
 from tests.conftest import some_catalogue
 
 DATA = DataConfig(source="events.csv", queries="queries.csv")
@@ -80,3 +80,11 @@ def test_a_query_stands_before_its_time_and_before_what_was_chosen() -> None:
     assert queries.texts == ("y", "z", "v", "x")
     assert queries.places.tolist() == [2, 2, 0, 0]
     assert queries.offsets.tolist() == [0, 3, 4]
+
+
+def test_a_missing_time_is_named_and_attributes_take_a_table(tmp_path: Path) -> None:
+    folder = write(tmp_path, "user_id,item_id,query\n1,i3,red\n")
+    with pytest.raises(DataError, match=r"'timestamp': the column is missing.*Add timestamp"):
+        read_queries(DATA, folder, some_catalogue())
+    with pytest.raises(ConfigError, match=r"data\.query_attributes = 'age'.*data\.queries"):
+        DataConfig(source="events.csv", query_attributes=("age",))

@@ -269,3 +269,13 @@ def test_a_picture_of_too_many_pixels_is_refused(
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
         with pytest.raises(DataError, match=f"more than {most:,} pixels"):
             read_picture(item_file(tmp_path / "a.png"))
+
+
+def test_relations_of_a_single_item_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "items.csv", [["item_id", "title"], ["1", "red"], ["2", "blue"]])
+    items = load_items(tmp_path)
+    rows = [["head", "relation", "tail"], ["1", "genre", "tea"], ["1", "mood", "calm"]]
+    table = write(tmp_path / "relations.csv", rows)
+    with pytest.raises(DataError, match="a single item of the catalogue"):
+        encode_relations(items, table, 5, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

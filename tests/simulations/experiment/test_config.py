@@ -89,3 +89,13 @@ def test_the_run_is_that_of_the_settings(tmp_path: Path) -> None:
     assert (run.training, run.privacy, run.model) == (config.training, config.privacy, config.model)
     assert (run.server.organisations, run.paths.resume) == (3, True)
     assert isinstance(config, SimulationConfig)
+
+
+def test_a_list_of_texts_is_one_text_with_commas(tmp_path: Path) -> None:
+    file, given = tmp_path / "run.toml", ["privacy.epsilon=8", "privacy.delta=1e-5"]
+    file.write_text('[lab]\nqueries = "q.csv"\nquery_attributes = ["age", "country"]\n')
+    assert read_settings(file, {}, given).lab.query_attributes == ("age", "country")
+    lists = ['lab.query_attributes=["age"]', "lab.queries=q.csv"]
+    assert read_settings(None, {}, [*given, *lists]).lab.query_attributes == ("age",)
+    with pytest.raises(ConfigError, match=r"lab\.query_attributes = 'age'.*lab\.queries"):
+        read_settings(None, {}, [*given, "lab.query_attributes=age"])

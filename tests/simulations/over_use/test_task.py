@@ -63,3 +63,11 @@ def test_events_without_times_are_refused(tmp_path: Path) -> None:
     folder = write(tmp_path, positions=True)
     with pytest.raises(DataError, match="sessions are made of times"):
         data_task(folder)
+
+
+def test_data_of_too_short_a_time_say_so(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title\na,A\nb,B\n")
+    rows = [f"u{user},{item},{86_400 * day}" for user in range(3) for day, item in enumerate("ab")]
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    with pytest.raises(ConfigError, match="too short a time"):
+        data_task(tmp_path)

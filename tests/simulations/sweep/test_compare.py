@@ -183,3 +183,30 @@ def test_a_kind_without_its_file_is_refused_before_anything_runs(
     assert end.value.code == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not Path("kinds").exists()
+
+
+def test_another_kind_is_named_once_and_not_by_all_its_settings(tmp_path: Path) -> None:
+    first, second = (
+        Plan.of(
+            SweepOptions(
+                options={},
+                assignments=SETTINGS,
+                variants=_variants(names),
+                axes=parse_axes("8", None, []),
+            )
+        )
+        for names in ("attention,lstm", "attention,query")
+    )
+    assert first.differences(second) == [
+        "recipe lstm = not given (was given)",
+        "recipe query = given (was not given)",
+    ]
+
+
+def test_of_kinds_that_take_as_many_seconds_the_default_is_recommended(tmp_path: Path) -> None:
+    rates = {"lstm": 0.4, "attention": 0.4}
+    folder = kinds(tmp_path, rates, {"lstm": 4.1, "attention": 4.3})
+    outcomes = Grid(Plan.from_toml(folder.plan_file).runs(), folder).outcomes
+    [sentence] = advice(outcomes, folder)
+    assert sentence.startswith("Take attention at ε = 8")
+    assert "instead of" not in sentence
