@@ -147,7 +147,7 @@ def recommend_command(  # noqa: PLR0913 each is a command-line option
         if as_json:
             write_json([item_as_json(one) for one in listed])
         else:
-            print_list(listed, explain=explain)
+            print_list(listed)
         return
     if query:
         raise ConfigError("--query is for --history: one user looks for something at a time.")

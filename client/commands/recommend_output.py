@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.console import Group
+from rich.padding import Padding
+from rich.text import Text
+
 from client.serving.batch import Summary
 from client.serving.explanation import attends_by_item
 from client.serving.recommender import Recommended
@@ -23,36 +27,39 @@ def item_as_json(one: Recommended) -> dict[str, object]:
     return fields
 
 
-def print_list(listed: Sequence[Recommended], *, explain: bool) -> None:
-    """Print a list as a table, with the reasons of its items where they are asked for."""
-    more: tuple[str, ...] = ("because", "home", "popularity", "federation") if explain else ()
-    reasons = [one.explanation for one in listed if one.explanation is not None]
-    social = any(reason.friends for reason in reasons)
-    more += ("friends",) if social else ()
-    by_item = attends_by_item(reasons)
-    more += ("attends to",) if by_item else ()
-    modalities = any(reason.modalities for reason in reasons)
-    more += ("brought by",) if modalities else ()
+def print_list(listed: Sequence[Recommended]) -> None:
+    """Print a list as a table; the reason of an item that has one stands under its title."""
+    by_item = attends_by_item([one.explanation for one in listed if one.explanation is not None])
     moved = any(one.before is not None for one in listed)
-    table = table_of("rank", *(["by score"] if moved else []), "item", "title", "score", *more)
+    table = table_of("rank", *(["by score"] if moved else []), "item", "score", "title")
     for one in listed:
-        cells = [str(one.rank), one.item, one.title, f"{one.score:.4g}"]
-        if moved:
-            cells.insert(1, str(one.before or "later"))
-        if one.explanation is not None:
-            reason = one.explanation
-            parts = [reason.home, reason.popularity, reason.federated]
-            parts += [reason.friends] if social else []
-            cells.append(reason.sentence)
-            cells += [f"{part / reason.score:.0%}" for part in parts]
-            if by_item:
-                named = [f"{event.name} {event.attention:.0%}" for event in reason.attended]
-                cells.append(", ".join(named))
-            cells += [reason.brought_by] if modalities else []
-        table.add_row(*cells)
+        before = [str(one.before or "later")] if moved else []
+        table.add_row(str(one.rank), *before, one.item, f"{one.score:.4g}", _title(one, by_item))
     output.print(table)
     if not listed:
         messages.print("The filters leave no item.")
+
+
+def _title(one: Recommended, by_item: bool) -> Group:
+    """Return an item's title, and its reason in indented lines below."""
+    reason = one.explanation
+    if reason is None:
+        return Group(Text(one.title, overflow="fold"))
+    lines = [reason.sentence]
+    parts = (
+        ("home", reason.home),
+        ("popularity", reason.popularity),
+        ("federation", reason.federated),
+    )
+    if reason.score > 0:  # one that is less than a float can hold has no shares
+        lines.append(", ".join(f"{name} {part / reason.score:.0%}" for name, part in parts))
+    if by_item and reason.attended:
+        named = [f"{event.name} {event.attention:.0%}" for event in reason.attended]
+        lines.append(f"attends to {', '.join(named)}")
+    if reason.brought_by:
+        lines.append(f"brought by {reason.brought_by}")
+    texts = [Padding(Text(line, overflow="fold"), (0, 0, 0, 2)) for line in lines]
+    return Group(Text(one.title, overflow="fold"), *texts)
 
 
 def print_summary(summary: Summary, out: Path, home: Path | None) -> None:
