@@ -21,7 +21,13 @@ from shared.sections import flatten
 from simulations.datasets.load import Dataset, load
 from simulations.datasets.queries import read_query_table
 from simulations.experiment.cold import cold_items, without_items
-from simulations.experiment.config import RERANK, SETTINGS, SimulationConfig, read_settings
+from simulations.experiment.config import (
+    RERANK,
+    SETTINGS,
+    LabConfig,
+    SimulationConfig,
+    read_settings,
+)
 from simulations.experiment.domains import keep_own_events, with_domains
 from simulations.experiment.federation import site_histories, sites_in
 from simulations.experiment.hold_out import hold_out, time_cuts
@@ -36,7 +42,7 @@ from simulations.experiment.simulation import (
     write_site,
 )
 
-__all__ = ["prepare", "reopen"]
+__all__ = ["load_data", "prepare", "reopen"]
 
 
 def prepare(
@@ -59,7 +65,7 @@ def prepare(
             f"{folder} is not an empty folder: resume the run in it (--resume), name another "
             "with --out, or remove it."
         )
-    dataset = _load(config)
+    dataset = load_data(config.lab)
     cuts = time_cuts(config.lab, dataset)
     catalogue, public = _add_features(config, dataset.catalogue, cuts)
     catalogue = with_domains(catalogue, config.lab.domains)
@@ -109,7 +115,7 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
             "Resume it without changes, or start a new run in another folder."
         )
     config = replace(config, rerank=stated.rerank)
-    dataset = _load(config)
+    dataset = load_data(config.lab)
     # The run's own catalogue: features computed again may differ in the last bit.
     stored = Catalogue.load(folder / CATALOGUE)
     items = with_domains(dataset.catalogue, config.lab.domains)
@@ -124,8 +130,15 @@ def reopen(folder: Path, changes: dict[str, Any], assignments: Sequence[str]) ->
     return simulation
 
 
-def _load(config: SimulationConfig) -> Dataset:
-    lab = config.lab
+def load_data(lab: LabConfig) -> Dataset:
+    """Read the data of a simulation, with its tables of queries and friends.
+
+    Args:
+        lab: where they are, and what their columns are called.
+
+    Raises:
+        SottoError: a file is missing, or a row is wrong.
+    """
     dataset = load(
         Path(lab.data) if lab.data else None,
         lab.columns,

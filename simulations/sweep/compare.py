@@ -23,12 +23,13 @@ from simulations.commands.options import (
     settings_from,
 )
 from simulations.experiment.kinds import FILE, Compared, Kinds, check_files
+from simulations.experiment.prepare import load_data
 from simulations.experiment.result_json import write
 from simulations.sweep.axes import parse_axes
 from simulations.sweep.comparison import advice, compare
 from simulations.sweep.folder import SweepFolder, resolve_plan
 from simulations.sweep.options import EpsilonsOption, JobsOption, SeedsOption
-from simulations.sweep.plan import SweepOptions
+from simulations.sweep.plan import Plan, SweepOptions
 from simulations.sweep.progress import sweep_progress
 from simulations.sweep.table import Outcome
 from simulations.sweep.work import Grid, work
@@ -87,6 +88,7 @@ def compare_command(  # noqa: PLR0913 each is a command-line option
     folder = SweepFolder(out)
     plan = resolve_plan(folder, options, {}, resume=False)
     check_files(plan.recipes)
+    _check_rows(plan)
     with folder.locked():
         folder.write_plan(plan)
         source = Grid(plan.runs(), folder)
@@ -119,6 +121,20 @@ def _variants(text: str) -> dict[str, dict[str, Value]]:
         if name == ModelKind.LSTM:  # whose own weights would stay as they are
             variants[name]["model.trained"] = str(Trained.ALL)
     return variants
+
+
+def _check_rows(plan: Plan) -> None:
+    """Refuse tables of queries or friends that a run would refuse, perhaps after hours of others.
+
+    Args:
+        plan: of all runs.
+
+    Raises:
+        SottoError: a row of them, or of the data that they name users and items of, is wrong.
+    """
+    for lab in dict.fromkeys(run.config.lab for run in plan.runs()):
+        if lab.queries or lab.friends:
+            load_data(lab)
 
 
 def _by_kind(

@@ -185,6 +185,35 @@ def test_a_kind_without_its_file_is_refused_before_anything_runs(
     assert not Path("kinds").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "head"),
+    [("query", "queries", "user_id,item_id,query,timestamp"), ("social", "friends", "user,friend")],
+)
+def test_a_wrong_row_is_refused_before_anything_runs(
+    kind: str,
+    key: str,
+    head: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("films").mkdir()
+    Path("films/items.csv").write_text("item_id,title\n1,Up\n2,Heat\n")
+    Path("films/interactions.csv").write_text(
+        "user_id,item_id,timestamp\n7,1,5\n7,2,6\n8,2,6\n8,1,7\n"
+    )
+    Path("table.csv").write_text(f"{head}\n7,{',,' if kind == 'query' else ''}\n")
+    settings = [word for one in SETTINGS for word in ("--set", one)]
+    own = ["--kinds", f"attention,{kind}", "--set", f"{kind}:lab.{key}=table.csv"]
+    monkeypatch.setattr(sys, "argv", ["sotto-lab", "compare", *settings, *own, "--out", "kinds"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "table.csv, row 1" in " ".join(capsys.readouterr().err.split())
+    assert not Path("kinds").exists()
+
+
 def test_another_kind_is_named_once_and_not_by_all_its_settings(tmp_path: Path) -> None:
     first, second = (
         Plan.of(
