@@ -32,7 +32,7 @@ from shared.data.columns import require_columns
 from shared.data.ids import Batch, canonical_id
 from shared.data.interactions import Interactions
 from shared.data.queries import Asked, Attributes, declared
-from shared.data.tables import connect, file_tables
+from shared.data.tables import Table, connect, file_tables
 from shared.data.times import UNREADABLE, TimeColumn
 from shared.errors import DataError, SiteError
 
@@ -52,7 +52,12 @@ class _Row:
 
 
 def read_queries(
-    data: DataConfig, folder: Path, catalogue: Catalogue, *, strict: bool = True
+    data: DataConfig,
+    folder: Path,
+    catalogue: Catalogue,
+    *,
+    strict: bool = True,
+    section: str = "data",
 ) -> list[Asked]:
     """Return the queries whose item the catalogue has, in the order of the table.
 
@@ -61,6 +66,8 @@ def read_queries(
         folder: base of relative paths.
         catalogue: the items.
         strict: whether a row that cannot be read is an error; otherwise it is left out.
+        section: of the settings that name the table, for errors; in that of the lab, "lab", only
+            attributes may be called otherwise.
 
     Raises:
         SiteError: the table is not there.
@@ -70,11 +77,11 @@ def read_queries(
         return []
     path = folder / data.queries
     if not path.exists():
-        raise SiteError(f"data.queries = '{data.queries}': not in {folder}. Check the path.")
+        raise SiteError(f"{section}.queries = '{data.queries}': not in {folder}. Check the path.")
     rows: list[_Row] = []
     with connect() as connection:
         times = TimeColumn(connection, strict=strict)
-        for batch, read in _batches(data, path):
+        for batch, read in _batches(data, path, section):
             times.add(batch)
             rows += read
         moments, known = _moments(times, len(rows), strict=strict)
@@ -102,15 +109,16 @@ def _columns(data: DataConfig) -> dict[str, str]:
     return {"user": data.user, "item": data.item, "query": data.query_column}
 
 
-def _batches(data: DataConfig, path: Path) -> Iterator[tuple[Batch, list[_Row]]]:
+def _batches(data: DataConfig, path: Path, section: str) -> Iterator[tuple[Batch, list[_Row]]]:
     """Yield rows as the reader of times takes them, and as they are."""
     columns = _columns(data)
     for table in file_tables(path):
         places = "position" in table.columns and "timestamp" not in table.columns
         time = data.time or ("position" if places else "timestamp")
-        roles = columns | {"time": time} | {name: name for name in data.query_attributes}
-        setting = 'query_column = "{name}" under [data], or that of the interactions'
-        require_columns(roles, table.columns, table.source, setting)
+        roles = {"user": data.user, "item": data.item, "query_column": data.query_column}
+        setting = '{role} = "{name}"' if section == "data" else ""
+        require_columns(roles | {"time": time}, table.columns, table.source, setting)
+        _require_attributes(data, table, section)
         number = 1
         for batch in table.batches([*columns.values(), time, *data.query_attributes]):
             users, items, texts, moments, *more = batch.columns
@@ -135,6 +143,19 @@ def _batches(data: DataConfig, path: Path) -> Iterator[tuple[Batch, list[_Row]]]
             ]
             yield Batch(three, table.source, number), rows
             number += batch.num_rows
+
+
+def _require_attributes(data: DataConfig, table: Table, section: str) -> None:
+    for name in data.query_attributes:
+        if (times := table.columns.count(name)) != 1:
+            problem = "is missing" if not times else "occurs more than once"
+            raise DataError(
+                f"the column {problem}; the columns found are {', '.join(table.columns)}",
+                file=table.source,
+                field=name,
+                remedy=f"Name columns that are there in {section}.query_attributes, or mend the "
+                "header.",
+            )
 
 
 def _problem(row: _Row) -> tuple[str, str] | None:

@@ -42,4 +42,4 @@ def read_query_table(
     )
     data = DataConfig(source=str(file), queries=file.name, user=user, item=item, query_column=query)
     data = replace(data, query_attributes=tuple(attributes))
-    return tuple(read_queries(data, file.parent, catalogue))
+    return tuple(read_queries(data, file.parent, catalogue, section="lab"))

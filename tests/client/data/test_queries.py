@@ -42,8 +42,9 @@ def test_what_users_have_declared_is_read_with_their_queries(tmp_path: Path) -> 
     histories = Histories.from_lists([[1], [2]], ["1", "2"])
     assert queries_of(histories, asked).attributes == (("age=25", "gender=f"), ())
     write(tmp_path, HEAD + "1,i3,red,5\n")
-    with pytest.raises(DataError, match="age"):
-        read_queries(data, folder, some_catalogue(), strict=False)
+    for section in ("data", "lab"):
+        with pytest.raises(DataError, match=rf"'age'.*there in {section}\.query_attributes"):
+            read_queries(data, folder, some_catalogue(), strict=False, section=section)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,10 @@ def test_a_table_or_a_column_that_is_not_there_is_refused_however_it_is_read(
     with pytest.raises(SiteError, match=r"data\.queries = 'queries\.csv': not in"):
         read_queries(DATA, tmp_path, some_catalogue(), strict=False)
     write(tmp_path, "user_id,item_id,tag,timestamp\n1,i1,red,5\n")
-    with pytest.raises(DataError, match="query_column"):
+    with pytest.raises(DataError, match=r'with query_column = "tag" under \[data\] in site'):
         read_queries(DATA, tmp_path, some_catalogue(), strict=False)
+    with pytest.raises(DataError, match=r"Rename columns: tag to query\."):
+        read_queries(DATA, tmp_path, some_catalogue(), section="lab")
 
 
 def test_a_query_stands_before_its_time_and_before_what_was_chosen() -> None:
