@@ -57,6 +57,12 @@ def load_published(
         DataError: a part is missing, damaged or half written, the two do not belong together, or a
             weight is not finite.
     """
+    if missing := [f"{name}/" for name in ("model", "catalogue") if not (folder / name).is_dir()]:
+        raise DataError(
+            f"it is no published folder: there is no {' and no '.join(missing)} in it",
+            file=folder,
+            remedy="Give the folder that the coordinator published, or that of a simulation.",
+        )
     catalogue = Catalogue.load(folder / "catalogue")
     model = _load_model(folder / "model", len(catalogue))
     if domains:

@@ -23,7 +23,10 @@ def test_what_cannot_be_served_is_said(
     (broken / "model" / "model.safetensors").write_bytes(b"half")
     for words, expected in (
         ([], "name the published folder, or set model below [serve]"),
-        ([tmp_path / "none"], "items.parquet"),
+        (
+            [tmp_path / "none"],
+            "none: it is no published folder: there is no model/ and no catalogue/",
+        ),
         ([broken], f"{broken}/model"),
         ([folder, "--grpc", "none", "--http", "none"], "are both off"),
         ([folder, "--http", "0.0.0.0:9471"], "beyond this machine"),
