@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,11 +94,12 @@ def only(catalogue: Catalogue, own: npt.NDArray[np.bool_]) -> Catalogue:
     )
 
 
-def join(catalogues: Mapping[str, Catalogue]) -> Catalogue:
+def join(catalogues: Mapping[str, Catalogue], files: Mapping[str, Path] | None = None) -> Catalogue:
     """Return the union of catalogues, without features: they are made of the union's texts.
 
     Args:
         catalogues: by domain, in the order of the union. One that names domains itself keeps them.
+        files: where each was read, for errors; None names the domains.
 
     Raises:
         ConfigError: there are fewer than two, or two have a domain of one name.
@@ -114,7 +116,7 @@ def join(catalogues: Mapping[str, Catalogue]) -> Catalogue:
                     f"{owner[domain]} and {name} both have a domain {domain!r}: name each "
                     "otherwise, with --domain."
                 )
-    _check_distinct(catalogues)
+    _check_distinct(catalogues, files or {})
     parts = list(catalogues.values())
     return Catalogue(
         tuple(chain.from_iterable(part.item_ids for part in parts)),
@@ -125,14 +127,14 @@ def join(catalogues: Mapping[str, Catalogue]) -> Catalogue:
     )
 
 
-def _check_distinct(catalogues: Mapping[str, Catalogue]) -> None:
+def _check_distinct(catalogues: Mapping[str, Catalogue], files: Mapping[str, Path]) -> None:
     first: dict[str, str] = {}
     for name, part in catalogues.items():
         for row, item in enumerate(part.item_ids, start=1):
             if first.setdefault(item, name) != name:
                 raise DataError(
-                    f"{first[item]} has an item of the same id",
-                    file=name,
+                    f"{files.get(first[item], first[item])} has an item of the same id",
+                    file=files.get(name, name),
                     row=row,
                     field="item_id",
                     value=item,

@@ -109,7 +109,7 @@ def _check_type(encoder: TextEncoder, blocks: int) -> None:
         raise _unfit(encoder, problem, "Give another encoder, or leave --adaptable.")
     if blocks > config.num_hidden_layers:
         problem = f"it has {config.num_hidden_layers} blocks, of which {blocks} cannot be adapted"
-        raise _unfit(encoder, problem, "Choose a smaller --adaptable.")
+        raise _unfit(encoder, problem, f"Choose --adaptable from 0 to {config.num_hidden_layers}.")
 
 
 def _check_vectors(encoder: TextEncoder, own: Tensor, vectors: Tensor, whole: Tensor) -> None:

@@ -10,7 +10,7 @@ import typer
 from shared.data.domains import join
 from shared.errors import ConfigError
 from shared.system.command_line import output, write_json
-from simulations.datasets.load import load_items
+from simulations.datasets.load import items_file, load_items
 
 __all__ = ["join_command"]
 
@@ -45,7 +45,8 @@ def join_command(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not an empty folder: name another with --out, or remove it.")
     parts = {name: load_items(folder) for name, folder in zip(names, folders, strict=True)}
-    union = join(parts)
+    files = {name: items_file(folder) for name, folder in zip(names, folders, strict=True)}
+    union = join(parts, files)
     union.save(out)
     counts = {name: union.domains.count(name) for name in dict.fromkeys(union.domains)}
     if as_json:

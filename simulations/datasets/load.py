@@ -38,7 +38,7 @@ from simulations.datasets.movielens import MOVIES, RATINGS, U_USER, read_dat, re
 from simulations.datasets.organisations import organisations_of
 from simulations.datasets.recbole import AtomicFile, read_atomic_items
 
-__all__ = ["EMBEDDED", "Dataset", "load", "load_item_column", "load_items"]
+__all__ = ["EMBEDDED", "Dataset", "items_file", "load", "load_item_column", "load_items"]
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "ml-latest-small"
 """The data set that ships with the lab."""
@@ -241,6 +241,15 @@ def load_items(folder: Path | str, item_columns: ItemColumns | None = None) -> C
     """
     layout, path = _items_file(Path(folder))
     return _read_items(path, _merge_item_columns(item_columns, layout.item_columns))
+
+
+def items_file(folder: Path | str) -> Path:
+    """Return the file, or folder of parts, that `load_items` reads.
+
+    Raises:
+        DataError: there is no such file, or there are several.
+    """
+    return _items_file(Path(folder))[1]
 
 
 def load_item_column(folder: Path | str, column: str) -> tuple[Path, list[str]]:

@@ -78,6 +78,9 @@ def test_what_is_no_union_is_refused() -> None:
     with pytest.raises(DataError, match="films has an item of the same id") as refused:
         join({"films": one, "books": catalogue_of("9", "8")})
     assert (refused.value.file, refused.value.row, refused.value.value) == ("books", 2, "8")
+    files = {"films": Path("f/items.csv"), "books": Path("b/items.csv")}
+    with pytest.raises(DataError, match=r"b/items\.csv, row 2.*f/items\.csv has an item"):
+        join({"films": one, "books": catalogue_of("9", "8")}, files)
     with pytest.raises(ConfigError, match="two folders or more"):
         join({"films": one})
     with pytest.raises(ConfigError, match="both have a domain 'x'"):

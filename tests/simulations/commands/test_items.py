@@ -128,7 +128,7 @@ def test_catalogues_are_joined_into_one_that_names_whose_each_item_is(
     assert Catalogue.load(encoded).domains == ("films", "films", "books")
     capsys.readouterr()
     for words, said in (
-        ((films, copies, "--out", tmp_path / "no"), "films has an item of the same id"),
+        ((films, copies, "--out", tmp_path / "no"), "items.csv has an item of the same id"),
         ((films, films, "--out", tmp_path / "no"), "two domains are called 'films'"),
         ((films, books, "--out", union), "is not an empty folder"),
         ((films, books, "--out", tmp_path / "no", "--domain", "x"), "--domain is given 1 times"),
