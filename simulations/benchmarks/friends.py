@@ -25,6 +25,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,8 @@ class _Home:
         _say(f"{who}adapted: {self._choice.chosen.describe()}")
         graphs = [("", table)]
         graphs += [(f"shuffled {seed}, ", permuted(table, seed)) for seed in range(SHUFFLES)]
-        real: list[tuple[float, float]] = []
+        real: tuple[float, float] | None = None
+        blend = partial(blend_friends, self._counted)
         for graph, friends in graphs:
             # The grid by itself; `adapt` begins with published numbers where they are better.
             without = Friends(friends, self._model.last_states, self._window)
@@ -184,13 +186,13 @@ class _Home:
             chosen = part.friends
             yield f"{graph}with friends, α and β chosen for them", self._with(chosen)
             states = user_states(self._model.last_states, friends, self._counted, self._window)
-            if not graph and chosen is not None:
-                real = [(chosen.alpha, chosen.beta)]
-            for alpha, beta in real if graph else ():
-                same = blend_friends(self._counted, friends, states, alpha, beta)
-                yield f"{graph}with the numbers chosen for the real ones", self._with(same)
+            if graph:
+                same = None if real is None else blend(friends, states, *real)
+                yield f"{graph}with what was chosen for the real ones", self._with(same)
+            elif chosen is not None:
+                real = chosen.alpha, chosen.beta
             for alpha, beta in stated:
-                same = blend_friends(self._counted, friends, states, alpha, beta)
+                same = blend(friends, states, alpha, beta)
                 yield f"{graph}with α = {alpha:g}, β = {beta:g}", self._with(same)
 
     @property
