@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.models.offsets import OFFSET_SCALE
-
 __all__ = ["GATES", "GATES_SCALE", "LARGEST_GATE", "gate_shares", "named_gate_shares"]
 
 GATES = "gates.weight"
 """Name of the weights, in a saved model."""
-GATES_SCALE = OFFSET_SCALE
-"""Constant factor of a gate's logit γ, see `shared.models.item_scores.ItemScores`."""
+GATES_SCALE = 8.0
+"""Constant factor of a gate's logit γ. A gradient step moves γ by its square: with 32, as offsets
+have it, a plan's steps went past the best gates and further back (docs/modalities.md)."""
 LARGEST_GATE = 10.0
 """Bound on |γ|: no gate, nor the inverse of a sum of them, leaves float32's range."""
 

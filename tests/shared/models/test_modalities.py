@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from shared.data.feature_blocks import FeatureBlock
 from shared.data.histories import Histories
 from shared.errors import ConfigError
 from shared.models.attention import trainable
-from shared.models.gates import GATES_SCALE, LARGEST_GATE, gate_shares
+from shared.models.gates import GATES, GATES_SCALE, LARGEST_GATE, gate_shares
 from shared.models.modalities import ModalitiesRecommender
 from shared.models.registry import build_recommender
 from shared.privacy.clipping.clipping import PerUserClipping
@@ -173,6 +174,30 @@ def test_a_noised_step_moves_gates_and_the_same_sum_is_masked() -> None:
     quiet = replace(plan, noise_multiplier=1e-3, trust=Trust.SECURE_AGGREGATION)
     points = gradient_points(made(drawn=False), histories, quiet, SeededRandom(0))
     assert len(points) == sum(value.numel() for value in change.values())
+
+
+def test_a_plans_steps_do_not_throw_gates_past_what_is_best() -> None:
+    rate, model = 0.5, made(drawn=False)
+    torch.nn.init.normal_(model.feature_out.weight, std=0.3)
+    generator = torch.Generator().manual_seed(0)
+    events = torch.randint(1, ITEMS + 1, (64, EVENTS.shape[1]), generator=generator)
+    weights, losses = list(trainable(model).values()), list[float]()
+    place = list(trainable(model)).index(GATES)
+    for _ in range(5):
+        losses.append(0.0)
+        clipped = torch.zeros_like(model.gates.weight)
+        for user in events.split(1):
+            loss = model.losses(user, user[:, :0]).sum()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            own = gradients[place]
+            assert own is not None
+            norm = torch.cat([one.flatten() for one in gradients if one is not None]).norm()
+            clipped += own / norm.clamp(min=1) / len(events)
+            losses[-1] += float(loss.detach()) / len(events)
+        with torch.no_grad():
+            model.gates.weight -= rate * clipped
+    assert losses[1] < 0.95 * losses[0]
+    assert all(after < before * 1.01 for before, after in pairwise(losses))
 
 
 def test_shares_of_gates_are_those_of_an_item_that_has_all() -> None:
