@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from shared.errors import ConfigError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["check_picture", "save_picture"]
+
+
+class Figure(Protocol):
+    """A figure of matplotlib, which not everybody has who reads this module."""
+
+    def savefig(self, fname: Path, /, *, dpi: int) -> object:
+        """Write it."""
+
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 
