@@ -476,6 +476,8 @@ def test_rounds_are_reported_and_give_the_weights_of_the_in_process_engine(
     run_federation(RunConfig.from_flat(flat), sites, engine=Engine.INPROCESS, observer=seen.append)
     first, last = seen[0].weights, seen[-1].weights
     assert last.keys() == deployed.weights.keys()
-    assert any(not np.array_equal(first[name], last[name]) for name in last)
+    # On some processors a sum's last bits depend on the process that takes it.
+    near = 5e-5
+    assert any(np.abs(first[name] - last[name]).max() > near for name in last)
     for name, value in last.items():
-        np.testing.assert_array_equal(value, deployed.weights[name], err_msg=name)
+        np.testing.assert_allclose(value, deployed.weights[name], rtol=0.0, atol=near, err_msg=name)
