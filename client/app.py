@@ -164,7 +164,7 @@ def train_round(message: Message, context: Context) -> Message:
     request = TrainRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
-    change = guard.train(request, lambda: _prepare(request, site, catalogue).answer)
+    change = guard.answer(request, lambda: _prepare(request, site, catalogue).answer)
     reply = TrainReply(change={name: value.numpy() for name, value in change.items()})
     return Message(reply.to_content(), reply_to=message)
 
@@ -175,7 +175,7 @@ def statistics_round(message: Message, context: Context) -> Message:
     request = StatisticsRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
-    answer = guard.statistics(request, lambda: _prepare(request, site, catalogue).answer)
+    answer = guard.answer(request, lambda: _prepare(request, site, catalogue).answer)
     reply = StatisticsReply(total=answer["total"].numpy())
     return Message(reply.to_content(), reply_to=message)
 
@@ -186,7 +186,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     request = EvaluateRequest.from_content(message.content)
     logs.about(run=request.run, round=request.round)
     site, catalogue, guard = _guarded_site(context)
-    sums = guard.evaluate(request, lambda: _prepare(request, site, catalogue).answer)
+    sums = guard.answer(request, lambda: _prepare(request, site, catalogue).answer)
     return Message(EvaluateReply(sums=sums["sums"].numpy()).to_content(), reply_to=message)
 
 

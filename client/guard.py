@@ -12,43 +12,38 @@ each attempt with others were free, each would tell more.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor, from_numpy
 
-from client.ledger.ledger import Entry, Ledger, check_limits
+from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from client.ledger.outbox import Room
 from client.site.bounds import MEGABYTE, answer_bytes, answer_numbers, check_bounds
-from client.site.policy import Ask, Policy
+from client.site.charges import ask_of, entry_of, planned_requests
+from client.site.policy import Ask
 from client.site.site import Site
-from shared.config import LocalTraining, ModelConfig, ModelKind, Optimiser, Trust
+from shared.config import ModelConfig, ModelKind, Optimiser, Trust
 from shared.data.catalogue import Catalogue
 from shared.errors import Refused, WireError
-from shared.hash_chain import canonical_text
 from shared.messages import (
-    EvaluateRequest,
     PlanRequest,
     Request,
-    Statistic,
     StatisticsRequest,
     Summed,
     TrainRequest,
-    said_fields,
 )
-from shared.models.moments import STATISTIC_CLIP_NORM
 from shared.outcomes import Refusal
 from shared.over_use.labels import COLUMN
 from shared.over_use_task import LabelSource, OverUseTask
 from shared.privacy.clipping.clipping import LARGEST_NORM, SMALLEST_NORM
 from shared.privacy.distributed_noise import LARGEST_SHARE, MOST_NUMBERS, SMALLEST_SHARE
-from shared.privacy.release import Release, ReleaseKind
-from shared.sections import LONGEST_NAME, flatten, values_of
+from shared.privacy.release import Release
+from shared.sections import LONGEST_NAME
 
 __all__ = ["Computation", "Guard", "Masking", "PointsComputation"]
 
@@ -64,8 +59,6 @@ _FAILED = save({})
 """What the outbox keeps of a computation that failed: an answer without arrays."""
 SMALLEST_SPREAD = 1e-20
 """Least standard deviation of a release: near float32's smallest numbers noise rounds to 0."""
-_UNCHARGED = ("weights", "frozen")
-"""What a request's fingerprint leaves out; the frozen weights follow from the model's shape."""
 LARGEST_SPREAD = 1e20
 """Largest clip norm and noise: near float32's largest numbers a sum would be infinite."""
 
@@ -102,28 +95,20 @@ class Guard:
         self._site, self._ledger, self._catalogue = site, ledger, catalogue
         self._unmasked_shares = unmasked_shares
 
-    def train(self, request: TrainRequest, prepare: Callable[[], Computation]) -> Answer:
-        """Return the answer to a request for training: a kept one, or a new one that is charged.
+    def answer(self, request: Request, prepare: Callable[[], Computation]) -> Answer:
+        """Return the answer to a request: a kept one, or a new one that is charged.
 
         Args:
             request: what the coordinator asks.
             prepare: does all that may fail, and releases nothing: reads the data, builds the
                 model. So a broken data file costs no budget. The computation that it returns is
-                called at most once, after the charge, and gives the noised change.
+                called at most once, after the charge, and gives the noised sums.
 
         Raises:
             Refused: the request is outside the policy, or would overspend. It is recorded.
             LedgerError: the ledger cannot be read or written; nothing was computed.
         """
-        return self._answer_or_record(request, _training_entry(request), Ask.TRAIN, prepare)
-
-    def evaluate(self, request: EvaluateRequest, prepare: Callable[[], Computation]) -> Answer:
-        """Return the answer to a request for noised metrics; as `train`."""
-        return self._answer_or_record(request, _evaluation_entry(request), Ask.EVALUATE, prepare)
-
-    def statistics(self, request: StatisticsRequest, prepare: Callable[[], Computation]) -> Answer:
-        """Return the answer to a request for a noised statistic; as `train`."""
-        return self._answer_or_record(request, _statistics_entry(request), Ask.STATISTICS, prepare)
+        return self._answer_or_record(request, entry_of(request), prepare)
 
     def masked(
         self, request: Request, masking: Masking, prepare: Callable[[], PointsComputation]
@@ -137,21 +122,20 @@ class Guard:
         Args:
             request: whose answers are summed.
             masking: the attempt, and what masks the answer after the charge.
-            prepare: as in `train`; the computation gives the points.
+            prepare: as in `answer`; the computation gives the points.
 
         Raises:
-            Refused: as in `train`; or this attempt was answered before, so that the caller's state
+            Refused: as in `answer`; or this attempt was answered before, so that the caller's state
                 is an older copy.
-            LedgerError: as in `train`.
+            LedgerError: as in `answer`.
         """
 
         def prepare_masked() -> Computation:
             compute = prepare()
             return lambda: {_MASKED: from_numpy(masking.mask(compute()))}
 
-        ask, entry = _ask_and_entry(request)
-        entry = replace(entry, round=masking.attempt)
-        return _masked_points(self._answer_or_record(request, entry, ask, prepare_masked, masking))
+        entry = replace(entry_of(request), round=masking.attempt)
+        return _masked_points(self._answer_or_record(request, entry, prepare_masked, masking))
 
     def kept_masked(self, request: Request, attempt: int) -> Points:
         """Return the masked answer that was kept, int64 [m].
@@ -160,8 +144,7 @@ class Guard:
             Refused: none is kept: this partner has dropped out.
             LedgerError: the ledger cannot be read.
         """
-        _, entry = _ask_and_entry(request)
-        entry = replace(self._with_shares(entry, request.trust), round=attempt)
+        entry = replace(self._with_shares(entry_of(request), request.trust), round=attempt)
         kept = self._ledger.answer(entry)
         if kept is None or kept == _FAILED:
             raise Refused(Refusal.DROPPED, f"no masked answer of attempt {attempt} is kept")
@@ -197,35 +180,28 @@ class Guard:
         policy, planned, rooms = self._site.policy, list[Release](), list[tuple[Room, int]]()
         _check_run_name(request.run)
         self._check_catalogue(request.catalogue)
-        for asked, count in _planned_requests(request, policy):
-            ask, own = _ask_and_entry(asked)
+        for asked, count in planned_requests(request, policy):
             # A site that knows its peers is asked for shares of noise in steps of a sum alone.
             in_sums = asked.trust is not Trust.LOCAL and bool(self._site.roster.peers)
             self._check_trust(asked, masked=in_sums)
-            entry = self._with_shares(own, asked.trust)
-            admit(self._site, ask)
+            entry = self._with_shares(entry_of(asked), asked.trust)
+            admit(self._site, ask_of(asked))
             self._check_terms(entry)
             rooms.append((self._check_bounds(asked), count))
             planned.append(replace(entry.release, steps=entry.release.steps * count))
         self._ledger.check_room_of_plan(request.run, rooms, planned)
-        check_limits(
-            self._ledger.plan(request.run, planned),
-            f"run {request.run} as a whole",
-            max_epsilon=policy.max_epsilon,
-            max_if_all_collude=policy.max_epsilon_if_all_collude,
-            delta=policy.delta,
-        )
+        releases = self._ledger.plan(request.run, planned)
+        self._limits().check(releases, f"run {request.run} as a whole")
 
     def _answer_or_record(
         self,
         request: Request,
         entry: Entry,
-        ask: Ask,
         prepare: Callable[[], Computation],
         masking: Masking | None = None,
     ) -> Answer:
         try:
-            admit(self._site, ask)
+            admit(self._site, ask_of(request))
             self._check_trust(request, masked=masking is not None)
             entry = self._with_shares(entry, request.trust)
             if masking is not None:
@@ -245,21 +221,22 @@ class Guard:
             self._check_terms(entry)
             self._check_model(request)
             room = self._check_bounds(request)
-            policy = self._site.policy
-            terms: dict[str, Any] = {
-                "max_epsilon": policy.max_epsilon,
-                "max_if_all_collude": policy.max_epsilon_if_all_collude,
-                "delta": policy.delta,
-                "room": room,
-            }
-            self._ledger.check_charge(entry, **terms)
+            self._ledger.check_charge(entry, self._limits(), room)
             compute = prepare()
-            self._ledger.charge(entry, **terms)
+            self._ledger.charge(entry, self._limits(), room)
             kept = self._compute_and_keep(entry, compute, room)
         elif kept == _FAILED:
             raise RuntimeError("the computation of this round failed, and is not repeated")
         # In a fixed order, which `load` does not have: the same bytes go out again.
         return dict(sorted(load(kept).items()))
+
+    def _limits(self) -> Limits:
+        policy = self._site.policy
+        return Limits(
+            max_epsilon=policy.max_epsilon,
+            delta=policy.delta,
+            max_if_all_collude=policy.max_epsilon_if_all_collude,
+        )
 
     def _compute_and_keep(self, entry: Entry, compute: Computation, room: Room) -> bytes:
         """Return the round's answer, which is kept; keep of a failure that it is one."""
@@ -458,59 +435,6 @@ def _check_run_name(name: str) -> None:
         raise Refused(Refusal.MALFORMED, f"{name[:LONGEST_NAME]!r} is no name of a run")
 
 
-def _planned_requests(plan: PlanRequest, policy: Policy) -> Iterator[tuple[Request, int]]:
-    """Yield each kind of request that a run makes, and how often.
-
-    The largest of the weights stands for all of them, which are not known yet.
-    """
-    common: dict[str, Any] = {
-        "run": plan.run,
-        "round": 1,
-        "catalogue": plan.catalogue,
-        "model": plan.model,
-        "trust": plan.trust,
-    }
-    largest = min(plan.largest_weight, float(np.finfo(np.float32).max))
-    weights = {"largest": np.array([largest], np.float32)}
-    noise = {
-        Statistic.POPULARITY: plan.popularity_noise,
-        Statistic.MOMENT: plan.moment_noise,
-    }
-    if plan.statistics:
-        for statistic, sigma in noise.items():
-            asked = StatisticsRequest(
-                **common, statistic=statistic, noise_multiplier=sigma, fade=1.0
-            )
-            yield asked, plan.statistics
-    if plan.rounds:
-        terms = values_of(LocalTraining, plan)
-        asked_for: dict[str, Any] = {
-            "noise_multiplier": plan.training_noise,
-            "over_use": plan.over_use,
-        }
-        yield TrainRequest(**common, weights=weights, **asked_for, **terms), plan.rounds
-    # Where a site does not answer it, the run does without this site's metrics.
-    if plan.evaluations and Ask.EVALUATE in policy.answers:
-        yield (
-            EvaluateRequest(
-                **common,
-                weights=weights,
-                noise_multiplier=plan.training_noise,
-                sample_rate=plan.sample_rate,
-            ),
-            plan.evaluations,
-        )
-    if plan.groups and Ask.EVALUATE in policy.answers:
-        measured = EvaluateRequest(
-            **common,
-            weights=weights,
-            noise_multiplier=plan.groups_noise,
-            sample_rate=1.0,
-            groups=plan.groups,
-        )
-        yield measured, 1 + plan.reweighings
-
-
 _ASKED = {
     Summed.TRAIN: Ask.TRAIN,
     Summed.EVALUATE: Ask.EVALUATE,
@@ -522,58 +446,3 @@ def _masked_points(answer: Answer) -> Points:
     """Return the one array of a masked answer."""
     points: Points = answer[_MASKED].numpy()
     return points
-
-
-def _ask_and_entry(request: Request) -> tuple[Ask, Entry]:
-    if isinstance(request, TrainRequest):
-        return Ask.TRAIN, _training_entry(request)
-    if isinstance(request, EvaluateRequest):
-        return Ask.EVALUATE, _evaluation_entry(request)
-    return Ask.STATISTICS, _statistics_entry(request)
-
-
-def _training_entry(request: TrainRequest) -> Entry:
-    release = Release(
-        kind=ReleaseKind.TRAIN,
-        noise_multiplier=request.noise_multiplier,
-        sample_rate=request.sample_rate,
-        steps=request.local_steps,
-    )
-    return _entry(request, release, request.clip_norm)
-
-
-def _evaluation_entry(request: EvaluateRequest) -> Entry:
-    release = Release(
-        kind=ReleaseKind.EVALUATE,
-        noise_multiplier=request.noise_multiplier,
-        sample_rate=request.sample_rate,
-        steps=1,
-    )
-    return _entry(request, release, request.clip_norm)
-
-
-def _statistics_entry(request: StatisticsRequest) -> Entry:
-    release = Release(
-        kind=ReleaseKind.STATISTICS,
-        noise_multiplier=request.noise_multiplier,
-        sample_rate=1.0,
-        steps=1,
-    )
-    return _entry(request, release, STATISTIC_CLIP_NORM)
-
-
-def _entry(request: Request, release: Release, clip_norm: float) -> Entry:
-    """Return the ledger entry that a request would be charged as.
-
-    Its fingerprint leaves the weights out: a coordinator that repeats a round with others gets
-    the first answer, which tells it nothing new.
-    """
-    # Earlier versions recorded fingerprints without the fields that say nothing.
-    asked = said_fields(flatten(request, without=_UNCHARGED))
-    return Entry(
-        run=request.run,
-        round=request.round,
-        release=release,
-        clip_norm=clip_norm,
-        request=hashlib.sha256(canonical_text(asked).encode()).hexdigest(),
-    )

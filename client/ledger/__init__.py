@@ -1,6 +1,7 @@
 """The privacy ledger: every release of this site and what they cost together, never forgotten.
 
 ledger       the ledger itself: ask, charge, keep an answer, verify
+limits       what all releases together may cost
 store        the SQLite file: tables, lock, first entries
 balance      what a chain of entries adds up to, checked entry by entry
 anchor       a small file elsewhere that tells whether the ledger is the newest

@@ -30,16 +30,16 @@ recorded, but no decision depends on them.
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.ledger.anchor import Anchor
 from client.ledger.balance import Balance, EntryType, form_of, release_of
+from client.ledger.limits import Limits
 from client.ledger.outbox import Outbox, Room, SentAnswer, check_room_of_run, summarise
 from client.ledger.refusals import RefusalCounter
 from client.ledger.store import (
@@ -52,9 +52,9 @@ from client.ledger.store import (
 from shared.errors import BudgetExceeded, LedgerError, Refused
 from shared.outcomes import Refusal
 from shared.privacy.accounting.accountant import epsilon
-from shared.privacy.release import Release, merge
+from shared.privacy.release import Release
 
-__all__ = ["Entry", "Ledger", "Record", "check_limits"]
+__all__ = ["Entry", "Ledger", "Record"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,15 +206,7 @@ class Ledger:
             self._balance.check_forms(releases)
         check_room_of_run(others, planned)
 
-    def charge(
-        self,
-        entry: Entry,
-        *,
-        max_epsilon: float,
-        delta: float,
-        max_if_all_collude: float = math.inf,
-        room: Room | None = None,
-    ) -> None:
+    def charge(self, entry: Entry, limits: Limits, room: Room | None = None) -> None:
         """Record the entry durably. Call it before computing the release.
 
         An entry that was charged before is not charged again. If this raises, the ledger is
@@ -222,9 +214,7 @@ class Ledger:
 
         Args:
             entry: the release and its request.
-            max_epsilon: limit on the ε of all releases together.
-            delta: the δ at which both limits hold.
-            max_if_all_collude: limit on the ε of all releases with the site's own noise alone.
+            limits: what all releases together may cost.
             room: what the answer will need; None for no limit.
 
         Raises:
@@ -232,35 +222,21 @@ class Ledger:
             Refused: the same round was charged with other parameters, or there is no room.
         """
         with self._session() as database:
-            limits = max_epsilon, max_if_all_collude, delta
             if self._is_to_charge(database, entry, limits, room):
                 with self._append(database, EntryType.CHARGE, entry.fields):
                     pass
 
-    def check_charge(
-        self,
-        entry: Entry,
-        *,
-        max_epsilon: float,
-        delta: float,
-        max_if_all_collude: float = math.inf,
-        room: Room | None = None,
-    ) -> None:
+    def check_charge(self, entry: Entry, limits: Limits, room: Room | None = None) -> None:
         """Raise what `charge` would raise now; charge nothing.
 
         Call it before private data are read: a refusal, which costs nothing, then takes no time
         that depends on them. Arguments and errors are those of `charge`.
         """
         with self._session() as database:
-            limits = max_epsilon, max_if_all_collude, delta
             self._is_to_charge(database, entry, limits, room)
 
     def _is_to_charge(
-        self,
-        database: sqlite3.Connection,
-        entry: Entry,
-        limits: tuple[float, float, float],
-        room: Room | None,
+        self, database: sqlite3.Connection, entry: Entry, limits: Limits, room: Room | None
     ) -> bool:
         """Return whether an entry is not charged yet, if it may be."""
         if self._is_charged(database, entry):
@@ -268,14 +244,8 @@ class Ledger:
         if room is not None:
             Outbox(database).check_room(entry.run, self._balance.charges, room)
             self._balance.check_forms([entry.release])
-        max_epsilon, max_if_all_collude, delta = limits
-        check_limits(
-            [*self._balance.releases, entry.release],
-            f"round {entry.round} of run {entry.run}",
-            max_epsilon=max_epsilon,
-            max_if_all_collude=max_if_all_collude,
-            delta=delta,
-        )
+        releases = [*self._balance.releases, entry.release]
+        limits.check(releases, f"round {entry.round} of run {entry.run}")
         return True
 
     def refuse(self, code: Refusal, asked: Mapping[str, Any]) -> None:
@@ -534,64 +504,6 @@ class Ledger:
             f"{self.path}: the privacy ledger is not as it was written ({why}), so nothing is "
             "released. Put the newest copy back, or restore it from the anchor."
         )
-
-
-def check_limits(
-    releases: Sequence[Release],
-    what: str,
-    *,
-    max_epsilon: float,
-    max_if_all_collude: float,
-    delta: float,
-) -> None:
-    """Refuse releases that together exceed a limit on ε.
-
-    Args:
-        releases: all of them.
-        what: what would lead to them, for the message.
-        max_epsilon: limit on their ε.
-        max_if_all_collude: limit on their ε with the site's own noise alone.
-        delta: of both.
-
-    Raises:
-        BudgetExceeded: they exceed one.
-    """
-    limits = [("max_epsilon", "", max_epsilon, list(releases))]
-    if max_if_all_collude < math.inf:
-        alone = [release.alone for release in releases]
-        limits.append(
-            ("max_epsilon_if_all_collude", " if all others collude", max_if_all_collude, alone)
-        )
-    for key, where, limit, counted in limits:
-        if _clearly_within(counted, limit, delta):
-            continue
-        after = epsilon(counted, delta)
-        if not after <= limit:  # also refuses NaN
-            raise BudgetExceeded(
-                f"{what} would lead to ε = {after:.4g}{where} at δ = {delta:g}; policy.{key} is "
-                f"{limit:g}"
-            )
-
-
-def _clearly_within(releases: list[Release], max_epsilon: float, delta: float) -> bool:
-    """Return whether slightly more than these releases stays below the limit.
-
-    More steps never cost less, so this is a sufficient condition. It saves time: the accountant is
-    the slowest part of a charge and caches its results, and with steps rounded up to five binary
-    digits many rounds ask for the same result.
-    """
-    more = [replace(release, steps=_rounded_up(release.steps)) for release in merge(releases)]
-    return epsilon(more, delta) <= 0.98 * max_epsilon
-
-
-def _rounded_up(steps: int) -> int:
-    """Round up to five significant binary digits; the result is at most 1/16 larger.
-
-    >>> [_rounded_up(steps) for steps in (31, 33, 1000)]
-    [31, 34, 1024]
-    """
-    unit = 1 << max(0, steps.bit_length() - 5)
-    return -(-steps // unit) * unit
 
 
 def _record(number: int, text: str, digest: bytes) -> Record:

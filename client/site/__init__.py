@@ -3,6 +3,7 @@
 - `site`: site.toml as a whole, and the paths that it names.
 - `policy`, `roster`, `coordinator`, `node`, `serve`, `home`, `wellbeing`: tables of these names.
 - `bounds`: what a request may ask at all: shapes, weights, memory, size of an answer.
+- `charges`: what a request is charged as in the ledger, and the requests that a run will make.
 - `simulated`: the [lab] table, with which the lab marks its own sites.
 - `locate`: which site a node serves.
 - `template`: the site.toml that a new site begins with.

@@ -26,6 +26,7 @@ from safetensors.numpy import save
 from client.ledger.anchor import Anchor
 from client.ledger.balance import Balance, EntryType
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from client.ledger.outbox import Outbox, summarise
 from client.ledger.store import append_entry, entry_text, open_database
 from shared.privacy.release import Release, ReleaseKind
@@ -74,7 +75,7 @@ def measure(folder: Path, entries: int, charges: int) -> dict[str, float]:
     paid, kept = [], []
     for number in range(entries + 1, entries + 1 + charges):
         entry = Entry(run="r", round=number, release=FORM)
-        paid.append(seconds(partial(ledger.charge, entry, max_epsilon=1e6, delta=DELTA)))
+        paid.append(seconds(partial(ledger.charge, entry, Limits(max_epsilon=1e6, delta=DELTA))))
         kept.append(seconds(partial(ledger.keep_answer, entry, BODY)))
     return figures | {
         "charge_median_seconds": statistics.median(paid),

@@ -83,7 +83,7 @@ def bits(answer: dict[str, Tensor]) -> dict[str, bytes]:
 def test_an_admitted_request_is_charged_and_answered(sites: Sites) -> None:
     house = House(sites)
     request = sites.request(noise_multiplier=3.0, sample_rate=0.25, local_steps=2)
-    answer = house.guard.train(request, ready(lambda: dict(ANSWER)))
+    answer = house.guard.answer(request, ready(lambda: dict(ANSWER)))
     assert bits(answer) == bits(ANSWER)
     assert {name: value.shape for name, value in answer.items()} == {"w": (2, 2), "b": (3,)}
     assert house.ledger.releases() == [
@@ -98,7 +98,7 @@ def test_the_charge_comes_before_the_computation(sites: Sites) -> None:
         seen.append(house.site.open_ledger().releases())
         return dict(ANSWER)
 
-    house.guard.train(sites.request(), ready(compute))
+    house.guard.answer(sites.request(), ready(compute))
     assert seen == [[release()]]
 
 
@@ -110,7 +110,7 @@ def test_what_fails_in_preparation_is_not_paid_for(sites: Sites) -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        house.guard.train(sites.request(), broken)
+        house.guard.answer(sites.request(), broken)
     assert seen == [[]]
     assert house.ledger.releases() == []
 
@@ -119,13 +119,13 @@ def test_a_computation_that_fails_is_paid_for_and_is_not_repeated(sites: Sites) 
     """Not with other weights either: whether it fails may tell of the data, each time anew."""
     house, compute = House(sites), Computation(failures=1)
     with pytest.raises(RuntimeError, match="no memory"):
-        house.guard.train(sites.request(), ready(compute))
+        house.guard.answer(sites.request(), ready(compute))
     other = {name: value + 1 for name, value in sites.request().weights.items()}
     for request in (sites.request(), sites.request(weights=other)):
         with pytest.raises(RuntimeError, match="is not repeated"):
-            house.guard.train(request, ready(compute))
+            house.guard.answer(request, ready(compute))
     assert (compute.calls, house.ledger.releases()) == (1, [release()])
-    house.guard.train(sites.request(round=2), ready(compute))
+    house.guard.answer(sites.request(round=2), ready(compute))
     assert (compute.calls, house.ledger.releases()) == (2, [release(steps=2)])
 
 
@@ -134,23 +134,23 @@ def test_the_first_outcome_of_a_round_is_its_only_one(sites: Sites) -> None:
 
     def overtaken() -> dict[str, Tensor]:
         with pytest.raises(RuntimeError, match="no memory"):
-            house.guard.train(sites.request(), ready(Computation(failures=1)))
+            house.guard.answer(sites.request(), ready(Computation(failures=1)))
         return ANSWER
 
     with pytest.raises(RuntimeError, match="in another process"):
-        house.guard.train(sites.request(), ready(overtaken))
+        house.guard.answer(sites.request(), ready(overtaken))
 
     def overtaking() -> dict[str, Tensor]:
-        house.guard.train(sites.request(round=2), ready(Computation()))
+        house.guard.answer(sites.request(round=2), ready(Computation()))
         raise RuntimeError("no memory")
 
-    answer = house.guard.train(sites.request(round=2), ready(overtaking))
-    assert bits(answer) == bits(house.guard.train(sites.request(round=2), ready(Computation())))
+    answer = house.guard.answer(sites.request(round=2), ready(overtaking))
+    assert bits(answer) == bits(house.guard.answer(sites.request(round=2), ready(Computation())))
 
 
 def test_values_in_any_layout_are_kept(sites: Sites) -> None:
     turned = torch.arange(6.0).reshape(2, 3).T
-    answer = House(sites).guard.train(sites.request(), ready(lambda: {"w": turned}))
+    answer = House(sites).guard.answer(sites.request(), ready(lambda: {"w": turned}))
     assert torch.equal(answer["w"], turned)
 
 
@@ -159,12 +159,12 @@ def test_values_in_any_layout_are_kept(sites: Sites) -> None:
 
 def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> None:
     house, compute = House(sites, max_epsilon=cost(1)), Computation()
-    first = house.guard.train(sites.request(), ready(compute))
+    first = house.guard.answer(sites.request(), ready(compute))
     again = Guard(
         house.site,
         house.site.open_ledger(),
         sites.catalogue,
-    ).train(sites.request(), ready(compute))
+    ).answer(sites.request(), ready(compute))
     assert bits(first) == bits(again)
     assert compute.calls == 1
     assert house.ledger.releases() == [release()]
@@ -172,9 +172,9 @@ def test_a_repeated_request_costs_nothing_and_computes_nothing(sites: Sites) -> 
 
 def test_a_repeat_with_other_weights_gets_the_same_answer(sites: Sites) -> None:
     house, compute = House(sites), Computation()
-    first = house.guard.train(sites.request(), ready(compute))
+    first = house.guard.answer(sites.request(), ready(compute))
     other = {name: value + 1 for name, value in sites.request().weights.items()}
-    assert bits(house.guard.train(sites.request(weights=other), ready(compute))) == bits(first)
+    assert bits(house.guard.answer(sites.request(weights=other), ready(compute))) == bits(first)
     assert house.ledger.releases() == [release()]
 
 
@@ -199,10 +199,10 @@ def test_the_same_round_with_other_parameters_is_refused(
 ) -> None:
     house, compute = House(sites), Computation(failures=0 if answered else 1)
     if answered:
-        house.guard.train(sites.request(), ready(compute))
+        house.guard.answer(sites.request(), ready(compute))
     else:
         with pytest.raises(RuntimeError, match="no memory"):
-            house.guard.train(sites.request(), ready(compute))
+            house.guard.answer(sites.request(), ready(compute))
     assert refused(house, sites.request(**changes)).code is Refusal.POLICY
     assert compute.calls == 1
 
@@ -212,10 +212,10 @@ def test_what_another_process_answered_first_is_what_leaves(sites: Sites) -> Non
     others: list[dict[str, Tensor]] = []
 
     def slow() -> dict[str, Tensor]:
-        others.append(house.guard.train(sites.request(), ready(compute)))
+        others.append(house.guard.answer(sites.request(), ready(compute)))
         return compute()
 
-    answer = house.guard.train(sites.request(), ready(slow))
+    answer = house.guard.answer(sites.request(), ready(slow))
     assert compute.calls == 2
     assert bits(answer) == bits(others[0])
     assert house.ledger.releases() == [release()]
@@ -223,9 +223,9 @@ def test_what_another_process_answered_first_is_what_leaves(sites: Sites) -> Non
 
 def test_a_round_that_was_passed_is_closed(sites: Sites) -> None:
     house, compute = House(sites), Computation()
-    house.guard.train(sites.request(round=2), ready(compute))
+    house.guard.answer(sites.request(round=2), ready(compute))
     with pytest.raises(Refused) as caught:
-        house.guard.train(sites.request(round=1), ready(compute))
+        house.guard.answer(sites.request(round=1), ready(compute))
     assert caught.value.code is Refusal.CLOSED
     assert (compute.calls, house.ledger.releases()) == (1, [release()])
 
@@ -233,7 +233,7 @@ def test_a_round_that_was_passed_is_closed(sites: Sites) -> None:
 def test_rounds_and_runs_are_distinguished(sites: Sites) -> None:
     house, compute = House(sites), Computation()
     answers = [
-        house.guard.train(sites.request(run=run, round=number), ready(compute))
+        house.guard.answer(sites.request(run=run, round=number), ready(compute))
         for run, number in (("r", 1), ("r", 2), ("s", 1), ("", 1))
     ]
     assert len({value["b"].numpy().tobytes() for value in answers}) == 4
@@ -247,7 +247,7 @@ def refused(house: House, request: TrainRequest) -> Refused:
     """Refuses without computing or charging anything."""
     compute, before = Computation(), house.ledger.releases()
     with pytest.raises(Refused) as caught:
-        house.guard.train(request, ready(compute))
+        house.guard.answer(request, ready(compute))
     assert compute.calls == 0
     assert house.ledger.releases() == before
     [last] = house.ledger.history(last=1)
@@ -292,7 +292,7 @@ def test_a_sum_that_float32_could_not_hold_is_refused(
 
 def test_without_noise_a_small_clip_norm_does_not_matter(sites: Sites) -> None:
     request = sites.request(noise_multiplier=0.0, clip_norm=1e-45)
-    assert House(sites).guard.train(request, ready(Computation()))
+    assert House(sites).guard.answer(request, ready(Computation()))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_without_noise_a_small_clip_norm_does_not_matter(sites: Sites) -> None:
 )
 def test_the_partners_limit_holds_whatever_is_asked(sites: Sites, wish: dict[str, Any]) -> None:
     house = House(sites, max_epsilon=2.0)
-    house.guard.train(sites.request(run="before"), ready(Computation()))
+    house.guard.answer(sites.request(run="before"), ready(Computation()))
     assert isinstance(refused(house, sites.request(**wish)), BudgetExceeded)
 
 
@@ -355,7 +355,7 @@ def test_what_the_policy_allows_is_admitted(
     sites: Sites, wish: dict[str, Any], policy: dict[str, float]
 ) -> None:
     house = House(sites, **{"max_epsilon": 1e9} | policy)
-    assert house.guard.train(sites.request(**wish), ready(Computation()))
+    assert house.guard.answer(sites.request(**wish), ready(Computation()))
 
 
 def test_linked_users_are_all_in_a_step_and_in_no_more_samples_than_is_stated(sites: Sites) -> None:
@@ -363,17 +363,17 @@ def test_linked_users_are_all_in_a_step_and_in_no_more_samples_than_is_stated(si
     social = replace(MODEL, kind=ModelKind.SOCIAL, friends=4)
     assert refused(house, sites.request(model=social)).code is Refusal.POLICY  # sample rate 0.5
     of_all = sites.request(model=social, sample_rate=1.0)
-    assert house.guard.train(of_all, ready(Computation()))
+    assert house.guard.answer(of_all, ready(Computation()))
     for stated, admitted in ((4, True), (5, False)):
         data = replace(house.site.data, bounded_friends="none.csv", friends_most=stated)
         other = replace(house.site, data=data)
         guard = Guard(other, house.ledger, sites.catalogue)
         asked = replace(of_all, run=f"of {stated}")
         if admitted:  # the table is not there: it is not looked at
-            assert guard.train(asked, ready(Computation()))
+            assert guard.answer(asked, ready(Computation()))
             continue
         with pytest.raises(Refused, match="the friend of 5 others"):
-            guard.train(asked, ready(Computation()))
+            guard.answer(asked, ready(Computation()))
         with pytest.raises(Refused, match="the friend of 5 others"):
             guard.check_plan(plan(sites, model=social, sample_rate=1.0))
 
@@ -397,7 +397,7 @@ def test_a_request_that_the_model_cannot_take_is_refused_and_recorded(sites: Sit
         raise WireError("the weights differ")
 
     with pytest.raises(Refused, match="the weights differ") as caught:
-        house.guard.train(sites.request(), prepare)
+        house.guard.answer(sites.request(), prepare)
     assert caught.value.code is Refusal.MALFORMED
     assert house.ledger.history(last=1)[0].fields["code"] == "malformed"
     assert house.ledger.releases() == []
@@ -411,20 +411,20 @@ def test_training_is_refused_where_it_is_not_answered(sites: Sites, answers: lis
 
 def test_training_that_is_no_longer_answered_is_not_repeated(sites: Sites) -> None:
     house = House(sites)
-    house.guard.train(sites.request(), ready(Computation()))
+    house.guard.answer(sites.request(), ready(Computation()))
     closed = replace(house.site, policy=replace(house.site.policy, answers=(Ask.DESCRIBE,)))
     with pytest.raises(Refused):
-        Guard(closed, house.ledger, sites.catalogue).train(sites.request(), ready(Computation()))
+        Guard(closed, house.ledger, sites.catalogue).answer(sites.request(), ready(Computation()))
 
 
 def test_a_stricter_policy_still_repeats_what_left(sites: Sites) -> None:
     house = House(sites)
-    first = house.guard.train(sites.request(), ready(Computation()))
+    first = house.guard.answer(sites.request(), ready(Computation()))
     policy = replace(house.site.policy, max_epsilon=1e-3, min_noise_multiplier=50.0)
     strict = Guard(replace(house.site, policy=policy), house.ledger, sites.catalogue)
-    assert bits(strict.train(sites.request(), ready(Computation()))) == bits(first)
+    assert bits(strict.answer(sites.request(), ready(Computation()))) == bits(first)
     with pytest.raises(Refused):
-        strict.train(sites.request(round=2), ready(Computation()))
+        strict.answer(sites.request(round=2), ready(Computation()))
 
 
 # --- metrics -----------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ BOTH = {"answers": ["describe", "train", "evaluate"]}
 def test_metrics_are_refused_unless_they_are_allowed(sites: Sites) -> None:
     house, compute = House(sites), Computation()
     with pytest.raises(Refused) as caught:
-        house.guard.evaluate(asked(sites), ready(compute))
+        house.guard.answer(asked(sites), ready(compute))
     assert caught.value.code is Refusal.POLICY
     assert (compute.calls, house.ledger.releases()) == (0, [])
     assert house.ledger.history(last=1)[0].fields["kind"] == "evaluate"
@@ -458,17 +458,17 @@ def test_metrics_are_refused_unless_they_are_allowed(sites: Sites) -> None:
 
 def test_metrics_and_training_are_charged_to_one_ledger(sites: Sites) -> None:
     house, compute = House(sites, max_epsilon=cost(3), **BOTH), Computation()
-    trained = house.guard.train(sites.request(), ready(compute))
-    sums = house.guard.evaluate(asked(sites), ready(compute))
+    trained = house.guard.answer(sites.request(), ready(compute))
+    sums = house.guard.answer(asked(sites), ready(compute))
     assert bits(trained) != bits(sums)
-    assert bits(house.guard.evaluate(asked(sites), ready(compute))) == bits(sums)
+    assert bits(house.guard.answer(asked(sites), ready(compute))) == bits(sums)
     assert compute.calls == 2
     metric = replace(release(), kind=ReleaseKind.EVALUATE)
     assert house.ledger.releases() == [release(), metric]
     assert house.ledger.spent(DELTA) == cost(2)
-    house.guard.train(sites.request(round=2), ready(compute))
+    house.guard.answer(sites.request(round=2), ready(compute))
     with pytest.raises(BudgetExceeded):
-        house.guard.evaluate(asked(sites, round=2), ready(compute))
+        house.guard.answer(asked(sites, round=2), ready(compute))
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_metrics_meet_the_same_policy(
 ) -> None:
     house, compute = House(sites, **{"max_epsilon": 1e6} | policy | BOTH), Computation()
     with pytest.raises(Refused) as caught:
-        house.guard.evaluate(asked(sites, **wish), ready(compute))
+        house.guard.answer(asked(sites, **wish), ready(compute))
     assert compute.calls == 0
     assert house.ledger.releases() == []
     assert house.ledger.history(last=1)[0].fields["code"] == str(caught.value.code)
@@ -499,16 +499,16 @@ def test_the_same_evaluation_with_other_parameters_is_refused(
     sites: Sites, changes: dict[str, Any]
 ) -> None:
     house = House(sites, **BOTH)
-    house.guard.evaluate(asked(sites), ready(Computation()))
+    house.guard.answer(asked(sites), ready(Computation()))
     with pytest.raises(Refused) as caught:
-        house.guard.evaluate(asked(sites, **changes), ready(Computation()))
+        house.guard.answer(asked(sites, **changes), ready(Computation()))
     assert caught.value.code is Refusal.POLICY
 
 
 def test_the_limit_counts_every_run(sites: Sites) -> None:
     house = House(sites, max_epsilon=cost(2))
     for run in ("first", "second"):
-        house.guard.train(sites.request(run=run), ready(Computation()))
+        house.guard.answer(sites.request(run=run), ready(Computation()))
     assert isinstance(refused(house, sites.request(run="third")), BudgetExceeded)
 
 
@@ -522,7 +522,7 @@ def test_the_cost_is_at_the_partners_delta(sites: Sites) -> None:
 
 def test_the_same_limit_admits_it_at_a_larger_delta(sites: Sites) -> None:
     limit, compute = (cost(1, 1e-3) + cost(1, 1e-6)) / 2, Computation()
-    House(sites, max_epsilon=limit, delta=1e-3).guard.train(sites.request(), ready(compute))
+    House(sites, max_epsilon=limit, delta=1e-3).guard.answer(sites.request(), ready(compute))
     assert compute.calls == 1
 
 
@@ -530,7 +530,7 @@ def test_without_a_ledger_nothing_is_computed(sites: Sites) -> None:
     house, compute = House(sites), Computation()
     house.site.ledger_file.unlink()
     with pytest.raises(LedgerError):
-        house.guard.train(sites.request(), ready(compute))
+        house.guard.answer(sites.request(), ready(compute))
     assert compute.calls == 0
 
 
@@ -544,30 +544,22 @@ def test_an_answer_that_cannot_be_kept_does_not_leave(
 
     monkeypatch.setattr(Ledger, "keep_answer", full)
     with pytest.raises(LedgerError, match="full"):
-        house.guard.train(sites.request(), ready(Computation()))
+        house.guard.answer(sites.request(), ready(Computation()))
 
 
 # --- ledgers of earlier versions -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("kind", "read", "fingerprint"),
+    ("read", "fingerprint"),
     [
-        ("train", TrainRequest, "2621bbb01cde7a205b32c20a2b1727c3ed04ba495f9b049963f971cef63cb303"),
-        (
-            "evaluate",
-            EvaluateRequest,
-            "6e0df87d93fd031f1c5432e7698917b93d55becbb0354584b740e3f791afef9c",
-        ),
-        (
-            "statistics",
-            StatisticsRequest,
-            "bd0c36fd6530c23d11731d724d88b8d5dab78653549df153fb9dbb45baafec65",
-        ),
+        (TrainRequest, "2621bbb01cde7a205b32c20a2b1727c3ed04ba495f9b049963f971cef63cb303"),
+        (EvaluateRequest, "6e0df87d93fd031f1c5432e7698917b93d55becbb0354584b740e3f791afef9c"),
+        (StatisticsRequest, "bd0c36fd6530c23d11731d724d88b8d5dab78653549df153fb9dbb45baafec65"),
     ],
 )
 def test_a_request_has_the_fingerprint_that_earlier_versions_recorded(
-    sites: Sites, monkeypatch: pytest.MonkeyPatch, kind: str, read: type[Any], fingerprint: str
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, read: type[Any], fingerprint: str
 ) -> None:
     """A repeated request must find its kept answer, whichever version gave it."""
     house, entries = House(sites, answers=["train", "evaluate", "statistics"]), list[Any]()
@@ -577,7 +569,7 @@ def test_a_request_has_the_fingerprint_that_earlier_versions_recorded(
     raw = ProtoRecordDict.FromString(base64.b64decode(stored[read.__name__]))
     request = read.from_content(recorddict_from_proto(raw))
     with pytest.raises(Refused):  # of another catalogue, which is looked at later
-        getattr(house.guard, kind)(request, ready(Computation()))
+        house.guard.answer(request, ready(Computation()))
     assert [entry.request for entry in entries] == [fingerprint]
 
 
@@ -613,7 +605,7 @@ def test_a_plan_within_the_budget_is_admitted_and_charges_nothing(sites: Sites) 
 
 def test_a_plan_beyond_the_budget_is_refused_with_what_other_runs_have_spent(sites: Sites) -> None:
     house = House(sites, max_epsilon=cost(10))
-    house.guard.train(sites.request(run="spring"), ready(lambda: dict(ANSWER)))
+    house.guard.answer(sites.request(run="spring"), ready(lambda: dict(ANSWER)))
     with pytest.raises(BudgetExceeded, match=r"run autumn as a whole would lead to ε = "):
         house.guard.check_plan(plan(sites))
     house.guard.check_plan(plan(sites, rounds=9))
@@ -625,7 +617,7 @@ def test_a_plan_beyond_the_budget_is_refused_with_what_other_runs_have_spent(sit
 def test_what_the_run_has_paid_already_is_part_of_its_plan(sites: Sites) -> None:
     house = House(sites, max_epsilon=cost(10))
     for number in (1, 2):
-        house.guard.train(sites.request(run="autumn", round=number), ready(lambda: dict(ANSWER)))
+        house.guard.answer(sites.request(run="autumn", round=number), ready(lambda: dict(ANSWER)))
     house.guard.check_plan(plan(sites))
 
 

@@ -69,7 +69,7 @@ def by_another_accountant(noise: float, rate: float, steps: int) -> float:
 def test_the_guard_counts_the_honest_shares_of_its_own_roster(sites: Sites) -> None:
     house = House(sites)
     for number in (1, 2, 3):
-        house.guard.train(request(sites, round=number), ready)
+        house.guard.answer(request(sites, round=number), ready)
     (charged,) = house.ledger.releases()
     assert (charged.shares, charged.steps) == (HONEST, 3)
     assert charged.noise_multiplier == pytest.approx(0.8 * math.sqrt(HONEST), rel=1e-4)
@@ -80,8 +80,8 @@ def test_the_guard_counts_the_honest_shares_of_its_own_roster(sites: Sites) -> N
 
 def test_what_was_charged_is_the_same_when_the_ledger_opens_again(sites: Sites) -> None:
     house = House(sites)
-    house.guard.train(request(sites), ready)
-    house.guard.train(sites.request(round=2), ready)  # with local trust
+    house.guard.answer(request(sites), ready)
+    house.guard.answer(sites.request(round=2), ready)  # with local trust
     again = Ledger(house.site.ledger_file, house.site.user_base, house.site.anchor_file)
     assert again.releases() == house.ledger.releases()
     assert [release.shares for release in again.releases()] == [HONEST, 1]
@@ -92,7 +92,7 @@ def test_what_was_charged_is_the_same_when_the_ledger_opens_again(sites: Sites) 
 
 def refused(house: House, asked: TrainRequest, match: str) -> None:
     with pytest.raises(Refused, match=match) as error:
-        house.guard.train(asked, ready)
+        house.guard.answer(asked, ready)
     assert error.value.code is Refusal.POLICY
     assert house.ledger.releases() == []
     assert house.ledger.history(1)[0].type is EntryType.REFUSAL
@@ -129,13 +129,13 @@ def test_both_tiers_have_a_limit(sites: Sites) -> None:
         "policy.max_epsilon": 1.02 * together,
         "policy.max_epsilon_if_all_collude": 1.02 * alone,
     }
-    House(sites, both).guard.train(request(sites), ready)
+    House(sites, both).guard.answer(request(sites), ready)
     for key, value in both.items():
         (sites.folder / "alpha").rename(sites.folder / f"before {key}")
         (sites.folder / "anchors" / "alpha").unlink()
         house = House(sites, both | {key: 0.9 * value})
         with pytest.raises(BudgetExceeded, match=key):
-            house.guard.train(request(sites), ready)
+            house.guard.answer(request(sites), ready)
         assert house.ledger.releases() == []
 
 

@@ -20,6 +20,7 @@ from client.guard import Guard
 from client.ledger import balance
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Ledger
+from client.ledger.limits import Limits
 from client.ledger.outbox import Room
 from client.ledger.refusals import RefusalCounter
 from client.site.bounds import LARGEST_WEIGHT, answer_bytes, needed_memory
@@ -84,13 +85,8 @@ def refused(sites: Sites, request: Any, **policy: Any) -> Refused:  # noqa: ANN4
     site = replace(site, policy=replace(site.policy, **policy))
     ledger = site.open_ledger()
     guard = Guard(site, ledger, sites.catalogue)
-    ask = {
-        TrainRequest: guard.train,
-        EvaluateRequest: guard.evaluate,
-        StatisticsRequest: guard.statistics,
-    }[type(request)]
     with pytest.raises(Refused) as caught:
-        ask(request, never_prepared)  # type: ignore[operator]
+        guard.answer(request, never_prepared)
     assert ledger.releases() == []
     assert ledger.history()[-1].type is EntryType.REFUSAL
     return caught.value
@@ -156,7 +152,7 @@ def test_a_huge_weight_is_refused(sites: Sites, value: float) -> None:
         site = Site.load(sites.make("beta"))
         lax = replace(site, policy=replace(site.policy, max_weight=1e300))
         with pytest.raises(Refused, match="largest weight"):
-            Guard(lax, site.open_ledger(), sites.catalogue).train(
+            Guard(lax, site.open_ledger(), sites.catalogue).answer(
                 sites.request(weights=weights), never_prepared
             )
 
@@ -273,9 +269,9 @@ def test_room_for_a_plan_is_the_room_that_its_rounds_are_given(sites: Sites) -> 
     with pytest.raises(Refused, match=r"policy\.max_stored_mb"):
         guard.check_plan(replace(asked, rounds=3))
     for number in (1, 2):
-        guard.train(replace(request, round=number), lambda: answer)
+        guard.answer(replace(request, round=number), lambda: answer)
     with pytest.raises(Refused, match=r"policy\.max_stored_mb"):
-        guard.train(replace(request, round=3), lambda: answer)
+        guard.answer(replace(request, round=3), lambda: answer)
 
 
 def guard_of(sites: Sites, name: str = "alpha", **policy: Any) -> tuple[Guard, Ledger]:  # noqa: ANN401
@@ -359,7 +355,7 @@ def room(bodies: float, most: int = 1000) -> Room:
 
 def answer_in(ledger: Ledger, number: int, run: str, given: Room) -> bytes:
     what = entry(number, run)
-    ledger.charge(what, max_epsilon=float("inf"), delta=DELTA, room=given)
+    ledger.charge(what, Limits(max_epsilon=float("inf"), delta=DELTA), room=given)
     return ledger.keep_answer(what, body(number), room=given)
 
 
@@ -419,7 +415,7 @@ def test_no_more_forms_of_release_are_charged_than_can_be_composed_soon(
 def charged(ledger: Ledger, number: int, sigma: float) -> None:
     what = entry(number)
     what = replace(what, release=replace(what.release, noise_multiplier=sigma))
-    ledger.charge(what, max_epsilon=float("inf"), delta=DELTA, room=room(100))
+    ledger.charge(what, Limits(max_epsilon=float("inf"), delta=DELTA), room=room(100))
 
 
 def test_refusals_take_bounded_room_and_none_is_lost(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import client.ledger.ledger
+import client.ledger.limits
 from client.site.site import Site
 from server.rounds.secure_sum import SumAttempt
 from server.state.attempts import Attempts
@@ -48,5 +48,5 @@ def found(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # Another test's concern, and most of a request's time.
-    vars(client.ledger.ledger)["epsilon"] = lambda *_: 1.0
+    vars(client.ledger.limits)["epsilon"] = lambda *_: 1.0
     kill_at(POINTS, found)

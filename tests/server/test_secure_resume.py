@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import client.ledger.ledger
+import client.ledger.limits
 import server.rounds.groups
 from client.site.site import Site
 from server.app import coordinate
@@ -77,7 +77,7 @@ def test_nothing_is_asked_again_and_nobody_pays_twice(
 ) -> None:
     """Killed between two statistics, after a round's metrics, and after the end."""
     # Another test's concern, and most of a request's time.
-    monkeypatch.setattr(client.ledger.ledger, "epsilon", lambda *_: 1.0)
+    monkeypatch.setattr(client.ledger.limits, "epsilon", lambda *_: 1.0)
     # As where noise hides all users, which it does by chance.
     monkeypatch.setattr(server.rounds.groups, "measured_groups", lambda *_: {})
     folders = [sites.folder / name for name in ("alpha", "beta", "gamma", "delta")]

@@ -28,6 +28,7 @@ from client.checks.base import Expected, Facts
 from client.checks.handshake import shake_hands
 from client.checks.preflight import CHECKS
 from client.ledger.ledger import Entry
+from client.ledger.limits import Limits
 from client.node.processes import environment
 from client.site.aggregation_key import load_identity
 from client.site.local_port import find_free_port
@@ -82,7 +83,7 @@ def charge(partner: Partner, steps: int = 10, **form: float) -> Release:
     noise, rate = form.get("noise_multiplier", 1.0), form.get("sample_rate", 0.1)
     release = Release(kind=ReleaseKind.TRAIN, steps=steps, noise_multiplier=noise, sample_rate=rate)
     entry = Entry(run="r", round=1, release=release)
-    partner.loaded.open_ledger().charge(entry, max_epsilon=math.inf, delta=1e-4)
+    partner.loaded.open_ledger().charge(entry, Limits(max_epsilon=math.inf, delta=1e-4))
     return release
 
 
@@ -254,7 +255,7 @@ def older_ledger(partner: Partner) -> None:
     charge(partner)
     charge_again = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=0.1, steps=1)
     ledger = partner.loaded.open_ledger()
-    ledger.charge(Entry(run="r", round=2, release=charge_again), max_epsilon=9, delta=1e-4)
+    ledger.charge(Entry(run="r", round=2, release=charge_again), Limits(max_epsilon=9, delta=1e-4))
     for file in client.ledger.store.database_files(ledger.path)[1:]:
         file.unlink(missing_ok=True)
     ledger.path.write_bytes(copy)

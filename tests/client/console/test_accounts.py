@@ -11,6 +11,7 @@ import pytest
 
 from client.console.accounts import MOST_REFRESHES, Accounts, forecast
 from client.ledger.ledger import Entry
+from client.ledger.limits import Limits
 from client.site.statement import read_statement
 from shared.errors import LedgerError
 from shared.privacy.accounting.accountant import epsilon
@@ -56,7 +57,7 @@ def test_it_is_read_again_when_the_ledger_grows(lived: Spending) -> None:
     lived.ledger.trust("3f" * 32, "sotto", "0.9")
     release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0, sample_rate=0.1, steps=1)
     entry = Entry(run=SECOND, round=9, release=release)
-    lived.ledger.charge(entry, max_epsilon=LIMIT, delta=DELTA)
+    lived.ledger.charge(entry, Limits(max_epsilon=LIMIT, delta=DELTA))
     after = accounts.read()
     assert after.unsent == 1
     assert after.sent == before.sent

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from shared.privacy.accounting.accountant import epsilon
 from shared.privacy.release import Release, ReleaseKind
 
@@ -37,7 +38,7 @@ def body(value: float = 0.0) -> bytes:
 
 
 def charge(ledger: Ledger, what: Entry, max_epsilon: float = math.inf) -> None:
-    ledger.charge(what, max_epsilon=max_epsilon, delta=DELTA)
+    ledger.charge(what, Limits(max_epsilon=max_epsilon, delta=DELTA))
 
 
 def answered(ledger: Ledger, number: int, run: str = "r", value: float = 0.0) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from client.site.site import Site
 from shared.outcomes import Refusal
 from shared.privacy.release import Release, ReleaseKind
@@ -43,7 +44,7 @@ class Spending:
         release = Release(kind=kind, noise_multiplier=noise, sample_rate=0.1, steps=steps)
         policy, ledger = self.site.policy, self.ledger
         entry = Entry(run=run, round=number, release=release)
-        ledger.charge(entry, max_epsilon=policy.max_epsilon, delta=policy.delta)
+        ledger.charge(entry, Limits(max_epsilon=policy.max_epsilon, delta=policy.delta))
         names = {"blocks.0.query": (4, 3), "item_bias": (20,)}
         if kind is ReleaseKind.EVALUATE:
             names = {"sums": (3,)}

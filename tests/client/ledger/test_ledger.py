@@ -465,7 +465,7 @@ def test_only_an_infinite_limit_admits_a_release_without_noise(ledger: Ledger) -
 def test_nan_from_the_accountant_is_refused(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.ledger.ledger, "epsilon", lambda *_: math.nan)
+    monkeypatch.setattr(client.ledger.limits, "epsilon", lambda *_: math.nan)
     with pytest.raises(BudgetExceeded):
         charge(ledger, entry(), max_epsilon=math.inf)
 
@@ -513,8 +513,9 @@ def test_a_refusal_costs_nothing_and_is_recorded(ledger: Ledger, reopened: Reope
 CROWD = """
 import json, os, signal, sys
 from pathlib import Path
-import client.ledger.ledger
+import client.ledger.limits
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from shared.hash_chain import canonical_text, next_hash
 from shared.errors import BudgetExceeded
 from shared.privacy.release import Release, ReleaseKind
@@ -525,7 +526,7 @@ release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0, sample_rate=0.5,
 def charge(name, run, number):
     ledger = Ledger(folder / name, "users", folder / f"{name}.anchor")
     entry = Entry(run=run, round=number, release=release)
-    ledger.charge(entry, max_epsilon=limit, delta=1e-3)
+    ledger.charge(entry, Limits(max_epsilon=limit, delta=1e-3))
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -536,7 +537,7 @@ def killed_after():
 
 def killed_within():
     # Asked for after the lock is taken, before the entry is written.
-    client.ledger.ledger.epsilon = die
+    client.ledger.limits.epsilon = die
     charge("within", "r", 1)
 
 def spend(run):

@@ -15,6 +15,7 @@ import client.ledger.store
 from client.ledger.anchor import Anchor
 from client.ledger.balance import EntryType
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from client.ledger.recovery import restore, write_off
 from client.ledger.store import database_files
 from shared.errors import BudgetExceeded, LedgerError
@@ -29,7 +30,7 @@ def release(steps: int = 1, noise: float = 2.0) -> Release:
 
 def charge(ledger: Ledger, number: int, noise: float = 2.0, limit: float = math.inf) -> None:
     entry = Entry(run="r", round=number, release=release(noise=noise))
-    ledger.charge(entry, max_epsilon=limit, delta=DELTA)
+    ledger.charge(entry, Limits(max_epsilon=limit, delta=DELTA))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from safetensors.torch import save
 import client.ledger.store
 import client.node.prometheus
 from client.ledger.ledger import Entry
+from client.ledger.limits import Limits
 from client.node.health import serve_node_health
 from client.node.prometheus import BUCKETS, NodeMetrics
 from client.site.node import NodeConfig
@@ -49,7 +50,7 @@ def spend(site: Site, *, rounds: int = 3, kind: ReleaseKind = ReleaseKind.TRAIN)
     ledger, body = site.open_ledger(), save({"change": torch.zeros(4)})
     for number in range(1, rounds + 1):
         entry = Entry(run="r", round=number, release=release(kind))
-        ledger.charge(entry, max_epsilon=8, delta=1e-4)
+        ledger.charge(entry, Limits(max_epsilon=8, delta=1e-4))
         ledger.keep_answer(entry, body)
     return body
 

@@ -14,6 +14,7 @@ import pytest
 
 from client.data.config import DataConfig
 from client.ledger.ledger import Entry
+from client.ledger.limits import Limits
 from client.site.coordinator import CoordinatorConfig
 from client.site.node import NodeConfig
 from client.site.policy import Ask, Policy
@@ -87,7 +88,6 @@ def test_a_kept_answer_goes_out_again_and_the_ledger_goes_on(folder: Path) -> No
     )
     ledger.charge(
         Entry(run="later", round=1, release=release),
-        max_epsilon=site.policy.max_epsilon,
-        delta=site.policy.delta,
+        Limits(max_epsilon=site.policy.max_epsilon, delta=site.policy.delta),
     )
     assert site.open_ledger().spent(site.policy.delta) > SPENT

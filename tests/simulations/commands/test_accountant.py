@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.ledger.ledger import Entry, Ledger
+from client.ledger.limits import Limits
 from shared.privacy.release import Release, ReleaseKind
 from simulations.cli import main
 
@@ -61,7 +62,7 @@ def test_what_a_sites_ledger_holds_is_counted(
     ledger = Ledger.create(tmp_path / "ledger.sqlite", "readers", tmp_path / "anchor")
     for round_number in (1, 2):
         entry = Entry(run="r", round=round_number, release=release(3.0, 0.1, 30))
-        ledger.charge(entry, max_epsilon=8.0, delta=1e-5)
+        ledger.charge(entry, Limits(max_epsilon=8.0, delta=1e-5))
     assert accountant(monkeypatch, "--spent", tmp_path, "--delta", 1e-5, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["spent"][0]["steps"] == 60
