@@ -50,7 +50,7 @@ QUERY = "blocks.0.attention.query"
 LEAST_SIGNAL = 0.1
 """Share of the released gradient's energy below which queries stay as they are."""
 DAMPING = 0.5
-"""λ over the mean curvature, where there is no noise (docs/utility.md)."""
+"""λ over the mean curvature, where there is no noise (docs/rounds.md)."""
 MOST_LOGIT = 1.0
 """Root mean square of what one step may add to attention's logits: five times what one usually
 does. F is that of small changes."""
