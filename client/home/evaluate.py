@@ -182,12 +182,8 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
     Raises:
         ValueError: no user has two events.
     """
-    held = histories.lengths >= 2
-    asked = np.flatnonzero(held)
-    if not len(asked):
-        raise ValueError("no user has two events: there is nothing to hold out")
-    counted = histories.first(histories.lengths - held)
-    rows = asked[np.linspace(0, len(asked) - 1, min(most, len(asked))).astype(np.int64)]
+    held_out = _HeldOut.of_histories(histories, most)
+    counted = held_out.counted
     steps = _STEPS_OF_CHOICE * len(federated) + 3 + 2 * len(federated)
 
     def adapting(name: str, done: int) -> None:
@@ -202,21 +198,14 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         caps=caps,
     )
     reach = max(window, WINDOW * attention, *(memory.events for memory in MEMORIES))
-    last = histories.items[histories.offsets[1:][rows] - 1]
-    targets = _Targets(inputs=counted.select(rows), asked=last, items=items, window=reach, k=k)
+    targets = _Targets(inputs=held_out.inputs, asked=held_out.asked, items=items, window=reach, k=k)
     rankings: dict[str, Ranking] = {}
     for name, scorer in scorers.items():
         say(f"ranking: {NAMES[name]}", 1 - (len(scorers) - len(rankings)) / steps)
         rankings[name] = targets.rank(scorer)
-    reranked = {}
+    prices = {}
     if reranker is not None:
-        counts = item_counts(counted, items).numpy()
-        for name in RERANKED:
-            after = targets.rank(Reordered(scorers[name], reranker, logits=name == "federated"))
-            reranked[name] = (
-                price_of(rankings[name], targets.inputs, counts, reranker.items.genres),
-                price_of(after, targets.inputs, counts, reranker.items.genres),
-            )
+        prices = _prices(targets, scorers, rankings, reranker, item_counts(counted, items).numpy())
     choice = None
     if friends is not None:
         home = scorers["federated_home"]
@@ -225,28 +214,76 @@ def evaluate(  # noqa: PLR0913 what is measured, and how
         if befriended.friends is not None:
             given = targets.inputs, targets.asked
             rankings[FRIENDS] = rank_with_friends(befriended, *given, reach, k)
+    return replace(_compare(rankings, chosen, of=held_out.of), reranked=prices, friends=choice)
+
+
+def _compare(rankings: Mapping[str, Ranking], chosen: Candidate, of: int) -> Evaluation:
+    """Return what models reached, and the differences between those that are there.
+
+    Args:
+        rankings: of the same events, by the names at the top of this module.
+        chosen: the home model behind `federated_home`.
+        of: users who have a held-out event.
+    """
     gains = {
         name: ndcg_gains(ranking.ranks.numpy(), ranking.k) for name, ranking in rankings.items()
     }
+
+    def difference(name: str, other: str) -> Difference | None:
+        if name in gains and other in gains:
+            return _difference(gains[name], gains[other])
+        return None
+
     return Evaluation(
         models={
-            name: Measured(ranking.metrics(), _half_width(gains[name]))
+            name: Measured(rankings[name].metrics(), _half_width(gains[name]))
             for name in NAMES
-            if (ranking := rankings.get(name)) is not None
+            if name in rankings
         },
-        users=len(rows),
-        of=len(asked),
+        users=len(gains["home"]),
+        of=of,
         chosen=chosen,
         joining=_difference(gains["federated_home"], gains["home"]),
-        renewing=_difference(gains["federated_home"], gains["before_home"])
-        if "before" in federated
-        else None,
-        reranked=reranked,
-        friends=choice,
-        befriending=_difference(gains[FRIENDS], gains["federated_home"])
-        if FRIENDS in gains
-        else None,
+        renewing=difference("federated_home", "before_home"),
+        befriending=difference(FRIENDS, "federated_home"),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldOut:
+    """Last events that are held out, and what is left.
+
+    Attributes:
+        counted: all histories, without the last event of users of two or more.
+        inputs: N of them, of users whose last event is ranked.
+        asked: these events, int64 [N].
+        of: users who have a held-out event, at least N.
+    """
+
+    counted: Histories
+    inputs: Histories
+    asked: NDArray[np.int64]
+    of: int
+
+    @classmethod
+    def of_histories(cls, histories: Histories, most: int) -> _HeldOut:
+        """Hold out the last event of each user of two or more.
+
+        Args:
+            histories: all events of each user.
+            most: users whose event is ranked; of more, as many are taken evenly.
+
+        Raises:
+            ValueError: no user has two events.
+        """
+        held = histories.lengths >= 2
+        users = np.flatnonzero(held)
+        if not len(users):
+            raise ValueError("no user has two events: there is nothing to hold out")
+        counted = histories.first(histories.lengths - held)
+        rows = users[np.linspace(0, len(users) - 1, min(most, len(users))).astype(np.int64)]
+        last = histories.items[histories.offsets[1:][rows] - 1]
+        return cls(counted=counted, inputs=counted.select(rows), asked=last, of=len(users))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +309,33 @@ class _Targets:
         return rank_users(
             scorer, self.inputs, self.asked, items=self.items, window=self.window, k=self.k
         )
+
+
+def _prices(
+    targets: _Targets,
+    scorers: Mapping[str, Scorer],
+    rankings: Mapping[str, Ranking],
+    reranker: Reranker,
+    counts: NDArray[np.int64],
+) -> dict[str, tuple[Price, Price]]:
+    """Return figures of lists before and after another order, by model.
+
+    Args:
+        targets: what is ranked.
+        scorers: of all models.
+        rankings: by them, of `targets`.
+        reranker: chooses the other order.
+        counts: events of each item, [V].
+    """
+    prices = {}
+    for name in RERANKED:
+        after = targets.rank(Reordered(scorers[name], reranker, logits=name == "federated"))
+        before, genres = rankings[name], reranker.items.genres
+        prices[name] = (
+            price_of(before, targets.inputs, counts, genres),
+            price_of(after, targets.inputs, counts, genres),
+        )
+    return prices
 
 
 def _befriend(
