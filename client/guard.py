@@ -1,9 +1,10 @@
 """Check each request against the partner's policy, charge the ledger, then compute the answer.
 
-The order is fixed. A kept answer is sent again. Otherwise the request is checked, and so is whether
-the ledger would admit the charge; the computation is prepared, the ledger is charged, and only then
-the computation runs; the answer is on disk before it leaves. A refusal is recorded in the ledger
-and costs nothing; it comes before private data are read.
+The order is fixed. Whether the partner answers such requests at all is checked first. Then a kept
+answer is sent again. Otherwise the request is checked, and so is whether the ledger would admit the
+charge; the computation is prepared, the ledger is charged, and only then the computation runs; the
+answer is on disk before it leaves. A refusal is recorded in the ledger and costs nothing; it comes
+before private data are read.
 
 A computation that fails after the charge is the round's answer for ever, and is not repeated.
 Whether it fails may depend on the data and on fresh noise, by weights of a coordinator's choice: if

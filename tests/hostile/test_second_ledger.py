@@ -38,7 +38,7 @@ def test_two_copies_with_one_anchor_never_both_answer(
             go.wait(10)
         return epsilon(*arguments)
 
-    monkeypatch.setattr("client.ledger.ledger.epsilon", slow_epsilon)
+    monkeypatch.setattr("client.ledger.limits.epsilon", slow_epsilon)
     outcomes: dict[str, bytes | SottoError] = {}
 
     def answer(name: str) -> None:

@@ -23,6 +23,7 @@ from flwr.app import Context, Message, RecordDict
 
 import client.app
 import client.ledger.ledger
+import client.ledger.limits
 from client.ledger.ledger import Ledger
 from client.site.reading import ledger_of
 from client.site.site import Site
@@ -142,7 +143,7 @@ class Node:
 def main() -> None:
     """Kills at every step, before evenly spread lines, and at random moments."""
     # Another test's concern, and most of a request's time.
-    vars(client.ledger.ledger)["epsilon"] = lambda *_: 1.0
+    vars(client.ledger.limits)["epsilon"] = lambda *_: 1.0
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     raw = ProtoRecordDict.FromString(Path(sys.argv[2]).read_bytes())
     node = Node(Path(sys.argv[1]), TrainRequest.from_content(recorddict_from_proto(raw)))

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 
 import client.app
-import client.ledger.ledger
+import client.ledger.limits
 import client.secure_aggregation.sessions
 from client.ledger.ledger import Ledger
 from client.secure_aggregation.sessions import Session
@@ -234,7 +234,7 @@ def story(node: Node, number: int, step: int, point: str, arm: Arm) -> dict[str,
 def main() -> None:
     """Kills at every point of every step, and before evenly spread lines."""
     # Another test's concern, and most of a request's time.
-    vars(client.ledger.ledger)["epsilon"] = lambda *_: 1.0
+    vars(client.ledger.limits)["epsilon"] = lambda *_: 1.0
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     raw = ProtoRecordDict.FromString(Path(sys.argv[2]).read_bytes())
     request = TrainRequest.from_content(recorddict_from_proto(raw))
