@@ -21,7 +21,7 @@ from simulations.report.figures.canvas import (
     legend,
     shortened,
 )
-from simulations.report.figures.frontier import Frontier, Line
+from simulations.report.figures.frontier import AT_EACH_EPSILON, Frontier, Line
 from simulations.report.models import Look, look
 from simulations.report.numbers.privacy import Spending, allowed_tpr
 from simulations.report.reading.audits import Membership
@@ -55,7 +55,8 @@ def frontier_picture(data: Frontier, title: str) -> Picture:
             own = look(line.model) if len(lines) == 1 else _variant(line, number, narrow=narrow)
             _line(axes, line, own, place, width=2.4)
         for line in data.baselines:
-            _baseline(axes, line, place)
+            if not line.variant:  # the table has those of each variant
+                _baseline(axes, line, place)
         place.ticks(axes)
         axes.set_xlabel("privacy budget ε (smaller is stricter)" if not narrow else "ε")
         axes.set_ylabel(title)
@@ -135,10 +136,9 @@ def _line(axes: Axes, line: Line, own: Look, place: _EpsilonAxis, *, width: floa
 
 def _baseline(axes: Axes, line: Line, place: _EpsilonAxis) -> None:
     own = look(line.model)
-    if line.model == "popularity_private":
+    if line.model in AT_EACH_EPSILON:
         _line(axes, line, own, place, width=1.6)
         return
-    # A baseline that does not depend on ε is a horizontal line.
     values = [value for point in line.points for value in point.values]
     left, right = place.ends
     axes.plot(

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from simulations.report.reading.sweeps import Measured, Sweep
 
-__all__ = ["BASELINES", "Frontier", "Line", "Point", "frontier"]
+__all__ = ["AT_EACH_EPSILON", "BASELINES", "Frontier", "Line", "Point", "frontier"]
 
 BASELINES = ("federated_home", "home", "counts3", "popularity_private")
 """Baselines of the federated model, in the order in which they are shown."""
-FEDERATED = "federated"
+FEDERATED, ADAPTED = "federated", "federated_home"
+AT_EACH_EPSILON = (ADAPTED, "popularity_private")
+"""Baselines that depend on ε; the others are computed without privacy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class Frontier:
     Attributes:
         metric: as in result.json.
         lines: of the federated model, one for each variant, the best at the largest ε first.
-        baselines: of the other models, over all variants.
+        baselines: of the other models, over all variants; "federated_home", which follows from
+            the federated model, has a line for each variant, in the order of `lines`.
     """
 
     metric: str
@@ -71,18 +74,19 @@ class Frontier:
 def frontier(sweep: Sweep, metric: str = f"ndcg@{10}") -> Frontier:
     """Return one line for each variant, and one for each baseline."""
     own = [row for row in sweep.rows if row.model == FEDERATED]
-    variants = dict.fromkeys(row.others for row in own)
     differing = _varied(own)
-    lines = [
-        Line(FEDERATED, _variant(others, differing), _points(own, metric, others))
-        for others in variants
-    ]
-    lines.sort(key=lambda line: -line.points[-1].mean)
+    points_of = {row.others: _points(own, metric, row.others) for row in own}
+    variants = sorted(points_of, key=lambda others: -points_of[others][-1].mean)
+    lines = [Line(FEDERATED, _variant(others, differing), points_of[others]) for others in variants]
     baselines = []
     for model in BASELINES:
-        points = _points([row for row in sweep.rows if row.model == model], metric)
-        if points:
-            baselines.append(Line(model, "", points))
+        rows = [row for row in sweep.rows if row.model == model]
+        settings = variants if model == ADAPTED else [None]
+        for others in settings:
+            points = _points(rows, metric, others)
+            if points:
+                variant = "" if others is None else _variant(others, differing)
+                baselines.append(Line(model, variant, points))
     return Frontier(metric, tuple(lines), tuple(baselines))
 
 

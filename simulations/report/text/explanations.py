@@ -44,8 +44,8 @@ _TARGETS = {
 FRONTIER = (
     "Each point is the mean over the seeds, which determine the partition, the initial weights and "
     "the noise. The bar is the standard deviation; the small dots are the individual seeds. “none” "
-    "is the same without noise, and protects nobody. Lines without points are the other models: "
-    "what each organisation gets at home, with the federated model and without it, and baselines."
+    "is the same without noise, and protects nobody. Horizontal lines without points are models "
+    "that do not depend on ε, such as what each organisation gets from its own data at home."
 )
 MODELS = (
     "The point is the share of test users whose item is among the ten that they are shown (HR@10); "

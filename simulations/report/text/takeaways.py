@@ -84,8 +84,12 @@ def frontier(data: Frontier) -> str:
 
 
 def _joined(data: Frontier) -> list[str]:
-    """Return by how much joining changes NDCG@10 at home at each ε, in means over seeds."""
-    lines = {line.model: {point.epsilon: point for point in line.points} for line in data.baselines}
+    """Return by how much joining with the best settings changes NDCG@10 at home at each ε."""
+    lines = {
+        line.model: {point.epsilon: point for point in line.points}
+        for line in data.baselines
+        if line.variant in ("", data.lines[0].variant)
+    }
     home, joined = lines.get("home", {}), lines.get("federated_home", {})
     gains = [
         f"{joined[epsilon].mean / home[epsilon].mean - 1:+.0%} at ε = {epsilon_text(epsilon)}"
@@ -134,6 +138,8 @@ def frontier_notes(data: Frontier, sweep: Sweep) -> tuple[str, ...]:
         notes.append(
             f"The figure shows {MOST_LINES} of {len(data.lines)} settings; the table has all."
         )
+    if any(line.variant for line in data.baselines):
+        notes.append("Models adapted at home are in the table, one for each of the settings.")
     if sweep.unfinished:
         some = ", ".join(f"{name} ({status})" for name, status in sweep.unfinished[:5])
         more = len(sweep.unfinished) - 5
