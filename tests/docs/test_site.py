@@ -34,6 +34,7 @@ EXAMPLES = {
     "privacy.md",
     "query.md",
     "rerank.md",
+    "results.md",
     "run.md",
     "secure-aggregation.md",
     "serve.md",
