@@ -84,7 +84,7 @@ def _print(curves: Curves, rate: float) -> None:
             for figure, one in zip(point.worst, point.tables, strict=True)
         ]
         change = point.ndcg / curves.plain.ndcg - 1 if curves.plain.ndcg else 0.0
-        figures = (f"{point.ndcg:.4f}", f"{change:+.1%}", f"{point.exposure_rare:.4f}")
+        figures = (f"{point.ndcg:.4f}", f"{change:+z.1%}", f"{point.exposure_rare:.4f}")
         table.add_row(point.setting, *figures, *worst)
     output.print(table)
     for one in curves.plain.tables:

@@ -96,7 +96,7 @@ def _print(curves: Curves) -> None:
             way,
             one.setting,
             f"{one.ndcg:.4f}",
-            f"{change:+.1%}",
+            f"{change:+z.1%}",
             *("-" if x is None else f"{x:.4f}" for x in shown),
         )
     output.print(table)

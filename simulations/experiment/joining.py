@@ -65,7 +65,7 @@ def _measurable(one: Joining) -> bool:
 
 def _gain(one: Joining) -> str:
     change = one.federated_home - one.home
-    return f"{change / one.home:+.0%}" if one.home else f"{change:+.4f}"
+    return f"{change / one.home:+z.0%}" if one.home else f"{change:+.4f}"
 
 
 def _chance(one: Joining) -> str:

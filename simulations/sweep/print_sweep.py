@@ -127,7 +127,7 @@ def _compared(rows: Sequence[Cell]) -> Table:
     name, lines = "ndcg@10", []
     for cell in rows:
         home, joined = (cell.figure(name, model) for model in ("home", "federated_home"))
-        gain = f"{joined[0] / home[0] - 1:+.1%}" if home and joined and home[0] > 0 else "-"
+        gain = f"{joined[0] / home[0] - 1:+z.1%}" if home and joined and home[0] > 0 else "-"
         lines.append([*(_shown(cell.figure(name, model)) for model in COMPARED), gain])
     return _rows_of(rows, [*COMPARED, "by joining"], lines)
 

@@ -124,7 +124,7 @@ def _price(ndcg: float, before: float) -> str:
 
 
 def _change(figure: float, before: float) -> str:
-    return f"{figure / before - 1:+.1%}" if before else "no"
+    return f"{figure / before - 1:+z.1%}" if before else "no"
 
 
 def _setting(measured: Curves) -> str:

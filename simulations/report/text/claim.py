@@ -259,7 +259,7 @@ def cards(run: Run, audits: Sequence[Audit]) -> list[Card]:
         every = run.joining[0]
         shown.append(
             Card(
-                f"{every.federated_home / every.home - 1:+.1%}",
+                f"{every.federated_home / every.home - 1:+z.1%}",
                 "by joining",
                 "NDCG@10 at home with the federated model, relative to own data alone, exact",
             )

@@ -92,7 +92,7 @@ def _joined(data: Frontier) -> list[str]:
     }
     home, joined = lines.get("home", {}), lines.get("federated_home", {})
     gains = [
-        f"{joined[epsilon].mean / home[epsilon].mean - 1:+.0%} at ε = {epsilon_text(epsilon)}"
+        f"{joined[epsilon].mean / home[epsilon].mean - 1:+z.1%} at ε = {epsilon_text(epsilon)}"
         for epsilon in sorted(home.keys() & joined.keys())
         if home[epsilon].mean > 0 and math.isfinite(epsilon)
     ]
